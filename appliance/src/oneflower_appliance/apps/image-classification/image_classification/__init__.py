@@ -1,0 +1,1 @@
+"""Federated training on the handwritten digits that scikit-learn ships."""

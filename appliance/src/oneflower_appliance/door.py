@@ -1,0 +1,88 @@
+"""The front door of a SuperLink: what each of its two sockets lets through.
+
+Since Flower 1.40 the Fleet API (SuperNodes), the Control API (start a run: arbitrary code on every node) and the
+Runtime API (tasks, objects) are routes of one application without authentication. So the application is served on two
+sockets: the federation's, through which only Fleet and health pass, and one on the machine's own loopback, which
+answers processes of the same user (or root) only. Whatever is not named here stays shut.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from starlette.responses import PlainTextResponse
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+Address = tuple[str, int]
+
+_FLEET = "/v1/fleet/"
+_STATUS = "/oneflower/"
+_NODE_HEALTH = "/health/supernode/"
+
+
+class FrontDoor:
+    """ASGI middleware before Flower's application `flower` and our read-only status API `status`."""
+
+    def __init__(self, flower: ASGIApp, status: ASGIApp, control: Address) -> None:
+        self._flower = flower
+        self._status = status
+        self._control = control
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._flower(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._choose(scope)(scope, receive, send)
+        # A WebSocket is not part of any of the three APIs: it is left unanswered, which closes it.
+
+    def _choose(self, scope: Scope) -> ASGIApp:
+        path: str = scope["path"]
+        ours = path.startswith((_STATUS, _NODE_HEALTH))
+        if tuple(scope.get("server") or ())[:2] == self._control:
+            if not _same_user(scope.get("client"), self._control):
+                return PlainTextResponse("This door is for the user who runs the SuperLink.\n", status_code=403)
+        elif not (path.startswith((_FLEET, _NODE_HEALTH)) or path == "/health"):
+            return PlainTextResponse(
+                "Only the Fleet API is served here. The Control API is on the SuperLink's own loopback address.\n",
+                status_code=403,
+            )
+        return self._status if ours else self._flower
+
+
+def _same_user(client: Address | None, server: Address) -> bool:
+    if not Path("/proc/net/tcp").exists():
+        return True
+    return client is not None and peer_uid(client, server) in (0, os.geteuid())
+
+
+def peer_uid(client: Address, server: Address) -> int | None:
+    """Return the user id that owns the `client` end of a TCP connection on this machine, or None when there is none.
+
+    Source: /proc/net/tcp, columns local_address, rem_address and uid.
+    """
+    for table, mapped in (("tcp", False), ("tcp6", True)):
+        wanted = (_hexadecimal(client, mapped=mapped), _hexadecimal(server, mapped=mapped))
+        try:
+            lines = Path(f"/proc/net/{table}").read_text(encoding="ascii").splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            fields = line.split()
+            if (fields[1], fields[2]) == wanted:
+                return int(fields[7])
+    return None
+
+
+def _hexadecimal(address: Address, *, mapped: bool) -> str:
+    ip = ipaddress.ip_address(address[0])
+    if ip.version == 4 and mapped:  # noqa: PLR2004
+        ip = ipaddress.ip_address(f"::ffff:{ip}")
+    packed = ip.packed
+    words = struct.unpack(f">{len(packed) // 4}I", packed)
+    return "".join(f"{word:08X}" for word in struct.unpack(f"={len(words)}I", packed)) + f":{address[1]:04X}"

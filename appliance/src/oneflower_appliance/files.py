@@ -1,0 +1,52 @@
+"""Writing files so that a reader, or a crash, never sees half of one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from oneflower_appliance.errors import ExitCode, OneflowerError
+
+PRIVATE = 0o600
+SHARED = 0o644
+
+
+def write_atomic(path: Path, content: str | bytes, mode: int = PRIVATE) -> None:
+    """Replace `path` by `content` in one step, with permissions `mode` from the first byte on.
+
+    Raises `OneflowerError` when the disk is full, read-only or not permitted.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            os.fchmod(stream.fileno(), mode)
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).replace(path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise _unwritable(path, error) from error
+
+
+def private_directory(path: Path) -> Path:
+    """Create `path` (and its parents) readable by its owner only, and return it."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return path
+
+
+def _unwritable(path: Path, error: OSError) -> OneflowerError:
+    return OneflowerError(
+        f"Cannot write {path}: {error.strerror or error}.",
+        "Free some disk space or make the folder writable for this user, then try again.",
+        ExitCode.ENVIRONMENT,
+    )

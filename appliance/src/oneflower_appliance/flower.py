@@ -1,0 +1,342 @@
+"""Everything that knows Flower: its command lines, ports, protocols, log lines and Python entry points.
+
+Supported: 1.41 and 1.42, where one HTTP(S) application serves the Fleet, Control and Runtime APIs. The agent imports
+this module without importing Flower; Flower itself runs in processes of its own, started through `main` below so that
+they end with the agent and so that a SuperLink gets its front door.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import os
+import re
+import socket
+import ssl
+import sys
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.files import write_atomic
+from oneflower_appliance.parameters import split_address
+from oneflower_appliance.process import die_with_parent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.types import ASGIApp
+
+FLEET_PORT = 9092
+CONTROL_PORT = 8000
+SUPERNODE_PORT = 9094
+
+ADDRESS_TAKEN = 98
+RUNS_VARIABLE = "ONEFLOWER_RUNS"
+_LEVEL_VARIABLE = "ONEFLOWER_LOG_LEVEL"
+_NODE_ID = re.compile(r"SuperNode ID: (\d+)")
+_PROTOBUF = {"Content-Type": "application/x-protobuf", "Accept": "application/x-protobuf"}
+
+
+def check_installed(version: str) -> None:
+    """Raise `OneflowerError` unless the Flower installed here is `version`."""
+    try:
+        installed = importlib.metadata.version("flwr")
+    except importlib.metadata.PackageNotFoundError:
+        installed = "none"
+    if installed != version:
+        raise OneflowerError(
+            f"FLOWER_VERSION asks for Flower {version}; this machine carries {installed}.",
+            "Use the image that was built for that release, or leave FLOWER_VERSION at its default.",
+            ExitCode.ENVIRONMENT,
+        )
+
+
+def environment(home: Path, log_level: str) -> dict[str, str]:
+    """Return the environment of Flower's processes, whose state lives in `home`."""
+    bin_folder = home / "bin"
+    # Flower starts its helpers by name: ours come first, then those of this interpreter's environment.
+    path = os.pathsep.join([str(bin_folder), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return {
+        "FLWR_HOME": str(home / "flwr"),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "NO_COLOR": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PATH": path,
+        RUNS_VARIABLE: str(home / "runs"),
+        _LEVEL_VARIABLE: log_level,
+    }
+
+
+def install_helpers(home: Path) -> None:
+    """Put our `flwr-serverapp` before Flower's, so that every run is recorded (see training.recorder)."""
+    script = f"#!{sys.executable}\nfrom oneflower_appliance.flower import serverapp\nserverapp()\n"
+    write_atomic(home / "bin" / "flwr-serverapp", script, 0o755)
+
+
+@dataclass(frozen=True)
+class SuperLinkPlan:
+    """How a SuperLink is to run. Addresses are (host, port); `certificates` are CA, certificate and key, or none."""
+
+    fleet: tuple[str, int]
+    control: tuple[str, int]
+    database: Path
+    home: Path
+    certificates: tuple[Path, Path, Path] | None
+
+    def command(self) -> list[str]:
+        """Return the command line."""
+        return [
+            *_launch("superlink"),
+            "--fleet", _join(self.fleet),
+            "--runs", str(self.home / "runs"),
+            "--",
+            "--host", self.control[0],
+            "--port", str(self.control[1]),
+            "--database", str(self.database),
+            "--disable-runtime-dependency-installation",
+            *_tls_options(self.certificates),
+        ]  # fmt: skip
+
+
+def _tls_options(certificates: tuple[Path, Path, Path] | None) -> list[str]:
+    if certificates is None:
+        return ["--insecure"]
+    names = ("--ssl-ca-certfile", "--ssl-certfile", "--ssl-keyfile")
+    return [word for name, path in zip(names, certificates, strict=True) for word in (name, str(path))]
+
+
+@dataclass(frozen=True)
+class SuperNodePlan:
+    """How a SuperNode is to run. `superlink` is host:port, `ca` the certificate to trust or None for plaintext."""
+
+    superlink: str
+    ca: Path | None
+    node_config: str
+    host: str
+    max_retries: int = 0
+    max_wait_time: int = 0
+
+    def command(self) -> list[str]:
+        """Return the command line."""
+        return [
+            *_launch("supernode"),
+            "--",
+            "--superlink", self.superlink,
+            "--host", self.host,
+            "--port", str(SUPERNODE_PORT),
+            *(["--insecure"] if self.ca is None else ["--root-certificates", str(self.ca)]),
+            *(["--node-config", self.node_config] if self.node_config else []),
+            *(["--max-retries", str(self.max_retries)] if self.max_retries else []),
+            *(["--max-wait-time", str(self.max_wait_time)] if self.max_wait_time else []),
+        ]  # fmt: skip
+
+
+def _launch(role: str) -> list[str]:
+    return [sys.executable, "-m", __name__, role, "--parent", str(os.getpid())]
+
+
+def _join(address: tuple[str, int]) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class Probe:
+    """Asks a SuperLink questions over its real protocols. `ca` is the certificate to trust, None for plaintext."""
+
+    def __init__(self, ca: Path | None) -> None:
+        self._scheme = "https" if ca else "http"
+        self._context = ssl.create_default_context(cafile=str(ca)) if ca else None
+
+    def _status(self, address: str, path: str, body: bytes | None = None) -> int:
+        request = urllib.request.Request(  # noqa: S310 - http and https only, by construction
+            f"{self._scheme}://{address}{path}", data=body, headers=_PROTOBUF if body is not None else {}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=5, context=self._context) as response:  # noqa: S310
+                return int(response.status)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+    def fleet_answers(self, address: str) -> bool:
+        """Whether the Fleet API answers there: health is good, and an unsigned Fleet request is refused as such.
+
+        Raises `OSError` (`ssl.SSLError` among them) when there is no connection.
+        """
+        return self._status(address, "/health") == 200 and self._status(address, "/v1/fleet/pull-messages", b"") == 401  # noqa: PLR2004
+
+    def control_answers(self, address: str) -> bool:
+        """Whether the Control API lists nodes there. Raises `OSError` when there is no connection."""
+        return self._status(address, "/v1/control/list-nodes", b"") == 200  # noqa: PLR2004
+
+    def lists_online(self, address: str, node_id: str) -> bool:
+        """Whether the SuperLink lists the SuperNode as online. Raises `OSError` when there is no connection."""
+        return self._status(address, f"/health/supernode/{node_id}") == 200  # noqa: PLR2004
+
+
+def node_id_in(line: str) -> str | None:
+    """Return the node id when `line` is the log line in which a SuperNode says which one it was given."""
+    match = _NODE_ID.search(line)
+    return match[1] if match else None
+
+
+_CAUSES = (
+    (r"Invalid SuperNode authentication|401 Unauthorized",
+     "The SuperLink refused a signed request (401), as it does when the clocks of the two machines differ.",
+     "Synchronise this machine's clock (NTP)."),
+    (r"Errno 98|address already in use",
+     "A port that Flower needs is already in use on this machine.", "Stop the program that listens there."),
+    (r"CERTIFICATE_VERIFY_FAILED|certificate verify failed",
+     "The SuperLink's certificate is not signed by the CA that this machine trusts.",
+     "Give this SuperNode the ca.crt of that SuperLink (FL_SSL_CA_CERTFILE), or leave it empty to use the published one."),
+    (r"must be registered via the CLI", "The SuperLink does not know this SuperNode's key.",
+     "Register its public key with `flwr supernode register`."),
+    (r"unable to open database file|disk I/O error|readonly database|No space left|Read-only file system",
+     "Flower cannot write its state.", "Free disk space, or let FL_DATABASE point to a folder that can be written."),
+)  # fmt: skip
+
+
+def explain(tail: Sequence[str], status: int | None) -> OneflowerError:
+    """Return why a Flower process ended, from its last lines and its exit status."""
+    text = "\n".join(tail)
+    for pattern, message, hint in _CAUSES:
+        if re.search(pattern, text):
+            return OneflowerError(message, hint, ExitCode.ENVIRONMENT)
+    how = f"was ended by signal {-status}" if status is not None and status < 0 else f"ended with exit status {status}"
+    last = next((line for line in reversed(tail) if line.strip()), "no output")
+    return OneflowerError(
+        f"Flower {how}: {last.strip()[:300]}",
+        "The lines before it are in the agent's log (`oneflower logs`).",
+        ExitCode.ENVIRONMENT,
+    )
+
+
+# ---- inside Flower's processes -------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Run a SuperLink or a SuperNode in this process."""
+    parser = argparse.ArgumentParser(prog="python -m oneflower_appliance.flower", description=main.__doc__)
+    parser.add_argument("role", choices=("superlink", "supernode"))
+    parser.add_argument("--parent", type=int, required=True, help="end when this process ends")
+    parser.add_argument("--fleet", type=split_address, help="address of the federation's socket")
+    parser.add_argument("--runs", type=Path, help="folder in which runs are recorded")
+    split = sys.argv.index("--")
+    options = parser.parse_args(sys.argv[1:split])
+    arguments = sys.argv[split + 1 :]
+    die_with_parent(options.parent)
+    sys.argv = [f"flower-{options.role}", *arguments]
+    if options.role == "superlink":
+        _run_superlink(options.fleet, options.runs)
+    else:
+        _set_log_level()
+        importlib.import_module("flwr.supernode.cli.flower_supernode").flower_supernode()
+
+
+def serverapp() -> None:
+    """Run Flower's `flwr-serverapp` with every strategy recorded."""
+    from oneflower_appliance.training.recorder import record_runs  # noqa: PLC0415 - imports Flower
+
+    sys.argv[0] = "flwr-serverapp"
+    if folder := os.environ.get(RUNS_VARIABLE):
+        record_runs(Path(folder))
+    importlib.import_module("flwr.superlink.cli").flwr_serverapp()
+
+
+def _set_log_level() -> None:
+    logger = importlib.import_module("flwr.supercore.logger")
+    logger.console_handler.setLevel(os.environ.get(_LEVEL_VARIABLE, "INFO"))
+
+
+def _run_superlink(fleet: tuple[str, int], runs: Path) -> None:
+    options = dict(zip(sys.argv[1:-1], sys.argv[2:], strict=True))
+    control = (options["--host"], int(options["--port"]))
+    sockets = [_listen(control), _listen(fleet)]
+    _set_log_level()
+    uvicorn = importlib.import_module("uvicorn")
+
+    def serve(app: Any, **settings: Any) -> None:
+        from oneflower_appliance.door import FrontDoor  # noqa: PLC0415 - only here is starlette needed
+
+        door = FrontDoor(app, _status_api(app.state.linkstate_factory, runs), control)
+        settings["access_log"] = os.environ.get(_LEVEL_VARIABLE) == "DEBUG"
+        uvicorn.Server(uvicorn.Config(door, timeout_graceful_shutdown=1, **settings)).run(sockets=sockets)
+
+    # Flower offers no way to serve its application on a second socket, so the one call that serves it is replaced.
+    uvicorn.run = serve
+    importlib.import_module("flwr.superlink.cli.flower_superlink").flower_superlink()
+
+
+def _listen(address: tuple[str, int]) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        sys.stderr.write(f"Cannot listen on {_join(address)}: [Errno {error.errno}] {error.strerror}\n")
+        raise SystemExit(ADDRESS_TAKEN) from error
+    return listener
+
+
+def _status_api(linkstate_factory: Any, runs: Path) -> ASGIApp:
+    """Return the read-only API through which clients follow runs and SuperNodes learn that they are online."""
+    from starlette.applications import Starlette  # noqa: PLC0415
+    from starlette.responses import FileResponse, JSONResponse, PlainTextResponse  # noqa: PLC0415
+    from starlette.routing import Route  # noqa: PLC0415
+
+    missing = PlainTextResponse("Not found.\n", status_code=404)
+
+    def node(request: Request) -> Response:
+        found = linkstate_factory.state().get_node_info(node_ids=[int(request.path_params["id"])])
+        online = bool(found) and found[0].status == "online"
+        return PlainTextResponse("online\n" if online else "not online\n", status_code=200 if online else 404)
+
+    def nodes(_: Request) -> Response:
+        found = linkstate_factory.state().get_node_info()
+        return JSONResponse([{"id": str(info.node_id), "status": info.status} for info in found])
+
+    def run_info(request: Request) -> Any:
+        found = linkstate_factory.state().get_run_info(run_ids=[int(request.path_params["id"])])
+        return found[0] if found else None
+
+    def run(request: Request) -> Response:
+        info = run_info(request)
+        if info is None:
+            return missing
+        status = {"status": info.status.status, "sub_status": info.status.sub_status, "details": info.status.details}
+        return JSONResponse({"id": str(info.run_id), "app": info.fab_id, **status})
+
+    def log(request: Request) -> Response:
+        info = run_info(request)
+        if info is None or info.primary_task_id is None:
+            return missing
+        after = request.query_params.get("after", "0")
+        text, latest = linkstate_factory.state().get_task_log(info.primary_task_id, float(after) or None)
+        return JSONResponse({"text": text, "latest": latest})
+
+    def file(request: Request) -> Response:
+        path = runs / str(request.path_params["id"]) / request.path_params["name"]
+        return FileResponse(path) if path.is_file() else missing
+
+    return Starlette(
+        routes=[
+            Route("/health/supernode/{id:int}", node),
+            Route("/oneflower/nodes", nodes),
+            Route("/oneflower/runs/{id:int}", run),
+            Route("/oneflower/runs/{id:int}/log", log),
+            Route("/oneflower/runs/{id:int}/files/{name}", file),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

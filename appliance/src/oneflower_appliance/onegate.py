@@ -1,0 +1,132 @@
+"""The guest's side of OneGate, OpenNebula's door from a virtual machine to its own service.
+
+Facts this rests on (OpenNebula 7.4): requests carry X-ONEGATE-TOKEN and X-ONEGATE-VMID; `GET /service` without
+`extended` costs the server no look-up per VM; `deploy_id` is an integer while every id in a VM is a string; a PUT is
+`KEY=value` lines, which the server mangles unless each value is unquoted and free of `, [ ] \\ "` and newlines; right
+after boot `GET /service` may answer 400 until OneFlow has saved its nodes.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from oneflower_appliance.errors import ExitCode, OneflowerError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_UNSAFE = re.compile(r'[,\[\]\\"\x00-\x1f]')
+_KEY = re.compile(r"[A-Z][A-Z0-9_]*")
+_LONGEST_REPLY = 64 * 1024 * 1024
+
+
+class OneGateError(OneflowerError):
+    """OneGate did not answer as it should. `heals` says whether asking again later may help."""
+
+    def __init__(self, message: str, hint: str, *, heals: bool) -> None:
+        super().__init__(message, hint, ExitCode.CLOUD)
+        self.heals = heals
+
+
+@dataclass(frozen=True)
+class Role:
+    """A role of the service as a guest sees it: its name and the ids of its VMs, oldest first."""
+
+    name: str
+    cardinality: int
+    nodes: tuple[int, ...]
+
+
+class OneGate:
+    """A client for one virtual machine. Every method raises `OneGateError`."""
+
+    def __init__(self, endpoint: str, token: str, vm_id: str, timeout: float = 10.0) -> None:
+        self.endpoint = endpoint.rstrip("/")
+        self._headers = {"X-ONEGATE-TOKEN": token, "X-ONEGATE-VMID": vm_id}
+        self._timeout = timeout
+
+    def attributes(self, vm_id: int | None = None) -> dict[str, str]:
+        """Return the published attributes (USER_TEMPLATE) of this VM, or of another VM of the same service."""
+        reply = self._json("/vm" if vm_id is None else f"/vms/{vm_id}")
+        try:
+            template = reply["VM"]["USER_TEMPLATE"] or {}
+            return {str(key): value for key, value in template.items() if isinstance(value, str)}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise self._garbage() from error
+
+    def service(self) -> dict[str, Role]:
+        """Return the roles of this VM's service by name."""
+        reply = self._json("/service")
+        try:
+            return {
+                role["name"]: Role(
+                    role["name"],
+                    int(role["cardinality"]),
+                    tuple(int(node["deploy_id"]) for node in role.get("nodes") or ()),
+                )
+                for role in reply["SERVICE"]["roles"]
+            }
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise self._garbage() from error
+
+    def publish(self, values: Mapping[str, str]) -> None:
+        """Set attributes of this VM, all in one request."""
+        for key, value in values.items():
+            if not _KEY.fullmatch(key) or not value or _UNSAFE.search(value) or value != value.strip():
+                raise ValueError(f"{key}={value!r} would not survive OneGate")
+        body = "\n".join(f"{key}={value}" for key, value in values.items())
+        self._request("PUT", "/vm", body.encode())
+
+    def _json(self, path: str) -> Any:
+        try:
+            return json.loads(self._request("GET", path))
+        except ValueError as error:
+            raise self._garbage() from error
+
+    def _garbage(self) -> OneGateError:
+        return OneGateError(
+            f"OneGate at {self.endpoint} answered something that is not OneGate's.",
+            "Check that ONEGATE_ENDPOINT in oned.conf names the OneGate server and not a proxy's error page.",
+            heals=True,
+        )
+
+    def _request(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        request = urllib.request.Request(  # noqa: S310 - the endpoint comes from OpenNebula's own context
+            self.endpoint + path, data=body, method=method, headers=self._headers
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=self._timeout) as response:  # noqa: S310
+                answer: bytes = response.read(_LONGEST_REPLY)
+                return answer
+        except urllib.error.HTTPError as error:
+            with error:
+                reason = error.read(2000).decode(errors="replace").strip()
+            raise self._refused(error.code, reason) from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            detail = getattr(error, "reason", error)
+            raise OneGateError(
+                f"OneGate at {self.endpoint} cannot be reached: {detail}.",
+                "Check that the OneGate server runs and that this VM's network reaches it.",
+                heals=True,
+            ) from error
+
+    def _refused(self, status: int, reason: str) -> OneGateError:
+        reason = " ".join(reason.split())[:200]
+        if status in (401, 403):
+            return OneGateError(
+                f"OneGate at {self.endpoint} refused this VM ({status}: {reason}).",
+                "The token in token.txt does not belong to this VM: instantiate the VM again, with TOKEN=YES.",
+                heals=False,
+            )
+        outside = status == 400 and "does not contain" not in reason  # noqa: PLR2004
+        return OneGateError(
+            f"OneGate at {self.endpoint} answered {status}: {reason}.",
+            "Check that this VM belongs to a OneFlow service." if outside else "See the OneGate server's log.",
+            heals=True,
+        )

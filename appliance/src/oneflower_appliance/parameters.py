@@ -1,0 +1,500 @@
+"""Every context variable of a federation, declared once.
+
+From these declarations come the user inputs of the service template, the client's defaults and checks, the checks
+that the appliance repeats at boot, and docs/parameters.md. OneFlow itself checks neither type nor range and applies
+no default (it only insists that every declared input has a value), so nobody else would notice a wrong one.
+
+A variable sits on exactly one level. *service* variables must agree on both roles; *superlink* and *supernode*
+variables concern one role only and are never shown to the other.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import difflib
+import ipaddress
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from oneflower_appliance.errors import ExitCode, OneflowerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+FLOWER_TESTED = "1.41.0"
+FLOWER_MINORS = ("1.41", "1.42")
+
+Value = str | int | float | bool
+
+
+class Level(StrEnum):
+    """Where the service template asks for a variable."""
+
+    SERVICE = "service"
+    SUPERLINK = "superlink"
+    SUPERNODE = "supernode"
+
+
+class Kind(StrEnum):
+    """The user-input types of OpenNebula that are used here."""
+
+    TEXT = "text"
+    TEXT64 = "text64"
+    BOOLEAN = "boolean"
+    NUMBER = "number"
+    FLOAT = "number-float"
+    LIST = "list"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One context variable.
+
+    `expects` completes the sentence "NAME is 'x': expected ...". `check` takes the typed value and says whether it is
+    acceptable. `planned` names what is still missing when setting the variable has no effect in this release.
+    """
+
+    name: str
+    level: Level
+    kind: Kind
+    default: str
+    meaning: str
+    expects: str
+    options: tuple[str, ...] = ()
+    check: Callable[[Value], bool] | None = None
+    planned: str = ""
+
+    def user_input(self) -> str:
+        """Return the OpenNebula user-input string `M|type|description|options|default`."""
+        return f"O|{self.kind}|{self.meaning}|{','.join(self.options)}|{self.default}"
+
+    def parse(self, raw: str) -> Value:
+        """Return `raw` as a typed value. Raises `ValueError` when it is not what this variable expects."""
+        value = _CONVERTERS[self.kind](raw.strip())
+        if self.options and value not in self.options:
+            raise ValueError(raw)
+        if self.check is not None and value != "" and not self.check(value):
+            raise ValueError(raw)
+        return value
+
+
+def _integer(raw: str) -> int:
+    if not re.fullmatch(r"[+-]?\d+", raw):
+        raise ValueError(raw)
+    return int(raw)
+
+
+def _real(raw: str) -> float:
+    if not re.fullmatch(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", raw):
+        raise ValueError(raw)
+    return float(raw)
+
+
+def _boolean(raw: str) -> bool:
+    if raw not in ("YES", "NO"):
+        raise ValueError(raw)
+    return raw == "YES"
+
+
+def _base64(raw: str) -> str:
+    try:
+        base64.b64decode(raw, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError) as error:
+        raise ValueError(raw) from error
+    return raw
+
+
+_CONVERTERS: dict[Kind, Callable[[str], Value]] = {
+    Kind.TEXT: str,
+    Kind.TEXT64: _base64,
+    Kind.BOOLEAN: _boolean,
+    Kind.NUMBER: _integer,
+    Kind.FLOAT: _real,
+    Kind.LIST: str,
+}
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Split `host:port` (IPv6 hosts in brackets). Raises `ValueError`."""
+    host, separator, port = address.rpartition(":")
+    if not separator or not host or not re.fullmatch(r"\d{1,5}", port) or not 1 <= int(port) <= 65535:  # noqa: PLR2004
+        raise ValueError(address)
+    bare = host.removeprefix("[").removesuffix("]")
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", bare):
+        ipaddress.ip_address(bare)
+    return bare, int(port)
+
+
+def split_names(names: str) -> list[tuple[str, str]]:
+    """Split `IP:10.0.0.1,DNS:example.org` into (type, name) pairs. Raises `ValueError`."""
+    pairs = []
+    for item in filter(None, (part.strip() for part in names.split(","))):
+        kind, _, name = item.partition(":")
+        if kind == "IP":
+            ipaddress.ip_address(name)
+        elif kind != "DNS" or not re.fullmatch(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", name):
+            raise ValueError(item)
+        pairs.append((kind, name))
+    return pairs
+
+
+def split_node_config(config: str) -> dict[str, str]:
+    """Split space-separated `key=value` pairs. Raises `ValueError`."""
+    pairs: dict[str, str] = {}
+    for item in config.split():
+        match = re.fullmatch(r"([A-Za-z_][A-Za-z0-9_.-]*)=(.+)", item)
+        if match is None or match[1] in pairs:
+            raise ValueError(item)
+        pairs[match[1]] = match[2]
+    for key in ("partition-id", "num-partitions"):
+        if key in pairs and not pairs[key].isdigit():
+            raise ValueError(key)
+    if "partition-id" in pairs and int(pairs["partition-id"]) >= int(pairs.get("num-partitions", 2**63)):
+        raise ValueError(config)
+    return pairs
+
+
+def _readable(split: Callable[[str], object]) -> Callable[[Value], bool]:
+    def check(value: Value) -> bool:
+        try:
+            split(str(value))
+        except ValueError:
+            return False
+        return True
+
+    return check
+
+
+def _number(accepts: Callable[[float], bool]) -> Callable[[Value], bool]:
+    return lambda value: accepts(float(value))
+
+
+def _version(value: Value) -> bool:
+    return bool(re.fullmatch(r"\d+\.\d+\.\d+", str(value))) and str(value).rpartition(".")[0] in FLOWER_MINORS
+
+
+STRATEGIES = (
+    "FedAvg", "FedProx", "FedAdam", "FedYogi", "FedAdagrad", "FedMedian", "FedTrimmedAvg",
+    "Krum", "MultiKrum", "Bulyan", "QFedAvg",
+)  # fmt: skip
+USE_CASES: dict[str, tuple[str, ...]] = {
+    "none": ("sklearn", "pytorch", "tensorflow"),
+    "image-classification": ("pytorch", "tensorflow", "sklearn"),
+    "anomaly-detection": ("sklearn", "pytorch"),
+    "llm-fine-tuning": ("pytorch",),
+}
+FLOWER_PORTS = (8000, 9091, 9092, 9093, 9094)
+
+_AT_LEAST_ONE = _number(lambda n: n >= 1)
+_NOT_NEGATIVE = _number(lambda n: n >= 0)
+_POSITIVE = _number(lambda n: n > 0)
+_CHECKPOINTS = "checkpoints are not written yet"
+_STRATEGY = "the pre-built apps train with FedAvg only"
+_METRICS = "there is no exporter yet"
+_GPU = "GPUs are not passed to the apps yet"
+
+_SERVICE = [
+    Parameter("FLOWER_VERSION", Level.SERVICE, Kind.TEXT, FLOWER_TESTED, "Flower release, the same on every VM",
+              f"a release x.y.z of a supported series ({', '.join(FLOWER_MINORS)})", check=_version),
+    Parameter("FL_TLS_ENABLED", Level.SERVICE, Kind.BOOLEAN, "YES", "TLS on every Flower connection", "YES or NO"),
+    Parameter("FL_LOG_LEVEL", Level.SERVICE, Kind.LIST, "INFO", "Log level of Flower and of the agent",
+              "one of DEBUG, INFO, WARNING, ERROR", options=("DEBUG", "INFO", "WARNING", "ERROR")),
+    Parameter("FL_LOG_FORMAT", Level.SERVICE, Kind.LIST, "text", "Log lines as text, or one JSON object a line",
+              "one of text, json", options=("text", "json")),
+    Parameter("FL_SSL_CA_CERTFILE", Level.SERVICE, Kind.TEXT64, "", "CA certificate to trust, base64 PEM",
+              "a base64-encoded PEM certificate"),
+    Parameter("FL_ISOLATION", Level.SERVICE, Kind.LIST, "subprocess", "How Flower runs app code",
+              "one of subprocess, process", options=("subprocess", "process"),
+              planned="apps always run as subprocesses"),
+    Parameter("FL_GRPC_KEEPALIVE_TIME", Level.SERVICE, Kind.NUMBER, "60", "gRPC keepalive interval in seconds",
+              "an integer of at least 1", check=_AT_LEAST_ONE,
+              planned="the supported Flower releases speak HTTP, not gRPC"),
+    Parameter("FL_GRPC_KEEPALIVE_TIMEOUT", Level.SERVICE, Kind.NUMBER, "20", "gRPC keepalive timeout in seconds",
+              "an integer of at least 1", check=_AT_LEAST_ONE,
+              planned="the supported Flower releases speak HTTP, not gRPC"),
+]  # fmt: skip
+
+_SUPERLINK = [
+    Parameter("FL_NUM_ROUNDS", Level.SUPERLINK, Kind.NUMBER, "3", "Rounds of the run",
+              "an integer of at least 1", check=_AT_LEAST_ONE),
+    Parameter("FL_STRATEGY", Level.SUPERLINK, Kind.LIST, "FedAvg", "Aggregation strategy",
+              f"one of {', '.join(STRATEGIES)}", options=STRATEGIES, planned=_STRATEGY),
+    Parameter("FL_MIN_FIT_CLIENTS", Level.SUPERLINK, Kind.NUMBER, "2", "Nodes that must train in a round",
+              "an integer of at least 1", check=_AT_LEAST_ONE),
+    Parameter("FL_MIN_EVALUATE_CLIENTS", Level.SUPERLINK, Kind.NUMBER, "2", "Nodes that must evaluate in a round",
+              "an integer of at least 1", check=_AT_LEAST_ONE),
+    Parameter("FL_MIN_AVAILABLE_CLIENTS", Level.SUPERLINK, Kind.NUMBER, "2", "Nodes needed before a round starts",
+              "an integer of at least 1", check=_AT_LEAST_ONE),
+    Parameter("FL_PROXIMAL_MU", Level.SUPERLINK, Kind.FLOAT, "1.0", "FedProx: weight of the proximal term",
+              "a number of at least 0", check=_NOT_NEGATIVE, planned=_STRATEGY),
+    Parameter("FL_SERVER_LR", Level.SUPERLINK, Kind.FLOAT, "0.1", "FedAdam, FedYogi, FedAdagrad: server learning rate",
+              "a number above 0", check=_POSITIVE, planned=_STRATEGY),
+    Parameter("FL_CLIENT_LR", Level.SUPERLINK, Kind.FLOAT, "0.1", "FedAdam, FedYogi, FedAdagrad: client learning rate",
+              "a number above 0", check=_POSITIVE, planned=_STRATEGY),
+    Parameter("FL_NUM_MALICIOUS", Level.SUPERLINK, Kind.NUMBER, "0", "Krum, MultiKrum, Bulyan: bad nodes tolerated",
+              "an integer of at least 0", check=_NOT_NEGATIVE, planned=_STRATEGY),
+    Parameter("FL_TRIM_BETA", Level.SUPERLINK, Kind.FLOAT, "0.2", "FedTrimmedAvg: share cut off at each end",
+              "a number above 0 and below 0.5", check=_number(lambda b: 0 < b < 0.5), planned=_STRATEGY),  # noqa: PLR2004
+    Parameter("FL_CHECKPOINT_ENABLED", Level.SUPERLINK, Kind.BOOLEAN, "NO", "Save the global model while training",
+              "YES or NO", planned=_CHECKPOINTS),
+    Parameter("FL_CHECKPOINT_INTERVAL", Level.SUPERLINK, Kind.NUMBER, "5", "Rounds between two checkpoints",
+              "an integer of at least 1", check=_AT_LEAST_ONE, planned=_CHECKPOINTS),
+    Parameter("FL_CHECKPOINT_PATH", Level.SUPERLINK, Kind.TEXT, "/var/lib/oneflower/checkpoints",
+              "Folder for checkpoints", "an absolute path", check=lambda v: str(v).startswith("/"),
+              planned=_CHECKPOINTS),
+    Parameter("FL_FLEET_API_ADDRESS", Level.SUPERLINK, Kind.TEXT, "",
+              "Where SuperNodes connect. Empty = the VM's address and port 9092", "host:port",
+              check=_readable(split_address)),
+    Parameter("FL_CONTROL_API_ADDRESS", Level.SUPERLINK, Kind.TEXT, "",
+              "Where runs are started, loopback only. Empty = 127.0.0.1 and port 8000",
+              "host:port with a loopback host", check=lambda v: _loopback(str(v))),
+    Parameter("FL_DATABASE", Level.SUPERLINK, Kind.TEXT, "state/state.db",
+              "State file of the SuperLink, relative to the appliance's folder or absolute",
+              "a path", check=lambda v: bool(str(v)) and not str(v).endswith("/") and ".." not in str(v).split("/")),
+    Parameter("FL_SSL_CERTFILE", Level.SUPERLINK, Kind.TEXT64, "", "Server certificate of your own, base64 PEM",
+              "a base64-encoded PEM certificate"),
+    Parameter("FL_SSL_KEYFILE", Level.SUPERLINK, Kind.TEXT64, "", "Its private key, base64 PEM",
+              "a base64-encoded PEM private key"),
+    Parameter("FL_CERT_EXTRA_SAN", Level.SUPERLINK, Kind.TEXT, "", "More names for the generated certificate",
+              "a comma-separated list of IP:address and DNS:name", check=_readable(split_names)),
+    Parameter("FL_METRICS_ENABLED", Level.SUPERLINK, Kind.BOOLEAN, "NO", "Prometheus exporter", "YES or NO",
+              planned=_METRICS),
+    Parameter("FL_METRICS_PORT", Level.SUPERLINK, Kind.NUMBER, "9101", "Port of the exporter",
+              f"a port from 1024 to 65535 that Flower does not use ({', '.join(map(str, FLOWER_PORTS))})",
+              check=_number(lambda p: 1024 <= p <= 65535 and p not in FLOWER_PORTS),  # noqa: PLR2004
+              planned=_METRICS),
+]  # fmt: skip
+
+_SUPERNODE = [
+    Parameter("FL_USE_CASE", Level.SUPERNODE, Kind.LIST, "none", "Pre-built app to train without code",
+              f"one of {', '.join(USE_CASES)}", options=tuple(USE_CASES)),
+    Parameter("ML_FRAMEWORK", Level.SUPERNODE, Kind.LIST, "sklearn", "Machine-learning framework of the VMs",
+              "one of sklearn, pytorch, tensorflow", options=("sklearn", "pytorch", "tensorflow")),
+    Parameter("FL_NODE_CONFIG", Level.SUPERNODE, Kind.TEXT, "",
+              "Space-separated key=value pairs for the ClientApp. Empty = partition computed",
+              "space-separated key=value pairs, each key once, 0 <= partition-id < num-partitions",
+              check=_readable(split_node_config)),
+    Parameter("FL_SUPERLINK_ADDRESS", Level.SUPERNODE, Kind.TEXT, "",
+              "Address of a SuperLink outside this service. Empty = discovered", "host:port",
+              check=_readable(split_address)),
+    Parameter("FL_MAX_RETRIES", Level.SUPERNODE, Kind.NUMBER, "0", "Reconnection attempts, 0 = no limit",
+              "an integer of at least 0", check=_NOT_NEGATIVE),
+    Parameter("FL_MAX_WAIT_TIME", Level.SUPERNODE, Kind.NUMBER, "0", "Seconds of reconnecting, 0 = no limit",
+              "an integer of at least 0", check=_NOT_NEGATIVE),
+    Parameter("FL_EDGE_BACKOFF", Level.SUPERNODE, Kind.LIST, "exponential", "Waiting between discovery attempts",
+              "one of exponential, fixed", options=("exponential", "fixed")),
+    Parameter("FL_EDGE_MAX_BACKOFF", Level.SUPERNODE, Kind.NUMBER, "300", "Longest wait between attempts in seconds",
+              "an integer of at least 1", check=_AT_LEAST_ONE),
+    Parameter("FL_GPU_ENABLED", Level.SUPERNODE, Kind.BOOLEAN, "NO", "Use the passed-through GPU", "YES or NO",
+              planned=_GPU),
+    Parameter("FL_CUDA_VISIBLE_DEVICES", Level.SUPERNODE, Kind.TEXT, "all", "GPUs to use",
+              "all, or a comma-separated list of indices or UUIDs", planned=_GPU,
+              check=lambda v: bool(re.fullmatch(r"all|[A-Za-z0-9-]+(,[A-Za-z0-9-]+)*", str(v)))),
+    Parameter("FL_GPU_MEMORY_FRACTION", Level.SUPERNODE, Kind.FLOAT, "0.8", "Share of GPU memory for PyTorch",
+              "a number above 0, at most 1", check=_number(lambda f: 0 < f <= 1), planned=_GPU),
+    Parameter("FL_DCGM_ENABLED", Level.SUPERNODE, Kind.BOOLEAN, "NO", "GPU metrics exporter", "YES or NO",
+              planned=_GPU),
+]  # fmt: skip
+
+
+def _loopback(address: str) -> bool:
+    try:
+        host, _ = split_address(address)
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+PARAMETERS: dict[str, Parameter] = {p.name: p for p in (*_SERVICE, *_SUPERLINK, *_SUPERNODE)}
+
+
+def of_level(*levels: Level) -> list[Parameter]:
+    """Return the parameters of `levels`, in the order of the form."""
+    return [parameter for parameter in PARAMETERS.values() if parameter.level in levels]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How many SuperNodes a federation has, and between which limits OneFlow may scale it."""
+
+    minimum: int = 2
+    maximum: int = 10
+    cardinality: int = 2
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where, and what is expected there instead."""
+
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.text}"
+
+
+class InvalidParametersError(OneflowerError):
+    """All that is wrong with a set of variables, together."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        heading = "1 setting is not valid" if count == 1 else f"{count} settings are not valid"
+        super().__init__(
+            heading + ":\n" + "\n".join(f"  {problem}" for problem in self.problems),
+            "Every variable is described in docs/parameters.md. Nothing was started.",
+            ExitCode.INVALID_INPUT,
+        )
+
+    @property
+    def sentence(self) -> str:
+        """All problems on one line, as published in FL_ERROR."""
+        return "; ".join(map(str, self.problems))
+
+
+class Settings(Mapping[str, str]):
+    """Validated variables: as text through `[]`, typed through `text`, `integer`, `real` and `flag`."""
+
+    def __init__(self, raw: Mapping[str, str]) -> None:
+        self._raw = dict(raw)
+
+    def __getitem__(self, name: str) -> str:
+        return self._raw[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._raw)
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+    def text(self, name: str) -> str:
+        """Return a text, text64 or list variable."""
+        return str(PARAMETERS[name].parse(self._raw[name]))
+
+    def integer(self, name: str) -> int:
+        """Return a number variable."""
+        return int(PARAMETERS[name].parse(self._raw[name]))
+
+    def real(self, name: str) -> float:
+        """Return a number-float variable."""
+        return float(PARAMETERS[name].parse(self._raw[name]))
+
+    def flag(self, name: str) -> bool:
+        """Return a boolean variable."""
+        return bool(PARAMETERS[name].parse(self._raw[name]))
+
+    def of_level(self, level: Level) -> dict[str, str]:
+        """Return the raw values of one level, as OneFlow wants them in user_inputs_values."""
+        return {name: raw for name, raw in self._raw.items() if PARAMETERS[name].level is level}
+
+
+def resolve(
+    given: Mapping[str, str], levels: Iterable[Level] = tuple(Level), bounds: Bounds | None = None
+) -> Settings:
+    """Return the settings of `levels`: `given` over the defaults, each checked, and all rules between them.
+
+    Raises `InvalidParametersError` with every problem found, not only the first.
+    """
+    wanted = {parameter.name: parameter for parameter in of_level(*levels)}
+    problems = [Problem(name, _unknown(name)) for name in given if name not in PARAMETERS]
+    raw = {name: given.get(name, parameter.default) for name, parameter in wanted.items()}
+    for name, parameter in wanted.items():
+        try:
+            parameter.parse(raw[name])
+        except ValueError:
+            problems.append(Problem(name, f"is {raw[name]!r}; expected {parameter.expects}."))
+    wrong = {problem.where for problem in problems}
+    settings = Settings(raw)
+    for names, rule in _RULES:
+        if set(names) <= set(raw) and not wrong & set(names) and (text := rule(settings)):
+            problems.append(Problem(names[0], text))
+    if bounds is not None:
+        problems.extend(_bounds_problems(settings, bounds, wrong))
+    if problems:
+        raise InvalidParametersError(problems)
+    return settings
+
+
+def _unknown(name: str) -> str:
+    close = difflib.get_close_matches(name.upper(), PARAMETERS, n=1)
+    return "is not a variable of oneflower" + (f"; did you mean {close[0]}?" if close else ".")
+
+
+def _min_available(settings: Settings) -> str:
+    available = settings.integer("FL_MIN_AVAILABLE_CLIENTS")
+    least = max(settings.integer("FL_MIN_FIT_CLIENTS"), settings.integer("FL_MIN_EVALUATE_CLIENTS"))
+    if available >= least:
+        return ""
+    return f"is {available}; expected at least {least}, the larger of FL_MIN_FIT_CLIENTS and FL_MIN_EVALUATE_CLIENTS."
+
+
+def _malicious(settings: Settings) -> str:
+    strategy, bad = settings.text("FL_STRATEGY"), settings.integer("FL_NUM_MALICIOUS")
+    nodes = settings.integer("FL_MIN_AVAILABLE_CLIENTS")
+    needed = {"Krum": 2 * bad + 3, "MultiKrum": 2 * bad + 3, "Bulyan": 4 * bad + 3}.get(strategy, 0)
+    if nodes >= needed:
+        return ""
+    return f"is {bad}; {strategy} then needs FL_MIN_AVAILABLE_CLIENTS of at least {needed}, and it is {nodes}."
+
+
+def _own_certificate(settings: Settings) -> str:
+    given = [bool(settings[f"FL_SSL_{part}"]) for part in ("CA_CERTFILE", "CERTFILE", "KEYFILE")]
+    if all(given) or not any(given):
+        return ""
+    return "FL_SSL_CA_CERTFILE, FL_SSL_CERTFILE and FL_SSL_KEYFILE go together: give all three or none."
+
+
+def _framework(settings: Settings) -> str:
+    use_case, framework = settings.text("FL_USE_CASE"), settings.text("ML_FRAMEWORK")
+    if framework in USE_CASES[use_case]:
+        return ""
+    return f"is {framework!r}; {use_case} needs one of {', '.join(USE_CASES[use_case])}."
+
+
+_RULES: tuple[tuple[tuple[str, ...], Callable[[Settings], str]], ...] = (
+    (("FL_MIN_AVAILABLE_CLIENTS", "FL_MIN_FIT_CLIENTS", "FL_MIN_EVALUATE_CLIENTS"), _min_available),
+    (("FL_NUM_MALICIOUS", "FL_STRATEGY", "FL_MIN_AVAILABLE_CLIENTS"), _malicious),
+    (("FL_SSL_CERTFILE", "FL_SSL_CA_CERTFILE", "FL_SSL_KEYFILE"), _own_certificate),
+    (("ML_FRAMEWORK", "FL_USE_CASE"), _framework),
+)
+
+
+def _bounds_problems(settings: Settings, bounds: Bounds, wrong: set[str]) -> list[Problem]:
+    problems = []
+    if not 1 <= bounds.minimum <= bounds.maximum:
+        problems.append(
+            Problem("min_vms", f"is {bounds.minimum}; expected at least 1 and at most max_vms ({bounds.maximum}).")
+        )
+    elif not bounds.minimum <= bounds.cardinality <= bounds.maximum:
+        problems.append(
+            Problem(
+                "supernodes",
+                f"is {bounds.cardinality}; expected {bounds.minimum} to {bounds.maximum} (min_vms to max_vms).",
+            )
+        )
+    name = "FL_MIN_AVAILABLE_CLIENTS"
+    if name in settings and name not in wrong and settings.integer(name) > bounds.minimum:
+        problems.append(
+            Problem(
+                name,
+                f"is {settings[name]}; expected at most min_vms ({bounds.minimum}): "
+                "a federation scaled down to min_vms could otherwise never start a round.",
+            )
+        )
+    return problems
+
+
+def remarks(settings: Settings) -> list[str]:
+    """Return one line for each variable that was set and has no effect with the others as they are."""
+    lines = [
+        f"{name}={raw} has no effect in this release: {planned}."
+        for name, raw in settings.items()
+        if (planned := PARAMETERS[name].planned) and raw.strip() != PARAMETERS[name].default
+    ]
+    if settings.get("FL_DCGM_ENABLED") == "YES" and settings.get("FL_GPU_ENABLED") == "NO":
+        lines.append("FL_DCGM_ENABLED=YES has no effect while FL_GPU_ENABLED is NO.")
+    return lines

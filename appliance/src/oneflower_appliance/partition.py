@@ -1,0 +1,49 @@
+"""Which share of the data each SuperNode holds.
+
+The SuperLink's agent hands out the ids: it is one writer, so no two live nodes can hold the same id, and a booting
+node reads one VM whatever the size of the federation. The table travels as the attribute FL_PARTITIONS of the
+SuperLink's VM, `vm:id` pairs separated by spaces, followed by the number of partitions: `/4 17:0 18:1 19:2 20:3`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_TEXT = re.compile(r"/(\d+)((?: \d+:\d+)*)")
+
+
+@dataclass(frozen=True)
+class Partitions:
+    """Partition id of each live SuperNode by VM id, and how many partitions the data is cut into."""
+
+    ids: Mapping[int, int] = field(default_factory=dict)
+    count: int = 0
+
+    def __str__(self) -> str:
+        return f"/{self.count}" + "".join(f" {vm}:{number}" for vm, number in self.ids.items())
+
+    @classmethod
+    def parse(cls, text: str) -> Partitions:
+        """Read what `str` wrote. Raises `ValueError`."""
+        match = _TEXT.fullmatch(text)
+        if match is None:
+            raise ValueError(text)
+        pairs = (pair.split(":") for pair in match[2].split())
+        return cls({int(vm): int(number) for vm, number in pairs}, int(match[1]))
+
+    def after(self, nodes: Sequence[int]) -> Partitions:
+        """Return the table when the role's VMs are `nodes`, oldest first.
+
+        A node that is still there keeps its id, a new one takes the lowest free id, in the order of the nodes. The
+        count is the number of nodes, and more while an old node holds a higher id than that.
+        """
+        kept = {vm: self.ids[vm] for vm in nodes if vm in self.ids}
+        taken = set(kept.values())
+        free = (number for number in range(len(nodes) + len(taken)) if number not in taken)
+        ids = {vm: kept[vm] if vm in kept else next(free) for vm in nodes}
+        return Partitions(ids, max([len(nodes), *(number + 1 for number in ids.values())]))

@@ -1,0 +1,82 @@
+"""The one door through which the appliance starts other programs: never a shell, never an inherited secret."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+_PR_SET_PDEATHSIG = 1
+_KEPT = ("HOME", "LANG", "LC_ALL", "PATH", "PYTHONPATH", "TZ")
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel end this process when its parent, `parent`, dies. Linux; elsewhere it does nothing."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        raise SystemExit("the process that started this one has gone")
+
+
+class Child:
+    """A program whose output is read line by line as it comes. Its last lines are kept to say why it ended."""
+
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], on_line: Callable[[str], None]
+    ) -> None:
+        inherited = {key: os.environ[key] for key in _KEPT if key in os.environ}
+        self.tail: deque[str] = deque(maxlen=40)
+        self.ended = threading.Event()
+        self._process = subprocess.Popen(
+            list(command),
+            env=inherited | dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self._on_line = on_line
+        threading.Thread(target=self._wait, name="child-wait", daemon=True).start()
+        threading.Thread(target=self._read, name="child-output", daemon=True).start()
+
+    def _read(self) -> None:
+        # The pipe stays open while a grandchild holds it, so the end of the output is not the end of the child.
+        with suppress(ValueError, OSError):
+            for line in self._process.stdout or ():
+                self.tail.append(line.rstrip())
+                self._on_line(line.rstrip())
+
+    def _wait(self) -> None:
+        self._process.wait()
+        self.ended.set()
+
+    @property
+    def pid(self) -> int:
+        """Process id, also the id of the process group."""
+        return self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """Exit status, negative for a signal, None while it runs."""
+        return self._process.returncode if self.ended.is_set() else None
+
+    def stop(self, grace: float) -> None:
+        """End the program and everything in its group: politely, after `grace` seconds by force."""
+        if not self.ended.is_set():
+            with suppress(ProcessLookupError):
+                self._process.terminate()
+            self.ended.wait(grace)
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.ended.wait(5)

@@ -1,0 +1,230 @@
+"""Certificates: made at boot, or given; either way checked as a chain before Flower sees them.
+
+The CA's key and the server's key never leave the machine and are readable by their owner only; what is published is
+`ca.crt`. A certificate that still fits is kept, so that SuperNodes go on trusting a SuperLink that was restarted.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.files import SHARED, write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+
+_YEAR = datetime.timedelta(days=365)
+_MARGIN = datetime.timedelta(days=30)
+_SKEW = datetime.timedelta(hours=24)
+
+Name = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """Paths of the CA certificate, the server certificate and the server key, all PEM."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+
+def _paths(folder: Path) -> Certificates:
+    return Certificates(folder / "ca.crt", folder / "server.crt", folder / "server.key")
+
+
+def make_certificates(folder: Path, names: Sequence[Name]) -> Certificates:
+    """Return a server certificate for `names` signed by a CA of this machine, making in `folder` what is not there."""
+    paths = _paths(folder)
+    if _still_fits(paths, names):
+        return paths
+    ca_certificate, ca_key = _ca(folder)
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(_subject("oneflower SuperLink"))
+        .issuer_name(ca_certificate.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _SKEW)
+        .not_valid_after(now + 2 * _YEAR)
+        .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
+        )
+        .sign(ca_key, hashes.SHA256())
+    )
+    write_atomic(paths.key, _private_pem(key))
+    write_atomic(paths.certificate, certificate.public_bytes(serialization.Encoding.PEM), SHARED)
+    return paths
+
+
+def use_certificates(folder: Path, ca: str, certificate: str, key: str) -> Certificates:
+    """Write the given base64 PEMs to `folder` after checking that they belong together.
+
+    Raises `OneflowerError` when one cannot be read, has expired, is not signed by the CA, or the key is another's.
+    """
+    ca_pem, certificate_pem, key_pem = (base64.b64decode(text) for text in (ca, certificate, key))
+    authorities = _load_certificates(ca_pem, "FL_SSL_CA_CERTFILE")
+    chain = _load_certificates(certificate_pem, "FL_SSL_CERTFILE")
+    private = _load_key(key_pem)
+    _check_chain(chain, authorities)
+    if _public_der(private) != chain[0].public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    ):
+        raise OneflowerError(
+            "FL_SSL_KEYFILE is not the private key of FL_SSL_CERTFILE.", "Give the key the certificate was made with."
+        )
+    paths = _paths(folder)
+    write_atomic(paths.key, key_pem)
+    write_atomic(paths.certificate, certificate_pem, SHARED)
+    write_atomic(paths.ca, ca_pem, SHARED)
+    return paths
+
+
+def check_ca(pem: bytes, source: str) -> None:
+    """Check that `pem` holds at least one certificate that is valid now. Raises `OneflowerError` naming `source`."""
+    for certificate in _load_certificates(pem, source):
+        _check_time(certificate, source)
+
+
+def _check_chain(chain: Sequence[x509.Certificate], authorities: Sequence[x509.Certificate]) -> None:
+    for certificate in chain:
+        _check_time(certificate, "FL_SSL_CERTFILE")
+    for authority in authorities:
+        _check_time(authority, "FL_SSL_CA_CERTFILE")
+    current = chain[0]
+    for candidate in (*chain[1:], *authorities):
+        if current.issuer != candidate.subject:
+            continue
+        try:
+            current.verify_directly_issued_by(candidate)
+        except (InvalidSignature, ValueError, TypeError):
+            continue
+        if candidate in authorities:
+            return
+        current = candidate
+    raise OneflowerError(
+        "FL_SSL_CERTFILE is not signed by FL_SSL_CA_CERTFILE.",
+        "Give the CA that issued the certificate; put intermediate certificates behind it in FL_SSL_CERTFILE.",
+    )
+
+
+def _check_time(certificate: x509.Certificate, source: str) -> None:
+    now = datetime.datetime.now(datetime.UTC)
+    if now >= certificate.not_valid_after_utc:
+        raise OneflowerError(f"The certificate in {source} expired on {certificate.not_valid_after_utc:%Y-%m-%d}.",
+                             "Give a current one.")  # fmt: skip
+    if now < certificate.not_valid_before_utc:
+        raise OneflowerError(
+            f"The certificate in {source} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC.",
+            "Check this machine's clock: a virtual machine needs NTP.",
+        )
+
+
+def _still_fits(paths: Certificates, names: Sequence[Name]) -> bool:
+    try:
+        authorities = x509.load_pem_x509_certificates(paths.ca.read_bytes())
+        certificate = x509.load_pem_x509_certificate(paths.certificate.read_bytes())
+        key = serialization.load_pem_private_key(paths.key.read_bytes(), None)
+        certificate.verify_directly_issued_by(authorities[0])
+        held = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (OSError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+        return False
+    fresh = datetime.datetime.now(datetime.UTC) + _MARGIN < certificate.not_valid_after_utc
+    return (
+        fresh
+        and {_general_name(name) for name in names} <= set(held)
+        and key.public_key() == certificate.public_key()
+    )
+
+
+def _ca(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    certificate_path, key_path = folder / "ca.crt", folder / "ca.key"
+    try:
+        certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
+        key = serialization.load_pem_private_key(key_path.read_bytes(), None)
+        if isinstance(key, ec.EllipticCurvePrivateKey) and key.public_key() == certificate.public_key():
+            return certificate, key
+    except (OSError, ValueError):
+        pass
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.datetime.now(datetime.UTC)
+    subject = _subject("oneflower federation CA")
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _SKEW)
+        .not_valid_after(now + 10 * _YEAR)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_CA_USAGE, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    write_atomic(key_path, _private_pem(key))
+    write_atomic(certificate_path, certificate.public_bytes(serialization.Encoding.PEM), SHARED)
+    return certificate, key
+
+
+_CA_USAGE = x509.KeyUsage(
+    digital_signature=True, key_cert_sign=True, crl_sign=True, content_commitment=False, key_encipherment=False,
+    data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
+)  # fmt: skip
+
+
+def _subject(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _general_name(name: Name) -> x509.GeneralName:
+    kind, value = name
+    return x509.IPAddress(ipaddress.ip_address(value)) if kind == "IP" else x509.DNSName(value)
+
+
+def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _public_der(key: PrivateKeyTypes) -> bytes:
+    return key.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def _load_certificates(pem: bytes, source: str) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise OneflowerError(f"{source} holds no PEM certificate that can be read.", "Give base64 of a PEM file.") from error
+
+
+def _load_key(pem: bytes) -> PrivateKeyTypes:
+    try:
+        return serialization.load_pem_private_key(pem, None)
+    except (ValueError, TypeError) as error:
+        raise OneflowerError(
+            "FL_SSL_KEYFILE holds no unencrypted PEM private key that can be read.",
+            "Give base64 of a PEM key without a passphrase.",
+        ) from error

@@ -1,0 +1,1 @@
+"""Used inside Flower's ServerApp and ClientApp processes."""
