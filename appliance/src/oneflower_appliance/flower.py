@@ -41,7 +41,7 @@ ADDRESS_TAKEN = 98
 RUNS_VARIABLE = "ONEFLOWER_RUNS"
 _LEVEL_VARIABLE = "ONEFLOWER_LOG_LEVEL"
 _NODE_ID = re.compile(r"SuperNode ID: (\d+)")
-_PROTOBUF = {"Content-Type": "application/x-protobuf", "Accept": "application/x-protobuf"}
+_PROTOBUF = {"Content-Type": "application/protobuf", "Accept": "application/protobuf"}
 
 
 def check_installed(version: str) -> None:

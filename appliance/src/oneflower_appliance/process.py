@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 _PR_SET_PDEATHSIG = 1
-_KEPT = ("HOME", "LANG", "LC_ALL", "PATH", "PYTHONPATH", "TZ")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_KEPT = ("HOME", "LANG", "LC_ALL", "ONEFLOWER_MACHINE", "PATH", "PYTHONPATH", "TZ")
 
 
 def die_with_parent(parent: int) -> None:
@@ -54,8 +56,9 @@ class Child:
         # The pipe stays open while a grandchild holds it, so the end of the output is not the end of the child.
         with suppress(ValueError, OSError):
             for line in self._process.stdout or ():
-                self.tail.append(line.rstrip())
-                self._on_line(line.rstrip())
+                plain = _COLOUR.sub("", line).rstrip()
+                self.tail.append(plain)
+                self._on_line(plain)
 
     def _wait(self) -> None:
         self._process.wait()

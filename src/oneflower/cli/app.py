@@ -1,0 +1,59 @@
+"""The commands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from oneflower.cli import federations, machine, templates, training
+from oneflower.cli.session import CloudName, Session
+
+app = typer.Typer(
+    name="oneflower",
+    help="Federated learning with Flower: the same federation on OpenNebula and on this machine.",
+    epilog="Start with `oneflower demo`. Exit codes: docs/exit-codes.md.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:  # noqa: FBT001 - how typer hands it over
+    if value:
+        from oneflower import __version__  # noqa: PLC0415
+
+        typer.echo(f"oneflower {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    cloud: Annotated[
+        CloudName, typer.Option(envvar="ONEFLOWER_CLOUD", help="Where federations live.")
+    ] = CloudName.LOCAL,
+    _debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    _show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Federated learning with Flower: the same federation on OpenNebula and on this machine."""
+    Session.chosen = cloud
+
+
+_START, _OPERATE, _SITE = "Start here", "Operate a federation", "Operate a site"
+
+app.command(rich_help_panel=_START)(training.demo)
+app.command(rich_help_panel=_START)(federations.up)
+app.command(rich_help_panel=_START)(training.run)
+app.command("down", rich_help_panel=_START)(federations.down)
+app.command("ls", rich_help_panel=_OPERATE)(federations.list_all)
+app.command(rich_help_panel=_OPERATE)(federations.show)
+app.command(rich_help_panel=_OPERATE)(federations.logs)
+app.command(rich_help_panel=_OPERATE)(federations.scale)
+app.command(rich_help_panel=_OPERATE)(federations.recover)
+app.command(rich_help_panel=_SITE)(templates.render)
+app.command(rich_help_panel=_SITE)(templates.validate)
+app.command(rich_help_panel=_SITE)(machine.doctor)
+app.add_typer(machine.local, name="local", rich_help_panel=_SITE)

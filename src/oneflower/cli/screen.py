@@ -1,0 +1,176 @@
+"""What people see: progress while something takes long, tables at the end, JSON for programs.
+
+Results go to standard output; progress and remarks go to standard error, as a live display on a terminal and as plain
+lines anywhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from oneflower.cloud import FederationStatus, RunRow
+
+
+class Output(StrEnum):
+    """How results are printed."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def console() -> Console:
+    """Return the console for progress and remarks."""
+    from rich.console import Console  # noqa: PLC0415 - costs time that --help need not spend
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """Print a remark."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def show(text: str) -> None:
+    """Print a result."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def show_json(value: Any) -> None:
+    """Print a result as JSON."""
+    show(json.dumps(_plain(value), indent=2, default=str))
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items() if key != "ca"}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table as wide as its content."""
+    texts = [[str(cell) for cell in row] for row in (columns, *rows)]
+    widths = [max(len(row[index]) for row in texts) for index in range(len(columns))]
+    for row in texts:
+        show("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@contextmanager
+def step(text: str) -> Iterator[None]:
+    """Show that one thing is being done, and how long it took."""
+    started = time.monotonic()
+    screen = console()
+    try:
+        if screen.is_terminal:
+            with screen.status(f"{text} ..."):
+                yield
+        else:
+            say(f"  {text} ...")
+            yield
+    except BaseException:
+        screen.print(f"[red]✗[/] {text}")
+        raise
+    screen.print(f"[green]✓[/] {text} [dim]({time.monotonic() - started:.1f} s)[/]")
+
+
+class DeployProgress:
+    """Shows what every machine of a federation is at, while it is waited for."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._started = time.monotonic()
+        self._said: dict[str, str] = {}
+        self._console = console()
+        self._live: Any = None
+
+    def __enter__(self) -> DeployProgress:
+        if self._console.is_terminal:
+            from rich.live import Live  # noqa: PLC0415
+
+            self._live = Live(console=self._console, transient=True, refresh_per_second=8)
+            self._live.start()
+        else:
+            say(f"  {self._title} ...")
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+        mark = "[green]✓[/]" if kind is None else "[red]✗[/]"
+        self._console.print(f"{mark} {self._title} [dim]({self._elapsed:.1f} s)[/]")
+
+    @property
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._started
+
+    def update(self, status: FederationStatus) -> None:
+        """Show a new status."""
+        lines = {vm.name: _vm_line(vm) for vm in status.vms}
+        if self._live is not None:
+            from rich.text import Text  # noqa: PLC0415
+
+            body = "\n".join(f"  {name:14} {line}" for name, line in lines.items())
+            self._live.update(Text(f"  {self._title}: {status.state.lower()} {self._elapsed:.0f} s\n{body}"))
+            return
+        for name, line in lines.items():
+            if self._said.get(name) != line:
+                self._said[name] = line
+                say(f"  {self._elapsed:5.1f} s  {name:14} {line}")
+
+
+def _vm_line(vm: Any) -> str:
+    text = "ready" if vm.ready else vm.error or vm.state
+    return text + (f", partition {vm.partition}" if vm.ready and vm.partition else "")
+
+
+class RunTable:
+    """Prints a run's rounds as they end."""
+
+    def __init__(self) -> None:
+        self._rows: list[RunRow] = []
+
+    def add(self, row: RunRow) -> None:
+        """Print one more round."""
+        if not self._rows:
+            say(f"  {'round':>7}  {'loss':>8}  {'accuracy':>8}  {'seconds':>7}  nodes")
+        self._rows.append(row)
+        failures = f"  ({row.failures} failed)" if row.failures else ""
+        say(
+            f"  {f'{row.round}/{row.rounds}':>7}  {_number(row.loss):>8}  {_number(row.accuracy):>8}  "
+            f"{row.seconds:7.1f}  {row.nodes:5}{failures}"
+        )
+
+    def curve(self) -> str:
+        """Return the accuracy of the rounds as a line of bars, empty when there is none."""
+        points = [row.accuracy for row in self._rows if row.accuracy is not None]
+        if not points:
+            return ""
+        bars = "▁▂▃▄▅▆▇█"
+        low, high = min(points), max(points)
+        scale = (len(bars) - 1) / ((high - low) or 1)
+        return f"accuracy {points[0]:.3f} {''.join(bars[round((p - low) * scale)] for p in points)} {points[-1]:.3f}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def show_files(model: Path | None, metrics: Path | None, plot: Path | None) -> None:
+    """Name the files that a run left."""
+    for name, path in (("model", model), ("metrics", metrics), ("plot", plot)):
+        show(f"{name:8} {path if path else 'none: the app trained no global model through a strategy'}")

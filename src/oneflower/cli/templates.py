@@ -1,0 +1,82 @@
+"""Commands over service templates: `render` and `validate`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import IntEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from oneflower.cli import screen
+from oneflower.cli.screen import Output
+from oneflower_appliance.errors import ExitCode, OneflowerError
+
+
+class Release(IntEnum):
+    """OpenNebula's major releases."""
+
+    SIX = 6
+    SEVEN = 7
+
+
+def render(
+    compat: Annotated[int, typer.Option(min=6, max=7, help="Names of OpenNebula 6 or 7.")] = Release.SEVEN,
+    supernodes: Annotated[int, typer.Option("--supernodes", "-n", help="SuperNodes at first.")] = 2,
+    min_vms: Annotated[int, typer.Option(help="Never fewer SuperNodes than this.")] = 2,
+    max_vms: Annotated[int, typer.Option(help="Never more SuperNodes than this.")] = 10,
+    superlink_template: Annotated[int | None, typer.Option(help="Id of the SuperLink's VM template.")] = None,
+    supernode_template: Annotated[int | None, typer.Option(help="Id of the SuperNodes' VM template.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
+) -> None:
+    """Write the OneFlow service template as JSON, complete but for the ids of the two VM templates."""
+    from oneflower.template import COORDINATOR, NODES, ServiceOptions, service_template  # noqa: PLC0415
+    from oneflower_appliance.files import SHARED, write_atomic  # noqa: PLC0415
+    from oneflower_appliance.parameters import Bounds  # noqa: PLC0415
+
+    given = {COORDINATOR: superlink_template, NODES: supernode_template}
+    options = ServiceOptions(
+        bounds=Bounds(min_vms, max_vms, supernodes),
+        compat=compat,
+        template_ids={role: number for role, number in given.items() if number is not None},
+    )
+    text = json.dumps(service_template(options), indent=2)
+    if output is None:
+        screen.show(text)
+        return
+    write_atomic(output, text + "\n", SHARED)
+    screen.say(f"Wrote {output}. Next: put in the ids of the VM templates, then `oneflow-template create {output}`.")
+
+
+def validate(
+    file: Annotated[str, typer.Argument(help="A service template as JSON; - for standard input.")],
+    output: Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")] = Output.TEXT,
+) -> None:
+    """Look for the known traps in any service template. Exit code 3 when there is one."""
+    from oneflower.template import lint, placeholders  # noqa: PLC0415
+
+    template = _read(file)
+    findings = lint(template)
+    if output is Output.JSON:
+        screen.show_json(findings)
+    else:
+        for finding in findings:
+            screen.show(str(finding))
+        if not findings:
+            screen.show("No trap found.")
+        for role in placeholders(template):
+            screen.say(f"Note: role {role} still has a placeholder for the id of its VM template.")
+    if findings:
+        raise typer.Exit(ExitCode.INVALID_INPUT)
+
+
+def _read(file: str) -> object:
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+        return json.loads(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise OneflowerError(f"Cannot read {file}: {error}.", "", ExitCode.NOT_FOUND) from error
+    except ValueError as error:
+        raise OneflowerError(f"{file} is not JSON: {error}.", "Give one service template as JSON.") from error

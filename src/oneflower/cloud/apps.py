@@ -1,0 +1,121 @@
+"""Flower apps: the pre-built ones by name, a user's own by folder; each checked before anything is sent."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oneflower_appliance.apps import USE_CASES
+from oneflower_appliance.errors import ExitCode, OneflowerError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_ROUNDS = "num-server-rounds"
+_FROM_FORM = {
+    _ROUNDS: "FL_NUM_ROUNDS",
+    "min-train-nodes": "FL_MIN_FIT_CLIENTS",
+    "min-evaluate-nodes": "FL_MIN_EVALUATE_CLIENTS",
+    "min-available-nodes": "FL_MIN_AVAILABLE_CLIENTS",
+}
+
+
+@dataclass(frozen=True)
+class App:
+    """A Flower app: its folder, its defaults for the run config, and what it needs installed."""
+
+    name: str
+    folder: Path
+    config: Mapping[str, Any]
+    dependencies: tuple[str, ...]
+    prebuilt: bool
+
+    def run_config(self, form: Mapping[str, str], rounds: int | None, given: Mapping[str, str]) -> dict[str, str]:
+        """Return what overrides the app's own configuration, as TOML literals by key.
+
+        A pre-built app follows the form of its federation; anybody's app is changed only where asked.
+        Raises `OneflowerError` for a key that the app does not have.
+        """
+        values = {key: form[name] for key, name in _FROM_FORM.items() if name in form} if self.prebuilt else {}
+        if rounds is not None:
+            values[_ROUNDS] = str(rounds)
+        values |= {key: _literal(value) for key, value in given.items()}
+        unknown = sorted(set(values) - set(self.config))
+        if unknown:
+            raise OneflowerError(
+                f"The app {self.name} has no configuration called {', '.join(unknown)}.",
+                f"It has: {', '.join(sorted(self.config)) or 'none'} (pyproject.toml, [tool.flwr.app.config]).",
+            )
+        return values
+
+    def check_installed(self, packages: set[str], where: str) -> None:
+        """Raise `OneflowerError` unless everything that the app depends on is among `packages`."""
+        missing = sorted(name for name in self.dependencies if name not in packages)
+        if missing:
+            raise OneflowerError(
+                f"The app {self.name} needs {', '.join(missing)}, which the machines of {where} do not have.",
+                "Choose another ML_FRAMEWORK for the federation, or make the app do without.",
+            )
+
+
+def load_app(name: str, form: Mapping[str, str]) -> App:
+    """Return the pre-built app `name` or the one in the folder `name`. Raises `OneflowerError`."""
+    if (use_case := USE_CASES.get(name)) is not None:
+        for variable, supported in (("ML_FRAMEWORK", use_case.frameworks), ("FL_STRATEGY", use_case.strategies)):
+            if form.get(variable, supported[0]) not in supported:
+                raise OneflowerError(
+                    f"{name} does not train with {variable}={form[variable]} yet; it does with {', '.join(supported)}.",
+                    f"Deploy a federation with `--set {variable}={supported[0]}`.",
+                )
+        return _read(use_case.folder, prebuilt=True)
+    folder = Path(name)
+    if not folder.is_dir():
+        raise OneflowerError(
+            f"{name!r} is neither a folder nor a pre-built app.",
+            f"Pre-built apps: {', '.join(USE_CASES)}. A new app of your own: `flwr new`.",
+            ExitCode.NOT_FOUND,
+        )
+    return _read(folder.resolve(), prebuilt=False)
+
+
+def _read(folder: Path, *, prebuilt: bool) -> App:
+    path = folder / "pyproject.toml"
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise _not_an_app(folder, "it has no pyproject.toml") from error
+    except (OSError, ValueError) as error:
+        raise _not_an_app(folder, f"its pyproject.toml cannot be read: {error}") from error
+    app = content.get("tool", {}).get("flwr", {}).get("app", {})
+    components = app.get("components", {})
+    for part in ("serverapp", "clientapp"):
+        if not re.fullmatch(r"[\w.]+:\w+", str(components.get(part, ""))):
+            raise _not_an_app(folder, f"its pyproject.toml names no {part} in [tool.flwr.app.components]")
+    project = content.get("project", {})
+    names = (re.match(r"[A-Za-z0-9._-]+", line) for line in project.get("dependencies", ()))
+    dependencies = tuple(re.sub(r"[-_.]+", "-", match[0]).lower() for match in names if match)
+    config = _flatten(app.get("config", {}))
+    return App(project.get("name", folder.name), folder, config, dependencies, prebuilt)
+
+
+def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _literal(value: str) -> str:
+    try:
+        tomllib.loads(f"x = {value}")
+    except tomllib.TOMLDecodeError:
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return value
+
+
+def _not_an_app(folder: Path, why: str) -> OneflowerError:
+    return OneflowerError(f"{folder} is not a Flower app: {why}.", "A new one is made by `flwr new`.")

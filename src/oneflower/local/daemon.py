@@ -1,0 +1,108 @@
+"""Finds the running daemon, or starts one."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from oneflower.local.build import build_id
+from oneflower.process import launch
+from oneflower_appliance.errors import ExitCode, OneflowerError
+
+if TYPE_CHECKING:
+    from oneflower.local.home import LocalHome
+
+_START_LIMIT = 30.0
+_PULSE = 0.02
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """Where the local cloud answers, and by which credentials (`user:password`)."""
+
+    pid: int
+    xmlrpc: str
+    oneflow: str
+    onegate: str
+    auth: str
+
+
+def find(home: LocalHome) -> Daemon | None:
+    """Return the running daemon, if there is one."""
+    record = _record(home)
+    return _daemon(record) if record and _running(home) else None
+
+
+def connect(home: LocalHome) -> Daemon:
+    """Return the running daemon, starting one if need be; one of another version is replaced (machines keep running)."""
+    home.make()
+    record = _record(home)
+    if record and _running(home):
+        if record["build"] == build_id():
+            return _daemon(record)
+        stop(home)
+    home.record.unlink(missing_ok=True)
+    since = home.log.stat().st_size if home.log.exists() else 0
+    launch([sys.executable, "-m", "oneflower.local.server"], home.log)
+    deadline = time.monotonic() + _START_LIMIT
+    while time.monotonic() < deadline:
+        if (record := _record(home)) and _running(home):
+            return _daemon(record)
+        if "ERROR" in (text := home.log.read_text(errors="replace")[since:]):
+            break
+        time.sleep(_PULSE)
+    else:
+        text = ""
+    last = next((line for line in reversed(text.splitlines()) if line.strip()), "no answer")
+    raise OneflowerError(
+        f"The local cloud did not start: {last.partition(': ')[2] or last}",
+        f"Its log is {home.log}.",
+        ExitCode.ENVIRONMENT,
+    )
+
+
+def stop(home: LocalHome) -> bool:
+    """Stop the daemon; machines keep running. Returns whether there was one."""
+    record = _record(home)
+    if record is None or not _running(home):
+        return False
+    with suppress(ProcessLookupError):
+        os.kill(record["pid"], signal.SIGTERM)
+    deadline = time.monotonic() + _START_LIMIT
+    while _running(home):
+        if time.monotonic() > deadline:
+            raise OneflowerError("The local cloud does not stop.", f"Its process is {record['pid']}.", ExitCode.TIMEOUT)
+        time.sleep(_PULSE)
+    return True
+
+
+def _running(home: LocalHome) -> bool:
+    """Whether somebody holds the lock; it goes with the process, however that ends."""
+    try:
+        with home.lock.open("r") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+    except OSError:
+        pass
+    return False
+
+
+def _record(home: LocalHome) -> dict[str, Any] | None:
+    try:
+        record: dict[str, Any] = json.loads(home.record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record
+
+
+def _daemon(record: dict[str, Any]) -> Daemon:
+    return Daemon(record["pid"], record["xmlrpc"], record["oneflow"], record["onegate"], record["auth"])

@@ -1,0 +1,68 @@
+"""Where the local cloud keeps things: state that matters under the user's state folder, what can be rebuilt under the cache."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from oneflower_appliance.files import private_directory
+
+
+def _folder(variable: str, fallback: str) -> Path:
+    base = os.environ.get(variable)
+    return (Path(base) if base else Path.home() / fallback) / "oneflower"
+
+
+@dataclass(frozen=True)
+class LocalHome:
+    """The folders of one user's local cloud. ONEFLOWER_HOME replaces the state folder."""
+
+    state: Path
+    cache: Path
+
+    @classmethod
+    def of_user(cls) -> LocalHome:
+        """Return the folders that the environment names."""
+        chosen = os.environ.get("ONEFLOWER_HOME")
+        state = Path(chosen) if chosen else _folder("XDG_STATE_HOME", ".local/state")
+        return cls(state.absolute(), _folder("XDG_CACHE_HOME", ".cache").absolute())
+
+    def make(self) -> LocalHome:
+        """Create the state folder, for this user alone."""
+        private_directory(self.state)
+        return self
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file."""
+        return self.state / "cloud.db"
+
+    @property
+    def record(self) -> Path:
+        """What the running daemon says of itself: pid, ports, credentials."""
+        return self.state / "daemon.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the daemon while it lives."""
+        return self.state / "daemon.lock"
+
+    @property
+    def log(self) -> Path:
+        """The daemon's log."""
+        return self.state / "daemon.log"
+
+    @property
+    def logs(self) -> Path:
+        """Consoles of machines that are gone."""
+        return self.state / "logs"
+
+    def machine(self, vm_id: int) -> Path:
+        """The disk of a virtual machine."""
+        return self.state / "machines" / str(vm_id)
+
+    @property
+    def runtimes(self) -> Path:
+        """The local counterparts of appliance images."""
+        return self.cache / "runtimes"

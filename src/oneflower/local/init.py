@@ -1,0 +1,131 @@
+"""The init of a machine of the local cloud: what systemd is in a virtual machine's image.
+
+Run as a plain file, with nothing but the standard library, so that it is small and quick. It starts the agent, starts
+it again when it dies (unless the agent says that trying again is pointless), adopts whatever loses its parent, and on
+SIGTERM shuts everything down. When it ends, no process of the machine is left.
+
+usage: init.py COMMAND [ARGUMENT ...]     (`{init}` in an argument becomes this process's id)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+
+PR_SET_CHILD_SUBREAPER = 36
+EX_CONFIG = 78
+GRACE = 2.0
+LONGEST_PAUSE = 30.0
+
+
+class Init:
+    """One machine."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._command = [word.replace("{init}", str(os.getpid())) for word in command]
+        self._agent: int | None = None
+        self._stopping = False
+        self._wakeup, write = os.pipe()
+        for end in (self._wakeup, write):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def _stop(self, *_: object) -> None:
+        self._stopping = True
+        if self._agent is not None:
+            os.kill(self._agent, signal.SIGTERM)
+
+    def run(self) -> None:
+        """Keep the agent running until SIGTERM."""
+        pause = 1.0
+        while not self._stopping:
+            started = time.monotonic()
+            status = self._run_agent()
+            self._clear()
+            if self._stopping:
+                return
+            pause = 1.0 if time.monotonic() - started > 60 else min(pause * 2, LONGEST_PAUSE)  # noqa: PLR2004
+            if status == EX_CONFIG:
+                say("the agent refused its settings; waiting to be shut down")
+                pause = float("inf")
+            else:
+                say(f"the agent ended with status {status}; starting it again in {pause:.0f} s")
+            deadline = time.monotonic() + pause
+            while not self._stopping and time.monotonic() < deadline:
+                self._sleep(deadline - time.monotonic())
+                self._reap()
+
+    def _run_agent(self) -> int:
+        agent = subprocess.Popen(self._command, stdin=subprocess.DEVNULL)
+        self._agent = agent.pid
+        if self._stopping:
+            self._stop()
+        while True:
+            for pid, status in self._reap():
+                if pid == self._agent:
+                    self._agent = None
+                    agent.returncode = os.waitstatus_to_exitcode(status)
+                    return agent.returncode
+            self._sleep(60)
+
+    def _sleep(self, seconds: float) -> None:
+        select.select([self._wakeup], [], [], min(seconds, 3600))
+        try:
+            while os.read(self._wakeup, 1024):
+                pass
+        except BlockingIOError:
+            pass
+
+    def _reap(self) -> list[tuple[int, int]]:
+        ended = []
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return ended
+            if not pid:
+                return ended
+            ended.append((pid, status))
+
+    def _clear(self) -> None:
+        """Wait a little for what the agent left behind, then end it."""
+        deadline = time.monotonic() + GRACE
+        while children():
+            if time.monotonic() > deadline:
+                for pid in children():
+                    os.kill(pid, signal.SIGKILL)
+            self._sleep(0.02)
+            self._reap()
+
+
+def children() -> list[int]:
+    """Return the processes whose parent is this one, zombies included."""
+    mine, found = str(os.getpid()), []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/stat", encoding="utf-8", errors="replace") as stat:
+                    parent = stat.read().rpartition(")")[2].split()[1]
+            except OSError:
+                continue
+            if parent == mine:
+                found.append(int(entry))
+    return found
+
+
+def say(message: str) -> None:
+    """Write a line to the console."""
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} init: {message}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    Init(sys.argv[1:]).run()

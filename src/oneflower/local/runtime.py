@@ -1,0 +1,132 @@
+"""Runtimes: the local counterparts of appliance images.
+
+A runtime is a virtual environment with one Flower release and one machine-learning framework, built once with uv and
+kept in the user's cache under a name that follows from its content. For the tested release every package is pinned
+(runtimes/*.txt, written by `make lock`); another release is resolved when it is first asked for. The appliance's own
+code is laid beside it, in a folder named by its content, so that machines keep the code they were booted with.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import oneflower_appliance
+from oneflower.process import run
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.files import private_directory, write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from oneflower.local.home import LocalHome
+
+FRAMEWORKS = {"sklearn": "scikit-learn", "pytorch": "torch", "tensorflow": "tensorflow-cpu"}
+_PINNED = Path(__file__).parent / "runtimes"
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A complete runtime: its Python interpreter, and the folder that makes the appliance importable."""
+
+    python: Path
+    appliance: Path
+
+    @property
+    def bin(self) -> Path:
+        """Where Flower's commands are."""
+        return self.python.parent
+
+    def packages(self) -> set[str]:
+        """Return the normalised names of the packages that are installed."""
+        folders = self.bin.parent.glob("lib/python*/site-packages/*.dist-info")
+        return {folder.name.split("-")[0].lower().replace("_", "-") for folder in folders}
+
+
+def requirements(version: str, framework: str) -> str:
+    """Return what is installed: pinned for the tested release, else Flower's release and the framework's newest."""
+    pinned = _PINNED / f"flwr-{version}-{framework}.txt"
+    if pinned.is_file():
+        return pinned.read_text(encoding="utf-8")
+    return f"flwr=={version}\n{FRAMEWORKS[framework]}\n"
+
+
+def find(home: LocalHome, version: str, framework: str) -> Runtime | None:
+    """Return the runtime if it is complete."""
+    folder = _folder(home, version, framework)
+    complete = (folder / ".complete").exists()
+    return Runtime(folder / "bin" / "python", _lay_appliance(home)) if complete else None
+
+
+def ensure(home: LocalHome, version: str, framework: str, notify: Callable[[str], None] = lambda _: None) -> Runtime:
+    """Return the runtime, building it first if need be. Raises `OneflowerError` when it cannot be built."""
+    if runtime := find(home, version, framework):
+        return runtime
+    folder = _folder(home, version, framework)
+    private_directory(home.runtimes)
+    with _locked(folder.with_suffix(".lock")):
+        if find(home, version, framework) is None:
+            notify(f"building the runtime Flower {version} + {framework} (once, about 500 MB in {home.runtimes})")
+            _build(folder, version, framework)
+    runtime = find(home, version, framework)
+    assert runtime is not None  # noqa: S101 - just built
+    return runtime
+
+
+def _folder(home: LocalHome, version: str, framework: str) -> Path:
+    content = f"{sys.version}\n{sys.executable}\n{requirements(version, framework)}"
+    return home.runtimes / f"flwr-{version}-{framework}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+
+def _build(folder: Path, version: str, framework: str) -> None:
+    from uv import find_uv_bin  # noqa: PLC0415 - only needed here
+
+    uv, what = find_uv_bin(), f"build the runtime for Flower {version} and {framework}"
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as listed:
+        listed.write(requirements(version, framework))
+        listed.flush()
+        environment = {**os.environ, "UV_NO_CONFIG": "1"}
+        run([uv, "venv", "--quiet", "--clear", "--no-project", "--python", sys.executable, str(folder)], what, environment)
+        run(
+            [uv, "pip", "install", "--quiet", "--python", str(folder / "bin" / "python"), "--compile-bytecode",
+             "--requirement", listed.name],
+            what, environment,
+        )  # fmt: skip
+    write_atomic(folder / ".complete", "")
+
+
+def _lay_appliance(home: LocalHome) -> Path:
+    """Copy the appliance's package to a folder named by its content, unless it is there, and return that folder."""
+    source = Path(oneflower_appliance.__file__).parent
+    files = sorted(path for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(str(path.relative_to(source)).encode() + b"\0" + path.read_bytes())
+    target = home.runtimes / f"appliance-{digest.hexdigest()[:12]}"
+    if target.exists():
+        return target
+    private_directory(home.runtimes)
+    staging = Path(tempfile.mkdtemp(prefix=".appliance-", dir=home.runtimes))
+    try:
+        shutil.copytree(source, staging / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+        staging.rename(target)
+    except OSError as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        if not target.exists():
+            raise OneflowerError(f"Cannot write {target}: {error}.", "Free some disk space.", ExitCode.ENVIRONMENT) from error
+    return target
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

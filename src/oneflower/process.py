@@ -1,0 +1,45 @@
+"""The one door through which the operator's side starts other programs. Never a shell."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+from oneflower_appliance.errors import ExitCode, OneflowerError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+
+def run(command: Sequence[str], what: str, environment: Mapping[str, str] | None = None) -> str:
+    """Run a program to its end and return what it printed.
+
+    Raises `OneflowerError` with the last lines of its output when it fails; `what` completes "Cannot ...".
+    """
+    try:
+        done = subprocess.run(
+            list(command), env=None if environment is None else dict(environment), stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, errors="replace", check=False,
+        )  # fmt: skip
+    except OSError as error:
+        raise OneflowerError(f"Cannot {what}: {error}.", "", ExitCode.ENVIRONMENT) from error
+    if done.returncode:
+        last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-8:])
+        raise OneflowerError(
+            f"Cannot {what}:\n{last}",
+            "Check that the package registry can be reached and that there is disk space, then try again.",
+            ExitCode.ENVIRONMENT,
+        )
+    return done.stdout
+
+
+def launch(command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> int:
+    """Start a program that outlives this one, its output appended to `log`, and return its process id."""
+    with log.open("ab") as stream:
+        process = subprocess.Popen(
+            list(command), env=None if environment is None else dict(environment), stdin=subprocess.DEVNULL,
+            stdout=stream, stderr=stream, start_new_session=True, cwd="/",
+        )  # fmt: skip
+    process.returncode = 0  # it is nobody's to wait for: whoever started it watches its pid
+    return process.pid
