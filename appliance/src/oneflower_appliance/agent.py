@@ -26,7 +26,7 @@ from oneflower_appliance.context import read_context, read_token
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import private_directory
 from oneflower_appliance.onegate import OneGate, OneGateError
-from oneflower_appliance.parameters import PARAMETERS, InvalidParametersError, remarks, resolve
+from oneflower_appliance.parameters import PARAMETERS, remarks, resolve
 from oneflower_appliance.process import die_with_parent
 
 if TYPE_CHECKING:
@@ -44,18 +44,23 @@ EX_TEMPFAIL, EX_CONFIG = 75, 78
 _DEATHS, _WINDOW = 5, 300.0
 _STOP_GRACE = 8.0
 
-ROLES: dict[str, tuple[type[superlink.SuperLink] | type[supernode.SuperNode], tuple[Level, ...]]] = {
+ROLES: dict[str, tuple[type[superlink.SuperLink | supernode.SuperNode], tuple[Level, ...]]] = {
     "superlink": (superlink.SuperLink, superlink.LEVELS),
     "supernode": (supernode.SuperNode, supernode.LEVELS),
 }
 
 
-class Stopped(BaseException):  # noqa: N818 - not an error
+class Stopped(BaseException):
     """SIGTERM or SIGINT arrived."""
 
 
 def run_role(name: str, home: Path, context_folder: Path) -> int:
     """Boot and watch over a role until a signal ends it. Returns the exit status."""
+    if name not in ROLES:
+        raise OneflowerError(
+            f"ONEFLOWER_ROLE is {name!r} in the context; expected superlink or supernode.",
+            "Instantiate the VM through oneflower's service template.",
+        )
     private_directory(home)
     journal = Journal(name, home / "status.json")
     role: Role | None = None
@@ -173,9 +178,8 @@ def _show_status(home: Path, *, as_json: bool) -> int:
         print(json.dumps(status, indent=1))  # noqa: T201 - the command's output
     else:
         causes = "".join(f"\n  {cause}" for cause in status["causes"])
-        print(f"{status['role']}: {status['health']}{causes}")  # noqa: T201
-        for step in status["steps"]:
-            print(f"  {step['name']:12} {step['outcome']:12} {step['seconds']:7.2f} s  {step['detail']}")  # noqa: T201
+        rows = (f"  {s['name']:12} {s['outcome']:12} {s['seconds']:7.2f} s  {s['detail']}" for s in status["steps"])
+        print("\n".join([f"{status['role']}: {status['health']}{causes}", *rows]))  # noqa: T201
     return ExitCode.OK if status["health"] in (Health.DONE, Health.DEGRADED) else ExitCode.DEPLOY_FAILED
 
 
@@ -209,9 +213,6 @@ def main() -> None:
         name = options.command
         if name == "boot":
             name = read_context(options.context).get("ONEFLOWER_ROLE", "")
-        if name not in ROLES:
-            raise OneflowerError(f"ONEFLOWER_ROLE is {name!r} in the context; expected superlink or supernode.",
-                                 "Use the VM templates that `oneflower register` makes.")  # fmt: skip
         sys.exit(run_role(name, options.home, options.context))
     except Stopped:
         sys.exit(ExitCode.OK)

@@ -14,7 +14,6 @@ import time
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from oneflower_appliance.backoff import Backoff
@@ -24,6 +23,7 @@ from oneflower_appliance.onegate import OneGateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from oneflower_appliance.onegate import OneGate
     from oneflower_appliance.parameters import Settings

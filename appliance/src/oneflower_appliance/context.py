@@ -1,4 +1,4 @@
-"""Reads context.sh, the file through which OpenNebula tells a virtual machine who it is, without executing it.
+r"""Reads context.sh, the file through which OpenNebula tells a virtual machine who it is, without executing it.
 
 OpenNebula writes one `KEY='value'` per context entry, keys in alphabetical order, always single-quoted; an embedded
 quote is written as `'\\''` and newlines stay raw inside the quotes. Nothing else is accepted here: a file that needs
@@ -8,9 +8,12 @@ a shell to be understood is refused with the line that is at fault.
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _BLANK = re.compile(r"[ \t]*(?:#[^\n]*)?(?:\n|\Z)")
 _ASSIGNMENT = re.compile(

@@ -35,6 +35,7 @@ class FrontDoor:
         self._control = control
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on to whom it is for, or refuse it."""
         if scope["type"] == "lifespan":
             await self._flower(scope, receive, send)
         elif scope["type"] == "http":
@@ -81,7 +82,7 @@ def peer_uid(client: Address, server: Address) -> int | None:
 
 def _hexadecimal(address: Address, *, mapped: bool) -> str:
     ip = ipaddress.ip_address(address[0])
-    if ip.version == 4 and mapped:  # noqa: PLR2004
+    if ip.version == 4 and mapped:
         ip = ipaddress.ip_address(f"::ffff:{ip}")
     packed = ip.packed
     words = struct.unpack(f">{len(packed) // 4}I", packed)

@@ -171,15 +171,15 @@ class Probe:
 
         Raises `OSError` (`ssl.SSLError` among them) when there is no connection.
         """
-        return self._status(address, "/health") == 200 and self._status(address, "/v1/fleet/pull-messages", b"") == 401  # noqa: PLR2004
+        return self._status(address, "/health") == 200 and self._status(address, "/v1/fleet/pull-messages", b"") == 401
 
     def control_answers(self, address: str) -> bool:
         """Whether the Control API lists nodes there. Raises `OSError` when there is no connection."""
-        return self._status(address, "/v1/control/list-nodes", b"") == 200  # noqa: PLR2004
+        return self._status(address, "/v1/control/list-nodes", b"") == 200
 
     def lists_online(self, address: str, node_id: str) -> bool:
         """Whether the SuperLink lists the SuperNode as online. Raises `OSError` when there is no connection."""
-        return self._status(address, f"/health/supernode/{node_id}") == 200  # noqa: PLR2004
+        return self._status(address, f"/health/supernode/{node_id}") == 200
 
 
 def node_id_in(line: str) -> str | None:
@@ -196,7 +196,7 @@ _CAUSES = (
      "A port that Flower needs is already in use on this machine.", "Stop the program that listens there."),
     (r"CERTIFICATE_VERIFY_FAILED|certificate verify failed",
      "The SuperLink's certificate is not signed by the CA that this machine trusts.",
-     "Give this SuperNode the ca.crt of that SuperLink (FL_SSL_CA_CERTFILE), or leave it empty to use the published one."),
+     "Give this SuperNode the ca.crt of that SuperLink (FL_SSL_CA_CERTFILE), or none, to use the published one."),
     (r"must be registered via the CLI", "The SuperLink does not know this SuperNode's key.",
      "Register its public key with `flwr supernode register`."),
     (r"unable to open database file|disk I/O error|readonly database|No space left|Read-only file system",
@@ -261,7 +261,7 @@ def _run_superlink(fleet: tuple[str, int], runs: Path) -> None:
     control = (options["--host"], int(options["--port"]))
     sockets = [_listen(control), _listen(fleet)]
     _set_log_level()
-    uvicorn = importlib.import_module("uvicorn")
+    uvicorn: Any = importlib.import_module("uvicorn")
 
     def serve(app: Any, **settings: Any) -> None:
         from oneflower_appliance.door import FrontDoor  # noqa: PLC0415 - only here is starlette needed

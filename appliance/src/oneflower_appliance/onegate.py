@@ -1,4 +1,4 @@
-"""The guest's side of OneGate, OpenNebula's door from a virtual machine to its own service.
+r"""The guest's side of OneGate, OpenNebula's door from a virtual machine to its own service.
 
 Facts this rests on (OpenNebula 7.4): requests carry X-ONEGATE-TOKEN and X-ONEGATE-VMID; `GET /service` without
 `extended` costs the server no look-up per VM; `deploy_id` is an integer while every id in a VM is a string; a PUT is
@@ -124,7 +124,7 @@ class OneGate:
                 "The token in token.txt does not belong to this VM: instantiate the VM again, with TOKEN=YES.",
                 heals=False,
             )
-        outside = status == 400 and "does not contain" not in reason  # noqa: PLR2004
+        outside = status == 400 and "does not contain" not in reason
         return OneGateError(
             f"OneGate at {self.endpoint} answered {status}: {reason}.",
             "Check that this VM belongs to a OneFlow service." if outside else "See the OneGate server's log.",

@@ -121,7 +121,7 @@ _CONVERTERS: dict[Kind, Callable[[str], Value]] = {
 def split_address(address: str) -> tuple[str, int]:
     """Split `host:port` (IPv6 hosts in brackets). Raises `ValueError`."""
     host, separator, port = address.rpartition(":")
-    if not separator or not host or not re.fullmatch(r"\d{1,5}", port) or not 1 <= int(port) <= 65535:  # noqa: PLR2004
+    if not separator or not host or not re.fullmatch(r"\d{1,5}", port) or not 1 <= int(port) <= 65535:
         raise ValueError(address)
     bare = host.removeprefix("[").removesuffix("]")
     if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", bare):
@@ -238,7 +238,7 @@ _SUPERLINK = [
     Parameter("FL_NUM_MALICIOUS", Level.SUPERLINK, Kind.NUMBER, "0", "Krum, MultiKrum, Bulyan: bad nodes tolerated",
               "an integer of at least 0", check=_NOT_NEGATIVE, planned=_STRATEGY),
     Parameter("FL_TRIM_BETA", Level.SUPERLINK, Kind.FLOAT, "0.2", "FedTrimmedAvg: share cut off at each end",
-              "a number above 0 and below 0.5", check=_number(lambda b: 0 < b < 0.5), planned=_STRATEGY),  # noqa: PLR2004
+              "a number above 0 and below 0.5", check=_number(lambda b: 0 < b < 0.5), planned=_STRATEGY),
     Parameter("FL_CHECKPOINT_ENABLED", Level.SUPERLINK, Kind.BOOLEAN, "NO", "Save the global model while training",
               "YES or NO", planned=_CHECKPOINTS),
     Parameter("FL_CHECKPOINT_INTERVAL", Level.SUPERLINK, Kind.NUMBER, "5", "Rounds between two checkpoints",
@@ -265,7 +265,7 @@ _SUPERLINK = [
               planned=_METRICS),
     Parameter("FL_METRICS_PORT", Level.SUPERLINK, Kind.NUMBER, "9101", "Port of the exporter",
               f"a port from 1024 to 65535 that Flower does not use ({', '.join(map(str, FLOWER_PORTS))})",
-              check=_number(lambda p: 1024 <= p <= 65535 and p not in FLOWER_PORTS),  # noqa: PLR2004
+              check=_number(lambda p: 1024 <= p <= 65535 and p not in FLOWER_PORTS),
               planned=_METRICS),
 ]  # fmt: skip
 
@@ -392,9 +392,7 @@ class Settings(Mapping[str, str]):
         return {name: raw for name, raw in self._raw.items() if PARAMETERS[name].level is level}
 
 
-def resolve(
-    given: Mapping[str, str], levels: Iterable[Level] = tuple(Level), bounds: Bounds | None = None
-) -> Settings:
+def resolve(given: Mapping[str, str], levels: Iterable[Level] = tuple(Level), bounds: Bounds | None = None) -> Settings:
     """Return the settings of `levels`: `given` over the defaults, each checked, and all rules between them.
 
     Raises `InvalidParametersError` with every problem found, not only the first.

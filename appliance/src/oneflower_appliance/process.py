@@ -32,9 +32,7 @@ def die_with_parent(parent: int) -> None:
 class Child:
     """A program whose output is read line by line as it comes. Its last lines are kept to say why it ended."""
 
-    def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], on_line: Callable[[str], None]
-    ) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], on_line: Callable[[str], None]) -> None:
         inherited = {key: os.environ[key] for key in _KEPT if key in os.environ}
         self.tail: deque[str] = deque(maxlen=40)
         self.ended = threading.Event()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import logging
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oneflower_appliance import flower, tls
@@ -20,6 +18,9 @@ from oneflower_appliance.partition import Partitions
 from oneflower_appliance.process import Child
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
     from oneflower_appliance.boot import Machine
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,6 @@ from oneflower_appliance.process import Child
 from oneflower_appliance.superlink import log_flower, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from oneflower_appliance.boot import Machine
@@ -128,7 +127,7 @@ class SuperNode:
         tls.check_ca(pem, source)
         write_atomic(self._ca_path, pem, SHARED)
         self._greet()
-        return f"the CA from {source.split(',')[0]}"
+        return f"the CA from {source.split(',', maxsplit=1)[0]}"
 
     @property
     def _ca_path(self) -> Path:
@@ -224,7 +223,10 @@ class SuperNode:
 
     def _online(self) -> str:
         probe, endpoint = self._probe, self._superlink["FL_ENDPOINT"]
-        online: Callable[[], bool] = lambda: bool(self._node_id) and probe.lists_online(endpoint, self._node_id)  # noqa: E731
+
+        def online() -> bool:
+            return bool(self._node_id) and probe.lists_online(endpoint, self._node_id)
+
         wait_for(self.child, online, "The SuperLink did not list this SuperNode as online")
         return f"node {self._node_id}"
 

@@ -10,7 +10,6 @@ import base64
 import datetime
 import ipaddress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -24,6 +23,7 @@ from oneflower_appliance.files import SHARED, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
@@ -66,9 +66,7 @@ def make_certificates(folder: Path, names: Sequence[Name]) -> Certificates:
         .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
-        )
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
     write_atomic(paths.key, _private_pem(key))
@@ -150,9 +148,7 @@ def _still_fits(paths: Certificates, names: Sequence[Name]) -> bool:
         return False
     fresh = datetime.datetime.now(datetime.UTC) + _MARGIN < certificate.not_valid_after_utc
     return (
-        fresh
-        and {_general_name(name) for name in names} <= set(held)
-        and key.public_key() == certificate.public_key()
+        fresh and {_general_name(name) for name in names} <= set(held) and key.public_key() == certificate.public_key()
     )
 
 
@@ -208,16 +204,16 @@ def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _public_der(key: PrivateKeyTypes) -> bytes:
-    return key.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    return key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def _load_certificates(pem: bytes, source: str) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(pem)
     except ValueError as error:
-        raise OneflowerError(f"{source} holds no PEM certificate that can be read.", "Give base64 of a PEM file.") from error
+        raise OneflowerError(
+            f"{source} holds no PEM certificate that can be read.", "Give base64 of a PEM file."
+        ) from error
 
 
 def _load_key(pem: bytes) -> PrivateKeyTypes:

@@ -20,7 +20,8 @@ Name = Annotated[str | None, typer.Argument(help="Name or id of the federation; 
 Format = Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")]
 Timeout = Annotated[float, typer.Option(min=1, help="Seconds to wait at most.")]
 Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set a variable (docs/parameters.md). Repeatable.")
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Set a variable (docs/parameters.md). Repeatable."),
 ]
 Supernodes = Annotated[int, typer.Option("--supernodes", "-n", help="How many SuperNodes.")]
 
@@ -47,11 +48,15 @@ def up(
     output: Format = Output.TEXT,
 ) -> None:
     """Deploy a federation: one SuperLink, then its SuperNodes, and wait until every one of them is ready."""
-    federation, status = deploy(name, supernodes, pairs(settings or (), "--set"), (min_vms, max_vms), timeout, keep=keep)
+    federation, status = deploy(
+        name, supernodes, pairs(settings or (), "--set"), (min_vms, max_vms), timeout, keep=keep
+    )
     if output is Output.JSON:
         screen.show_json(status)
     else:
-        screen.show(f"Federation {federation.name} is ready: SuperLink {status.endpoint}, {status.supernodes} SuperNodes.")
+        screen.show(
+            f"Federation {federation.name} is ready: SuperLink {status.endpoint}, {status.supernodes} SuperNodes."
+        )
         screen.show(f"Train with: oneflower run image-classification --federation {federation.name}")
 
 
@@ -80,7 +85,9 @@ def deploy(
             return federation, federation.wait_ready(timeout, progress.update)
     except BaseException:
         if keep:
-            screen.say(f"Left as it is (--keep). Look with `oneflower logs {name}`; remove with `oneflower down {name}`.")
+            screen.say(
+                f"Left as it is (--keep). Look with `oneflower logs {name}`; remove with `oneflower down {name}`."
+            )
         else:
             _show_consoles(federation)
             with screen.step(f"rolling back: removing {name}"):
@@ -129,8 +136,13 @@ def show(name: Name = None, output: Format = Output.TEXT) -> None:
     if output is Output.JSON:
         screen.show_json(status)
         return
-    screen.show(f"{status.name} (service {status.id}): {status.state}, {_ready(status)} of {len(status.vms)} machines ready")
-    screen.show(f"SuperLink {status.endpoint or 'not ready'}, Control API {status.control or '-'}, Flower {status.version or '-'}")
+    screen.show(
+        f"{status.name} (service {status.id}): {status.state}, {_ready(status)} of {len(status.vms)} machines ready"
+    )
+    screen.show(
+        f"SuperLink {status.endpoint or 'not ready'}, Control API {status.control or '-'}, "
+        f"Flower {status.version or '-'}"
+    )
     rows = [
         (vm.id, vm.name, vm.state, "yes" if vm.ready else "no", vm.ip, vm.partition or "-", vm.node_id or "-", vm.error)
         for vm in status.vms

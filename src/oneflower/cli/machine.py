@@ -25,7 +25,9 @@ _DISK, _MEMORY = 2, 2
 Check = tuple[str, str, str]
 
 
-def doctor(output: Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")] = Output.TEXT) -> None:
+def doctor(
+    output: Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")] = Output.TEXT,
+) -> None:
     """Check whether this machine can run a federation, and say what to do where it cannot."""
     checks = list(_checks())
     if output is Output.JSON:
@@ -46,7 +48,11 @@ def _checks() -> Iterator[Check]:
     if sys.platform == "linux":
         yield "ok", "operating system", "Linux"
     else:
-        yield "fail", "operating system", f"{sys.platform}: the local cloud needs Linux; OpenNebula can be used from here"
+        yield (
+            "fail",
+            "operating system",
+            f"{sys.platform}: the local cloud needs Linux; OpenNebula can be used from here",
+        )
     try:
         with socket.socket() as probe:
             probe.bind(("127.77.77.77", 0))
@@ -76,7 +82,9 @@ def _available_memory() -> int:
 
 
 @local.command()
-def status(output: Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")] = Output.TEXT) -> None:
+def status(
+    output: Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")] = Output.TEXT,
+) -> None:
     """Say whether the daemon runs, where, and how foreign tools reach it."""
     from oneflower.local import daemon  # noqa: PLC0415
     from oneflower.local.home import LocalHome  # noqa: PLC0415
@@ -84,7 +92,11 @@ def status(output: Annotated[Output, typer.Option("--output", "-o", help="How to
     home = LocalHome.of_user()
     found = daemon.find(home)
     if output is Output.JSON:
-        about = {"pid": found.pid, "oneflow": found.oneflow, "onegate": found.onegate, "xmlrpc": found.xmlrpc} if found else None
+        about = (
+            {"pid": found.pid, "oneflow": found.oneflow, "onegate": found.onegate, "xmlrpc": found.xmlrpc}
+            if found
+            else None
+        )
         screen.show_json({"running": found is not None, "state": home.state, "daemon": about})
     elif found is None:
         screen.show("The local cloud is not running; the next command that needs it starts it.")

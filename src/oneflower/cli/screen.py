@@ -12,7 +12,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -98,7 +98,7 @@ class DeployProgress:
         self._console = console()
         self._live: Any = None
 
-    def __enter__(self) -> DeployProgress:
+    def __enter__(self) -> Self:
         if self._console.is_terminal:
             from rich.live import Live  # noqa: PLC0415
 
@@ -173,4 +173,4 @@ def _number(value: float | None) -> str:
 def show_files(model: Path | None, metrics: Path | None, plot: Path | None) -> None:
     """Name the files that a run left."""
     for name, path in (("model", model), ("metrics", metrics), ("plot", plot)):
-        show(f"{name:8} {path if path else 'none: the app trained no global model through a strategy'}")
+        show(f"{name:8} {path or 'none: the app trained no global model through a strategy'}")

@@ -23,7 +23,9 @@ _RESULTS = Path("oneflower-results")
 
 def run(
     app: Annotated[str, typer.Argument(metavar="APP", help="Folder of a Flower app, or a pre-built one by name.")],
-    federation: Annotated[str | None, typer.Option("--federation", "-f", help="Which; may be left out for one.")] = None,
+    federation: Annotated[
+        str | None, typer.Option("--federation", "-f", help="Which; may be left out for one.")
+    ] = None,
     rounds: Rounds = None,
     config: Annotated[
         list[str] | None, typer.Option("--config", "-c", metavar="KEY=VALUE", help="Run config of the app. Repeatable.")

@@ -118,9 +118,7 @@ class Cloud:
 
     def scale_service(self, number: int, role: str, cardinality: int) -> None:
         """Scale a role, within its bounds. `force` must be sent: without it OneFlow fails."""
-        self._call(
-            "POST", f"/service/{number}/scale", {"role_name": role, "cardinality": cardinality, "force": False}
-        )
+        self._call("POST", f"/service/{number}/scale", {"role_name": role, "cardinality": cardinality, "force": False})
 
     # -- the core ----------------------------------------------------------------------------------------------------
 

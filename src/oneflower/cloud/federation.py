@@ -21,7 +21,16 @@ STATES = ("PENDING", "DEPLOYING", "RUNNING", "UNDEPLOYING", "WARNING", "DONE", "
           "SCALING", "FAILED_SCALING", "COOLDOWN", "DEPLOYING_NETS", "UNDEPLOYING_NETS", "FAILED_DEPLOYING_NETS",
           "FAILED_UNDEPLOYING_NETS", "HOLD")  # fmt: skip
 _LCM_FAILURES = {36: "boot failure", 39: "prolog failure", 16: "unknown"}
-_VM_STATES = {1: "pending", 2: "hold", 3: "active", 4: "stopped", 5: "suspended", 6: "done", 8: "poweroff", 9: "undeployed"}
+_VM_STATES = {
+    1: "pending",
+    2: "hold",
+    3: "active",
+    4: "stopped",
+    5: "suspended",
+    6: "done",
+    8: "poweroff",
+    9: "undeployed",
+}
 _ACTIVE, _RUNNING = 3, 3
 _PULSE = 0.2
 
@@ -97,7 +106,9 @@ class Federation:
         for federation in known:
             if name in (federation.name, str(federation.id)):
                 return federation
-        raise OneflowerError(f"There is no federation called {name!r}.", "`oneflower ls` shows those there are.", ExitCode.NOT_FOUND)
+        raise OneflowerError(
+            f"There is no federation called {name!r}.", "`oneflower ls` shows those there are.", ExitCode.NOT_FOUND
+        )
 
     @classmethod
     def all(cls, cloud: Cloud) -> Iterator[Federation]:
@@ -113,7 +124,8 @@ class Federation:
     ) -> Federation:
         """Check everything, then ask the cloud for a federation. Returns at once; `wait_ready` waits.
 
-        `template` returns the id of the service template (see `register`). Raises `OneflowerError` (and has started nothing) when a setting is wrong or the name is taken.
+        `template` returns the id of the service template (see `register`). Raises `OneflowerError`, and has started
+        nothing, when a setting is wrong or the name is taken.
         """
         wanted = resolve(settings, bounds=bounds)
         if any(known.name == name for known in cls.all(cloud)):
@@ -131,9 +143,7 @@ class Federation:
         if document is None:
             raise OneflowerError(f"The federation {self.name!r} is gone.", "Somebody deleted it.", ExitCode.NOT_FOUND)
         body = document["TEMPLATE"]["BODY"]
-        homes = {
-            node["deploy_id"]: role["name"] for role in body["roles"] for node in role.get("nodes") or ()
-        }
+        homes = {node["deploy_id"]: role["name"] for role in body["roles"] for node in role.get("nodes") or ()}
         found = self.cloud.vms(homes)
         vms = tuple(_vm_status(found[number], role) for number, role in homes.items() if number in found)
         link = next((found[n].attributes for n, role in homes.items() if role == COORDINATOR and n in found), {})
@@ -169,7 +179,9 @@ class Federation:
             if done(status):
                 return status
             if status.failure:
-                raise OneflowerError(f"The federation {self.name!r} failed.\n{status.failure}", "", ExitCode.DEPLOY_FAILED)
+                raise OneflowerError(
+                    f"The federation {self.name!r} failed.\n{status.failure}", "", ExitCode.DEPLOY_FAILED
+                )
             if time.monotonic() > deadline:
                 waiting = ", ".join(vm.name for vm in status.vms if not vm.ready) or status.state
                 raise OneflowerError(

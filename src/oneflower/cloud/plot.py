@@ -24,7 +24,7 @@ def plot_convergence(rows: Sequence[RunRow], title: str, path: Path) -> None:
     axes = figure.add_subplot()
     axes.set_title(title)
     axes.set_xlabel("round")
-    axes.set_xticks([row.round for row in rows] if len(rows) <= 20 else [])  # noqa: PLR2004
+    axes.set_xticks([row.round for row in rows] if len(rows) <= 20 else [])
     for name, axis in (("loss", axes), ("accuracy", axes.twinx())):
         points = [(row.round, value) for row in rows if (value := getattr(row, name)) is not None]
         axis.set_ylabel(name, color=_COLOURS[name])

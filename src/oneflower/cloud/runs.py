@@ -124,7 +124,12 @@ class SuperLinkDoor:
                 lines.append("insecure = true")
             write_atomic(home / "config.toml", "\n".join(lines) + "\n")
             kept = {key: os.environ[key] for key in ("HOME", "LANG", "PATH") if key in os.environ}
-            quiet = {"FLWR_HOME": folder, "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "NO_COLOR": "1"}
+            quiet = {
+                "FLWR_HOME": folder,
+                "FLWR_TELEMETRY_ENABLED": "0",
+                "FLWR_DISABLE_UPDATE_CHECK": "1",
+                "NO_COLOR": "1",
+            }
             text = run_program([str(self.flwr), *arguments, "--format", "json"], "ask Flower", kept | quiet)
         try:
             answer: dict[str, Any] = json.loads(text[text.index("{") :])

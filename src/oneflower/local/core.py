@@ -89,7 +89,7 @@ def core_app(engine: Engine, secret: str) -> Starlette:
         try:
             return True, methods[method](*params[1:]), 0
         except CloudError as error:
-            return False, error.message, _ENO_EXISTS if error.status == 404 else _EXMLRPCAPI  # noqa: PLR2004
+            return False, error.message, _ENO_EXISTS if error.status == 404 else _EXMLRPCAPI
         except (TypeError, ValueError) as error:
             return False, f"[{method}] {error}", _EXMLRPCAPI
 

@@ -41,7 +41,7 @@ def find(home: LocalHome) -> Daemon | None:
 
 
 def connect(home: LocalHome) -> Daemon:
-    """Return the running daemon, starting one if need be; one of another version is replaced (machines keep running)."""
+    """Return the running daemon, starting one if need be; one of another version is replaced, its machines stay."""
     home.make()
     record = _record(home)
     if record and _running(home):

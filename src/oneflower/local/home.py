@@ -1,4 +1,4 @@
-"""Where the local cloud keeps things: state that matters under the user's state folder, what can be rebuilt under the cache."""
+"""Where the local cloud keeps things: what matters in the user's state folder, what can be rebuilt in the cache."""
 
 from __future__ import annotations
 

@@ -46,22 +46,28 @@ class Init:
     def run(self) -> None:
         """Keep the agent running until SIGTERM."""
         pause = 1.0
-        while not self._stopping:
+        while True:
             started = time.monotonic()
             status = self._run_agent()
             self._clear()
             if self._stopping:
                 return
-            pause = 1.0 if time.monotonic() - started > 60 else min(pause * 2, LONGEST_PAUSE)  # noqa: PLR2004
+            pause = 1.0 if time.monotonic() - started > 60 else min(pause * 2, LONGEST_PAUSE)
             if status == EX_CONFIG:
                 say("the agent refused its settings; waiting to be shut down")
                 pause = float("inf")
             else:
                 say(f"the agent ended with status {status}; starting it again in {pause:.0f} s")
-            deadline = time.monotonic() + pause
-            while not self._stopping and time.monotonic() < deadline:
-                self._sleep(deadline - time.monotonic())
-                self._reap()
+            if self._rest(pause):
+                return
+
+    def _rest(self, seconds: float) -> bool:
+        """Wait, reaping what ends. Returns whether SIGTERM came."""
+        deadline = time.monotonic() + seconds
+        while not self._stopping and time.monotonic() < deadline:
+            self._sleep(deadline - time.monotonic())
+            self._reap()
+        return self._stopping
 
     def _run_agent(self) -> int:
         agent = subprocess.Popen(self._command, stdin=subprocess.DEVNULL)
@@ -85,7 +91,7 @@ class Init:
             pass
 
     def _reap(self) -> list[tuple[int, int]]:
-        ended = []
+        ended: list[tuple[int, int]] = []
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)

@@ -192,12 +192,15 @@ class Engine:
             service.enter(ServiceState.SCALING)
         elif service.state not in (ServiceState.SCALING, ServiceState.UNDEPLOYING):
             raise CloudError(500, f"Service cannot be recovered in state: {service.state.name}")
+        self._restart_failed(service)
+        self.advance(service)
+
+    def _restart_failed(self, service: Document) -> None:
         for role in service.roles:
             for vm in self._vms_of(role):
-                if not vm.running and self.host is not None:
-                    vm.error = ""
+                if vm.failed and self.host is not None:
+                    vm.lcm_state, vm.error = LcmState.PROLOG, ""
                     self.host.start(vm)
-        self.advance(service)
 
     def scale(self, number: int, name: str, cardinality: int, *, force: bool) -> None:
         """Change how many VMs a role has; on the way down the oldest go."""
@@ -214,7 +217,9 @@ class Engine:
                 raise CloudError(500, f"Can't scale service {number}: Maximum cardinality is {role['max_vms']}")
         if cardinality == role["cardinality"]:
             raise CloudError(500, f"Cardinality of {name} is already at {cardinality}")
-        service.note(f"Role {name} scaling {'up' if cardinality > role['cardinality'] else 'down'} to {cardinality} nodes")
+        service.note(
+            f"Role {name} scaling {'up' if cardinality > role['cardinality'] else 'down'} to {cardinality} nodes"
+        )
         role["scale_way"] = int(cardinality < role["cardinality"])
         role["cardinality"] = cardinality
         role["state"] = int(RoleState.SCALING)
@@ -323,7 +328,9 @@ class Engine:
     def _new_vm(self, service: Document, role: dict[str, Any], base: dict[str, Any], name: str) -> Vm:
         assert self.host is not None  # noqa: S101 - set before the first request is served
         merged = _over(base, role.get("template_contents") or {})
-        user = {key: value for key, value in merged.items() if key not in _ATTRIBUTES_OF_A_VM and isinstance(value, str)}
+        user = {
+            key: value for key, value in merged.items() if key not in _ATTRIBUTES_OF_A_VM and isinstance(value, str)
+        }
         user |= {"SERVICE_ID": str(service.id), "ROLE_NAME": role["name"]}
         number = self._store.next_id("vm")
         ip = self.host.address({vm.ip for vm in self.vms.values()})

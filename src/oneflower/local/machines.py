@@ -17,7 +17,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -30,7 +30,7 @@ from oneflower_appliance.files import private_directory, write_atomic
 from oneflower_appliance.parameters import FLOWER_TESTED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from oneflower.local.home import LocalHome
     from oneflower.local.lifecycle import Engine
@@ -91,8 +91,8 @@ class Machines:
         """Shut a machine down for good and remove its disk."""
         self._do(self._shut_down(vm, hard=hard))
 
-    def _do(self, work: object) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[arg-type]
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -177,7 +177,9 @@ class Machines:
         reboots = [moment for moment in self._reboots.get(vm.id, []) if now - moment < _WINDOW]
         self._reboots[vm.id] = [*reboots, now]
         if len(reboots) >= _REBOOTS:
-            self._engine.vm_lost(vm, f"The machine went down {_REBOOTS} times within {_WINDOW / 60:.0f} minutes; left off.")
+            self._engine.vm_lost(
+                vm, f"The machine went down {_REBOOTS} times within {_WINDOW / 60:.0f} minutes; left off."
+            )
             return
         await asyncio.sleep(_REBOOT_PAUSE)
         if vm.id in self._engine.vms and vm.state is VmState.POWEROFF:

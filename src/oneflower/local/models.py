@@ -82,9 +82,10 @@ class Document:
 
     def wire(self) -> dict[str, Any]:
         """Return the document as OneFlow sends it: ids and permissions are strings, the body keeps its types."""
-        bits = dict.fromkeys(
-            [f"{who}_{what}" for who in ("OWNER", "GROUP", "OTHER") for what in "UMA"], "0"
-        ) | {"OWNER_U": "1", "OWNER_M": "1"}
+        bits = dict.fromkeys([f"{who}_{what}" for who in ("OWNER", "GROUP", "OTHER") for what in "UMA"], "0") | {
+            "OWNER_U": "1",
+            "OWNER_M": "1",
+        }
         return {
             "DOCUMENT": {
                 "ID": str(self.id), "UID": "0", "GID": "0", "UNAME": "oneadmin", "GNAME": "oneadmin",

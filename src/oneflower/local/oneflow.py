@@ -1,4 +1,4 @@
-"""OneFlow's REST interface. Replies are text/html holding pretty-printed JSON, errors plain text, as the server has it."""
+"""OneFlow's REST interface. As the server has it, replies are text/html holding pretty JSON, errors plain text."""
 
 from __future__ import annotations
 

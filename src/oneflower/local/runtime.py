@@ -94,7 +94,11 @@ def _build(folder: Path, version: str, framework: str) -> None:
         listed.write(requirements(version, framework))
         listed.flush()
         environment = {**os.environ, "UV_NO_CONFIG": "1"}
-        run([uv, "venv", "--quiet", "--clear", "--no-project", "--python", sys.executable, str(folder)], what, environment)
+        run(
+            [uv, "venv", "--quiet", "--clear", "--no-project", "--python", sys.executable, str(folder)],
+            what,
+            environment,
+        )
         run(
             [uv, "pip", "install", "--quiet", "--python", str(folder / "bin" / "python"), "--compile-bytecode",
              "--requirement", listed.name],
@@ -121,7 +125,9 @@ def _lay_appliance(home: LocalHome) -> Path:
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)
         if not target.exists():
-            raise OneflowerError(f"Cannot write {target}: {error}.", "Free some disk space.", ExitCode.ENVIRONMENT) from error
+            raise OneflowerError(
+                f"Cannot write {target}: {error}.", "Free some disk space.", ExitCode.ENVIRONMENT
+            ) from error
     return target
 
 

@@ -57,14 +57,18 @@ def _check_role(role: Any) -> dict[str, Any]:
     if not isinstance(role.get("parents") or [], list):
         raise CloudError(400, "KEY: 'parents' must be an Array;")
     _enumerated(role, "shutdown_action", _SHUTDOWN)
+    _check_bounds(role)
+    if role.get("elasticity_policies") or role.get("scheduled_policies"):
+        raise CloudError(501, "The local cloud does not implement scaling policies")
+    return role
+
+
+def _check_bounds(role: dict[str, Any]) -> None:
     least, most, number = role.get("min_vms"), role.get("max_vms"), role["cardinality"]
     if least is not None and number < least:
         raise CloudError(400, f"Role '{role['name']}' 'cardinality' must be greater than or equal to 'min_vms'")
     if most is not None and number > most:
         raise CloudError(400, f"Role '{role['name']}' 'cardinality' must be lower than or equal to 'max_vms'")
-    if role.get("elasticity_policies") or role.get("scheduled_policies"):
-        raise CloudError(501, "The local cloud does not implement scaling policies")
-    return role
 
 
 def _require(data: dict[str, Any], key: str, kind: type, name: str) -> None:
@@ -109,8 +113,7 @@ def check_inputs(template: dict[str, Any], merge: dict[str, Any]) -> None:
         if not isinstance(roles, list) or not roles:
             raise CloudError(
                 400,
-                f"The Service template specifies user inputs for the role {role['name']} "
-                "but no values have been found",
+                f"The Service template specifies user inputs for the role {role['name']} but no values have been found",
             )
         given = next((entry for entry in roles if entry.get("name") == role["name"]), None)
         if given is not None:

@@ -1,4 +1,4 @@
-"""The daemon: OneFlow, OneGate and XML-RPC in one process, each on its standard port of the cloud's own loopback address."""
+"""The daemon: OneFlow, OneGate and XML-RPC in one process, on their standard ports of the cloud's own address."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -47,15 +47,22 @@ class ByPort:
         self._applications = applications
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; there are no WebSockets and no lifespan here."""
         if scope["type"] == "http":
             await self._applications[scope["server"][1]](scope, receive, send)
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn without its own signal handlers."""
+    """Uvicorn without its own signal handlers, which says when it listens."""
+
+    on_start: Callable[[], None]
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.on_start()
 
     @contextlib.contextmanager
-    def capture_signals(self):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    def capture_signals(self) -> Iterator[None]:
         yield
 
 
@@ -113,17 +120,14 @@ async def serve(home: LocalHome) -> None:
     machines.adopt()
     engine.resume()
     idle = asyncio.create_task(_leave_when_idle(engine, server))
-    started = asyncio.create_task(_announce(home, server, address, secret))
+    server.on_start = lambda: _announce(home, address, secret)
     await server.serve(sockets=sockets)
     idle.cancel()
-    started.cancel()
     home.record.unlink(missing_ok=True)
     store.close()
 
 
-async def _announce(home: LocalHome, server: uvicorn.Server, address: str, secret: str) -> None:
-    while not server.started:
-        await asyncio.sleep(0.005)
+def _announce(home: LocalHome, address: str, secret: str) -> None:
     record = {
         "pid": os.getpid(),
         "build": build_id(),

@@ -75,9 +75,7 @@ class Store:
     def vms(self) -> list[Vm]:
         """Return all VMs that are not DONE."""
         rows = (json.loads(body) for (body,) in self._db.execute("SELECT body FROM vm ORDER BY id"))
-        return [
-            Vm(**(row | {"state": VmState(row["state"]), "lcm_state": LcmState(row["lcm_state"])})) for row in rows
-        ]
+        return [Vm(**(row | {"state": VmState(row["state"]), "lcm_state": LcmState(row["lcm_state"])})) for row in rows]
 
     def save_vm(self, vm: Vm) -> None:
         """Insert or replace a VM."""

@@ -17,7 +17,13 @@ from oneflower_appliance.parameters import PARAMETERS, Kind
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_INFRASTRUCTURE = {*infrastructure(COORDINATOR), "READY_SCRIPT", "START_SCRIPT", "START_SCRIPT_BASE64", "ONEGATE_ENDPOINT"}
+_INFRASTRUCTURE = {
+    *infrastructure(COORDINATOR),
+    "READY_SCRIPT",
+    "START_SCRIPT",
+    "START_SCRIPT_BASE64",
+    "ONEGATE_ENDPOINT",
+}
 _TYPES = {*(str(kind) for kind in Kind), "password", "range", "range-float", "fixed", "list-multiple"}
 
 
@@ -73,7 +79,9 @@ class _Service:
     def __init__(self, data: dict[str, Any]) -> None:
         self.data = data
         entries = data.get("roles")
-        self.roles = [_Role(_mapping(role), index) for index, role in enumerate(entries if isinstance(entries, list) else [])]
+        self.roles = [
+            _Role(_mapping(role), index) for index, role in enumerate(entries if isinstance(entries, list) else [])
+        ]
         self.inputs = _mapping(data.get("user_inputs", data.get("custom_attrs")))
         self.compat6 = any("vm_template" in role.data or "vm_template_contents" in role.data for role in self.roles)
 
@@ -120,7 +128,11 @@ def _structure(service: _Service) -> Iterator[Found]:
     if not isinstance(service.data.get("name"), str):
         yield "service", "It has no name.", 'Add "name".'
     if not service.roles:
-        yield "service", "It has no roles, which OneFlow accepts and deploys as nothing.", "Add superlink and supernode."
+        yield (
+            "service",
+            "It has no roles, which OneFlow accepts and deploys as nothing.",
+            "Add superlink and supernode.",
+        )
     names = [role.name for role in service.roles]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"role {name}", "The name is used twice.", "Names are unique within a service."
@@ -251,7 +263,11 @@ def _infrastructure(service: _Service) -> Iterator[Found]:
     levels = [("service", service.inputs), *((role.where, role.inputs) for role in service.roles)]
     for where, inputs in levels:
         for key in sorted(_INFRASTRUCTURE & set(inputs)):
-            yield where, f"A tenant is asked for {key}, on which booting depends.", "Put it into template_contents.CONTEXT."
+            yield (
+                where,
+                f"A tenant is asked for {key}, on which booting depends.",
+                "Put it into template_contents.CONTEXT.",
+            )
 
 
 @_rule("token-missing")
@@ -323,11 +339,11 @@ def _input_problem(key: str, text: Any) -> str:
         return f"{parts[1]!r} is not a type of user input."
     if parts[1] == "list-multiple":
         return "OpenNebula's command-line tools refuse list-multiple."
-    if parts[1] == "list" and len(parts) == 5 and parts[4] not in parts[3].split(","):  # noqa: PLR2004
+    if parts[1] == "list" and len(parts) == 5 and parts[4] not in parts[3].split(","):
         return f"Its default {parts[4]!r} is not among its options."
     return ""
 
 
 def _default(text: Any) -> str:
     parts = text.split("|") if isinstance(text, str) else []
-    return parts[4].strip() if len(parts) == 5 else ""  # noqa: PLR2004
+    return parts[4].strip() if len(parts) == 5 else ""

@@ -55,14 +55,14 @@ def service_template(options: ServiceOptions) -> dict[str, Any]:
             "max_vms": bounds.maximum,
         },
     ]
-    dress = _role_of_6 if options.compat == 6 else _role_of_7  # noqa: PLR2004
+    dress = _role_of_6 if options.compat == 6 else _role_of_7
     return {
         "name": options.name,
         "description": "A Flower federation: one SuperLink, and SuperNodes that train on the data they hold.",
         "deployment": "straight",
         "ready_status_gate": True,
         "shutdown_action": "shutdown",
-        ("custom_attrs" if options.compat == 6 else "user_inputs"): _inputs(Level.SERVICE),  # noqa: PLR2004
+        ("custom_attrs" if options.compat == 6 else "user_inputs"): _inputs(Level.SERVICE),
         "roles": [dress(role, options) for role in roles],
     }
 

@@ -20,7 +20,6 @@ import io
 import json
 import logging
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +30,7 @@ from oneflower_appliance.files import SHARED, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from flwr.app import ArrayRecord, MetricRecord
 
@@ -79,7 +79,7 @@ class RunRecord:
         }
         if arrays:
             buffer = io.BytesIO()
-            np.savez(buffer, **{name: array.numpy() for name, array in arrays.items()})
+            np.savez(buffer, allow_pickle=False, **{name: array.numpy() for name, array in arrays.items()})
             self._save("model.npz", buffer.getvalue())
             summary["model"] = {
                 "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),

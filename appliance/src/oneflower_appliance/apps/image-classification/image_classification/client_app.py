@@ -23,7 +23,7 @@ def _share(context: Context) -> task.Split:
 def train(message: Message, context: Context) -> Message:
     """Train the global model on this node's share."""
     data = _share(context)
-    arrays = message.content["arrays"].to_numpy_ndarrays()
+    arrays = message.content.array_records["arrays"].to_numpy_ndarrays()
     seed = int(context.run_config["seed"]) + int(context.node_config["partition-id"])
     loss = task.train(arrays, data, int(context.run_config["local-epochs"]), seed)
     metrics = MetricRecord({"train_loss": loss, "num-examples": len(data.digits)})
@@ -34,6 +34,6 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Evaluate the global model on this node's share."""
     data = _share(context)
-    loss, accuracy = task.evaluate(message.content["arrays"].to_numpy_ndarrays(), data)
+    loss, accuracy = task.evaluate(message.content.array_records["arrays"].to_numpy_ndarrays(), data)
     metrics = MetricRecord({"loss": loss, "accuracy": accuracy, "num-examples": len(data.digits)})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)

@@ -48,8 +48,8 @@ def partition(data: Split, number: int, count: int, alpha: float, seed: int) -> 
         weights = rng.dirichlet([alpha] * count) if alpha > 0 else np.full(count, 1 / count)
         cuts = (np.cumsum(weights)[:-1] * len(indices)).round().astype(int)
         # The first share of each digit moves on by one, so that left-overs do not all go to the same node.
-        for share, part in enumerate(np.split(indices, cuts)):
-            shares[(share + digit) % count if alpha <= 0 else share].extend(part.tolist())
+        for position, part in enumerate(np.split(indices, cuts)):
+            shares[(position + digit) % count if alpha <= 0 else position].extend(part.tolist())
     for share in shares:
         if not share:
             share.append(max(shares, key=len).pop())

@@ -1,0 +1,41 @@
+# Everything runs through uv, which `scripts/bootstrap` finds or installs into .tools/.
+UV = scripts/uv
+RUN = $(UV) run --quiet --frozen
+
+.PHONY: help demo test check e2e bench docs lock clean
+help:
+	@echo "make demo    the whole job on this machine: deploy, train, show, save, clean up"
+	@echo "make test    all tests (make check, then those with real Flower processes)"
+	@echo "make check   linters, types, layers and the fast tests"
+	@echo "make bench   how fast, as ratios against the same processes started by hand"
+	@echo "make docs    write the generated pages of docs/ anew"
+	@echo "make lock    resolve all dependencies anew"
+
+demo:
+	@$(UV) run --quiet --frozen --no-dev oneflower demo
+
+test: check e2e
+
+check:
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) mypy
+	$(RUN) lint-imports
+	$(RUN) pytest -m "not e2e" -n 2 --cov=oneflower --cov=oneflower_appliance --cov-report=term:skip-covered
+
+e2e:
+	$(RUN) pytest -m e2e
+
+bench:
+	$(RUN) python scripts/bench.py
+
+docs:
+	$(RUN) python scripts/generate_docs.py
+
+lock:
+	$(UV) lock
+	printf 'flwr==1.41.0\nscikit-learn\n' | $(UV) pip compile --quiet --universal --python-version 3.11 --no-header \
+		--no-annotate --generate-hashes - -o src/oneflower/local/runtimes/flwr-1.41.0-sklearn.txt
+
+clean:
+	rm -rf .venv .tools .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage
