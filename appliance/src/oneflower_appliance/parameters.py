@@ -77,7 +77,8 @@ class Parameter:
         value = _CONVERTERS[self.kind](raw.strip())
         if self.options and value not in self.options:
             raise ValueError(raw)
-        if self.check is not None and value != "" and not self.check(value):
+        left_empty = value == self.default == ""
+        if self.check is not None and not left_empty and not self.check(value):
             raise ValueError(raw)
         return value
 

@@ -50,7 +50,7 @@ def connect(home: LocalHome) -> Daemon:
         stop(home)
     home.record.unlink(missing_ok=True)
     since = home.log.stat().st_size if home.log.exists() else 0
-    launch([sys.executable, "-m", "oneflower.local.server"], home.log)
+    launch([sys.executable, "-m", "oneflower.local.server", str(home.state), str(home.cache)], home.log)
     deadline = time.monotonic() + _START_LIMIT
     while time.monotonic() < deadline:
         if (record := _record(home)) and _running(home):

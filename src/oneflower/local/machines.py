@@ -81,11 +81,16 @@ class Machines:
         raise OneflowerError("No address is left for another machine.", "Delete a federation first.")
 
     def start(self, vm: Vm) -> None:
-        """Boot a machine; one without a guest of ours is up at once, and empty."""
-        if not _has_guest(vm):
-            self._engine.vm_running(vm)
+        """Boot a machine; one without a guest of ours is up at once, and runs nothing."""
+        if _has_guest(vm):
+            self._do(self._boot(vm))
             return
-        self._do(self._boot(vm))
+        try:
+            self._write_context(vm)
+        except OneflowerError as error:
+            self._engine.vm_failed(vm, error.sentence)
+        else:
+            self._engine.vm_running(vm)
 
     def stop(self, vm: Vm, *, hard: bool) -> None:
         """Shut a machine down for good and remove its disk."""
@@ -125,10 +130,7 @@ class Machines:
         return version, next((value["ML_FRAMEWORK"] for value in values if "ML_FRAMEWORK" in value), "sklearn")
 
     def _launch(self, vm: Vm, found: runtime.Runtime) -> None:
-        folder = private_directory(self._home.machine(vm.id))
-        write_atomic(folder / "context" / "context.sh", context_sh(vm.context))
-        if vm.context.get("TOKEN") == "YES":
-            write_atomic(folder / "context" / "token.txt", vm.token)
+        folder = self._write_context(vm)
         private_directory(folder / "root")
         environment = {
             "HOME": str(folder / "root"),
@@ -144,6 +146,13 @@ class Machines:
         ]  # fmt: skip
         vm.pid = launch(command, folder / "console.log", environment)
         vm.born = _born(vm.pid)
+
+    def _write_context(self, vm: Vm) -> Path:
+        folder = private_directory(self._home.machine(vm.id))
+        write_atomic(folder / "context" / "context.sh", context_sh(vm.context))
+        if vm.context.get("TOKEN") == "YES":
+            write_atomic(folder / "context" / "token.txt", vm.token)
+        return folder
 
     def _watch(self, vm: Vm) -> None:
         descriptor = os.pidfd_open(vm.pid)

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import uvicorn
@@ -164,10 +165,10 @@ def _take(lock: IO[str]) -> bool:
 
 
 def main() -> None:
-    """Run the daemon in this process."""
+    """Run the daemon in this process. Arguments: the state folder and the cache folder."""
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     os.umask(0o077)
-    home = LocalHome.of_user().make()
+    home = LocalHome(*map(Path, sys.argv[1:3])).make()
     with home.lock.open("w") as lock:
         if not _take(lock):
             return  # another one is up, or about to be

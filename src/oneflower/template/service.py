@@ -36,7 +36,7 @@ class ServiceOptions:
 
     name: str = NAME
     bounds: Bounds = field(default_factory=Bounds)
-    cooldown: int = 10
+    cooldown: int = 5
     compat: int = 7
     template_ids: Mapping[str, int] = field(default_factory=dict)
 

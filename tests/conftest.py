@@ -1,0 +1,12 @@
+"""What all tests share: nothing of the user's own is touched, nothing outlives a test."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path, monkeypatch):
+    for name in ("ONE_AUTH", "ONE_XMLRPC", "ONEFLOW_URL", "ONEFLOW_USER", "ONEFLOW_PASSWORD", "ONEFLOWER_CLOUD"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ONEFLOWER_HOME", str(tmp_path / "oneflower-home"))

@@ -1,0 +1,300 @@
+"""The agent as a whole, in its own process, against a OneGate that misbehaves. Flower itself is started by e2e tests."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.server
+import json
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from oneflower.local.vmtext import context_sh
+from oneflower_appliance import flower, tls
+
+ADDRESS = "127.77.0.9"
+
+
+class Gate(http.server.BaseHTTPRequestHandler):
+    """OneGate, as one test wants it: `answers` maps a path to (status, body), and what is PUT is kept."""
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        gate = self.server.gate
+        gate["asked"].append(self.path)
+        status, body = gate["answers"].get(self.path, (404, "not found"))
+        time.sleep(gate["delay"])
+        with contextlib.suppress(OSError):
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write((body if isinstance(body, str) else json.dumps(body)).encode())
+
+    def do_PUT(self):
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        self.server.gate["put"].append(dict(line.split("=", 1) for line in body.splitlines()))
+        self.send_response(self.server.gate["put_status"])
+        self.end_headers()
+
+
+def vm(**attributes):
+    return 200, {"VM": {"ID": "7", "USER_TEMPLATE": attributes, "TEMPLATE": {"NIC": []}}}
+
+
+def service(link=(3,), nodes=(7,)):
+    def role(name, ids):
+        return {"name": name, "cardinality": len(ids), "state": 2, "nodes": [{"deploy_id": n} for n in ids]}
+
+    return 200, {"SERVICE": {"name": "f", "id": "1", "roles": [role("superlink", link), role("supernode", nodes)]}}
+
+
+@pytest.fixture
+def gate():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Gate)
+    server.gate = {"answers": {"/vm": vm()}, "put": [], "asked": [], "delay": 0, "put_status": 200}
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    server.gate["url"] = f"http://127.0.0.1:{server.server_port}"
+    yield server.gate
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def agent(tmp_path, gate):
+    """Start an agent; returns a function that gives its status once `until` holds."""
+    running = []
+
+    def start(role, *, token="secret", text=None, **context):
+        folder = tmp_path / "context"
+        folder.mkdir()
+        entries = {"ONEGATE_ENDPOINT": gate["url"], "VMID": "7", "ETH0_IP": ADDRESS, "ONEFLOWER_ROLE": role, **context}
+        (folder / "context.sh").write_text(context_sh(entries) if text is None else text)
+        if token:
+            (folder / "token.txt").write_text(token)
+        command = [sys.executable, "-m", "oneflower_appliance.agent", role, "--home", str(tmp_path / "var")]
+        process = subprocess.Popen([*command, "--context", str(folder)], stderr=subprocess.PIPE, text=True)
+        running.append(process)
+        return process
+
+    yield start
+    for process in running:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+
+
+def status(tmp_path):
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads((tmp_path / "var" / "status.json").read_text())
+    return {}
+
+
+def until(condition, limit=10.0):
+    deadline = time.monotonic() + limit
+    while not (result := condition()):
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+    return result
+
+
+def confession(gate):
+    published = [put for put in gate["put"] if "FL_ERROR" in put]
+    return base64.b64decode(published[-1]["FL_ERROR"]).decode() if published else ""
+
+
+def never_ready(gate):
+    return not any(put.get("READY") == "YES" for put in gate["put"])
+
+
+def test_all_wrong_settings_are_published_together_and_the_agent_asks_not_to_be_restarted(agent, gate, tmp_path):
+    process = agent("supernode", FL_TLS_ENABLED="maybe", FL_MAX_RETRIES="-1", FL_USE_CASE="llm-fine-tuning")
+    assert process.wait(10) == 78
+    for part in ("FL_TLS_ENABLED: is 'maybe'", "FL_MAX_RETRIES: is '-1'", "ML_FRAMEWORK: is 'sklearn'"):
+        assert part in confession(gate)
+    assert never_ready(gate)
+    assert status(tmp_path)["health"] == "error"
+
+
+def test_a_flower_release_that_is_not_installed_is_refused(agent, gate):
+    assert agent("superlink", FLOWER_VERSION="1.42.9").wait(10) == 75
+    assert "FLOWER_VERSION asks for Flower 1.42.9; this machine carries 1.41.0" in confession(gate)
+    assert never_ready(gate)
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ({"text": "A=$(id)\n"}, "context.sh is malformed at line 1"),
+        ({"token": ""}, 'Set TOKEN="YES"'),
+        ({"FL_SUPERLINK_ADDRESS": ADDRESS + ":9092"}, "no CA certificate to trust"),
+    ],
+)
+def test_what_cannot_heal_ends_in_one_sentence(agent, gate, tmp_path, change, cause):
+    process = agent("supernode", **change)
+    assert process.wait(10) in (75, 78)
+    assert cause in status(tmp_path)["causes"][0]
+    assert never_ready(gate)
+
+
+def test_a_context_without_an_address_is_named(agent, gate):
+    assert agent("superlink", ETH0_IP="").wait(10) == 75
+    assert "ETH0_IP" in confession(gate)
+
+
+@pytest.mark.parametrize(
+    ("answer", "cause"),
+    [
+        ((500, "Internal server error"), "answered 500"),
+        ((400, "Service 1 does not contain VM 7."), "does not contain VM 7"),
+        ((200, "<html>proxy</html>"), "not OneGate's"),
+        ((200, {"SERVICE": {"roles": [{"name": 3}]}}), "not OneGate's"),
+        ((200, "[]"), "not OneGate's"),
+        (service(link=()), "no SuperLink VM"),
+    ],
+)
+def test_what_may_heal_is_asked_again_and_heals(agent, gate, tmp_path, answer, cause):
+    gate["answers"]["/service"] = answer
+    agent("supernode")
+    until(lambda: cause in "".join(status(tmp_path).get("causes", [])))
+    asked = len(gate["asked"])
+    until(lambda: len(gate["asked"]) > asked)
+    gate["answers"] |= {"/service": service(), "/vms/3": vm(READY="NO")}
+    until(lambda: "The SuperLink is not ready yet" in "".join(status(tmp_path)["causes"]))
+    assert never_ready(gate)
+
+
+def test_a_onegate_that_is_down_is_waited_for(agent, gate, tmp_path):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    agent("supernode", ONEGATE_ENDPOINT=url)
+    until(lambda: "cannot be reached" in "".join(status(tmp_path).get("causes", [])))
+
+
+def test_a_slow_onegate_is_waited_for(agent, gate, tmp_path):
+    gate["delay"] = 0.4
+    gate["answers"] |= {"/service": service(), "/vms/3": vm(READY="NO")}
+    agent("supernode")
+    until(lambda: "The SuperLink is not ready yet" in "".join(status(tmp_path).get("causes", [])))
+
+
+def test_a_token_that_is_refused_is_not_tried_for_ever(agent, gate, tmp_path):
+    gate["answers"] |= {"/vm": (401, "Not authorized"), "/service": (401, "Not authorized")}
+    assert agent("supernode").wait(10) == 75
+    assert "refused this VM (401" in status(tmp_path)["causes"][0]
+
+
+def test_a_ready_of_an_earlier_life_is_taken_back_at_once(agent, gate):
+    gate["answers"] |= {"/vm": vm(READY="YES"), "/service": (500, "later")}
+    agent("supernode")
+    until(lambda: gate["put"])
+    assert gate["put"][0] == {"READY": "NO"}
+
+
+def link(gate, endpoint, **attributes):
+    published = {"READY": "YES", "FL_ENDPOINT": endpoint, "FL_VERSION": "1.41.0", "FL_TLS": "YES", **attributes}
+    gate["answers"] |= {"/service": service(), "/vms/3": vm(**published)}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "cause"),
+    [
+        ({}, "no CA certificate to trust the SuperLink by"),
+        ({"FL_CA_CERT": "%%%"}, "is not base64"),
+        ({"FL_CA_CERT": base64.b64encode(b"garbage").decode()}, "holds no PEM certificate"),
+        ({"FL_VERSION": "1.42.0"}, "The SuperLink runs Flower 1.42.0, this SuperNode 1.41.0"),
+        ({"FL_ENDPOINT": "nowhere"}, "an address that is none"),
+    ],
+)
+def test_a_supernode_without_a_ca_it_can_trust_stays_out(agent, gate, attributes, cause):
+    link(gate, f"{ADDRESS}:9092", **attributes)
+    assert agent("supernode").wait(10) in (75, 78)
+    assert cause in confession(gate)
+    assert never_ready(gate)
+
+
+def test_a_superlink_with_another_ones_certificate_is_not_trusted(agent, gate, tmp_path):
+    real = tls.make_certificates(tmp_path / "real", [("IP", ADDRESS)])
+    wrong = tls.make_certificates(tmp_path / "wrong", [("IP", ADDRESS)])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(real.certificate, real.key)
+    server = http.server.ThreadingHTTPServer((ADDRESS, 0), Gate)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.handle_error = lambda *_: None
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        link(gate, f"{ADDRESS}:{server.server_port}", FL_CA_CERT=base64.b64encode(wrong.ca.read_bytes()).decode())
+        assert agent("supernode").wait(10) == 75
+        assert "is not to be trusted" in confession(gate)
+        assert "Nothing is sent in plaintext" in confession(gate)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_port_in_use_is_named(agent, gate, tmp_path):
+    with socket.socket() as taken:
+        taken.bind((ADDRESS, flower.FLEET_PORT))
+        taken.listen()
+        assert agent("superlink").wait(20) == 75
+    assert "A port that Flower needs is already in use" in confession(gate)
+    assert never_ready(gate)
+    assert [step["name"] for step in status(tmp_path)["steps"] if step["outcome"] == "failed"] == ["answer"]
+
+
+def test_a_disk_that_cannot_be_written_is_named(agent, gate, tmp_path):
+    (tmp_path / "var").mkdir()
+    (tmp_path / "var" / "tls").write_text("in the way")
+    assert agent("superlink").wait(10) == 75
+    assert "Cannot write" in confession(gate)
+    assert never_ready(gate)
+
+
+def test_a_bad_certificate_of_ones_own_is_refused(agent, gate, tmp_path):
+    one = tls.make_certificates(tmp_path / "a", [("IP", ADDRESS)])
+    two = tls.make_certificates(tmp_path / "b", [("IP", ADDRESS)])
+    encode = lambda path: base64.b64encode(path.read_bytes()).decode()  # noqa: E731
+    given = {
+        "FL_SSL_CA_CERTFILE": encode(two.ca),
+        "FL_SSL_CERTFILE": encode(one.certificate),
+        "FL_SSL_KEYFILE": encode(one.key),
+    }
+    assert agent("superlink", **given).wait(10) == 78
+    assert "is not signed by FL_SSL_CA_CERTFILE" in confession(gate)
+    log = "".join(str(put) for put in gate["put"])
+    assert encode(one.key)[:60] not in log
+
+
+def test_status_tells_people_and_programs(agent, gate, tmp_path):
+    gate["answers"]["/service"] = (500, "no")
+    agent("supernode")
+    until(lambda: status(tmp_path).get("causes"))
+    command = [sys.executable, "-m", "oneflower_appliance.agent", "status", "--home", str(tmp_path / "var")]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert told.returncode == 7
+    assert told.stdout.startswith("supernode: starting")
+    assert "discover" in told.stdout
+    as_json = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+    assert json.loads(as_json.stdout)["ready"] is False
+    nobody = subprocess.run([*command[:-1], str(tmp_path)], capture_output=True, text=True, check=False)
+    assert nobody.returncode == 4
+    assert "No agent has run here" in nobody.stderr
+
+
+def test_a_signal_ends_it_at_any_step(agent, gate):
+    gate["answers"]["/service"] = (500, "no")
+    process = agent("supernode")
+    until(lambda: "/service" in gate["asked"])
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(5) == 0

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import pytest
+
+from oneflower.cloud.apps import load_app
+from oneflower.cloud.runs import RunRow
+from oneflower_appliance.errors import ExitCode, OneflowerError
+
+FORM = {
+    "FL_NUM_ROUNDS": "5",
+    "FL_MIN_FIT_CLIENTS": "2",
+    "FL_MIN_EVALUATE_CLIENTS": "2",
+    "FL_MIN_AVAILABLE_CLIENTS": "3",
+}
+
+
+def folder(tmp_path, text):
+    (tmp_path / "pyproject.toml").write_text(text)
+    return str(tmp_path)
+
+
+GOOD = """
+[project]
+name = "mine"
+dependencies = ["flwr>=1.41", "Some_Package[extra]>=1; python_version>'3'"]
+[tool.flwr.app.components]
+serverapp = "mine.server:app"
+clientapp = "mine.client:app"
+[tool.flwr.app.config]
+num-server-rounds = 9
+optimizer.name = "sgd"
+"""
+
+
+def test_a_prebuilt_app_follows_the_form_of_its_federation():
+    app = load_app("image-classification", FORM)
+    config = app.run_config(FORM, None, {})
+    assert config == {
+        "num-server-rounds": "5", "min-train-nodes": "2", "min-evaluate-nodes": "2", "min-available-nodes": "3",
+    }  # fmt: skip
+    assert app.run_config(FORM, 2, {"dirichlet-alpha": "0.3"})["num-server-rounds"] == "2"
+
+
+def test_anybodys_app_is_changed_only_where_asked(tmp_path):
+    app = load_app(folder(tmp_path, GOOD), FORM)
+    assert app.run_config(FORM, None, {}) == {}
+    assert app.run_config(FORM, 4, {"optimizer.name": "adam w"}) == {
+        "num-server-rounds": "4", "optimizer.name": '"adam w"',
+    }  # fmt: skip
+    with pytest.raises(OneflowerError, match="no configuration called speed"):
+        app.run_config(FORM, None, {"speed": "1"})
+
+
+def test_what_an_app_needs_and_the_machines_lack_is_named(tmp_path):
+    app = load_app(folder(tmp_path, GOOD), FORM)
+    app.check_installed({"flwr", "some-package"}, "fed")
+    with pytest.raises(OneflowerError, match="needs some-package, which the machines of fed do not have"):
+        app.check_installed({"flwr"}, "fed")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("not toml [", "cannot be read"),
+        ("[project]\nname='x'\n", "names no serverapp"),
+        (GOOD.replace("clientapp =", "client ="), "names no clientapp"),
+        (GOOD.replace("mine.server:app", "../../etc/passwd"), "names no serverapp"),
+    ],
+)
+def test_a_folder_that_is_no_flower_app(tmp_path, text, why):
+    with pytest.raises(OneflowerError, match=why):
+        load_app(folder(tmp_path, text), FORM)
+
+
+def test_no_folder_no_pyproject_no_app(tmp_path):
+    with pytest.raises(OneflowerError, match="has no pyproject"):
+        load_app(str(tmp_path), FORM)
+    with pytest.raises(OneflowerError, match="neither a folder nor a pre-built app") as caught:
+        load_app("chess", FORM)
+    assert caught.value.code is ExitCode.NOT_FOUND
+
+
+@pytest.mark.parametrize(("variable", "value"), [("FL_STRATEGY", "Krum"), ("ML_FRAMEWORK", "pytorch")])
+def test_a_prebuilt_app_refuses_what_it_cannot_do_yet(variable, value):
+    with pytest.raises(OneflowerError, match=f"{variable}={value} yet"):
+        load_app("image-classification", FORM | {variable: value})
+
+
+def test_loss_and_accuracy_are_found_whatever_an_app_calls_them():
+    def row(**sources):
+        import json
+
+        return RunRow.parse(json.dumps({"round": 1, "rounds": 3, "seconds": 1, "nodes": 2, "failures": 0, **sources}))
+
+    mixed = row(train={"train_loss": 3.0}, evaluate={"eval-acc": 0.5, "eval_loss": 2.0}, server={"loss": 1.0})
+    assert (mixed.loss, mixed.accuracy) == (1.0, 0.5)
+    assert (row(train={"train_loss": 3.0}).loss, row(train={}).accuracy) == (3.0, None)
+    assert row(train={"lossless": 1}, evaluate=None).loss is None

@@ -1,0 +1,158 @@
+"""The command line as people meet it, in a process of its own, where nothing needs a federation."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+COMMANDS = [
+    "demo",
+    "up",
+    "run",
+    "down",
+    "ls",
+    "show",
+    "logs",
+    "scale",
+    "recover",
+    "render",
+    "validate",
+    "doctor",
+    "local",
+]
+
+
+@pytest.fixture
+def oneflower(tmp_path):
+    def run(*arguments, stdin=None, **environment):
+        return subprocess.run(
+            [sys.executable, "-c", "from oneflower.cli import main; main()", *arguments],
+            input=stdin, capture_output=True, text=True, check=False, cwd=tmp_path,
+            env={**os.environ, "ONEFLOWER_HOME": str(tmp_path / "home"), "COLUMNS": "200", "NO_COLOR": "1", **environment},
+        )  # fmt: skip
+
+    yield run
+    run("local", "stop")
+
+
+def test_help_teaches(oneflower):
+    text = oneflower("--help").stdout
+    for command in COMMANDS:
+        assert re.search(rf"\b{command}\b", text)
+    assert "oneflower demo" in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(oneflower, command):
+    done = oneflower(command, "--help")
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+
+
+def test_no_command_is_a_usage_error_and_version_is_not(oneflower):
+    assert oneflower("--version").stdout.startswith("oneflower 0.")
+    assert oneflower("nonsense").returncode == 2
+    assert oneflower("up", "--supernodes", "two").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["up", "--set", "FL_NUM_ROUNDS=0", "--set", "FL_TLS_ENABLED=x"], 3, "2 settings are not valid"),
+        (["up", "--set", "NUM_ROUNDS=3"], 3, "did you mean FL_NUM_ROUNDS?"),
+        (["up", "--set", "FL_NUM_ROUNDS"], 2, "NAME=VALUE"),
+        (["up", "--supernodes", "11"], 3, "expected 2 to 10"),
+        (["up", "--supernodes", "1"], 3, "expected 2 to 10"),
+        (
+            ["up", "--set", "FL_MIN_AVAILABLE_CLIENTS=3"],
+            3,
+            "FL_MIN_AVAILABLE_CLIENTS: is 3; expected at most min_vms (2)",
+        ),
+        (["up", "--set", "FL_MIN_FIT_CLIENTS=5"], 3, "FL_MIN_AVAILABLE_CLIENTS"),
+        (["demo", "--supernodes", "0"], 3, "min_vms"),
+        (["render", "--min-vms", "3", "--supernodes", "2"], 3, "expected 3 to 10"),
+        (["validate", "missing.json"], 4, "Cannot read missing.json"),
+        (["validate", "-"], 3, "is not JSON"),
+        (["show", "nobody"], 4, "no federation called 'nobody'"),
+        (["scale", "nobody", "3"], 4, "no federation called 'nobody'"),
+        (["run", "image-classification"], 4, "There is no federation"),
+        (["--cloud", "opennebula", "ls"], 6, "No OpenNebula credentials"),
+    ],
+)
+def test_bad_input_is_refused_with_a_sentence_and_an_exit_code(oneflower, tmp_path, arguments, code, text):
+    done = oneflower(*arguments, stdin="", HOME=str(tmp_path))
+    assert done.returncode == code, done.stderr
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_opennebula_that_is_not_there_is_one_sentence(oneflower, tmp_path):
+    auth = tmp_path / "one_auth"
+    auth.write_text("me:pass:word\n")
+    done = oneflower("--cloud", "opennebula", "ls", ONE_AUTH=str(auth), ONEFLOW_URL="http://127.0.0.1:9")
+    assert done.returncode == 6
+    assert "OneFlow at http://127.0.0.1:9 cannot be reached" in done.stderr
+    assert "pass:word" not in done.stderr
+
+
+@pytest.mark.parametrize("compat", ["6", "7"])
+def test_what_is_rendered_is_valid(oneflower, tmp_path, compat):
+    rendered = oneflower("render", "--compat", compat)
+    assert rendered.returncode == 0
+    done = oneflower("validate", "-", stdin=rendered.stdout)
+    assert (done.returncode, done.stdout) == (0, "No trap found.\n")
+    assert "placeholder" in done.stderr
+    assert oneflower("render", "--compat", compat, "-o", "out.json").returncode == 0
+    assert (tmp_path / "out.json").read_text() == rendered.stdout
+
+
+def test_a_trap_is_one_line_and_exit_code_three(oneflower):
+    template = json.loads(oneflower("render", "--superlink-template", "1", "--supernode-template", "2").stdout)
+    template["ready_status_gate"] = False
+    done = oneflower("validate", "-", stdin=json.dumps(template))
+    assert done.returncode == 3
+    assert len(done.stdout.splitlines()) == 1
+    assert "[gate-off]" in done.stdout
+    [finding] = json.loads(oneflower("validate", "-", "-o", "json", stdin=json.dumps(template)).stdout)
+    assert set(finding) == {"rule", "where", "why", "mend"}
+
+
+def test_an_empty_cloud_and_removing_nothing(oneflower):
+    assert json.loads(oneflower("ls", "-o", "json").stdout) == []
+    assert oneflower("down", "nobody").returncode == 0
+    assert oneflower("down", "nobody").returncode == 0
+    running = json.loads(oneflower("local", "status", "-o", "json").stdout)
+    assert running["running"] is True
+    assert "auth" not in json.dumps(running)
+    assert "stopped" in oneflower("local", "stop").stdout
+    assert "was not running" in oneflower("local", "stop").stdout
+
+
+def test_doctor_names_what_is_wrong(oneflower, tmp_path):
+    good = oneflower("doctor", "-o", "json")
+    assert good.returncode == 0
+    assert {check["what"] for check in json.loads(good.stdout)} >= {"Python", "loopback addresses", "runtime"}
+
+
+def test_a_state_folder_that_cannot_be_used_is_one_sentence(oneflower, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = oneflower("ls", ONEFLOWER_HOME=str(tmp_path / "file" / "home"))
+    assert done.returncode == 9
+    assert "Cannot write" in done.stderr
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "cloud.db").write_text("this is no database, and long enough to be taken for one" * 30)
+    done = oneflower("ls", ONEFLOWER_HOME=str(broken))
+    assert done.returncode == 9
+    assert "cannot be used" in done.stderr
+
+
+def test_nothing_heavy_is_imported_for_help():
+    script = "import sys; import oneflower.cli.app; print(*sorted(sys.modules))"
+    modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"httpx", "pyone", "matplotlib", "flwr", "uvicorn", "starlette", "cryptography", "psutil"} & set(modules)

@@ -1,0 +1,107 @@
+"""The init of a machine: real processes, small ones."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from oneflower.local import init, machines
+
+
+@pytest.fixture
+def start(tmp_path):
+    started = []
+
+    def begin(script):
+        agent = tmp_path / "agent.py"
+        agent.write_text("import os, signal, subprocess, sys, time\nhere = sys.argv[1]\n" + script)
+        environment = {**os.environ, machines.MARK: str(tmp_path)}
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", init.__file__, sys.executable, str(agent), str(tmp_path), "{init}"],
+            env=environment,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.wait()
+    machines.sweep(tmp_path)
+
+
+def until(condition, limit=8.0):
+    deadline = time.monotonic() + limit
+    while not (result := condition()):
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+    return result
+
+
+def lines(path: Path):
+    return path.read_text().split() if path.exists() else []
+
+
+def alive(pid):
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+NOTE = "open(here + '/pids', 'a').write(f'{os.getpid()} ')\n"
+SLEEP = "time.sleep(60)\n"
+
+
+def test_an_agent_that_dies_is_started_again(start, tmp_path):
+    start(NOTE + SLEEP)
+    [first] = until(lambda: lines(tmp_path / "pids"))
+    os.kill(int(first), signal.SIGKILL)
+    assert len(until(lambda: len(lines(tmp_path / "pids")) == 2 and lines(tmp_path / "pids"))) == 2
+
+
+def test_an_agent_that_refused_its_settings_is_not_started_again(start, tmp_path):
+    process = start(NOTE + "sys.exit(78)\n")
+    until(lambda: lines(tmp_path / "pids"))
+    time.sleep(1.5)
+    assert len(lines(tmp_path / "pids")) == 1
+    assert process.poll() is None, "the machine stays up, as a VM whose unit failed"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(5) == 0
+
+
+def test_sigterm_reaches_the_agent_and_is_waited_for(start, tmp_path):
+    process = start(
+        "def stop(*_):\n    time.sleep(0.3)\n    open(here + '/clean', 'w').close()\n    sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, stop)\n" + NOTE + SLEEP
+    )
+    until(lambda: lines(tmp_path / "pids"))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(5) == 0
+    assert (tmp_path / "clean").exists()
+
+
+def test_what_an_agent_leaves_behind_is_ended_also_when_it_hides_in_its_own_session(start, tmp_path):
+    child = "subprocess.Popen([sys.executable, '-c', 'import signal,time; signal.signal(15, signal.SIG_IGN); time.sleep(60)'], start_new_session=True)"
+    process = start(f"p = {child}\nopen(here + '/child', 'w').write(str(p.pid))\n" + NOTE + SLEEP)
+    until(lambda: lines(tmp_path / "pids"))
+    orphan = int(until(lambda: lines(tmp_path / "child"))[0])
+    process.send_signal(signal.SIGTERM)
+    process.wait(8)
+    assert not alive(orphan)
+
+
+def test_a_sweep_ends_a_machine_whose_init_was_killed(start, tmp_path):
+    process = start(NOTE + SLEEP)
+    [agent] = until(lambda: lines(tmp_path / "pids"))
+    process.kill()
+    process.wait()
+    assert alive(int(agent))
+    machines.sweep(tmp_path)
+    until(lambda: not alive(int(agent)))

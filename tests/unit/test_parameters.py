@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from oneflower_appliance.parameters import (
+    PARAMETERS,
+    Bounds,
+    InvalidParametersError,
+    Kind,
+    Level,
+    of_level,
+    remarks,
+    resolve,
+)
+
+INVALID = {
+    "FLOWER_VERSION": ["", "1.41", "latest", "0.9.0", "1.25.0", "1.41.0; rm -rf /"],
+    "FL_TLS_ENABLED": ["yes", "true", "1", ""],
+    "FL_LOG_LEVEL": ["info", "TRACE", ""],
+    "FL_LOG_FORMAT": ["xml", ""],
+    "FL_NUM_ROUNDS": ["0", "-1", "three", "1.5", ""],
+    "FL_STRATEGY": ["fedavg", "Median", ""],
+    "FL_MIN_FIT_CLIENTS": ["0", "two", ""],
+    "FL_MIN_EVALUATE_CLIENTS": ["0", "-2"],
+    "FL_MIN_AVAILABLE_CLIENTS": ["0", "1", "x"],
+    "FL_PROXIMAL_MU": ["-0.1", "mu", "nan", "inf"],
+    "FL_SERVER_LR": ["0", "-1", ""],
+    "FL_CLIENT_LR": ["0", "fast"],
+    "FL_NUM_MALICIOUS": ["-1", "0.5"],
+    "FL_TRIM_BETA": ["0", "0.5", "1"],
+    "FL_CHECKPOINT_ENABLED": ["maybe"],
+    "FL_CHECKPOINT_INTERVAL": ["0"],
+    "FL_CHECKPOINT_PATH": ["checkpoints", "./x"],
+    "FL_FLEET_API_ADDRESS": ["9092", "host", "host:0", "host:70000", "a b:1", ":9092"],
+    "FL_CONTROL_API_ADDRESS": ["0.0.0.0:8000", "10.0.0.1:8000", "example.org:8000", "127.0.0.1"],
+    "FL_DATABASE": ["../state.db", "state/", "/a/../b"],
+    "FL_SSL_CA_CERTFILE": ["not base64!", "/etc/ssl/ca.crt"],
+    "FL_SSL_CERTFILE": ["%%%"],
+    "FL_SSL_KEYFILE": ["%%%"],
+    "FL_CERT_EXTRA_SAN": ["10.0.0.1", "IP:nonsense", "DNS:", "URI:x"],
+    "FL_METRICS_ENABLED": ["on"],
+    "FL_METRICS_PORT": ["80", "70000", "9092", "8000"],
+    "ML_FRAMEWORK": ["jax", "torch"],
+    "FL_USE_CASE": ["chess"],
+    "FL_NODE_CONFIG": ["partition-id", "a=1 a=2", "partition-id=2 num-partitions=2", "partition-id=x", "=1"],
+    "FL_SUPERLINK_ADDRESS": ["superlink", "host:port", "http://h:1"],
+    "FL_MAX_RETRIES": ["-1", "many"],
+    "FL_MAX_WAIT_TIME": ["-1"],
+    "FL_EDGE_BACKOFF": ["linear"],
+    "FL_EDGE_MAX_BACKOFF": ["0"],
+    "FL_GPU_ENABLED": ["1"],
+    "FL_CUDA_VISIBLE_DEVICES": ["", "0,,1", "0;1"],
+    "FL_GPU_MEMORY_FRACTION": ["0", "1.1"],
+    "FL_DCGM_ENABLED": ["x"],
+    "FL_ISOLATION": ["docker"],
+    "FL_GRPC_KEEPALIVE_TIME": ["0"],
+    "FL_GRPC_KEEPALIVE_TIMEOUT": ["0"],
+}
+
+
+def test_every_parameter_has_invalid_values_to_be_tested_with():
+    assert set(INVALID) == set(PARAMETERS), set(PARAMETERS) ^ set(INVALID)
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in INVALID.items() for value in values])
+def test_an_invalid_value_is_refused_with_name_value_and_what_is_expected(name, value):
+    with pytest.raises(InvalidParametersError) as caught:
+        resolve({name: value})
+    [problem] = [p for p in caught.value.problems if p.where == name]
+    assert repr(value) in problem.text or value in problem.text
+    assert "expected" in problem.text
+
+
+def test_the_defaults_are_valid():
+    settings = resolve({}, bounds=Bounds())
+    assert set(settings) == set(PARAMETERS)
+    assert settings.integer("FL_NUM_ROUNDS") == 3
+    assert settings.flag("FL_TLS_ENABLED") is True
+    assert settings.real("FL_TRIM_BETA") == 0.2
+    assert remarks(settings) == []
+
+
+def test_all_errors_come_in_one_message():
+    with pytest.raises(InvalidParametersError) as caught:
+        resolve({"FL_NUM_ROUNDS": "0", "FL_TLS_ENABLED": "maybe", "FL_ROUNDS": "3"}, bounds=Bounds(2, 10, 11))
+    text = str(caught.value)
+    for part in ("FL_NUM_ROUNDS", "FL_TLS_ENABLED", "did you mean FL_NUM_ROUNDS?", "supernodes: is 11"):
+        assert part in text
+    assert len(caught.value.problems) == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"FL_MIN_FIT_CLIENTS": "3"}, "FL_MIN_AVAILABLE_CLIENTS"),
+        ({"FL_MIN_EVALUATE_CLIENTS": "3"}, "FL_MIN_AVAILABLE_CLIENTS"),
+        ({"FL_STRATEGY": "Krum"}, "FL_NUM_MALICIOUS"),
+        ({"FL_STRATEGY": "Bulyan", "FL_NUM_MALICIOUS": "1", "FL_MIN_AVAILABLE_CLIENTS": "6"}, "FL_NUM_MALICIOUS"),
+        ({"FL_USE_CASE": "llm-fine-tuning"}, "ML_FRAMEWORK"),
+        ({"FL_USE_CASE": "anomaly-detection", "ML_FRAMEWORK": "tensorflow"}, "ML_FRAMEWORK"),
+        ({"FL_SSL_CERTFILE": base64.b64encode(b"x").decode()}, "FL_SSL_CERTFILE"),
+    ],
+)
+def test_rules_between_variables(given, named):
+    with pytest.raises(InvalidParametersError) as caught:
+        resolve(given)
+    assert [p.where for p in caught.value.problems] == [named]
+
+
+def test_krum_and_bulyan_bounds_are_those_of_the_literature():
+    resolve({"FL_STRATEGY": "Krum", "FL_NUM_MALICIOUS": "1", "FL_MIN_AVAILABLE_CLIENTS": "5"})
+    resolve({"FL_STRATEGY": "Bulyan", "FL_NUM_MALICIOUS": "1", "FL_MIN_AVAILABLE_CLIENTS": "7"})
+
+
+@pytest.mark.parametrize(
+    ("bounds", "where"),
+    [
+        (Bounds(2, 10, 1), "supernodes"),
+        (Bounds(2, 10, 11), "supernodes"),
+        (Bounds(3, 2, 3), "min_vms"),
+        (Bounds(0, 2, 1), "min_vms"),
+    ],
+)
+def test_cardinality_stays_within_its_bounds(bounds, where):
+    with pytest.raises(InvalidParametersError) as caught:
+        resolve({}, bounds=bounds)
+    assert where in [p.where for p in caught.value.problems]
+
+
+def test_min_available_clients_may_not_exceed_min_vms():
+    with pytest.raises(InvalidParametersError, match="FL_MIN_AVAILABLE_CLIENTS: is 4; expected at most min_vms"):
+        resolve({"FL_MIN_AVAILABLE_CLIENTS": "4"}, bounds=Bounds(2, 10, 4))
+
+
+def test_a_role_validates_only_what_concerns_it():
+    settings = resolve({"FL_NUM_ROUNDS": "0"}, levels=(Level.SERVICE, Level.SUPERNODE))
+    assert "FL_NUM_ROUNDS" not in settings
+    assert {PARAMETERS[name].level for name in settings} == {Level.SERVICE, Level.SUPERNODE}
+
+
+def test_no_variable_is_on_two_levels_and_every_user_input_has_five_parts():
+    for parameter in PARAMETERS.values():
+        flag, kind, meaning, options, default = parameter.user_input().split("|")
+        assert (flag, kind) == ("O", str(parameter.kind))
+        assert meaning
+        assert default == parameter.default
+        assert (parameter.kind is Kind.LIST) == bool(options)
+        if options:
+            assert default in options.split(",")
+    names = [p.name for level in Level for p in of_level(level)]
+    assert len(names) == len(set(names)) == len(PARAMETERS)
+
+
+def test_what_has_no_effect_is_said():
+    settings = resolve({"FL_CHECKPOINT_ENABLED": "YES", "FL_DCGM_ENABLED": "YES"})
+    text = "\n".join(remarks(settings))
+    assert "FL_CHECKPOINT_ENABLED=YES has no effect" in text
+    assert "FL_DCGM_ENABLED=YES has no effect while FL_GPU_ENABLED is NO" in text

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+
+from oneflower.local.schema import check_template
+from oneflower.local.vmtext import parse_template
+from oneflower.template import COORDINATOR, NODES, ServiceOptions, lint, placeholders, service_template, vm_template
+from oneflower_appliance.parameters import PARAMETERS, Bounds, InvalidParametersError, Level
+
+SEVEN = service_template(ServiceOptions(template_ids={COORDINATOR: 7, NODES: 8}))
+SIX = service_template(ServiceOptions(compat=6, template_ids={COORDINATOR: 7, NODES: 8}))
+
+
+def role(template, name):
+    return next(entry for entry in template["roles"] if entry["name"] == name)
+
+
+def test_the_template_is_what_the_contract_says():
+    assert (SEVEN["deployment"], SEVEN["ready_status_gate"], SEVEN["shutdown_action"]) == ("straight", True, "shutdown")
+    link, nodes = role(SEVEN, COORDINATOR), role(SEVEN, NODES)
+    assert [link[key] for key in ("cardinality", "min_vms", "max_vms")] == [1, 1, 1]
+    assert [nodes[key] for key in ("cardinality", "min_vms", "max_vms")] == [2, 2, 10]
+    assert "parents" not in link
+    assert nodes["parents"] == [COORDINATOR]
+    for entry in (link, nodes):
+        assert entry["type"] == "vm"
+        assert entry["template_contents"]["CONTEXT"]["TOKEN"] == "YES"
+        assert not {"elasticity_policies", "scheduled_policies"} & set(entry)
+
+
+def test_each_variable_is_asked_for_on_its_own_level_only():
+    for template, key in ((SEVEN, "user_inputs"), (SIX, "custom_attrs")):
+        asked = {
+            Level.SERVICE: template[key],
+            Level.SUPERLINK: role(template, COORDINATOR)[key],
+            Level.SUPERNODE: role(template, NODES)[key],
+        }
+        for level, inputs in asked.items():
+            assert set(inputs) == {p.name for p in PARAMETERS.values() if p.level is level}
+
+
+def test_the_names_of_opennebula_6():
+    text = json.dumps(SIX)
+    for name in ("user_inputs", '"template_id', '"template_contents', '"type"'):
+        assert name not in text
+    contents = role(SIX, NODES)["vm_template_contents"]
+    context = parse_template(contents)["CONTEXT"]
+    assert context["FL_NODE_CONFIG"] == "$FL_NODE_CONFIG"
+    assert context["FL_TLS_ENABLED"] == "$FL_TLS_ENABLED"
+    assert context["TOKEN"] == "YES"
+    assert "FL_NUM_ROUNDS" not in context
+
+
+@pytest.mark.parametrize("template", [SEVEN, SIX])
+def test_our_own_templates_have_no_trap_and_survive_json(template):
+    assert lint(json.loads(json.dumps(template))) == []
+    assert placeholders(template) == []
+
+
+def test_oneflow_accepts_it_once_the_ids_are_in_and_not_before():
+    assert check_template(SEVEN)["name"] == "oneflower"
+    unfinished = service_template(ServiceOptions())
+    assert placeholders(unfinished) == [COORDINATOR, NODES]
+    with pytest.raises(Exception, match="template_id"):
+        check_template(unfinished)
+
+
+@pytest.mark.parametrize("bounds", [Bounds(2, 10, 1), Bounds(5, 4, 5), Bounds(1, 10, 2)])
+def test_impossible_bounds_are_not_rendered(bounds):
+    with pytest.raises(InvalidParametersError):
+        service_template(ServiceOptions(bounds=bounds))
+
+
+def test_vm_templates_are_valid_opennebula_text():
+    template = parse_template(vm_template(NODES, "oneflower-supernode"))
+    assert template["NAME"] == "oneflower-supernode"
+    assert template["CPU_MODEL"] == {"MODEL": "host-passthrough"}
+    assert template["CONTEXT"]["ONEFLOWER_ROLE"] == NODES
+
+
+def broken(change):
+    template = copy.deepcopy(SEVEN)
+    change(template)
+    return template
+
+
+def broken6(change):
+    template = copy.deepcopy(SIX)
+    change(template)
+    return template
+
+
+def link(template):
+    return role(template, COORDINATOR)
+
+
+def nodes(template):
+    return role(template, NODES)
+
+
+TRAPS = {
+    "gate off": ("gate-off", broken(lambda t: t.pop("ready_status_gate"))),
+    "gate as a text": ("gate-off", broken(lambda t: t.update(ready_status_gate="YES"))),
+    "superlink may be scaled": ("superlink-not-singleton", broken(lambda t: link(t).update(max_vms=3))),
+    "superlink without bounds": ("superlink-not-singleton", broken(lambda t: link(t).pop("max_vms"))),
+    "policies on the superlink": (
+        "superlink-policies",
+        broken(lambda t: link(t).update(elasticity_policies=[{"type": "CHANGE", "adjust": 1}])),
+    ),
+    "key on two levels": (
+        "key-on-two-levels",
+        broken(lambda t: nodes(t)["user_inputs"].update(FL_TLS_ENABLED="O|boolean|TLS||YES")),
+    ),
+    "key on the wrong level": (
+        "wrong-level",
+        broken(lambda t: t["user_inputs"].update(FL_NUM_ROUNDS=link(t)["user_inputs"].pop("FL_NUM_ROUNDS"))),
+    ),
+    "token missing": ("token-missing", broken(lambda t: nodes(t)["template_contents"]["CONTEXT"].pop("TOKEN"))),
+    "token missing, release 6": (
+        "token-missing",
+        broken6(lambda t: nodes(t).update(vm_template_contents='CONTEXT=[NETWORK="YES"]')),
+    ),
+    "infrastructure as user input": (
+        "infrastructure-as-input",
+        broken(lambda t: t["user_inputs"].update(REPORT_READY="O|boolean|Report||YES")),
+    ),
+    "static superlink address": (
+        "static-superlink-address",
+        broken(lambda t: nodes(t)["template_contents"]["CONTEXT"].update(FL_SUPERLINK_ADDRESS="10.0.0.5:9092")),
+    ),
+    "static superlink address as default": (
+        "static-superlink-address",
+        broken(lambda t: nodes(t)["user_inputs"].update(FL_SUPERLINK_ADDRESS="O|text|SuperLink||10.0.0.5:9092")),
+    ),
+    "deployment none": ("deployment-none", broken(lambda t: t.update(deployment="none"))),
+    "deployment left out": ("deployment-none", broken(lambda t: t.pop("deployment"))),
+    "unknown parent": ("parents", broken(lambda t: nodes(t).update(parents=["superlink", "db"]))),
+    "cyclic parents": ("parents", broken(lambda t: link(t).update(parents=["supernode"]))),
+    "no parents": ("parents", broken(lambda t: nodes(t).pop("parents"))),
+    "hyphen in a role name": (
+        "role-name",
+        broken(lambda t: t["roles"].append({"name": "data-node", "type": "vm", "template_id": 1})),
+    ),
+    "dollar brace in START_SCRIPT": (
+        "dollar-brace",
+        broken(lambda t: nodes(t)["template_contents"]["CONTEXT"].update(START_SCRIPT="echo ${HOME}")),
+    ),
+    "min_vms below the client minimum": (
+        "min-clients",
+        broken(lambda t: link(t)["user_inputs"].update(FL_MIN_AVAILABLE_CLIENTS="O|number|Nodes||5")),
+    ),
+    "type missing": ("release-names", broken(lambda t: nodes(t).pop("type"))),
+    "names of both releases": ("release-names", broken(lambda t: nodes(t).update(vm_template=3))),
+    "contents as text": ("release-names", broken(lambda t: nodes(t).update(template_contents='CONTEXT=[TOKEN="YES"]'))),
+    "no roles": ("structure", broken(lambda t: t.update(roles=[]))),
+    "a role twice": ("structure", broken(lambda t: t["roles"].append(copy.deepcopy(nodes(t))))),
+    "no bounds": ("cardinality", broken(lambda t: nodes(t).pop("max_vms"))),
+    "cardinality out of bounds": ("cardinality", broken(lambda t: nodes(t).update(cardinality=20))),
+    "user input with four parts": ("user-input", broken(lambda t: t["user_inputs"].update(X="O|text|a|b"))),
+    "default not among the options": ("user-input", broken(lambda t: t["user_inputs"].update(X="O|list|a|b,c|d"))),
+    "optional written as a zero": ("user-input", broken(lambda t: t["user_inputs"].update(X="0|text|a||b"))),
+    "list-multiple": ("user-input", broken(lambda t: t["user_inputs"].update(X="O|list-multiple|a|b,c|b"))),
+    "empty user inputs": ("user-input", broken(lambda t: nodes(t).update(user_inputs={}))),
+}
+
+
+@pytest.mark.parametrize("name", TRAPS)
+def test_each_trap_is_found_with_where_why_and_how_to_mend(name):
+    rule, template = TRAPS[name]
+    findings = [finding for finding in lint(template) if finding.rule == rule]
+    assert findings, [str(finding) for finding in lint(template)]
+    for finding in findings:
+        assert finding.where
+        assert finding.why.endswith(".")
+        assert finding.mend.endswith(".")
+        assert "\n" not in str(finding)
+
+
+@pytest.mark.parametrize("template", [None, 3, [], "x", {}, {"roles": 3}, {"roles": [None, 1]}, {"roles": [{"name": 3}]},
+                                      {"user_inputs": [1], "roles": [{"user_inputs": "x", "parents": 3}]}])  # fmt: skip
+def test_nonsense_is_linted_without_a_traceback(template):
+    assert lint(template)
+
+
+def test_what_oneflow_shows_of_a_stored_template_can_be_linted():
+    assert lint({"DOCUMENT": {"ID": "3", "TEMPLATE": {"BODY": SEVEN}}}) == []

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import base64
+import ssl
+import stat
+
+import pytest
+from cryptography import x509
+
+from oneflower_appliance import tls
+from oneflower_appliance.errors import OneflowerError
+
+NAMES = [("IP", "127.0.0.1"), ("DNS", "localhost")]
+
+
+def encoded(path):
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def test_a_generated_certificate_is_accepted_by_a_real_tls_client(tmp_path):
+    made = tls.make_certificates(tmp_path, NAMES)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(made.certificate, made.key)
+    client = ssl.create_default_context(cafile=str(made.ca))
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    a = client.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    b = server.wrap_bio(outgoing, incoming, server_side=True)
+    for _ in range(4):
+        for end in (a, b):
+            try:
+                end.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+    assert a.getpeercert()["subjectAltName"]
+
+
+def test_keys_are_for_their_owner_only(tmp_path):
+    made = tls.make_certificates(tmp_path, NAMES)
+    for key in (made.key, tmp_path / "ca.key"):
+        assert stat.S_IMODE(key.stat().st_mode) == 0o600
+
+
+def test_a_restart_keeps_certificate_and_ca_and_a_new_name_keeps_the_ca(tmp_path):
+    made = tls.make_certificates(tmp_path, NAMES)
+    before = made.ca.read_bytes(), made.certificate.read_bytes()
+    tls.make_certificates(tmp_path, NAMES)
+    assert (made.ca.read_bytes(), made.certificate.read_bytes()) == before
+    tls.make_certificates(tmp_path, [*NAMES, ("DNS", "superlink.example.org")])
+    assert made.ca.read_bytes() == before[0]
+    held = x509.load_pem_x509_certificate(made.certificate.read_bytes())
+    names = held.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert "superlink.example.org" in names.get_values_for_type(x509.DNSName)
+
+
+def test_a_damaged_key_is_replaced(tmp_path):
+    made = tls.make_certificates(tmp_path, NAMES)
+    made.key.write_text("garbage")
+    tls.make_certificates(tmp_path, NAMES)
+    assert "PRIVATE KEY" in made.key.read_text()
+
+
+def test_given_certificates_are_used_when_they_belong_together(tmp_path):
+    made = tls.make_certificates(tmp_path / "a", NAMES)
+    used = tls.use_certificates(tmp_path / "b", encoded(made.ca), encoded(made.certificate), encoded(made.key))
+    assert used.key.read_bytes() == made.key.read_bytes()
+    assert stat.S_IMODE(used.key.stat().st_mode) == 0o600
+
+
+def test_given_certificates_that_do_not_belong_together_are_refused(tmp_path):
+    one = tls.make_certificates(tmp_path / "a", NAMES)
+    two = tls.make_certificates(tmp_path / "b", NAMES)
+    with pytest.raises(OneflowerError, match="is not signed by FL_SSL_CA_CERTFILE"):
+        tls.use_certificates(tmp_path / "c", encoded(two.ca), encoded(one.certificate), encoded(one.key))
+    with pytest.raises(OneflowerError, match="FL_SSL_KEYFILE is not the private key"):
+        tls.use_certificates(tmp_path / "c", encoded(one.ca), encoded(one.certificate), encoded(two.key))
+    garbage = base64.b64encode(b"garbage").decode()
+    with pytest.raises(OneflowerError, match="FL_SSL_CERTFILE holds no PEM certificate"):
+        tls.use_certificates(tmp_path / "c", encoded(one.ca), garbage, encoded(one.key))
+    with pytest.raises(OneflowerError, match="FL_SSL_KEYFILE holds no unencrypted PEM"):
+        tls.use_certificates(tmp_path / "c", encoded(one.ca), encoded(one.certificate), garbage)
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_clock_that_is_wrong_is_named(tmp_path, monkeypatch):
+    made = tls.make_certificates(tmp_path, NAMES)
+    monkeypatch.setattr(tls, "_SKEW", -tls._YEAR)
+    late = tls.make_certificates(tmp_path / "late", NAMES)
+    with pytest.raises(OneflowerError, match="clock: a virtual machine needs NTP"):
+        tls.check_ca(late.ca.read_bytes(), "FL_CA_CERT")
+    tls.check_ca(made.ca.read_bytes(), "FL_CA_CERT")
