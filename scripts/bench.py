@@ -1,0 +1,190 @@
+"""How fast: ratios within one run, on real processes. `make bench` prints a table; docs/performance.md explains it.
+
+usage: python scripts/bench.py [--repeats N] [-o FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import ssl
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from contextlib import ExitStack, suppress
+from datetime import datetime
+from pathlib import Path
+
+import psutil
+
+from oneflower.local import daemon, runtime
+from oneflower.local.home import LocalHome
+from oneflower_appliance import tls
+from oneflower_appliance.parameters import FLOWER_TESTED
+
+ADDRESS = "127.66.0.2"
+QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "NO_COLOR": "1"}
+
+
+class Bench:
+    """One user with a fresh home and the shared runtime."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home = LocalHome(folder / "home", LocalHome.of_user().cache)
+        self.runtime = runtime.ensure(self.home, FLOWER_TESTED, "sklearn")
+        self._environment = {**os.environ, "ONEFLOWER_HOME": str(self.home.state)}
+        self._folder = folder
+
+    def oneflower(self, *arguments: str) -> tuple[str, float, float]:
+        """Run a command; return its output, wall seconds and CPU seconds."""
+        before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+        command = [str(Path(sys.executable).parent / "oneflower"), *arguments]
+        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return done.stdout, time.monotonic() - started, cpu
+
+    def by_hand(self) -> float:
+        """Start the same Flower processes with TLS in the best order; return seconds until both nodes are online."""
+        with ExitStack() as stack, tempfile.TemporaryDirectory(dir=self._folder) as name:
+            folder, started = Path(name), time.monotonic()
+            made = tls.make_certificates(folder, [("IP", ADDRESS)])
+            link = [
+                "--ssl-ca-certfile",
+                str(made.ca),
+                "--ssl-certfile",
+                str(made.certificate),
+                "--ssl-keyfile",
+                str(made.key),
+            ]
+            self._start(stack, folder, "flower-superlink", "--host", ADDRESS, "--port", "9092",
+                        "--database", str(folder / "state.db"), "--disable-runtime-dependency-installation", *link)  # fmt: skip
+            context = ssl.create_default_context(cafile=str(made.ca))
+            _until(lambda: _ask(f"https://{ADDRESS}:9092/health", context) is not None)
+            for number in range(2):
+                self._start(stack, folder / f"node{number}", "flower-supernode", "--superlink", f"{ADDRESS}:9092",
+                            "--root-certificates", str(made.ca), "--host", "127.0.0.1", "--port", str(19094 + number),
+                            "--node-config", f"partition-id={number} num-partitions=2")  # fmt: skip
+            nodes = f"https://{ADDRESS}:9092/v1/control/list-nodes"
+            _until(lambda: (_ask(nodes, context, b"") or b"").count(b"online") == 2)
+            return time.monotonic() - started
+
+    def _start(self, stack: ExitStack, folder: Path, program: str, *arguments: str) -> None:
+        folder.mkdir(exist_ok=True)
+        path = f"{self.runtime.bin}{os.pathsep}{os.environ['PATH']}"
+        environment = {**os.environ, **QUIET, "PATH": path, "FLWR_HOME": str(folder / "flwr")}
+        process = subprocess.Popen(
+            [self.runtime.bin / program, *arguments],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        stack.callback(_end, process)
+
+    def ready_to_start(self) -> float:
+        """Return milliseconds from before the SuperLink's READY was sent to the start of the last SuperNode's machine."""
+        status = json.loads(self.oneflower("show", "bench", "-o", "json")[0])
+        link, *nodes = [self.home.machine(vm["id"]) for vm in status["vms"]]
+        text = (link / "console.log").read_text()
+        line = next(line for line in text.splitlines() if "answer: Fleet API" in line)
+        answered = datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f").astimezone().timestamp()
+        return 1000 * (max(_init_of(node).create_time() for node in nodes) - answered)
+
+    def idle_daemon(self, seconds: float) -> tuple[float, float]:
+        """Return CPU percent and resident MB of the daemon while a federation runs and nobody asks anything."""
+        found = daemon.find(self.home)
+        assert found is not None  # noqa: S101
+        process = psutil.Process(found.pid)
+        process.cpu_percent()
+        time.sleep(seconds)
+        return process.cpu_percent(), process.memory_info().rss / 1e6
+
+
+def _init_of(machine: Path) -> psutil.Process:
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            line = " ".join(process.cmdline())
+            if "local/init.py" in line and f"{machine}/var" in line:
+                return process
+    raise LookupError(machine)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    family = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for pid in family[1:]:
+        with suppress(psutil.Error):
+            psutil.Process(pid).kill()
+
+
+def _ask(url: str, context: ssl.SSLContext, body: bytes | None = None) -> bytes | None:
+    headers = {"Content-Type": "application/protobuf", "Accept": "application/protobuf"} if body is not None else {}
+    request = urllib.request.Request(url, data=body, headers=headers)  # noqa: S310 - https by construction
+    try:
+        with urllib.request.urlopen(request, context=context, timeout=5) as answer:  # noqa: S310
+            content: bytes = answer.read()
+            return content
+    except (OSError, urllib.error.URLError):
+        return None
+
+
+def _until(condition: object) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():  # type: ignore[operator]
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(0.05)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("-o", "--output", type=Path, help="also write the figures as JSON")
+    options = parser.parse_args()
+    figures: dict[str, list[float]] = {name: [] for name in ("hand", "up", "gate", "down", "help", "cpu", "memory")}
+    with tempfile.TemporaryDirectory() as name:
+        bench = Bench(Path(name))
+        try:
+            for number in range(options.repeats):
+                print(f"  round {number + 1} of {options.repeats} ...", file=sys.stderr)
+                figures["help"].append(bench.oneflower("--help")[2])
+                figures["hand"].append(bench.by_hand())
+                figures["up"].append(bench.oneflower("up", "bench")[1])
+                figures["gate"].append(bench.ready_to_start())
+                cpu, memory = bench.idle_daemon(10)
+                figures["cpu"].append(cpu)
+                figures["memory"].append(memory)
+                figures["down"].append(bench.oneflower("down", "bench")[1])
+        finally:
+            bench.oneflower("down", "--all")
+            daemon.stop(bench.home)
+    middle = {name: statistics.median(values) for name, values in figures.items()}
+    rows = [
+        ("up, 2 SuperNodes, to RUNNING / the same by hand", f"{middle['up'] / middle['hand']:.2f}", "<= 1.25",
+         f"{middle['up']:.1f} s / {middle['hand']:.1f} s"),
+        ("SuperLink's READY to its SuperNodes' machines starting", f"{middle['gate']:.0f} ms", "<= 200 ms", ""),
+        ("down, 1 + 2", f"{middle['down']:.1f} s", "<= 3 s", "the command as a whole"),
+        ("oneflower --help", f"{middle['help']:.2f} s CPU", "<= 0.3 s", ""),
+        ("local daemon, idle", f"{middle['cpu']:.1f} %, {middle['memory']:.0f} MB", "< 1 %, <= 80 MB", "one core = 100 %"),
+    ]  # fmt: skip
+    print("| what | measured | goal | |\n| --- | --- | --- | --- |")
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+    if options.output:
+        options.output.write_text(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Writes what in docs/ follows from the code: whole pages, and the marked parts of hand-written ones.
+
+usage: python scripts/generate_docs.py [--check]
+
+With --check nothing is written; the exit status says whether something is stale.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from oneflower.template import COORDINATOR, NODES, ServiceOptions, service_template
+from oneflower_appliance.errors import EXIT_CODE_MEANINGS
+from oneflower_appliance.parameters import Level, Parameter, of_level
+
+DOCS = Path(__file__).parent.parent / "docs"
+NOTE = "<!-- Written by `make docs` from the code. Do not edit. -->\n"
+INTRODUCTION = """# Context variables
+
+Every variable, on the level at which the service template asks for it. Set one with `oneflower up --set NAME=VALUE`, or
+in the form on OpenNebula. All of them are optional. The client checks them before it asks for anything, and the
+appliance checks them again when a machine boots; both name every error at once.
+"""
+RULES = """## Rules between variables
+
+- `FL_MIN_AVAILABLE_CLIENTS` is at least `FL_MIN_FIT_CLIENTS` and `FL_MIN_EVALUATE_CLIENTS`, and at most the `min_vms` of
+  the role `supernode`.
+- Krum and MultiKrum need `FL_MIN_AVAILABLE_CLIENTS >= 2 f + 3`, Bulyan `>= 4 f + 3`, where f is `FL_NUM_MALICIOUS`.
+- `FL_SSL_CA_CERTFILE`, `FL_SSL_CERTFILE` and `FL_SSL_KEYFILE` are given together or not at all, and must form a
+  chain. On a SuperNode, `FL_SSL_CA_CERTFILE` alone names the CA to trust.
+- `ML_FRAMEWORK` must be one that `FL_USE_CASE` has: image-classification with pytorch, tensorflow or sklearn;
+  anomaly-detection with sklearn or pytorch; llm-fine-tuning with pytorch.
+"""
+AGENT_CODES = """
+`oneflower-agent status` exits with 0 when the machine is done or degraded, and with 7 otherwise. The agent itself ends
+with 75 when starting it again may help, and with 78 when its settings must be changed first.
+"""
+PART = re.compile(r"(<!-- generated: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Return a Markdown table."""
+    lines = [columns, tuple("---" for _ in columns), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def parameter_rows(parameters: list[Parameter]) -> list[tuple[str, ...]]:
+    """Return the rows of the reference."""
+    return [
+        (
+            f"`{p.name}`",
+            str(p.kind),
+            f"`{p.default}`" if p.default else "empty",
+            p.expects,
+            p.meaning + (f". *Not in effect yet: {p.planned}.*" if p.planned else "."),
+        )
+        for p in parameters
+    ]
+
+
+def parameters_page() -> str:
+    """Return docs/parameters.md."""
+    heads = {
+        Level.SERVICE: "Asked for once, for the whole federation: both roles must agree on them.",
+        Level.SUPERLINK: "Asked for on the role `superlink`: they concern the coordinator alone.",
+        Level.SUPERNODE: "Asked for on the role `supernode`: they concern the training nodes alone.",
+    }
+    parts = [
+        NOTE,
+        INTRODUCTION,
+    ]
+    for level, head in heads.items():
+        rows = parameter_rows(of_level(level))
+        parts.append(f"## {level}\n\n{head}\n\n" + table(("variable", "type", "default", "expects", "meaning"), rows))
+    parts.append(RULES)
+    return "\n".join(parts)
+
+
+def exit_codes_page() -> str:
+    """Return docs/exit-codes.md."""
+    rows = [(str(int(code)), code.name, meaning) for code, meaning in EXIT_CODE_MEANINGS.items()]
+    return f"{NOTE}\n# Exit codes\n\nOf `oneflower`:\n\n" + table(("code", "name", "meaning"), rows) + AGENT_CODES
+
+
+def _block(content: Any) -> str:
+    return f"```json\n{json.dumps(content, indent=2)}\n```\n"
+
+
+def parts() -> dict[str, str]:
+    """Return the generated parts by name."""
+    seven = service_template(ServiceOptions(template_ids={COORDINATOR: 7, NODES: 8}))
+    six = service_template(ServiceOptions(compat=6, template_ids={COORDINATOR: 7, NODES: 8}))
+    levels = [(str(level), ", ".join(f"`{p.name}`" for p in of_level(level))) for level in Level]
+    return {
+        "template-7": _block(seven),
+        "template-6": _block(six),
+        "levels": table(("level", "variables"), levels),
+    }
+
+
+def pages() -> dict[Path, str]:
+    """Return every page that is generated, whole or in part, as it should be."""
+    wanted = {DOCS / "parameters.md": parameters_page(), DOCS / "exit-codes.md": exit_codes_page()}
+    available = parts()
+    for path in sorted(DOCS.glob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        if path not in wanted and PART.search(text):
+            wanted[path] = PART.sub(lambda match: match[1] + available[match["name"]] + match[3], text)
+    return wanted
+
+
+def main() -> None:
+    """Write, or check, every generated page."""
+    stale = [path for path, text in pages().items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    if "--check" in sys.argv:
+        for path in stale:
+            print(f"{path.name} is stale: run `make docs`")
+        sys.exit(bool(stale))
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")
+    print(f"{len(stale)} pages changed")
+
+
+if __name__ == "__main__":
+    main()

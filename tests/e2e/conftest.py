@@ -1,0 +1,120 @@
+"""Real federations: real Flower processes, real TLS. One cloud for the session, one federation for most tests."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import ssl
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from oneflower.local import daemon
+from oneflower.local.home import LocalHome
+from oneflower.local.machines import MARK
+
+
+class User:
+    """Somebody at the command line, with a home of their own. The runtime is shared through the cache."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.home = LocalHome(folder / "home", LocalHome.of_user().cache)
+        self.environment = {**os.environ, "ONEFLOWER_HOME": str(self.home.state), "NO_COLOR": "1"}
+
+    def __call__(self, *arguments, code=0, **environment):
+        done = subprocess.run(
+            [sys.executable, "-c", "from oneflower.cli import main; main()", *arguments],
+            capture_output=True, text=True, check=False, cwd=self.folder, env={**self.environment, **environment},
+        )  # fmt: skip
+        assert "Traceback" not in done.stderr, done.stderr
+        assert code is None or done.returncode == code, done.stdout + done.stderr
+        return done
+
+    def start(self, *arguments):
+        return subprocess.Popen(
+            [sys.executable, "-c", "from oneflower.cli import main; main()", *arguments],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.folder, env=self.environment,
+        )  # fmt: skip
+
+    def show(self, name):
+        return json.loads(self("show", name, "-o", "json").stdout)
+
+    def is_ready(self, name):
+        status = self.show(name)
+        return (
+            status["state"] == "RUNNING"
+            and len(status["vms"]) == status["supernodes"] + 1
+            and all(vm["ready"] for vm in status["vms"])
+        )
+
+    def client(self, status):
+        """An HTTPS client that trusts the CA of a federation and nobody else."""
+        ca = self.machine(status["vms"][0]["id"]) / "var" / "tls" / "ca.crt"
+        return httpx.Client(verify=ssl.create_default_context(cafile=ca), trust_env=False)
+
+    def machine(self, number):
+        return self.home.machine(number)
+
+    def processes(self, number=None):
+        """All processes of one machine, or of all machines."""
+        wanted = str(self.machine(number)) if number is not None else str(self.home.state)
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                mark = process.environ().get(MARK, "")
+                if mark and (mark == wanted if number is not None else mark.startswith(wanted + "/")):
+                    found.append(process)
+        return found
+
+    def process(self, number, *words, without=()):
+        """The one process of a machine whose command line has all of `words` and none of `without`."""
+        found = []
+        for process in self.processes(number):
+            with contextlib.suppress(psutil.Error):
+                line = " ".join(process.cmdline())
+                if all(word in line for word in words) and not any(word in line for word in without):
+                    found.append(process)
+        assert len(found) == 1, [p.cmdline() for p in found]
+        return found[0]
+
+    def leave(self):
+        with contextlib.suppress(AssertionError):
+            self("down", "--all")
+        daemon.stop(self.home)
+        assert self.processes() == []
+
+
+def until(condition, limit, what="it"):
+    deadline = time.monotonic() + limit
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"{what} did not happen within {limit} s"
+        time.sleep(0.25)
+    return result
+
+
+@pytest.fixture(scope="session")
+def user(tmp_path_factory):
+    somebody = User(tmp_path_factory.mktemp("user"))
+    yield somebody
+    somebody.leave()
+
+
+@pytest.fixture
+def newcomer(tmp_path):
+    somebody = User(tmp_path)
+    yield somebody
+    somebody.leave()
+
+
+@pytest.fixture(scope="session")
+def fed(user):
+    """A federation of one SuperLink and two SuperNodes, shared by the tests that leave it whole."""
+    user("up", "fed", "--set", "FL_NUM_ROUNDS=2")
+    return "fed"

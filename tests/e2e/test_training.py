@@ -1,0 +1,191 @@
+"""The main job: a real model, trained by a real federation, saved and loaded again."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from oneflower_appliance.apps import USE_CASES
+
+pytestmark = pytest.mark.e2e
+
+MINIMAL = {
+    "pyproject.toml": """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+[project]
+name = "minimal"
+version = "1.0.0"
+license = "Apache-2.0"
+dependencies = ["flwr>=1.41", "numpy"]
+[tool.flwr.app]
+publisher = "somebody"
+[tool.flwr.app.components]
+serverapp = "minimal.apps:server"
+clientapp = "minimal.apps:client"
+[tool.flwr.app.config]
+num-server-rounds = 1
+boom = false
+""",
+    "minimal/__init__.py": "",
+    "minimal/apps.py": """
+import numpy as np
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+from flwr.serverapp.strategy import FedAvg
+
+server, client = ServerApp(), ClientApp()
+
+@client.train()
+def train(message, context):
+    arrays = [array + 1 for array in message.content["arrays"].to_numpy_ndarrays()]
+    metrics = MetricRecord({"train_loss": 0.5, "num-examples": 1})
+    return Message(RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics}), reply_to=message)
+
+@server.main()
+def main(grid, context):
+    if context.run_config["boom"]:
+        raise RuntimeError("the moon is in the wrong house")
+    FedAvg(fraction_evaluate=0.0).start(grid, ArrayRecord([np.zeros(3)]), num_rounds=context.run_config["num-server-rounds"])
+""",
+}
+
+
+@pytest.fixture
+def app(tmp_path):
+    for name, text in MINIMAL.items():
+        path = tmp_path / "minimal-app" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path / "minimal-app"
+
+
+def test_the_demo_does_the_whole_job_and_cleans_up(newcomer):
+    done = newcomer("demo", "--rounds", "3")
+    assert "deploying demo-" in done.stderr
+    assert "round      loss  accuracy  seconds  nodes" in done.stderr
+    assert "3/3" in done.stderr
+    assert "accuracy 0." in done.stdout
+    [folder] = newcomer.folder.glob("oneflower-results/demo-*")
+    assert (folder / "convergence.png").read_bytes().startswith(b"\x89PNG")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert [row["round"] for row in metrics["rows"]] == [1, 2, 3]
+    assert all(row["nodes"] == 2 for row in metrics["rows"])
+    assert json.loads(newcomer("ls", "-o", "json").stdout) == []
+    assert newcomer.processes() == []
+
+    sys.path.insert(0, str(USE_CASES["image-classification"].folder))
+    from image_classification import task
+
+    train, test = task.load(7)
+    central = task.initial()
+    task.train(central, train, 60, 7)
+    saved = np.load(folder / "model.npz")
+    loaded = [saved[name] for name in saved.files]
+    loss, accuracy = task.evaluate(loaded, test)
+    assert accuracy == metrics["rows"][-1]["server"]["accuracy"], "the saved model is the one that was measured"
+    assert loss == pytest.approx(metrics["rows"][-1]["server"]["loss"], rel=1e-6)
+    assert accuracy >= task.evaluate(central, test)[1] - 0.03
+
+
+def test_anybodys_app_is_trained_recorded_and_saved_without_a_change(user, fed, app):
+    result = json.loads(user("run", str(app), "-f", fed, "-o", "json").stdout)
+    assert [row["loss"] for row in result["rows"]] == [0.5]
+    saved = np.load(user.folder / result["model"])
+    assert saved[saved.files[0]].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_an_app_that_raises_says_so_and_leaves_the_federation_whole(user, fed, app):
+    done = user("run", str(app), "-f", fed, "--config", "boom=true", code=8)
+    assert "the moon is in the wrong house" in done.stderr
+    assert user.is_ready(fed)
+
+
+def test_a_folder_that_is_no_app_and_a_missing_dependency_are_refused_before_anything_starts(user, fed, app, tmp_path):
+    done = user("run", str(tmp_path), "-f", fed, code=3)
+    assert "is not a Flower app" in done.stderr
+    project = (app / "pyproject.toml").read_text()
+    (app / "pyproject.toml").write_text(project.replace('"numpy"', '"numpy", "left-pad"'))
+    done = user("run", str(app), "-f", fed, code=3)
+    assert "needs left-pad, which the machines of fed do not have" in done.stderr
+
+
+def test_the_fleet_door_lists_and_starts_nothing(user, fed, app):
+    """From the federation's side nobody reaches the Control or Runtime API, with Flower's own client or without."""
+    import subprocess
+
+    from oneflower.local import runtime
+
+    status = user.show(fed)
+    ca = user.machine(status["vms"][0]["id"]) / "var" / "tls" / "ca.crt"
+    fleet = f"https://{status['endpoint']}"
+    with user.client(status) as client:
+        for path in (
+            "/v1/control/list-runs",
+            "/v1/control/start-run",
+            "/v1/runtime/pull-task-input",
+            "/oneflower/nodes",
+            "/docs",
+        ):
+            assert client.post(fleet + path, content=b"").status_code == 403
+        assert client.get(fleet + "/health").status_code == 200
+        assert client.post(f"https://{status['control']}/v1/control/list-runs", content=b"").status_code != 403
+    home = user.folder / "intruder"
+    home.mkdir()
+    (home / "config.toml").write_text(f'[superlink.x]\naddress = "{status["endpoint"]}"\nroot-certificates = "{ca}"\n')
+    flwr = runtime.find(user.home, "1.41.0", "sklearn").bin / "flwr"
+    environment = {
+        **user.environment,
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+    }
+    before = len(list(user.machine(status["vms"][0]["id"]).glob("var/runs/*")))
+    for arguments in (["list", "x"], ["run", str(app), "x"], ["supernode", "list", "x"]):
+        done = subprocess.run(
+            [flwr, *arguments, "--format", "json"], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode != 0 or json.loads(done.stdout).get("success") is False
+    assert len(list(user.machine(status["vms"][0]["id"]).glob("var/runs/*"))) == before
+
+
+def test_no_secret_is_in_a_log_and_keys_are_private(user, fed):
+    status = user.show(fed)
+    for vm in status["vms"]:
+        folder = user.machine(vm["id"])
+        token = (folder / "context" / "token.txt").read_text()
+        assert token not in (folder / "console.log").read_text()
+        assert token not in user.home.log.read_text()
+        for key in folder.glob("var/tls/*.key"):
+            assert key.stat().st_mode & 0o077 == 0
+    text = user("logs", fed).stdout
+    assert "PRIVATE KEY" not in text
+    assert "superlink_0 | " in text
+
+
+def test_ctrl_c_stops_the_run(user, fed, app):
+    import signal
+
+    from .conftest import until
+
+    process = user.start("run", str(app), "-f", fed, "--rounds", "50")
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("  run "):
+            break
+    run_id = lines[-1].split()[1]
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "stopping run" in output
+    status = user.show(fed)
+    with user.client(status) as client:
+        url = f"https://{status['control']}/oneflower/runs/{run_id}"
+        until(lambda: client.get(url).json()["status"] == "finished", 30, "the end of the run")
+        assert client.get(url).json()["sub_status"] == "stopped"

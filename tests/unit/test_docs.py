@@ -1,0 +1,54 @@
+"""The documentation is true: generated parts are fresh, links lead somewhere, every command and variable is in it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from oneflower_appliance.errors import ExitCode
+from oneflower_appliance.parameters import PARAMETERS
+
+ROOT = Path(__file__).parent.parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+
+
+def test_the_generated_pages_are_fresh():
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts/generate_docs.py", "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_variable_and_exit_code_is_documented():
+    reference = (ROOT / "docs/parameters.md").read_text()
+    for name in PARAMETERS:
+        assert f"`{name}`" in reference
+    codes = (ROOT / "docs/exit-codes.md").read_text()
+    for code in ExitCode:
+        assert f"| {int(code)} | {code.name} |" in codes
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_every_module_of_the_picture_exists():
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    for path in re.findall(r"`((?:src|appliance|tests|docs|scripts)/[\w./-]+)`", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_every_variable_that_a_page_names_exists():
+    known = set(PARAMETERS) | {
+        "FL_ENDPOINT", "FL_CONTROL_ENDPOINT", "FL_TLS", "FL_CA_CERT", "FL_VERSION", "FL_ROLE", "FL_READY", "FL_ERROR",
+        "FL_PARTITION_ID", "FL_NUM_PARTITIONS", "FL_NODE_ID", "FL_PARTITIONS",
+    }  # fmt: skip
+    for page in PAGES:
+        assert set(re.findall(r"\bFL_[A-Z_]*[A-Z]\b", page.read_text())) <= known, page.name
