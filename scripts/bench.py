@@ -64,7 +64,8 @@ class Bench:
                 str(made.key),
             ]
             self._start(stack, folder, "flower-superlink", "--host", ADDRESS, "--port", "9092",
-                        "--database", str(folder / "state.db"), "--disable-runtime-dependency-installation", *link)  # fmt: skip
+                        "--database", str(folder / "state.db"), "--disable-runtime-dependency-installation",
+                        *link)  # fmt: skip
             context = ssl.create_default_context(cafile=str(made.ca))
             _until(lambda: _ask(f"https://{ADDRESS}:9092/health", context) is not None)
             for number in range(2):
@@ -88,7 +89,7 @@ class Bench:
         stack.callback(_end, process)
 
     def ready_to_start(self) -> float:
-        """Return milliseconds from before the SuperLink's READY was sent to the start of the last SuperNode's machine."""
+        """Return milliseconds from just before the SuperLink's READY to the start of the last SuperNode's machine."""
         status = json.loads(self.oneflower("show", "bench", "-o", "json")[0])
         link, *nodes = [self.home.machine(vm["id"]) for vm in status["vms"]]
         text = (link / "console.log").read_text()
@@ -177,7 +178,7 @@ def main() -> None:
         ("SuperLink's READY to its SuperNodes' machines starting", f"{middle['gate']:.0f} ms", "<= 200 ms", ""),
         ("down, 1 + 2", f"{middle['down']:.1f} s", "<= 3 s", "the command as a whole"),
         ("oneflower --help", f"{middle['help']:.2f} s CPU", "<= 0.3 s", ""),
-        ("local daemon, idle", f"{middle['cpu']:.1f} %, {middle['memory']:.0f} MB", "< 1 %, <= 80 MB", "one core = 100 %"),
+        ("local daemon, idle", f"{middle['cpu']:.1f} %, {middle['memory']:.0f} MB", "< 1 %, <= 80 MB", "of one core"),
     ]  # fmt: skip
     print("| what | measured | goal | |\n| --- | --- | --- | --- |")
     for row in rows:

@@ -40,6 +40,7 @@ log = logging.getLogger("agent")
 
 HOME = Path("/var/lib/oneflower")
 CONTEXT = Path("/run/one-context")
+NO_ERROR = "-"  # OneGate cannot store an empty value, and this is no base64
 EX_TEMPFAIL, EX_CONFIG = 75, 78
 _DEATHS, _WINDOW = 5, 300.0
 _STOP_GRACE = 8.0
@@ -104,12 +105,16 @@ def _identify(name: str, home: Path, context_folder: Path, journal: Journal) -> 
 
 
 def _withdraw(machine: Machine) -> None:
-    """Take back a READY that an earlier life of this agent published."""
+    """Take back what an earlier life of this agent published: READY, and why it was not."""
     if machine.onegate is None:
         return
     try:
-        if machine.onegate.attributes().get("READY") == "YES":
-            machine.onegate.publish({"READY": "NO"})
+        attributes = machine.onegate.attributes()
+        stale = {"READY": "NO"} if attributes.get("READY") == "YES" else {}
+        if attributes.get("FL_ERROR", NO_ERROR) != NO_ERROR:
+            stale["FL_ERROR"] = NO_ERROR
+        if stale:
+            machine.onegate.publish(stale)
     except OneGateError as error:
         log.warning("%s", error.sentence)
 
@@ -145,6 +150,7 @@ def _watch_over(role: Role, machine: Machine) -> NoReturn:
         _confess(machine, cause)
         time.sleep(next(pauses))
         machine.journal.run(role.restart_steps())
+        machine.publish({"FL_ERROR": NO_ERROR})
 
 
 class _JsonLines(logging.Formatter):

@@ -25,6 +25,8 @@ Set = Annotated[
 ]
 Supernodes = Annotated[int, typer.Option("--supernodes", "-n", help="How many SuperNodes.")]
 
+HEALING = 60.0  # seconds that a running federation is given to mend itself before a failure counts
+
 
 def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
     """Split NAME=VALUE texts. Raises `OneflowerError` naming the first that is none."""
@@ -212,7 +214,7 @@ def scale(
     if going:
         screen.say(f"Removing the oldest: {', '.join(vm.name for vm in going)}.")
     with screen.DeployProgress(f"scaling {federation.name} to {supernodes} SuperNodes") as progress:
-        status = federation.wait_ready(timeout, progress.update)
+        status = federation.wait_ready(timeout, progress.update, HEALING)
     if output is Output.JSON:
         screen.show_json(status)
     else:
@@ -227,7 +229,7 @@ def recover(name: Name = None, timeout: Timeout = 600, output: Format = Output.T
         if before.state not in ("RUNNING", "WARNING"):
             federation.recover()
         with screen.DeployProgress(f"recovering {federation.name}") as progress:
-            before = federation.wait(lambda status: status.ready, timeout, progress.update)
+            before = federation.wait_ready(timeout, progress.update, HEALING)
     if output is Output.JSON:
         screen.show_json(before)
     else:

@@ -167,18 +167,23 @@ class Federation:
         done: Callable[[FederationStatus], bool],
         timeout: float,
         watch: Callable[[FederationStatus], None] = lambda _: None,
+        grace: float = 0,
     ) -> FederationStatus:
         """Wait until `done`; `watch` sees every status on the way.
 
-        Raises `OneflowerError` when the federation fails, is deleted meanwhile, or after `timeout` seconds.
+        Raises `OneflowerError` when the federation fails (and has not mended itself after `grace` seconds), is deleted
+        meanwhile, or after `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
+        well = time.monotonic()
         while True:
             status = self.status()
             watch(status)
             if done(status):
                 return status
-            if status.failure:
+            if not status.failure:
+                well = time.monotonic()
+            elif time.monotonic() - well >= grace:
                 raise OneflowerError(
                     f"The federation {self.name!r} failed.\n{status.failure}", "", ExitCode.DEPLOY_FAILED
                 )
@@ -192,10 +197,10 @@ class Federation:
             time.sleep(_PULSE)
 
     def wait_ready(
-        self, timeout: float, watch: Callable[[FederationStatus], None] = lambda _: None
+        self, timeout: float, watch: Callable[[FederationStatus], None] = lambda _: None, grace: float = 0
     ) -> FederationStatus:
         """Wait until it is running with every machine ready."""
-        return self.wait(lambda status: status.ready, timeout, watch)
+        return self.wait(lambda status: status.ready, timeout, watch, grace)
 
     def scale(self, supernodes: int) -> list[VmStatus]:
         """Ask for another number of SuperNodes. Returns the nodes that go: the oldest. Does not wait."""
@@ -228,7 +233,7 @@ def _vm_status(vm: Vm, role: str) -> VmStatus:
     if vm.state == _ACTIVE and not running and vm.lcm_state not in _LCM_FAILURES:
         state = "booting" if vm.lcm_state < _RUNNING else "stopping"
     ready = running and vm.attributes.get("READY") == "YES"
-    error = _decode(vm.attributes.get("FL_ERROR", "")) or vm.attributes.get("ERROR", "")
+    published = _decode(vm.attributes.get("FL_ERROR", "")) or vm.attributes.get("ERROR", "")
     return VmStatus(
         id=vm.id,
         name=vm.name.partition("_(")[0],
@@ -238,7 +243,7 @@ def _vm_status(vm: Vm, role: str) -> VmStatus:
         ip=vm.ip,
         partition=vm.attributes.get("FL_PARTITION_ID", ""),
         node_id=vm.attributes.get("FL_NODE_ID", ""),
-        error="" if ready else error,
+        error="" if ready or state == "stopping" else published,
     )
 
 

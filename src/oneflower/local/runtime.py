@@ -72,7 +72,7 @@ def ensure(home: LocalHome, version: str, framework: str, notify: Callable[[str]
         return runtime
     folder = _folder(home, version, framework)
     private_directory(home.runtimes)
-    with _locked(folder.with_suffix(".lock")):
+    with _locked(folder.with_name(f"{folder.name}.lock")):
         if find(home, version, framework) is None:
             notify(f"building the runtime Flower {version} + {framework} (once, about 500 MB in {home.runtimes})")
             _build(folder, version, framework)
