@@ -30,8 +30,8 @@ RULES = """## Rules between variables
 - `FL_MIN_AVAILABLE_CLIENTS` is at least `FL_MIN_FIT_CLIENTS` and `FL_MIN_EVALUATE_CLIENTS`, and at most the `min_vms` of
   the role `supernode`.
 - Krum and MultiKrum need `FL_MIN_AVAILABLE_CLIENTS >= 2 f + 3`, Bulyan `>= 4 f + 3`, where f is `FL_NUM_MALICIOUS`.
-- `FL_SSL_CA_CERTFILE`, `FL_SSL_CERTFILE` and `FL_SSL_KEYFILE` are given together or not at all, and must form
-  a chain. On a SuperNode, `FL_SSL_CA_CERTFILE` alone names the CA to trust.
+- `FL_SSL_CA_CERTFILE`, `FL_SSL_CERTFILE` and `FL_SSL_KEYFILE` are given together or not at all, and must form a
+  chain. On a SuperNode, `FL_SSL_CA_CERTFILE` alone names the CA to trust.
 - `ML_FRAMEWORK` must be one that `FL_USE_CASE` has: image-classification with pytorch, tensorflow or sklearn;
   anomaly-detection with sklearn or pytorch; llm-fine-tuning with pytorch.
 """

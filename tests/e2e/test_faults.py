@@ -152,7 +152,7 @@ def test_ctrl_c_while_deploying_rolls_back(user):
 
 
 def test_nothing_is_left_after_down(newcomer):
-    newcomer("up", "--set", "FL_TLS_ENABLED=NO")
+    newcomer("up", "--set", "FL_TLS_ENABLED=NO", "--set", "FL_LOG_LEVEL=ERROR", "--set", "FL_LOG_FORMAT=json")
     assert newcomer.is_ready("federation")
     assert len(newcomer.processes()) >= 9
     started = time.monotonic()

@@ -99,6 +99,7 @@ class Journal:
                 record.seconds = round(time.monotonic() - started, 3)
                 if record.outcome == "running":
                     record.outcome = "interrupted"
+                self._write()
                 log.info("%s: %s (%.2f s)", step.name, record.detail or record.outcome, record.seconds)
         self.ready()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
+import logging
 import os
 import re
 import socket
@@ -238,6 +239,7 @@ def main() -> None:
         _run_superlink(options.fleet, options.runs)
     else:
         _set_log_level()
+        logging.getLogger("flwr").addHandler(_NodeIdSayer())
         importlib.import_module("flwr.supernode.cli.flower_supernode").flower_supernode()
 
 
@@ -249,6 +251,16 @@ def serverapp() -> None:
     if folder := os.environ.get(RUNS_VARIABLE):
         record_runs(Path(folder))
     importlib.import_module("flwr.superlink.cli").flwr_serverapp()
+
+
+class _NodeIdSayer(logging.Handler):
+    """Says which node id a SuperNode was given at every log level: Flower itself says it in one INFO line only."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if node_id_in(text):
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
 
 
 def _set_log_level() -> None:

@@ -12,6 +12,7 @@ from oneflower.cli import screen
 from oneflower.cli.federations import Format, Set, Supernodes, Timeout, deploy, pairs
 from oneflower.cli.screen import Output
 from oneflower.cli.session import Session
+from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
     from oneflower.cloud import FederationStatus, RunResult
@@ -22,7 +23,10 @@ _RESULTS = Path("oneflower-results")
 
 
 def run(
-    app: Annotated[str, typer.Argument(metavar="APP", help="Folder of a Flower app, or a pre-built one by name.")],
+    app: Annotated[
+        str | None,
+        typer.Argument(metavar="[APP]", help="Folder of a Flower app, or a pre-built one by name; else FL_USE_CASE."),
+    ] = None,
     federation: Annotated[
         str | None, typer.Option("--federation", "-f", help="Which; may be left out for one.")
     ] = None,
@@ -38,11 +42,24 @@ def run(
     from oneflower.cloud import Federation  # noqa: PLC0415
 
     status = Federation.find(Session.cloud(), federation).status()
+    if app is None:
+        app = _use_case(status)
     result, table = train(status, app, rounds, pairs(config or (), "--config"), save, show_log=show_log)
     if output is Output.JSON:
         screen.show_json(result)
         return
     _summary(result, table)
+
+
+def _use_case(status: FederationStatus) -> str:
+    name = status.settings.get("FL_USE_CASE", "none")
+    if name == "none":
+        raise OneflowerError(
+            f"What shall {status.name} train? It was deployed without a use case (FL_USE_CASE).",
+            "Name an app: `oneflower run image-classification`, or the folder of your own.",
+            ExitCode.USAGE,
+        )
+    return name
 
 
 def _summary(result: RunResult, table: screen.RunTable) -> None:

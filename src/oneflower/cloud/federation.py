@@ -32,7 +32,7 @@ _VM_STATES = {
     9: "undeployed",
 }
 _ACTIVE, _RUNNING = 3, 3
-_PULSE = 0.2
+_PULSE, _LOOK = 0.1, 1.0
 
 
 @dataclass(frozen=True)
@@ -139,10 +139,16 @@ class Federation:
 
     def status(self) -> FederationStatus:
         """Return how it is now. Raises `OneflowerError` when it is gone."""
+        return self._status(self._body())
+
+    def _body(self) -> dict[str, Any]:
         document = self.cloud.service(self.id)
         if document is None:
             raise OneflowerError(f"The federation {self.name!r} is gone.", "Somebody deleted it.", ExitCode.NOT_FOUND)
-        body = document["TEMPLATE"]["BODY"]
+        body: dict[str, Any] = document["TEMPLATE"]["BODY"]
+        return body
+
+    def _status(self, body: dict[str, Any]) -> FederationStatus:
         homes = {node["deploy_id"]: role["name"] for role in body["roles"] for node in role.get("nodes") or ()}
         found = self.cloud.vms(homes)
         vms = tuple(_vm_status(found[number], role) for number, role in homes.items() if number in found)
@@ -176,8 +182,7 @@ class Federation:
         """
         deadline = time.monotonic() + timeout
         well = time.monotonic()
-        while True:
-            status = self.status()
+        for status in self._changes():
             watch(status)
             if done(status):
                 return status
@@ -194,6 +199,16 @@ class Federation:
                     "Raise --timeout, or look with `oneflower logs`.",
                     ExitCode.TIMEOUT,
                 )
+        raise AssertionError  # changes never end
+
+    def _changes(self) -> Iterator[FederationStatus]:
+        """Yield the status now, whenever the service changes, and once a second because machines change unseen."""
+        seen, looked = None, 0.0
+        while True:
+            body = self._body()
+            if body != seen or time.monotonic() - looked > _LOOK:
+                seen, looked = body, time.monotonic()
+                yield self._status(body)
             time.sleep(_PULSE)
 
     def wait_ready(
@@ -224,7 +239,7 @@ class Federation:
                     "Look with `oneflower show`; run `oneflower down` again.",
                     ExitCode.TIMEOUT,
                 )
-            time.sleep(_PULSE / 2)
+            time.sleep(_PULSE)
 
 
 def _vm_status(vm: Vm, role: str) -> VmStatus:

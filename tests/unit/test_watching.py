@@ -1,0 +1,132 @@
+"""How the agent watches over Flower, with programs that die or hang in Flower's place."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from oneflower_appliance import agent, superlink
+from oneflower_appliance.boot import Journal, Machine, Step
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.parameters import resolve
+from oneflower_appliance.process import Child
+
+
+class Gate:
+    def __init__(self):
+        self.put = []
+
+    def publish(self, values):
+        self.put.append(values)
+
+
+class Role:
+    """A role whose Flower is `command`."""
+
+    name = "superlink"
+
+    def __init__(self, command):
+        self.command, self.starts, self.child = command, 0, None
+
+    def restart_steps(self):
+        return [Step("start", self.start)]
+
+    def start(self):
+        self.starts += 1
+        self.child = Child(self.command, {}, lambda line: None)
+        return "started"
+
+    def tick(self):
+        return 60
+
+
+@pytest.fixture
+def machine(tmp_path):
+    journal = Journal("superlink", tmp_path / "status.json")
+    return Machine(tmp_path, {}, resolve({}), journal, Gate())
+
+
+def test_a_flower_that_keeps_dying_is_given_up_with_the_reason(machine, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(agent.time, "sleep", pauses.append)
+    role = Role(["sh", "-c", "echo unable to open database file; exit 3"])
+    role.start()
+    with pytest.raises(OneflowerError, match="Flower ended 5 times within 5 minutes. Flower cannot write its state"):
+        agent._watch_over(role, machine)
+    assert role.starts == 5
+    assert pauses == sorted(pauses)
+    assert all(put.get("READY") != "YES" for put in machine.onegate.put)
+    assert sum("READY" in put and "FL_ERROR" in put for put in machine.onegate.put) == 4
+
+
+def test_a_flower_that_hangs_is_not_waited_for_for_ever(machine, monkeypatch):
+    monkeypatch.setattr(superlink, "_START_LIMIT", 0.3)
+    child = Child(["sleep", "60"], {}, lambda line: None)
+    try:
+        with pytest.raises(OneflowerError, match="The SuperLink did not answer within 0 s: refused") as caught:
+            superlink.wait_for(child, _refused, "The SuperLink did not answer")
+        assert caught.value.code is ExitCode.TIMEOUT
+    finally:
+        child.stop(1)
+
+
+def _refused():
+    raise ConnectionRefusedError("refused")
+
+
+@pytest.mark.parametrize(
+    ("output", "cause"),
+    [
+        ("[Errno 98] address already in use", "A port that Flower needs is already in use"),
+        ("Invalid SuperNode authentication", "clock"),
+        ("ssl.SSLError: CERTIFICATE_VERIFY_FAILED", "not signed by the CA"),
+        ("OSError: No space left on device", "cannot write its state"),
+        ("something nobody has seen before", "something nobody has seen before"),
+    ],
+)
+def test_the_end_of_flower_is_explained(output, cause):
+    child = Child(["sh", "-c", f"echo '{output}'; exit 1"], {}, lambda line: None)
+    with pytest.raises(OneflowerError) as caught:
+        superlink.wait_for(child, lambda: False, "x")
+    assert cause in caught.value.sentence
+
+
+def test_a_child_that_ignores_sigterm_is_ended_with_its_whole_group():
+    lines = []
+    child = Child(["sh", "-c", "trap '' TERM; sleep 61 & echo ready; wait; sleep 61"], {}, lines.append)
+    while not lines:
+        time.sleep(0.01)
+    started = time.monotonic()
+    child.stop(0.3)
+    assert time.monotonic() - started < 3
+    assert child.status == -9
+
+
+def test_secrets_of_the_environment_do_not_reach_flower(monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    lines = []
+    child = Child(["env"], {"GIVEN": "yes"}, lines.append)
+    child.ended.wait(5)
+    time.sleep(0.1)
+    assert "GIVEN=yes" in lines
+    assert not any("hunter2" in line for line in lines)
+
+
+def test_the_status_file_tells_what_failed(machine):
+    def fail():
+        raise OneflowerError("It broke.", "Mend it.")
+
+    with pytest.raises(OneflowerError):
+        machine.journal.run([Step("one", lambda: "fine"), Step("two", fail), Step("three", lambda: "never")])
+    steps = json.loads((machine.home / "status.json").read_text())["steps"]
+    assert [(step["name"], step["outcome"]) for step in steps] == [("one", "done"), ("two", "failed")]
+
+
+def test_a_remark_makes_a_ready_machine_degraded(machine):
+    machine.journal.remark(["FL_CHECKPOINT_ENABLED=YES has no effect in this release."])
+    machine.journal.run([Step("one", lambda: "fine")])
+    status = json.loads((machine.home / "status.json").read_text())
+    assert (status["health"], status["ready"]) == ("degraded", True)
+    assert "FL_CHECKPOINT_ENABLED" in status["causes"][0]
