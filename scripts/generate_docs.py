@@ -21,14 +21,14 @@ DOCS = Path(__file__).parent.parent / "docs"
 NOTE = "<!-- Written by `make docs` from the code. Do not edit. -->\n"
 INTRODUCTION = """# Context variables
 
-Every variable, on the level at which the service template asks for it. Set one with `oneflower up --set NAME=VALUE`, or
-in the form on OpenNebula. All of them are optional. The client checks them before it asks for anything, and the
+Every variable, on the level at which the service template asks for it. Set one with `oneflower up --set NAME=VALUE`,
+or in the form on OpenNebula. All of them are optional. The client checks them before it asks for anything, and the
 appliance checks them again when a machine boots; both name every error at once.
 """
 RULES = """## Rules between variables
 
-- `FL_MIN_AVAILABLE_CLIENTS` is at least `FL_MIN_FIT_CLIENTS` and `FL_MIN_EVALUATE_CLIENTS`, and at most the `min_vms` of
-  the role `supernode`.
+- `FL_MIN_AVAILABLE_CLIENTS` is at least `FL_MIN_FIT_CLIENTS` and `FL_MIN_EVALUATE_CLIENTS`, and at most the `min_vms`
+  of the role `supernode`.
 - Krum and MultiKrum need `FL_MIN_AVAILABLE_CLIENTS >= 2 f + 3`, Bulyan `>= 4 f + 3`, where f is `FL_NUM_MALICIOUS`.
 - `FL_SSL_CA_CERTFILE`, `FL_SSL_CERTFILE` and `FL_SSL_KEYFILE` are given together or not at all, and must form a
   chain. On a SuperNode, `FL_SSL_CA_CERTFILE` alone names the CA to trust.

@@ -52,8 +52,9 @@ class Child:
 
     def _read(self) -> None:
         # The pipe stays open while a grandchild holds it, so the end of the output is not the end of the child.
-        with suppress(ValueError, OSError):
-            for line in self._process.stdout or ():
+        assert self._process.stdout is not None  # noqa: S101 - it is a pipe
+        with suppress(ValueError, OSError), self._process.stdout as output:
+            for line in output:
                 plain = _COLOUR.sub("", line).rstrip()
                 self.tail.append(plain)
                 self._on_line(plain)
