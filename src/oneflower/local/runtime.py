@@ -89,21 +89,17 @@ def _folder(home: LocalHome, version: str, framework: str) -> Path:
 def _build(folder: Path, version: str, framework: str) -> None:
     from uv import find_uv_bin  # noqa: PLC0415 - only needed here
 
-    uv, what = find_uv_bin(), f"build the runtime for Flower {version} and {framework}"
+    what = f"build the runtime for Flower {version} and {framework}"
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as listed:
         listed.write(requirements(version, framework))
         listed.flush()
-        environment = {**os.environ, "UV_NO_CONFIG": "1"}
-        run(
-            [uv, "venv", "--quiet", "--clear", "--no-project", "--python", sys.executable, str(folder)],
-            what,
-            environment,
-        )
-        run(
-            [uv, "pip", "install", "--quiet", "--python", str(folder / "bin" / "python"), "--compile-bytecode",
-             "--requirement", listed.name],
-            what, environment,
-        )  # fmt: skip
+        environment = {"UV_SYSTEM_CERTS": "1", **os.environ}
+        # In a folder of ours, so that the settings of the project we happen to be called from do not count.
+        uv = [find_uv_bin(), "--quiet", "--directory", str(folder.parent)]
+        python = folder / "bin" / "python"
+        run([*uv, "venv", "--clear", "--no-project", "--python", sys.executable, str(folder)], what, environment)
+        install = ["pip", "install", "--python", str(python), "--compile-bytecode", "--requirement", listed.name]
+        run([*uv, *install], what, environment)
     write_atomic(folder / ".complete", "")
 
 
