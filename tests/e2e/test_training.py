@@ -30,6 +30,7 @@ clientapp = "minimal.apps:client"
 [tool.flwr.app.config]
 num-server-rounds = 1
 boom = false
+sick = false
 """,
     "minimal/__init__.py": "",
     "minimal/apps.py": """
@@ -44,6 +45,8 @@ client = ClientApp()
 
 @client.train()
 def train(message, context):
+    if context.run_config["sick"]:
+        raise ValueError("this node is unwell")
     arrays = [array + 1 for array in message.content["arrays"].to_numpy_ndarrays()]
     metrics = MetricRecord({"train_loss": 0.5, "num-examples": 1})
     return Message(RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics}), reply_to=message)
@@ -104,6 +107,13 @@ def test_anybodys_app_is_trained_recorded_and_saved_without_a_change(user, fed, 
 def test_an_app_that_raises_says_so_and_leaves_the_federation_whole(user, fed, app):
     done = user("run", str(app), "-f", fed, "--config", "boom=true", code=8)
     assert "the moon is in the wrong house" in done.stderr
+    assert user.is_ready(fed)
+
+
+def test_a_run_in_which_every_node_fails_is_no_success(user, fed, app):
+    done = user("run", str(app), "-f", fed, "--config", "sick=true", code=8)
+    assert "(2 failed: <class 'ValueError'>:<'this node is unwell'>)" in done.stderr
+    assert "trained nothing: every node failed in every round" in done.stderr
     assert user.is_ready(fed)
 
 

@@ -66,6 +66,7 @@ def test_no_command_is_a_usage_error_and_version_is_not(oneflower):
         (["up", "--set", "FL_NUM_ROUNDS=0", "--set", "FL_TLS_ENABLED=x"], 3, "2 settings are not valid"),
         (["up", "--set", "NUM_ROUNDS=3"], 3, "did you mean FL_NUM_ROUNDS?"),
         (["up", "--set", "FL_NUM_ROUNDS"], 2, "NAME=VALUE"),
+        (["up", "--set", "FL_SSL_KEYFILE=@nowhere.key"], 4, "FL_SSL_KEYFILE: cannot read nowhere.key"),
         (["up", "--supernodes", "11"], 3, "expected 2 to 10"),
         (["up", "--supernodes", "1"], 3, "expected 2 to 10"),
         (

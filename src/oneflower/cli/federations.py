@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,7 +23,9 @@ Format = Annotated[Output, typer.Option("--output", "-o", help="How to print the
 Timeout = Annotated[float, typer.Option(min=1, help="Seconds to wait at most.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Set a variable (docs/parameters.md). Repeatable."),
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Set a variable (docs/parameters.md); @FILE for certificates. Repeatable."
+    ),
 ]
 Supernodes = Annotated[int, typer.Option("--supernodes", "-n", help="How many SuperNodes.")]
 
@@ -39,6 +43,22 @@ def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
     return found
 
 
+def settings_of(texts: Iterable[str] | None) -> dict[str, str]:
+    """Split the values of --set; a certificate or key may be given as @FILE, which keeps it out of process lists."""
+    from oneflower_appliance.parameters import PARAMETERS, Kind  # noqa: PLC0415
+
+    given = pairs(texts or (), "--set")
+    for name, value in given.items():
+        if value.startswith("@") and name in PARAMETERS and PARAMETERS[name].kind is Kind.TEXT64:
+            try:
+                given[name] = base64.b64encode(Path(value[1:]).read_bytes()).decode()
+            except OSError as error:
+                raise OneflowerError(
+                    f"{name}: cannot read {value[1:]}: {error.strerror}.", "", ExitCode.NOT_FOUND
+                ) from error
+    return given
+
+
 def up(
     name: Annotated[str, typer.Argument(help="What to call it.")] = "federation",
     supernodes: Supernodes = 2,
@@ -50,9 +70,7 @@ def up(
     output: Format = Output.TEXT,
 ) -> None:
     """Deploy a federation: one SuperLink, then its SuperNodes, and wait until every one of them is ready."""
-    federation, status = deploy(
-        name, supernodes, pairs(settings or (), "--set"), (min_vms, max_vms), timeout, keep=keep
-    )
+    federation, status = deploy(name, supernodes, settings_of(settings), (min_vms, max_vms), timeout, keep=keep)
     if output is Output.JSON:
         screen.show_json(status)
     else:

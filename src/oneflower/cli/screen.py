@@ -149,7 +149,8 @@ class RunTable:
         if not self._rows:
             say(f"  {'round':>7}  {'loss':>8}  {'accuracy':>8}  {'seconds':>7}  nodes")
         self._rows.append(row)
-        failures = f"  ({row.failures} failed)" if row.failures else ""
+        reasons = [line for text in row.metrics.get("reasons", ()) for line in text.splitlines()[-1:]]
+        failures = f"  ({row.failures} failed: {'; '.join(reasons)[:160]})" if row.failures else ""
         say(
             f"  {f'{row.round}/{row.rounds}':>7}  {_number(row.loss):>8}  {_number(row.accuracy):>8}  "
             f"{row.seconds:7.1f}  {row.nodes:5}{failures}"

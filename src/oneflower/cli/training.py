@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oneflower.cli import screen
-from oneflower.cli.federations import Format, Set, Supernodes, Timeout, deploy, pairs
+from oneflower.cli.federations import Format, Set, Supernodes, Timeout, deploy, pairs, settings_of
 from oneflower.cli.screen import Output
 from oneflower.cli.session import Session
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -108,7 +108,7 @@ def demo(
     """Do the whole job on this machine: deploy, train on real data over TLS, show the curve, save, clean up."""
     from oneflower_appliance.parameters import Bounds  # noqa: PLC0415
 
-    given = pairs(settings or (), "--set")
+    given = settings_of(settings)
     limits = (min(Bounds().minimum, supernodes), max(Bounds().maximum, supernodes))
     name = f"demo-{secrets.token_hex(2)}"
     federation, status = deploy(name, supernodes, given, limits, timeout, keep=keep)

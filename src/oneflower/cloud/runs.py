@@ -181,6 +181,8 @@ def follow(door: SuperLinkDoor, run_id: str, on_row: Callable[[RunRow], None], o
         if state is not None and (status := state.json())["status"] == "finished":
             if status["sub_status"] != "completed":
                 raise _failed(run_id, status, tail)
+            if lines and not any(RunRow.parse(line).nodes for line in lines):
+                raise _untrained(run_id, RunRow.parse(lines[-1]))
             return
         time.sleep(_PULSE)
 
@@ -192,6 +194,17 @@ def _failed(run_id: str, status: dict[str, str], tail: str) -> OneflowerError:
     return OneflowerError(
         f"Run {run_id} {status['sub_status']}: {reason}" + (f"\nThe end of its log:{shown}" if shown else ""),
         "",
+        ExitCode.RUN_FAILED,
+    )
+
+
+def _untrained(run_id: str, last: RunRow) -> OneflowerError:
+    """Return what to say of a run that Flower calls completed although no node ever trained."""
+    reasons = last.metrics.get("reasons") or ["no node answered"]
+    return OneflowerError(
+        f"Run {run_id} trained nothing: every node failed in every round.\n  "
+        + "\n  ".join(reason.splitlines()[-1] for reason in reasons if reason),
+        "Mend the ClientApp or the nodes' configuration; `oneflower logs` shows what the nodes said.",
         ExitCode.RUN_FAILED,
     )
 

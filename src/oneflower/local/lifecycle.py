@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import secrets
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,7 +25,7 @@ from oneflower.local.models import (
     node_ids,
 )
 from oneflower.local.schema import check_inputs, check_template, merge_service
-from oneflower.local.vmtext import resolve_context
+from oneflower.local.vms import Place, inject_inputs, new_vm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,8 +36,6 @@ log = logging.getLogger(__name__)
 
 _NO_DELETE = {ServiceState.DEPLOYING, ServiceState.DEPLOYING_NETS, ServiceState.SCALING, ServiceState.COOLDOWN,
               ServiceState.FAILED_DEPLOYING, ServiceState.FAILED_SCALING, ServiceState.FAILED_UNDEPLOYING}  # fmt: skip
-_ATTRIBUTES_OF_A_VM = {"CPU", "VCPU", "MEMORY", "CPU_MODEL", "HYPERVISOR", "CONTEXT", "NIC", "DISK", "OS", "FEATURES",
-                       "GRAPHICS", "NAME", "DESCRIPTION"}  # fmt: skip
 
 
 class Host(Protocol):
@@ -133,12 +130,7 @@ class Engine:
         for role in service.roles:
             role.setdefault("cooldown", 300)
             role |= {"nodes": [], "last_vmname": 0, "on_hold": bool(role.get("on_hold"))}
-            values = {**shared, **(role.get("user_inputs_values") or {})}
-            if not values:
-                continue
-            contents = role.setdefault("template_contents", {})
-            contents.update({key: "" if value is None else _text(value) for key, value in values.items()})
-            contents.setdefault("CONTEXT", {}).update({key: f"${key}" for key in values})
+            inject_inputs(role, {**shared, **(role.get("user_inputs_values") or {})})
 
     def _insert(self, document: Document) -> Document:
         self.documents[document.id] = document
@@ -314,9 +306,12 @@ class Engine:
             base = self.vm_templates.get(role["template_id"])
             if base is None:
                 raise CloudError(404, f"VM template {role['template_id']} of role {role['name']} does not exist")
-            name = f"{role['name']}_{role['last_vmname']}_(service_{service.id})"
+            assert self.host is not None  # noqa: S101 - set before the first request is served
+            address = self.host.address({vm.ip for vm in self.vms.values()})
+            vm = new_vm(service, role, base, Place(self._store.next_id("vm"), address, self._onegate))
             role["last_vmname"] += 1
-            vm = self._new_vm(service, role, base, name)
+            self.vms[vm.id] = vm
+            self._store.save_vm(vm)
             role["nodes"].append({"deploy_id": vm.id, "vm_info": {"VM": vm.owner()}})
         self.save(service)
         for vm in self._vms_of(role):
@@ -324,26 +319,6 @@ class Engine:
                 vm.state, vm.lcm_state = VmState.ACTIVE, LcmState.PROLOG
                 self._store.save_vm(vm)
                 self.host.start(vm)
-
-    def _new_vm(self, service: Document, role: dict[str, Any], base: dict[str, Any], name: str) -> Vm:
-        assert self.host is not None  # noqa: S101 - set before the first request is served
-        merged = _over(base, role.get("template_contents") or {})
-        user = {
-            key: value for key, value in merged.items() if key not in _ATTRIBUTES_OF_A_VM and isinstance(value, str)
-        }
-        user |= {"SERVICE_ID": str(service.id), "ROLE_NAME": role["name"]}
-        number = self._store.next_id("vm")
-        ip = self.host.address({vm.ip for vm in self.vms.values()})
-        context = resolve_context(merged.get("CONTEXT") or {}, {**merged, **user, "NAME": name})
-        if context.get("NETWORK") == "YES":
-            context |= {"ETH0_IP": ip, "ETH0_MASK": "255.0.0.0", "ETH0_MAC": _mac(number)}
-        if context.get("TOKEN") == "YES":
-            context |= {"VMID": str(number), "ONEGATE_ENDPOINT": self._onegate}
-        template = {"CONTEXT": context, "NIC": {"IP": ip, "MAC": _mac(number), "NAME": "NIC0", "NETWORK": "loopback"}}
-        vm = Vm(number, name, service.id, template, user, secrets.token_urlsafe(24), ip)
-        self.vms[number] = vm
-        self._store.save_vm(vm)
-        return vm
 
     # -- the state machine -------------------------------------------------------------------------------------------
 
@@ -476,19 +451,3 @@ class Engine:
         ServiceState.FAILED_UNDEPLOYING: _stay,
         ServiceState.DONE: _stay,
     }
-
-
-def _over(base: dict[str, Any], contents: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in contents.items():
-        mine = merged.get(key)
-        merged[key] = _over(mine, value) if isinstance(mine, dict) and isinstance(value, dict) else value
-    return merged
-
-
-def _text(value: Any) -> str:
-    return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
-
-
-def _mac(number: int) -> str:
-    return "02:00:" + ":".join(f"{byte:02x}" for byte in number.to_bytes(4, "big"))

@@ -4,7 +4,8 @@ Flower offers no API for metrics per round and stores no model. All strategies o
 `Strategy.start`, so that one method is wrapped in the ServerApp's process; apps need no change. A run leaves in its
 folder:
 
-- metrics.jsonl: one JSON object a round: round, rounds, seconds, nodes, failures, train, evaluate, server
+- metrics.jsonl: one JSON object a round: round, rounds, seconds, nodes, failures, train, evaluate, server, and, where
+  nodes failed, their reasons
 - model.npz: the arrays of the final global model, under their names
 - result.json: app, rounds done, seconds, metrics of the last round, sha256 of the model
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from flwr.app import ArrayRecord, MetricRecord
 
 log = logging.getLogger("flwr")
+
+_LONGEST_REASON = 1000
 
 
 class RunRecord:
@@ -131,9 +134,11 @@ def _watch(strategy: Any, record: RunRecord) -> None:
 
     def aggregate_train(server_round: int, replies: Iterable[Any]) -> Any:
         received = list(replies)
-        failures = sum(1 for reply in received if reply.has_error())
+        reasons = [str(reply.error.reason).strip() for reply in received if reply.has_error()]
         arrays, metrics = aggregate(server_round, received)
-        record.note(nodes=len(received) - failures, failures=failures, train=_plain(metrics))
+        record.note(nodes=len(received) - len(reasons), failures=len(reasons), train=_plain(metrics))
+        if reasons:
+            record.note(reasons=sorted({reason[-_LONGEST_REASON:] for reason in reasons}))
         return arrays, metrics
 
     def aggregate_evaluate(server_round: int, replies: Iterable[Any]) -> Any:

@@ -1,0 +1,100 @@
+"""The recorder around Flower's own strategies, with a grid that answers at once."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAvg, Strategy
+from flwr.supercore.task_identity import TaskIdentity
+
+from oneflower_appliance.training import recorder
+
+
+class Grid:
+    """Two nodes that add one to the model; one of them may be unwell."""
+
+    def __init__(self, unwell=False):
+        self.run = SimpleNamespace(run_id=17)
+        self.unwell = unwell
+
+    def get_node_ids(self):
+        return [1, 2]
+
+    def send_and_receive(self, messages, *, timeout=None):
+        return [self.answer(message) for message in messages]
+
+    def answer(self, message):
+        if self.unwell and message.metadata.dst_node_id == 2:
+            return Message(Error(code=1, reason="<class 'ValueError'>:<'unwell'>"), reply_to=message)
+        arrays = [array + 1 for array in message.content.array_records["arrays"].to_numpy_ndarrays()]
+        metrics = MetricRecord({"loss": 0.5, "accuracy": 0.9, "num-examples": 1})
+        content = {"metrics": metrics}
+        if message.metadata.message_type == "train":
+            content["arrays"] = ArrayRecord(arrays)
+        return Message(RecordDict(content), reply_to=message)
+
+
+@pytest.fixture
+def record(tmp_path, monkeypatch):
+    monkeypatch.setattr(Strategy, "start", Strategy.start)
+    for name, value in (("_task_id", 1), ("_run_id", 17), ("_node_id", 0)):
+        monkeypatch.setattr(TaskIdentity, name, value)
+    recorder.record_runs(tmp_path)
+    return tmp_path / "17"
+
+
+def start(grid, **options):
+    strategy = FedAvg(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
+    return strategy.start(grid, ArrayRecord({"weights": _array()}), **options)
+
+
+def _array():
+    from flwr.app import Array
+
+    return Array(np.zeros((2, 3)))
+
+
+def rows(record):
+    return [json.loads(line) for line in (record / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_every_round_and_the_model_are_recorded(record):
+    result = start(Grid(), num_rounds=3, evaluate_fn=lambda n, arrays: MetricRecord({"accuracy": n / 10}))
+    found = rows(record)
+    assert [(row["round"], row["rounds"], row["nodes"], row["failures"]) for row in found] == [
+        (1, 3, 2, 0), (2, 3, 2, 0), (3, 3, 2, 0),
+    ]  # fmt: skip
+    assert [row["server"] for row in found] == [{"accuracy": 0.1}, {"accuracy": 0.2}, {"accuracy": 0.3}]
+    assert found[0]["evaluate"] == {"loss": 0.5, "accuracy": 0.9}
+    assert all(row["seconds"] >= 0 for row in found)
+    [name] = np.load(record / "model.npz").files
+    assert np.array_equal(np.load(record / "model.npz")[name], result.arrays.to_numpy_ndarrays()[0])
+    summary = json.loads((record / "result.json").read_text())
+    assert summary["rounds"] == 3
+    assert summary["model"]["arrays"] == {name: [2, 3]}
+    assert len(summary["model"]["sha256"]) == 64
+
+
+def test_nodes_that_fail_are_counted_with_their_reasons(record):
+    start(Grid(unwell=True), num_rounds=1)
+    [row] = rows(record)
+    assert (row["nodes"], row["failures"]) == (1, 1)
+    assert row["reasons"] == ["<class 'ValueError'>:<'unwell'>"]
+
+
+def test_positional_arguments_are_understood(record):
+    FedAvg(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1).start(
+        Grid(), ArrayRecord({"w": _array()}), 2, 60.0, ConfigRecord()
+    )
+    assert [row["rounds"] for row in rows(record)] == [2, 2]
+
+
+def test_a_disk_that_is_full_does_not_end_the_run(record, caplog):
+    record.parent.joinpath("17").write_text("in the way")
+    result = start(Grid(), num_rounds=1)
+    assert result.arrays.to_numpy_ndarrays()[0].sum() == 6
+    assert "The run goes on; metrics.jsonl is lost" in caplog.text

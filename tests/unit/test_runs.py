@@ -1,0 +1,125 @@
+"""Following and collecting runs, against a SuperLink's status API as the client sees it."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import json
+import threading
+
+import numpy as np
+import pytest
+
+from oneflower.cloud import runs
+from oneflower.cloud.apps import load_app
+from oneflower_appliance.errors import ExitCode, OneflowerError
+
+
+class Link(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        body = self.server.files.get(self.path.partition("?")[0])
+        self.send_response(404 if body is None else 200)
+        self.end_headers()
+        self.wfile.write(body or b"")
+
+
+@pytest.fixture
+def link(tmp_path):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Link)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    server.files = {}
+    server.door = runs.SuperLinkDoor(f"127.0.0.1:{server.server_port}", "", tmp_path / "flwr")
+    yield server
+    server.door.close()
+    server.shutdown()
+    server.server_close()
+
+
+def finished(link, sub_status, details="", log="", **rows):
+    link.files["/oneflower/runs/5"] = json.dumps(
+        {"status": "finished", "sub_status": sub_status, "details": details}
+    ).encode()
+    link.files["/oneflower/runs/5/log"] = json.dumps({"text": log, "latest": 1.0}).encode()
+
+
+def row(number, nodes=2, **more):
+    return {"round": number, "rounds": 2, "seconds": 1.5, "nodes": nodes, "failures": 2 - nodes, **more}
+
+
+def record(link, *found):
+    link.files["/oneflower/runs/5/files/metrics.jsonl"] = "".join(json.dumps(entry) + "\n" for entry in found).encode()
+
+
+def test_rounds_and_log_are_passed_on_to_the_end(link):
+    finished(link, "completed", log="hello\n")
+    record(link, row(1, server={"loss": 2.0}), row(2, server={"loss": 1.0}))
+    seen, logged = [], []
+    runs.follow(link.door, "5", seen.append, logged.append)
+    assert [(entry.round, entry.loss) for entry in seen] == [(1, 2.0), (2, 1.0)]
+    assert logged == ["hello\n"]
+
+
+def test_a_run_that_failed_gives_the_apps_reason_and_the_end_of_its_log(link):
+    finished(link, "failed", "ServerApp failed with exception: boom", log="line one\nRuntimeError: boom\n")
+    with pytest.raises(OneflowerError, match="boom") as caught:
+        runs.follow(link.door, "5", lambda _: None, lambda _: None)
+    assert caught.value.code is ExitCode.RUN_FAILED
+    assert "RuntimeError: boom" in str(caught.value)
+
+
+def test_a_run_without_a_single_trained_node_is_no_success(link):
+    finished(link, "completed")
+    record(link, row(1, nodes=0, reasons=["Traceback\nValueError: no data"]))
+    with pytest.raises(OneflowerError, match="trained nothing(.|\n)*ValueError: no data"):
+        runs.follow(link.door, "5", lambda _: None, lambda _: None)
+
+
+def test_a_superlink_that_is_gone_for_good_is_given_up(link, monkeypatch):
+    monkeypatch.setattr(runs, "_PATIENCE", 0.2)
+    monkeypatch.setattr(runs, "_PULSE", 0.05)
+    door = runs.SuperLinkDoor("127.0.0.1:9", "", link.door.flwr)
+    with pytest.raises(OneflowerError, match="has not answered"):
+        runs.follow(door, "5", lambda _: None, lambda _: None)
+    door.close()
+
+
+def test_what_a_run_left_is_saved(link, tmp_path):
+    buffer = io.BytesIO()
+    np.savez(buffer, w=np.ones(3))
+    record(link, row(1, server={"loss": 2.0, "accuracy": 0.5}), row(2, server={"loss": 1.0, "accuracy": 0.9}))
+    link.files["/oneflower/runs/5/files/model.npz"] = buffer.getvalue()
+    link.files["/oneflower/runs/5/files/result.json"] = b'{"seconds": 3.5, "rounds": 2}'
+    result = runs.collect(link.door, "5", load_app("image-classification", {}), tmp_path / "out")
+    assert np.load(result.model)["w"].tolist() == [1, 1, 1]
+    assert result.plot.read_bytes().startswith(b"\x89PNG")
+    assert json.loads(result.metrics.read_text())["rows"][1]["server"]["accuracy"] == 0.9
+    assert result.seconds == 3.5
+
+
+def test_an_app_without_strategy_leaves_nothing_and_that_is_no_error(link, tmp_path):
+    result = runs.collect(link.door, "5", load_app("image-classification", {}), tmp_path / "out")
+    assert (result.model, result.metrics, result.plot, result.rows) == (None, None, None, ())
+
+
+def test_a_federation_that_is_not_ready_has_no_door(tmp_path):
+    with pytest.raises(OneflowerError, match="no SuperLink that is ready"):
+        runs.SuperLinkDoor("", "", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("script", "cause"),
+    [
+        ('echo \'{"success": false, "error-message": "No such app"}\'', "Flower refused: No such app"),
+        ("echo this is no JSON", "Flower answered: this is no JSON"),
+        ("echo broken >&2; exit 3", "broken"),
+    ],
+)
+def test_a_flower_command_that_fails_is_one_sentence(link, tmp_path, script, cause):
+    flwr = tmp_path / "flwr"
+    flwr.write_text(f"#!/bin/sh\n{script}\n")
+    flwr.chmod(0o755)
+    with pytest.raises(OneflowerError, match=cause):
+        link.door.flower("list")
