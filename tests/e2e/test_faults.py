@@ -152,7 +152,17 @@ def test_ctrl_c_while_deploying_rolls_back(user):
 
 
 def test_nothing_is_left_after_down(newcomer):
-    newcomer("up", "--set", "FL_TLS_ENABLED=NO", "--set", "FL_LOG_LEVEL=ERROR", "--set", "FL_LOG_FORMAT=json")
+    newcomer(
+        "up",
+        "--set",
+        "FL_TLS_ENABLED=NO",
+        "--set",
+        "FL_LOG_LEVEL=ERROR",
+        "--set",
+        "FL_LOG_FORMAT=json",
+        "--set",
+        "FL_NODE_CONFIG=site=lab room='two b' partition-id=0 num-partitions=1",
+    )
     assert newcomer.is_ready("federation")
     assert len(newcomer.processes()) >= 9
     started = time.monotonic()

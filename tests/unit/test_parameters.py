@@ -4,6 +4,7 @@ import base64
 
 import pytest
 
+from oneflower_appliance.flower import node_config_text
 from oneflower_appliance.parameters import (
     PARAMETERS,
     Bounds,
@@ -13,6 +14,7 @@ from oneflower_appliance.parameters import (
     of_level,
     remarks,
     resolve,
+    split_node_config,
 )
 
 INVALID = {
@@ -44,7 +46,16 @@ INVALID = {
     "FL_METRICS_PORT": ["80", "70000", "9092", "8000"],
     "ML_FRAMEWORK": ["jax", "torch"],
     "FL_USE_CASE": ["chess"],
-    "FL_NODE_CONFIG": ["partition-id", "a=1 a=2", "partition-id=2 num-partitions=2", "partition-id=x", "=1"],
+    "FL_NODE_CONFIG": [
+        "partition-id",
+        "a=1 a=2",
+        "partition-id=2 num-partitions=2",
+        "partition-id=x",
+        "=1",
+        "a='b",
+        "a=b'c'",
+        "a= b",
+    ],
     "FL_SUPERLINK_ADDRESS": ["superlink", "host:port", "http://h:1"],
     "FL_MAX_RETRIES": ["-1", "many"],
     "FL_MAX_WAIT_TIME": ["-1"],
@@ -151,6 +162,22 @@ def test_no_variable_is_on_two_levels_and_every_user_input_has_five_parts():
             assert default in options.split(",")
     names = [p.name for level in Level for p in of_level(level)]
     assert len(names) == len(set(names)) == len(PARAMETERS)
+
+
+@pytest.mark.parametrize(
+    ("text", "for_flower"),
+    [
+        ("partition-id=0 num-partitions=2", "partition-id=0 num-partitions=2"),
+        ("site=lab", 'site="lab"'),
+        ("  a=1.5  b=true c='x y' d=\"1\" ", "a=1.5 b=true c='x y' d=\"1\""),
+        ("path=/data/x", 'path="/data/x"'),
+    ],
+)
+def test_a_node_config_reaches_flower_as_it_reads_it(text, for_flower):
+    from flwr.common.config import parse_config_args
+
+    assert node_config_text(split_node_config(text)) == for_flower
+    assert len(parse_config_args([for_flower])) == len(split_node_config(text))
 
 
 def test_what_has_no_effect_is_said():

@@ -28,7 +28,7 @@ from oneflower_appliance.parameters import split_address
 from oneflower_appliance.process import die_with_parent
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from starlette.requests import Request
     from starlette.responses import Response
@@ -107,6 +107,14 @@ class SuperLinkPlan:
         ]  # fmt: skip
 
 
+def node_config_text(pairs: Mapping[str, str]) -> str:
+    """Return a node config as Flower reads it: TOML values, so a bare word is quoted."""
+    literal = re.compile(r"true|false|[+-]?\d+(\.\d+)?|\".*\"|'.*'")
+    return " ".join(
+        f"{key}={value}" if literal.fullmatch(value) else f'{key}="{value}"' for key, value in pairs.items()
+    )
+
+
 def _tls_options(certificates: tuple[Path, Path, Path] | None) -> list[str]:
     if certificates is None:
         return ["--insecure"]
@@ -120,7 +128,7 @@ class SuperNodePlan:
 
     superlink: str
     ca: Path | None
-    node_config: str
+    node_config: Mapping[str, str]
     host: str
     max_retries: int = 0
     max_wait_time: int = 0
@@ -134,7 +142,7 @@ class SuperNodePlan:
             "--host", self.host,
             "--port", str(SUPERNODE_PORT),
             *(["--insecure"] if self.ca is None else ["--root-certificates", str(self.ca)]),
-            *(["--node-config", self.node_config] if self.node_config else []),
+            *(["--node-config", node_config_text(self.node_config)] if self.node_config else []),
             *(["--max-retries", str(self.max_retries)] if self.max_retries else []),
             *(["--max-wait-time", str(self.max_wait_time)] if self.max_wait_time else []),
         ]  # fmt: skip

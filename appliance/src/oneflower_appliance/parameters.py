@@ -143,14 +143,19 @@ def split_names(names: str) -> list[tuple[str, str]]:
     return pairs
 
 
+_NODE_CONFIG_PAIR = re.compile(r"""\s*([A-Za-z_][A-Za-z0-9_.-]*)=("[^"]*"|'[^']*'|[^\s"']+)(?=\s|\Z)""")
+
+
 def split_node_config(config: str) -> dict[str, str]:
-    """Split space-separated `key=value` pairs. Raises `ValueError`."""
+    """Split space-separated `key=value` pairs; a value with spaces is quoted, and stays so. Raises `ValueError`."""
     pairs: dict[str, str] = {}
-    for item in config.split():
-        match = re.fullmatch(r"([A-Za-z_][A-Za-z0-9_.-]*)=(.+)", item)
+    position = 0
+    while config[position:].strip():
+        match = _NODE_CONFIG_PAIR.match(config, position)
         if match is None or match[1] in pairs:
-            raise ValueError(item)
+            raise ValueError(config)
         pairs[match[1]] = match[2]
+        position = match.end()
     for key in ("partition-id", "num-partitions"):
         if key in pairs and not pairs[key].isdigit():
             raise ValueError(key)

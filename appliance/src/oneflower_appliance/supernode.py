@@ -207,7 +207,7 @@ class SuperNode:
         plan = flower.SuperNodePlan(
             superlink=self._superlink["FL_ENDPOINT"],
             ca=self._ca,
-            node_config=" ".join(f"{key}={value}" for key, value in self._node_config.items()),
+            node_config=self._node_config,
             host=machine.loopback,
             max_retries=settings.integer("FL_MAX_RETRIES"),
             max_wait_time=settings.integer("FL_MAX_WAIT_TIME"),
