@@ -286,6 +286,18 @@ def test_an_invalid_setting_starts_nothing(world):
     assert world.http.get("/service").json() == before
 
 
+def test_a_vm_template_that_does_not_exist_is_named(world):
+    body = copy.deepcopy(world.body) | {"name": "no template"}
+    body["roles"][0]["template_id"] = 4711
+    number = world.cloud.create_service_template(body)
+    made = Federation.deploy(world.cloud, lambda _: number, "lost", {}, Bounds())
+    try:
+        with pytest.raises(OneflowerError, match="VM template 4711 of role superlink does not exist"):
+            made.wait_ready(10)
+    finally:
+        made.delete()
+
+
 def test_a_machine_that_says_why_it_is_not_ready_ends_the_waiting(world, federation):
     [link] = world.until(lambda: world.nodes(federation, COORDINATOR))
     reason = base64.b64encode(b"A port that Flower needs is already in use on this machine.").decode()

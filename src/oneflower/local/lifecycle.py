@@ -26,6 +26,7 @@ from oneflower.local.models import (
 )
 from oneflower.local.schema import check_inputs, check_template, merge_service
 from oneflower.local.vms import Place, inject_inputs, new_vm
+from oneflower_appliance.errors import OneflowerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -220,8 +221,9 @@ class Engine:
             surplus = len(node_ids(role)) - cardinality
             for vm in self._vms_of(role)[:surplus]:
                 self._terminate(vm, role)
-        else:
-            self._instantiate_missing(service, role)
+        elif not self._instantiate_missing(service, role):
+            role["state"] = int(RoleState.FAILED_SCALING)
+            service.enter(ServiceState.FAILED_SCALING)
         self.advance(service)
 
     def rename(self, number: int, name: str) -> None:
@@ -301,24 +303,31 @@ class Engine:
             self._store.save_vm(vm)
             self.host.stop(vm, hard=role.get("shutdown_action") == "terminate-hard")
 
-    def _instantiate_missing(self, service: Document, role: dict[str, Any]) -> None:
-        while len(role["nodes"]) < role["cardinality"]:
-            base = self.vm_templates.get(role["template_id"])
-            if base is None:
-                raise CloudError(404, f"VM template {role['template_id']} of role {role['name']} does not exist")
-            assert self.host is not None  # noqa: S101 - set before the first request is served
-            address = self.host.address({vm.ip for vm in self.vms.values()})
-            vm = new_vm(service, role, base, Place(self._store.next_id("vm"), address, self._onegate))
-            role["last_vmname"] += 1
-            self.vms[vm.id] = vm
-            self._store.save_vm(vm)
-            role["nodes"].append({"deploy_id": vm.id, "vm_info": {"VM": vm.owner()}})
+    def _instantiate_missing(self, service: Document, role: dict[str, Any]) -> bool:
+        """Make and boot the VMs that a role lacks. Returns whether it could; the service's log says why not."""
+        assert self.host is not None  # noqa: S101 - set before the first request is served
+        base = self.vm_templates.get(role["template_id"])
+        if base is None:
+            service.note(f"VM template {role['template_id']} of role {role['name']} does not exist", "E")
+            return False
+        fresh = []
+        try:
+            while len(role["nodes"]) < role["cardinality"]:
+                address = self.host.address({vm.ip for vm in self.vms.values()})
+                vm = new_vm(service, role, base, Place(self._store.next_id("vm"), address, self._onegate))
+                role["last_vmname"] += 1
+                role["nodes"].append({"deploy_id": vm.id, "vm_info": {"VM": vm.owner()}})
+                self.vms[vm.id] = vm
+                fresh.append(vm)
+        except OneflowerError as error:
+            service.note(error.sentence, "E")
+            return False
         self.save(service)
-        for vm in self._vms_of(role):
-            if vm.state is VmState.PENDING and self.host is not None:
-                vm.state, vm.lcm_state = VmState.ACTIVE, LcmState.PROLOG
-                self._store.save_vm(vm)
-                self.host.start(vm)
+        for vm in fresh:
+            vm.state, vm.lcm_state = VmState.ACTIVE, LcmState.PROLOG
+            self._store.save_vm(vm)
+            self.host.start(vm)
+        return True
 
     # -- the state machine -------------------------------------------------------------------------------------------
 
@@ -347,10 +356,7 @@ class Engine:
             if role["state"] == RoleState.PENDING and (not straight or set(role.get("parents") or ()) <= running):
                 role["state"] = int(RoleState.DEPLOYING)
                 moved = True
-                try:
-                    self._instantiate_missing(service, role)
-                except CloudError as error:
-                    service.note(error.message, "E")
+                if not self._instantiate_missing(service, role):
                     role["state"] = int(RoleState.FAILED_DEPLOYING)
             elif role["state"] == RoleState.DEPLOYING:
                 vms = self._vms_of(role)

@@ -69,6 +69,8 @@ class Machines:
                 self._watch(vm)
             elif vm.running and _has_guest(vm):
                 self._lost(vm, "The machine was not running any more when the local cloud came back.")
+            elif not vm.running and _has_guest(vm):
+                self._do(self._boot_clean(vm))
             elif not vm.running:
                 self.start(vm)
 
@@ -101,6 +103,11 @@ class Machines:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def _boot_clean(self, vm: Vm) -> None:
+        """Boot a machine of which something may be left from before."""
+        await asyncio.to_thread(sweep, self._home.machine(vm.id))
+        await self._boot(vm)
+
     async def _boot(self, vm: Vm) -> None:
         try:
             version, framework = self._image(vm)
@@ -116,8 +123,8 @@ class Machines:
         except OSError as error:
             self._engine.vm_failed(vm, f"The machine could not be started: {error}.")
             return
-        self._watch(vm)
         self._engine.vm_running(vm)
+        self._watch(vm)
 
     def _image(self, vm: Vm) -> tuple[str, str]:
         """Return Flower's version and the framework. A SuperLink gets the framework of its service's SuperNodes."""
@@ -155,7 +162,11 @@ class Machines:
         return folder
 
     def _watch(self, vm: Vm) -> None:
-        descriptor = os.pidfd_open(vm.pid)
+        try:
+            descriptor = os.pidfd_open(vm.pid)
+        except ProcessLookupError:
+            self._lost(vm, "The machine went down by itself.")
+            return
         loop = asyncio.get_running_loop()
 
         def forget() -> None:
