@@ -122,14 +122,14 @@ def test_the_gate_holds_the_supernodes_until_the_superlink_is_ready(world, feder
 
 
 def test_user_inputs_reach_the_context_of_the_machines_they_are_for(world):
-    made = world.deploy("inputs", FL_NUM_ROUNDS="7", FL_NODE_CONFIG="a=1 b=it's", FL_LOG_LEVEL="DEBUG")
+    made = world.deploy("inputs", FL_NUM_ROUNDS="7", FL_NODE_CONFIG='a=1 b="it\'s"', FL_LOG_LEVEL="DEBUG")
     try:
         world.ready(made)
         link, node = world.nodes(made, COORDINATOR)[0], world.nodes(made, NODES)[0]
         texts = {n: (world.home.machine(n) / "context" / "context.sh").read_text() for n in (link, node)}
         assert "FL_NUM_ROUNDS='7'" in texts[link]
         assert "FL_NUM_ROUNDS" not in texts[node]
-        assert "FL_NODE_CONFIG='a=1 b=it'\\''s'" in texts[node]
+        assert """FL_NODE_CONFIG='a=1 b="it'\\''s"'""" in texts[node]
         for text in texts.values():
             assert "FL_LOG_LEVEL='DEBUG'" in text
             assert "FLOWER_VERSION='1.41.0'" in text
