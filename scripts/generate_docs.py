@@ -32,6 +32,7 @@ RULES = """## Rules between variables
 - Krum and MultiKrum need `FL_MIN_AVAILABLE_CLIENTS >= 2 f + 3`, Bulyan `>= 4 f + 3`, where f is `FL_NUM_MALICIOUS`.
 - `FL_SSL_CA_CERTFILE`, `FL_SSL_CERTFILE` and `FL_SSL_KEYFILE` are given together or not at all, and must form a
   chain. On a SuperNode, `FL_SSL_CA_CERTFILE` alone names the CA to trust.
+- `FL_SUPERNODE_AUTH` needs TLS: where `FL_TLS_ENABLED` is NO, set it to NO, too.
 - `ML_FRAMEWORK` must be one that `FL_USE_CASE` has: image-classification with pytorch, tensorflow or sklearn;
   anomaly-detection with sklearn or pytorch; llm-fine-tuning with pytorch.
 """

@@ -6,11 +6,15 @@ import base64
 import functools
 import os
 import signal
+import subprocess
 import time
 
 import httpx
 import psutil
 import pytest
+
+from oneflower.local import runtime
+from oneflower_appliance.nodekey import NodeKey
 
 from .conftest import User, until
 
@@ -70,6 +74,13 @@ def _nodes_online(user, name):
     return sum(node["status"] == "online" for node in nodes)
 
 
+def _nodes_registered(user, name):
+    status = user.show(name)
+    with user.client(status) as client:
+        nodes = client.get(f"https://{status['control']}/oneflower/nodes").json()
+    return sum(node["status"] != "unregistered" for node in nodes)
+
+
 def _answer(client, url):
     try:
         return client.get(url).json()
@@ -88,12 +99,33 @@ def test_a_machine_never_says_ready_while_its_flower_is_down(user, fed):
     until(lambda: user.is_ready(fed), 60, "recovery")
 
 
+def test_a_node_that_is_not_of_the_service_cannot_join_with_the_right_ca(user, fed, tmp_path):
+    status = user.show(fed)
+    ca = user.machine(status["vms"][0]["id"]) / "var" / "tls" / "ca.crt"
+    found = runtime.find(user.home, "1.41.0", "sklearn")
+    key, log = NodeKey.of(tmp_path / "node.key"), tmp_path / "log"
+    before = _nodes_registered(user, fed)
+    for extra in ([], ["--auth-supernode-private-key", str(key.path)]):
+        with log.open("w") as output:  # not a pipe: Flower's helper would hold it open
+            intruder = subprocess.run(
+                [found.bin / "flower-supernode", "--superlink", status["endpoint"], "--root-certificates", str(ca),
+                 "--host", "127.88.0.1", *extra],
+                env={**user.environment, "FLWR_HOME": str(tmp_path), "PATH": f"{found.bin}:{os.environ['PATH']}",
+                     "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"},
+                stdout=output, stderr=subprocess.STDOUT, timeout=60, check=False,
+            )  # fmt: skip
+        assert intruder.returncode == 1, log.read_text()
+        assert "SuperNode ID" not in log.read_text()
+    assert _nodes_registered(user, fed) == before
+
+
 def test_scaling_keeps_partitions_apart_and_reuses_freed_ones(user, fed):
     assert "has 3 SuperNodes" in user("scale", fed, "3").stdout
     assert partitions(user, fed) == ["0", "1", "2"]
     done = user("scale", fed, "2")
     assert "Removing the oldest: supernode_0" in done.stderr
     assert partitions(user, fed) == ["1", "2"]
+    until(lambda: _nodes_registered(user, fed) == 2, 60, "the end of the registration of a node that left")
     user("scale", fed, "3")
     assert partitions(user, fed) == ["0", "1", "2"]
     user("scale", fed, "2")
@@ -156,6 +188,8 @@ def test_nothing_is_left_after_down(newcomer):
         "up",
         "--set",
         "FL_TLS_ENABLED=NO",
+        "--set",
+        "FL_SUPERNODE_AUTH=NO",
         "--set",
         "FL_LOG_LEVEL=ERROR",
         "--set",

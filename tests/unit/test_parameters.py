@@ -20,6 +20,7 @@ from oneflower_appliance.parameters import (
 INVALID = {
     "FLOWER_VERSION": ["", "1.41", "latest", "0.9.0", "1.25.0", "1.41.0; rm -rf /"],
     "FL_TLS_ENABLED": ["yes", "true", "1", ""],
+    "FL_SUPERNODE_AUTH": ["", "yes"],
     "FL_LOG_LEVEL": ["info", "TRACE", ""],
     "FL_LOG_FORMAT": ["xml", ""],
     "FL_NUM_ROUNDS": ["0", "-1", "three", "1.5", ""],
@@ -111,6 +112,7 @@ def test_all_errors_come_in_one_message():
         ({"FL_STRATEGY": "Bulyan", "FL_NUM_MALICIOUS": "1", "FL_MIN_AVAILABLE_CLIENTS": "6"}, "FL_NUM_MALICIOUS"),
         ({"FL_USE_CASE": "llm-fine-tuning"}, "ML_FRAMEWORK"),
         ({"FL_USE_CASE": "anomaly-detection", "ML_FRAMEWORK": "tensorflow"}, "ML_FRAMEWORK"),
+        ({"FL_TLS_ENABLED": "NO"}, "FL_SUPERNODE_AUTH"),
         ({"FL_SSL_CERTFILE": base64.b64encode(b"x").decode()}, "FL_SSL_CERTFILE"),
     ],
 )

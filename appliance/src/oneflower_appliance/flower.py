@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
+import json
 import logging
 import os
 import re
@@ -20,11 +21,13 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+
+from cryptography.hazmat.primitives import serialization
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
-from oneflower_appliance.parameters import split_address
 from oneflower_appliance.process import die_with_parent
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
     from starlette.responses import Response
+    from starlette.routing import BaseRoute
     from starlette.types import ASGIApp
 
 FLEET_PORT = 9092
@@ -91,20 +95,20 @@ class SuperLinkPlan:
     database: Path
     home: Path
     certificates: tuple[Path, Path, Path] | None
+    authenticate: bool
 
-    def command(self) -> list[str]:
-        """Return the command line."""
-        return [
-            *_launch("superlink"),
-            "--fleet", _join(self.fleet),
-            "--runs", str(self.home / "runs"),
-            "--",
+    def orders(self) -> str:
+        """Return what a prepared process is told to do (see `main`)."""
+        arguments = [
             "--host", self.control[0],
             "--port", str(self.control[1]),
             "--database", str(self.database),
             "--disable-runtime-dependency-installation",
+            *(["--enable-supernode-auth"] if self.authenticate else []),
             *_tls_options(self.certificates),
         ]  # fmt: skip
+        runs = str(self.home / "runs")
+        return json.dumps({"arguments": arguments, "control": self.control, "fleet": self.fleet, "runs": runs})
 
 
 def node_config_text(pairs: Mapping[str, str]) -> str:
@@ -124,31 +128,42 @@ def _tls_options(certificates: tuple[Path, Path, Path] | None) -> list[str]:
 
 @dataclass(frozen=True)
 class SuperNodePlan:
-    """How a SuperNode is to run. `superlink` is host:port, `ca` the certificate to trust or None for plaintext."""
+    """How a SuperNode is to run.
+
+    `superlink` is host:port, `ca` the certificate to trust or None for plaintext, `key` the private key by which it is
+    known or None, `previous_id` the node id of an earlier process of this node, whose session may still be open.
+    """
 
     superlink: str
     ca: Path | None
     node_config: Mapping[str, str]
     host: str
+    key: Path | None
+    previous_id: str = ""
     max_retries: int = 0
     max_wait_time: int = 0
 
-    def command(self) -> list[str]:
-        """Return the command line."""
-        return [
-            *_launch("supernode"),
-            "--",
+    def orders(self) -> str:
+        """Return what a prepared process is told to do (see `main`)."""
+        arguments = [
             "--superlink", self.superlink,
             "--host", self.host,
             "--port", str(SUPERNODE_PORT),
             *(["--insecure"] if self.ca is None else ["--root-certificates", str(self.ca)]),
+            *(["--auth-supernode-private-key", str(self.key)] if self.key else []),
             *(["--node-config", node_config_text(self.node_config)] if self.node_config else []),
             *(["--max-retries", str(self.max_retries)] if self.max_retries else []),
             *(["--max-wait-time", str(self.max_wait_time)] if self.max_wait_time else []),
         ]  # fmt: skip
+        orders: dict[str, Any] = {"arguments": arguments}
+        if self.previous_id and self.key and self.ca:
+            session = {"superlink": self.superlink, "ca": str(self.ca), "key": str(self.key), "id": self.previous_id}
+            orders["close_session"] = session
+        return json.dumps(orders)
 
 
-def _launch(role: str) -> list[str]:
+def prepare(role: str) -> list[str]:
+    """Return the command line of a process that gets ready to be a SuperLink or a SuperNode and waits for orders."""
     return [sys.executable, "-m", __name__, role, "--parent", str(os.getpid())]
 
 
@@ -191,6 +206,28 @@ class Probe:
         return self._status(address, f"/health/supernode/{node_id}") == 200
 
 
+class Registry:
+    """The SuperNodes that a SuperLink knows, at its loopback door. Every method raises `OSError` or `ValueError`."""
+
+    def __init__(self, ca: Path, control: str) -> None:
+        self._context = ssl.create_default_context(cafile=str(ca))
+        self._url = f"https://{control}/oneflower/nodes"
+
+    def register(self, public_key: str) -> str:
+        """Make a PEM public key known and return its node id; one that is known already keeps its id."""
+        return str(json.loads(self._ask("POST", "", json.dumps({"public_key": public_key}).encode()))["id"])
+
+    def unregister(self, node_id: str) -> None:
+        """Forget a node. One that is unknown is not an error."""
+        self._ask("DELETE", f"/{node_id}")
+
+    def _ask(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        request = urllib.request.Request(self._url + path, data=body, method=method)  # noqa: S310 - https
+        with urllib.request.urlopen(request, timeout=10, context=self._context) as response:  # noqa: S310
+            answer: bytes = response.read()
+            return answer
+
+
 def node_id_in(line: str) -> str | None:
     """Return the node id when `line` is the log line in which a SuperNode says which one it was given."""
     match = _NODE_ID.search(line)
@@ -206,8 +243,9 @@ _CAUSES = (
     (r"CERTIFICATE_VERIFY_FAILED|certificate verify failed",
      "The SuperLink's certificate is not signed by the CA that this machine trusts.",
      "Give this SuperNode the ca.crt of that SuperLink (FL_SSL_CA_CERTFILE), or none, to use the published one."),
-    (r"must be registered via the CLI", "The SuperLink does not know this SuperNode's key.",
-     "Register its public key with `flwr supernode register`."),
+    (r"must be registered via the CLI|code: 2004|Failed to activate SuperNode",
+     "The SuperLink does not know this SuperNode's key.",
+     "Register its public key with `flwr supernode register`, or set FL_SUPERNODE_AUTH=NO on the SuperLink."),
     (r"unable to open database file|disk I/O error|readonly database|No space left|Read-only file system",
      "Flower cannot write its state.", "Free disk space, or let FL_DATABASE point to a folder that can be written."),
 )  # fmt: skip
@@ -231,24 +269,36 @@ def explain(tail: Sequence[str], status: int | None) -> OneflowerError:
 # ---- inside Flower's processes -------------------------------------------------------------------------------------
 
 
+_MODULES = {
+    "superlink": ("flwr.superlink.cli.flower_superlink", "flwr.superlink.main"),
+    "supernode": ("flwr.supernode.cli.flower_supernode", "flwr.supernode.main"),
+}
+
+
 def main() -> None:
-    """Run a SuperLink or a SuperNode in this process."""
+    """Get ready to be a SuperLink or a SuperNode, read orders from standard input (one line of JSON), and be it.
+
+    Importing Flower takes longer than all the boot steps before it together, so it is done while they run.
+    """
     parser = argparse.ArgumentParser(prog="python -m oneflower_appliance.flower", description=main.__doc__)
-    parser.add_argument("role", choices=("superlink", "supernode"))
+    parser.add_argument("role", choices=tuple(_MODULES))
     parser.add_argument("--parent", type=int, required=True, help="end when this process ends")
-    parser.add_argument("--fleet", type=split_address, help="address of the federation's socket")
-    parser.add_argument("--runs", type=Path, help="folder in which runs are recorded")
-    split = sys.argv.index("--")
-    options = parser.parse_args(sys.argv[1:split])
-    arguments = sys.argv[split + 1 :]
+    options = parser.parse_args()
     die_with_parent(options.parent)
-    sys.argv = [f"flower-{options.role}", *arguments]
+    command, _ = (importlib.import_module(name) for name in _MODULES[options.role])
+    _set_log_level()
+    line = sys.stdin.readline().strip()
+    if not line:
+        return
+    orders = json.loads(line)
+    sys.argv = [f"flower-{options.role}", *orders["arguments"]]
     if options.role == "superlink":
-        _run_superlink(options.fleet, options.runs)
-    else:
-        _set_log_level()
-        logging.getLogger("flwr").addHandler(_NodeIdSayer())
-        importlib.import_module("flwr.supernode.cli.flower_supernode").flower_supernode()
+        _run_superlink(command, orders)
+        return
+    if session := orders.get("close_session"):
+        _close_session(**session)
+    logging.getLogger("flwr").addHandler(_NodeIdSayer())
+    command.flower_supernode()
 
 
 def serverapp() -> None:
@@ -276,11 +326,10 @@ def _set_log_level() -> None:
     logger.console_handler.setLevel(os.environ.get(_LEVEL_VARIABLE, "INFO"))
 
 
-def _run_superlink(fleet: tuple[str, int], runs: Path) -> None:
-    options = dict(zip(sys.argv[1:-1], sys.argv[2:], strict=True))
-    control = (options["--host"], int(options["--port"]))
+def _run_superlink(command: Any, orders: dict[str, Any]) -> None:
+    control, fleet = (tuple(orders[name]) for name in ("control", "fleet"))
+    runs = Path(orders["runs"])
     sockets = [_listen(control), _listen(fleet)]
-    _set_log_level()
     uvicorn: Any = importlib.import_module("uvicorn")
 
     def serve(app: Any, **settings: Any) -> None:
@@ -292,7 +341,22 @@ def _run_superlink(fleet: tuple[str, int], runs: Path) -> None:
 
     # Flower offers no way to serve its application on a second socket, so the one call that serves it is replaced.
     uvicorn.run = serve
-    importlib.import_module("flwr.superlink.cli.flower_superlink").flower_superlink()
+    command.flower_superlink()
+
+
+def _close_session(superlink: str, ca: str, key: str, id: str) -> None:  # noqa: A002 - the names of the orders
+    """Close the session of an earlier process of this node: while it is open, a node with a key cannot come back."""
+    fleet_client = importlib.import_module("flwr.supernode.fleet_http_client").FleetHttpClient
+    signer = importlib.import_module("flwr.supernode.node_auth_http_interceptor").NodeAuthHttpInterceptor
+    messages = importlib.import_module("flwr.proto.fleet_pb2")
+    private = serialization.load_ssh_private_key(Path(key).read_bytes(), None)
+    client = fleet_client.from_server_address(
+        superlink, False, ca, interceptors=[signer(private, private.public_key())]
+    )
+    try:
+        client.DeactivateNode(messages.DeactivateNodeRequest(node_id=int(id)))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the session then ends by itself, within a minute
+        sys.stderr.write(f"The earlier session of node {id} could not be closed: {error}\n")
 
 
 def _listen(address: tuple[str, int]) -> socket.socket:
@@ -307,15 +371,35 @@ def _listen(address: tuple[str, int]) -> socket.socket:
     return listener
 
 
+def _register(state: Any, public_key: bytes) -> int:
+    """Register a key as Flower's own command does; a key that is known keeps its node id."""
+    known = state.get_node_id_by_public_key(public_key)
+    if known is not None:
+        return int(known)
+    handlers = importlib.import_module("flwr.superlink.servicer.control.control_handlers")
+    requests = importlib.import_module("flwr.proto.control_pb2")
+    constants = importlib.import_module("flwr.common.constant")
+    account = SimpleNamespace(flwr_aid=constants.NOOP_FLWR_AID, account_name=constants.NOOP_ACCOUNT_NAME)
+    answer = handlers.register_node(requests.RegisterNodeRequest(public_key=public_key), account, state)
+    return int(answer.node_id)
+
+
 def _status_api(linkstate_factory: Any, runs: Path) -> ASGIApp:
-    """Return the read-only API through which clients follow runs and SuperNodes learn that they are online."""
-    from starlette.applications import Starlette  # noqa: PLC0415
-    from starlette.responses import FileResponse, JSONResponse, PlainTextResponse  # noqa: PLC0415
+    """Return the API beside Flower's own, in JSON.
+
+    Through it clients follow runs, SuperNodes learn that they are online, and the agent registers their keys.
+    """
+    from starlette.applications import Starlette  # noqa: PLC0415 - only here is starlette needed
+
+    return Starlette(routes=[*_node_routes(linkstate_factory), *_run_routes(linkstate_factory, runs)])
+
+
+def _node_routes(linkstate_factory: Any) -> list[BaseRoute]:
+    from starlette.concurrency import run_in_threadpool  # noqa: PLC0415
+    from starlette.responses import JSONResponse, PlainTextResponse  # noqa: PLC0415
     from starlette.routing import Route  # noqa: PLC0415
 
-    missing = PlainTextResponse("Not found.\n", status_code=404)
-
-    def node(request: Request) -> Response:
+    def health(request: Request) -> Response:
         found = linkstate_factory.state().get_node_info(node_ids=[int(request.path_params["id"])])
         online = bool(found) and found[0].status == "online"
         return PlainTextResponse("online\n" if online else "not online\n", status_code=200 if online else 404)
@@ -323,6 +407,31 @@ def _status_api(linkstate_factory: Any, runs: Path) -> ASGIApp:
     def nodes(_: Request) -> Response:
         found = linkstate_factory.state().get_node_info()
         return JSONResponse([{"id": str(info.node_id), "status": info.status} for info in found])
+
+    async def register(request: Request) -> Response:
+        key = str((await request.json())["public_key"]).encode()
+        return JSONResponse({"id": str(await run_in_threadpool(_register, linkstate_factory.state(), key))})
+
+    def unregister(request: Request) -> Response:
+        state, number = linkstate_factory.state(), int(request.path_params["id"])
+        for found in state.get_node_info(node_ids=[number]):
+            if found.status != "unregistered":
+                state.delete_node(owner_aid=found.owner_aid, node_id=number)
+        return JSONResponse({"id": str(number)})
+
+    return [
+        Route("/health/supernode/{id:int}", health),
+        Route("/oneflower/nodes", nodes),
+        Route("/oneflower/nodes", register, methods=["POST"]),
+        Route("/oneflower/nodes/{id:int}", unregister, methods=["DELETE"]),
+    ]
+
+
+def _run_routes(linkstate_factory: Any, runs: Path) -> list[BaseRoute]:
+    from starlette.responses import FileResponse, JSONResponse, PlainTextResponse  # noqa: PLC0415
+    from starlette.routing import Route  # noqa: PLC0415
+
+    missing = PlainTextResponse("Not found.\n", status_code=404)
 
     def run_info(request: Request) -> Any:
         found = linkstate_factory.state().get_run_info(run_ids=[int(request.path_params["id"])])
@@ -347,15 +456,11 @@ def _status_api(linkstate_factory: Any, runs: Path) -> ASGIApp:
         path = runs / str(request.path_params["id"]) / request.path_params["name"]
         return FileResponse(path) if path.is_file() else missing
 
-    return Starlette(
-        routes=[
-            Route("/health/supernode/{id:int}", node),
-            Route("/oneflower/nodes", nodes),
-            Route("/oneflower/runs/{id:int}", run),
-            Route("/oneflower/runs/{id:int}/log", log),
-            Route("/oneflower/runs/{id:int}/files/{name}", file),
-        ]
-    )
+    return [
+        Route("/oneflower/runs/{id:int}", run),
+        Route("/oneflower/runs/{id:int}/log", log),
+        Route("/oneflower/runs/{id:int}/files/{name}", file),
+    ]
 
 
 if __name__ == "__main__":

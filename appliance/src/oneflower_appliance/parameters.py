@@ -207,6 +207,8 @@ _SERVICE = [
     Parameter("FLOWER_VERSION", Level.SERVICE, Kind.TEXT, FLOWER_TESTED, "Flower release, the same on every VM",
               f"a release x.y.z of a supported series ({', '.join(FLOWER_MINORS)})", check=_version),
     Parameter("FL_TLS_ENABLED", Level.SERVICE, Kind.BOOLEAN, "YES", "TLS on every Flower connection", "YES or NO"),
+    Parameter("FL_SUPERNODE_AUTH", Level.SERVICE, Kind.BOOLEAN, "YES",
+              "Only SuperNodes of this service may join, each by a key of its own", "YES or NO"),
     Parameter("FL_LOG_LEVEL", Level.SERVICE, Kind.LIST, "INFO", "Log level of Flower and of the agent",
               "one of DEBUG, INFO, WARNING, ERROR", options=("DEBUG", "INFO", "WARNING", "ERROR")),
     Parameter("FL_LOG_FORMAT", Level.SERVICE, Kind.LIST, "text", "Log lines as text, or one JSON object a line",
@@ -452,6 +454,12 @@ def _own_certificate(settings: Settings) -> str:
     return "FL_SSL_CA_CERTFILE, FL_SSL_CERTFILE and FL_SSL_KEYFILE go together: give all three or none."
 
 
+def _authentication(settings: Settings) -> str:
+    if settings.flag("FL_TLS_ENABLED") or not settings.flag("FL_SUPERNODE_AUTH"):
+        return ""
+    return "is YES, which needs TLS; set it to NO, too, where FL_TLS_ENABLED is NO."
+
+
 def _framework(settings: Settings) -> str:
     use_case, framework = settings.text("FL_USE_CASE"), settings.text("ML_FRAMEWORK")
     if framework in USE_CASES[use_case]:
@@ -464,6 +472,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Settings], str]], ...] = (
     (("FL_NUM_MALICIOUS", "FL_STRATEGY", "FL_MIN_AVAILABLE_CLIENTS"), _malicious),
     (("FL_SSL_CERTFILE", "FL_SSL_CA_CERTFILE", "FL_SSL_KEYFILE"), _own_certificate),
     (("ML_FRAMEWORK", "FL_USE_CASE"), _framework),
+    (("FL_SUPERNODE_AUTH", "FL_TLS_ENABLED"), _authentication),
 )
 
 

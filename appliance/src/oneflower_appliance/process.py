@@ -11,7 +11,7 @@ import sys
 import threading
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +39,7 @@ class Child:
         self._process = subprocess.Popen(
             list(command),
             env=inherited | dict(environment),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -61,7 +61,20 @@ class Child:
 
     def _wait(self) -> None:
         self._process.wait()
+        with suppress(OSError):
+            self._input.close()
         self.ended.set()
+
+    @property
+    def _input(self) -> IO[str]:
+        assert self._process.stdin is not None  # noqa: S101 - it is a pipe
+        return self._process.stdin
+
+    def tell(self, line: str) -> None:
+        """Write one line to the program's standard input and close it. One that has ended is not an error here."""
+        if not self._input.closed:
+            with suppress(BrokenPipeError), self._input as stream:
+                stream.write(line + "\n")
 
     @property
     def pid(self) -> int:
@@ -79,6 +92,7 @@ class Child:
             with suppress(ProcessLookupError):
                 self._process.terminate()
             self.ended.wait(grace)
+        self.tell("")
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self.ended.wait(5)

@@ -16,6 +16,7 @@ from oneflower_appliance.onegate import OneGateError
 from oneflower_appliance.parameters import Level, split_address, split_names
 from oneflower_appliance.partition import Partitions
 from oneflower_appliance.process import Child
+from oneflower_appliance.registrar import Registrar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,28 +41,36 @@ class SuperLink:
         self._machine = machine
         self._certificates: tls.Certificates | None = None
         self._partitions = Partitions()
+        self._registrar: Registrar | None = None
         self._delays: Iterator[float] = iter(())
         self.child: Child | None = None
 
     def steps(self) -> list[Step]:
         """Return the whole boot."""
-        return [Step("certificate", self._certificate), Step("partitions", self._recall), *self.restart_steps()]
+        before = [Step("certificate", self._certificate), Step("recall", self._recall)]
+        return [self._prepare, *before, *self.restart_steps()[1:]]
 
     def restart_steps(self) -> list[Step]:
         """Return what is to be done again after Flower ended."""
-        return [Step("start", self._start), Step("answer", self._answer), Step("ready", self._ready)]
+        return [self._prepare, Step("start", self._start), Step("answer", self._answer), Step("ready", self._ready)]
 
     def tick(self) -> float:
-        """Hand out partition ids to new nodes. Returns the seconds until the next tick."""
+        """Let new nodes in and hand out partition ids. Returns the seconds until the next tick."""
         machine = self._machine
         if machine.onegate is None:
             return 3600.0
         try:
             role = machine.onegate.service().get(NODES_ROLE)
-            partitions = self._partitions.after(role.nodes if role else ())
+            nodes = role.nodes if role else ()
+            changes = {}
+            partitions = self._partitions.after(nodes)
             if partitions != self._partitions:
-                machine.onegate.publish({"FL_PARTITIONS": str(partitions)})
-                log.info("partitions: %s", partitions)
+                changes["FL_PARTITIONS"] = str(partitions)
+            if self._registrar and self._registrar.look(machine.onegate, nodes):
+                changes["FL_NODES"] = str(self._registrar.roster)
+            if changes:
+                machine.onegate.publish(changes)
+                log.info("%s", ", ".join(f"{key}={value}" for key, value in changes.items()))
                 self._partitions = partitions
                 self._watch_closely()
         except OneGateError as error:
@@ -103,20 +112,38 @@ class SuperLink:
     def _recall(self) -> str:
         machine = self._machine
         if machine.onegate is None:
-            return "not inside OpenNebula: SuperNodes take FL_NODE_CONFIG"
-        text = machine.insist(lambda onegate: onegate.attributes()).get("FL_PARTITIONS", "")
+            return "not inside OpenNebula: SuperNodes are registered by hand and take FL_NODE_CONFIG"
+        attributes = machine.insist(lambda onegate: onegate.attributes())
         try:
-            self._partitions = Partitions.parse(text) if text else Partitions()
+            self._partitions = Partitions.parse(attributes.get("FL_PARTITIONS", str(Partitions())))
         except ValueError:
-            log.warning("FL_PARTITIONS=%r cannot be read; handing out partition ids anew.", text)
-        return f"{len(self._partitions.ids)} handed out so far"
+            log.warning("FL_PARTITIONS cannot be read; handing out partition ids anew.")
+        if self._authenticates and self._ca:
+            control = f"{self._control[0]}:{self._control[1]}"
+            self._registrar = Registrar(flower.Registry(self._ca, control), attributes.get("FL_NODES", ""))
+        return f"{len(self._partitions.ids)} partitions handed out so far"
+
+    @property
+    def _authenticates(self) -> bool:
+        return self._machine.settings.flag("FL_SUPERNODE_AUTH")
+
+    @property
+    def _prepare(self) -> Step:
+        return Step("prepare", self._prepare_flower)
+
+    def _prepare_flower(self) -> str:
+        machine = self._machine
+        flower.install_helpers(machine.home)
+        environment = flower.environment(machine.home, machine.settings.text("FL_LOG_LEVEL"))
+        self.child = Child(flower.prepare(self.name), environment, log_flower)
+        return f"Flower in process {self.child.pid}"
 
     def _start(self) -> str:
         machine = self._machine
+        assert self.child is not None  # noqa: S101 - prepared
         database = machine.home / machine.settings.text("FL_DATABASE")
         private_directory(database.parent)
         private_directory(machine.home / "runs")
-        flower.install_helpers(machine.home)
         certificates = self._certificates
         plan = flower.SuperLinkPlan(
             fleet=self._fleet,
@@ -124,11 +151,10 @@ class SuperLink:
             database=database,
             home=machine.home,
             certificates=(certificates.ca, certificates.certificate, certificates.key) if certificates else None,
+            authenticate=self._authenticates,
         )
-        self.child = Child(
-            plan.command(), flower.environment(machine.home, machine.settings.text("FL_LOG_LEVEL")), log_flower
-        )
-        return f"flower-superlink as process {self.child.pid}"
+        self.child.tell(plan.orders())
+        return "flower-superlink" + (", only registered SuperNodes may join" if self._authenticates else "")
 
     def _answer(self) -> str:
         probe = flower.Probe(self._ca)
@@ -155,7 +181,10 @@ class SuperLink:
         }
         if self._ca:
             values["FL_CA_CERT"] = base64.b64encode(self._ca.read_bytes()).decode()
-        values |= {"FL_PARTITIONS": str(self._partitions), "FL_READY": "YES", "READY": "YES"}
+        values["FL_PARTITIONS"] = str(self._partitions)
+        if self._registrar:
+            values["FL_NODES"] = str(self._registrar.roster)
+        values |= {"FL_READY": "YES", "READY": "YES"}
         self._watch_closely()
         return machine.publish(values)
 

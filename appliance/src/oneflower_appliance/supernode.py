@@ -15,10 +15,12 @@ from oneflower_appliance.backoff import Backoff
 from oneflower_appliance.boot import Step
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
+from oneflower_appliance.nodekey import NodeKey, fingerprint
 from oneflower_appliance.onegate import OneGate, OneGateError
 from oneflower_appliance.parameters import Level, split_address, split_node_config
 from oneflower_appliance.partition import Partitions
 from oneflower_appliance.process import Child
+from oneflower_appliance.roster import Roster
 from oneflower_appliance.superlink import log_flower, wait_for
 
 if TYPE_CHECKING:
@@ -43,25 +45,50 @@ class SuperNode:
         self._superlink_vm: int | None = None
         self._superlink: dict[str, str] = {}
         self._node_config: dict[str, str] = {}
+        self._key: NodeKey | None = None
         self._node_id = ""
         self.child: Child | None = None
 
     def steps(self) -> list[Step]:
         """Return the whole boot."""
         return [
+            self._prepare,
+            Step("introduce", self._introduce),
             Step("discover", self._discover),
             Step("trust", self._trust),
             Step("partition", self._partition),
-            *self.restart_steps(),
+            Step("admission", self._admission),
+            *self.restart_steps()[1:],
         ]
 
     def restart_steps(self) -> list[Step]:
         """Return what is to be done again after Flower ended."""
-        return [Step("start", self._start), Step("online", self._online), Step("ready", self._ready)]
+        return [self._prepare, Step("start", self._start), Step("online", self._online), Step("ready", self._ready)]
 
     def tick(self) -> float:
         """Nothing is to be done while Flower runs."""
         return 3600.0
+
+    @property
+    def _prepare(self) -> Step:
+        return Step("prepare", self._prepare_flower)
+
+    def _prepare_flower(self) -> str:
+        machine = self._machine
+        self._node_id = ""
+        environment = flower.environment(machine.home, machine.settings.text("FL_LOG_LEVEL"))
+        self.child = Child(flower.prepare(self.name), environment, self._on_line)
+        return f"Flower in process {self.child.pid}"
+
+    def _introduce(self) -> str:
+        machine = self._machine
+        if not machine.settings.flag("FL_SUPERNODE_AUTH"):
+            return "not needed (FL_SUPERNODE_AUTH=NO)"
+        self._key = NodeKey.of(machine.home / "tls" / "node.key")
+        write_atomic(machine.home / "tls" / "node.pub", self._key.public_pem, SHARED)
+        if machine.onegate is None or machine.settings.text("FL_SUPERLINK_ADDRESS"):
+            return "a key of its own"
+        return machine.publish({"FL_PUBLIC_KEY": self._key.published})
 
     def _discover(self) -> str:
         settings = self._machine.settings
@@ -201,20 +228,47 @@ class SuperNode:
         }
         return f"{self._node_config['partition-id']} of {partitions.count}"
 
+    def _admission(self) -> str:
+        """Wait until the SuperLink has registered this node's key; outside its service that is done by hand."""
+        if self._key is None:
+            return "not needed (FL_SUPERNODE_AUTH=NO)"
+        machine, key, superlink = self._machine, fingerprint(self._key.published), self._superlink_vm
+        if machine.onegate is None or superlink is None:
+            log.warning(
+                "This SuperNode is no VM of the SuperLink's service. Let it in by hand, on the SuperLink's machine: "
+                "flwr supernode register %s (the file is on this machine)", machine.home / "tls" / "node.pub",
+            )  # fmt: skip
+            return "to be registered by hand"
+        vm_id = int(machine.context["VMID"])
+
+        def admitted(onegate: OneGate) -> str:
+            roster = _roster(onegate.attributes(superlink).get("FL_NODES", ""))
+            member = roster.members.get(vm_id)
+            if member is None or member.key != key:
+                raise OneGateError("The SuperLink has not registered this SuperNode yet.", "", heals=True)
+            return member.node_id
+
+        return f"as node {machine.insist(admitted, _PATIENCE, Backoff(first=0.1, cap=5, factor=1.5))}"
+
+    @property
+    def _session_file(self) -> Path:
+        return self._machine.home / "node.id"
+
     def _start(self) -> str:
         machine, settings = self._machine, self._machine.settings
-        self._node_id = ""
+        assert self.child is not None  # noqa: S101 - prepared
         plan = flower.SuperNodePlan(
             superlink=self._superlink["FL_ENDPOINT"],
             ca=self._ca,
             node_config=self._node_config,
             host=machine.loopback,
+            key=self._key.path if self._key else None,
+            previous_id=self._session_file.read_text(encoding="ascii") if self._session_file.exists() else "",
             max_retries=settings.integer("FL_MAX_RETRIES"),
             max_wait_time=settings.integer("FL_MAX_WAIT_TIME"),
         )
-        environment = flower.environment(machine.home, settings.text("FL_LOG_LEVEL"))
-        self.child = Child(plan.command(), environment, self._on_line)
-        return f"flower-supernode as process {self.child.pid}"
+        self.child.tell(plan.orders())
+        return "flower-supernode" + (", with a key" if self._key else "")
 
     def _on_line(self, line: str) -> None:
         if not self._node_id:
@@ -228,6 +282,7 @@ class SuperNode:
             return bool(self._node_id) and probe.lists_online(endpoint, self._node_id)
 
         wait_for(self.child, online, "The SuperLink did not list this SuperNode as online")
+        write_atomic(self._session_file, self._node_id)
         return f"node {self._node_id}"
 
     def _ready(self) -> str:
@@ -240,3 +295,10 @@ class SuperNode:
             if re.fullmatch(r"\d+", self._node_config.get(key, "")):
                 values[name] = self._node_config[key]
         return self._machine.publish(values | {"READY": "YES"})
+
+
+def _roster(text: str) -> Roster:
+    try:
+        return Roster.parse(text)
+    except ValueError:
+        return Roster()
