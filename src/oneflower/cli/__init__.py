@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
@@ -13,7 +14,17 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Entry point of `oneflower`."""
+    """Entry point of `oneflower`. Ends the process without taking the interpreter apart, which would take a while."""
+    status = _run()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        status = ExitCode.OK
+    os._exit(status)
+
+
+def _run() -> int:
     import click  # noqa: PLC0415 - so that importing this package costs nothing
 
     from oneflower.cli.app import app  # noqa: PLC0415
@@ -21,32 +32,29 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         status = app(standalone_mode=False)
-        sys.exit(status if isinstance(status, int) else ExitCode.OK)
     except OneflowerError as error:
-        _say(f"Error: {error}")
-        sys.exit(error.code)
-    except click.exceptions.Abort:
-        _say("Interrupted.")
-        sys.exit(ExitCode.INTERRUPTED)
+        return _say(f"Error: {error}", error.code)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        return _say("Interrupted.", ExitCode.INTERRUPTED)
     except click.ClickException as error:
         error.show()
-        sys.exit(ExitCode.USAGE)
+        return ExitCode.USAGE
     except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(ExitCode.OK)
-    except KeyboardInterrupt:
-        _say("Interrupted.")
-        sys.exit(ExitCode.INTERRUPTED)
+        return ExitCode.OK
     except Exception as error:
         if "--debug" in sys.argv:
             raise
-        _say(f"Error: a defect in oneflower: {type(error).__name__}: {error}\nRun it again with --debug and report it.")
-        sys.exit(ExitCode.INTERNAL)
+        what = f"{type(error).__name__}: {error}"
+        return _say(
+            f"Error: a defect in oneflower: {what}\nRun it again with --debug and report it.", ExitCode.INTERNAL
+        )
+    return status if isinstance(status, int) else ExitCode.OK
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _say(text: str) -> None:
+def _say(text: str, status: ExitCode) -> ExitCode:
     sys.stderr.write(text + "\n")
+    return status

@@ -32,7 +32,7 @@ _VM_STATES = {
     9: "undeployed",
 }
 _ACTIVE, _RUNNING = 3, 3
-_PULSE, _LOOK = 0.1, 1.0
+_PULSE, _LOOK = 0.15, 1.0
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""OneFlow's REST interface. As the server has it, replies are text/html holding pretty JSON, errors plain text."""
+"""OneFlow's REST interface. As the server has it, replies are text/html holding JSON, errors plain text."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def oneflow_app(engine: Engine, secret: str) -> Starlette:
         return None
 
     def document(found: Document, status: int = 200) -> Response:
-        return pretty(found.wire(), status)
+        return reply(found.wire(), status)
 
     def pool(kind: int) -> Response:
         found = [entry.wire()["DOCUMENT"] for entry in engine.pool(kind)]
-        return pretty({"DOCUMENT_POOL": {"DOCUMENT": found} if found else {}})
+        return reply({"DOCUMENT_POOL": {"DOCUMENT": found} if found else {}})
 
     def number(request: Request) -> int:
         return whole(request.path_params["id"], "Document")
@@ -71,7 +71,7 @@ def oneflow_app(engine: Engine, secret: str) -> Starlette:
         body = await json_body(request)
         if "force" not in body:
             reason = f'unexpected token at \'{{ "cardinality" : {body.get("cardinality")},\n  "force" :  }}\''
-            return pretty({"message": "Internal server error", "reason": reason}, 500)
+            return reply({"message": "Internal server error", "reason": reason}, 500)
         try:
             cardinality = int(body.get("cardinality") or 0)
         except (TypeError, ValueError):
@@ -103,7 +103,7 @@ def oneflow_app(engine: Engine, secret: str) -> Starlette:
         merge = params.get("merge_template") or {}
         if not isinstance(merge, dict):
             raise CloudError(400, "merge_template is not an object")
-        return pretty(engine.instantiate(number(request), merge), 201)
+        return reply(engine.instantiate(number(request), merge), 201)
 
     async def missing(request: Request) -> Response:
         return PlainTextResponse(
@@ -128,9 +128,9 @@ def oneflow_app(engine: Engine, secret: str) -> Starlette:
     return Starlette(routes=[*routes, Route("/{path:path}", guarded(missing, refuse), methods=every)])
 
 
-def pretty(content: Any, status: int = 200) -> Response:
-    """Return JSON as OneFlow sends it."""
-    return HTMLResponse(json.dumps(content, indent=2), status_code=status)
+def reply(content: Any, status: int = 200) -> Response:
+    """Return JSON as OneFlow sends it, but for its indentation, which would take ten times as long."""
+    return HTMLResponse(json.dumps(content), status_code=status)
 
 
 def _action(body: Any) -> tuple[str, dict[str, Any]]:
