@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def run(command: Sequence[str], what: str, environment: Mapping[str, str] | None = None) -> str:
+def run(command: Sequence[str], what: str, hint: str, environment: Mapping[str, str] | None = None) -> str:
     """Run a program to its end and return what it printed.
 
-    Raises `OneflowerError` with the last lines of its output when it fails; `what` completes "Cannot ...".
+    Raises `OneflowerError` with the last lines of its output when it fails; `what` completes "Cannot ...", `hint` says
+    what to do then.
     """
     try:
         done = subprocess.run(
@@ -23,14 +24,10 @@ def run(command: Sequence[str], what: str, environment: Mapping[str, str] | None
             capture_output=True, text=True, errors="replace", check=False,
         )  # fmt: skip
     except OSError as error:
-        raise OneflowerError(f"Cannot {what}: {error}.", "", ExitCode.ENVIRONMENT) from error
+        raise OneflowerError(f"Cannot {what}: {error}.", hint, ExitCode.ENVIRONMENT) from error
     if done.returncode:
         last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-8:])
-        raise OneflowerError(
-            f"Cannot {what}:\n{last}",
-            "Check that the package registry can be reached and that there is disk space, then try again.",
-            ExitCode.ENVIRONMENT,
-        )
+        raise OneflowerError(f"Cannot {what}:\n{last}", hint, ExitCode.ENVIRONMENT)
     return done.stdout
 
 

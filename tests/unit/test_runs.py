@@ -104,6 +104,15 @@ def test_an_app_without_strategy_leaves_nothing_and_that_is_no_error(link, tmp_p
     assert (result.model, result.metrics, result.plot, result.rows) == (None, None, None, ())
 
 
+def test_the_nodes_that_are_online_are_counted_and_a_superlink_that_is_away_is_named(link):
+    link.files["/oneflower/nodes"] = b'[{"id":"1","status":"online"},{"id":"2","status":"offline"}]'
+    assert link.door.nodes_online() == 1
+    door = runs.SuperLinkDoor("127.0.0.1:9", "", link.door.flwr)
+    with pytest.raises(OneflowerError, match="does not answer(.|\n)*oneflower show"):
+        door.nodes_online()
+    door.close()
+
+
 def test_a_federation_that_is_not_ready_has_no_door(tmp_path):
     with pytest.raises(OneflowerError, match="no SuperLink that is ready"):
         runs.SuperLinkDoor("", "", tmp_path)

@@ -81,6 +81,9 @@ def train(
     door = runs.SuperLinkDoor.of(status, flwr)
     table = screen.RunTable()
     try:
+        needed, online = int(status.settings.get("FL_MIN_AVAILABLE_CLIENTS", 0)), door.nodes_online()
+        if online < needed:
+            screen.say(f"Note: {online} of {needed} SuperNodes are online; the first round waits for the others.")
         with screen.step(f"submitting {app.name} to {status.name} ({status.supernodes} SuperNodes)"):
             run_id = runs.submit(door, app, overrides)
         try:

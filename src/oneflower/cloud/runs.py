@@ -112,6 +112,19 @@ class SuperLinkDoor:
             return None
         return answer.raise_for_status()
 
+    def nodes_online(self) -> int:
+        """Return how many SuperNodes the SuperLink lists as online. Raises `OneflowerError` when it does not answer."""
+        try:
+            answer = self.get("/nodes")
+        except httpx.HTTPError as error:
+            raise OneflowerError(
+                f"The SuperLink at {self.address} does not answer: {error}.",
+                "Check with `oneflower show` that it is ready. On OpenNebula its Control API is on the VM's own loopback: "
+                "open a tunnel, `ssh -L 8000:127.0.0.1:8000 root@SUPERLINK`.",
+                ExitCode.CONFLICT,
+            ) from error
+        return sum(node["status"] == "online" for node in answer.json()) if answer is not None else 0
+
     def flower(self, *arguments: str) -> dict[str, Any]:
         """Run a `flwr` command against this SuperLink and return its JSON answer. Raises `OneflowerError`."""
         with tempfile.TemporaryDirectory(prefix="oneflower-") as folder:
@@ -130,7 +143,9 @@ class SuperLinkDoor:
                 "FLWR_DISABLE_UPDATE_CHECK": "1",
                 "NO_COLOR": "1",
             }
-            text = run_program([str(self.flwr), *arguments, "--format", "json"], "ask Flower", kept | quiet)
+            command = [str(self.flwr), *arguments, "--format", "json"]
+            hint = "Check with `oneflower show` that the SuperLink is ready."
+            text = run_program(command, "ask Flower", hint, kept | quiet)
         try:
             answer: dict[str, Any] = json.loads(text[text.index("{") :])
         except ValueError as error:

@@ -89,6 +89,7 @@ def _folder(home: LocalHome, version: str, framework: str) -> Path:
 def _build(folder: Path, version: str, framework: str) -> None:
     from uv import find_uv_bin  # noqa: PLC0415 - only needed here
 
+    hint = "Check that the package registry can be reached and that there is disk space, then try again."
     what = f"build the runtime for Flower {version} and {framework}"
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as listed:
         listed.write(requirements(version, framework))
@@ -97,9 +98,9 @@ def _build(folder: Path, version: str, framework: str) -> None:
         # In a folder of ours, so that the settings of the project we happen to be called from do not count.
         uv = [find_uv_bin(), "--quiet", "--directory", str(folder.parent)]
         python = folder / "bin" / "python"
-        run([*uv, "venv", "--clear", "--no-project", "--python", sys.executable, str(folder)], what, environment)
+        run([*uv, "venv", "--clear", "--no-project", "--python", sys.executable, str(folder)], what, hint, environment)
         install = ["pip", "install", "--python", str(python), "--compile-bytecode", "--requirement", listed.name]
-        run([*uv, *install], what, environment)
+        run([*uv, *install], what, hint, environment)
     write_atomic(folder / ".complete", "")
 
 
