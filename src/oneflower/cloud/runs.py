@@ -119,8 +119,8 @@ class SuperLinkDoor:
         except httpx.HTTPError as error:
             raise OneflowerError(
                 f"The SuperLink at {self.address} does not answer: {error}.",
-                "Check with `oneflower show` that it is ready. On OpenNebula its Control API is on the VM's own loopback: "
-                "open a tunnel, `ssh -L 8000:127.0.0.1:8000 root@SUPERLINK`.",
+                "Check with `oneflower show` that it is ready. On OpenNebula its Control API is on the VM's own "
+                "loopback: open a tunnel, `ssh -L 8000:127.0.0.1:8000 root@SUPERLINK`.",
                 ExitCode.CONFLICT,
             ) from error
         return sum(node["status"] == "online" for node in answer.json()) if answer is not None else 0
