@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 import json
 import time
 
@@ -10,8 +12,12 @@ import pytest
 from oneflower_appliance import agent, superlink
 from oneflower_appliance.boot import Journal, Machine, Step
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.onegate import OneGateError
+from oneflower_appliance.onegate import Role as Role_
 from oneflower_appliance.parameters import resolve
 from oneflower_appliance.process import Child
+from oneflower_appliance.registrar import Registrar
+from oneflower_appliance.roster import Roster
 
 
 class Gate:
@@ -130,3 +136,39 @@ def test_a_remark_makes_a_ready_machine_degraded(machine):
     status = json.loads((machine.home / "status.json").read_text())
     assert (status["health"], status["ready"]) == ("degraded", True)
     assert "FL_CHECKPOINT_ENABLED" in status["causes"][0]
+
+
+def test_partitions_and_admissions_that_could_not_be_published_are_published_later(machine):
+    """What a SuperNode waits for must not get lost with one request."""
+
+    class Flaky(Gate):
+        fail = True
+
+        def service(self):
+            return {"supernode": Role_("supernode", 2, (41, 42))}
+
+        def attributes(self, vm):
+            return {"FL_PUBLIC_KEY": base64.b64encode(f"key {vm}".encode()).decode()}
+
+        def publish(self, values):
+            if self.fail:
+                raise OneGateError("OneGate answered 500.", "", heals=True)
+            super().publish(values)
+
+    class Registry:
+        def register(self, key):
+            return str(len(key))
+
+    gate = Flaky()
+    link = superlink.SuperLink(dataclasses.replace(machine, onegate=gate))
+    link._registrar = Registrar(Registry(), "")
+    link._watch_closely()
+    link.tick()
+    assert gate.put == []
+    gate.fail = False
+    link.tick()
+    [published] = gate.put
+    assert published["FL_PARTITIONS"] == "/2 41:0 42:1"
+    assert list(Roster.parse(published["FL_NODES"]).members) == [41, 42]
+    link.tick()
+    assert len(gate.put) == 1, "what has not changed is not published again"

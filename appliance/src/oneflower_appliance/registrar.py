@@ -37,8 +37,8 @@ class Registrar:
         except ValueError:
             self.roster = Roster()
 
-    def look(self, onegate: OneGate, nodes: Sequence[int]) -> bool:
-        """Bring the registry in line with the service's `nodes`. Returns whether the roster changed.
+    def look(self, onegate: OneGate, nodes: Sequence[int]) -> None:
+        """Bring the registry, and the roster with it, in line with the service's `nodes`.
 
         Raises `OneGateError`. A registry that does not answer is asked again at the next look.
         """
@@ -54,9 +54,7 @@ class Registrar:
                     self._confirmed.add(vm)
         except (OSError, ValueError) as error:
             log.warning("The SuperLink's registry does not answer: %s", error)
-        changed = members != self.roster.members
         self.roster = Roster(members)
-        return changed
 
     def _due(self, nodes: Sequence[int]) -> Iterable[int]:
         fresh = [vm for vm in nodes if vm not in self._confirmed]

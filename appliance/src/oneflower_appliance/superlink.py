@@ -42,6 +42,7 @@ class SuperLink:
         self._certificates: tls.Certificates | None = None
         self._partitions = Partitions()
         self._registrar: Registrar | None = None
+        self._published: dict[str, str] = {}
         self._delays: Iterator[float] = iter(())
         self.child: Child | None = None
 
@@ -62,20 +63,23 @@ class SuperLink:
         try:
             role = machine.onegate.service().get(NODES_ROLE)
             nodes = role.nodes if role else ()
-            changes = {}
-            partitions = self._partitions.after(nodes)
-            if partitions != self._partitions:
-                changes["FL_PARTITIONS"] = str(partitions)
-            if self._registrar and self._registrar.look(machine.onegate, nodes):
-                changes["FL_NODES"] = str(self._registrar.roster)
+            self._partitions = self._partitions.after(nodes)
+            if self._registrar:
+                self._registrar.look(machine.onegate, nodes)
+            changes = {key: value for key, value in self._tables().items() if self._published.get(key) != value}
             if changes:
                 machine.onegate.publish(changes)
                 log.info("%s", ", ".join(f"{key}={value}" for key, value in changes.items()))
-                self._partitions = partitions
+                self._published |= changes
                 self._watch_closely()
         except OneGateError as error:
             log.debug("%s", error.sentence)
         return next(self._delays)
+
+    def _tables(self) -> dict[str, str]:
+        """Return what SuperNodes look for: their partitions and their admission."""
+        tables = {"FL_PARTITIONS": str(self._partitions)}
+        return tables | ({"FL_NODES": str(self._registrar.roster)} if self._registrar else {})
 
     def _watch_closely(self) -> None:
         self._delays = Backoff(first=0.1, cap=5, factor=1.25, jitter=0.1).delays()
@@ -181,12 +185,9 @@ class SuperLink:
         }
         if self._ca:
             values["FL_CA_CERT"] = base64.b64encode(self._ca.read_bytes()).decode()
-        values["FL_PARTITIONS"] = str(self._partitions)
-        if self._registrar:
-            values["FL_NODES"] = str(self._registrar.roster)
-        values |= {"FL_READY": "YES", "READY": "YES"}
+        self._published = self._tables()
         self._watch_closely()
-        return machine.publish(values)
+        return machine.publish(values | self._published | {"FL_READY": "YES", "READY": "YES"})
 
 
 def log_flower(line: str) -> None:
