@@ -114,7 +114,13 @@ def newcomer(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def fed(user):
-    """A federation of one SuperLink and two SuperNodes, shared by the tests that leave it whole."""
+def _shared(user):
     user("up", "fed", "--set", "FL_NUM_ROUNDS=2")
     return "fed"
+
+
+@pytest.fixture
+def fed(user, _shared):
+    """A federation of one SuperLink and two SuperNodes, shared by many tests and whole at the beginning of each."""
+    until(lambda: user.is_ready(_shared), 60, "the recovery from the test before")
+    return _shared

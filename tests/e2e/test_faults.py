@@ -26,7 +26,14 @@ AGENT = "oneflower_appliance.agent"
 
 def kill(process):
     os.kill(process.pid, signal.SIGKILL)
-    until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 5, "the end of the process")
+    until(lambda: _ended(process), 5, "the end of the process")
+
+
+def _ended(process):
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def partitions(user, name):
@@ -93,9 +100,9 @@ def test_a_machine_never_says_ready_while_its_flower_is_down(user, fed):
     flower = user.process(link, FLOWER, "superlink")
     os.kill(flower.pid, signal.SIGSTOP)
     kill(flower)
-    seen = until(lambda: [vm for vm in user.show(fed)["vms"] if not vm["ready"]], 10, "READY to be withdrawn")
-    assert seen[0]["id"] == link
-    assert seen[0]["error"]
+    [seen] = until(lambda: [vm for vm in user.show(fed)["vms"] if not vm["ready"]], 10, "READY to be withdrawn")
+    assert seen["id"] == link
+    assert seen["error"]
     until(lambda: user.is_ready(fed), 60, "recovery")
 
 
