@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from enum import IntEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,15 +14,8 @@ from oneflower.cli.screen import Output
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 
-class Release(IntEnum):
-    """OpenNebula's major releases."""
-
-    SIX = 6
-    SEVEN = 7
-
-
 def render(
-    compat: Annotated[int, typer.Option(min=6, max=7, help="Names of OpenNebula 6 or 7.")] = Release.SEVEN,
+    compat: Annotated[int, typer.Option(min=6, max=7, help="Names of OpenNebula 6 or 7.")] = 7,
     supernodes: Annotated[int, typer.Option("--supernodes", "-n", help="SuperNodes at first.")] = 2,
     min_vms: Annotated[int, typer.Option(help="Never fewer SuperNodes than this.")] = 2,
     max_vms: Annotated[int, typer.Option(help="Never more SuperNodes than this.")] = 10,
