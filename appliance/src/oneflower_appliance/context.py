@@ -1,7 +1,7 @@
 r"""Reads context.sh, the file through which OpenNebula tells a virtual machine who it is, without executing it.
 
 OpenNebula writes one `KEY='value'` per context entry, keys in alphabetical order, always single-quoted; an embedded
-quote is written as `'\\''` and newlines stay raw inside the quotes. Nothing else is accepted here: a file that needs
+quote is written as `'\''` and newlines stay raw inside the quotes. Nothing else is accepted here: a file that needs
 a shell to be understood is refused with the line that is at fault.
 """
 

@@ -2,7 +2,7 @@ r"""The guest's side of OneGate, OpenNebula's door from a virtual machine to its
 
 Facts this rests on (OpenNebula 7.4): requests carry X-ONEGATE-TOKEN and X-ONEGATE-VMID; `GET /service` without
 `extended` costs the server no look-up per VM; `deploy_id` is an integer while every id in a VM is a string; a PUT is
-`KEY=value` lines, which the server mangles unless each value is unquoted and free of `, [ ] \\ "` and newlines; right
+`KEY=value` lines, which the server mangles unless each value is unquoted and free of `, [ ] \ "` and newlines; right
 after boot `GET /service` may answer 400 until OneFlow has saved its nodes.
 """
 

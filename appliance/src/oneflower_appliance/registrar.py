@@ -32,10 +32,7 @@ class Registrar:
         self._registry = registry
         self._confirmed: set[int] = set()
         self._turn = 0
-        try:
-            self.roster = Roster.parse(published) if published else Roster()
-        except ValueError:
-            self.roster = Roster()
+        self.roster = Roster.recall(published)
 
     def look(self, onegate: OneGate, nodes: Sequence[int]) -> None:
         """Bring the registry, and the roster with it, in line with the service's `nodes`.

@@ -44,3 +44,11 @@ class Roster:
             raise ValueError(text)
         triples = (triple.split(":") for triple in text.split(" "))
         return cls({int(vm): Member(node_id, key) for vm, node_id, key in triples})
+
+    @classmethod
+    def recall(cls, text: str) -> Roster:
+        """Read what was published; what is missing or cannot be read is an empty roster."""
+        try:
+            return cls.parse(text)
+        except ValueError:
+            return cls()

@@ -49,11 +49,15 @@ class SuperLink:
     def steps(self) -> list[Step]:
         """Return the whole boot."""
         before = [Step("certificate", self._certificate), Step("recall", self._recall)]
-        return [self._prepare, *before, *self.restart_steps()[1:]]
+        return [self._prepare, *before, *self._run_flower]
 
     def restart_steps(self) -> list[Step]:
         """Return what is to be done again after Flower ended."""
-        return [self._prepare, Step("start", self._start), Step("answer", self._answer), Step("ready", self._ready)]
+        return [self._prepare, *self._run_flower]
+
+    @property
+    def _run_flower(self) -> list[Step]:
+        return [Step("start", self._start), Step("answer", self._answer), Step("ready", self._ready)]
 
     def tick(self) -> float:
         """Let new nodes in and hand out partition ids. Returns the seconds until the next tick."""

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 LEVELS = (Level.SERVICE, Level.SUPERNODE)
 COORDINATOR_ROLE = "superlink"
 _PATIENCE = 600.0
+_CLOSELY = Backoff(first=0.1, cap=5, factor=1.5)  # for what the SuperLink publishes any moment now
 
 
 class SuperNode:
@@ -58,12 +59,16 @@ class SuperNode:
             Step("trust", self._trust),
             Step("partition", self._partition),
             Step("admission", self._admission),
-            *self.restart_steps()[1:],
+            *self._run_flower,
         ]
 
     def restart_steps(self) -> list[Step]:
         """Return what is to be done again after Flower ended."""
-        return [self._prepare, Step("start", self._start), Step("online", self._online), Step("ready", self._ready)]
+        return [self._prepare, *self._run_flower]
+
+    @property
+    def _run_flower(self) -> list[Step]:
+        return [Step("start", self._start), Step("online", self._online), Step("ready", self._ready)]
 
     def tick(self) -> float:
         """Nothing is to be done while Flower runs."""
@@ -221,7 +226,7 @@ class SuperNode:
                 raise OneGateError("The SuperLink has not given this VM a partition yet.", "", heals=True)
             return partitions
 
-        partitions = machine.insist(mine, _PATIENCE, Backoff(first=0.1, cap=5, factor=1.5))
+        partitions = machine.insist(mine, _PATIENCE, _CLOSELY)
         self._node_config = {
             "partition-id": str(partitions.ids[vm_id]),
             "num-partitions": str(partitions.count),
@@ -242,13 +247,13 @@ class SuperNode:
         vm_id = int(machine.context["VMID"])
 
         def admitted(onegate: OneGate) -> str:
-            roster = _roster(onegate.attributes(superlink).get("FL_NODES", ""))
+            roster = Roster.recall(onegate.attributes(superlink).get("FL_NODES", ""))
             member = roster.members.get(vm_id)
             if member is None or member.key != key:
                 raise OneGateError("The SuperLink has not registered this SuperNode yet.", "", heals=True)
             return member.node_id
 
-        return f"as node {machine.insist(admitted, _PATIENCE, Backoff(first=0.1, cap=5, factor=1.5))}"
+        return f"as node {machine.insist(admitted, _PATIENCE, _CLOSELY)}"
 
     @property
     def _session_file(self) -> Path:
@@ -295,10 +300,3 @@ class SuperNode:
             if re.fullmatch(r"\d+", self._node_config.get(key, "")):
                 values[name] = self._node_config[key]
         return self._machine.publish(values | {"READY": "YES"})
-
-
-def _roster(text: str) -> Roster:
-    try:
-        return Roster.parse(text)
-    except ValueError:
-        return Roster()

@@ -71,13 +71,12 @@ def up(
 ) -> None:
     """Deploy a federation: one SuperLink, then its SuperNodes, and wait until every one of them is ready."""
     federation, status = deploy(name, supernodes, settings_of(settings), (min_vms, max_vms), timeout, keep=keep)
-    if output is Output.JSON:
-        screen.show_json(status)
-    else:
-        screen.show(
-            f"Federation {federation.name} is ready: SuperLink {status.endpoint}, {status.supernodes} SuperNodes."
-        )
-        screen.show(f"Train with: oneflower run image-classification --federation {federation.name}")
+    screen.show_result(
+        output,
+        status,
+        f"Federation {federation.name} is ready: SuperLink {status.endpoint}, {status.supernodes} SuperNodes.\n"
+        f"Train with: oneflower run image-classification --federation {federation.name}",
+    )
 
 
 def deploy(
@@ -178,15 +177,14 @@ def logs(
 ) -> None:
     """Show the service's log, what each machine says of itself, and (local cloud) the machines' consoles."""
     status = _find(name).status()
-    if vm is not None and vm not in {known for found in status.vms for known in (found.name, str(found.id))}:
+    shown = [found for found in status.vms if vm in (None, found.name, str(found.id))]
+    if vm is not None and not shown:
         raise OneflowerError(
             f"{status.name} has no machine {vm!r}.",
             f"It has {', '.join(found.name for found in status.vms)}.",
             ExitCode.NOT_FOUND,
         )
-    consoles = {
-        found.name: _console(found.id, lines) for found in status.vms if vm in (None, found.name, str(found.id))
-    }
+    consoles = {found.name: _console(found.id, lines) for found in shown}
     if output is Output.JSON:
         screen.show_json({"service": status.log, "vms": status.vms, "consoles": consoles})
         return
@@ -233,25 +231,19 @@ def scale(
         screen.say(f"Removing the oldest: {', '.join(vm.name for vm in going)}.")
     with screen.DeployProgress(f"scaling {federation.name} to {supernodes} SuperNodes") as progress:
         status = federation.wait_ready(timeout, progress.update, HEALING)
-    if output is Output.JSON:
-        screen.show_json(status)
-    else:
-        screen.show(f"Federation {federation.name} has {status.supernodes} SuperNodes.")
+    screen.show_result(output, status, f"Federation {federation.name} has {status.supernodes} SuperNodes.")
 
 
 def recover(name: Name = None, timeout: Timeout = 600, output: Format = Output.TEXT) -> None:
     """Try again what failed, and wait until every machine is ready."""
     federation = _find(name)
-    before = federation.status()
-    if not before.ready:
-        if before.state not in ("RUNNING", "WARNING"):
+    status = federation.status()
+    if not status.ready:
+        if status.state not in ("RUNNING", "WARNING"):
             federation.recover()
         with screen.DeployProgress(f"recovering {federation.name}") as progress:
-            before = federation.wait_ready(timeout, progress.update, HEALING)
-    if output is Output.JSON:
-        screen.show_json(before)
-    else:
-        screen.show(f"Federation {federation.name} is ready.")
+            status = federation.wait_ready(timeout, progress.update, HEALING)
+    screen.show_result(output, status, f"Federation {federation.name} is ready.")
 
 
 def down(

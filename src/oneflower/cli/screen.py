@@ -54,6 +54,14 @@ def show_json(value: Any) -> None:
     show(json.dumps(_plain(value), indent=2, default=str))
 
 
+def show_result(output: Output, value: Any, text: str) -> None:
+    """Print a result as it was asked for: `value` as JSON, or `text`."""
+    if output is Output.JSON:
+        show_json(value)
+    else:
+        show(text)
+
+
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)

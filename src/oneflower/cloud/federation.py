@@ -168,14 +168,10 @@ class Federation:
             log=tuple(entry["message"] for entry in body.get("log", ())),
         )
 
-    def wait(
-        self,
-        done: Callable[[FederationStatus], bool],
-        timeout: float,
-        watch: Callable[[FederationStatus], None] = lambda _: None,
-        grace: float = 0,
+    def wait_ready(
+        self, timeout: float, watch: Callable[[FederationStatus], None] = lambda _: None, grace: float = 0
     ) -> FederationStatus:
-        """Wait until `done`; `watch` sees every status on the way.
+        """Wait until it is running with every machine ready; `watch` sees every status on the way.
 
         Raises `OneflowerError` when the federation fails (and has not mended itself after `grace` seconds), is deleted
         meanwhile, or after `timeout` seconds.
@@ -184,7 +180,7 @@ class Federation:
         well = time.monotonic()
         for status in self._changes():
             watch(status)
-            if done(status):
+            if status.ready:
                 return status
             if not status.failure:
                 well = time.monotonic()
@@ -210,12 +206,6 @@ class Federation:
                 seen, looked = body, time.monotonic()
                 yield self._status(body)
             time.sleep(_PULSE)
-
-    def wait_ready(
-        self, timeout: float, watch: Callable[[FederationStatus], None] = lambda _: None, grace: float = 0
-    ) -> FederationStatus:
-        """Wait until it is running with every machine ready."""
-        return self.wait(lambda status: status.ready, timeout, watch, grace)
 
     def scale(self, supernodes: int) -> list[VmStatus]:
         """Ask for another number of SuperNodes. Returns the nodes that go: the oldest. Does not wait."""

@@ -8,7 +8,6 @@ nothing more follows. So a SuperNode's machine starts in the very moment in whic
 from __future__ import annotations
 
 import copy
-import logging
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oneflower.local.store import Store
-
-log = logging.getLogger(__name__)
 
 _NO_DELETE = {ServiceState.DEPLOYING, ServiceState.DEPLOYING_NETS, ServiceState.SCALING, ServiceState.COOLDOWN,
               ServiceState.FAILED_DEPLOYING, ServiceState.FAILED_SCALING, ServiceState.FAILED_UNDEPLOYING}  # fmt: skip
@@ -265,14 +262,14 @@ class Engine:
 
     def vm_failed(self, vm: Vm, reason: str) -> None:
         """Take note that a machine could not be booted."""
-        vm.state, vm.lcm_state, vm.error = VmState.ACTIVE, LcmState.PROLOG_FAILURE, reason
-        if service := self.service_of(vm):
-            service.note(f"VM {vm.id} {vm.name}: {reason}", "E")
-        self._changed(vm)
+        self._trouble(vm, VmState.ACTIVE, LcmState.PROLOG_FAILURE, reason)
 
     def vm_lost(self, vm: Vm, reason: str) -> None:
         """Take note that a machine went down by itself."""
-        vm.state, vm.lcm_state, vm.error = VmState.POWEROFF, LcmState.LCM_INIT, reason
+        self._trouble(vm, VmState.POWEROFF, LcmState.LCM_INIT, reason)
+
+    def _trouble(self, vm: Vm, state: VmState, lcm_state: LcmState, reason: str) -> None:
+        vm.state, vm.lcm_state, vm.error = state, lcm_state, reason
         if service := self.service_of(vm):
             service.note(f"VM {vm.id} {vm.name}: {reason}", "E")
         self._changed(vm)

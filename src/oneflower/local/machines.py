@@ -8,7 +8,6 @@ so that what is left of a machine can be found and ended whatever became of its 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import shutil
 import signal
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 
     from oneflower.local.home import LocalHome
     from oneflower.local.lifecycle import Engine
-
-log = logging.getLogger(__name__)
 
 MARK = "ONEFLOWER_MACHINE"
 _STOP_LIMIT = 12.0

@@ -85,6 +85,11 @@ class _Service:
         self.inputs = _mapping(data.get("user_inputs", data.get("custom_attrs")))
         self.compat6 = any("vm_template" in role.data or "vm_template_contents" in role.data for role in self.roles)
 
+    @property
+    def forms(self) -> list[tuple[str, dict[str, Any]]]:
+        """Where user inputs are asked for, and which."""
+        return [("service", self.inputs), *((role.where, role.inputs) for role in self.roles)]
+
     def role(self, name: str) -> _Role | None:
         return next((role for role in self.roles if role.name == name), None)
 
@@ -260,8 +265,7 @@ def _wrong_level(service: _Service) -> Iterator[Found]:
 
 @_rule("infrastructure-as-input")
 def _infrastructure(service: _Service) -> Iterator[Found]:
-    levels = [("service", service.inputs), *((role.where, role.inputs) for role in service.roles)]
-    for where, inputs in levels:
+    for where, inputs in service.forms:
         for key in sorted(_INFRASTRUCTURE & set(inputs)):
             yield (
                 where,
@@ -319,8 +323,7 @@ def _names(service: _Service) -> Iterator[Found]:
 
 @_rule("user-input")
 def _user_inputs(service: _Service) -> Iterator[Found]:
-    levels = [("service", service.inputs), *((role.where, role.inputs) for role in service.roles)]
-    for where, inputs in levels:
+    for where, inputs in service.forms:
         for key, text in inputs.items():
             if why := _input_problem(key, text):
                 yield f"{where}, {key}", why, "The form is M|type|description|options|default or O|...."
