@@ -40,3 +40,32 @@ def launch(command: Sequence[str], log: Path, environment: Mapping[str, str] | N
         )  # fmt: skip
     process.returncode = 0  # it is nobody's to wait for: whoever started it watches its pid
     return process.pid
+
+
+class Background:
+    """A program that runs beside this one until it is stopped; its output goes to a file."""
+
+    def __init__(self, command: Sequence[str], log: Path) -> None:
+        self._log = log
+        try:
+            with log.open("wb") as stream:
+                self._process = subprocess.Popen(
+                    list(command), stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True
+                )
+        except OSError as error:
+            raise OneflowerError(
+                f"Cannot start {command[0]}: {error.strerror}.", f"Install {command[0]}.", ExitCode.ENVIRONMENT
+            ) from error
+
+    def ended(self) -> str | None:
+        """Return what it printed if it has ended, else None."""
+        return None if self._process.poll() is None else self._log.read_text(errors="replace")
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.terminate()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()

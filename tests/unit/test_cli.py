@@ -20,6 +20,9 @@ COMMANDS = [
     "logs",
     "scale",
     "recover",
+    "connect",
+    "register",
+    "unregister",
     "render",
     "validate",
     "doctor",
@@ -129,7 +132,7 @@ def test_an_empty_cloud_and_removing_nothing(oneflower):
     assert oneflower("down", "nobody").returncode == 0
     running = json.loads(oneflower("local", "status", "-o", "json").stdout)
     assert running["running"] is True
-    assert "auth" not in json.dumps(running)
+    assert "oneadmin:" not in json.dumps(running)
     assert "stopped" in oneflower("local", "stop").stdout
     assert "was not running" in oneflower("local", "stop").stdout
 

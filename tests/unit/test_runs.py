@@ -6,11 +6,12 @@ import http.server
 import io
 import json
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from oneflower.cloud import runs
+from oneflower.cloud import FederationStatus, runs, training
 from oneflower.cloud.apps import load_app
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
@@ -113,9 +114,15 @@ def test_the_nodes_that_are_online_are_counted_and_a_superlink_that_is_away_is_n
     door.close()
 
 
-def test_a_federation_that_is_not_ready_has_no_door(tmp_path):
-    with pytest.raises(OneflowerError, match="no SuperLink that is ready"):
-        runs.SuperLinkDoor("", "", tmp_path)
+def test_a_federation_that_is_not_ready_trains_nothing():
+    status = FederationStatus(1, "lab", "DEPLOYING", 2)
+    request, observer = (
+        training.Request("image-classification", None, {}, Path()),
+        training.Observer(print, print, print),
+    )
+    with pytest.raises(OneflowerError, match="no SuperLink that is ready") as caught:
+        training.train(None, status, request, observer)
+    assert caught.value.code is ExitCode.CONFLICT
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,18 @@ import pytest
 
 from oneflower.local.schema import check_template
 from oneflower.local.vmtext import parse_template
-from oneflower.template import COORDINATOR, NODES, ServiceOptions, lint, placeholders, service_template, vm_template
+from oneflower.template import (
+    COORDINATOR,
+    NODES,
+    ServiceOptions,
+    VmOptions,
+    lint,
+    placeholders,
+    render,
+    service_template,
+    vm_template,
+)
+from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.parameters import PARAMETERS, Bounds, InvalidParametersError, Level
 
 SEVEN = service_template(ServiceOptions(template_ids={COORDINATOR: 7, NODES: 8}))
@@ -75,10 +86,22 @@ def test_impossible_bounds_are_not_rendered(bounds):
 
 
 def test_vm_templates_are_valid_opennebula_text():
-    template = parse_template(vm_template(NODES, "oneflower-supernode"))
-    assert template["NAME"] == "oneflower-supernode"
+    options = VmOptions(0.5, 512, "lan", "disk image", "10DE:2331:0302")
+    template = parse_template(render(vm_template(NODES, options)))
+    assert template == vm_template(NODES, options)
     assert template["CPU_MODEL"] == {"MODEL": "host-passthrough"}
     assert template["CONTEXT"]["ONEFLOWER_ROLE"] == NODES
+    assert (template["CPU"], template["VCPU"], template["MEMORY"]) == ("0.5", "1", "512")
+    assert template["PCI"] == {"VENDOR": "10de", "DEVICE": "2331", "CLASS": "0302"}
+    assert (template["NIC"], template["DISK"]["IMAGE"]) == ({"NETWORK": "lan"}, "disk image")
+    assert vm_template(NODES, VmOptions(gpu="41:00.0"))["PCI"] == {"SHORT_ADDRESS": "41:00.0"}
+    assert not {"NIC", "DISK", "PCI"} & set(vm_template(COORDINATOR))
+
+
+@pytest.mark.parametrize("device", ["nvidia", "10de", "10de:23", "0x10de:0x2331", "41:00"])
+def test_what_is_no_pci_device_is_refused(device):
+    with pytest.raises(OneflowerError, match="is no PCI device"):
+        vm_template(NODES, VmOptions(gpu=device))
 
 
 def broken(change):

@@ -1,52 +1,91 @@
+"""How a VM follows from template text, and the text itself."""
+
 from __future__ import annotations
 
 import pytest
 
-from oneflower.local.models import CloudError, Document
-from oneflower.local.vms import Place, inject_inputs, new_vm
-from oneflower.local.vmtext import parse_template, resolve_context
+from oneflower.local.instantiation import fill_contents
+from oneflower.local.models import CloudError
+from oneflower.local.vms import Place, new_vm
+from oneflower.local.vmtext import fill_references, parse_template, render_contents, resolve_context
 
-SERVICE = Document(12, 100, {"name": "fl", "roles": []})
-PLACE = Place(41, "127.20.0.2", "http://127.20.0.1:5030")
-
-
-def test_a_vm_follows_from_template_role_and_answers():
-    role = {"name": "supernode", "last_vmname": 3, "template_contents": {"CONTEXT": {"NETWORK": "YES", "TOKEN": "YES"}}}
-    inject_inputs(role, {"FL_X": "answer", "FL_EMPTY": None, "FL_TRUE": True})
-    base = {"CPU": "2", "LABEL": "lab", "CONTEXT": {"NETWORK": "NO", "WHO": "$NAME of $ROLE_NAME", "GONE": "$NOBODY"}}
-    vm = new_vm(SERVICE, role, base, PLACE)
-    assert vm.name == "supernode_3_(service_12)"
-    assert vm.user_template == {
-        "LABEL": "lab", "FL_X": "answer", "FL_EMPTY": "", "FL_TRUE": "true", "SERVICE_ID": "12", "ROLE_NAME": "supernode",
-    }  # fmt: skip
-    assert vm.context["FL_X"] == "answer"
-    assert vm.context["WHO"] == "supernode_3_(service_12) of supernode"
-    assert vm.context["GONE"] == ""
-    assert (vm.context["ETH0_IP"], vm.context["VMID"], vm.context["ONEGATE_ENDPOINT"]) == (
-        PLACE.ip,
-        "41",
-        PLACE.onegate,
-    )
-    assert base["CONTEXT"]["NETWORK"] == "NO", "the template itself is not changed"
+PLACE = Place(41, ("127.20.0.2",), "http://127.20.0.1:5030", 1000)
 
 
-def test_without_network_and_token_a_vm_knows_neither_address_nor_onegate():
-    vm = new_vm(SERVICE, {"name": "x", "last_vmname": 0}, {"CPU": "1"}, PLACE)
+def make(attributes, name="", user=()):
+    return new_vm(attributes, name, PLACE, dict(user))
+
+
+def test_user_inputs_reach_template_and_context_of_every_role_and_the_roles_own_win():
+    service = {
+        "user_inputs_values": {"FL_A": "service", "FL_B": "service"},
+        "roles": [{"user_inputs_values": {"FL_B": "role"}}, {"template_contents": {"CONTEXT": {"X": "1"}}}],
+    }
+    fill_contents(service)
+    first, second = (role["template_contents"] for role in service["roles"])
+    assert first == {"FL_A": "service", "FL_B": "role", "CONTEXT": {"FL_A": "$FL_A", "FL_B": "$FL_B"}}
+    assert second["CONTEXT"] == {"X": "1", "FL_A": "$FL_A", "FL_B": "$FL_B"}
+
+
+def test_a_vm_follows_from_its_attributes():
+    context = {"NETWORK": "YES", "TOKEN": "YES", "WHO": "$NAME of $ROLE_NAME", "GONE": "$NOBODY", "FL_X": "$FL_X"}
+    vm = make({"CPU": "2", "FL_X": "answer", "ROLE_NAME": "node", "SERVICE_ID": "12", "CONTEXT": context}, "vm_3")
+    assert vm.service_id == 12
+    assert vm.user_template == {"FL_X": "answer", "ROLE_NAME": "node", "SERVICE_ID": "12"}
+    assert (vm.context["FL_X"], vm.context["WHO"], vm.context["GONE"]) == ("answer", "vm_3 of node", "")
+    assert (vm.context["ETH0_IP"], vm.context["VMID"]) == ("127.20.0.2", "41")
+    assert vm.context["ONEGATE_ENDPOINT"] == PLACE.onegate
+    assert vm.context["ETH0_GATEWAY"] == ""
+
+
+def test_without_context_a_vm_knows_nothing_but_has_an_address():
+    vm = make({"CPU": "1"})
     assert vm.context == {}
-    assert vm.token
+    assert vm.name == "one-41"
+    assert vm.template["NIC"]["IP"] == "127.20.0.2"
+    assert vm.service_id is None
 
 
-def test_a_value_is_resolved_once_only():
-    assert resolve_context({"A": "$B"}, {"B": "$C", "C": "no"}) == {"A": "$C"}
-    assert resolve_context({"A": "$USER[SSH_PUBLIC_KEY]"}, {}) == {"A": ""}
+def test_what_a_dollar_stands_for_in_context():
+    context = {"KEY": "$USER[SSH_PUBLIC_KEY]", "NIC": "$NIC[IP]", "OTHER": '$NIC[IP, NETWORK="x"]', "TWICE": "$A"}
+    vm = make({"A": "$B", "B": "no", "CONTEXT": context, "NIC": {"NETWORK": "lan"}}, user={"SSH_PUBLIC_KEY": "ssh-x"})
+    assert vm.context["KEY"] == "ssh-x"
+    assert vm.context["OTHER"] == ""
+    assert vm.context["TWICE"] == "$B", "a value is resolved once only"
 
 
-@pytest.mark.parametrize("text", ["=", 'A="1" B', "A=[B", 'A=[B="1"', 'A=[B="1",]', "<xml/>"])
+@pytest.mark.parametrize("text", ["${HOME}", "$(id)", "5$", "$"])
+def test_a_dollar_without_a_name_is_a_syntax_error(text):
+    with pytest.raises(CloudError, match="syntax error"):
+        resolve_context({"A": text}, lambda *_: "")
+
+
+@pytest.mark.parametrize("text", ['A="1" B', "A=[B", 'A=[B="1"', 'A=[B="1",]', "A=a b=", "A"])
 def test_what_is_no_template_is_refused(text):
     with pytest.raises(CloudError, match="syntax error"):
         parse_template(text)
 
 
-def test_quotes_comments_and_repeated_vectors():
-    text = '# a comment\nA="say \\"hi\\""\nB = bare value\nDISK=[ID="1"]\nDISK=[ID="2"]\n'
-    assert parse_template(text) == {"A": 'say "hi"', "B": "bare value", "DISK": [{"ID": "1"}, {"ID": "2"}]}
+def test_quotes_comments_repeated_and_empty_attributes():
+    text = '# a comment\nA="say \\"hi\\""\nb = bare\nDISK=[ID="1"]\nDISK=[ID="2"]\nE=\nF=[]\nG=""\nP="c:\\dir\\n"\n'
+    assert parse_template(text) == {
+        "A": 'say "hi"', "B": "bare", "DISK": [{"ID": "1"}, {"ID": "2"}], "E": "", "F": {}, "G": "", "P": "c:\\dir\\n",
+    }  # fmt: skip
+
+
+def test_contents_survive_being_rendered_but_for_line_breaks_in_vectors():
+    contents = {
+        "A": 'q " \\ x',
+        "N": None,
+        "T": True,
+        "V": {"X": "a,b [c]", "PEM": "one\ntwo"},
+        "L": [{"I": 1}, {"I": 2}],
+    }
+    assert parse_template(render_contents(contents)) == {
+        "A": 'q " \\ x', "N": "", "T": "true", "V": {"X": "a,b [c]", "PEM": "one,\ntwo"}, "L": [{"I": "1"}, {"I": "2"}],
+    }  # fmt: skip
+
+
+def test_references_to_other_roles_are_filled_or_blanked():
+    known = {"x.y": "1"}
+    assert fill_references("a ${x.y} b ${HOME} ${x.y}", lambda reference: known.get(reference, "")) == ("a 1 b  1")

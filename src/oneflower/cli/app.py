@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from oneflower.cli import federations, machine, templates, training
+from oneflower.cli import federations, machine, registration, templates, training
 from oneflower.cli.session import CloudName, Session
 
 app = typer.Typer(
@@ -53,6 +53,9 @@ app.command(rich_help_panel=_OPERATE)(federations.show)
 app.command(rich_help_panel=_OPERATE)(federations.logs)
 app.command(rich_help_panel=_OPERATE)(federations.scale)
 app.command(rich_help_panel=_OPERATE)(federations.recover)
+app.command(rich_help_panel=_OPERATE)(training.connect)
+app.command(rich_help_panel=_SITE)(registration.register)
+app.command(rich_help_panel=_SITE)(registration.unregister)
 app.command(rich_help_panel=_SITE)(templates.render)
 app.command(rich_help_panel=_SITE)(templates.validate)
 app.command(rich_help_panel=_SITE)(machine.doctor)

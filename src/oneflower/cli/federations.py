@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,12 +12,13 @@ import typer
 from oneflower.cli import screen
 from oneflower.cli.screen import Output
 from oneflower.cli.session import Session
+from oneflower.template import NAME
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from oneflower.cloud import Federation, FederationStatus
+    from oneflower.cloud import Cloud, Federation, FederationStatus, VmStatus
 
 Name = Annotated[str | None, typer.Argument(help="Name or id of the federation; may be left out when there is one.")]
 Format = Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")]
@@ -28,8 +30,6 @@ Set = Annotated[
     ),
 ]
 Supernodes = Annotated[int, typer.Option("--supernodes", "-n", help="How many SuperNodes.")]
-
-HEALING = 60.0  # seconds that a running federation is given to mend itself before a failure counts
 
 
 def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
@@ -65,12 +65,14 @@ def up(
     settings: Set = None,
     min_vms: Annotated[int, typer.Option(help="Never fewer SuperNodes than this.")] = 2,
     max_vms: Annotated[int, typer.Option(help="Never more SuperNodes than this.")] = 10,
+    template: Annotated[str, typer.Option(help="Which registered service template (OpenNebula).")] = NAME,
     keep: Annotated[bool, typer.Option("--keep", help="Leave what is there when it fails or is interrupted.")] = False,
     timeout: Timeout = 600,
     output: Format = Output.TEXT,
 ) -> None:
     """Deploy a federation: one SuperLink, then its SuperNodes, and wait until every one of them is ready."""
-    federation, status = deploy(name, supernodes, settings_of(settings), (min_vms, max_vms), timeout, keep=keep)
+    wanted = Wanted(name, supernodes, settings_of(settings), (min_vms, max_vms))
+    federation, status = deploy(Session.cloud(template), wanted, timeout, keep=keep)
     screen.show_result(
         output,
         status,
@@ -79,50 +81,40 @@ def up(
     )
 
 
-def deploy(
-    name: str, supernodes: int, settings: dict[str, str], limits: tuple[int, int], timeout: float, *, keep: bool
-) -> tuple[Federation, FederationStatus]:
-    """Deploy and wait; on failure or Ctrl-C take down again what was begun, unless `keep`."""
-    from oneflower.cloud import Federation  # noqa: PLC0415
-    from oneflower_appliance.parameters import Bounds, remarks, resolve  # noqa: PLC0415
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be deployed; `limits` are those for scaling."""
 
-    least, most = limits
-    wanted = settings.get("FL_MIN_AVAILABLE_CLIENTS", "")
-    # A federation must not be scaled below what a round needs, so its own lower bound follows that setting.
-    if wanted.isdigit() and least < int(wanted) <= supernodes:
-        least = int(wanted)
-    bounds = Bounds(least, most, supernodes)
-    resolved = resolve(settings, bounds=bounds)
-    for remark in remarks(resolved):
+    name: str
+    supernodes: int
+    settings: dict[str, str]
+    limits: tuple[int, int]
+
+
+def deploy(cloud: Cloud, wanted: Wanted, timeout: float, *, keep: bool) -> tuple[Federation, FederationStatus]:
+    """Deploy and wait; on failure or Ctrl-C take down again what was begun, unless `keep`."""
+    from oneflower.cloud import Federation, scaling_bounds  # noqa: PLC0415
+    from oneflower_appliance.parameters import remarks, resolve  # noqa: PLC0415
+
+    bounds = scaling_bounds(wanted.supernodes, wanted.limits, wanted.settings)
+    for remark in remarks(resolve(wanted.settings, bounds=bounds)):
         screen.say(f"Note: {remark}")
-    if Session.is_local():
-        prepare_runtime(resolved["FLOWER_VERSION"], resolved["ML_FRAMEWORK"])
-    cloud = Session.cloud()
-    federation = Federation.deploy(cloud, Session.template(), name, settings, bounds)
+    with screen.steps() as notify:
+        federation = Federation.begin(cloud, wanted.name, wanted.settings, bounds, notify)
     try:
-        with screen.DeployProgress(f"deploying {name} with {supernodes} SuperNodes") as progress:
+        with screen.DeployProgress(f"deploying {wanted.name} with {wanted.supernodes} SuperNodes") as progress:
             return federation, federation.wait_ready(timeout, progress.update)
     except BaseException:
         if keep:
             screen.say(
-                f"Left as it is (--keep). Look with `oneflower logs {name}`; remove with `oneflower down {name}`."
+                f"Left as it is (--keep). Look with `oneflower logs {wanted.name}`; "
+                f"remove with `oneflower down {wanted.name}`."
             )
         else:
             _show_consoles(federation)
-            with screen.step(f"rolling back: removing {name}"):
+            with screen.step(f"rolling back: removing {wanted.name}"):
                 federation.delete()
         raise
-
-
-def prepare_runtime(version: str, framework: str) -> None:
-    """Build the runtime of the local cloud if it is not there yet."""
-    from oneflower.local import runtime  # noqa: PLC0415
-    from oneflower.local.home import LocalHome  # noqa: PLC0415
-
-    home = LocalHome.of_user()
-    if runtime.find(home, version, framework) is None:
-        with screen.step(f"building the runtime Flower {version} + {framework}, once"):
-            runtime.ensure(home, version, framework)
 
 
 def list_all(output: Format = Output.TEXT) -> None:
@@ -162,11 +154,17 @@ def show(name: Name = None, output: Format = Output.TEXT) -> None:
         f"SuperLink {status.endpoint or 'not ready'}, Control API {status.control or '-'}, "
         f"Flower {status.version or '-'}"
     )
+    for remark in (*status.causes, *status.remarks):
+        screen.show(f"Note: {remark}")
     rows = [
-        (vm.id, vm.name, vm.state, "yes" if vm.ready else "no", vm.ip, vm.partition or "-", vm.node_id or "-", vm.error)
+        (vm.id, vm.name, vm.state, "yes" if vm.ready else "no", vm.ip, _partition(vm), vm.node_id or "-", vm.error)
         for vm in status.vms
     ]
     screen.show_table(("VM", "NAME", "STATE", "READY", "ADDRESS", "PARTITION", "NODE", "ERROR"), rows)
+
+
+def _partition(vm: VmStatus) -> str:
+    return f"{vm.partition} of {vm.partitions}" if vm.partitions else vm.partition or "-"
 
 
 def logs(
@@ -176,7 +174,8 @@ def logs(
     output: Format = Output.TEXT,
 ) -> None:
     """Show the service's log, what each machine says of itself, and (local cloud) the machines' consoles."""
-    status = _find(name).status()
+    federation = _find(name)
+    status, site = federation.status(), federation.cloud.site
     shown = [found for found in status.vms if vm in (None, found.name, str(found.id))]
     if vm is not None and not shown:
         raise OneflowerError(
@@ -184,7 +183,7 @@ def logs(
             f"It has {', '.join(found.name for found in status.vms)}.",
             ExitCode.NOT_FOUND,
         )
-    consoles = {found.name: _console(found.id, lines) for found in shown}
+    consoles = {found.name: site.console(found.id, lines) for found in shown}
     if output is Output.JSON:
         screen.show_json({"service": status.log, "vms": status.vms, "consoles": consoles})
         return
@@ -198,15 +197,6 @@ def logs(
             screen.show(f"{machine_name} | {line}")
 
 
-def _console(number: int, lines: int) -> list[str]:
-    if not Session.is_local():
-        return []
-    from oneflower.local.home import LocalHome  # noqa: PLC0415
-
-    path = LocalHome.of_user().machine(number) / "console.log"
-    return path.read_text(errors="replace").splitlines()[-lines:] if path.exists() else []
-
-
 def _show_consoles(federation: Federation) -> None:
     """Print the end of the console of each machine that failed, before it is removed."""
     try:
@@ -214,7 +204,7 @@ def _show_consoles(federation: Federation) -> None:
     except OneflowerError:
         return
     for vm in failed:
-        for line in _console(vm.id, 15):
+        for line in federation.cloud.site.console(vm.id, 15):
             screen.say(f"{vm.name} | {line}")
 
 
@@ -226,23 +216,18 @@ def scale(
 ) -> None:
     """Change the number of SuperNodes, within min_vms and max_vms. On the way down the oldest go."""
     federation = _find(name)
-    going = federation.scale(supernodes)
-    if going:
-        screen.say(f"Removing the oldest: {', '.join(vm.name for vm in going)}.")
+    if going := federation.leaving(supernodes):
+        screen.say(f"Going, because they are the oldest: {', '.join(vm.name for vm in going)}.")
     with screen.DeployProgress(f"scaling {federation.name} to {supernodes} SuperNodes") as progress:
-        status = federation.wait_ready(timeout, progress.update, HEALING)
+        status = federation.scale(supernodes, timeout, progress.update)
     screen.show_result(output, status, f"Federation {federation.name} has {status.supernodes} SuperNodes.")
 
 
 def recover(name: Name = None, timeout: Timeout = 600, output: Format = Output.TEXT) -> None:
     """Try again what failed, and wait until every machine is ready."""
     federation = _find(name)
-    status = federation.status()
-    if not status.ready:
-        if status.state not in ("RUNNING", "WARNING"):
-            federation.recover()
-        with screen.DeployProgress(f"recovering {federation.name}") as progress:
-            status = federation.wait_ready(timeout, progress.update, HEALING)
+    with screen.DeployProgress(f"recovering {federation.name}") as progress:
+        status = federation.recover(timeout, progress.update)
     screen.show_result(output, status, f"Federation {federation.name} is ready.")
 
 

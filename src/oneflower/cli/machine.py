@@ -6,16 +6,21 @@ import os
 import shutil
 import socket
 import sys
+import time
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
 from oneflower.cli import screen
 from oneflower.cli.screen import Output
-from oneflower_appliance.errors import ExitCode
+from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from oneflower.local.home import LocalHome
 
 local = typer.Typer(help="The local cloud's daemon.", no_args_is_help=True)
 
@@ -92,17 +97,95 @@ def status(
     home = LocalHome.of_user()
     found = daemon.find(home)
     if output is Output.JSON:
-        about = (
-            {"pid": found.pid, "oneflow": found.oneflow, "onegate": found.onegate, "xmlrpc": found.xmlrpc}
-            if found
-            else None
+        shown = ("pid", "oneflow", "onegate", "xmlrpc", "pace")
+        about = {name: getattr(found, name) for name in shown} if found else None
+        screen.show_json(
+            {"running": found is not None, "state": home.state, "one_auth": home.one_auth, "daemon": about}
         )
-        screen.show_json({"running": found is not None, "state": home.state, "daemon": about})
     elif found is None:
         screen.show("The local cloud is not running; the next command that needs it starts it.")
     else:
-        screen.show(f"The local cloud runs as process {found.pid}; its state is in {home.state}.")
-        screen.show(f"ONEFLOW_URL={found.oneflow}\nONE_XMLRPC={found.xmlrpc}")
+        screen.show(f"The local cloud runs as process {found.pid}, pace {found.pace}; its state is in {home.state}.")
+        for line in _variables(found.oneflow, found.xmlrpc, home):
+            screen.show(line)
+
+
+def _variables(oneflow: str, xmlrpc: str, home: LocalHome) -> list[str]:
+    """Return what OpenNebula's own tools want to know, as lines of a shell."""
+    return [f"export ONEFLOW_URL={oneflow}", f"export ONE_XMLRPC={xmlrpc}", f"export ONE_AUTH={home.one_auth}"]
+
+
+class Ports(StrEnum):
+    """Where the local cloud listens."""
+
+    OWN = "own"
+    STANDARD = "standard"
+
+
+class Pace(StrEnum):
+    """How fast states change."""
+
+    IMMEDIATE = "immediate"
+    TIMED = "timed"
+    STEPPED = "stepped"
+
+
+@local.command()
+def serve(
+    ports: Annotated[
+        Ports, typer.Option(help="Where: on its own loopback address only, or also where OpenNebula does by default.")
+    ] = Ports.OWN,
+    pace: Annotated[
+        Pace, typer.Option(help="How fast states change: at once, like a real cloud, or by `oneflower local step`.")
+    ] = Pace.IMMEDIATE,
+) -> None:
+    """Run the local cloud here, until Ctrl-C, for foreign tools: pyone, curl, oneflow, onegate."""
+    from oneflower.local import daemon  # noqa: PLC0415
+    from oneflower.local.home import LocalHome  # noqa: PLC0415
+
+    home = LocalHome.of_user().make()
+    if found := daemon.find(home):
+        raise OneflowerError(
+            f"The local cloud runs already, as process {found.pid}.",
+            "Stop it with `oneflower local stop`; federations go on running.",
+            ExitCode.CONFLICT,
+        )
+    options = ["--pace", pace, "--stay", *(["--standard-ports"] if ports is Ports.STANDARD else [])]
+    found = daemon.start(home, options)
+    host = "127.0.0.1" if ports is Ports.STANDARD else urlsplit(found.oneflow).hostname
+    oneflow, xmlrpc = (urlsplit(url) for url in (found.oneflow, found.xmlrpc))
+    for line in _variables(f"http://{host}:{oneflow.port}", f"http://{host}:{xmlrpc.port}/RPC2", home):
+        screen.show(line)
+    screen.say(f"Serving, pace {pace}; log in {home.log}. Ctrl-C stops it.")
+    try:
+        while daemon.find(home) is not None:
+            time.sleep(0.5)
+        screen.say("The local cloud has been stopped.")
+    finally:
+        daemon.stop(home)
+
+
+@local.command()
+def step(seconds: Annotated[float, typer.Argument(min=0, help="How far to move the time.")]) -> None:
+    """Let time pass in a local cloud that was started with `serve --pace stepped`."""
+    import httpx  # noqa: PLC0415
+
+    from oneflower.local import daemon  # noqa: PLC0415
+    from oneflower.local.home import LocalHome  # noqa: PLC0415
+
+    found = daemon.find(LocalHome.of_user())
+    if found is None or found.pace != Pace.STEPPED:
+        raise OneflowerError(
+            "There is no local cloud whose time stands still.",
+            "Start one with `oneflower local serve --pace stepped`.",
+            ExitCode.CONFLICT,
+        )
+    user, _, password = found.auth.partition(":")
+    url = f"{found.oneflow}/oneflower/clock"
+    answer = httpx.post(url, json={"advance": seconds}, auth=(user, password), trust_env=False)
+    if answer.is_error:
+        raise OneflowerError(answer.text, "")
+    screen.show(f"{seconds:g} s have passed.")
 
 
 @local.command()

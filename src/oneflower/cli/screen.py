@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from rich.console import Console
@@ -66,7 +66,7 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items() if key != "ca"}
+        return {key: _plain(item) for key, item in value.items() if key not in ("ca", "host_keys")}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
@@ -94,6 +94,40 @@ def step(text: str) -> Iterator[None]:
         screen.print(f"[red]✗[/] {text}")
         raise
     screen.print(f"[green]✓[/] {text} [dim]({time.monotonic() - started:.1f} s)[/]")
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str], None]]:
+    """Yield a function that shows what is being done from now on, one thing after the other."""
+    current: list[tuple[str, float]] = []
+    screen = console()
+    live = screen.status("") if screen.is_terminal else None
+
+    def finish(mark: str) -> None:
+        if live:
+            live.stop()
+        if current:
+            text, started = current.pop()
+            screen.print(f"{mark} {text} [dim]({time.monotonic() - started:.1f} s)[/]")
+
+    def begin(text: str) -> None:
+        finish("[green]✓[/]")
+        if text.startswith(("Note:", "run ")):
+            say(f"  {text}")
+            return
+        current.append((text, time.monotonic()))
+        if live:
+            live.update(f"{text} ...")
+            live.start()
+        else:
+            say(f"  {text} ...")
+
+    try:
+        yield begin
+    except BaseException:
+        finish("[red]✗[/]")
+        raise
+    finish("[green]✓[/]")
 
 
 class DeployProgress:

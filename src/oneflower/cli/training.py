@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from oneflower.cli import screen
-from oneflower.cli.federations import Format, Set, Supernodes, Timeout, deploy, pairs, settings_of
+from oneflower.cli.federations import Format, Set, Supernodes, Timeout, Wanted, deploy, pairs, settings_of
 from oneflower.cli.screen import Output
 from oneflower.cli.session import Session
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
-    from oneflower.cloud import FederationStatus, RunResult
+    from oneflower.cloud import Federation, RunResult
 
 Rounds = Annotated[int | None, typer.Option("--rounds", "-r", min=1, help="Rounds; else what the federation says.")]
 Folder = Annotated[Path, typer.Option("--save", help="Where results are saved.")]
@@ -41,25 +42,12 @@ def run(
     """Train an app on a federation, round by round, and save model, metrics and convergence plot."""
     from oneflower.cloud import Federation  # noqa: PLC0415
 
-    status = Federation.find(Session.cloud(), federation).status()
-    if app is None:
-        app = _use_case(status)
-    result, table = train(status, app, rounds, pairs(config or (), "--config"), save, show_log=show_log)
+    found = Federation.find(Session.cloud(), federation)
+    result, table = train(found, app, rounds, pairs(config or (), "--config"), save, show_log=show_log)
     if output is Output.JSON:
         screen.show_json(result)
         return
     _summary(result, table)
-
-
-def _use_case(status: FederationStatus) -> str:
-    name = status.settings.get("FL_USE_CASE", "none")
-    if name == "none":
-        raise OneflowerError(
-            f"What shall {status.name} train? It was deployed without a use case (FL_USE_CASE).",
-            "Name an app: `oneflower run image-classification`, or the folder of your own.",
-            ExitCode.USAGE,
-        )
-    return name
 
 
 def _summary(result: RunResult, table: screen.RunTable) -> None:
@@ -69,34 +57,49 @@ def _summary(result: RunResult, table: screen.RunTable) -> None:
 
 
 def train(
-    status: FederationStatus, name: str, rounds: int | None, config: dict[str, str], save: Path, *, show_log: bool
+    federation: Federation,
+    app: str | None,
+    rounds: int | None,
+    config: dict[str, str],
+    save: Path,
+    *,
+    show_log: bool,
 ) -> tuple[RunResult, screen.RunTable]:
     """Run an app to its end and fetch what it left. Ctrl-C stops the run."""
-    from oneflower.cloud import apps, runs  # noqa: PLC0415
-
-    app = apps.load_app(name, status.settings)
-    overrides = app.run_config(status.settings, rounds, config)
-    flwr, packages = Session.flwr(status, lambda text: screen.say(f"  {text}"))
-    app.check_installed(packages, status.name)
-    door = runs.SuperLinkDoor.of(status, flwr)
     table = screen.RunTable()
-    try:
-        needed, online = int(status.settings.get("FL_MIN_AVAILABLE_CLIENTS", 0)), door.nodes_online()
-        if online < needed:
-            screen.say(f"Note: {online} of {needed} SuperNodes are online; the first round waits for the others.")
-        with screen.step(f"submitting {app.name} to {status.name} ({status.supernodes} SuperNodes)"):
-            run_id = runs.submit(door, app, overrides)
-        try:
-            screen.say(f"  run {run_id}")
-            runs.follow(door, run_id, table.add, screen.say if show_log else lambda _: None)
-        except KeyboardInterrupt:
-            with screen.step(f"stopping run {run_id}"):
-                runs.stop(door, run_id)
-            raise
-        folder = save / f"{status.name}-{run_id}"
-        return runs.collect(door, run_id, app, folder), table
-    finally:
-        door.close()
+    log = screen.say if show_log else lambda _: None
+    with screen.steps() as notify:
+        result = federation.run(app, rounds, config, save, on_row=table.add, on_log=log, notify=notify)
+    return result, table
+
+
+def connect(
+    name: Annotated[str | None, typer.Argument(help="Name or id of the federation.")] = None,
+    output: Format = Output.TEXT,
+) -> None:
+    """Print what plain `flwr` needs to reach a federation's SuperLink; on OpenNebula, keep an SSH tunnel open to it."""
+    from oneflower.cloud import Federation  # noqa: PLC0415
+    from oneflower.cloud.runs import connection  # noqa: PLC0415
+    from oneflower.local.home import LocalHome  # noqa: PLC0415
+    from oneflower_appliance.files import private_directory, write_atomic  # noqa: PLC0415
+
+    federation = Federation.find(Session.cloud(), name)
+    status = federation.status()
+    if not status.control:
+        raise OneflowerError(
+            "The federation has no SuperLink that is ready.", "Look with `oneflower show`.", ExitCode.CONFLICT
+        )
+    with federation.cloud.site.reach(status) as address:
+        ca = None
+        if status.ca:
+            ca = private_directory(LocalHome.of_user().state / "connections") / f"{status.name}-{status.id}.crt"
+            write_atomic(ca, status.ca)
+        settings = {"superlink": status.name, "address": address, "root-certificates": ca}
+        text = "# for config.toml in the folder that FLWR_HOME names (~/.flwr)\n" + connection(status.name, address, ca)
+        screen.show_result(output, settings, text.rstrip("\n"))
+        if not Session.is_local():
+            screen.say("The tunnel stays open until Ctrl-C.")
+            threading.Event().wait()
 
 
 def demo(
@@ -114,9 +117,9 @@ def demo(
     given = settings_of(settings)
     limits = (min(Bounds().minimum, supernodes), max(Bounds().maximum, supernodes))
     name = f"demo-{secrets.token_hex(2)}"
-    federation, status = deploy(name, supernodes, given, limits, timeout, keep=keep)
+    federation, _ = deploy(Session.cloud(), Wanted(name, supernodes, given, limits), timeout, keep=keep)
     try:
-        result, table = train(status, "image-classification", rounds, {}, save, show_log=False)
+        result, table = train(federation, "image-classification", rounds, {}, save, show_log=False)
     finally:
         if not keep:
             with screen.step(f"cleaning up: removing {name}"):

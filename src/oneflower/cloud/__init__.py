@@ -1,17 +1,20 @@
 """The client: one federation's life over OneFlow's REST and OpenNebula's XML-RPC, the same for both clouds."""
 
-from oneflower.cloud.client import Cloud
+from oneflower.cloud.client import Cloud, RefusedError
 from oneflower.cloud.credentials import Endpoints, opennebula_endpoints
-from oneflower.cloud.federation import Federation, FederationStatus, VmStatus
+from oneflower.cloud.federation import Federation, scaling_bounds
 from oneflower.cloud.runs import RunResult, RunRow
+from oneflower.cloud.status import FederationStatus, VmStatus
 
 __all__ = [
     "Cloud",
     "Endpoints",
     "Federation",
     "FederationStatus",
+    "RefusedError",
     "RunResult",
     "RunRow",
     "VmStatus",
     "opennebula_endpoints",
+    "scaling_bounds",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -18,26 +19,41 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from oneflower.cloud.credentials import Endpoints
+    from oneflower.cloud.site import Site
 
 _SECONDS = 30.0
 _NOT_FOUND = 404
+DONE = 6  # STATE of a VM that is terminated
+_ALL_MINE_AND_USABLE = -2
 
 
 class RefusedError(OneflowerError):
-    """The cloud understood and said no. `status` is HTTP's."""
+    """The cloud understood and said no. `status` is HTTP's, 500 for refusals of the core."""
 
-    def __init__(self, status: int, text: str) -> None:
-        hints = {401: "Check user and password (ONE_AUTH).", 403: "Ask the operator for the right to do this."}
-        super().__init__(f"OneFlow answered {status}: {text}", hints.get(status, ""), ExitCode.CLOUD)
+    def __init__(self, status: int, text: str, who: str = "OneFlow") -> None:
+        hints = {
+            401: "Check user and password (ONE_AUTH), and that this user may use the object.",
+            403: "Check user and password (ONE_AUTH).",
+            502: "OpenNebula is starting, or a proxy before it cannot reach it: try again in a moment.",
+            503: "OpenNebula is starting, or a proxy before it cannot reach it: try again in a moment.",
+            504: "OpenNebula is busy, or a proxy before it cannot reach it: try again in a moment.",
+        }
+        quota = "quota" in text.lower()
+        hint = "Ask the operator for a larger quota, or deploy fewer SuperNodes." if quota else hints.get(status, "")
+        super().__init__(f"{who} answered {status}: {text}", hint, ExitCode.CLOUD)
         self.status = status
+        self.text = text
 
 
 class Cloud:
-    """One OpenNebula, or the local cloud. Every method raises `OneflowerError`."""
+    """One OpenNebula, or the local cloud. `site` is what only one of the two has. Methods raise `OneflowerError`."""
 
-    def __init__(self, endpoints: Endpoints) -> None:
+    def __init__(self, endpoints: Endpoints, site: Site) -> None:
         self.endpoints = endpoints
-        self._http = httpx.Client(base_url=endpoints.oneflow, auth=endpoints.login, timeout=_SECONDS, trust_env=False)
+        self.site = site
+        self._http = httpx.Client(
+            base_url=endpoints.oneflow, auth=endpoints.login, timeout=_SECONDS, trust_env=not endpoints.direct
+        )
 
     def close(self) -> None:
         """Close connections."""
@@ -46,70 +62,68 @@ class Cloud:
     # -- OneFlow -----------------------------------------------------------------------------------------------------
 
     def _call(self, method: str, path: str, body: Any = None) -> Any:
+        where = f"OneFlow at {self.endpoints.oneflow}"
         try:
             answer = self._http.request(method, path, json=body)
         except httpx.HTTPError as error:
-            raise OneflowerError(
-                f"OneFlow at {self.endpoints.oneflow} cannot be reached: {error}.",
-                "Check the address (ONEFLOW_URL) and that the OneFlow server runs.",
-                ExitCode.CLOUD,
-            ) from error
+            raise _unreachable(where, "ONEFLOW_URL", error) from error
         if answer.is_error:
             raise RefusedError(answer.status_code, _reason(answer.text))
         try:
             return json.loads(answer.text) if answer.text.strip() else None
         except ValueError as error:
-            raise OneflowerError(
-                f"{self.endpoints.oneflow} answered something that is not OneFlow's.",
-                "Check the address: ONEFLOW_URL must name the OneFlow server, not a proxy's error page.",
-                ExitCode.CLOUD,
-            ) from error
+            raise _foreign(where) from error
+
+    def _document(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        answer = self._call(method, path, body)
+        if not isinstance(answer, dict) or not isinstance(answer.get("DOCUMENT"), dict):
+            raise _foreign(f"OneFlow at {self.endpoints.oneflow}")
+        document: dict[str, Any] = answer["DOCUMENT"]
+        return document
+
+    def _pool(self, path: str) -> list[dict[str, Any]]:
+        answer = self._call("GET", path)
+        if not isinstance(answer, dict) or not isinstance(answer.get("DOCUMENT_POOL"), dict):
+            raise _foreign(f"OneFlow at {self.endpoints.oneflow}")
+        return list(answer["DOCUMENT_POOL"].get("DOCUMENT", []))
 
     def services(self) -> list[dict[str, Any]]:
         """Return all service documents."""
-        pool = self._call("GET", "/service")["DOCUMENT_POOL"]
-        return list(pool.get("DOCUMENT", []))
+        return self._pool("/service")
 
     def service(self, number: int) -> dict[str, Any] | None:
         """Return a service document, None when it is gone."""
         try:
-            document: dict[str, Any] = self._call("GET", f"/service/{number}")["DOCUMENT"]
+            return self._document("GET", f"/service/{number}")
         except RefusedError as error:
             if error.status == _NOT_FOUND:
                 return None
             raise
-        return document
 
     def service_templates(self) -> list[dict[str, Any]]:
         """Return all service template documents."""
-        pool = self._call("GET", "/service_template")["DOCUMENT_POOL"]
-        return list(pool.get("DOCUMENT", []))
+        return self._pool("/service_template")
 
     def create_service_template(self, body: dict[str, Any]) -> int:
         """Store a service template and return its id."""
-        return int(self._call("POST", "/service_template", body)["DOCUMENT"]["ID"])
+        return int(self._document("POST", "/service_template", body)["ID"])
 
     def update_service_template(self, number: int, body: dict[str, Any]) -> None:
         """Replace a service template."""
-        self._call("PUT", f"/service_template/{number}", body)
+        self._document("PUT", f"/service_template/{number}", body)
+
+    def delete_service_template(self, number: int) -> None:
+        """Remove a service template, and nothing else."""
+        self._call("DELETE", f"/service_template/{number}")
 
     def instantiate(self, template: int, merge: dict[str, Any]) -> int:
         """Make a service and return its id."""
         action = {"action": {"perform": "instantiate", "params": {"merge_template": merge}}}
-        return int(self._call("POST", f"/service_template/{template}/action", action)["DOCUMENT"]["ID"])
+        return int(self._document("POST", f"/service_template/{template}/action", action)["ID"])
 
     def delete_service(self, number: int) -> None:
-        """Undeploy a service whatever its state: DELETE where OneFlow allows it, else recover with delete."""
-        try:
-            self._call("DELETE", f"/service/{number}")
-        except RefusedError as error:
-            if error.status == _NOT_FOUND:
-                return
-            try:
-                self.recover_service(number, delete=True)
-            except RefusedError as again:
-                if again.status != _NOT_FOUND:
-                    raise
+        """Undeploy a service, where OneFlow allows it. Never call it twice: see `Federation.delete`."""
+        self._call("DELETE", f"/service/{number}")
 
     def recover_service(self, number: int, *, delete: bool = False) -> None:
         """Ask OneFlow to try again, or to undeploy."""
@@ -129,36 +143,113 @@ class Cloud:
         return pyone.OneServer(self.endpoints.xmlrpc, session=self.endpoints.session, timeout=int(_SECONDS))
 
     def _ask(self, call: Callable[[Any], Any]) -> Any:
+        import xml.parsers.expat  # noqa: PLC0415 - as pyone
+        import xmlrpc.client  # noqa: PLC0415
+
         import pyone  # noqa: PLC0415
         import requests  # noqa: PLC0415 - what pyone speaks through
 
+        where = f"OpenNebula at {self.endpoints.xmlrpc}"
         try:
             return call(self._one)
         except pyone.OneException as error:
-            raise OneflowerError(f"OpenNebula refused: {error}", "", ExitCode.CLOUD) from error
+            raise _core_refusal(error) from error
+        except xmlrpc.client.ProtocolError as error:
+            raise RefusedError(error.errcode, _reason(error.errmsg), "OpenNebula") from error
+        except (xml.parsers.expat.ExpatError, xmlrpc.client.Error) as error:
+            raise _foreign(where) from error
         except (OSError, requests.RequestException) as error:
-            raise OneflowerError(
-                f"OpenNebula at {self.endpoints.xmlrpc} cannot be reached: {error}.",
-                "Check the address (ONE_XMLRPC) and that OpenNebula runs.",
-                ExitCode.CLOUD,
-            ) from error
+            raise _unreachable(where, "ONE_XMLRPC", error) from error
+
+    def version(self) -> tuple[int, ...]:
+        """Return the release of OpenNebula, such as (7, 4, 0)."""
+        return tuple(
+            int(part) for part in str(self._ask(lambda one: one.system.version())).split(".") if part.isdigit()
+        )
 
     def vms(self, numbers: Iterable[int]) -> dict[int, Vm]:
-        """Return those of the VMs that exist, by id."""
+        """Return those of the VMs that exist and are not done, by id."""
         wanted = ",".join(map(str, numbers))
         if not wanted:
             return {}
         pool = self._ask(lambda one: one.vmpool.infoset(wanted, True))
-        return {vm.ID: Vm(vm) for vm in pool.VM}
+        return {vm.ID: Vm(vm) for vm in pool.VM if vm.STATE != DONE}
+
+    def vm(self, number: int) -> Vm | None:
+        """Return a VM, None when there is none of that id."""
+        found: Vm | None = self._found(lambda one: Vm(one.vm.info(number)))
+        return found
+
+    def act_on_vm(self, number: int, action: str) -> None:
+        """Do an action of OpenNebula's on a VM, such as terminate-hard, poweroff or resume."""
+        self._ask(lambda one: one.vm.action(action, number))
+
+    def recover_vm(self, number: int, operation: int) -> None:
+        """Recover a VM: 0 declares a failure, 1 a success, 2 tries again."""
+        self._ask(lambda one: one.vm.recover(number, operation))
+
+    def _found(self, call: Callable[[Any], Any]) -> Any:
+        """Return what the core answers, None where it knows no such object."""
+        try:
+            return self._ask(call)
+        except RefusedError as error:
+            if error.status == _NOT_FOUND:
+                return None
+            raise
+
+    def vm_template(self, number: int) -> dict[str, Any] | None:
+        """Return the content of a VM template, None when it does not exist. Raises `RefusedError` if it is not ours."""
+        found = self._found(lambda one: one.template.info(number))
+        return None if found is None else plain(found.TEMPLATE)
 
     def vm_templates(self) -> dict[str, int]:
         """Return the ids of the VM templates that we may use, by name."""
-        pool = self._ask(lambda one: one.templatepool.info(-2, -1, -1))
+        pool = self._ask(lambda one: one.templatepool.info(_ALL_MINE_AND_USABLE, -1, -1))
         return {template.NAME: template.ID for template in pool.VMTEMPLATE}
 
     def create_vm_template(self, text: str) -> int:
         """Store a VM template and return its id."""
         return int(self._ask(lambda one: one.template.allocate(text)))
+
+    def update_vm_template(self, number: int, text: str) -> None:
+        """Replace the content of a VM template."""
+        self._ask(lambda one: one.template.update(number, text, 0))
+
+    def delete_vm_template(self, number: int) -> None:
+        """Remove a VM template, and nothing else."""
+        self._ask(lambda one: one.template.delete(number))
+
+    def images(self) -> dict[str, int]:
+        """Return the ids of the images that we may use, by name."""
+        pool = self._ask(lambda one: one.imagepool.info(_ALL_MINE_AND_USABLE, -1, -1))
+        return {image.NAME: image.ID for image in pool.IMAGE}
+
+    def image(self, number: int) -> tuple[int, str]:
+        """Return STATE of an image, and what went wrong with it."""
+        image = self._ask(lambda one: one.image.info(number))
+        return int(image.STATE), str((image.TEMPLATE or {}).get("ERROR", ""))
+
+    def create_image(self, text: str, datastore: int) -> int:
+        """Store an image, which takes a while, and return its id."""
+        return int(self._ask(lambda one: one.image.allocate(text, datastore)))
+
+    def delete_image(self, number: int) -> None:
+        """Remove an image."""
+        self._ask(lambda one: one.image.delete(number))
+
+    def datastores(self) -> dict[str, int]:
+        """Return the ids of the datastores, by name."""
+        pool = self._ask(lambda one: one.datastorepool.info())
+        return {datastore.NAME: datastore.ID for datastore in pool.DATASTORE}
+
+    def networks(self) -> dict[str, int]:
+        """Return the ids of the virtual networks that we may use, by name."""
+        pool = self._ask(lambda one: one.vnpool.info(_ALL_MINE_AND_USABLE, -1, -1))
+        return {network.NAME: network.ID for network in pool.VNET}
+
+    def own_settings(self) -> dict[str, str]:
+        """Return the template of the user who is asking, TOKEN_PASSWORD among it."""
+        return plain(self._ask(lambda one: one.user.info(-1)).TEMPLATE)
 
 
 class Vm:
@@ -169,15 +260,61 @@ class Vm:
         self.name: str = vm.NAME
         self.state: int = vm.STATE
         self.lcm_state: int = vm.LCM_STATE
-        self.attributes: dict[str, str] = {
-            key: value for key, value in (vm.USER_TEMPLATE or {}).items() if isinstance(value, str)
-        }
-        nic = (vm.TEMPLATE or {}).get("NIC")
+        self.started: int = vm.STIME
+        user = plain(vm.USER_TEMPLATE)
+        self.attributes: dict[str, str] = {key: value for key, value in user.items() if isinstance(value, str)}
+        nic = plain(vm.TEMPLATE).get("NIC")
         first = nic[0] if isinstance(nic, list) else nic
         self.ip: str = (first or {}).get("IP", "")
 
 
+def plain(content: Any) -> dict[str, Any]:
+    """Return one of pyone's ordered dictionaries as an ordinary one, empty values as empty text."""
+    if not content:
+        return {}
+    return {key: _plain_value(value) for key, value in content.items()}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain_value(item) for item in value]
+    if hasattr(value, "items"):
+        return plain(value)
+    return "" if value is None else value
+
+
+def _core_refusal(error: Exception) -> RefusedError:
+    """Return a refusal of the core. pyone has a class for each of its error codes."""
+    status = {"OneNoExistsException": 404, "OneAuthenticationException": 401, "OneAuthorizationException": 401}
+    return RefusedError(status.get(type(error).__name__, 500), _reason(str(error)), "OpenNebula")
+
+
+def _unreachable(where: str, variable: str, error: Exception) -> OneflowerError:
+    text, cause = str(error), error.__cause__ or error.__context__
+    if isinstance(cause, ssl.SSLError) or "CERTIFICATE_VERIFY_FAILED" in text:
+        return OneflowerError(
+            f"{where} shows a certificate that is not trusted here.",
+            "If it is the right one, name its CA: SSL_CERT_FILE and REQUESTS_CA_BUNDLE, both.",
+            ExitCode.CLOUD,
+        )
+    return OneflowerError(
+        f"{where} cannot be reached: {' '.join(text.split())[:300] or type(error).__name__}.",
+        f"Check the address ({variable}) and that the server runs.",
+        ExitCode.CLOUD,
+    )
+
+
+def _foreign(where: str) -> OneflowerError:
+    return OneflowerError(
+        f"{where} answered something that OpenNebula does not say.",
+        "Check the address: it must be that of the server itself, not of Sunstone or of a proxy's error page.",
+        ExitCode.CLOUD,
+    )
+
+
 def _reason(text: str) -> str:
+    if text.lstrip()[:1] == "<":
+        return "a page of HTML, from a proxy or another server"
     try:
         parsed = json.loads(text)
         text = parsed.get("reason") or parsed.get("message") or text

@@ -8,14 +8,20 @@ from pathlib import Path
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
+_SYSTEM = Path("/var/lib/one/.one")
+
 
 @dataclass(frozen=True)
 class Endpoints:
-    """URLs of OneFlow and of OpenNebula's XML-RPC, and the session string `user:password`."""
+    """URLs of OneFlow and of OpenNebula's XML-RPC, and the session string `user:password`.
+
+    `direct` ones are on this machine: no proxy is asked for them.
+    """
 
     oneflow: str
     xmlrpc: str
     session: str = field(repr=False)
+    direct: bool = False
 
     @property
     def login(self) -> tuple[str, str]:
@@ -25,26 +31,28 @@ class Endpoints:
 
 
 def opennebula_endpoints() -> Endpoints:
-    """Read ONEFLOW_URL, ONE_XMLRPC, ONE_AUTH and ~/.one. Raises `OneflowerError` when there are no credentials."""
-    folder = Path.home() / ".one"
-    oneflow = _first(os.environ.get("ONEFLOW_URL"), _line(folder / "oneflow_endpoint"), "http://localhost:2474")
-    xmlrpc = _first(os.environ.get("ONE_XMLRPC"), _line(folder / "one_endpoint"), "http://localhost:2633/RPC2")
-    path = Path(os.environ.get("ONE_AUTH") or folder / "one_auth")
-    session = _line(path)
-    user, password = os.environ.get("ONEFLOW_USER"), os.environ.get("ONEFLOW_PASSWORD")
-    if user and password:
-        session = f"{user}:{password}"
-    if not session or ":" not in session:
+    """Read ONEFLOW_URL, ONE_XMLRPC, ONE_AUTH, ~/.one and the administrator's. Raises `OneflowerError` without any."""
+    folders = (Path.home() / ".one", _SYSTEM)
+    oneflow = _first(os.environ.get("ONEFLOW_URL"), *(_line(f / "oneflow_endpoint") for f in folders))
+    xmlrpc = _first(os.environ.get("ONE_XMLRPC"), *(_line(f / "one_endpoint") for f in folders))
+    user, password, named = (os.environ.get(name) for name in ("ONEFLOW_USER", "ONEFLOW_PASSWORD", "ONE_AUTH"))
+    files = [Path(named).expanduser()] if named else [folder / "one_auth" for folder in folders]
+    session = f"{user}:{password}" if user and password else _first(*map(_line, files))
+    if ":" not in session.strip(":"):
         raise OneflowerError(
-            f"No OpenNebula credentials: {path} does not hold a line `user:password`.",
+            f"No OpenNebula credentials: {files[0]} does not hold a line `user:password`.",
             "Write one there (mode 0600), or name another file in ONE_AUTH.",
             ExitCode.CLOUD,
         )
+    oneflow, xmlrpc = oneflow or "http://localhost:2474", xmlrpc or "http://localhost:2633/RPC2"
+    for variable, url in (("ONEFLOW_URL", oneflow), ("ONE_XMLRPC", xmlrpc)):
+        if not url.startswith(("http://", "https://")):
+            raise OneflowerError(f"{variable} is {url!r}, which is not a URL.", "It begins with http:// or https://.")
     return Endpoints(oneflow.rstrip("/"), xmlrpc, session)
 
 
 def _first(*candidates: str | None) -> str:
-    return next(candidate for candidate in candidates if candidate)
+    return next((candidate for candidate in candidates if candidate), "")
 
 
 def _line(path: Path) -> str:

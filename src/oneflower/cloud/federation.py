@@ -1,97 +1,68 @@
-"""The life of one federation: deploy, wait, show, scale, recover, delete."""
+"""The life of one federation, for programs and notebooks as for the command line.
+
+    with Federation.deploy(cloud, supernodes=4, settings={"FL_NUM_ROUNDS": "5"}) as federation:
+        result = federation.run("image-classification")
+        print(result.rows[-1].accuracy)
+
+Leaving the block removes it.
+"""
 
 from __future__ import annotations
 
-import base64
-import binascii
+import secrets
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
+from oneflower.cloud import training
+from oneflower.cloud.client import RefusedError
+from oneflower.cloud.diagnosis import causes
+from oneflower.cloud.status import FederationStatus, VmStatus, read_status
 from oneflower.template import COORDINATOR, NODES, merge_template
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.parameters import Bounds, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from types import TracebackType
 
-    from oneflower.cloud.client import Cloud, Vm
+    from oneflower.cloud.client import Cloud
+    from oneflower.cloud.runs import RunResult, RunRow
 
-STATES = ("PENDING", "DEPLOYING", "RUNNING", "UNDEPLOYING", "WARNING", "DONE", "FAILED_UNDEPLOYING", "FAILED_DEPLOYING",
-          "SCALING", "FAILED_SCALING", "COOLDOWN", "DEPLOYING_NETS", "UNDEPLOYING_NETS", "FAILED_DEPLOYING_NETS",
-          "FAILED_UNDEPLOYING_NETS", "HOLD")  # fmt: skip
-_LCM_FAILURES = {36: "boot failure", 39: "prolog failure", 16: "unknown"}
-_VM_STATES = {
-    1: "pending",
-    2: "hold",
-    3: "active",
-    4: "stopped",
-    5: "suspended",
-    6: "done",
-    8: "poweroff",
-    9: "undeployed",
-}
-_ACTIVE, _RUNNING = 3, 3
+    Watch = Callable[[FederationStatus], None]
+
 _PULSE, _LOOK = 0.15, 1.0
+_DELETABLE = (0, 2, 4, 15)  # PENDING, RUNNING, WARNING, HOLD: where OneFlow takes a DELETE
+_LEAVING = (3, 12)  # UNDEPLOYING, UNDEPLOYING_NETS: where a second one would make it forget VMs that still run
+_FAILED_UNDEPLOYING = 6
+HEALING = 60.0  # seconds that a running federation is given to mend itself before a failure counts
 
 
-@dataclass(frozen=True)
-class VmStatus:
-    """One VM. `ready` is what it published itself; `error` is why it is not, in its own words."""
-
-    id: int
-    name: str
-    role: str
-    state: str
-    ready: bool
-    ip: str = ""
-    partition: str = ""
-    node_id: str = ""
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class FederationStatus:
-    """A federation as it is now. `endpoint` and `control` are host:port, empty until the SuperLink is ready."""
-
-    id: int
-    name: str
-    state: str
-    supernodes: int
-    vms: tuple[VmStatus, ...] = ()
-    endpoint: str = ""
-    control: str = ""
-    version: str = ""
-    ca: str = field(default="", repr=False)
-    settings: Mapping[str, str] = field(default_factory=dict)
-    log: tuple[str, ...] = ()
-
-    @property
-    def ready(self) -> bool:
-        """Whether it is running and every one of its machines says that it is ready."""
-        return self.state == "RUNNING" and bool(self.vms) and all(vm.ready for vm in self.vms)
-
-    @property
-    def failure(self) -> str:
-        """Why it will not become ready by waiting, empty while it may."""
-        causes = [f"{vm.name}: {vm.error}" for vm in self.vms if vm.error and not vm.ready]
-        if causes:
-            return "\n".join(causes)
-        if self.state.startswith("FAILED"):
-            return next((line for line in reversed(self.log) if not line.startswith("New state")), self.state)
-        return ""
+def _nothing(_: object) -> None:
+    return
 
 
 class Federation:
-    """A deployed federation, by the id of its service."""
+    """A deployed federation, by the id of its service. As a context manager it removes itself at the end."""
 
     def __init__(self, cloud: Cloud, number: int, name: str) -> None:
         self.cloud = cloud
         self.id = number
         self.name = name
 
+    def __repr__(self) -> str:
+        return f"<Federation {self.name!r}, service {self.id}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
+        self.close()
+
+    # -- finding and making ------------------------------------------------------------------------------------------
+
     @classmethod
-    def find(cls, cloud: Cloud, name: str | None) -> Federation:
+    def find(cls, cloud: Cloud, name: str | None = None) -> Federation:
         """Return the federation called `name`, or the only one. Raises `OneflowerError`."""
         known = list(cls.all(cloud))
         if name is None:
@@ -119,13 +90,17 @@ class Federation:
                 yield cls(cloud, int(document["ID"]), document["NAME"])
 
     @classmethod
-    def deploy(
-        cls, cloud: Cloud, template: Callable[[Cloud], int], name: str, settings: Mapping[str, str], bounds: Bounds
+    def begin(
+        cls,
+        cloud: Cloud,
+        name: str,
+        settings: Mapping[str, str],
+        bounds: Bounds,
+        notify: Callable[[str], None] = _nothing,
     ) -> Federation:
-        """Check everything, then ask the cloud for a federation. Returns at once; `wait_ready` waits.
+        """Check everything, get ready, then ask the cloud for a federation. Returns at once; `wait_ready` waits.
 
-        `template` returns the id of the service template (see `register`). Raises `OneflowerError`, and has started
-        nothing, when a setting is wrong or the name is taken.
+        Raises `OneflowerError`, and has started nothing, when a setting is wrong or the name is taken.
         """
         wanted = resolve(settings, bounds=bounds)
         if any(known.name == name for known in cls.all(cloud)):
@@ -134,8 +109,40 @@ class Federation:
                 f"Choose another name, or remove it with `oneflower down {name}`.",
                 ExitCode.CONFLICT,
             )
-        number = cloud.instantiate(template(cloud), merge_template(name, wanted, bounds))
+        cloud.site.prepare(wanted["FLOWER_VERSION"], wanted["ML_FRAMEWORK"], notify)
+        number = cloud.instantiate(cloud.site.template(cloud), merge_template(name, wanted, bounds))
         return cls(cloud, number, name)
+
+    @classmethod
+    def deploy(
+        cls,
+        cloud: Cloud,
+        supernodes: int = 2,
+        settings: Mapping[str, str] | None = None,
+        name: str | None = None,
+        *,
+        limits: tuple[int, int] | None = None,
+        timeout: float = 600,
+        watch: Watch = _nothing,
+        keep: bool = False,
+    ) -> Federation:
+        """Deploy a federation and wait until every machine of it is ready; `watch` sees every status on the way.
+
+        `supernodes` may later be scaled within `limits`, by default from as many as a round needs up to ten. What was
+        begun is removed again when it fails or is interrupted, unless `keep`. Raises `OneflowerError`.
+        """
+        given = dict(settings or {})
+        bounds = scaling_bounds(supernodes, limits, given)
+        federation = cls.begin(cloud, name or f"federation-{secrets.token_hex(2)}", given, bounds)
+        try:
+            federation.wait_ready(timeout, watch)
+        except BaseException:
+            if not keep:
+                federation.delete()
+            raise
+        return federation
+
+    # -- looking -----------------------------------------------------------------------------------------------------
 
     def status(self) -> FederationStatus:
         """Return how it is now. Raises `OneflowerError` when it is gone."""
@@ -149,28 +156,19 @@ class Federation:
         return body
 
     def _status(self, body: dict[str, Any]) -> FederationStatus:
-        homes = {node["deploy_id"]: role["name"] for role in body["roles"] for node in role.get("nodes") or ()}
-        found = self.cloud.vms(homes)
-        vms = tuple(_vm_status(found[number], role) for number, role in homes.items() if number in found)
-        link = next((found[n].attributes for n, role in homes.items() if role == COORDINATOR and n in found), {})
-        nodes = next(role for role in body["roles"] if role["name"] == NODES)
-        return FederationStatus(
-            id=self.id,
-            name=self.name,
-            state=STATES[body["state"]],
-            supernodes=nodes["cardinality"],
-            vms=vms,
-            endpoint=link.get("FL_ENDPOINT", ""),
-            control=link.get("FL_CONTROL_ENDPOINT", ""),
-            version=link.get("FL_VERSION", ""),
-            ca=_decode(link.get("FL_CA_CERT", "")),
-            settings=_settings(body),
-            log=tuple(entry["message"] for entry in body.get("log", ())),
-        )
+        found = self.cloud.vms(_vm_ids(body))
+        return read_status(self.id, self.name, body, found, causes(self.cloud, body, found))
 
-    def wait_ready(
-        self, timeout: float, watch: Callable[[FederationStatus], None] = lambda _: None, grace: float = 0
-    ) -> FederationStatus:
+    def logs(self, lines: int = 40) -> list[str]:
+        """Return the service's log, what each machine says of itself, and consoles where they can be had."""
+        status = self.status()
+        text = [f"service: {line}" for line in status.log]
+        text += [f"{vm.name}: {'ready' if vm.ready else vm.error or vm.state}" for vm in status.vms]
+        for vm in status.vms:
+            text += [f"{vm.name} | {line}" for line in self.cloud.site.console(vm.id, lines)]
+        return text
+
+    def wait_ready(self, timeout: float = 600, watch: Watch = _nothing, grace: float = 0) -> FederationStatus:
         """Wait until it is running with every machine ready; `watch` sees every status on the way.
 
         Raises `OneflowerError` when the federation fails (and has not mended itself after `grace` seconds), is deleted
@@ -207,60 +205,123 @@ class Federation:
                 yield self._status(body)
             time.sleep(_PULSE)
 
-    def scale(self, supernodes: int) -> list[VmStatus]:
-        """Ask for another number of SuperNodes. Returns the nodes that go: the oldest. Does not wait."""
-        status = self.status()
-        nodes = [vm for vm in status.vms if vm.role == NODES]
-        self.cloud.scale_service(self.id, NODES, supernodes)
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        app: str | None = None,
+        rounds: int | None = None,
+        config: Mapping[str, str] | None = None,
+        save: Path = Path("oneflower-results"),
+        *,
+        on_row: Callable[[RunRow], None] = _nothing,
+        on_log: Callable[[str], None] = _nothing,
+        notify: Callable[[str], None] = _nothing,
+    ) -> RunResult:
+        """Train a pre-built app (by name; None: FL_USE_CASE) or that in a folder to its end, and save what it left.
+
+        `config` overrides the app's run config; `on_row` sees every round, `on_log` the app's log, `notify` what is
+        being done. An interrupt stops the run. Raises `OneflowerError`.
+        """
+        wanted = training.Request(app, rounds, config or {}, save)
+        return training.train(self.cloud.site, self.status(), wanted, training.Observer(on_row, on_log, notify))
+
+    # -- changing ----------------------------------------------------------------------------------------------------
+
+    def leaving(self, supernodes: int) -> list[VmStatus]:
+        """Return the SuperNodes that would go if it were scaled down: the oldest."""
+        nodes = [vm for vm in self.status().vms if vm.role == NODES]
         return nodes[: max(0, len(nodes) - supernodes)]
 
-    def recover(self) -> None:
-        """Ask OneFlow to try again what failed."""
-        self.cloud.recover_service(self.id)
+    def scale(self, supernodes: int, timeout: float = 600, watch: Watch = _nothing) -> FederationStatus:
+        """Have another number of SuperNodes, and wait, through OneFlow's cooldown, until all of them are ready.
+
+        On the way down the oldest go. Raises `OneflowerError`.
+        """
+        self.cloud.scale_service(self.id, NODES, supernodes)
+        return self.wait_ready(timeout, watch, HEALING)
+
+    def recover(self, timeout: float = 600, watch: Watch = _nothing) -> FederationStatus:
+        """Try again what failed, and wait until every machine is ready. Raises `OneflowerError`."""
+        status = self.status()
+        if status.ready:
+            return status
+        if status.state not in ("RUNNING", "WARNING"):
+            self.cloud.recover_service(self.id)
+        return self.wait_ready(timeout, watch, HEALING)
+
+    def close(self) -> None:
+        """Remove it."""
+        self.delete()
 
     def delete(self, timeout: float = 120) -> None:
-        """Undeploy it, whatever its state, and wait until it is gone."""
-        self.cloud.delete_service(self.id)
+        """Undeploy it, whatever its state, and wait until it and every one of its VMs are gone.
+
+        OneFlow refuses a DELETE in some states, and in one of them, UNDEPLOYING, takes it and forgets VMs that still
+        run; so what is asked for depends on the state. Raises `OneflowerError` after `timeout` seconds.
+        """
         deadline = time.monotonic() + timeout
-        while self.cloud.service(self.id) is not None:
+        vms: set[int] = set()
+        asked, refusal = False, ""
+        while (document := self.cloud.service(self.id)) is not None:
+            body = document["TEMPLATE"]["BODY"]
+            vms |= set(_vm_ids(body))
+            if not asked:
+                refusal = self._ask_to_go(body["state"])
+                asked = not refusal
             if time.monotonic() > deadline:
                 raise OneflowerError(
-                    f"The federation {self.name!r} is still there after {timeout:.0f} s.",
+                    f"The federation {self.name!r} is still there after {timeout:.0f} s. {refusal}".strip(),
                     "Look with `oneflower show`; run `oneflower down` again.",
+                    ExitCode.TIMEOUT,
+                )
+            time.sleep(_PULSE)
+        self._clear(vms, deadline)
+
+    def _ask_to_go(self, state: int) -> str:
+        """Ask OneFlow to undeploy. Returns why it will not, as when the state has changed meanwhile."""
+        try:
+            if state in _DELETABLE:
+                self.cloud.delete_service(self.id)
+            elif state not in _LEAVING:
+                self.cloud.recover_service(self.id, delete=state != _FAILED_UNDEPLOYING)
+        except RefusedError as error:
+            if error.status in (401, 403):
+                raise
+            return error.message
+        return ""
+
+    def _clear(self, vms: set[int], deadline: float) -> None:
+        """Wait for the VMs of a service that is gone, and terminate those that OneFlow left behind."""
+        left = self.cloud.vms(vms)
+        for number, vm in left.items():
+            if vm.lcm_state not in _ENDING:
+                self.cloud.act_on_vm(number, "terminate-hard")
+        while left := self.cloud.vms(left):
+            if time.monotonic() > deadline:
+                raise OneflowerError(
+                    f"VMs of the federation {self.name!r} are still there: {', '.join(map(str, left))}.",
+                    "Terminate them: `onevm terminate --hard`, or `onevm recover --delete` where that fails.",
                     ExitCode.TIMEOUT,
                 )
             time.sleep(_PULSE)
 
 
-def _vm_status(vm: Vm, role: str) -> VmStatus:
-    running = (vm.state, vm.lcm_state) == (_ACTIVE, _RUNNING)
-    state = "running" if running else _LCM_FAILURES.get(vm.lcm_state, "") or _VM_STATES.get(vm.state, str(vm.state))
-    if vm.state == _ACTIVE and not running and vm.lcm_state not in _LCM_FAILURES:
-        state = "booting" if vm.lcm_state < _RUNNING else "stopping"
-    ready = running and vm.attributes.get("READY") == "YES"
-    published = _decode(vm.attributes.get("FL_ERROR", "")) or vm.attributes.get("ERROR", "")
-    return VmStatus(
-        id=vm.id,
-        name=vm.name.partition("_(")[0],
-        role=role,
-        state=state,
-        ready=ready,
-        ip=vm.ip,
-        partition=vm.attributes.get("FL_PARTITION_ID", ""),
-        node_id=vm.attributes.get("FL_NODE_ID", ""),
-        error="" if ready or state == "stopping" else published,
-    )
+_ENDING = frozenset({11, 12, 15, 23})  # EPILOG, SHUTDOWN, CLEANUP_RESUBMIT, CLEANUP_DELETE
 
 
-def _settings(body: dict[str, Any]) -> dict[str, str]:
-    values = dict(body.get("user_inputs_values") or {})
-    for role in body["roles"]:
-        values |= role.get("user_inputs_values") or {}
-    return values
+def _vm_ids(body: dict[str, Any]) -> list[int]:
+    return [node["deploy_id"] for role in body["roles"] for node in role.get("nodes") or ()]
 
 
-def _decode(encoded: str) -> str:
-    try:
-        return base64.b64decode(encoded, validate=True).decode(errors="replace")
-    except binascii.Error:
-        return ""
+def scaling_bounds(supernodes: int, limits: tuple[int, int] | None, settings: Mapping[str, str]) -> Bounds:
+    """Return the bounds for scaling.
+
+    A federation must not be scaled below what a round needs, so without `limits` the lower bound follows
+    FL_MIN_AVAILABLE_CLIENTS, and the upper one makes room for what is asked for.
+    """
+    least, most = limits or (min(Bounds().minimum, supernodes), max(Bounds().maximum, supernodes))
+    wanted = settings.get("FL_MIN_AVAILABLE_CLIENTS", "")
+    if wanted.isdigit() and least < int(wanted) <= supernodes:
+        least = int(wanted)
+    return Bounds(least, most, supernodes)

@@ -1,42 +1,312 @@
-"""Sees to it that the VM templates and the service template are there."""
+"""Registers a federation's templates on a cloud: VM templates for both roles, their images, the service template."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import base64
+import binascii
+import hashlib
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from oneflower.template import COORDINATOR, NAME, NODES, ServiceOptions, service_template, vm_template
+from oneflower.cloud.reconcile import Change, digests, reconcile
+from oneflower.template import (
+    COORDINATOR,
+    NAME,
+    NODES,
+    ServiceOptions,
+    VmOptions,
+    render,
+    service_template,
+    vm_template,
+)
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.parameters import Bounds
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from oneflower.cloud.client import Cloud
 
-
-def find_registered(cloud: Cloud) -> int:
-    """Return the id of the service template `oneflower` that an operator registered. Raises `OneflowerError`."""
-    for document in cloud.service_templates():
-        if document["NAME"] == NAME:
-            return int(document["ID"])
-    raise OneflowerError(
-        f"There is no service template called {NAME!r} on this OpenNebula.",
-        "An operator registers one: `oneflower render -o oneflower.json`, put in the ids of the two VM templates, "
-        "`oneflower-template create oneflower.json`.",
-        ExitCode.NOT_FOUND,
-    )
+_BASE = "ONEFLOWER_BASE"  # where the digests of what was registered are kept, in VM templates
+_SECTION = "oneflower"  # the same in the service template
+_IMAGE_READY, _IMAGE_ERROR = (1, 2, 8), 5
+_IMAGE_LIMIT = 3600.0
+_PULSE = 0.5
+# Which attributes of a VM template an option decides; an operator who leaves it out leaves them as they are.
+_DECIDES = {"cpu": ("CPU", "VCPU"), "memory": ("MEMORY",), "network": ("NIC", "NIC_DEFAULT"), "image": ("DISK", "OS"),
+            "gpu": ("PCI",)}  # fmt: skip
+NONE = "none"
+_ALGORITHMS = {"md5": 32, "sha1": 40, "sha256": 64}
 
 
-def register(cloud: Cloud) -> int:
-    """Return the id of the service template `oneflower`, registering what is missing and updating what is old."""
-    known = cloud.vm_templates()
-    ids = {}
-    for role in (COORDINATOR, NODES):
-        name = f"oneflower-{role}"
-        ids[role] = known[name] if name in known else cloud.create_vm_template(vm_template(role, name))
-    wanted = service_template(ServiceOptions(template_ids=ids))
-    for document in cloud.service_templates():
-        if document["NAME"] == wanted["name"]:
-            number = int(document["ID"])
-            body = document["TEMPLATE"]["BODY"]
-            if any(body.get(key) != value for key, value in wanted.items()):
-                cloud.update_service_template(number, wanted)
+@dataclass(frozen=True)
+class ImageSource:
+    """Where an image comes from: a path on OpenNebula's front-end or a URL, and its checksum, `algorithm:hex`."""
+
+    source: str
+    checksum: str = ""
+
+    @property
+    def is_url(self) -> bool:
+        """Whether OpenNebula must download it."""
+        return "://" in self.source
+
+    def check(self) -> None:
+        """Raise `OneflowerError` unless the image can be trusted to be what it should be."""
+        algorithm, _, value = self.checksum.partition(":")
+        if self.checksum and (len(value) != _ALGORITHMS.get(algorithm) or set(value) - set("0123456789abcdef")):
+            raise OneflowerError(
+                f"{self.checksum!r} is no checksum.", f"Give one as {' or '.join(f'{a}:HEX' for a in _ALGORITHMS)}."
+            )
+        if self.is_url and algorithm not in ("md5", "sha1"):
+            raise OneflowerError(
+                f"OpenNebula does not verify whom it downloads {self.source} from.",
+                "Give the image's checksum, md5:HEX or sha1:HEX: those it does verify.",
+            )
+        if not self.is_url and self.checksum:
+            self._check_file(algorithm, value)
+
+    def _check_file(self, algorithm: str, value: str) -> None:
+        try:
+            with Path(self.source).open("rb") as stream:
+                actual = hashlib.file_digest(stream, algorithm).hexdigest()
+        except OSError as error:
+            raise OneflowerError(
+                f"The checksum of {self.source} cannot be verified: {error.strerror}.",
+                "Run this command on OpenNebula's front-end, where the file is.",
+                ExitCode.NOT_FOUND,
+            ) from error
+        if actual != value:
+            raise OneflowerError(f"{self.source} has the {algorithm} {actual}, not {value}.", "Fetch the image again.")
+
+    def name(self, prefix: str) -> str:
+        """Return the name of the image: another content gets another name, since images cannot be replaced."""
+        return f"{prefix}-{hashlib.sha256(f'{self.source} {self.checksum}'.encode()).hexdigest()[:8]}"
+
+    def template(self, name: str) -> str:
+        """Return the image's template as OpenNebula's text."""
+        algorithm, _, value = self.checksum.partition(":")
+        content = {
+            "NAME": name, "PATH": self.source, "TYPE": "OS", "PERSISTENT": "NO", "DEV_PREFIX": "vd", "FORMAT": "qcow2",
+            "DESCRIPTION": "oneflower: an appliance image", _BASE: self.checksum or "unverified",
+        }  # fmt: skip
+        return render(content | ({algorithm.upper(): value} if algorithm in ("md5", "sha1") else {}))
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What an operator wants registered, under which name. What is left open stays as it is registered already."""
+
+    name: str = NAME
+    machines: Mapping[str, VmOptions] = field(default_factory=dict)
+    images: Mapping[str, ImageSource] = field(default_factory=dict)
+    datastore: str = "default"
+    bounds: Bounds | None = None
+    cooldown: int | None = None
+
+    def vm_template_name(self, role: str) -> str:
+        """Return the name of a role's VM template."""
+        return f"{self.name}-{role}"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What is registered now: ids, and what was changed for it."""
+
+    template: int
+    vm_templates: Mapping[str, int]
+    changes: tuple[Change, ...]
+
+
+class Registration:
+    """Compares what is registered on a cloud with what is wished for, and brings it up to date.
+
+    With `dry_run` nothing is changed: ids of what would be created are -1. Raises `OneflowerError`.
+    """
+
+    def __init__(
+        self,
+        cloud: Cloud,
+        wishes: Wishes,
+        *,
+        force: bool = False,
+        dry_run: bool = False,
+        notify: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._cloud = cloud
+        self._wishes = wishes
+        self._force = force
+        self._dry_run = dry_run
+        self._notify = notify
+        self._changes: list[Change] = []
+        self._created: list[tuple[str, Callable[[], None]]] = []
+
+    def apply(self) -> Registered:
+        """Do it. What was newly created is removed again when something fails on the way."""
+        self._check()
+        try:
+            ids = {role: self._vm_template(role) for role in (COORDINATOR, NODES)}
+            template = self._service_template(ids)
+        except BaseException:
+            self._undo()
+            raise
+        return Registered(template, ids, tuple(self._changes))
+
+    def _check(self) -> None:
+        for source in self._wishes.images.values():
+            source.check()
+        networks = {options.network for options in self._wishes.machines.values() if options.network} - {NONE}
+        for network in networks:
+            _need("virtual network", network, self._cloud.networks())
+        if self._wishes.images:
+            _need("datastore", self._wishes.datastore, self._cloud.datastores())
+
+    def _undo(self) -> None:
+        for what, remove in reversed(self._created):
+            try:
+                remove()
+                self._notify(f"removed again: {what}")
+            except OneflowerError as error:
+                self._notify(f"left behind: {what}, which could not be removed: {error.message}")
+
+    def _image(self, role: str) -> str:
+        """Return the name of a role's image, registering it if it is not there yet."""
+        source = self._wishes.images.get(role)
+        if source is None:
+            return self._wishes.machines.get(role, VmOptions()).image
+        name = source.name(self._wishes.vm_template_name(role))
+        if name in self._cloud.images():
+            return name
+        self._changes.append(Change("create", f"image {name} from {source.source}"))
+        if not self._dry_run:
+            self._notify(f"image {name}: OpenNebula copies {source.source}, which takes a while")
+            number = self._cloud.create_image(source.template(name), self._cloud.datastores()[self._wishes.datastore])
+            self._created.append((f"image {name}", lambda: self._cloud.delete_image(number)))
+            self._wait_for_image(number, name)
+        return name
+
+    def _wait_for_image(self, number: int, name: str) -> None:
+        deadline = time.monotonic() + _IMAGE_LIMIT
+        while True:
+            state, error = self._cloud.image(number)
+            if state in _IMAGE_READY:
+                return
+            if state == _IMAGE_ERROR:
+                raise OneflowerError(
+                    f"OpenNebula could not make the image {name}: {error or 'no reason given'}.",
+                    "The path must be on its front-end, in a folder that the datastore allows (SAFE_DIRS).",
+                    ExitCode.CLOUD,
+                )
+            if time.monotonic() > deadline:
+                raise OneflowerError(f"The image {name} is not ready after an hour.", "", ExitCode.TIMEOUT)
+            time.sleep(_PULSE)
+
+    def _vm_template(self, role: str) -> int:
+        name = self._wishes.vm_template_name(role)
+        options = self._wishes.machines.get(role, VmOptions())
+        image = self._image(role)
+        given = {"network": options.network, "image": image, "gpu": options.gpu}
+        chosen = {option: value for option, value in given.items() if value != NONE}
+        ours = vm_template(role, VmOptions(options.cpu, options.memory, **chosen))
+        number = self._cloud.vm_templates().get(name)
+        if number is None:
+            self._changes.append(Change("create", f"VM template {name}"))
+            if self._dry_run:
+                return -1
+            number = self._cloud.create_vm_template(render({"NAME": name, **ours, _BASE: _pack(digests(ours))}))
+            self._created.append((f"VM template {name}", lambda: self._cloud.delete_vm_template(number)))
             return number
-    return cloud.create_service_template(wanted)
+        theirs = self._cloud.vm_template(number) or {}
+        base = _unpack(theirs.pop(_BASE, ""))
+        decided = {"cpu": options.cpu, "memory": options.memory, **given}
+        open_ = [(key,) for option, keys in _DECIDES.items() if not decided[option] for key in keys]
+        outcome = reconcile(f"VM template {name}", base, theirs, ours, undecided=open_, force=self._force)
+        self._changes += outcome.changes
+        if not self._dry_run and (outcome.content != theirs or outcome.base != base):
+            self._cloud.update_vm_template(number, render({**outcome.content, _BASE: _pack(outcome.base)}))
+        return number
+
+    def _service_template(self, ids: Mapping[str, int]) -> int:
+        wishes = self._wishes
+        compat = 6 if self._cloud.version()[:1] == (6,) else 7
+        cooldown = ServiceOptions.cooldown if wishes.cooldown is None else wishes.cooldown
+        options = ServiceOptions(wishes.name, wishes.bounds or Bounds(), cooldown, compat, ids)
+        ours = service_template(options)
+        document = _find(self._cloud, wishes.name)
+        if document is None:
+            self._changes.append(Change("create", f"service template {wishes.name}"))
+            return -1 if self._dry_run else self._cloud.create_service_template(ours | {_SECTION: digests(ours)})
+        number, theirs = int(document["ID"]), dict(document["TEMPLATE"]["BODY"])
+        base = theirs.pop(_SECTION, {})
+        scaling = [("roles", f"[{NODES}]", key) for key in ("cardinality", "min_vms", "max_vms")]
+        open_ = [] if wishes.bounds else scaling
+        if wishes.cooldown is None:
+            open_ += [("roles", f"[{role}]", "cooldown") for role in (COORDINATOR, NODES)]
+        what = f"service template {wishes.name}"
+        outcome = reconcile(what, base, theirs, ours, undecided=open_, force=self._force)
+        self._changes += outcome.changes
+        if not self._dry_run and (outcome.content != theirs or outcome.base != base):
+            self._cloud.update_service_template(number, outcome.content | {_SECTION: dict(outcome.base)})
+        return number
+
+
+def find_registered(cloud: Cloud, name: str = NAME) -> int:
+    """Return the id of the service template that an operator registered. Raises `OneflowerError`."""
+    document = _find(cloud, name)
+    if document is None:
+        raise OneflowerError(
+            f"There is no service template called {name!r} on this OpenNebula, or none that you may use.",
+            "An operator registers one: `oneflower --cloud opennebula register`.",
+            ExitCode.NOT_FOUND,
+        )
+    return int(document["ID"])
+
+
+def unregister(cloud: Cloud, name: str = NAME, *, dry_run: bool = False) -> list[Change]:
+    """Remove what `register` made under `name`: templates, and images that it made. Returns what was there."""
+    doomed: list[tuple[str, Callable[[], None]]] = []
+    document = _find(cloud, name)
+    if document is not None:
+        number = int(document["ID"])
+        doomed.append((f"service template {name}", lambda: cloud.delete_service_template(number)))
+    templates, images = cloud.vm_templates(), cloud.images()
+    for role in (COORDINATOR, NODES):
+        known = f"{name}-{role}"
+        if known in templates:
+            doomed.append((f"VM template {known}", lambda known=known: cloud.delete_vm_template(templates[known])))  # type: ignore[misc]
+        doomed += [
+            (f"image {image}", lambda number=number: cloud.delete_image(number))  # type: ignore[misc]
+            for image, number in images.items()
+            if image.startswith(f"{known}-")
+        ]
+    for _, remove in doomed if not dry_run else ():
+        remove()
+    return [Change("remove", what) for what, _ in doomed]
+
+
+def _find(cloud: Cloud, name: str) -> dict[str, Any] | None:
+    return next((document for document in cloud.service_templates() if document["NAME"] == name), None)
+
+
+def _need(what: str, name: str, known: Mapping[str, int]) -> None:
+    if name not in known:
+        raise OneflowerError(
+            f"There is no {what} called {name!r}, or none that you may use.",
+            f"There are: {', '.join(sorted(known)) or 'none'}.",
+            ExitCode.NOT_FOUND,
+        )
+
+
+def _pack(base: Mapping[str, str]) -> str:
+    return base64.b64encode(json.dumps(dict(base), separators=(",", ":")).encode()).decode()
+
+
+def _unpack(packed: str) -> dict[str, str]:
+    try:
+        base: dict[str, str] = json.loads(base64.b64decode(packed, validate=True))
+    except (binascii.Error, ValueError):
+        return {}
+    return base

@@ -13,7 +13,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from oneflower.cloud.apps import App
-    from oneflower.cloud.federation import FederationStatus
 
 _PULSE = 0.4
 _PATIENCE = 90.0
@@ -88,18 +87,15 @@ class SuperLinkDoor:
     _http: httpx.Client = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.address:
-            raise OneflowerError(
-                "The federation has no SuperLink that is ready.", "Look with `oneflower show`.", ExitCode.CONFLICT
-            )
         context = ssl.create_default_context(cadata=self.ca) if self.ca else False
         scheme = "https" if self.ca else "http"
         self._http = httpx.Client(base_url=f"{scheme}://{self.address}", verify=context, timeout=10, trust_env=False)
 
-    @classmethod
-    def of(cls, status: FederationStatus, flwr: Path) -> SuperLinkDoor:
-        """Return the door of a federation."""
-        return cls(status.control, status.ca, flwr)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close connections."""
@@ -119,8 +115,7 @@ class SuperLinkDoor:
         except httpx.HTTPError as error:
             raise OneflowerError(
                 f"The SuperLink at {self.address} does not answer: {error}.",
-                "Check with `oneflower show` that it is ready. On OpenNebula its Control API is on the VM's own "
-                "loopback: open a tunnel, `ssh -L 8000:127.0.0.1:8000 root@SUPERLINK`.",
+                "Check with `oneflower show` that it is ready.",
                 ExitCode.CONFLICT,
             ) from error
         return sum(node["status"] == "online" for node in answer.json()) if answer is not None else 0
@@ -129,13 +124,10 @@ class SuperLinkDoor:
         """Run a `flwr` command against this SuperLink and return its JSON answer. Raises `OneflowerError`."""
         with tempfile.TemporaryDirectory(prefix="oneflower-") as folder:
             home = Path(folder)
-            lines = [f"[superlink.{_CONNECTION}]", f'address = "{self.address}"']
             if self.ca:
                 write_atomic(home / "ca.crt", self.ca)
-                lines.append(f'root-certificates = "{home / "ca.crt"}"')
-            else:
-                lines.append("insecure = true")
-            write_atomic(home / "config.toml", "\n".join(lines) + "\n")
+            ca = home / "ca.crt" if self.ca else None
+            write_atomic(home / "config.toml", connection(_CONNECTION, self.address, ca))
             kept = {key: os.environ[key] for key in ("HOME", "LANG", "PATH") if key in os.environ}
             quiet = {
                 "FLWR_HOME": folder,
@@ -154,6 +146,12 @@ class SuperLinkDoor:
             reason = answer.get("error-message") or answer.get("error_message") or text
             raise OneflowerError(f"Flower refused: {str(reason).strip()}", "", ExitCode.RUN_FAILED)
         return answer
+
+
+def connection(name: str, address: str, ca: Path | None) -> str:
+    """Return what plain `flwr` needs in its config.toml to speak with a SuperLink at `address`."""
+    trust = f'root-certificates = "{ca}"' if ca else "insecure = true"
+    return f'[superlink.{name}]\naddress = "{address}"\n{trust}\n'
 
 
 def submit(door: SuperLinkDoor, app: App, config: Mapping[str, str]) -> str:

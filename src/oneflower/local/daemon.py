@@ -17,6 +17,8 @@ from oneflower.process import launch
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from oneflower.local.home import LocalHome
 
 _START_LIMIT = 30.0
@@ -32,6 +34,7 @@ class Daemon:
     oneflow: str
     onegate: str
     auth: str
+    pace: str
 
 
 def find(home: LocalHome) -> Daemon | None:
@@ -48,9 +51,14 @@ def connect(home: LocalHome) -> Daemon:
         if record["build"] == build_id():
             return _daemon(record)
         stop(home)
+    return start(home)
+
+
+def start(home: LocalHome, options: Sequence[str] = ()) -> Daemon:
+    """Start a daemon and return it when it answers. Raises `OneflowerError` with the reason when it does not."""
     home.record.unlink(missing_ok=True)
     since = home.log.stat().st_size if home.log.exists() else 0
-    launch([sys.executable, "-m", "oneflower.local.server", str(home.state), str(home.cache)], home.log)
+    launch([sys.executable, "-m", "oneflower.local.server", str(home.state), str(home.cache), *options], home.log)
     deadline = time.monotonic() + _START_LIMIT
     while time.monotonic() < deadline:
         if (record := _record(home)) and _running(home):
@@ -105,4 +113,4 @@ def _record(home: LocalHome) -> dict[str, Any] | None:
 
 
 def _daemon(record: dict[str, Any]) -> Daemon:
-    return Daemon(record["pid"], record["xmlrpc"], record["oneflow"], record["onegate"], record["auth"])
+    return Daemon(**{name: record[name] for name in Daemon.__dataclass_fields__})

@@ -44,6 +44,11 @@ class LocalHome:
         return self.state / "daemon.json"
 
     @property
+    def one_auth(self) -> Path:
+        """The credentials as OpenNebula's own tools read them (ONE_AUTH)."""
+        return self.state / "one_auth"
+
+    @property
     def lock(self) -> Path:
         """Held by the daemon while it lives."""
         return self.state / "daemon.lock"

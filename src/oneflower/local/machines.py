@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from oneflower.local import init, runtime
-from oneflower.local.models import LcmState, Vm, VmState
+from oneflower.local.models import LcmState, Vm
 from oneflower.local.vmtext import context_sh
 from oneflower.process import launch
 from oneflower_appliance.errors import OneflowerError
@@ -31,8 +31,9 @@ from oneflower_appliance.parameters import FLOWER_TESTED
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from oneflower.local.compute import Compute
+    from oneflower.local.documents import Documents
     from oneflower.local.home import LocalHome
-    from oneflower.local.lifecycle import Engine
 
 MARK = "ONEFLOWER_MACHINE"
 _STOP_LIMIT = 12.0
@@ -43,60 +44,69 @@ _FLEET_PORT = 9092
 
 
 class Machines:
-    """The host of the local cloud."""
+    """The host of the local cloud. What is done to one machine is done one after the other."""
 
-    def __init__(self, home: LocalHome, engine: Engine, network: int) -> None:
+    def __init__(self, home: LocalHome, compute: Compute, documents: Documents, network: int) -> None:
         self._home = home
-        self._engine = engine
+        self._compute = compute
+        self._documents = documents
         self._network = network
+        self._next_address = 2
         self._watched: dict[int, Callable[[], None]] = {}
-        self._stopping: dict[int, asyncio.Event] = {}
+        self._ended: dict[int, asyncio.Event] = {}
+        self._turns: dict[int, asyncio.Lock] = {}
         self._reboots: dict[int, list[float]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def adopt(self) -> None:
         """Find the machines of an earlier daemon again; carry on with what it had begun."""
-        for vm in list(self._engine.vms.values()):
+        for vm in [vm for vm in self._compute.vms.values() if self._compute.has_guest(vm)]:
             alive = vm.pid and _born(vm.pid) == vm.born
-            if vm.lcm_state is LcmState.SHUTDOWN:
-                if alive:
-                    self._watch(vm)
-                self.stop(vm, hard=False)
-            elif alive:
+            if alive:
                 self._watch(vm)
-            elif vm.running and _has_guest(vm):
+            if vm.lcm_state is LcmState.SHUTDOWN:
+                self.stop(vm, hard=False, keep=False)
+            elif vm.running and not alive:
                 self._lost(vm, "The machine was not running any more when the local cloud came back.")
-            elif not vm.running and _has_guest(vm):
-                self._do(self._boot_clean(vm))
-            elif not vm.running:
-                self.start(vm)
+            elif not vm.running and not vm.parked and not alive:
+                self._do(vm, self._boot_clean(vm))
 
-    def address(self, taken: set[str]) -> str:
+    def address(self) -> str:
         """Return the next free address 127.network.x.y."""
-        for number in range(2, 65534):
+        taken = {vm.ip for vm in self._compute.vms.values()} if self._next_address == 2 else set()
+        for _ in range(65532):
+            number, self._next_address = self._next_address, self._next_address % 65533 + 1
             address = f"127.{self._network}.{number >> 8}.{number & 255}"
-            if address not in taken and number & 255 not in (0, 255) and _free(address):
+            if number > 1 and number & 255 not in (0, 255) and address not in taken and _free(address):
                 return address
         raise OneflowerError("No address is left for another machine.", "Delete a federation first.")
 
+    def prepare(self, vm: Vm, token: str) -> None:
+        """Write what the machine reads at boot."""
+        folder = private_directory(self._home.machine(vm.id))
+        write_atomic(folder / "context" / "context.sh", context_sh(vm.context))
+        if vm.context.get("TOKEN", "").upper() == "YES":
+            write_atomic(folder / "context" / "token.txt", token)
+
     def start(self, vm: Vm) -> None:
-        """Boot a machine; one without a guest of ours is up at once, and runs nothing."""
-        if _has_guest(vm):
-            self._do(self._boot(vm))
-            return
-        try:
-            self._write_context(vm)
-        except OneflowerError as error:
-            self._engine.vm_failed(vm, error.sentence)
-        else:
-            self._engine.vm_running(vm)
+        """Boot a machine."""
+        self._do(vm, self._boot(vm))
 
-    def stop(self, vm: Vm, *, hard: bool) -> None:
-        """Shut a machine down for good and remove its disk."""
-        self._do(self._shut_down(vm, hard=hard))
+    def stop(self, vm: Vm, *, hard: bool, keep: bool) -> None:
+        """Shut a machine down; its disk goes too, unless `keep`."""
+        self._ended.setdefault(vm.id, asyncio.Event())
+        self._do(vm, self._shut_down(vm, hard=hard, keep=keep))
 
-    def _do(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+    def discard(self, vm: Vm) -> None:
+        """Remove what was prepared for a machine that never ran anything."""
+        shutil.rmtree(self._home.machine(vm.id), ignore_errors=True)
+
+    def _do(self, vm: Vm, work: Coroutine[Any, Any, None]) -> None:
+        async def in_turn() -> None:
+            async with self._turns.setdefault(vm.id, asyncio.Lock()):
+                await work
+
+        task = asyncio.get_running_loop().create_task(in_turn())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -111,16 +121,16 @@ class Machines:
             found = runtime.find(self._home, version, framework)
             if found is None:
                 found = await asyncio.to_thread(runtime.ensure, self._home, version, framework)
-            if vm.lcm_state is LcmState.SHUTDOWN or vm.id not in self._engine.vms:
+            if vm.lcm_state is not LcmState.PROLOG or vm.id not in self._compute.vms:
                 return
             self._launch(vm, found)
         except OneflowerError as error:
-            self._engine.vm_failed(vm, error.sentence)
+            self._compute.vm_failed(vm, error.sentence)
             return
         except OSError as error:
-            self._engine.vm_failed(vm, f"The machine could not be started: {error}.")
+            self._compute.vm_failed(vm, f"The machine could not be started: {error}.")
             return
-        self._engine.vm_running(vm)
+        self._compute.vm_running(vm)
         self._watch(vm)
 
     def _image(self, vm: Vm) -> tuple[str, str]:
@@ -129,12 +139,12 @@ class Machines:
         version = context.get("FLOWER_VERSION") or FLOWER_TESTED
         if "ML_FRAMEWORK" in context:
             return version, context["ML_FRAMEWORK"]
-        service = self._engine.service_of(vm)
+        service = self._documents.service(vm.service_id) if vm.service_id is not None else None
         values = (role.get("user_inputs_values") or {} for role in (service.roles if service else ()))
         return version, next((value["ML_FRAMEWORK"] for value in values if "ML_FRAMEWORK" in value), "sklearn")
 
     def _launch(self, vm: Vm, found: runtime.Runtime) -> None:
-        folder = self._write_context(vm)
+        folder = self._home.machine(vm.id)
         private_directory(folder / "root")
         environment = {
             "HOME": str(folder / "root"),
@@ -150,13 +160,6 @@ class Machines:
         ]  # fmt: skip
         vm.pid = launch(command, folder / "console.log", environment)
         vm.born = _born(vm.pid)
-
-    def _write_context(self, vm: Vm) -> Path:
-        folder = private_directory(self._home.machine(vm.id))
-        write_atomic(folder / "context" / "context.sh", context_sh(vm.context))
-        if vm.context.get("TOKEN") == "YES":
-            write_atomic(folder / "context" / "token.txt", vm.token)
-        return folder
 
     def _watch(self, vm: Vm) -> None:
         try:
@@ -175,7 +178,7 @@ class Machines:
             forget()
             with suppress(ChildProcessError):
                 os.waitpid(vm.pid, os.WNOHANG)
-            if event := self._stopping.get(vm.id):
+            if event := self._ended.get(vm.id):
                 event.set()
             else:
                 self._lost(vm, "The machine went down by itself.")
@@ -185,8 +188,8 @@ class Machines:
 
     def _lost(self, vm: Vm, reason: str) -> None:
         """Clear up after a machine that died, and boot it again as a hypervisor's host would, but not for ever."""
-        self._engine.vm_lost(vm, reason)
-        self._do(self._reboot(vm))
+        self._compute.vm_lost(vm, reason)
+        self._do(vm, self._reboot(vm))
 
     async def _reboot(self, vm: Vm) -> None:
         await asyncio.to_thread(sweep, self._home.machine(vm.id))
@@ -194,27 +197,29 @@ class Machines:
         reboots = [moment for moment in self._reboots.get(vm.id, []) if now - moment < _WINDOW]
         self._reboots[vm.id] = [*reboots, now]
         if len(reboots) >= _REBOOTS:
-            self._engine.vm_lost(
-                vm, f"The machine went down {_REBOOTS} times within {_WINDOW / 60:.0f} minutes; left off."
-            )
+            reason = f"The machine went down {_REBOOTS} times within {_WINDOW / 60:.0f} minutes; left off."
+            self._compute.vm_lost(vm, reason)
             return
         await asyncio.sleep(_REBOOT_PAUSE)
-        if vm.id in self._engine.vms and vm.state is VmState.POWEROFF:
+        if vm.id in self._compute.vms and vm.parked:
+            vm.lcm_state = LcmState.PROLOG
             await self._boot(vm)
 
-    async def _shut_down(self, vm: Vm, *, hard: bool) -> None:
-        folder = self._home.machine(vm.id)
-        event = self._stopping.setdefault(vm.id, asyncio.Event())
+    async def _shut_down(self, vm: Vm, *, hard: bool, keep: bool) -> None:
         if vm.id in self._watched:
             with suppress(ProcessLookupError):
                 os.kill(vm.pid, signal.SIGKILL if hard else signal.SIGTERM)
             with suppress(TimeoutError):
-                await asyncio.wait_for(event.wait(), _STOP_LIMIT)
+                await asyncio.wait_for(self._ended[vm.id].wait(), _STOP_LIMIT)
             if forget := self._watched.get(vm.id):
                 forget()
-        await asyncio.to_thread(self._remove, vm, folder)
-        self._stopping.pop(vm.id, None)
-        self._engine.vm_stopped(vm)
+        self._ended.pop(vm.id, None)
+        if keep:
+            await asyncio.to_thread(sweep, self._home.machine(vm.id))
+            return
+        await asyncio.to_thread(self._remove, vm, self._home.machine(vm.id))
+        self._turns.pop(vm.id, None)
+        self._compute.vm_stopped(vm)
 
     def _remove(self, vm: Vm, folder: Path) -> None:
         sweep(folder)
@@ -234,10 +239,6 @@ def sweep(folder: Path) -> None:
         with suppress(psutil.Error):
             if process.uids().real == os.getuid() and process.environ().get(MARK) == str(folder):
                 process.kill()
-
-
-def _has_guest(vm: Vm) -> bool:
-    return "ONEFLOWER_ROLE" in vm.context
 
 
 def _born(pid: int) -> int:

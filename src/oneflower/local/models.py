@@ -1,8 +1,7 @@
-"""What the local cloud knows: services and service templates as OneFlow's own documents, and virtual machines."""
+"""What the local cloud knows: services and service templates as OneFlow's own documents, virtual machines, images."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -25,10 +24,14 @@ class ServiceState(IntEnum):
     FAILED_SCALING = 9
     COOLDOWN = 10
     DEPLOYING_NETS = 11
+    UNDEPLOYING_NETS = 12
+    FAILED_DEPLOYING_NETS = 13
+    FAILED_UNDEPLOYING_NETS = 14
+    HOLD = 15
 
 
 class RoleState(IntEnum):
-    """States of a role. Source: OneFlow's role.rb."""
+    """States of a role: 11 means something else than in a service. Source: OneFlow's role.rb."""
 
     PENDING = 0
     DEPLOYING = 1
@@ -36,19 +39,32 @@ class RoleState(IntEnum):
     UNDEPLOYING = 3
     WARNING = 4
     DONE = 5
+    FAILED_UNDEPLOYING = 6
     FAILED_DEPLOYING = 7
     SCALING = 8
     FAILED_SCALING = 9
     COOLDOWN = 10
+    HOLD = 11
+
+
+TRANSIENT = frozenset({
+    ServiceState.DEPLOYING, ServiceState.UNDEPLOYING, ServiceState.SCALING, ServiceState.COOLDOWN,
+    ServiceState.DEPLOYING_NETS, ServiceState.UNDEPLOYING_NETS,
+})  # fmt: skip
+FAILED = frozenset(state for state in ServiceState if state.name.startswith("FAILED"))
 
 
 class VmState(IntEnum):
     """STATE of a VM, as far as machines here take it."""
 
     PENDING = 1
+    HOLD = 2
     ACTIVE = 3
+    STOPPED = 4
+    SUSPENDED = 5
     DONE = 6
     POWEROFF = 8
+    UNDEPLOYED = 9
 
 
 class LcmState(IntEnum):
@@ -56,12 +72,19 @@ class LcmState(IntEnum):
 
     LCM_INIT = 0
     PROLOG = 1
+    BOOT = 2
     RUNNING = 3
+    EPILOG = 11
     SHUTDOWN = 12
+    BOOT_FAILURE = 36
     PROLOG_FAILURE = 39
 
 
+PARKED = frozenset({VmState.STOPPED, VmState.SUSPENDED, VmState.POWEROFF, VmState.UNDEPLOYED})
+
 TEMPLATE_TYPE, SERVICE_TYPE = 101, 100
+
+PRIVATE = "600"  # permissions of what is created, as an octet
 
 
 class CloudError(OneflowerError):
@@ -72,6 +95,26 @@ class CloudError(OneflowerError):
         self.status = status
 
 
+def permission_bits(octet: str) -> dict[str, str]:
+    """Return an octet as OpenNebula's PERMISSIONS element."""
+    return {
+        f"{who}_{what}": str(int(digit) >> shift & 1)
+        for who, digit in zip(("OWNER", "GROUP", "OTHER"), octet, strict=True)
+        for what, shift in (("U", 2), ("M", 1), ("A", 0))
+    }
+
+
+def octet_of(value: Any) -> str:
+    """Return three octal digits. Raises `CloudError` 500, as OneFlow answers an octet that is none."""
+    text = str(value)
+    if len(text) != 3 or not set(text) <= set("01234567"):
+        raise CloudError(500, "Invalid octed")
+    return text
+
+
+OWNER = {"UID": "0", "GID": "0", "UNAME": "oneadmin", "GNAME": "oneadmin"}
+
+
 @dataclass
 class Document:
     """A service or a service template: its id, and the body that OneFlow keeps as JSON."""
@@ -79,18 +122,18 @@ class Document:
     id: int
     type: int
     body: dict[str, Any]
+    name: str = ""
+    permissions: str = PRIVATE
+
+    def __post_init__(self) -> None:
+        self.name = self.name or str(self.body["name"])
 
     def wire(self) -> dict[str, Any]:
         """Return the document as OneFlow sends it: ids and permissions are strings, the body keeps its types."""
-        bits = dict.fromkeys([f"{who}_{what}" for who in ("OWNER", "GROUP", "OTHER") for what in "UMA"], "0") | {
-            "OWNER_U": "1",
-            "OWNER_M": "1",
-        }
         return {
             "DOCUMENT": {
-                "ID": str(self.id), "UID": "0", "GID": "0", "UNAME": "oneadmin", "GNAME": "oneadmin",
-                "NAME": self.body["name"], "TYPE": str(self.type), "PERMISSIONS": bits,
-                "TEMPLATE": {"BODY": self.body},
+                "ID": str(self.id), **OWNER, "NAME": self.name, "TYPE": str(self.type),
+                "PERMISSIONS": permission_bits(self.permissions), "TEMPLATE": {"BODY": self.body},
             }
         }  # fmt: skip
 
@@ -105,21 +148,23 @@ class Document:
         roles: list[dict[str, Any]] = self.body["roles"]
         return roles
 
+    @property
+    def straight(self) -> bool:
+        """Whether roles wait for their parents."""
+        return bool(self.body.get("deployment") == "straight")
+
+    @property
+    def gate(self) -> bool:
+        """Whether a VM counts only once it has reported ready."""
+        return self.body.get("ready_status_gate") is True
+
     def role(self, name: str) -> dict[str, Any] | None:
         """Return the role called `name`, if there is one."""
         return next((role for role in self.roles if role["name"] == name), None)
 
-    def note(self, message: str, severity: str = "I") -> None:
-        """Add a line to the service's log, of which OneFlow keeps 50."""
-        log = self.body.setdefault("log", [])
-        log.append({"timestamp": int(time.time()), "severity": severity, "message": message})
-        del log[:-50]
-
-    def enter(self, state: ServiceState) -> None:
-        """Change the state of a service."""
-        if self.body["state"] != state:
-            self.body["state"] = int(state)
-            self.note(f"New state: {state.name}")
+    def all_roles(self, state: RoleState) -> bool:
+        """Whether every role is in `state`."""
+        return all(role["state"] == state for role in self.roles)
 
 
 def node_ids(role: dict[str, Any]) -> list[int]:
@@ -133,17 +178,18 @@ class Vm:
 
     id: int
     name: str
-    service_id: int
     template: dict[str, Any]
-    user_template: dict[str, str]
-    token: str
-    ip: str
+    user_template: dict[str, Any]
+    stime: int
+    service_id: int | None = None
+    ip: str = ""
     state: VmState = VmState.PENDING
     lcm_state: LcmState = LcmState.LCM_INIT
-    stime: int = field(default_factory=lambda: int(time.time()))
+    etime: int = 0
     pid: int = 0
     born: int = 0
     error: str = ""
+    sched_actions: list[dict[str, str]] = field(default_factory=list)
 
     @property
     def running(self) -> bool:
@@ -151,14 +197,19 @@ class Vm:
         return self.state is VmState.ACTIVE and self.lcm_state is LcmState.RUNNING
 
     @property
-    def ready(self) -> bool:
-        """Whether it satisfies OneFlow's readiness gate."""
-        return self.user_template.get("READY") == "YES" or self.state in (VmState.DONE, VmState.POWEROFF)
+    def gone(self) -> bool:
+        """Whether it is terminated."""
+        return self.state is VmState.DONE
+
+    @property
+    def parked(self) -> bool:
+        """Whether it is powered off, suspended, stopped or undeployed."""
+        return self.state in PARKED
 
     @property
     def failed(self) -> bool:
         """Whether OpenNebula would report a failure state."""
-        return self.lcm_state is LcmState.PROLOG_FAILURE
+        return self.lcm_state in (LcmState.PROLOG_FAILURE, LcmState.BOOT_FAILURE)
 
     @property
     def context(self) -> dict[str, str]:
@@ -168,4 +219,17 @@ class Vm:
 
     def owner(self) -> dict[str, str]:
         """Return the six fields that OneFlow remembers of a node."""
-        return {"ID": str(self.id), "UID": "0", "GID": "0", "UNAME": "oneadmin", "GNAME": "oneadmin", "NAME": self.name}
+        return {"ID": str(self.id), **OWNER, "NAME": self.name}
+
+
+@dataclass
+class Image:
+    """An image of a disk, as the datastore knows it; machines here have none, so it is only kept in the books."""
+
+    READY, ERROR = 1, 5
+
+    id: int
+    name: str
+    template: dict[str, Any]
+    state: int = READY
+    regtime: int = 0

@@ -5,24 +5,35 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
-import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from starlette.applications import Starlette
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.responses import PlainTextResponse, Response
 
+from oneflower.local.documents import load_json
+from oneflower.local.instantiation import rename_legacy_values
+from oneflower.local.lifecycle import ACTIONS
 from oneflower.local.models import SERVICE_TYPE, TEMPLATE_TYPE, CloudError, Document
-from oneflower.local.wire import guarded, json_body, whole
+from oneflower.local.schema import check_role, check_template
+from oneflower.local.wire import Call, application, html, internal, json_body, whole
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starlette.applications import Starlette
     from starlette.requests import Request
 
-    from oneflower.local.lifecycle import Engine
+    from oneflower.local.compute import Compute
+    from oneflower.local.documents import Documents
+    from oneflower.local.lifecycle import Lifecycle
+
+_NO_CONTENT = 204
 
 
-def oneflow_app(engine: Engine, secret: str) -> Starlette:
-    """Return the application; `secret` is `user:password`."""
+def oneflow_app(
+    documents: Documents, lifecycle: Lifecycle, compute: Compute, secret: str, extra: Sequence[Call] = ()
+) -> Starlette:
+    """Return the application; `secret` is `user:password`, `extra` calls are of our own."""
 
     def refuse(request: Request) -> Response | None:
         kind, _, encoded = request.headers.get("authorization", "").partition(" ")
@@ -36,106 +47,235 @@ def oneflow_app(engine: Engine, secret: str) -> Starlette:
             return PlainTextResponse("Invalid credentials", status_code=401)
         return None
 
-    def document(found: Document, status: int = 200) -> Response:
-        return reply(found.wire(), status)
+    async def unknown(_: Request) -> Response:
+        return html("", 404)
+
+    return application([*oneflow_calls(documents, lifecycle, compute), *extra], refuse, unknown, "text/html")
+
+
+def oneflow_calls(documents: Documents, lifecycle: Lifecycle, compute: Compute) -> list[Call]:
+    """Return every call that OneFlow 7.4 has."""
 
     def pool(kind: int) -> Response:
-        found = [entry.wire()["DOCUMENT"] for entry in engine.pool(kind)]
-        return reply({"DOCUMENT_POOL": {"DOCUMENT": found} if found else {}})
+        found = [entry.wire()["DOCUMENT"] for entry in documents.pool(kind)]
+        return html({"DOCUMENT_POOL": {"DOCUMENT": found} if found else {}})
 
-    def number(request: Request) -> int:
-        return whole(request.path_params["id"], "Document")
+    def service_of(request: Request) -> Document:
+        return documents.get(whole(request.path_params["id"]), SERVICE_TYPE)
+
+    def template_of(request: Request) -> Document:
+        return documents.get(whole(request.path_params["id"]), TEMPLATE_TYPE)
 
     async def services(_: Request) -> Response:
         return pool(SERVICE_TYPE)
 
     async def service(request: Request) -> Response:
-        return document(engine.get(number(request), SERVICE_TYPE))
+        return html(service_of(request).wire())
 
     async def delete_service(request: Request) -> Response:
-        engine.delete(number(request))
-        return Response(status_code=204)
+        lifecycle.delete(service_of(request))
+        return Response(status_code=_NO_CONTENT)
 
     async def act_on_service(request: Request) -> Response:
         perform, params = _action(await json_body(request))
+        found = service_of(request)
+        options = params or {}
         if perform == "recover":
-            engine.recover(number(request), delete=bool(params.get("delete")))
-        elif perform == "rename":
-            engine.get(number(request), SERVICE_TYPE)
-            engine.rename(number(request), str(params["name"]))
+            lifecycle.recover(found, delete=bool(options.get("delete")))
+        elif perform == "release":
+            lifecycle.release(found)
+        elif perform in _CHANGES:
+            _change(documents, found, perform, options)
+        elif perform in ACTIONS:
+            period, number = _pace(params)
+            lifecycle.schedule(found, found.roles, perform, period, number)
         else:
-            raise CloudError(501, f"The local cloud does not implement the service action {perform!r}")
-        return Response(status_code=204)
+            raise CloudError(500, f"Action {perform} not supported")
+        return Response(status_code=_NO_CONTENT)
+
+    async def update_service(request: Request) -> Response:
+        body, append = await json_body(request, 400), False
+        if not isinstance(body, dict):
+            raise internal(f"undefined method `key?' for {body!r}")
+        if "append" in body:
+            if "template" not in body:
+                raise CloudError(400, "Missing template to append")
+            append = bool(body["append"])
+            if not isinstance(body["template"], str):
+                raise internal(f"no implicit conversion of {_RUBY[type(body['template'])]} into String")
+            body = load_json(body["template"])
+        if not append:
+            check_template(body)
+        lifecycle.update(service_of(request), body, append=append)
+        return Response(status_code=_NO_CONTENT)
 
     async def scale(request: Request) -> Response:
         body = await json_body(request)
-        if "force" not in body:
-            reason = f'unexpected token at \'{{ "cardinality" : {body.get("cardinality")},\n  "force" :  }}\''
-            return reply({"message": "Internal server error", "reason": reason}, 500)
-        try:
-            cardinality = int(body.get("cardinality") or 0)
-        except (TypeError, ValueError):
-            cardinality = 0  # Ruby's to_i
-        engine.scale(number(request), str(body.get("role_name")), cardinality, force=bool(body["force"]))
-        return Response(status_code=204)
+        if not isinstance(body, dict):
+            raise internal("no implicit conversion of String into Integer")
+        found, cardinality, force = service_of(request), _number(body.get("cardinality")), body.get("force")
+        if found.state.name == "RUNNING" and found.role(str(body.get("role_name"))) and not isinstance(force, bool):
+            given = "" if force is None else force
+            raise internal(f'unexpected token at \'{{ "cardinality" : {cardinality},\n  "force" : {given} }}\'')
+        lifecycle.scale(found, str(body.get("role_name") or ""), cardinality, force)
+        return Response(status_code=_NO_CONTENT)
+
+    async def act_on_role(request: Request) -> Response:
+        perform, params = _action(await json_body(request))
+        period, number = _pace(params)
+        found, name = service_of(request), request.path_params["role"]
+        role = found.role(name)
+        if role is None:
+            raise CloudError(500, f"Role '{name}' not found")
+        lifecycle.schedule(found, [role], perform, period, number)
+        return Response(status_code=_NO_CONTENT)
+
+    async def change_roles(request: Request) -> Response:
+        perform, params = _action(await json_body(request))
+        options, found = params or {}, service_of(request)
+        if perform == "add_role":
+            role = options.get("role")
+            lifecycle.add_role(found, check_role(role if isinstance(role, dict) else load_json(role)))
+        elif perform == "remove_role":
+            lifecycle.remove_role(found, str(options.get("role")))
+        else:
+            raise CloudError(500, f"Action {perform} not supported")
+        return Response(status_code=_NO_CONTENT)
+
+    async def unschedule(request: Request) -> Response:
+        number = request.path_params["sched_id"]
+        if not (number.isascii() and number.isdigit()):
+            raise CloudError(400, "Sched action ID must be an integer number")
+        found, name = service_of(request), request.path_params.get("role")
+        if name is not None and found.role(name) is None:
+            raise CloudError(500, f"Role '{name}' not found")
+        for role in found.roles:
+            for node in role["nodes"] if name in (None, role["name"]) else ():
+                if vm := compute.vms.get(node["deploy_id"]):
+                    compute.unschedule(vm, int(number))
+        return Response(status_code=_NO_CONTENT)
+
+    async def purge(_: Request) -> Response:
+        return Response(status_code=_NO_CONTENT)
 
     async def templates(_: Request) -> Response:
         return pool(TEMPLATE_TYPE)
 
     async def template(request: Request) -> Response:
-        return document(engine.get(number(request), TEMPLATE_TYPE))
+        return html(template_of(request).wire())
 
     async def create_template(request: Request) -> Response:
-        return document(engine.create_template(await json_body(request)), 201)
+        return html(documents.create_template(await json_body(request, 400)).wire(), 201)
 
     async def update_template(request: Request) -> Response:
-        return document(engine.update_template(number(request), await json_body(request)))
+        number = template_of(request).id
+        return html(documents.update_template(number, await json_body(request, 400)).wire())
 
     async def delete_template(request: Request) -> Response:
-        engine.delete_template(number(request))
-        return Response(status_code=204)
+        try:
+            body = await json_body(request)
+        except CloudError:
+            body = {}
+        what = body.get("delete_type") if isinstance(body, dict) else None
+        documents.delete_template(template_of(request).id, str(what or "none"), compute)
+        return Response(status_code=_NO_CONTENT)
 
     async def act_on_template(request: Request) -> Response:
         perform, params = _action(await json_body(request))
-        engine.get(number(request), TEMPLATE_TYPE)
-        if perform != "instantiate":
-            raise CloudError(501, f"The local cloud does not implement the template action {perform!r}")
-        merge = params.get("merge_template") or {}
-        if not isinstance(merge, dict):
-            raise CloudError(400, "merge_template is not an object")
-        return reply(engine.instantiate(number(request), merge), 201)
+        options = params or {}
+        if perform == "instantiate":
+            number = template_of(request).id
+            merge = options.get("merge_template") or {}
+            if not isinstance(merge, dict):
+                raise CloudError(400, f"undefined method `key?' for {merge!r}")
+            rename_legacy_values(merge)
+            return html(lifecycle.instantiate(number, merge), 201)
+        if perform == "clone":
+            found = template_of(request)
+            name, recursive = str(options.get("name")), str(options.get("recursive") or "templates")
+            return html(documents.clone_template(found.id, name, recursive, compute).wire(), 201)
+        if perform == "update":
+            return update_by_action(request, options)
+        if perform not in _CHANGES:
+            return Response(media_type="text/html")  # an error object is made, and never looked at
+        with suppress(CloudError):  # the result is not looked at, either
+            _change(documents, template_of(request), perform, options)
+        return Response(status_code=_NO_CONTENT if _needed(perform) in options else 200, media_type="text/html")
 
-    async def missing(request: Request) -> Response:
-        return PlainTextResponse(
-            f"The local cloud does not implement {request.method} {request.url.path}", status_code=501
-        )
+    def update_by_action(request: Request, options: dict[str, Any]) -> Response:
+        if "template_json" in options:
+            body = load_json(options["template_json"])
+            documents.update_template(template_of(request).id, body, append=options.get("append") is True)
+            return Response(status_code=_NO_CONTENT)
+        if "template_raw" in options:
+            raise CloudError(501, "The local cloud does not implement updates of a document's raw attributes")
+        return Response(media_type="text/html")
 
-    table = [
-        ("/service", "GET", services),
-        ("/service/{id}", "GET", service),
-        ("/service/{id}", "DELETE", delete_service),
-        ("/service/{id}/action", "POST", act_on_service),
-        ("/service/{id}/scale", "POST", scale),
-        ("/service_template", "GET", templates),
-        ("/service_template", "POST", create_template),
-        ("/service_template/{id}", "GET", template),
-        ("/service_template/{id}", "PUT", update_template),
-        ("/service_template/{id}", "DELETE", delete_template),
-        ("/service_template/{id}/action", "POST", act_on_template),
+    return [
+        Call("GET", "/service", services),
+        Call("GET", "/service/{id}", service),
+        Call("DELETE", "/service/{id}", delete_service),
+        Call("PUT", "/service/{id}", update_service),
+        Call("POST", "/service/{id}/action", act_on_service, "snapshot actions are accepted and fail in the VM"),
+        Call("POST", "/service/{id}/scale", scale),
+        Call("POST", "/service/{id}/role/{role}/action", act_on_role, "as above"),
+        Call("POST", "/service/{id}/role_action", change_roles),
+        Call("DELETE", "/service/{id}/sched_action/{sched_id}", unschedule),
+        Call("DELETE", "/service/{id}/role/{role}/sched_action/{sched_id}", unschedule),
+        Call("POST", "/service_pool/purge_done", purge, "there is never a service that is DONE"),
+        Call("GET", "/service_template", templates),
+        Call("POST", "/service_template", create_template),
+        Call("GET", "/service_template/{id}", template),
+        Call("PUT", "/service_template/{id}", update_template),
+        Call("DELETE", "/service_template/{id}", delete_template),
+        Call("POST", "/service_template/{id}/action", act_on_template, "not `update` with `template_raw`"),
     ]
-    routes = [Route(path, guarded(handler, refuse), methods=[method]) for path, method, handler in table]
-    every = ["GET", "POST", "PUT", "DELETE", "PATCH"]
-    return Starlette(routes=[*routes, Route("/{path:path}", guarded(missing, refuse), methods=every)])
 
 
-def reply(content: Any, status: int = 200) -> Response:
-    """Return JSON as OneFlow sends it, but for its indentation, which would take ten times as long."""
-    return HTMLResponse(json.dumps(content), status_code=status)
+_RUBY = {dict: "Hash", list: "Array", int: "Integer", float: "Float", bool: "true", type(None): "nil"}
+_CHANGES = {"chown": "owner_id", "chgrp": "group_id", "chmod": "octet", "rename": "name"}
+_NAMES = {"owner_id": "a UID", "group_id": "a GID", "octet": "an OCTET", "name": "a name"}
 
 
-def _action(body: Any) -> tuple[str, dict[str, Any]]:
+def _needed(perform: str) -> str:
+    return _CHANGES[perform]
+
+
+def _change(documents: Documents, document: Document, perform: str, options: dict[str, Any]) -> None:
+    """Change what any document has. Raises `CloudError` 500."""
+    needed = _needed(perform)
+    if needed not in options:
+        raise CloudError(500, f"Action {perform}: You have to specify {_NAMES[needed]}")
+    if perform == "rename":
+        documents.rename(document, str(options["name"]))
+    elif perform == "chmod":
+        documents.chmod(document, options["octet"])
+    else:
+        owner = whole(options["owner_id"]) if perform == "chown" else -1
+        documents.chown(document, owner, whole(options["group_id"]) if "group_id" in options else -1)
+
+
+def _action(body: Any) -> tuple[str, dict[str, Any] | None]:
+    """Return what is to be performed, and with what. Raises `CloudError` 500 where the body holds no action."""
     action = body.get("action") if isinstance(body, dict) else None
     if not isinstance(action, dict):
-        raise CloudError(400, "The body holds no action")
-    params = action.get("params") or {}
-    return str(action.get("perform")), params if isinstance(params, dict) else {}
+        raise internal("undefined method `[]' for nil:NilClass")
+    params = action.get("params")
+    if params is not None and not isinstance(params, dict):
+        raise internal("no implicit conversion of String into Integer")
+    return str(action.get("perform")), params
+
+
+def _pace(params: dict[str, Any] | None) -> tuple[int, int]:
+    """Return period and number of an action on VMs. Raises `CloudError` 500 without params, which OneFlow needs."""
+    if params is None:
+        code = "    opts['period'] ||= conf[:action_period]\n        ^^^^^^^^^^"
+        raise internal(f"undefined method `[]' for nil:NilClass\n\n{code}")
+    period, number = params.get("period"), params.get("number")
+    return _number(60 if period is None else period), _number(1 if number is None else number)
+
+
+def _number(value: Any) -> int:
+    if isinstance(value, bool | dict | list):
+        raise internal(f"undefined method `to_i' for {value!r}")
+    return int(value) if isinstance(value, int | float) else whole(value)

@@ -2,63 +2,97 @@
 
 from __future__ import annotations
 
-import hmac
+import json
 import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
-from starlette.applications import Starlette
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.responses import JSONResponse, Response
 
+from oneflower.local.corexml import vm_data
 from oneflower.local.models import CloudError, Document, Vm, node_ids
-from oneflower.local.wire import guarded, json_body, whole
+from oneflower.local.tokens import is_token
+from oneflower.local.wire import Call, application, json_body, text_body, whole
 
 if TYPE_CHECKING:
+    from starlette.applications import Starlette
     from starlette.requests import Request
 
-    from oneflower.local.lifecycle import Engine
+    from oneflower.local.compute import Compute
+    from oneflower.local.documents import Documents
+    from oneflower.local.lifecycle import Lifecycle
 
+_TYPE = "application/json;charset=utf-8"
 _RESTRICTED = ("SCHED_REQUIREMENTS", "SERVICE_ID", "ROLE_NAME")
-_LINE = re.compile(r"([A-Za-z_]\w*)=(.*)")
+_FORBIDDEN = ("reboot",)
+_SHOWN_OF_NIC = ("IP", "IP6_LINK", "IP6_SITE", "IP6_GLOBAL", "NETWORK", "MAC", "NAME", "PARENT", "EXTERNAL",
+                 "EXTERNAL_IP")  # fmt: skip
+_ACTIONS = frozenset({
+    "deploy", "hold", "livemigrate", "migrate", "resume", "release", "stop", "suspend", "saveas", "snapshot_create",
+    "snapshot_revert", "snapshot_delete", "terminate", "reboot", "poweroff", "chown", "chmod", "resize", "attachdisk",
+    "detachdisk", "attachnic", "detachnic", "rename", "undeploy", "resched", "unresched", "recover", "delete",
+    "shutdown",
+})  # fmt: skip
 
 
-def onegate_app(engine: Engine) -> Starlette:
+def onegate_app(documents: Documents, lifecycle: Lifecycle, compute: Compute) -> Starlette:
     """Return the application."""
 
-    def caller(request: Request) -> Vm | None:
-        number = request.headers.get("x-onegate-vmid", "")
-        vm = engine.vms.get(int(number)) if number.isdigit() and number.isascii() else None
-        token = request.headers.get("x-onegate-token", "")
-        return vm if vm is not None and hmac.compare_digest(token.encode(), vm.token.encode()) else None
-
     def refuse(request: Request) -> Response | None:
-        vm = caller(request)
+        number = request.headers.get("x-onegate-vmid", "")
+        vm = compute.vms.get(int(number)) if re.fullmatch(r"[0-9]{1,18}", number) else None
         request.state.vm = vm
-        return None if vm is not None else PlainTextResponse("Not authorized", status_code=401)
+        if vm is None or not is_token(request.headers.get("x-onegate-token", ""), compute.token_password, vm):
+            return Response("Not authorized", 401, media_type=_TYPE)
+        return None
+
+    async def unsupported(_: Request) -> Response:
+        raise CloudError(400, "OneGate server doesn't support this feature")
+
+    return application(onegate_calls(documents, lifecycle, compute), refuse, unsupported, _TYPE)
+
+
+def onegate_calls(documents: Documents, lifecycle: Lifecycle, compute: Compute) -> list[Call]:
+    """Return every call that OneGate 7.4 has."""
 
     def own_service(vm: Vm) -> Document:
-        service = engine.service_of(vm)
-        if service is None or not any(vm.id in node_ids(role) for role in service.roles):
-            raise CloudError(400, f"Service {vm.service_id} does not contain VM {vm.id}.")
+        """Return the service that a VM names in its user template, if that knows it. Raises `CloudError`."""
+        number = vm.user_template.get("SERVICE_ID")
+        if not isinstance(number, str) or not re.search(r"^\d+$", number, re.MULTILINE):
+            raise CloudError(400, "Empty or invalid SERVICE_ID")
+        service = documents.service(whole(number))
+        if service is None:
+            raise CloudError(404, f"Service {number} not found")
+        need_member(service, vm.id)
         return service
+
+    def need_member(service: Document, number: int) -> None:
+        if not any(number in node_ids(role) for role in service.roles):
+            raise CloudError(400, f"Service {service.id} does not contain VM {number}.")
 
     def peer(request: Request) -> Vm:
         vm: Vm = request.state.vm
-        number = whole(request.path_params["id"], "VM")
-        if number != vm.id and not any(number in node_ids(role) for role in own_service(vm).roles):
-            raise CloudError(400, f"Service {vm.service_id} does not contain VM {number}.")
-        return engine.vm(number)
+        number = whole(request.path_params["id"])
+        if number == vm.id:
+            return vm
+        if "SERVICE_ID" not in vm.user_template:
+            raise CloudError(
+                400,
+                "This VM does not belong to any Virtual Router or Service, "
+                "so it cannot retrieve information from other VMs",
+            )
+        need_member(own_service(vm), number)
+        return compute.find(number)
 
     async def root(request: Request) -> Response:
         base = str(request.base_url).rstrip("/")
-        return JSONResponse({"vm_info": f"{base}/vm", "service_info": f"{base}/service"})
+        return _json({"vm_info": f"{base}/vm", "service_info": f"{base}/service"})
 
     async def own_vm(request: Request) -> Response:
-        return JSONResponse(_vm(request.state.vm))
+        return _json(_vm(request.state.vm))
 
     async def other_vm(request: Request) -> Response:
-        return JSONResponse(_vm(peer(request)))
+        return _json(_vm(peer(request)))
 
     async def update_own(request: Request) -> Response:
         return await update(request, request.state.vm)
@@ -67,19 +101,31 @@ def onegate_app(engine: Engine) -> Starlette:
         return await update(request, peer(request))
 
     async def update(request: Request, vm: Vm) -> Response:
-        text = (await request.body()).decode(errors="replace")
-        kind = request.query_params.get("type", "1")
+        text, kind = await text_body(request), request.query_params.get("type")
         if text.startswith(("data=", "type=")):
             form = parse_qs(text, keep_blank_values=True)
-            text, kind = form.get("data", [""])[0], form.get("type", [kind])[0]
-        if kind == "1":
-            engine.update_vm(vm, _attributes(text))
-        elif kind == "2":
-            _guard(text)
-            engine.erase_vm_attribute(vm, text.strip())
+            text, kind = form.get("data", [""])[0], form.get("type", [kind or "1"])[0]
+        appends = kind is None or whole(kind) == 1
+        attributes = escape(text)
+        _check_restricted(attributes, "modified" if appends else "deleted")
+        if appends:
+            append(vm, attributes)
         else:
+            erase(vm, attributes)
+        return Response(media_type=_TYPE)
+
+    def append(vm: Vm, attributes: str) -> None:
+        try:
+            compute.update(vm, attributes, append=True)
+        except CloudError as error:
+            raise CloudError(500, "Internal server error") from error
+
+    def erase(vm: Vm, name: str) -> None:
+        if not re.fullmatch(r"\w+", name):
+            raise CloudError(500, f"Invalid expression: USER_TEMPLATE/{name}")
+        if name not in vm.user_template:
             raise CloudError(500, "Internal server error")
-        return Response()
+        compute.erase(vm, name)
 
     async def show_service(request: Request) -> Response:
         service = own_service(request.state.vm)
@@ -89,90 +135,123 @@ def onegate_app(engine: Engine) -> Starlette:
                 "name": role["name"],
                 "cardinality": role["cardinality"],
                 "state": role["state"],
-                "nodes": [
-                    node(entry, extended=extended) for entry in role["nodes"] if entry["deploy_id"] in engine.vms
-                ],
+                "nodes": [node(entry, extended=extended) for entry in role["nodes"]],
             }
             for role in service.roles
         ]
-        body = {"name": service.body["name"], "id": str(service.id), "state": service.body["state"], "roles": roles}
-        return JSONResponse({"SERVICE": body})
+        body = {"name": service.name, "id": str(service.id), "state": service.body["state"], "roles": roles}
+        return _json({"SERVICE": body})
 
     def node(entry: dict[str, Any], *, extended: bool) -> dict[str, Any]:
-        vm_info = entry["vm_info"]
-        if extended:
-            vm = engine.vm(entry["deploy_id"])
-            vm_info = {"VM": vm.owner() | _states(vm) | {"TEMPLATE": vm.template, "USER_TEMPLATE": vm.user_template}}
+        vm_info = {"VM": vm_data(compute.find(entry["deploy_id"]))} if extended else entry["vm_info"]
         return {"deploy_id": entry["deploy_id"], "running": None, "vm_info": vm_info}
 
     async def scale(request: Request) -> Response:
-        body = await json_body(request)
         service, role = own_service(request.state.vm), request.path_params["role"]
+        body = await json_body(request)
+        if not isinstance(body, dict):
+            raise CloudError(500, "no implicit conversion of String into Integer")
+        number = body.get("cardinality")
         try:
-            engine.scale(service.id, role, int(body.get("cardinality") or 0), force=False)
-        except (CloudError, ValueError, TypeError, AttributeError) as error:
+            lifecycle.scale(service, role, number if isinstance(number, int) else whole(number), force=False)
+        except CloudError as error:
             raise CloudError(400, f"Error performing action on service {service.id} role {role}") from error
-        return Response()
+        return Response(media_type=_TYPE)
 
-    async def unsupported(_: Request) -> Response:
-        return PlainTextResponse("OneGate server doesn't support this feature", status_code=400)
+    async def act(request: Request) -> Response:
+        vm, text = peer(request), await text_body(request)
+        try:
+            action = json.loads(text)["action"]
+            perform, params = str(action["perform"]), action.get("params")
+        except ValueError as error:
+            raise CloudError(400, f"unexpected token at '{text}'") from error
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CloudError(400, "Error parsing JSON: Wrong resource type") from error
+        if perform.lower() in _FORBIDDEN:
+            raise CloudError(403, f"Action ({perform}) is not allowed on this resource")
+        if perform not in _ACTIONS:
+            raise CloudError(500, "Internal server error")
+        verb = {"delete": "terminate-hard", "shutdown": "terminate"}.get(perform, perform)
+        hard = isinstance(params, dict) and params.get("hard") is True and verb in ("terminate", "poweroff", "undeploy")
+        try:
+            compute.act(vm, f"{verb}-hard" if hard else verb)
+        except CloudError as error:
+            status = error.status if error.status == 501 else 500
+            raise CloudError(status, error.message if status == 501 else "Internal server error") from error
+        return Response(status_code=204)
 
-    table = [
-        ("/vm", "GET", own_vm),
-        ("/vm", "PUT", update_own),
-        ("/vms/{id}", "GET", other_vm),
-        ("/vms/{id}", "PUT", update_other),
-        ("/service", "GET", show_service),
-        ("/service/role/{role}", "PUT", scale),
+    async def vrouter(_: Request) -> Response:
+        raise CloudError(400, "Empty or invalid VROUTER_ID")
+
+    async def vnet(request: Request) -> Response:
+        number = request.path_params["id"]
+        if not re.fullmatch(r"[+-]?\d+", number):
+            raise CloudError(400, f"Invalid id format (ID: {number}). ID must be an integer.")
+        raise CloudError(400, "Virtual networks information can only be retrieved from Virtual Routers.")
+
+    return [
+        Call("GET", "/", root),
+        Call("GET", "/vm", own_vm),
+        Call("PUT", "/vm", update_own),
+        Call("GET", "/vms/{id}", other_vm),
+        Call("PUT", "/vms/{id}", update_other),
+        Call("POST", "/vms/{id}/action", act, "hold, resume, release, stop, suspend, terminate, poweroff, undeploy"),
+        Call("GET", "/service", show_service),
+        Call("PUT", "/service/role/{role}", scale),
+        Call("GET", "/vrouter", vrouter, "no VM here is a virtual router, so it is refused as the real one refuses"),
+        Call("GET", "/vnet/{id}", vnet, "as above"),
     ]
-    routes = [Route(path, guarded(handler, refuse), methods=[method]) for path, method, handler in table]
-    every = ["GET", "POST", "PUT", "DELETE", "PATCH"]
-    return Starlette(
-        routes=[
-            Route("/", guarded(root, lambda _: None), methods=["GET"]),
-            *routes,
-            Route("/{path:path}", guarded(unsupported, refuse), methods=every),
-        ]
-    )
 
 
-def _attributes(text: str) -> dict[str, str]:
-    """Read `KEY=value` lines under the limits of the real server, which fails or mangles everything else."""
-    found: dict[str, str] = {}
-    for line in text.replace("\\n", "\n").splitlines():
-        if not line.strip():
-            continue
-        match = _LINE.fullmatch(line.strip("\r"))
-        if match is None:
-            raise CloudError(500, "Internal server error")
-        key, value = match[1].upper(), match[2]
-        if len(value) > 1 and value[0] == value[-1] == '"':
-            value = value[1:-1]
-            if "=" in value.rstrip("=") or value.endswith("=="):
-                raise CloudError(500, "Internal server error")
-        if re.search(r'[,\[\]"\\]', value) or not value:
-            raise CloudError(500, "Internal server error")
-        _guard(key)
-        found[key] = value
-    return found
+def escape(text: str) -> str:
+    """Return the text of a PUT as OneGate hands it on to the core: quotes are put in where it thinks they are missing.
+
+    What it gets wrong (commas, brackets, backslashes, an equals sign within quotes) is wrong here in the same way.
+    Source: escape_attr of onegate-server.rb.
+    """
+    out, inside = "", False
+    for index, character in enumerate(text):
+        before, after = text[index - 1] if text else "", text[index + 1 : index + 2]
+        if character == "=" and inside:
+            out += character
+        elif character == "=" and after not in ("[", '"'):
+            out += '="'
+            inside = True
+        elif character in ",\\\n" and before != '"':
+            out += '"' + character
+            inside = inside if character == "," else False
+        elif character in "[]" and before not in ("=", '"'):
+            out += '"' + character
+            inside = inside if character == "[" else False
+        else:
+            out += character
+    out = out.replace("\\n", "\n")
+    return out + '"' if inside and out[-1] not in ']"' else out
 
 
-def _guard(name: str) -> None:
-    if name.strip().upper() in _RESTRICTED:
-        raise CloudError(403, f"Attribute ({name.strip().upper()}) cannot be modified")
+def _check_restricted(text: str, verb: str) -> None:
+    for line in text.split("\n"):
+        name = line.split("=")[0]
+        if name.upper() in _RESTRICTED:
+            raise CloudError(403, f"Attribute ({name}) cannot be {verb}")
 
 
-def _states(vm: Vm) -> dict[str, str]:
-    return {"STATE": str(int(vm.state)), "LCM_STATE": str(int(vm.lcm_state))}
+def _json(content: Any) -> Response:
+    return JSONResponse(content, media_type=_TYPE)
 
 
 def _vm(vm: Vm) -> dict[str, Any]:
+    nic = vm.template.get("NIC") or []
+    nics = nic if isinstance(nic, list) else [nic]
+    shown = [{key: value for key, value in nic.items() if key in _SHOWN_OF_NIC} for nic in nics]
+    user = {key: value for key, value in sorted(vm.user_template.items()) if key != "SCHED_MESSAGE"}
     return {
         "VM": {
             "NAME": vm.name,
             "ID": str(vm.id),
-            **_states(vm),
-            "USER_TEMPLATE": vm.user_template,
-            "TEMPLATE": {"NIC": [vm.template["NIC"]], "NIC_ALIAS": []},
+            "STATE": str(int(vm.state)),
+            "LCM_STATE": str(int(vm.lcm_state)),
+            "USER_TEMPLATE": user,
+            "TEMPLATE": {"NIC": shown, "NIC_ALIAS": []},
         }
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import fcntl
@@ -13,31 +14,40 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import uvicorn
 
 from oneflower.local.build import build_id
-from oneflower.local.core import core_app
+from oneflower.local.clock import TIMINGS, Clock, Pace, SteppedClock, WallClock
+from oneflower.local.compute import Compute
+from oneflower.local.documents import Documents
 from oneflower.local.home import LocalHome
-from oneflower.local.lifecycle import Engine
+from oneflower.local.lifecycle import Lifecycle
 from oneflower.local.machines import Machines
+from oneflower.local.models import CloudError
 from oneflower.local.oneflow import oneflow_app
 from oneflower.local.onegate import onegate_app
 from oneflower.local.store import Store
+from oneflower.local.wire import Call, html, json_body
+from oneflower.local.xmlrpc import xmlrpc_app
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from starlette.requests import Request
+    from starlette.responses import Response
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
 
 XMLRPC_PORT, ONEFLOW_PORT, ONEGATE_PORT = 2633, 2474, 5030
 IDLE_LIMIT = 600.0
+_LONGEST_STEP = 10_000_000
 _NETWORKS = range(16, 250)
 
 
@@ -97,55 +107,105 @@ def _open_sockets(store: Store) -> tuple[int, list[socket.socket]]:
     )
 
 
-async def serve(home: LocalHome) -> None:
+def _open_standard() -> list[socket.socket]:
+    """Listen where OpenNebula's servers do by default. Raises `OneflowerError`."""
+    sockets: list[socket.socket] = []
+    for port in (XMLRPC_PORT, ONEFLOW_PORT, ONEGATE_PORT):
+        try:
+            sockets.append(_listen("127.0.0.1", port))
+        except OSError as error:
+            for opened in sockets:
+                opened.close()
+            raise OneflowerError(
+                f"The standard port {port} of 127.0.0.1 cannot be used: {error.strerror}.",
+                "An OpenNebula or another local cloud listens there: stop it, or do without --ports standard.",
+                ExitCode.ENVIRONMENT,
+            ) from error
+    return sockets
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the daemon is run: how fast states change, whether also on 127.0.0.1, and whether it stays when idle."""
+
+    pace: Pace = Pace.IMMEDIATE
+    standard_ports: bool = False
+    stay: bool = False
+
+
+async def serve(home: LocalHome, options: Options = Options()) -> None:
     """Run until SIGTERM, or until there has been nothing to look after for a while."""
     store = Store(home.database)
     network, sockets = _open_sockets(store)
     address = f"127.{network}.0.1"
+    if options.standard_ports:
+        sockets += _open_standard()
     secret = "oneadmin:" + store.setting("password", secrets.token_urlsafe(24))
-    loop = asyncio.get_running_loop()
-    engine = Engine(store, f"http://{address}:{ONEGATE_PORT}", loop.call_later)
-    machines = Machines(home, engine, network)
-    engine.host = machines
+    clock = SteppedClock() if options.pace is Pace.STEPPED else WallClock(asyncio.get_running_loop())
+    compute = Compute(store, clock, TIMINGS[options.pace], f"http://{address}:{ONEGATE_PORT}")
+    documents = Documents(store, clock)
+    lifecycle = Lifecycle(documents, compute)
+    compute.host = machines = Machines(home, compute, documents, network)
     applications = {
-        XMLRPC_PORT: core_app(engine, secret),
-        ONEFLOW_PORT: oneflow_app(engine, secret),
-        ONEGATE_PORT: onegate_app(engine),
+        XMLRPC_PORT: xmlrpc_app(compute, secret),
+        ONEFLOW_PORT: oneflow_app(documents, lifecycle, compute, secret, _clock_calls(clock)),
+        ONEGATE_PORT: onegate_app(documents, lifecycle, compute),
     }
     config = uvicorn.Config(
         ByPort(applications), log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=1
     )
     server = _Server(config)
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: setattr(server, "should_exit", True))
     machines.adopt()
-    engine.resume()
-    idle = asyncio.create_task(_leave_when_idle(engine, server))
-    server.on_start = lambda: _announce(home, address, secret)
+    compute.resume()
+    lifecycle.start()
+    idle = asyncio.create_task(_leave_when_idle(compute, server, stay=options.stay))
+    server.on_start = lambda: _announce(home, address, secret, options)
     await server.serve(sockets=sockets)
     idle.cancel()
     home.record.unlink(missing_ok=True)
     store.close()
 
 
-def _announce(home: LocalHome, address: str, secret: str) -> None:
+def _clock_calls(clock: Clock) -> list[Call]:
+    """Return the one call that OneFlow does not have: moving a clock that stands still."""
+    if not isinstance(clock, SteppedClock):
+        return []
+
+    async def advance(request: Request) -> Response:
+        body = await json_body(request)
+        seconds = body.get("advance") if isinstance(body, dict) else None
+        if not isinstance(seconds, int | float) or not 0 <= seconds <= _LONGEST_STEP:
+            raise CloudError(400, f"advance must be a number of seconds, at most {_LONGEST_STEP}")
+        clock.advance(seconds)
+        return html({"now": clock.now()})
+
+    return [Call("POST", "/oneflower/clock", advance)]
+
+
+def _announce(home: LocalHome, address: str, secret: str, options: Options) -> None:
     record = {
         "pid": os.getpid(),
         "build": build_id(),
+        "pace": options.pace,
         "xmlrpc": f"http://{address}:{XMLRPC_PORT}/RPC2",
         "oneflow": f"http://{address}:{ONEFLOW_PORT}",
         "onegate": f"http://{address}:{ONEGATE_PORT}",
         "auth": secret,
     }
+    write_atomic(home.one_auth, secret + "\n")
     write_atomic(home.record, json.dumps(record, indent=1) + "\n")
-    log.info("serving on %s", address)
+    also = " and on 127.0.0.1" if options.standard_ports else ""
+    log.info("serving on %s%s, pace %s", address, also, options.pace)
 
 
-async def _leave_when_idle(engine: Engine, server: uvicorn.Server) -> None:
+async def _leave_when_idle(compute: Compute, server: uvicorn.Server, *, stay: bool) -> None:
     busy = time.monotonic()
     while True:
         await asyncio.sleep(30)
-        if engine.vms:
+        if compute.vms or stay:
             busy = time.monotonic()
         elif time.monotonic() - busy > IDLE_LIMIT:
             log.info("nothing to look after, leaving; the next command starts the local cloud again")
@@ -165,15 +225,22 @@ def _take(lock: IO[str]) -> bool:
 
 
 def main() -> None:
-    """Run the daemon in this process. Arguments: the state folder and the cache folder."""
+    """Run the daemon in this process."""
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     os.umask(0o077)
-    home = LocalHome(*map(Path, sys.argv[1:3])).make()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("state", type=Path)
+    parser.add_argument("cache", type=Path)
+    parser.add_argument("--pace", type=Pace, default=Pace.IMMEDIATE)
+    parser.add_argument("--standard-ports", action="store_true")
+    parser.add_argument("--stay", action="store_true")
+    given = parser.parse_args()
+    home = LocalHome(given.state, given.cache).make()
     with home.lock.open("w") as lock:
         if not _take(lock):
             return  # another one is up, or about to be
         try:
-            asyncio.run(serve(home))
+            asyncio.run(serve(home, Options(given.pace, given.standard_ports, given.stay)))
         except OneflowerError as error:
             log.error("%s", error.sentence)  # noqa: TRY400 - a sentence for people
             sys.exit(error.code)

@@ -13,24 +13,36 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 if TYPE_CHECKING:
     from pathlib import Path
 
+_VERSION = 2
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS document (id INTEGER PRIMARY KEY, type INTEGER NOT NULL, body TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS vm (id INTEGER PRIMARY KEY, body TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS vm_template (id INTEGER PRIMARY KEY, body TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS document
+    (id INTEGER PRIMARY KEY, type INTEGER NOT NULL, name TEXT NOT NULL, permissions TEXT NOT NULL, body TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS vm (id INTEGER PRIMARY KEY, done INTEGER NOT NULL, body TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS living ON vm (id) WHERE NOT done;
+CREATE TABLE IF NOT EXISTS record (kind TEXT, id INTEGER, body TEXT NOT NULL, PRIMARY KEY (kind, id));
 CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, next INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
 
 class Store:
-    """Documents, VMs and VM templates by id. Ids start at 0 and are never used again."""
+    """Documents, VMs and other records by id. Ids start at 0 and are never used again."""
 
     def __init__(self, path: Path) -> None:
         try:
             self._db = sqlite3.connect(path, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
+            [version] = self._db.execute("PRAGMA user_version").fetchone()
+            [tables] = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            if tables and version != _VERSION:
+                raise OneflowerError(
+                    f"The local cloud's state at {path} is of another release of oneflower.",
+                    f"Remove its federations with that release, then delete {path}.",
+                    ExitCode.ENVIRONMENT,
+                )
             self._db.executescript(_SCHEMA)
+            self._db.execute(f"PRAGMA user_version={_VERSION}")
         except sqlite3.Error as error:
             raise OneflowerError(
                 f"The local cloud's state at {path} cannot be used: {error}.",
@@ -60,40 +72,45 @@ class Store:
 
     def documents(self) -> list[Document]:
         """Return all documents."""
-        rows = self._db.execute("SELECT id, type, body FROM document ORDER BY id")
-        return [Document(number, kind, json.loads(body)) for number, kind, body in rows]
+        rows = self._db.execute("SELECT id, type, body, name, permissions FROM document ORDER BY id")
+        return [Document(number, kind, json.loads(body), *rest) for number, kind, body, *rest in rows]
 
     def save_document(self, document: Document) -> None:
         """Insert or replace a document."""
-        row = (document.id, document.type, json.dumps(document.body))
-        self._db.execute("INSERT OR REPLACE INTO document VALUES (?, ?, ?)", row)
+        row = (document.id, document.type, document.name, document.permissions, json.dumps(document.body))
+        self._db.execute("INSERT OR REPLACE INTO document VALUES (?, ?, ?, ?, ?)", row)
 
     def delete_document(self, number: int) -> None:
         """Remove a document."""
         self._db.execute("DELETE FROM document WHERE id = ?", (number,))
 
     def vms(self) -> list[Vm]:
-        """Return all VMs that are not DONE."""
-        rows = (json.loads(body) for (body,) in self._db.execute("SELECT body FROM vm ORDER BY id"))
-        return [Vm(**(row | {"state": VmState(row["state"]), "lcm_state": LcmState(row["lcm_state"])})) for row in rows]
+        """Return all VMs that are not done."""
+        return [_vm(body) for (body,) in self._db.execute("SELECT body FROM vm WHERE NOT done ORDER BY id")]
+
+    def vm(self, number: int) -> Vm | None:
+        """Return a VM, done or not."""
+        row = self._db.execute("SELECT body FROM vm WHERE id = ?", (number,)).fetchone()
+        return _vm(row[0]) if row else None
 
     def save_vm(self, vm: Vm) -> None:
         """Insert or replace a VM."""
-        self._db.execute("INSERT OR REPLACE INTO vm VALUES (?, ?)", (vm.id, json.dumps(asdict(vm))))
+        self._db.execute("INSERT OR REPLACE INTO vm VALUES (?, ?, ?)", (vm.id, vm.gone, json.dumps(asdict(vm))))
 
-    def delete_vm(self, number: int) -> None:
-        """Remove a VM."""
-        self._db.execute("DELETE FROM vm WHERE id = ?", (number,))
-
-    def vm_templates(self) -> dict[int, dict[str, Any]]:
-        """Return all VM templates by id."""
-        rows = self._db.execute("SELECT id, body FROM vm_template ORDER BY id")
+    def records(self, kind: str) -> dict[int, dict[str, Any]]:
+        """Return all records of a kind (VM templates, images, networks) by id."""
+        rows = self._db.execute("SELECT id, body FROM record WHERE kind = ? ORDER BY id", (kind,))
         return {number: json.loads(body) for number, body in rows}
 
-    def save_vm_template(self, number: int, template: dict[str, Any]) -> None:
-        """Insert or replace a VM template."""
-        self._db.execute("INSERT OR REPLACE INTO vm_template VALUES (?, ?)", (number, json.dumps(template)))
+    def save_record(self, kind: str, number: int, record: dict[str, Any]) -> None:
+        """Insert or replace a record."""
+        self._db.execute("INSERT OR REPLACE INTO record VALUES (?, ?, ?)", (kind, number, json.dumps(record)))
 
-    def delete_vm_template(self, number: int) -> None:
-        """Remove a VM template."""
-        self._db.execute("DELETE FROM vm_template WHERE id = ?", (number,))
+    def delete_record(self, kind: str, number: int) -> None:
+        """Remove a record."""
+        self._db.execute("DELETE FROM record WHERE kind = ? AND id = ?", (kind, number))
+
+
+def _vm(body: str) -> Vm:
+    row = json.loads(body)
+    return Vm(**(row | {"state": VmState(row["state"]), "lcm_state": LcmState(row["lcm_state"])}))

@@ -1,78 +1,169 @@
-"""Reads OpenNebula's template syntax, resolves `$NAME` in CONTEXT, and writes context.sh as oned does."""
+"""OpenNebula's template text: read as oned reads it, written as OneFlow writes it, `$NAME` resolved, context.sh.
+
+Reading follows oned's lexer to the letter, because its oddities decide what arrives: a quoted string ends at the next
+quote that no backslash precedes, an unquoted value at the next blank, comma or bracket, a character that nothing
+begins with is passed over. Sources: template_parser.l, template_syntax.y, vm_var_parser.l, VirtualMachineContext.cc.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oneflower.local.models import CloudError
 
-_NAME = re.compile(r"\s*(?:#[^\n]*\n\s*)*([A-Za-z_][\w/-]*)\s*=\s*")
-_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
-_BARE = re.compile(r"[^\n\]\[,\"]*")
-_DOLLAR = re.compile(r"\$([A-Za-z_]\w*)(\[[^\]]*\])?")
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_COMMENT = re.compile(r"[ \t]*#[^\n]*\n")
+_BLANK = re.compile(r"[ \t\n]+")
+_VARIABLE = re.compile(r"[0-9A-Za-z_]+")
+_EQUAL = re.compile(r"[ \t]*=[ \t]*")
+_EQUAL_EMPTY = re.compile(r"[ \t]*=[ \t]*\n")
+_COMMA = re.compile(r"[ \t\n]*,[ \t\n]*")
+_CLOSE = re.compile(r"[ \t\n]*\][ \t\n]*")
+_OPEN = re.compile(r"[ \t]*\[[ \t\n]*")
+_QUOTED = re.compile(r'"((?:\\"|[^"])*)"')
+_BARE = re.compile(r"[^=# \t\n,\[\]]+")
+_CDATA_END = re.compile(r"[^\n]*\]\]>")
+
+_DOLLAR = re.compile(
+    r"\$(?:(?P<name>[0-9A-Za-z_]+)(?:\[[ \t]*(?P<attribute>\w+)(?:[ \t]*,[ \t]*(?P<key>\w+)[ \t]*=[ \t]*"
+    r'(?P<value>"[^"]*"|\w+))?[ \t]*\])?|(?P<bad>.?))',
+    re.DOTALL,
+)
+
+_REFERENCE = re.compile(r"\$\{(.*?)\}")
+
+
+class _Lexer:
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._position = 0
+
+    def take(self, *patterns: re.Pattern[str]) -> re.Match[str] | None:
+        """Return the longest match of any of the patterns, the first of them where two are as long."""
+        found = [match for pattern in patterns if (match := pattern.match(self._text, self._position))]
+        if not found:
+            return None
+        longest = max(found, key=lambda match: match.end())
+        self._position = longest.end()
+        return longest
+
+    def skip(self) -> bool:
+        """Pass over blanks, comments and what nothing begins with. Returns whether anything is left."""
+        while self._position < len(self._text):
+            if self.take(_COMMENT, _BLANK):
+                continue
+            kinds = (_VARIABLE, _EQUAL, _COMMA, _CLOSE)
+            if any(kind.match(self._text, self._position) for kind in kinds):
+                return True
+            self._position += 1
+        return False
+
+    def fail(self) -> CloudError:
+        line = self._text.count("\n", 0, self._position) + 1
+        return CloudError(500, f"syntax error, unexpected text at line {line}, near {self._near()!r}")
+
+    def _near(self) -> str:
+        return self._text[self._position : self._position + 20]
 
 
 def parse_template(text: str) -> dict[str, Any]:
-    """Return `KEY="value"` and `KEY=[A="1",B="2"]` lines as data; a repeated vector becomes a list.
+    """Return `KEY="value"` and `KEY=[A="1",B="2"]` lines as data, names in upper case; what is repeated is a list.
 
-    Raises `CloudError` 400 where the text is not of that form.
+    Raises `CloudError` 500 where the text is not of that form.
     """
+    lexer = _Lexer(text)
     template: dict[str, Any] = {}
-    position = 0
-    while position < len(text.rstrip()):
-        name = _NAME.match(text, position)
+    while lexer.skip():
+        name = lexer.take(_VARIABLE)
         if name is None:
-            raise CloudError(400, f"syntax error, unexpected {text[position : position + 20].strip()!r}")
-        value, position = _value(text, name.end())
-        key = name[1].upper()
-        if key in template and isinstance(value, dict):
+            raise lexer.fail()
+        key, value = name[0].upper(), _attribute(lexer)
+        if key in template:
             before = template[key]
-            template[key] = [*(before if isinstance(before, list) else [before]), value]
-        else:
-            template[key] = value
+            value = [*(before if isinstance(before, list) else [before]), value]
+        template[key] = value
     return template
 
 
-def _value(text: str, position: int) -> tuple[Any, int]:
-    if not text.startswith("[", position):
-        return _scalar(text, position)
+def _attribute(lexer: _Lexer) -> Any:
+    equal = lexer.take(_EQUAL, _EQUAL_EMPTY)
+    if equal is None:
+        raise lexer.fail()
+    if equal.re is _EQUAL_EMPTY:
+        return ""
+    if not lexer.take(_OPEN):
+        return _value(lexer)
     vector: dict[str, str] = {}
-    position += 1
+    if lexer.take(_CLOSE):
+        return vector
     while True:
-        name = _NAME.match(text, position)
-        if name is None:
-            raise CloudError(400, "syntax error in a vector attribute")
-        value, position = _scalar(text, name.end())
-        vector[name[1].upper()] = value
-        end = re.compile(r"\s*([,\]])").match(text, position)
-        if end is None:
-            raise CloudError(400, "syntax error: a vector attribute is not closed")
-        position = end.end()
-        if end[1] == "]":
-            return vector, position
+        lexer.skip()
+        name = lexer.take(_VARIABLE)
+        if name is None or not lexer.take(_EQUAL):
+            raise lexer.fail()
+        vector.setdefault(name[0].upper(), _value(lexer))
+        if lexer.take(_CLOSE):
+            return vector
+        if not lexer.take(_COMMA):
+            raise lexer.fail()
 
 
-def _scalar(text: str, position: int) -> tuple[str, int]:
-    if quoted := _STRING.match(text, position):
-        return re.sub(r"\\(.)", r"\1", quoted[1]), quoted.end()
-    bare = _BARE.match(text, position)
-    assert bare is not None  # noqa: S101 - the pattern matches nothing, too
-    return bare[0].strip(), bare.end()
+def _value(lexer: _Lexer) -> str:
+    found = lexer.take(_QUOTED, _BARE, _CDATA_END)
+    if found is None or found.re is _CDATA_END:
+        raise lexer.fail()
+    content = found[1] if found.re is _QUOTED else found[0]
+    return content.replace('\\"', '"')
 
 
-def resolve_context(context: dict[str, Any], attributes: dict[str, Any]) -> dict[str, str]:
-    """Return CONTEXT with `$NAME` replaced from the VM's own attributes, once; what is unknown becomes empty."""
-    upper = {key.upper(): value for key, value in attributes.items()}
+def render_contents(contents: Mapping[str, Any]) -> str:
+    """Return an object as OneFlow renders it for oned. Of a vector it joins the lines, so a line break gets a comma."""
+    text = ""
+    for key, value in contents.items():
+        if isinstance(value, dict):
+            inner = ",\n".join(render_contents(value).rstrip("\n").split("\n"))
+            text += f"{key} = [\n{inner}\n]\n"
+        elif isinstance(value, list):
+            text += "".join(render_contents({key: element}) for element in value)
+        else:
+            escaped = ruby_text(value).replace('"', '\\"')
+            text += f'{key} = "{escaped}"\n'
+    return text
+
+
+def ruby_text(value: Any) -> str:
+    """Return a JSON value as Ruby's to_s does: nil is empty, booleans are lower-case."""
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def fill_references(text: str, find: Callable[[str], str]) -> str:
+    """Replace each `${role.path}` by what `find` returns for it; what it does not know is empty."""
+    for reference in _REFERENCE.findall(text):
+        text = text.replace("${" + reference + "}", find(reference))
+    return text
+
+
+def resolve_context(context: Mapping[str, Any], find: Callable[[str, str, str, str], str]) -> dict[str, str]:
+    """Return CONTEXT with `$NAME` and `$NAME[ATTRIBUTE, KEY=value]` replaced, once, by what `find` returns.
+
+    Raises `CloudError` 500 where a `$` is not followed by a name, as in `${X}` or `$(x)`.
+    """
 
     def replace(match: re.Match[str]) -> str:
-        value = upper.get(match[1].upper(), "")
-        return "" if match[2] or isinstance(value, dict | list) else str(value)
+        if match["name"] is None:
+            raise CloudError(500, f"Error parsing CONTEXT: syntax error at '${match['bad']}'")
+        parts = (match["name"].upper(), *((match[part] or "") for part in ("attribute", "key", "value")))
+        return find(*parts)
 
-    return {key.upper(): _DOLLAR.sub(replace, str(value)) for key, value in context.items()}
+    return {key.upper(): _DOLLAR.sub(replace, ruby_text(value)) for key, value in context.items()}
 
 
-def context_sh(context: dict[str, str]) -> str:
+def context_sh(context: Mapping[str, str]) -> str:
     """Return context.sh: keys in alphabetical order, values single-quoted. Source: VirtualMachineContext.cc."""
     lines = (
         f"{key}='{value.replace(chr(39), chr(39) + chr(92) + chr(39) * 2)}'" for key, value in sorted(context.items())

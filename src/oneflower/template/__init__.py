@@ -9,7 +9,7 @@ from oneflower.template.service import (
     merge_template,
     service_template,
 )
-from oneflower.template.vm import vm_template
+from oneflower.template.vm import VmOptions, render, vm_template
 
 __all__ = [
     "COORDINATOR",
@@ -17,9 +17,11 @@ __all__ = [
     "NODES",
     "Finding",
     "ServiceOptions",
+    "VmOptions",
     "lint",
     "merge_template",
     "placeholders",
+    "render",
     "service_template",
     "vm_template",
 ]

@@ -1,0 +1,122 @@
+"""The two clouds, ready to use, for programs and notebooks.
+
+from oneflower import Federation, local_cloud
+
+with Federation.deploy(local_cloud(), supernodes=3) as federation:
+print(federation.run("image-classification").rows[-1].accuracy)
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from oneflower.cloud import Cloud, Endpoints, Federation, opennebula_endpoints
+from oneflower.cloud.tunnel import SshOptions, tunnel
+from oneflower.template import NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from oneflower.cloud import FederationStatus
+    from oneflower.local.home import LocalHome
+
+__all__ = ["Federation", "local_cloud", "opennebula_cloud"]
+
+
+class _Runtimes:
+    """What both sides have: `flwr` from a runtime of this machine."""
+
+    @property
+    def home(self) -> LocalHome:
+        """Where runtimes are kept."""
+        from oneflower.local.home import LocalHome  # noqa: PLC0415 - costs time that --help need not spend
+
+        return LocalHome.of_user()
+
+    def flwr(self, version: str, framework: str, notify: Callable[[str], None]) -> tuple[Path, set[str]]:
+        """Return the `flwr` command of a release, and the packages that the machines have."""
+        from oneflower.local import runtime  # noqa: PLC0415
+
+        found = runtime.ensure(self.home, version, framework, notify)
+        return found.bin / "flwr", found.packages()
+
+
+class LocalSite(_Runtimes):
+    """The local cloud's side."""
+
+    def template(self, cloud: Cloud) -> int:
+        """Return the id of the service template, registering it if need be: this cloud is the user's own."""
+        from oneflower.cloud.register import Registration, Wishes  # noqa: PLC0415
+
+        return Registration(cloud, Wishes()).apply().template
+
+    def prepare(self, version: str, framework: str, notify: Callable[[str], None]) -> None:
+        """Build the runtime that the machines will boot from, if it is not there yet."""
+        from oneflower.local import runtime  # noqa: PLC0415
+
+        runtime.ensure(self.home, version, framework, notify)
+
+    @contextmanager
+    def reach(self, status: FederationStatus) -> Iterator[str]:
+        """Yield the address of the Control API: the machines' loopback is this machine's."""
+        yield status.control
+
+    def console(self, vm: int, lines: int) -> list[str]:
+        """Return the last lines of a machine's console."""
+        path = self.home.machine(vm) / "console.log"
+        return path.read_text(errors="replace").splitlines()[-lines:] if path.exists() else []
+
+
+class OpenNebulaSite(_Runtimes):
+    """OpenNebula's side. `name` is that of the service template an operator registered."""
+
+    def __init__(self, name: str, ssh: SshOptions) -> None:
+        self._name = name
+        self._ssh = ssh
+
+    def template(self, cloud: Cloud) -> int:
+        """Return the id of the registered service template."""
+        from oneflower.cloud.register import find_registered  # noqa: PLC0415
+
+        return find_registered(cloud, self._name)
+
+    def prepare(self, version: str, framework: str, notify: Callable[[str], None]) -> None:
+        """Do nothing: the machines boot from images."""
+
+    @contextmanager
+    def reach(self, status: FederationStatus) -> Iterator[str]:
+        """Open an SSH tunnel and yield its address."""
+        with tunnel(status, self._ssh) as address:
+            yield address
+
+    def console(self, _vm: int, _lines: int) -> list[str]:
+        """Return nothing: OpenNebula keeps no console log."""
+        return []
+
+
+def local_cloud() -> Cloud:
+    """Connect to this user's local cloud, starting it if it is not up. Raises `OneflowerError`."""
+    from oneflower.local import daemon  # noqa: PLC0415
+    from oneflower.local.home import LocalHome  # noqa: PLC0415
+
+    found = daemon.connect(LocalHome.of_user())
+    _bypass_proxies()
+    return Cloud(Endpoints(found.oneflow, found.xmlrpc, found.auth, direct=True), LocalSite())
+
+
+def opennebula_cloud(template: str = NAME, ssh: SshOptions | None = None) -> Cloud:
+    """Connect to the OpenNebula that its own tools would find; `template` names the service template.
+
+    Raises `OneflowerError` without credentials.
+    """
+    return Cloud(opennebula_endpoints(), OpenNebulaSite(template, ssh or SshOptions.of_environment()))
+
+
+def _bypass_proxies() -> None:
+    """Keep pyone, which asks the environment, from sending this machine's own traffic to a proxy."""
+    if any(os.environ.get(name) for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")):
+        kept = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+        os.environ["no_proxy"] = ",".join(filter(None, [kept, "127.0.0.0/8"]))

@@ -1,0 +1,124 @@
+"""Commands of an operator: `register` and `unregister`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from oneflower.cli import screen
+from oneflower.cli.screen import Output
+from oneflower.cli.session import Session
+from oneflower.template import COORDINATOR, NAME, NODES, VmOptions
+from oneflower_appliance.errors import ExitCode, OneflowerError
+
+if TYPE_CHECKING:
+    from oneflower.cloud.register import ImageSource
+
+Name = Annotated[str, typer.Option("--name", help="Under which name; several can be registered side by side.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and change nothing.")]
+Format = Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")]
+_LINK, _NODE, _SCALING = "The SuperLink's machine", "The SuperNodes' machines", "Scaling"
+
+
+def register(
+    name: Name = NAME,
+    network: Annotated[str, typer.Option(help="Virtual network that both roles are in, by name.")] = "",
+    datastore: Annotated[str, typer.Option(help="Datastore for the images, by name.")] = "default",
+    superlink_image: Annotated[
+        str, typer.Option(help="Path on the front-end, URL, or name of an image.", rich_help_panel=_LINK)
+    ] = "",
+    superlink_checksum: Annotated[str, typer.Option(help="md5:, sha1: or sha256:HEX.", rich_help_panel=_LINK)] = "",
+    superlink_cpu: Annotated[float | None, typer.Option(min=0.1, help="Cores.", rich_help_panel=_LINK)] = None,
+    superlink_memory: Annotated[int | None, typer.Option(min=64, help="Megabytes.", rich_help_panel=_LINK)] = None,
+    supernode_image: Annotated[
+        str, typer.Option(help="Path on the front-end, URL, or name of an image.", rich_help_panel=_NODE)
+    ] = "",
+    supernode_checksum: Annotated[str, typer.Option(help="md5:, sha1: or sha256:HEX.", rich_help_panel=_NODE)] = "",
+    supernode_cpu: Annotated[float | None, typer.Option(min=0.1, help="Cores.", rich_help_panel=_NODE)] = None,
+    supernode_memory: Annotated[int | None, typer.Option(min=64, help="Megabytes.", rich_help_panel=_NODE)] = None,
+    gpu: Annotated[
+        str, typer.Option(help="PCI device to pass through: VENDOR:DEVICE[:CLASS] or ADDRESS.", rich_help_panel=_NODE)
+    ] = "",
+    supernodes: Annotated[
+        int | None, typer.Option(help="SuperNodes at first, 2 if nothing is said.", rich_help_panel=_SCALING)
+    ] = None,
+    min_vms: Annotated[int | None, typer.Option(help="Never fewer than this; 2.", rich_help_panel=_SCALING)] = None,
+    max_vms: Annotated[int | None, typer.Option(help="Never more than this; 10.", rich_help_panel=_SCALING)] = None,
+    cooldown: Annotated[
+        int | None,
+        typer.Option(min=0, help="Seconds that OneFlow rests after each scaling; 5.", rich_help_panel=_SCALING),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite what was changed by hand, too.")] = False,
+    dry_run: DryRun = False,
+    output: Format = Output.TEXT,
+) -> None:
+    """Register images, VM templates and the service template, or bring them up to date.
+
+    Can be run again at any time: it changes what differs, leaves alone what somebody changed by hand, and keeps what
+    an earlier run chose and this one does not mention. For an option with a name, `none` takes it away again.
+    """
+    from oneflower.cloud.register import NONE, Registration, Wishes  # noqa: PLC0415
+    from oneflower_appliance.parameters import Bounds  # noqa: PLC0415
+
+    cloud = Session.cloud()
+    known = cloud.images() if superlink_image or supernode_image else {}
+    given = {COORDINATOR: (superlink_image, superlink_checksum), NODES: (supernode_image, supernode_checksum)}
+    images = {role: _source(*pair) for role, pair in given.items() if pair[0] not in ("", NONE, *known)}
+    named = {role: pair[0] for role, pair in given.items() if pair[0] in (NONE, *known)}
+    machines = {
+        COORDINATOR: VmOptions(superlink_cpu, superlink_memory, network, named.get(COORDINATOR, "")),
+        NODES: VmOptions(supernode_cpu, supernode_memory, network, named.get(NODES, ""), gpu),
+    }
+    usual, asked = Bounds(), (min_vms, max_vms, supernodes)
+    pairs = zip(asked, (usual.minimum, usual.maximum, usual.cardinality), strict=True)
+    bounds = Bounds(*(default if value is None else value for value, default in pairs))
+    wishes = Wishes(name, machines, images, datastore, None if asked == (None,) * 3 else bounds, cooldown)
+    done = Registration(cloud, wishes, force=force, dry_run=dry_run, notify=screen.say).apply()
+    if output is Output.JSON:
+        screen.show_json(done)
+        return
+    for change in done.changes:
+        screen.show(str(change))
+    if dry_run:
+        screen.show("Nothing was changed (--dry-run)." if done.changes else "Nothing to change.")
+        return
+    if not (images or named or Session.is_local()):
+        screen.say("Note: without an image the machines boot nothing; give --superlink-image and --supernode-image.")
+    screen.show(f"Registered: service template {name} (id {done.template}).")
+    screen.show(f"Deploy with: oneflower --cloud opennebula up{'' if name == NAME else f' --template {name}'}")
+
+
+def _source(source: str, checksum: str) -> ImageSource:
+    from oneflower.cloud.register import ImageSource  # noqa: PLC0415
+
+    if "/" not in source:
+        raise OneflowerError(
+            f"There is no image called {source!r}, or none that you may use.",
+            "Give a path (/var/tmp/node.qcow2), a URL, or the name of an image that `oneimage list` shows.",
+            ExitCode.NOT_FOUND,
+        )
+    return ImageSource(source, checksum)
+
+
+def unregister(
+    name: Name = NAME,
+    dry_run: DryRun = False,
+    force: Annotated[bool, typer.Option("--force", help="Although there are federations.")] = False,
+    output: Format = Output.TEXT,
+) -> None:
+    """Remove the service template, the VM templates and the images that `register` made."""
+    from oneflower.cloud import Federation  # noqa: PLC0415
+    from oneflower.cloud.register import unregister as remove  # noqa: PLC0415
+
+    cloud = Session.cloud()
+    names = [federation.name for federation in Federation.all(cloud)]
+    if names and not (force or dry_run):
+        raise OneflowerError(
+            f"There are federations: {', '.join(names)}. Without their VM templates they cannot be scaled up any more.",
+            "Remove them first with `oneflower down`, or use --force.",
+            ExitCode.CONFLICT,
+        )
+    changes = remove(cloud, name, dry_run=dry_run)
+    lines = [str(change) for change in changes] or [f"Nothing is registered as {name!r}."]
+    screen.show_result(output, changes, "\n".join(lines))

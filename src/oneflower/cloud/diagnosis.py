@@ -1,0 +1,65 @@
+"""Why a service will never finish. OneFlow waits for ever where it should give up, and often does not say for what."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from oneflower.cloud.client import RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from oneflower.cloud.client import Cloud, Vm
+
+_PENDING, _RUNNING, _FAILED_DEPLOYING, _FAILED_SCALING = 0, 2, 7, 9
+_DEPLOYING, _DEPLOYING_NETS = 1, 11
+_LCM_FAILURES = frozenset({36, 37, 38, 39, 40, 41, 42, 44, 46, 47, 48, 49, 50, 61})
+
+
+def causes(cloud: Cloud, body: dict[str, Any], vms: Mapping[int, Vm]) -> Iterator[str]:
+    """Yield what keeps a service, by its document's body and its live VMs, from ever running. Nothing: it may yet."""
+    roles = {role["name"]: role for role in body["roles"]}
+    if body["state"] == _DEPLOYING_NETS:
+        yield from _templates(cloud, roles)
+    if body["state"] in (_DEPLOYING, _DEPLOYING_NETS):
+        yield from _parents(roles)
+    for name, role in roles.items():
+        if role["state"] in (_FAILED_DEPLOYING, _FAILED_SCALING) and not _failed_vms(role, vms):
+            yield f"Role {name} could not be deployed{_said(body, name)}."
+        for vm in _failed_vms(role, vms):
+            reason = vm.attributes.get("ERROR", "OpenNebula could not boot it").strip().rstrip(".")
+            yield f"VM {vm.id} of role {name} failed: {reason}."
+
+
+def _failed_vms(role: dict[str, Any], vms: Mapping[int, Vm]) -> list[Vm]:
+    numbers = (node["deploy_id"] for node in role.get("nodes") or ())
+    return [vms[number] for number in numbers if number in vms and vms[number].lcm_state in _LCM_FAILURES]
+
+
+def _templates(cloud: Cloud, roles: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+    for name, role in roles.items():
+        if role["state"] != _PENDING:
+            continue
+        number = role["template_id"]
+        try:
+            missing = cloud.vm_template(number) is None
+        except RefusedError as error:
+            yield f"VM template {number} of role {name} may not be used: {error.text}. OneFlow does not notice."
+            continue
+        if missing:
+            yield f"VM template {number} of role {name} does not exist. OneFlow does not notice, and waits for ever."
+
+
+def _parents(roles: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+    for name, role in roles.items():
+        unknown = [parent for parent in role.get("parents") or () if parent not in roles]
+        if unknown and role["state"] == _PENDING:
+            yield f"Role {name} waits for {', '.join(unknown)}, a role that does not exist."
+    if roles and all(role["state"] == _PENDING and role.get("parents") for role in roles.values()):
+        yield f"The roles {', '.join(roles)} wait for each other."
+
+
+def _said(body: dict[str, Any], role: str) -> str:
+    """Return OneFlow's own reason, from the service's log."""
+    errors = [entry["message"] for entry in body.get("log", ()) if entry.get("severity") == "E"]
+    return next((f": {text.rstrip('.')}" for text in reversed(errors) if role in text), "")

@@ -1,0 +1,170 @@
+"""A federation as it is now, read from its service's document and its VMs."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from oneflower.template import COORDINATOR, NODES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from oneflower.cloud.client import Vm
+
+STATES = ("PENDING", "DEPLOYING", "RUNNING", "UNDEPLOYING", "WARNING", "DONE", "FAILED_UNDEPLOYING", "FAILED_DEPLOYING",
+          "SCALING", "FAILED_SCALING", "COOLDOWN", "DEPLOYING_NETS", "UNDEPLOYING_NETS", "FAILED_DEPLOYING_NETS",
+          "FAILED_UNDEPLOYING_NETS", "HOLD")  # fmt: skip
+_LCM_FAILURES = {36: "boot failure", 39: "prolog failure", 16: "unknown"}
+_VM_STATES = {
+    1: "pending",
+    2: "hold",
+    3: "active",
+    4: "stopped",
+    5: "suspended",
+    6: "done",
+    8: "poweroff",
+    9: "undeployed",
+}
+_ACTIVE, _RUNNING = 3, 3
+
+
+@dataclass(frozen=True)
+class VmStatus:
+    """One VM. `ready` is what it published itself; `error` is why it is not, in its own words."""
+
+    id: int
+    name: str
+    role: str
+    state: str
+    ready: bool
+    ip: str = ""
+    partition: str = ""
+    partitions: str = ""
+    node_id: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class FederationStatus:
+    """A federation as it is now. `endpoint` and `control` are host:port, empty until the SuperLink is ready.
+
+    `causes` say why it will not become ready by waiting; `remarks` what is odd about one that is.
+    """
+
+    id: int
+    name: str
+    state: str
+    supernodes: int
+    vms: tuple[VmStatus, ...] = ()
+    endpoint: str = ""
+    control: str = ""
+    version: str = ""
+    ca: str = field(default="", repr=False)
+    host_keys: tuple[str, ...] = field(default=(), repr=False)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    log: tuple[str, ...] = ()
+    causes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is running and every one of its machines says that it is ready."""
+        return self.state == "RUNNING" and bool(self.vms) and all(vm.ready for vm in self.vms)
+
+    @property
+    def failure(self) -> str:
+        """Why it will not become ready by waiting, empty while it may."""
+        own = [f"{vm.name}: {vm.error}" for vm in self.vms if vm.error and not vm.ready]
+        if own or self.causes:
+            return "\n".join([*own, *self.causes])
+        if self.state.startswith("FAILED"):
+            return next((line for line in reversed(self.log) if not line.startswith("New state")), self.state)
+        return ""
+
+    @property
+    def superlink(self) -> VmStatus | None:
+        """The SuperLink's machine, if there is one."""
+        return next((vm for vm in self.vms if vm.role == COORDINATOR), None)
+
+
+def read_status(
+    number: int, name: str, body: dict[str, Any], found: Mapping[int, Vm], causes: Iterable[str]
+) -> FederationStatus:
+    """Return the status that a service's document and its live VMs tell."""
+    homes = {node["deploy_id"]: role["name"] for role in body["roles"] for node in role.get("nodes") or ()}
+    vms = tuple(_vm_status(found[vm], role) for vm, role in homes.items() if vm in found)
+    link = next((found[vm].attributes for vm, role in homes.items() if role == COORDINATOR and vm in found), {})
+    nodes = next(role for role in body["roles"] if role["name"] == NODES)
+    return FederationStatus(
+        id=number,
+        name=name,
+        state=STATES[body["state"]],
+        supernodes=nodes["cardinality"],
+        vms=vms,
+        endpoint=link.get("FL_ENDPOINT", ""),
+        control=link.get("FL_CONTROL_ENDPOINT", ""),
+        version=link.get("FL_VERSION", ""),
+        ca=_decode(link.get("FL_CA_CERT", "")),
+        host_keys=tuple(_decode(link.get("FL_SSH_HOST_KEYS", "")).splitlines()),
+        settings=_settings(body),
+        log=tuple(entry["message"] for entry in body.get("log", ())),
+        causes=tuple(causes),
+        remarks=tuple(_remarks(vms, nodes)),
+    )
+
+
+def _remarks(vms: tuple[VmStatus, ...], nodes: dict[str, Any]) -> list[str]:
+    """Return what is odd about partitions and numbers, and why it is so."""
+    remarks = []
+    given = {vm.partitions for vm in vms if vm.role == NODES and vm.partitions}
+    if len(given) > 1:
+        sizes = ", ".join(sorted(given, key=int))
+        remarks.append(
+            f"SuperNodes were given shares of different totals (num-partitions {sizes}): those that joined before the "
+            "last scaling keep theirs until they boot again. Their ids are unique all the same."
+        )
+    least = nodes.get("min_vms")
+    if least is not None and nodes["cardinality"] < least:
+        remarks.append(
+            f"{nodes['cardinality']} SuperNodes are fewer than min_vms ({least}): a machine went away. OneFlow boots "
+            "another within about 90 s, while the service is RUNNING."
+        )
+    return remarks
+
+
+def _vm_status(vm: Vm, role: str) -> VmStatus:
+    running = (vm.state, vm.lcm_state) == (_ACTIVE, _RUNNING)
+    state = "running" if running else _LCM_FAILURES.get(vm.lcm_state, "") or _VM_STATES.get(vm.state, str(vm.state))
+    if vm.state == _ACTIVE and not running and vm.lcm_state not in _LCM_FAILURES:
+        state = "booting" if vm.lcm_state < _RUNNING else "stopping"
+    ready = running and vm.attributes.get("READY") == "YES"
+    published = _decode(vm.attributes.get("FL_ERROR", "")) or vm.attributes.get("ERROR", "")
+    return VmStatus(
+        id=vm.id,
+        name=vm.name.partition("_(")[0],
+        role=role,
+        state=state,
+        ready=ready,
+        ip=vm.ip,
+        partition=vm.attributes.get("FL_PARTITION_ID", ""),
+        partitions=vm.attributes.get("FL_NUM_PARTITIONS", ""),
+        node_id=vm.attributes.get("FL_NODE_ID", ""),
+        error="" if ready or state == "stopping" else published,
+    )
+
+
+def _settings(body: dict[str, Any]) -> dict[str, str]:
+    values = dict(body.get("user_inputs_values") or {})
+    for role in body["roles"]:
+        values |= role.get("user_inputs_values") or {}
+    return values
+
+
+def _decode(encoded: str) -> str:
+    try:
+        return base64.b64decode(encoded, validate=True).decode(errors="replace")
+    except binascii.Error:
+        return ""

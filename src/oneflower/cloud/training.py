@@ -1,0 +1,75 @@
+"""One run from submission to saved files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from oneflower.cloud import apps, runs
+from oneflower_appliance.errors import ExitCode, OneflowerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from oneflower.cloud.site import Site
+    from oneflower.cloud.status import FederationStatus
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to train: an app by name or folder (None: FL_USE_CASE), what to override, and where to save."""
+
+    app: str | None
+    rounds: int | None
+    config: Mapping[str, str]
+    save: Path
+
+
+@dataclass(frozen=True)
+class Observer:
+    """Who is told of each round, of the app's log, and of what is being done."""
+
+    row: Callable[[runs.RunRow], None]
+    log: Callable[[str], None]
+    doing: Callable[[str], None]
+
+
+def train(site: Site, status: FederationStatus, wanted: Request, observer: Observer) -> runs.RunResult:
+    """Run an app on a federation to its end and fetch what it left. An interrupt stops the run.
+
+    Raises `OneflowerError`.
+    """
+    app = apps.load_app(wanted.app or _use_case(status), status.settings)
+    overrides = app.run_config(status.settings, wanted.rounds, wanted.config)
+    if not status.control:
+        raise OneflowerError(
+            "The federation has no SuperLink that is ready.", "Look with `oneflower show`.", ExitCode.CONFLICT
+        )
+    flwr, packages = site.flwr(status.version, status.settings.get("ML_FRAMEWORK", "sklearn"), observer.doing)
+    app.check_installed(packages, status.name)
+    with site.reach(status) as address, runs.SuperLinkDoor(address, status.ca, flwr) as door:
+        needed, online = int(status.settings.get("FL_MIN_AVAILABLE_CLIENTS", 0)), door.nodes_online()
+        if online < needed:
+            observer.doing(f"Note: {online} of {needed} SuperNodes are online; the first round waits for the others.")
+        observer.doing(f"submitting {app.name} to {status.name} ({status.supernodes} SuperNodes)")
+        run_id = runs.submit(door, app, overrides)
+        observer.doing(f"run {run_id}")
+        try:
+            runs.follow(door, run_id, observer.row, observer.log)
+        except KeyboardInterrupt:
+            observer.doing(f"stopping run {run_id}")
+            runs.stop(door, run_id)
+            raise
+        return runs.collect(door, run_id, app, wanted.save / f"{status.name}-{run_id}")
+
+
+def _use_case(status: FederationStatus) -> str:
+    name = status.settings.get("FL_USE_CASE", "none")
+    if name == "none":
+        raise OneflowerError(
+            f"What shall {status.name} train? It was deployed without a use case (FL_USE_CASE).",
+            "Name an app: `oneflower run image-classification`, or the folder of your own.",
+            ExitCode.USAGE,
+        )
+    return name

@@ -1,0 +1,130 @@
+"""An SSH tunnel to the SuperLink, whose Control API is on its virtual machine's own loopback.
+
+The user's own `ssh` is used, with their keys and agent. Whom it speaks with is not taken on trust: the host keys are
+those that the SuperLink published through OneGate, and no other is accepted.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from oneflower.process import Background
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.files import write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from oneflower.cloud.status import FederationStatus
+
+_ALIAS = "oneflower-superlink"
+_PATIENCE = 30.0
+_PULSE = 0.05
+
+
+@dataclass(frozen=True)
+class SshOptions:
+    """How to log in on the SuperLink's machine. Without a `key`, those that `ssh` finds by itself."""
+
+    user: str = "root"
+    port: int = 22
+    key: Path | None = None
+
+    @classmethod
+    def of_environment(cls) -> SshOptions:
+        """Read ONEFLOWER_SSH_USER, ONEFLOWER_SSH_PORT and ONEFLOWER_SSH_KEY. Raises `OneflowerError`."""
+        port, key = os.environ.get("ONEFLOWER_SSH_PORT", "22"), os.environ.get("ONEFLOWER_SSH_KEY")
+        if not port.isdigit() or not 0 < int(port) < 65536:
+            raise OneflowerError(f"ONEFLOWER_SSH_PORT is {port!r}, which is no port.", "It is 22 in most machines.")
+        return cls(os.environ.get("ONEFLOWER_SSH_USER", "root"), int(port), Path(key).expanduser() if key else None)
+
+
+@contextmanager
+def tunnel(status: FederationStatus, options: SshOptions) -> Iterator[str]:
+    """Open a tunnel to a federation's Control API and yield its local address, host:port. Raises `OneflowerError`."""
+    link = status.superlink
+    if link is None or not status.control:
+        raise OneflowerError(
+            "The federation has no SuperLink that is ready.", "Look with `oneflower show`.", ExitCode.CONFLICT
+        )
+    if not status.host_keys:
+        raise OneflowerError(
+            f"{link.name} published no SSH host key, so nobody can tell whether it is the right machine.",
+            "Its image needs an SSH server with host keys in /etc/ssh; deploy it again with one that has.",
+            ExitCode.CONFLICT,
+        )
+    with tempfile.TemporaryDirectory(prefix="oneflower-ssh-") as folder:
+        known = Path(folder) / "known_hosts"
+        write_atomic(known, "".join(f"{_ALIAS} {key}\n" for key in status.host_keys))
+        local = _free_port()
+        command = _command(link.ip, status.control, known, local, options)
+        process = Background(command, Path(folder) / "ssh.log")
+        try:
+            _wait(process, local, f"{options.user}@{link.ip}")
+            yield f"127.0.0.1:{local}"
+        finally:
+            process.stop()
+
+
+def _command(ip: str, control: str, known: Path, local: int, options: SshOptions) -> list[str]:
+    settings = {
+        "BatchMode": "yes", "ExitOnForwardFailure": "yes", "StrictHostKeyChecking": "yes", "HostKeyAlias": _ALIAS,
+        "UserKnownHostsFile": str(known), "GlobalKnownHostsFile": "/dev/null", "UpdateHostKeys": "no",
+        "ConnectTimeout": "15", "ServerAliveInterval": "15", "ControlPath": "none", "ClearAllForwardings": "no",
+    }  # fmt: skip
+    command = ["ssh", "-N", "-p", str(options.port), "-L", f"127.0.0.1:{local}:{control}"]
+    for name, value in settings.items():
+        command += ["-o", f"{name}={value}"]
+    if options.key is not None:
+        command += ["-i", str(options.key), "-o", "IdentitiesOnly=yes"]
+    return [*command, f"{options.user}@{ip}"]
+
+
+def _wait(process: Background, port: int, whom: str) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        if (output := process.ended()) is not None:
+            raise _failed(whom, output)
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        if time.monotonic() > deadline:
+            raise _failed(whom, f"no tunnel after {_PATIENCE:.0f} s")
+        time.sleep(_PULSE)
+
+
+def _failed(whom: str, output: str) -> OneflowerError:
+    if "Host key verification failed" in output or "REMOTE HOST IDENTIFICATION" in output:
+        return OneflowerError(
+            f"{whom} is not the machine that it should be: its SSH host key is none of those that the SuperLink "
+            "published through OneGate.",
+            "Somebody may be listening in. If the machine was set up anew by hand, restart it so that it publishes "
+            "its keys again.",
+            ExitCode.CONFLICT,
+        )
+    if "Permission denied" in output:
+        return OneflowerError(
+            f"{whom} does not let us in.",
+            "The federation takes the public key of your OpenNebula user (SSH_PUBLIC_KEY): set it and deploy again, "
+            "or name a key in ONEFLOWER_SSH_KEY.",
+            ExitCode.CONFLICT,
+        )
+    last = " ".join(output.split()[-40:]) or "ssh ended"
+    return OneflowerError(
+        f"No SSH tunnel to {whom}: {last}", "Check that this machine reaches that address.", ExitCode.CONFLICT
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

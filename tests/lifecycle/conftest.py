@@ -1,0 +1,224 @@
+"""A cloud whose machines run no guest: the tests play the guests, through OneGate.
+
+By default it is the local cloud, in a daemon of its own. With ONEFLOWER_TEST_CLOUD=opennebula it is the OpenNebula that
+ONE_XMLRPC, ONEFLOW_URL and ONE_AUTH name; ONEFLOWER_TEST_NETWORK names a network for the machines, if they shall have
+one, and ONEFLOWER_TEST_ONEGATE the address of OneGate as seen from here, if it is not the one that machines are told.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+import threading
+import time
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from oneflower.cloud import Cloud, Endpoints, Federation, opennebula_endpoints
+from oneflower.cloud.client import plain
+from oneflower.local import daemon
+from oneflower.local.home import LocalHome
+from oneflower.local.tokens import make_token
+from oneflower.template import COORDINATOR, NODES, ServiceOptions, VmOptions, render, service_template, vm_template
+from oneflower_appliance.onegate import OneGate
+from oneflower_appliance.parameters import Bounds
+
+ON_OPENNEBULA = os.environ.get("ONEFLOWER_TEST_CLOUD") == "opennebula"
+PATIENCE = 180 if ON_OPENNEBULA else 15
+
+
+class Site:
+    """Deploys from the templates of the tests."""
+
+    def __init__(self):
+        self.number = -1
+
+    def template(self, _cloud):
+        return self.number
+
+    def prepare(self, *_):
+        pass
+
+    def console(self, *_):
+        return []
+
+
+class World:
+    """The cloud under test, with templates under a name of their own."""
+
+    def __init__(self, endpoints):
+        self.cloud = Cloud(endpoints, Site())
+        self.http = httpx.Client(base_url=endpoints.oneflow, auth=endpoints.login, trust_env=False, timeout=30)
+        self.prefix = f"oneflower-test-{secrets.token_hex(3)}"
+        self.password = self.cloud.own_settings()["TOKEN_PASSWORD"]
+        self.vm_templates = {
+            role: self.cloud.create_vm_template(self.empty_machine(role)) for role in (COORDINATOR, NODES)
+        }
+        self.template = self.register(service_template(self.options))
+
+    @property
+    def options(self):
+        return ServiceOptions(name=self.prefix, cooldown=1, template_ids=self.vm_templates)
+
+    def register(self, body):
+        for role in body["roles"]:
+            if "template_contents" in role:
+                role["template_contents"]["CONTEXT"].pop("ONEFLOWER_ROLE", None)
+        self.cloud.site.number = self.cloud.create_service_template(body)
+        return self.cloud.site.number
+
+    def empty_machine(self, role):
+        template = vm_template(role, VmOptions(0.1, 64, os.environ.get("ONEFLOWER_TEST_NETWORK", "")))
+        for key in ("CPU_MODEL", "HYPERVISOR"):
+            del template[key]
+        del template["CONTEXT"]["ONEFLOWER_ROLE"]
+        return render({"NAME": f"{self.prefix}-{role}", **template})
+
+    @contextmanager
+    def template_with(self, change):
+        """Deploy from a changed template for a while."""
+        body = service_template(self.options) | {"name": f"{self.prefix}-changed"}
+        change(body)
+        usual = self.cloud.site.number
+        number = self.register(body)
+        try:
+            yield number
+        finally:
+            self.cloud.site.number = usual
+            self.cloud.delete_service_template(number)
+
+    def close(self):
+        for federation in Federation.all(self.cloud):
+            if federation.name.startswith(self.prefix):
+                federation.delete()
+        for document in self.cloud.service_templates():
+            if document["NAME"].startswith(self.prefix):
+                self.cloud.delete_service_template(int(document["ID"]))
+        for name, number in self.cloud.vm_templates().items():
+            if name.startswith(self.prefix):
+                self.cloud.delete_vm_template(number)
+        self.cloud.close()
+        self.http.close()
+
+    def begin(self, name="fed", bounds=None, **settings):
+        return Federation.begin(self.cloud, f"{self.prefix}-{name}", settings, bounds or Bounds())
+
+    @contextmanager
+    def federation(self, name="fed", bounds=None, **settings):
+        made = self.begin(name, bounds, **settings)
+        try:
+            yield made
+        finally:
+            Federation(self.cloud, made.id, made.name).delete(PATIENCE)
+
+    def body(self, federation):
+        document = self.cloud.service(federation.id)
+        return document["TEMPLATE"]["BODY"] if document else {"state": 5, "roles": [], "log": []}
+
+    def state(self, federation):
+        return self.body(federation)["state"]
+
+    def role(self, federation, name):
+        return next((role for role in self.body(federation)["roles"] if role["name"] == name), {})
+
+    def nodes(self, federation, role):
+        return [node["deploy_id"] for node in self.role(federation, role).get("nodes") or ()]
+
+    def until(self, condition, patience=PATIENCE):
+        deadline = time.monotonic() + patience
+        while not (result := condition()):
+            assert time.monotonic() < deadline, "it did not happen"
+            time.sleep(0.5 if ON_OPENNEBULA else 0.01)
+        return result
+
+    def context(self, vm):
+        return plain(self.cloud._ask(lambda one: one.vm.info(vm)).TEMPLATE)["CONTEXT"]
+
+    def onegate(self, vm):
+        return os.environ.get("ONEFLOWER_TEST_ONEGATE") or self.context(vm)["ONEGATE_ENDPOINT"]
+
+    def token(self, vm):
+        return make_token(self.password, vm, self.cloud.vm(vm).started)
+
+    def guest(self, vm):
+        """Return OneGate as the guest of a VM sees it."""
+        return OneGate(self.onegate(vm), self.token(vm), str(vm))
+
+    def headers(self, vm):
+        return {"X-ONEGATE-TOKEN": self.token(vm), "X-ONEGATE-VMID": str(vm)}
+
+    def raw(self, vm, method, path, **arguments):
+        """Ask OneGate as the guest of a VM, without our client in between."""
+        headers = self.headers(vm) | arguments.pop("headers", {})
+        return httpx.request(method, self.onegate(vm) + path, headers=headers, trust_env=False, **arguments)
+
+    def report(self, vm, **values):
+        self.until(lambda: (found := self.cloud.vm(vm)) and (found.state, found.lcm_state) == (3, 3))
+        self.guest(vm).publish(values or {"FL_ENDPOINT": "127.0.0.9:9092", "FL_VERSION": "1.41.0", "READY": "YES"})
+
+    def ready(self, federation):
+        """Play the guests until the service runs."""
+        for role in (COORDINATOR, NODES):
+            for vm in self.until(lambda role=role: self.nodes(federation, role)):
+                if self.cloud.vm(vm).attributes.get("READY") != "YES":
+                    self.report(vm)
+        self.until(lambda: self.state(federation) == 2)
+
+    @contextmanager
+    def guests(self, silent=()):
+        """Play every guest of every federation of ours, beside whatever the test does."""
+        stop = threading.Event()
+
+        def play():
+            mine = World.__new__(World)
+            mine.__dict__ |= self.__dict__ | {"cloud": Cloud(self.cloud.endpoints, self.cloud.site)}
+            while not stop.wait(0.02):
+                for federation in Federation.all(mine.cloud):
+                    if federation.name.startswith(self.prefix):
+                        mine.play(federation, silent)
+            mine.cloud.close()
+
+        thread = threading.Thread(target=play, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join(30)
+
+    def play(self, federation, silent):
+        document = self.cloud.service(federation.id)
+        roles = document["TEMPLATE"]["BODY"]["roles"] if document else ()
+        numbers = {node["deploy_id"]: role["name"] for role in roles for node in role.get("nodes") or ()}
+        for vm, found in self.cloud.vms(numbers).items():
+            running = (found.state, found.lcm_state) == (3, 3)
+            if running and numbers[vm] not in silent and found.attributes.get("READY") != "YES":
+                self.guest(vm).publish({"FL_ENDPOINT": "127.0.0.9:9092", "READY": "YES"})
+
+
+def say_why(text):
+    """Return an FL_ERROR."""
+    return base64.b64encode(text.encode()).decode()
+
+
+@pytest.fixture(scope="package")
+def world(tmp_path_factory):
+    if ON_OPENNEBULA:
+        made, home = World(opennebula_endpoints()), None
+    else:
+        home = LocalHome(tmp_path_factory.mktemp("cloud"), tmp_path_factory.mktemp("cache"))
+        found = daemon.connect(home)
+        made = World(Endpoints(found.oneflow, found.xmlrpc, found.auth, direct=True))
+    yield made
+    made.close()
+    if home:
+        daemon.stop(home)
+
+
+@pytest.fixture
+def federation(world):
+    with world.federation() as made:
+        yield made
