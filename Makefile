@@ -2,11 +2,12 @@
 UV = scripts/uv
 RUN = $(UV) run --quiet --frozen
 
-.PHONY: help demo test check coverage e2e bench docs lock clean
+.PHONY: help demo test test-cloud check coverage e2e bench docs lock clean
 help:
 	@echo "make demo    the whole job on this machine: deploy, train, show, save, clean up"
 	@echo "make test    all tests (make check, then those with real Flower processes)"
 	@echo "make check   linters, types, layers and the fast tests"
+	@echo "make test-cloud  the life of a federation, against the OpenNebula that ONE_XMLRPC, ONEFLOW_URL, ONE_AUTH name"
 	@echo "make coverage  what the fast tests reach, in other processes, too"
 	@echo "make bench   how fast, as ratios against the same processes started by hand"
 	@echo "make docs    write the generated pages of docs/ anew"
@@ -18,14 +19,18 @@ demo:
 test: check e2e
 
 check:
+	scripts/need ssh openssh-client
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
 	$(RUN) mypy
 	$(RUN) lint-imports
-	$(RUN) pytest -m "not e2e" -n 2
+	$(RUN) pytest -m "not e2e" -n 4
 
 coverage:
-	$(RUN) pytest -m "not e2e" -n 2 --cov --cov-report=term-missing:skip-covered
+	$(RUN) pytest -m "not e2e" -n 4 --cov --cov-report=term-missing:skip-covered
+
+test-cloud:
+	$(RUN) pytest tests/lifecycle
 
 e2e:
 	$(RUN) pytest -m e2e

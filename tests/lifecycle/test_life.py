@@ -155,11 +155,18 @@ def test_it_can_be_removed_in_every_state_and_twice(world):
         world.ready(made)
         world.cloud.scale_service(made.id, NODES, 3)
 
+    def shrinking(made):
+        """Here OneFlow forgets the machines that were to stay: they are terminated one by one."""
+        world.ready(made)
+        with world.guests():
+            made.scale(4, PATIENCE)
+        world.cloud.scale_service(made.id, NODES, 2)
+
     def going(made):
         world.ready(made)
         world.cloud.delete_service(made.id)
 
-    for prepare in (at_once, deploying, world.ready, scaling, going):
+    for prepare in (at_once, deploying, world.ready, scaling, shrinking, going):
         made = world.begin("doomed")
         prepare(made)
         vms = [vm for role in (COORDINATOR, NODES) for vm in world.nodes(made, role)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oneflower_appliance import flower, tls
@@ -20,7 +21,6 @@ from oneflower_appliance.registrar import Registrar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from oneflower_appliance.boot import Machine
 
@@ -30,6 +30,8 @@ LEVELS = (Level.SERVICE, Level.SUPERLINK)
 NODES_ROLE = "supernode"
 _START_LIMIT = 180.0
 _PULSE = 0.05
+_SSH_FOLDER = Path("/etc/ssh")
+_OWN_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class SuperLink:
@@ -189,9 +191,23 @@ class SuperLink:
         }
         if self._ca:
             values["FL_CA_CERT"] = base64.b64encode(self._ca.read_bytes()).decode()
+        if self._control[0] in _OWN_LOOPBACK and (keys := _host_keys(_SSH_FOLDER)):
+            values["FL_SSH_HOST_KEYS"] = base64.b64encode(keys.encode()).decode()
         self._published = self._tables()
         self._watch_closely()
         return machine.publish(values | self._published | {"FL_READY": "YES", "READY": "YES"})
+
+
+def _host_keys(folder: Path) -> str:
+    """Return the public SSH host keys of this machine, one a line: by them a client knows it at the end of a tunnel."""
+    lines = []
+    for path in sorted(folder.glob("ssh_host_*_key.pub")):
+        try:
+            kind, key = path.read_text(encoding="ascii").split()[:2]
+        except (OSError, ValueError):
+            continue
+        lines.append(f"{kind} {key}")
+    return "\n".join(lines)
 
 
 def log_flower(line: str) -> None:

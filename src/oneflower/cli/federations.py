@@ -217,7 +217,7 @@ def scale(
     """Change the number of SuperNodes, within min_vms and max_vms. On the way down the oldest go."""
     federation = _find(name)
     if going := federation.leaving(supernodes):
-        screen.say(f"Going, because they are the oldest: {', '.join(vm.name for vm in going)}.")
+        screen.say(f"Removing the oldest: {', '.join(vm.name for vm in going)}.")
     with screen.DeployProgress(f"scaling {federation.name} to {supernodes} SuperNodes") as progress:
         status = federation.scale(supernodes, timeout, progress.update)
     screen.show_result(output, status, f"Federation {federation.name} has {status.supernodes} SuperNodes.")

@@ -76,6 +76,8 @@ def _checks() -> Iterator[Check]:
     yield ("ok" if memory > _MEMORY else "warn"), "memory", f"{memory:.1f} GB available; a node takes about 0.3 GB"
     built = runtime.find(home, FLOWER_TESTED, "sklearn") is not None
     yield "ok", "runtime", f"Flower {FLOWER_TESTED} + sklearn " + ("is built" if built else "is built on first use")
+    ssh = shutil.which("ssh")
+    yield ("ok", "ssh", ssh) if ssh else ("warn", "ssh", "not found; `run` on OpenNebula needs it (openssh-client)")
     found = daemon.find(home)
     yield "ok", "local cloud", f"runs as process {found.pid}" if found else "is started on first use"
 

@@ -713,7 +713,7 @@ class Lifecycle:
                 "service %d stays %s for ever: %s. The real OneFlow loses it, too; `recover` with delete removes it.",
                 service.id, service.state.name, error,
             )  # fmt: skip
-        except CloudError:
+        except Exception:
             service.body.clear()
             service.body.update(before)
             raise

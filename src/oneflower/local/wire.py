@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_CONFUSION = (TypeError, AttributeError, KeyError, IndexError)
 METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]
 
 
@@ -63,6 +64,10 @@ def _guarded(handler: Handler, refuse: Callable[[Request], Response | None], err
             return await handler(request)
         except CloudError as error:
             return Response(error.message, error.status, media_type=error_type)
+        except _CONFUSION as error:
+            # The body is of another shape than anybody expects. The real server stumbles, too, and says the same.
+            log.warning("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)
+            return Response(internal(str(error)).message, 500, media_type=error_type)
         except Exception:
             log.exception("%s %s", request.method, request.url.path)
             return PlainTextResponse("Internal server error", status_code=500)

@@ -1,0 +1,155 @@
+"""Registering on a cloud: again and again, by hand in between, and with something in the way."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from oneflower.cloud.register import ImageSource, Registration, Wishes, find_registered, unregister
+from oneflower.template import COORDINATOR, NODES, VmOptions, render
+from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.parameters import Bounds
+
+from .conftest import ON_OPENNEBULA
+
+
+@pytest.fixture
+def name(world):
+    chosen = f"{world.prefix}-reg"
+    yield chosen
+    unregister(world.cloud, chosen)
+
+
+def register(world, name, *, force=False, dry_run=False, node=VmOptions(), bounds=None):  # noqa: B008
+    wishes = Wishes(name, {NODES: node}, bounds=bounds)
+    return Registration(world.cloud, wishes, force=force, dry_run=dry_run).apply()
+
+
+def there(world, name):
+    return (
+        [template for template in world.cloud.vm_templates() if template.startswith(name)],
+        [document["NAME"] for document in world.cloud.service_templates() if document["NAME"] == name],
+    )
+
+
+def changes(done):
+    return [str(change) for change in done.changes]
+
+
+def body(world, number):
+    return next(d for d in world.cloud.service_templates() if d["ID"] == str(number))["TEMPLATE"]["BODY"]
+
+
+def test_registering_twice_changes_nothing_the_second_time(world, name):
+    assert there(world, name) == ([], [])
+    planned = register(world, name, dry_run=True)
+    assert planned.template == -1
+    assert there(world, name) == ([], [])
+    done = register(world, name)
+    assert changes(done) == changes(planned)
+    assert find_registered(world.cloud, name) == done.template
+    roles = {role["name"]: role["template_id"] for role in body(world, done.template)["roles"]}
+    assert roles == {COORDINATOR: done.vm_templates[COORDINATOR], NODES: done.vm_templates[NODES]}
+    again = register(world, name)
+    assert (again.changes, again.template, again.vm_templates) == ((), done.template, done.vm_templates)
+    removed = unregister(world.cloud, name)
+    assert len(removed) == 3
+    assert there(world, name) == ([], [])
+    assert unregister(world.cloud, name) == []
+
+
+def test_what_differs_is_updated_and_what_is_not_mentioned_stays(world, name):
+    done = register(world, name, node=VmOptions(memory=512), bounds=Bounds(2, 20, 3))
+    planned = register(world, name, node=VmOptions(memory=1024), dry_run=True)
+    assert changes(planned) == [f"~ VM template {name}-supernode: MEMORY 512 -> 1024"]
+    register(world, name, node=VmOptions(memory=1024))
+    assert register(world, name).changes == (), "an option that is left out leaves its value alone"
+    assert world.cloud.vm_template(done.vm_templates[NODES])["MEMORY"] == "1024"
+    nodes = body(world, done.template)["roles"][1]
+    assert [nodes[key] for key in ("cardinality", "min_vms", "max_vms")] == [3, 2, 20]
+
+
+def test_what_was_changed_by_hand_stays_unless_forced(world, name):
+    done = register(world, name, node=VmOptions(memory=512))
+    number = done.vm_templates[NODES]
+    edited = world.cloud.vm_template(number) | {"MEMORY": "768", "SCHED_REQUIREMENTS": 'HYPERVISOR="kvm"'}
+    edited["CONTEXT"]["SET_HOSTNAME"] = "$NAME"
+    world.cloud.update_vm_template(number, render(edited))
+    template = body(world, done.template) | {"description": "ours now"}
+    world.cloud.update_service_template(done.template, template)
+    kept = register(world, name, node=VmOptions(memory=1024))
+    assert sorted(change.kind for change in kept.changes) == ["keep", "keep"]
+    found = world.cloud.vm_template(number)
+    assert (found["MEMORY"], found["SCHED_REQUIREMENTS"]) == ("768", 'HYPERVISOR="kvm"')
+    assert found["CONTEXT"]["SET_HOSTNAME"] == "$NAME"
+    assert body(world, done.template)["description"] == "ours now"
+    forced = register(world, name, force=True, node=VmOptions(memory=1024))
+    assert {change.kind for change in forced.changes} == {"update"}
+    found = world.cloud.vm_template(number)
+    assert found["MEMORY"] == "1024"
+    assert found["SCHED_REQUIREMENTS"] == 'HYPERVISOR="kvm"', "what was never ours stays in any case"
+    assert register(world, name, node=VmOptions(memory=1024)).changes == ()
+
+
+def test_what_was_begun_is_removed_again_when_something_fails(world, name, monkeypatch):
+    def refuse(_body):
+        raise OneflowerError("OneFlow is gone.")
+
+    said = []
+    monkeypatch.setattr(world.cloud, "create_service_template", refuse)
+    with pytest.raises(OneflowerError, match="OneFlow is gone"):
+        Registration(world.cloud, Wishes(name), notify=said.append).apply()
+    assert there(world, name) == ([], [])
+    assert said == [f"removed again: VM template {name}-{role}" for role in (NODES, COORDINATOR)]
+
+
+@pytest.mark.parametrize(
+    ("wishes", "text"),
+    [
+        ({"machines": {NODES: VmOptions(network="nowhere")}}, "no virtual network called 'nowhere'"),
+        ({"machines": {NODES: VmOptions(gpu="quick")}}, "'quick' is no PCI device"),
+        ({"images": {NODES: ImageSource("http://host/image")}}, "does not verify whom it downloads"),
+        ({"images": {NODES: ImageSource("http://host/image", "sha256:" + "0" * 64)}}, "does not verify whom"),
+        ({"images": {NODES: ImageSource("/x", "sha256:abc")}}, "is no checksum"),
+        ({"images": {NODES: ImageSource("/nowhere", "md5:" + "0" * 32)}}, "cannot be verified"),
+        ({"images": {NODES: ImageSource("/x")}, "datastore": "cellar"}, "no datastore called 'cellar'"),
+    ],
+)
+def test_what_cannot_be_had_is_named_before_anything_is_made(world, name, wishes, text):
+    with pytest.raises(OneflowerError, match=text):
+        Registration(world.cloud, Wishes(name, **wishes)).apply()
+    assert there(world, name) == ([], [])
+
+
+def test_an_image_is_registered_once_for_each_content(world, name, tmp_path):
+    if ON_OPENNEBULA:
+        tmp_path = tmp_path.parent  # whether OpenNebula may read it there is up to its datastore
+    path = tmp_path / "node.qcow2"
+    path.write_bytes(b"not really an image")
+    checksum = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    wishes = Wishes(name, images={NODES: ImageSource(str(path), checksum)})
+    try:
+        done = Registration(world.cloud, wishes).apply()
+    except OneflowerError as error:
+        assert "could not make the image" in error.message
+        assert there(world, name) == ([], [])
+        return
+    disk = world.cloud.vm_template(done.vm_templates[NODES])["DISK"]["IMAGE"]
+    assert disk in world.cloud.images()
+    assert Registration(world.cloud, wishes).apply().changes == ()
+    path.write_bytes(b"another one")
+    with pytest.raises(OneflowerError, match="has the sha256"):
+        Registration(world.cloud, wishes).apply()
+    newer = Wishes(name, images={NODES: ImageSource(str(path))})
+    assert [change.kind for change in Registration(world.cloud, newer).apply().changes] == ["create", "update"]
+    unregister(world.cloud, name)
+    assert not [image for image in world.cloud.images() if image.startswith(name)]
+
+
+def test_an_image_that_cannot_be_made_leaves_nothing(world, name):
+    wishes = Wishes(name, images={NODES: ImageSource("/nowhere/node.qcow2")})
+    with pytest.raises(OneflowerError, match="could not make the image"):
+        Registration(world.cloud, wishes).apply()
+    assert there(world, name) == ([], [])
+    assert not [image for image in world.cloud.images() if image.startswith(name)]
