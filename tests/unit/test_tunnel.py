@@ -94,7 +94,7 @@ def control():
             pass
 
     made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=made.serve_forever, daemon=True).start()
+    threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True).start()
     yield f"127.0.0.1:{made.server_port}"
     made.shutdown()
     made.server_close()

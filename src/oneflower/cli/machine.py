@@ -161,10 +161,12 @@ def serve(
     screen.say(f"Serving, pace {pace}; log in {home.log}. Ctrl-C stops it.")
     try:
         while daemon.find(home) is not None:
-            time.sleep(0.5)
-        screen.say("The local cloud has been stopped.")
+            time.sleep(0.2)
+    except KeyboardInterrupt:
+        pass
     finally:
         daemon.stop(home)
+    screen.say("The local cloud is stopped.")
 
 
 @local.command()

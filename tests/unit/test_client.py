@@ -1,0 +1,198 @@
+"""The client against clouds that are half up, misconfigured, or something else altogether."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import socket
+import ssl
+import threading
+
+import pytest
+
+from oneflower.cloud import Cloud, Endpoints, Federation, RefusedError, opennebula_endpoints
+from oneflower_appliance import tls
+from oneflower_appliance.errors import ExitCode, OneflowerError
+
+
+@contextlib.contextmanager
+def server(status, body, kind="text/plain", context=None):
+    """Answer every request alike."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def answer(self):
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        do_GET = do_POST = do_PUT = do_DELETE = answer
+
+        def log_message(self, *_):
+            pass
+
+    class Quiet(http.server.ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_):
+            pass
+
+    made = Quiet(("127.0.0.1", 0), Handler)
+    if context:
+        made.socket = context.wrap_socket(made.socket, server_side=True)
+    threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield f"http{'s' if context else ''}://127.0.0.1:{made.server_port}"
+    finally:
+        made.shutdown()
+        made.server_close()
+
+
+@contextlib.contextmanager
+def cloud(url):
+    made = Cloud(Endpoints(url, f"{url}/RPC2", "me:pass:word", direct=True), None)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+HTML = "<html><body><h1>504 Gateway Time-out</h1></body></html>"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "text"),
+    [
+        (401, "Invalid credentials", "OneFlow answered 401: Invalid credentials\nCheck user and password"),
+        (401, "[one.document.info] User [2] : Not authorized to perform USE DOCUMENT [60].", "may use the object"),
+        (403, "User couldn't be authenticated, aborting call.", "Check user and password"),
+        (500, "Service cannot be scaled in state: WARNING", "OneFlow answered 500: Service cannot be scaled"),
+        (500, json.dumps({"message": "Internal server error", "reason": "undefined method"}), "500: undefined method"),
+        (500, "User [2] : VM quota limit of 4 reached", "larger quota"),
+        (502, HTML, "502: a page of HTML, from a proxy or another server\nOpenNebula is starting"),
+        (504, HTML, "504: a page of HTML, from a proxy or another server\nOpenNebula is busy"),
+        (200, HTML, "answered something that OpenNebula does not say"),
+        (200, "{}", "answered something that OpenNebula does not say"),
+        (200, "", "answered something that OpenNebula does not say"),
+        (200, '{"DOCUMENT_POOL": 3}', "answered something that OpenNebula does not say"),
+    ],
+)
+def test_what_oneflow_says_becomes_one_sentence(status, body, text):
+    with server(status, body) as url, cloud(url) as made:
+        with pytest.raises(OneflowerError) as caught:
+            list(Federation.all(made))
+        assert text in str(caught.value)
+        assert caught.value.code is ExitCode.CLOUD
+        assert "pass:word" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "text"),
+    [
+        (504, HTML, "OpenNebula answered 504"),
+        (200, HTML, "answered something that OpenNebula does not say"),
+        (200, "", "answered something that OpenNebula does not say"),
+    ],
+)
+def test_what_the_core_says_becomes_one_sentence(status, body, text):
+    with server(status, body, "text/xml") as url, cloud(url) as made:
+        with pytest.raises(OneflowerError) as caught:
+            made.vm_templates()
+        assert text in str(caught.value)
+
+
+def test_a_service_that_is_gone_is_none_and_other_refusals_are_not():
+    with server(404, "[one.document.info] Error getting document [7].") as url, cloud(url) as made:
+        assert made.service(7) is None
+    with server(500, "[DocumentInfo] Error getting document [7].") as url, cloud(url) as made:
+        with pytest.raises(RefusedError) as caught:
+            made.service(7)
+        assert caught.value.status == 500
+
+
+def test_nobody_there_is_one_sentence_for_both_servers():
+    with cloud("http://127.0.0.1:9") as made:
+        with pytest.raises(OneflowerError, match=r"OneFlow at http://127.0.0.1:9 cannot be reached.*\n.*ONEFLOW_URL"):
+            made.services()
+        with pytest.raises(OneflowerError, match=r"OpenNebula at .* cannot be reached(.|\n)*ONE_XMLRPC"):
+            made.vm_templates()
+
+
+def test_a_server_that_hangs_up_is_one_sentence():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up():
+            with contextlib.suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        with cloud(f"http://127.0.0.1:{listener.getsockname()[1]}") as made:
+            with pytest.raises(OneflowerError, match="cannot be reached"):
+                made.services()
+            with pytest.raises(OneflowerError, match="cannot be reached"):
+                made.vm_templates()
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_certificate_that_nobody_knows_is_not_trusted(tmp_path, monkeypatch):
+    made_here = tls.make_certificates(tmp_path, [("IP", "127.0.0.1")])
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made_here.certificate, made_here.key)
+    with server(200, '{"DOCUMENT_POOL":{}}', context=context) as url:
+        with cloud(url) as made:
+            for call in (made.services, made.vm_templates):
+                with pytest.raises(OneflowerError, match="certificate that is not trusted here") as caught:
+                    call()
+                assert "SSL_CERT_FILE" in caught.value.hint
+        monkeypatch.setenv("SSL_CERT_FILE", str(made_here.ca))
+        known = Cloud(Endpoints(url, url, "me:pass"), None)
+        assert known.services() == []
+        known.close()
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    for name in ("ONE_AUTH", "ONEFLOW_URL", "ONE_XMLRPC", "ONEFLOW_USER", "ONEFLOW_PASSWORD"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".one").mkdir()
+    return tmp_path / ".one"
+
+
+def test_credentials_and_addresses_are_found_as_opennebulas_own_tools_find_them(home, monkeypatch, tmp_path):
+    with pytest.raises(OneflowerError, match="No OpenNebula credentials") as caught:
+        opennebula_endpoints()
+    assert caught.value.code is ExitCode.CLOUD
+    (home / "one_auth").write_text("alice:pass:wo:rd\n")
+    found = opennebula_endpoints()
+    assert found.login == ("alice", "pass:wo:rd")
+    assert (found.oneflow, found.xmlrpc) == ("http://localhost:2474", "http://localhost:2633/RPC2")
+    assert "pass" not in repr(found)
+    (home / "oneflow_endpoint").write_text("http://front:2474/\n")
+    (home / "one_endpoint").write_text("http://front:2633/RPC2\n")
+    assert (opennebula_endpoints().oneflow, opennebula_endpoints().xmlrpc) == (
+        "http://front:2474",
+        "http://front:2633/RPC2",
+    )
+    monkeypatch.setenv("ONEFLOW_URL", "https://cloud/flow")
+    assert opennebula_endpoints().oneflow == "https://cloud/flow"
+    other = tmp_path / "auth"
+    other.write_text("bob:secret\n")
+    monkeypatch.setenv("ONE_AUTH", str(other))
+    assert opennebula_endpoints().login == ("bob", "secret")
+    monkeypatch.setenv("ONEFLOW_USER", "carol")
+    monkeypatch.setenv("ONEFLOW_PASSWORD", "x")
+    assert opennebula_endpoints().login == ("carol", "x")
+    monkeypatch.setenv("ONE_XMLRPC", "localhost:2633")
+    with pytest.raises(OneflowerError, match="ONE_XMLRPC is 'localhost:2633', which is not a URL"):
+        opennebula_endpoints()
+
+
+@pytest.mark.parametrize("line", ["", "alice", "alice:", ":secret", "\xff\xfe"])
+def test_a_file_without_credentials_is_named(home, line):
+    (home / "one_auth").write_bytes(line.encode("latin-1"))
+    with pytest.raises(OneflowerError, match="one_auth does not hold a line"):
+        opennebula_endpoints()
