@@ -37,6 +37,7 @@ e2e:
 
 bench:
 	$(RUN) python scripts/bench.py
+	$(RUN) python scripts/bench_cloud.py
 
 docs:
 	$(RUN) python scripts/generate_docs.py

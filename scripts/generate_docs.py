@@ -11,11 +11,19 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from oneflower.local import lifecycle, onegate
+from oneflower.local.compute import VERBS
+from oneflower.local.oneflow import oneflow_calls
+from oneflower.local.onegate import onegate_calls
+from oneflower.local.xmlrpc import VERSION, xmlrpc_methods
 from oneflower.template import COORDINATOR, NODES, ServiceOptions, service_template
 from oneflower_appliance.errors import EXIT_CODE_MEANINGS
 from oneflower_appliance.parameters import Level, Parameter, of_level
+
+if TYPE_CHECKING:
+    from oneflower.local.wire import Call
 
 DOCS = Path(__file__).parent.parent / "docs"
 NOTE = "<!-- Written by `make docs` from the code. Do not edit. -->\n"
@@ -87,6 +95,60 @@ def exit_codes_page() -> str:
     return f"{NOTE}\n# Exit codes\n\nOf `oneflower`:\n\n" + table(("code", "name", "meaning"), rows) + AGENT_CODES
 
 
+COVERAGE = f"""# What the local cloud implements
+
+Every route and action of OneFlow and OneGate {VERSION}, from the tables that the servers are built of. What is not
+implemented answers 501 and says so; nothing pretends. How alike the answers are is another matter: see
+[local-cloud.md](local-cloud.md).
+"""
+
+
+def calls_table(calls: list[Call]) -> str:
+    """Return a server's routes."""
+    rows = [(f"`{call.method} {call.path}`", "yes" if call.handler else "no", call.note) for call in calls]
+    return table(("route", "implemented", ""), rows)
+
+
+def coverage_page() -> str:
+    """Return docs/coverage.md."""
+    nothing: Any = None
+    documents = [(name, "yes", "") for name in ("`chown`", "`chgrp`", "`chmod`", "`rename`")]
+    planned = [(f"`{name}`", _act(name), "as a scheduled action of each VM") for name in sorted(lifecycle.ACTIONS)]
+    service = [("`recover`", "yes", "also with `delete`"), ("`release`", "yes", "the service's own"), *documents]
+    template = [
+        ("`instantiate`", "yes", "not roles of type vr, nor networks that are made with the service"),
+        ("`clone`", "yes", "also recursively"),
+        ("`update`", "yes", "with `template_json`; not with `template_raw`"),
+        *documents,
+    ]
+    guests = [(f"`{name}`", _guest_act(name), "") for name in sorted(onegate.ACTIONS)]
+    methods = [(f"`{name}`",) for name in sorted(xmlrpc_methods(nothing))]
+    columns = ("action", "implemented", "")
+    return "\n".join([
+        NOTE, COVERAGE,
+        "## OneFlow\n", calls_table(oneflow_calls(nothing, nothing, nothing)),
+        "### Actions on a service\n", table(columns, [*service, *[row for row in planned if row[0] != "`release`"]]),
+        "### Actions on a role\n", table(columns, planned),
+        "### Actions on the roles of a service\n",
+        table(columns, [("`add_role`", "yes", ""), ("`remove_role`", "yes", "")]),
+        "### Actions on a service template\n", table(columns, template),
+        "## OneGate\n", calls_table(onegate_calls(nothing, nothing, nothing)),
+        "### Actions on a VM\n", table(columns, guests),
+        "## XML-RPC\n", "Of the core's own calls these, which registering, deploying and watching need:\n",
+        table(("method",), methods),
+    ])  # fmt: skip
+
+
+def _act(name: str) -> str:
+    return "yes" if name.removesuffix("-hard") in VERBS else "no"
+
+
+def _guest_act(name: str) -> str:
+    if name in onegate.FORBIDDEN:
+        return "refused, as the real one refuses it by default"
+    return "yes" if onegate.LEGACY.get(name, name).removesuffix("-hard") in VERBS else "no"
+
+
 def _block(content: Any) -> str:
     return f"```json\n{json.dumps(content, indent=2)}\n```\n"
 
@@ -105,7 +167,11 @@ def parts() -> dict[str, str]:
 
 def pages() -> dict[Path, str]:
     """Return every page that is generated, whole or in part, as it should be."""
-    wanted = {DOCS / "parameters.md": parameters_page(), DOCS / "exit-codes.md": exit_codes_page()}
+    wanted = {
+        DOCS / "parameters.md": parameters_page(),
+        DOCS / "exit-codes.md": exit_codes_page(),
+        DOCS / "coverage.md": coverage_page(),
+    }
     available = parts()
     for path in sorted(DOCS.glob("*.md")):
         text = path.read_text(encoding="utf-8")

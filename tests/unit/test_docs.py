@@ -48,7 +48,23 @@ def test_every_module_of_the_picture_exists():
 def test_every_variable_that_a_page_names_exists():
     known = set(PARAMETERS) | {
         "FL_ENDPOINT", "FL_CONTROL_ENDPOINT", "FL_TLS", "FL_CA_CERT", "FL_VERSION", "FL_ROLE", "FL_READY", "FL_ERROR",
-        "FL_PARTITION_ID", "FL_PUBLIC_KEY", "FL_NODES", "FL_NUM_PARTITIONS", "FL_NODE_ID", "FL_PARTITIONS",
+        "FL_PARTITION_ID", "FL_PUBLIC_KEY", "FL_SSH_HOST_KEYS", "FL_NODES", "FL_NUM_PARTITIONS", "FL_NODE_ID", "FL_PARTITIONS",
     }  # fmt: skip
     for page in PAGES:
         assert set(re.findall(r"\bFL_[A-Z_]*[A-Z]\b", page.read_text())) <= known, page.name
+
+
+def test_every_sentence_of_the_troubleshooting_is_one_that_the_program_prints():
+    sources = [*(ROOT / "src").rglob("*.py"), *(ROOT / "appliance/src").rglob("*.py")]
+    # Sentences are put together from several string literals, with what differs in braces.
+    text = re.sub(r"\{[^{}\n]*\}", "…", "".join(path.read_text() for path in sources))
+    text = re.sub(r"\"\s*\n\s*f?\"", "", text)
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    sentences = [
+        cell for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for cell in re.findall(r"`([^`]+)`", row)
+    ]
+    theirs = {"Not authorized to perform", "quota"}  # OpenNebula's own words
+    assert len(sentences) > 30
+    for sentence in sentences:
+        for part in re.split(r"…|\b\d{3}\b", sentence):
+            assert part.strip(" ,:.") in text or part.strip(" ,:.") in theirs, sentence

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 NETWORK = "loopback"
 DATASTORES = {0: "system", 1: "default", 2: "files"}
 _GUEST = "ONEFLOWER_ROLE"
+VERBS = ("terminate", "poweroff", "suspend", "stop", "undeploy", "resume", "reboot", "hold", "release")
 _PARKING = {
     "poweroff": VmState.POWEROFF, "suspend": VmState.SUSPENDED, "stop": VmState.STOPPED, "undeploy": VmState.UNDEPLOYED,
 }  # fmt: skip
@@ -191,7 +192,7 @@ class Compute:
             if self.has_guest(vm):
                 self.host.stop(vm, hard=hard, keep=True)
                 self._boot(vm)
-        elif verb in (*_PARKING, "resume", "reboot", "hold", "release"):
+        elif verb in VERBS:
             raise CloudError(500, f"[one.vm.action] This action is not available for state {self.state_name(vm)}")
         else:
             raise CloudError(501, f"The local cloud does not implement the VM action {action!r}")

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from oneflower.local import corexml, policies
+from oneflower.local.compute import VERBS
 from oneflower.local.instantiation import check_inputs, check_networks, deep_merge, fill_contents, merge_service
 from oneflower.local.models import (
     FAILED,
@@ -203,14 +204,25 @@ class Lifecycle:
             service.body = {**service.body, **body} if append else body
 
     def schedule(self, service: Document, roles: list[Role], action: str, period: int, number: int) -> None:
-        """Plan an action on every VM of some roles, `number` of them each `period` seconds. Raises `CloudError` 500."""
+        """Plan an action on every VM of some roles, `number` of them each `period` seconds.
+
+        An action that does not exist is only noted in the service's log, as by OneFlow. Raises `CloudError` 500, or 501
+        for one that exists and is not implemented here.
+        """
+        known = action.removesuffix("-hard") in VERBS
+        if action in ACTIONS and not known:
+            raise CloudError(501, f"The local cloud does not implement the VM action {action!r}")
         for role in roles:
             if role["state"] == RoleState.DONE:
                 raise CloudError(500, f"Role {role['name']} is in DONE state")
             for index, vm in enumerate(self._vms_of(role)):
+                if not known:
+                    message = f"Role {role['name']} : VM {vm.id} error scheduling action; unknown action {action}"
+                    self._documents.note(service, message, "E")
+                    continue
                 delay = index // number * period if period > 0 and number > 0 else 0
                 self._compute.schedule(vm, action, delay)
-        log.info("service %d: action %s scheduled", service.id, action)
+        self._documents.save(service)
 
     def _need_running(self, service: Document) -> None:
         if service.state is not ServiceState.RUNNING:

@@ -216,7 +216,7 @@ def oneflow_calls(documents: Documents, lifecycle: Lifecycle, compute: Compute) 
         Call("GET", "/service/{id}", service),
         Call("DELETE", "/service/{id}", delete_service),
         Call("PUT", "/service/{id}", update_service),
-        Call("POST", "/service/{id}/action", act_on_service, "snapshot actions are accepted and fail in the VM"),
+        Call("POST", "/service/{id}/action", act_on_service, "not the snapshot actions"),
         Call("POST", "/service/{id}/scale", scale),
         Call("POST", "/service/{id}/role/{role}/action", act_on_role, "as above"),
         Call("POST", "/service/{id}/role_action", change_roles),

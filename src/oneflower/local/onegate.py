@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
 _TYPE = "application/json;charset=utf-8"
 _RESTRICTED = ("SCHED_REQUIREMENTS", "SERVICE_ID", "ROLE_NAME")
-_FORBIDDEN = ("reboot",)
+FORBIDDEN = ("reboot",)
 _SHOWN_OF_NIC = ("IP", "IP6_LINK", "IP6_SITE", "IP6_GLOBAL", "NETWORK", "MAC", "NAME", "PARENT", "EXTERNAL",
                  "EXTERNAL_IP")  # fmt: skip
-_ACTIONS = frozenset({
+LEGACY = {"delete": "terminate-hard", "shutdown": "terminate"}
+ACTIONS = frozenset({
     "deploy", "hold", "livemigrate", "migrate", "resume", "release", "stop", "suspend", "saveas", "snapshot_create",
     "snapshot_revert", "snapshot_delete", "terminate", "reboot", "poweroff", "chown", "chmod", "resize", "attachdisk",
     "detachdisk", "attachnic", "detachnic", "rename", "undeploy", "resched", "unresched", "recover", "delete",
@@ -167,11 +168,11 @@ def onegate_calls(documents: Documents, lifecycle: Lifecycle, compute: Compute) 
             raise CloudError(400, f"unexpected token at '{text}'") from error
         except (KeyError, TypeError, AttributeError) as error:
             raise CloudError(400, "Error parsing JSON: Wrong resource type") from error
-        if perform.lower() in _FORBIDDEN:
+        if perform.lower() in FORBIDDEN:
             raise CloudError(403, f"Action ({perform}) is not allowed on this resource")
-        if perform not in _ACTIONS:
+        if perform not in ACTIONS:
             raise CloudError(500, "Internal server error")
-        verb = {"delete": "terminate-hard", "shutdown": "terminate"}.get(perform, perform)
+        verb = LEGACY.get(perform, perform)
         hard = isinstance(params, dict) and params.get("hard") is True and verb in ("terminate", "poweroff", "undeploy")
         try:
             compute.act(vm, f"{verb}-hard" if hard else verb)
