@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 
 import numpy as np
 import pytest
 
+from oneflower.api import OpenNebulaSite
+from oneflower.cloud import Cloud, Endpoints, Federation, training
+from oneflower.cloud.tunnel import SshOptions
+from oneflower.local import daemon
 from oneflower_appliance.apps import USE_CASES
+from tests.unit.ssh import SshServer
 
 pytestmark = pytest.mark.e2e
 
@@ -200,3 +206,24 @@ def test_ctrl_c_stops_the_run(user, fed, app):
         url = f"https://{status['control']}/oneflower/runs/{run_id}"
         until(lambda: client.get(url).json()["status"] == "finished", 30, "the end of the run")
         assert client.get(url).json()["sub_status"] == "stopped"
+
+
+def test_a_run_goes_through_an_ssh_tunnel_to_a_machine_that_proves_who_it_is(user, fed, tmp_path):
+    """As on OpenNebula: the SuperLink's Control API is reached through SSH, with TLS inside, from app to model."""
+    found = daemon.connect(user.home)
+    cloud = Cloud(Endpoints(found.oneflow, found.xmlrpc, found.auth, direct=True), None)
+    server = SshServer(tmp_path)
+    try:
+        cloud.site = OpenNebulaSite("oneflower", SshOptions("root", server.port, server.key))
+        status = Federation.find(cloud, fed).status()
+        link = dataclasses.replace(status.superlink, ip="127.0.0.1")
+        status = dataclasses.replace(status, vms=(link,), host_keys=(server.public,))
+        rows = []
+        wanted = training.Request("image-classification", 1, {}, tmp_path)
+        result = training.train(cloud.site, status, wanted, training.Observer(rows.append, print, print))
+    finally:
+        server.close()
+        cloud.close()
+    assert len(rows) == 1
+    assert np.load(result.model)
+    assert {f"{host}:{port}" for host, port in server.forwarded} == {status.control}

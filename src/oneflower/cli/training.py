@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,7 +100,9 @@ def connect(
         screen.show_result(output, settings, text.rstrip("\n"))
         if not Session.is_local():
             screen.say("The tunnel stays open until Ctrl-C.")
-            threading.Event().wait()
+            with suppress(KeyboardInterrupt):
+                threading.Event().wait()
+            screen.say("The tunnel is closed.")
 
 
 def demo(
