@@ -67,9 +67,9 @@ def test_what_is_no_template_is_refused(text):
 
 
 def test_quotes_comments_repeated_and_empty_attributes():
-    text = '# a comment\nA="say \\"hi\\""\nb = bare\nDISK=[ID="1"]\nDISK=[ID="2"]\nE=\nF=[]\nG=""\nP="c:\\dir\\n"\n'
+    text = '# a comment\nA="say \\"hi\\""\nb = bare\nDISK=[ID="1"]\nDISK=[ID="2"]\nE=\nF=[]\nG=""\nP="c:\\dir\\n"\nM="1\n2\n"\n'
     assert parse_template(text) == {
-        "A": 'say "hi"', "B": "bare", "DISK": [{"ID": "1"}, {"ID": "2"}], "E": "", "F": {}, "G": "", "P": "c:\\dir\\n",
+        "A": 'say "hi"', "B": "bare", "DISK": [{"ID": "1"}, {"ID": "2"}], "E": "", "F": {}, "G": "", "P": "c:\\dir\\n", "M": "1\n2",
     }  # fmt: skip
 
 

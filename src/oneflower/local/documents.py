@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from oneflower.local.models import SERVICE_TYPE, TEMPLATE_TYPE, CloudError, Document, octet_of
+from oneflower.local.models import SERVICE_TYPE, TEMPLATE_TYPE, CloudError, Document, ServiceState, octet_of
 from oneflower.local.schema import check_template
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from oneflower.local.clock import Clock
     from oneflower.local.compute import Compute
     from oneflower.local.store import Store
 
+log = logging.getLogger(__name__)
+
 _KEPT_LINES = 50
+
+
+class StuckError(Exception):
+    """What makes the real OneFlow lose a service: an exception in the middle of a step that nobody takes up again."""
 
 
 class Documents:
@@ -65,6 +75,38 @@ class Documents:
         log = service.body.setdefault("log", [])
         log.append({"timestamp": int(self._clock.now()), "severity": severity, "message": message})
         del log[:-_KEPT_LINES]
+
+    @contextmanager
+    def changing(self, service: Document) -> Iterator[None]:
+        """Write a service down after a change. Where OneFlow would be stuck, leave it as it was and say so."""
+        before = copy.deepcopy(service.body)
+        try:
+            yield
+        except StuckError as error:
+            service.body.clear()
+            service.body.update(before)
+            log.warning(
+                "service %d stays %s for ever: %s. The real OneFlow loses it, too; `recover` with delete removes it.",
+                service.id, service.state.name, error,
+            )  # fmt: skip
+        except Exception:
+            service.body.clear()
+            service.body.update(before)
+            raise
+        self.save(service)
+
+    def enter(self, service: Document, state: ServiceState) -> None:
+        """Change the state of a service, and say so in its log."""
+        service.body["state"] = int(state)
+        self.note(service, f"New state: {state.name}")
+        log.info("service %d: %s", service.id, state.name)
+
+    def set_cardinality(self, service: Document, role: dict[str, Any], number: int) -> None:
+        """Change how many VMs a role should have, and say so in the service's log."""
+        way = "up" if number > role["cardinality"] else "down"
+        message = f"Role {role['name']} scaling {way} from {role['cardinality']} to {number} nodes"
+        self.note(service, message)
+        role["cardinality"] = number
 
     # -- what can be done with any document --------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import hmac
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import HTMLResponse, Response
 
 from oneflower.local.documents import load_json
 from oneflower.local.instantiation import rename_legacy_values
@@ -38,17 +38,17 @@ def oneflow_app(
     def refuse(request: Request) -> Response | None:
         kind, _, encoded = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "basic":
-            return PlainTextResponse("A username and password must be provided", status_code=401)
+            return HTMLResponse("A username and password must be provided", 401)
         try:
             given = base64.b64decode(encoded)
         except binascii.Error:
             given = b""
         if not hmac.compare_digest(given, secret.encode()):
-            return PlainTextResponse("Invalid credentials", status_code=401)
+            return HTMLResponse("Invalid credentials", 401)
         return None
 
     async def unknown(_: Request) -> Response:
-        return html("", 404)
+        return HTMLResponse("<h1>Not Found</h1>", 404)
 
     return application([*oneflow_calls(documents, lifecycle, compute), *extra], refuse, unknown, "text/html")
 

@@ -95,7 +95,7 @@ def _attribute(lexer: _Lexer) -> Any:
     if equal.re is _EQUAL_EMPTY:
         return ""
     if not lexer.take(_OPEN):
-        return _value(lexer)
+        return _value(lexer).rstrip("\n")
     vector: dict[str, str] = {}
     if lexer.take(_CLOSE):
         return vector

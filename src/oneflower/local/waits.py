@@ -1,4 +1,8 @@
-"""What OneFlow waits for, role by role, until every VM of a kind of change is where it should be."""
+"""What OneFlow waits for, role by role, until every VM of a kind of change is where it should be.
+
+Source: EventManager.rb. Some ends of waiting are events, others are seen only when OneFlow next looks; with a poll
+interval of 0 it looks after every change.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,9 @@ from typing import TYPE_CHECKING
 from oneflower.local.models import VmState
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oneflower.local.compute import Compute
     from oneflower.local.models import Vm
 
 _READY = re.compile("READY=YES")
@@ -77,3 +84,84 @@ class Wait:
     def can_fail(self) -> bool:
         """Whether a VM in failure ends it."""
         return self.purpose in _GOING_UP | _GOING_DOWN
+
+
+class Waiting:
+    """All waits there are. `finished` is told when the last VM of one has arrived, `failed` when one never will."""
+
+    def __init__(self, compute: Compute, finished: Callable[[Wait], None], failed: Callable[[Wait], None]) -> None:
+        self._compute = compute
+        self._clock = compute.clock
+        self._poll_interval = compute.timing.poll
+        self._finished = finished
+        self._failed = failed
+        self._waits: dict[tuple[int, str], Wait] = {}
+        self._awaited: dict[int, Wait] = {}
+        self._quiet_since = self._clock.now()
+
+    def open(self, wait: Wait) -> None:
+        """Begin to wait, instead of whatever that role was waiting for."""
+        self._drop(self._waits.get(wait.key))
+        self._waits[wait.key] = wait
+        self._awaited |= dict.fromkeys(wait.vms, wait)
+        self._clock.later(0, lambda: self._poll(wait))
+
+    def cancel(self, service: int) -> None:
+        """Stop waiting for anything of a service."""
+        for wait in [wait for wait in self._waits.values() if wait.service == service]:
+            self._drop(wait)
+
+    def _drop(self, wait: Wait | None) -> None:
+        if wait is not None:
+            del self._waits[wait.key]
+            for number in wait.vms:
+                if self._awaited.get(number) is wait:
+                    del self._awaited[number]
+
+    def _poll(self, wait: Wait) -> None:
+        """Look at every VM that is waited for; again after a while in which nothing happened."""
+        if self._waits.get(wait.key) is not wait:
+            return
+        vms = {number: self._compute.vms.get(number) for number in wait.left}
+        wait.left -= {number for number, vm in vms.items() if wait.arrived(vm, polled=True)}
+        if wait.can_fail and any(vm.failed for vm in vms.values() if vm):
+            self._failed(wait)
+        elif not wait.left:
+            self._finish(wait)
+        elif self._poll_interval:
+            self._clock.later(self._poll_interval, lambda: self._poll_if_quiet(wait))
+
+    def _poll_if_quiet(self, wait: Wait) -> None:
+        """Poll, unless an update of any VM in the cloud has just postponed that."""
+        rest = self._quiet_since + self._poll_interval - self._clock.now() if wait.gate else 0
+        if rest > 0:
+            self._clock.later(rest, lambda: self._poll_if_quiet(wait))
+        else:
+            self._poll(wait)
+
+    def vm_changed(self, vm: Vm) -> None:
+        """Take note of a new state of a VM."""
+        polled = not self._poll_interval
+        wait = self._awaited.get(vm.id)
+        if wait is None:
+            return
+        if wait.arrived(vm, polled=polled):
+            self._arrive(wait, vm)
+        elif polled and vm.failed and wait.can_fail:
+            self._failed(wait)
+
+    def vm_updated(self, vm: Vm, text: str) -> None:
+        """Take note that a VM's user template was updated with `text`."""
+        self._quiet_since = self._clock.now()
+        wait = self._awaited.get(vm.id)
+        if wait is not None and (wait.reported(text) or wait.arrived(vm, polled=not self._poll_interval)):
+            self._arrive(wait, vm)
+
+    def _arrive(self, wait: Wait, vm: Vm) -> None:
+        wait.left.discard(vm.id)
+        if not wait.left:
+            self._finish(wait)
+
+    def _finish(self, wait: Wait) -> None:
+        self._drop(wait)
+        self._finished(wait)
