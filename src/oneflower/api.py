@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from oneflower.cloud import Cloud, Endpoints, Federation, opennebula_endpoints
 from oneflower.cloud.tunnel import SshOptions, tunnel
 from oneflower.template import NAME
+from oneflower_appliance.parameters import Bounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,6 +54,10 @@ class LocalSite(_Runtimes):
 
         return Registration(cloud, Wishes()).apply().template
 
+    def limits(self, _cloud: Cloud) -> tuple[int, int]:
+        """Return the usual limits for scaling."""
+        return Bounds().minimum, Bounds().maximum
+
     def prepare(self, version: str, framework: str, notify: Callable[[str], None]) -> None:
         """Build the runtime that the machines will boot from, if it is not there yet."""
         from oneflower.local import runtime  # noqa: PLC0415
@@ -81,7 +86,14 @@ class OpenNebulaSite(_Runtimes):
         """Return the id of the registered service template."""
         from oneflower.cloud.register import find_registered  # noqa: PLC0415
 
-        return find_registered(cloud, self._name)
+        return find_registered(cloud, self._name)[0]
+
+    def limits(self, cloud: Cloud) -> tuple[int, int]:
+        """Return the limits that the operator registered."""
+        from oneflower.cloud.register import find_registered  # noqa: PLC0415
+
+        bounds = find_registered(cloud, self._name)[1]
+        return bounds.minimum, bounds.maximum
 
     def prepare(self, version: str, framework: str, notify: Callable[[str], None]) -> None:
         """Do nothing: the machines boot from images."""

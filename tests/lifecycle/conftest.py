@@ -39,6 +39,9 @@ class Site:
     def template(self, _cloud):
         return self.number
 
+    def limits(self, _cloud):
+        return 2, 10
+
     def prepare(self, *_):
         pass
 

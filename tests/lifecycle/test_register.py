@@ -48,7 +48,7 @@ def test_registering_twice_changes_nothing_the_second_time(world, name):
     assert there(world, name) == ([], [])
     done = register(world, name)
     assert changes(done) == changes(planned)
-    assert find_registered(world.cloud, name) == done.template
+    assert find_registered(world.cloud, name) == (done.template, Bounds())
     roles = {role["name"]: role["template_id"] for role in body(world, done.template)["roles"]}
     assert roles == {COORDINATOR: done.vm_templates[COORDINATOR], NODES: done.vm_templates[NODES]}
     again = register(world, name)
@@ -68,6 +68,7 @@ def test_what_differs_is_updated_and_what_is_not_mentioned_stays(world, name):
     assert world.cloud.vm_template(done.vm_templates[NODES])["MEMORY"] == "1024"
     nodes = body(world, done.template)["roles"][1]
     assert [nodes[key] for key in ("cardinality", "min_vms", "max_vms")] == [3, 2, 20]
+    assert find_registered(world.cloud, name)[1] == Bounds(2, 20, 3), "what `up` goes by"
 
 
 def test_what_was_changed_by_hand_stays_unless_forced(world, name):

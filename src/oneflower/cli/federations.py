@@ -63,8 +63,8 @@ def up(
     name: Annotated[str, typer.Argument(help="What to call it.")] = "federation",
     supernodes: Supernodes = 2,
     settings: Set = None,
-    min_vms: Annotated[int, typer.Option(help="Never fewer SuperNodes than this.")] = 2,
-    max_vms: Annotated[int, typer.Option(help="Never more SuperNodes than this.")] = 10,
+    min_vms: Annotated[int | None, typer.Option(help="Never fewer SuperNodes than this; 2 usually.")] = None,
+    max_vms: Annotated[int | None, typer.Option(help="Never more SuperNodes than this; 10 usually.")] = None,
     template: Annotated[str, typer.Option(help="Which registered service template (OpenNebula).")] = NAME,
     keep: Annotated[bool, typer.Option("--keep", help="Leave what is there when it fails or is interrupted.")] = False,
     timeout: Timeout = 600,
@@ -83,12 +83,12 @@ def up(
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be deployed; `limits` are those for scaling."""
+    """What is to be deployed; `limits` are those for scaling, None where the service template's count."""
 
     name: str
     supernodes: int
     settings: dict[str, str]
-    limits: tuple[int, int]
+    limits: tuple[int | None, int | None]
 
 
 def deploy(cloud: Cloud, wanted: Wanted, timeout: float, *, keep: bool) -> tuple[Federation, FederationStatus]:
@@ -96,7 +96,7 @@ def deploy(cloud: Cloud, wanted: Wanted, timeout: float, *, keep: bool) -> tuple
     from oneflower.cloud import Federation, scaling_bounds  # noqa: PLC0415
     from oneflower_appliance.parameters import remarks, resolve  # noqa: PLC0415
 
-    bounds = scaling_bounds(wanted.supernodes, wanted.limits, wanted.settings)
+    bounds = scaling_bounds(cloud, wanted.supernodes, wanted.limits, wanted.settings)
     for remark in remarks(resolve(wanted.settings, bounds=bounds)):
         screen.say(f"Note: {remark}")
     with screen.steps() as notify:

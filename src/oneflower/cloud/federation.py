@@ -121,18 +121,18 @@ class Federation:
         settings: Mapping[str, str] | None = None,
         name: str | None = None,
         *,
-        limits: tuple[int, int] | None = None,
+        limits: tuple[int | None, int | None] = (None, None),
         timeout: float = 600,
         watch: Watch = _nothing,
         keep: bool = False,
     ) -> Federation:
         """Deploy a federation and wait until every machine of it is ready; `watch` sees every status on the way.
 
-        `supernodes` may later be scaled within `limits`, by default from as many as a round needs up to ten. What was
-        begun is removed again when it fails or is interrupted, unless `keep`. Raises `OneflowerError`.
+        `supernodes` may later be scaled within `limits`, by default those of the service template. What was begun is
+        removed again when it fails or is interrupted, unless `keep`. Raises `OneflowerError`.
         """
         given = dict(settings or {})
-        bounds = scaling_bounds(supernodes, limits, given)
+        bounds = scaling_bounds(cloud, supernodes, limits, given)
         federation = cls.begin(cloud, name or f"federation-{secrets.token_hex(2)}", given, bounds)
         try:
             federation.wait_ready(timeout, watch)
@@ -314,13 +314,15 @@ def _vm_ids(body: dict[str, Any]) -> list[int]:
     return [node["deploy_id"] for role in body["roles"] for node in role.get("nodes") or ()]
 
 
-def scaling_bounds(supernodes: int, limits: tuple[int, int] | None, settings: Mapping[str, str]) -> Bounds:
-    """Return the bounds for scaling.
+def scaling_bounds(
+    cloud: Cloud, supernodes: int, limits: tuple[int | None, int | None], settings: Mapping[str, str]
+) -> Bounds:
+    """Return the bounds for scaling: `limits` as far as they are given, else those of the service template.
 
-    A federation must not be scaled below what a round needs, so without `limits` the lower bound follows
-    FL_MIN_AVAILABLE_CLIENTS, and the upper one makes room for what is asked for.
+    A federation must not be scaled below what a round needs, so the lower bound follows FL_MIN_AVAILABLE_CLIENTS.
     """
-    least, most = limits or (min(Bounds().minimum, supernodes), max(Bounds().maximum, supernodes))
+    usual = cloud.site.limits(cloud) if None in limits else (0, 0)
+    least, most = (known if given is None else given for given, known in zip(limits, usual, strict=True))
     wanted = settings.get("FL_MIN_AVAILABLE_CLIENTS", "")
     if wanted.isdigit() and least < int(wanted) <= supernodes:
         least = int(wanted)

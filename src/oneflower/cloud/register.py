@@ -253,8 +253,8 @@ class Registration:
         return number
 
 
-def find_registered(cloud: Cloud, name: str = NAME) -> int:
-    """Return the id of the service template that an operator registered. Raises `OneflowerError`."""
+def find_registered(cloud: Cloud, name: str = NAME) -> tuple[int, Bounds]:
+    """Return the id of the service template that an operator registered, and its bounds. Raises `OneflowerError`."""
     document = _find(cloud, name)
     if document is None:
         raise OneflowerError(
@@ -262,7 +262,17 @@ def find_registered(cloud: Cloud, name: str = NAME) -> int:
             "An operator registers one: `oneflower --cloud opennebula register`.",
             ExitCode.NOT_FOUND,
         )
-    return int(document["ID"])
+    roles = {role.get("name"): role for role in document["TEMPLATE"]["BODY"].get("roles", ())}
+    if not {COORDINATOR, NODES} <= set(roles):
+        raise OneflowerError(
+            f"The service template {name!r} is not one of oneflower's: it lacks the roles {COORDINATOR} and {NODES}.",
+            "Name another with --template, or register one: `oneflower --cloud opennebula register`.",
+            ExitCode.CONFLICT,
+        )
+    usual, nodes = Bounds(), roles[NODES]
+    return int(document["ID"]), Bounds(
+        nodes.get("min_vms", usual.minimum), nodes.get("max_vms", usual.maximum), nodes["cardinality"]
+    )
 
 
 def unregister(cloud: Cloud, name: str = NAME, *, dry_run: bool = False) -> list[Change]:

@@ -21,6 +21,9 @@ class Site(Protocol):
     def template(self, cloud: Cloud) -> int:
         """Return the id of the service template to deploy from."""
 
+    def limits(self, cloud: Cloud) -> tuple[int, int]:
+        """Return between how many SuperNodes a federation may be scaled, unless it is deployed with others."""
+
     def prepare(self, version: str, framework: str, notify: Notify) -> None:
         """Get ready, before anything is deployed, what the machines will need of this side."""
 

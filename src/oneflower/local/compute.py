@@ -147,8 +147,8 @@ class Compute:
                 check_network(nic, self.networks)
             addresses = tuple(self.host.address() for _ in nics_of(attributes))
             place = Place(self._store.next_id("vm"), addresses, self._onegate, int(self.clock.now()))
-            vm = new_vm({**attributes, "TEMPLATE_ID": str(template_id)}, name, place, self.user)
-            vm.template["TEMPLATE_ID"] = vm.user_template.pop("TEMPLATE_ID")
+            vm = new_vm(attributes, name, place, self.user)
+            vm.template["TEMPLATE_ID"] = str(template_id)
             self.host.prepare(vm, self.token(vm))
         except CloudError as error:
             raise CloudError(500, f"[{call}] {error.message}") from error
