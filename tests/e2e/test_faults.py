@@ -13,7 +13,8 @@ import httpx
 import psutil
 import pytest
 
-from oneflower.local import runtime
+from oneflower.cloud import Cloud, Endpoints
+from oneflower.local import daemon, runtime
 from oneflower_appliance.nodekey import NodeKey
 
 from .conftest import User, until
@@ -212,3 +213,20 @@ def test_nothing_is_left_after_down(newcomer):
     assert newcomer.processes() == []
     assert list((newcomer.home.state / "machines").iterdir()) == []
     newcomer("down")
+
+
+def test_a_machine_that_is_powered_off_is_a_warning_and_resumes_with_its_partition(user, fed):
+    """What an operator does with `onevm poweroff` and `onevm resume`, to a machine with real Flower in it."""
+    found = daemon.find(user.home)
+    cloud = Cloud(Endpoints(found.oneflow, found.xmlrpc, found.auth, direct=True), None)
+    before = next(vm for vm in user.show(fed)["vms"] if vm["role"] == "supernode")
+    try:
+        cloud.act_on_vm(before["id"], "poweroff")
+        until(lambda: user.show(fed)["state"] == "WARNING", 20, "the warning")
+        assert user.processes(before["id"]) == []
+        cloud.act_on_vm(before["id"], "resume")
+    finally:
+        cloud.close()
+    until(lambda: user.is_ready(fed), 60, "its return")
+    after = next(vm for vm in user.show(fed)["vms"] if vm["id"] == before["id"])
+    assert (after["partition"], after["node_id"]) == (before["partition"], before["node_id"])

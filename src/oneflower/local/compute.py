@@ -79,6 +79,7 @@ class Compute:
         self.images = {number: Image(number, **record) for number, record in store.records("image").items()}
         self.networks = {0: NETWORK} | {number: str(r["NAME"]) for number, r in store.records("network").items()}
         self.token_password = store.setting("token_password", secrets.token_hex(32))
+        self._after_stop: dict[int, Callable[[Vm], None]] = {}
         self.user: dict[str, str] = {"TOKEN_PASSWORD": self.token_password}
 
     # -- what VMs are made of ----------------------------------------------------------------------------------------
@@ -190,8 +191,7 @@ class Compute:
             self._park(vm, _PARKING[verb], hard=hard)
         elif verb == "reboot" and vm.running:
             if self.has_guest(vm):
-                self.host.stop(vm, hard=hard, keep=True)
-                self._boot(vm)
+                self._stop(vm, self._boot, hard=hard, keep=True)
         elif verb in VERBS:
             raise CloudError(500, f"[one.vm.action] This action is not available for state {self.state_name(vm)}")
         else:
@@ -200,7 +200,8 @@ class Compute:
     def recover(self, vm: Vm, operation: int) -> None:
         """Do what one.vm.recover does: 0 fail, 1 success, 2 retry, 3 delete. Raises `CloudError`."""
         if operation == 3:
-            self._done(vm)
+            vm.state, vm.lcm_state = VmState.ACTIVE, LcmState.SHUTDOWN
+            self._stop(vm, self._done, hard=True, keep=False)
         elif operation == 2 and vm.failed:
             self._boot(vm)
         elif operation == 1 and (vm.failed or vm.lcm_state in (LcmState.PROLOG, LcmState.BOOT)):
@@ -246,7 +247,7 @@ class Compute:
             elif vm.lcm_state in (LcmState.PROLOG, LcmState.BOOT):
                 self._boot(vm)
             elif vm.lcm_state is LcmState.SHUTDOWN:
-                self._later(self.timing.shutdown, vm, lambda vm=vm: self.vm_stopped(vm))  # type: ignore[misc]
+                self._stop(vm, self._done, hard=False, keep=False)
 
     @staticmethod
     def state_name(vm: Vm) -> str:
@@ -265,7 +266,7 @@ class Compute:
             self._later(0 if self.has_guest(vm) else self.timing.boot / 2, vm, lambda: self._boot(vm))
 
     def _boot(self, vm: Vm) -> None:
-        if vm.gone or vm.state is VmState.HOLD:
+        if vm.gone or vm.state is VmState.HOLD or vm.lcm_state is LcmState.SHUTDOWN:
             return
         vm.state, vm.lcm_state, vm.error = VmState.ACTIVE, LcmState.PROLOG, ""
         self._store.save_vm(vm)
@@ -284,29 +285,33 @@ class Compute:
         if vm.lcm_state is LcmState.SHUTDOWN:
             return
         vm.state, vm.lcm_state = VmState.ACTIVE, LcmState.SHUTDOWN
-        self._store.save_vm(vm)
-        if self.has_guest(vm):
-            self.host.stop(vm, hard=hard, keep=False)
-        else:
-            self._later(self.timing.shutdown, vm, lambda: self.vm_stopped(vm))
+        self._stop(vm, self._done, hard=hard, keep=False)
 
     def _park(self, vm: Vm, state: VmState, *, hard: bool) -> None:
-        if self.has_guest(vm):
-            self.host.stop(vm, hard=hard, keep=True)
-
-        def parked() -> None:
-            if not vm.gone:
+        def parked(_: Vm) -> None:
+            if not vm.gone and vm.lcm_state is not LcmState.SHUTDOWN:
                 vm.state, vm.lcm_state = state, LcmState.LCM_INIT
                 self._emit(vm)
 
-        self._later(0 if self.has_guest(vm) else self.timing.shutdown, vm, parked)
+        self._stop(vm, parked, hard=hard, keep=True)
+
+    def _stop(self, vm: Vm, then: Callable[[Vm], None], *, hard: bool, keep: bool) -> None:
+        """Shut a machine down, which takes a while, and then do what it was shut down for."""
+        self._store.save_vm(vm)
+        if self.has_guest(vm):
+            self._after_stop[vm.id] = then
+            self.host.stop(vm, hard=hard, keep=keep)
+        else:
+            self.clock.later(self.timing.shutdown, lambda: then(vm))
 
     def _done(self, vm: Vm) -> None:
-        if self.has_guest(vm) and not vm.gone:
-            vm.lcm_state = LcmState.SHUTDOWN
-            self.host.stop(vm, hard=True, keep=False)
-        else:
-            self._later(0, vm, lambda: self.vm_stopped(vm))
+        if vm.gone:
+            return
+        vm.state, vm.lcm_state, vm.etime = VmState.DONE, LcmState.LCM_INIT, int(self.clock.now())
+        self.vms.pop(vm.id, None)
+        if not self.has_guest(vm):
+            self.host.discard(vm)
+        self._emit(vm)
 
     def vm_running(self, vm: Vm) -> None:
         """Take note that a machine is up."""
@@ -324,12 +329,8 @@ class Compute:
         self._emit(vm)
 
     def vm_stopped(self, vm: Vm) -> None:
-        """Take note that a machine is gone for good."""
-        vm.state, vm.lcm_state, vm.etime = VmState.DONE, LcmState.LCM_INIT, int(self.clock.now())
-        self.vms.pop(vm.id, None)
-        if not self.has_guest(vm):
-            self.host.discard(vm)
-        self._emit(vm)
+        """Take note that a machine has been shut down: for good, unless it was asked for something else."""
+        self._after_stop.pop(vm.id, self._done)(vm)
 
     def _emit(self, vm: Vm) -> None:
         self._store.save_vm(vm)

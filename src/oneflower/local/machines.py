@@ -216,9 +216,9 @@ class Machines:
         self._ended.pop(vm.id, None)
         if keep:
             await asyncio.to_thread(sweep, self._home.machine(vm.id))
-            return
-        await asyncio.to_thread(self._remove, vm, self._home.machine(vm.id))
-        self._turns.pop(vm.id, None)
+        else:
+            await asyncio.to_thread(self._remove, vm, self._home.machine(vm.id))
+            self._turns.pop(vm.id, None)
         self._compute.vm_stopped(vm)
 
     def _remove(self, vm: Vm, folder: Path) -> None:
