@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -160,3 +161,34 @@ def test_nothing_heavy_is_imported_for_help():
     script = "import sys; import oneflower.cli.app; print(*sorted(sys.modules))"
     modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert not {"httpx", "pyone", "matplotlib", "flwr", "uvicorn", "starlette", "cryptography", "psutil"} & set(modules)
+
+
+def test_serving_for_foreign_tools_with_a_clock_that_is_stepped(oneflower, tmp_path):
+    environment = {**os.environ, "ONEFLOWER_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-c", "from oneflower.cli import main; main()", "local", "serve", "--pace", "stepped"]
+    serving = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        lines = [serving.stdout.readline().removeprefix("export ").strip() for _ in range(3)]
+        variables = dict(line.split("=", 1) for line in lines)
+        assert set(variables) == {"ONEFLOW_URL", "ONE_XMLRPC", "ONE_AUTH"}
+        cloud = ["--cloud", "opennebula"]
+        assert json.loads(oneflower(*cloud, "ls", "-o", "json", **variables).stdout) == []
+        again = oneflower("local", "serve")
+        assert (again.returncode, "runs already" in again.stderr) == (5, True)
+        assert oneflower("local", "step", "30").stdout == "30 s have passed.\n"
+        planned = json.loads(oneflower(*cloud, "register", "--dry-run", "-o", "json", **variables).stdout)
+        assert [change["kind"] for change in planned["changes"]] == ["create"] * 3
+        assert "id 0" in oneflower(*cloud, "register", "--network", "loopback", **variables).stdout
+        removed = oneflower(*cloud, "unregister", **variables)
+        assert removed.stdout.splitlines()[0] == "- service template oneflower"
+        assert "Nothing is registered" in oneflower(*cloud, "unregister", **variables).stdout
+    finally:
+        serving.send_signal(signal.SIGINT)
+        _, said = serving.communicate(timeout=20)
+    assert serving.returncode == 0
+    assert said.endswith("The local cloud is stopped.\n")
+
+
+def test_without_a_stepped_cloud_there_is_nothing_to_step(oneflower):
+    done = oneflower("local", "step", "5")
+    assert (done.returncode, "serve --pace stepped" in done.stderr) == (5, True)
