@@ -74,7 +74,8 @@ class World:
         return self.cloud.site.number
 
     def empty_machine(self, role):
-        template = vm_template(role, VmOptions(0.1, 64, os.environ.get("ONEFLOWER_TEST_NETWORK", "")))
+        network = os.environ.get("ONEFLOWER_TEST_NETWORK")
+        template = vm_template(role, VmOptions(0.1, 64, str(self.cloud.networks()[network]) if network else ""))
         for key in ("CPU_MODEL", "HYPERVISOR"):
             del template[key]
         del template["CONTEXT"]["ONEFLOWER_ROLE"]

@@ -110,6 +110,7 @@ def test_what_was_begun_is_removed_again_when_something_fails(world, name, monke
     [
         ({"machines": {NODES: VmOptions(network="nowhere")}}, "no virtual network called 'nowhere'"),
         ({"machines": {NODES: VmOptions(gpu="quick")}}, "'quick' is no PCI device"),
+        ({"machines": {NODES: VmOptions(image="no such")}}, "no image called 'no such'"),
         ({"images": {NODES: ImageSource("http://host/image")}}, "does not verify whom it downloads"),
         ({"images": {NODES: ImageSource("http://host/image", "sha256:" + "0" * 64)}}, "does not verify whom"),
         ({"images": {NODES: ImageSource("/x", "sha256:abc")}}, "is no checksum"),
@@ -136,8 +137,8 @@ def test_an_image_is_registered_once_for_each_content(world, name, tmp_path):
         assert "could not make the image" in error.message
         assert there(world, name) == ([], [])
         return
-    disk = world.cloud.vm_template(done.vm_templates[NODES])["DISK"]["IMAGE"]
-    assert disk in world.cloud.images()
+    disk = world.cloud.vm_template(done.vm_templates[NODES])["DISK"]["IMAGE_ID"]
+    assert int(disk) in [number for image, number in world.cloud.images().items() if image.startswith(name)]
     assert Registration(world.cloud, wishes).apply().changes == ()
     path.write_bytes(b"another one")
     with pytest.raises(OneflowerError, match="has the sha256"):

@@ -86,14 +86,14 @@ def test_impossible_bounds_are_not_rendered(bounds):
 
 
 def test_vm_templates_are_valid_opennebula_text():
-    options = VmOptions(0.5, 512, "lan", "disk image", "10DE:2331:0302")
+    options = VmOptions(0.5, 512, "3", "7", "10DE:2331:0302")
     template = parse_template(render(vm_template(NODES, options)))
     assert template == vm_template(NODES, options)
     assert template["CPU_MODEL"] == {"MODEL": "host-passthrough"}
     assert template["CONTEXT"]["ONEFLOWER_ROLE"] == NODES
     assert (template["CPU"], template["VCPU"], template["MEMORY"]) == ("0.5", "1", "512")
     assert template["PCI"] == {"VENDOR": "10de", "DEVICE": "2331", "CLASS": "0302"}
-    assert (template["NIC"], template["DISK"]["IMAGE"]) == ({"NETWORK": "lan"}, "disk image")
+    assert (template["NIC"], template["DISK"]["IMAGE_ID"]) == ({"NETWORK_ID": "3"}, "7")
     assert vm_template(NODES, VmOptions(gpu="41:00.0"))["PCI"] == {"SHORT_ADDRESS": "41:00.0"}
     assert not {"NIC", "DISK", "PCI"} & set(vm_template(COORDINATOR))
 

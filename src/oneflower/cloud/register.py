@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oneflower.cloud.reconcile import Change, digests, reconcile
+from oneflower.cloud.reconcile import Change, Outcome, digests, reconcile
 from oneflower.template import (
     COORDINATOR,
     NAME,
@@ -30,8 +27,9 @@ if TYPE_CHECKING:
 
     from oneflower.cloud.client import Cloud
 
-_BASE = "ONEFLOWER_BASE"  # where the digests of what was registered are kept, in VM templates
-_SECTION = "oneflower"  # the same in the service template
+# Where the digests of what was registered are kept: in the service template, those of the VM templates too, whose own
+# attributes would be copied into every VM.
+_SECTION, _SERVICE = "oneflower", "service"
 _IMAGE_READY, _IMAGE_ERROR = (1, 2, 8), 5
 _IMAGE_LIMIT = 3600.0
 _PULSE = 0.5
@@ -39,6 +37,7 @@ _PULSE = 0.5
 _DECIDES = {"cpu": ("CPU", "VCPU"), "memory": ("MEMORY",), "network": ("NIC", "NIC_DEFAULT"), "image": ("DISK", "OS"),
             "gpu": ("PCI",)}  # fmt: skip
 NONE = "none"
+_TO_BE = "(new)"  # the id of what a dry run would create
 _ALGORITHMS = {"md5": 32, "sha1": 40, "sha256": 64}
 
 
@@ -91,14 +90,17 @@ class ImageSource:
         algorithm, _, value = self.checksum.partition(":")
         content = {
             "NAME": name, "PATH": self.source, "TYPE": "OS", "PERSISTENT": "NO", "DEV_PREFIX": "vd", "FORMAT": "qcow2",
-            "DESCRIPTION": "oneflower: an appliance image", _BASE: self.checksum or "unverified",
+            "DESCRIPTION": "oneflower: an appliance image",
         }  # fmt: skip
         return render(content | ({algorithm.upper(): value} if algorithm in ("md5", "sha1") else {}))
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """What an operator wants registered, under which name. What is left open stays as it is registered already."""
+    """What an operator wants registered, under which name; networks and images by name, too.
+
+    What is left open stays as it is registered already.
+    """
 
     name: str = NAME
     machines: Mapping[str, VmOptions] = field(default_factory=dict)
@@ -141,6 +143,10 @@ class Registration:
         self._force = force
         self._dry_run = dry_run
         self._notify = notify
+        self._document = _find(cloud, wishes.name)
+        self._known: dict[str, Any] = dict(self._document["TEMPLATE"]["BODY"]) if self._document else {}
+        self._base: dict[str, dict[str, str]] = self._known.pop(_SECTION, {})
+        self._fresh: dict[str, dict[str, str]] = {}
         self._changes: list[Change] = []
         self._created: list[tuple[str, Callable[[], None]]] = []
 
@@ -161,6 +167,9 @@ class Registration:
         networks = {options.network for options in self._wishes.machines.values() if options.network} - {NONE}
         for network in networks:
             _need("virtual network", network, self._cloud.networks())
+        for options in self._wishes.machines.values():
+            if options.image not in ("", NONE):
+                _need("image", options.image, self._cloud.images())
         if self._wishes.images:
             _need("datastore", self._wishes.datastore, self._cloud.datastores())
 
@@ -173,20 +182,28 @@ class Registration:
                 self._notify(f"left behind: {what}, which could not be removed: {error.message}")
 
     def _image(self, role: str) -> str:
-        """Return the name of a role's image, registering it if it is not there yet."""
+        """Return the id of a role's image, registering it if need be; empty or `none` where none is chosen."""
         source = self._wishes.images.get(role)
         if source is None:
-            return self._wishes.machines.get(role, VmOptions()).image
+            name = self._wishes.machines.get(role, VmOptions()).image
+            return name if name in ("", NONE) else str(self._cloud.images()[name])
         name = source.name(self._wishes.vm_template_name(role))
-        if name in self._cloud.images():
-            return name
+        known = self._cloud.images()
+        if name in known:
+            return str(known[name])
         self._changes.append(Change("create", f"image {name} from {source.source}"))
-        if not self._dry_run:
-            self._notify(f"image {name}: OpenNebula copies {source.source}, which takes a while")
-            number = self._cloud.create_image(source.template(name), self._cloud.datastores()[self._wishes.datastore])
-            self._created.append((f"image {name}", lambda: self._cloud.delete_image(number)))
-            self._wait_for_image(number, name)
-        return name
+        if self._dry_run:
+            return _TO_BE
+        self._notify(f"image {name}: OpenNebula copies {source.source}, which takes a while")
+        number = self._cloud.create_image(source.template(name), self._cloud.datastores()[self._wishes.datastore])
+        self._created.append((f"image {name}", lambda: self._cloud.delete_image(number)))
+        self._wait_for_image(number, name)
+        return str(number)
+
+    def _network(self, role: str) -> str:
+        """Return the id of a role's network; empty or `none` where none is chosen."""
+        name = self._wishes.machines.get(role, VmOptions()).network
+        return name if name in ("", NONE) else str(self._cloud.networks()[name])
 
     def _wait_for_image(self, number: int, name: str) -> None:
         deadline = time.monotonic() + _IMAGE_LIMIT
@@ -208,48 +225,53 @@ class Registration:
         name = self._wishes.vm_template_name(role)
         options = self._wishes.machines.get(role, VmOptions())
         image = self._image(role)
-        given = {"network": options.network, "image": image, "gpu": options.gpu}
+        given = {"network": self._network(role), "image": image, "gpu": options.gpu}
         chosen = {option: value for option, value in given.items() if value != NONE}
         ours = vm_template(role, VmOptions(options.cpu, options.memory, **chosen))
         number = self._cloud.vm_templates().get(name)
         if number is None:
+            self._fresh[role] = digests(ours)
             self._changes.append(Change("create", f"VM template {name}"))
             if self._dry_run:
                 return -1
-            number = self._cloud.create_vm_template(render({"NAME": name, **ours, _BASE: _pack(digests(ours))}))
+            number = self._cloud.create_vm_template(render({"NAME": name, **ours}))
             self._created.append((f"VM template {name}", lambda: self._cloud.delete_vm_template(number)))
             return number
         theirs = self._cloud.vm_template(number) or {}
-        base = _unpack(theirs.pop(_BASE, ""))
         decided = {"cpu": options.cpu, "memory": options.memory, **given}
         open_ = [(key,) for option, keys in _DECIDES.items() if not decided[option] for key in keys]
+        base = self._base.get(role, {})
         outcome = reconcile(f"VM template {name}", base, theirs, ours, undecided=open_, force=self._force)
-        self._changes += outcome.changes
-        if not self._dry_run and (outcome.content != theirs or outcome.base != base):
-            self._cloud.update_vm_template(number, render({**outcome.content, _BASE: _pack(outcome.base)}))
+        self._note(role, outcome)
+        if not self._dry_run and outcome.content != theirs:
+            self._cloud.update_vm_template(number, render(outcome.content))
         return number
 
+    def _note(self, what: str, outcome: Outcome) -> None:
+        self._changes += outcome.changes
+        self._fresh[what] = dict(outcome.base)
+
     def _service_template(self, ids: Mapping[str, int]) -> int:
-        wishes = self._wishes
-        compat = 6 if self._cloud.version()[:1] == (6,) else 7
+        wishes, theirs = self._wishes, self._known
         cooldown = ServiceOptions.cooldown if wishes.cooldown is None else wishes.cooldown
+        compat = 6 if self._cloud.version()[:1] == (6,) else 7
         options = ServiceOptions(wishes.name, wishes.bounds or Bounds(), cooldown, compat, ids)
         ours = service_template(options)
-        document = _find(self._cloud, wishes.name)
-        if document is None:
+        if self._document is None:
             self._changes.append(Change("create", f"service template {wishes.name}"))
-            return -1 if self._dry_run else self._cloud.create_service_template(ours | {_SECTION: digests(ours)})
-        number, theirs = int(document["ID"]), dict(document["TEMPLATE"]["BODY"])
-        base = theirs.pop(_SECTION, {})
+            section = {_SECTION: self._fresh | {_SERVICE: digests(ours)}}
+            return -1 if self._dry_run else self._cloud.create_service_template(ours | section)
+        number = int(self._document["ID"])
         scaling = [("roles", f"[{NODES}]", key) for key in ("cardinality", "min_vms", "max_vms")]
         open_ = [] if wishes.bounds else scaling
         if wishes.cooldown is None:
             open_ += [("roles", f"[{role}]", "cooldown") for role in (COORDINATOR, NODES)]
+        base = self._base.get(_SERVICE, {})
         what = f"service template {wishes.name}"
         outcome = reconcile(what, base, theirs, ours, undecided=open_, force=self._force)
-        self._changes += outcome.changes
-        if not self._dry_run and (outcome.content != theirs or outcome.base != base):
-            self._cloud.update_service_template(number, outcome.content | {_SECTION: dict(outcome.base)})
+        self._note(_SERVICE, outcome)
+        if not self._dry_run and (outcome.content != theirs or self._fresh != self._base):
+            self._cloud.update_service_template(number, outcome.content | {_SECTION: self._fresh})
         return number
 
 
@@ -308,15 +330,3 @@ def _need(what: str, name: str, known: Mapping[str, int]) -> None:
             f"There are: {', '.join(sorted(known)) or 'none'}.",
             ExitCode.NOT_FOUND,
         )
-
-
-def _pack(base: Mapping[str, str]) -> str:
-    return base64.b64encode(json.dumps(dict(base), separators=(",", ":")).encode()).decode()
-
-
-def _unpack(packed: str) -> dict[str, str]:
-    try:
-        base: dict[str, str] = json.loads(base64.b64decode(packed, validate=True))
-    except (binascii.Error, ValueError):
-        return {}
-    return base

@@ -22,8 +22,8 @@ _SHORT = re.compile(r"[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", re.IGNORECASE)
 class VmOptions:
     """What an operator chooses for the machines of a role; what is left out has a default.
 
-    `cpu` is in cores, of which fractions can be had; `memory` in MB; `network`, `image` are names; `gpu` is a PCI
-    device, `VENDOR:DEVICE[:CLASS]` or an address such as `41:00.0`.
+    `cpu` is in cores, of which fractions can be had; `memory` in MB; `network` and `image` are ids, because names would
+    be looked up among the tenant's own; `gpu` is a PCI device, `VENDOR:DEVICE[:CLASS]` or an address like `41:00.0`.
     """
 
     cpu: float | None = None
@@ -49,10 +49,10 @@ def vm_template(role: str, options: VmOptions = VmOptions()) -> dict[str, Any]:
         "CONTEXT": infrastructure(role),
     }
     if options.image:
-        template["DISK"] = {"IMAGE": options.image, "DEV_PREFIX": "vd"}
+        template["DISK"] = {"IMAGE_ID": options.image, "DEV_PREFIX": "vd"}
         template["OS"] = {"ARCH": "x86_64", "BOOT": "disk0"}
     if options.network:
-        template |= {"NIC": {"NETWORK": options.network}, "NIC_DEFAULT": {"MODEL": "virtio"}}
+        template |= {"NIC": {"NETWORK_ID": options.network}, "NIC_DEFAULT": {"MODEL": "virtio"}}
     if options.gpu:
         template["PCI"] = _pci(options.gpu)
     return template
