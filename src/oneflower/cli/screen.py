@@ -162,12 +162,13 @@ class DeployProgress:
 
     def update(self, status: FederationStatus) -> None:
         """Show a new status."""
-        lines = {vm.name: _vm_line(vm) for vm in status.vms}
+        roles = ", ".join(f"{name} {state.lower()}" for name, state in status.roles.items())
+        lines = {"service": f"{status.state.lower()}: {roles}"} | {vm.name: _vm_line(vm) for vm in status.vms}
         if self._live is not None:
             from rich.text import Text  # noqa: PLC0415
 
             body = "\n".join(f"  {name:14} {line}" for name, line in lines.items())
-            self._live.update(Text(f"  {self._title}: {status.state.lower()} {self._elapsed:.0f} s\n{body}"))
+            self._live.update(Text(f"  {self._title}: {self._elapsed:.0f} s\n{body}"))
             return
         for name, line in lines.items():
             if self._said.get(name) != line:

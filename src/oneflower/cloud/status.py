@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 STATES = ("PENDING", "DEPLOYING", "RUNNING", "UNDEPLOYING", "WARNING", "DONE", "FAILED_UNDEPLOYING", "FAILED_DEPLOYING",
           "SCALING", "FAILED_SCALING", "COOLDOWN", "DEPLOYING_NETS", "UNDEPLOYING_NETS", "FAILED_DEPLOYING_NETS",
           "FAILED_UNDEPLOYING_NETS", "HOLD")  # fmt: skip
+ROLE_STATES = (*STATES[:11], "HOLD")  # 11 means something else in a role
 _LCM_FAILURES = {36: "boot failure", 39: "prolog failure", 16: "unknown"}
 _VM_STATES = {
     1: "pending",
@@ -58,6 +59,7 @@ class FederationStatus:
     name: str
     state: str
     supernodes: int
+    roles: Mapping[str, str] = field(default_factory=dict)
     vms: tuple[VmStatus, ...] = ()
     endpoint: str = ""
     control: str = ""
@@ -103,6 +105,7 @@ def read_status(
         name=name,
         state=STATES[body["state"]],
         supernodes=nodes["cardinality"],
+        roles={role["name"]: ROLE_STATES[role["state"]] for role in body["roles"]},
         vms=vms,
         endpoint=link.get("FL_ENDPOINT", ""),
         control=link.get("FL_CONTROL_ENDPOINT", ""),

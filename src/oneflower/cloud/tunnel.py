@@ -77,7 +77,7 @@ def _command(ip: str, control: str, known: Path, local: int, options: SshOptions
     settings = {
         "BatchMode": "yes", "ExitOnForwardFailure": "yes", "StrictHostKeyChecking": "yes", "HostKeyAlias": _ALIAS,
         "UserKnownHostsFile": str(known), "GlobalKnownHostsFile": "/dev/null", "UpdateHostKeys": "no",
-        "ConnectTimeout": "15", "ServerAliveInterval": "15", "ControlPath": "none", "ClearAllForwardings": "no",
+        "ConnectTimeout": "15", "ServerAliveInterval": "15", "ControlPath": "none",
     }  # fmt: skip
     command = ["ssh", "-N", "-p", str(options.port), "-L", f"127.0.0.1:{local}:{control}"]
     for name, value in settings.items():
