@@ -74,7 +74,7 @@ def ensure(home: LocalHome, version: str, framework: str, notify: Callable[[str]
     private_directory(home.runtimes)
     with _locked(folder.with_name(f"{folder.name}.lock")):
         if find(home, version, framework) is None:
-            notify(f"building the runtime Flower {version} + {framework} (once, about 500 MB in {home.runtimes})")
+            notify(f"building the runtime Flower {version} + {framework}, once")
             _build(folder, version, framework)
     runtime = find(home, version, framework)
     assert runtime is not None  # noqa: S101 - just built
