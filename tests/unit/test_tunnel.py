@@ -49,7 +49,7 @@ def control():
 
 def status(control, *keys):
     link = VmStatus(1, "superlink_0", "superlink", "running", True, "127.0.0.1")
-    return FederationStatus(1, "lab", "RUNNING", 2, (link,), control=control, host_keys=keys)
+    return FederationStatus(1, "lab", "RUNNING", 2, vms=(link,), control=control, host_keys=keys)
 
 
 def options(server, key=None):
