@@ -90,17 +90,15 @@ def test_the_demo_does_the_whole_job_and_cleans_up(newcomer):
     assert newcomer.processes() == []
 
     sys.path.insert(0, str(USE_CASES["image-classification"].folder))
-    from image_classification import task
+    from image_classification import images, softmax
+    from image_classification.models import Way
 
-    train, test = task.load(7)
-    central = task.initial()
-    task.train(central, train, 60, 7)
-    saved = np.load(folder / "model.npz")
-    loaded = [saved[name] for name in saved.files]
-    loss, accuracy = task.evaluate(loaded, test)
+    train, test = images.digits(7)
+    central, _ = softmax.train(softmax.initial(images.DIGITS_SHAPE, 10), train, Way("softmax", 60, 32, 0.5, seed=7))
+    loss, accuracy = softmax.evaluate(dict(np.load(folder / "model.npz")), test)
     assert accuracy == metrics["rows"][-1]["server"]["accuracy"], "the saved model is the one that was measured"
     assert loss == pytest.approx(metrics["rows"][-1]["server"]["loss"], rel=1e-6)
-    assert accuracy >= task.evaluate(central, test)[1] - 0.03
+    assert accuracy >= softmax.evaluate(central, test)[1] - 0.03
 
 
 def test_anybodys_app_is_trained_recorded_and_saved_without_a_change(user, fed, app):

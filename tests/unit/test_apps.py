@@ -80,10 +80,21 @@ def test_no_folder_no_pyproject_no_app(tmp_path):
     assert caught.value.code is ExitCode.NOT_FOUND
 
 
-@pytest.mark.parametrize(("variable", "value"), [("FL_STRATEGY", "Krum"), ("ML_FRAMEWORK", "pytorch")])
-def test_a_prebuilt_app_refuses_what_it_cannot_do_yet(variable, value):
-    with pytest.raises(OneflowerError, match=f"{variable}={value} yet"):
-        load_app("image-classification", FORM | {variable: value})
+def test_a_prebuilt_app_refuses_a_framework_that_it_does_not_train_with():
+    with pytest.raises(OneflowerError, match="does not train with ML_FRAMEWORK=jax; it does with sklearn"):
+        load_app("image-classification", FORM | {"ML_FRAMEWORK": "jax"})
+
+
+def test_a_prebuilt_app_knows_every_key_of_the_form():
+    from oneflower_appliance.apps import USE_CASES
+    from oneflower_appliance.parameters import PARAMETERS
+
+    wanted = {parameter.key: parameter.default for parameter in PARAMETERS.values() if parameter.key}
+    for name in USE_CASES:
+        config = load_app(name, FORM).config
+        assert set(wanted) <= set(config), name
+        for key in set(wanted) - {"framework"}:
+            assert str(config[key]) == wanted[key], (name, key)
 
 
 def test_loss_and_accuracy_are_found_whatever_an_app_calls_them():

@@ -1,90 +1,133 @@
-"""The pre-built app's data and model, without Flower."""
+"""The pre-built image classification, with Flower's own strategies and no processes."""
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from PIL import Image
 
-from oneflower_appliance.apps import USE_CASES
+from oneflower_appliance.errors import OneflowerError
+
+from . import federation
+
+USE_CASE = "image-classification"
 
 
 @pytest.fixture(scope="module")
-def task():
-    folder = str(USE_CASES["image-classification"].folder)
-    sys.path.insert(0, folder)
-    try:
-        from image_classification import task
-
-        yield task
-    finally:
-        sys.path.remove(folder)
+def images():
+    return federation.app_module(USE_CASE, "images")
 
 
-def average(models, weights):
-    return [sum(w * model[k] for w, model in zip(weights, models, strict=True)) / sum(weights) for k in range(2)]
+@pytest.fixture(scope="module")
+def softmax():
+    return federation.app_module(USE_CASE, "softmax")
 
 
-def test_federated_training_comes_within_three_points_of_central_training(task):
-    train, test = task.load(7)
-    central = task.initial()
-    task.train(central, train, 60, 7)
-    model = task.initial()
-    for _ in range(3):
-        shares = [task.partition(train, number, 2, 0.0, 7) for number in range(2)]
-        locals_ = []
-        for number, share in enumerate(shares):
-            local = [array.copy() for array in model]
-            task.train(local, share, 20, 7 + number)
-            locals_.append(local)
-        model = average(locals_, [len(share.digits) for share in shares])
-    assert task.evaluate(model, test)[1] >= task.evaluate(central, test)[1] - 0.03
-    assert task.evaluate(model, test)[1] > 0.93
+def central_accuracy(images, softmax):
+    train, test = images.digits(7)
+    way = federation.app_module(USE_CASE, "models").Way("softmax", 60, 32, 0.5, seed=7)
+    arrays, _ = softmax.train(softmax.initial(images.DIGITS_SHAPE, 10), train, way)
+    return softmax.evaluate(arrays, test)[1]
 
 
-def test_the_test_set_is_held_out(task):
-    train, test = task.load(7)
-    rows = {image.tobytes() for image in train.images}
-    assert len(train.digits) + len(test.digits) == 1797
-    assert sum(image.tobytes() in rows for image in test.images) == 0
+def test_federated_training_comes_within_three_points_of_central_training(monkeypatch, images, softmax):
+    trained = federation.train(monkeypatch, USE_CASE, framework="sklearn")
+    assert trained.accuracy >= central_accuracy(images, softmax) - 0.03
+    assert trained.accuracy > 0.93
 
 
-def test_partitions_are_disjoint_complete_and_never_empty(task):
-    train, _ = task.load(7)
-
-    @settings(max_examples=20, deadline=None)
-    @given(st.integers(1, 40), st.sampled_from([0.0, 0.05, 1.0]), st.integers(0, 5))
-    def check(count, alpha, seed):
-        shares = [task.partition(train, number, count, alpha, seed) for number in range(count)]
-        assert sum(len(share.digits) for share in shares) == len(train.digits)
-        assert all(len(share.digits) for share in shares)
-        together = np.concatenate([share.images for share in shares])
-        assert sorted(map(bytes, together)) == sorted(map(bytes, train.images))
-
-    check()
+def test_the_same_seed_gives_the_same_model(monkeypatch):
+    one, two, other = (federation.train(monkeypatch, USE_CASE, framework="sklearn", num_server_rounds=1, seed=seed)
+                       for seed in (1, 1, 2))  # fmt: skip
+    arrays = [trained.result.arrays["weights"].numpy() for trained in (one, two, other)]
+    assert np.array_equal(arrays[0], arrays[1])
+    assert not np.array_equal(arrays[0], arrays[2])
 
 
-def test_the_mix_of_digits_is_even_or_uneven_as_asked(task):
-    train, _ = task.load(7)
-    even = np.bincount(task.partition(train, 0, 4, 0.0, 7).digits, minlength=10)
-    assert even.max() - even.min() <= 3
-    uneven = np.bincount(task.partition(train, 0, 4, 0.1, 7).digits, minlength=10)
-    assert uneven.max() > 5 * max(1, uneven.min())
+def test_the_test_set_is_held_out(images):
+    train, test = images.digits(7)
+    everything, held = train.batch(np.arange(len(train))), test.batch(np.arange(len(test)))
+    rows = {image.tobytes() for image in everything}
+    assert len(train) + len(test) == 1797
+    assert sum(image.tobytes() in rows for image in held) == 0
 
 
-@pytest.mark.parametrize(("number", "count"), [(2, 2), (-1, 2), (0, 0), (0, 5000)])
-def test_a_share_that_does_not_exist_is_refused(task, number, count):
-    train, _ = task.load(7)
-    with pytest.raises(ValueError, match="is not a share"):
-        task.partition(train, number, count, 0.0, 7)
+def test_a_node_with_one_digit_only_can_train(images, softmax):
+    train, test = images.digits(7)
+    only = train.take(np.flatnonzero(train.labels == 3))
+    way = federation.app_module(USE_CASE, "models").Way("softmax", 5, 32, 0.5)
+    arrays, loss = softmax.train(softmax.initial(images.DIGITS_SHAPE, 10), only, way)
+    assert np.isfinite(loss)
+    assert np.isfinite(softmax.evaluate(arrays, test)[0])
 
 
-def test_a_node_with_one_digit_only_can_train(task):
-    train, test = task.load(7)
-    only = task.Split(train.images[train.digits == 3], train.digits[train.digits == 3])
-    model = task.initial()
-    assert np.isfinite(task.train(model, only, 5, 1))
-    assert np.isfinite(task.evaluate(model, test)[0])
+def paint(folder, colours, count=6):
+    """A class of images for each colour, with some noise."""
+    rng = np.random.default_rng(len(colours))
+    for name, colour in colours.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = np.clip(np.asarray(colour) + rng.integers(-40, 40, (20, 30, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+
+
+RED, GREEN, BLUE = (220, 40, 40), (40, 200, 40), (40, 40, 220)
+
+
+def own(tmp_path, *folders):
+    return [{"data-path": str(tmp_path / name), "partition-id": n, "num-partitions": len(folders)}
+            for n, name in enumerate(folders)]  # fmt: skip
+
+
+def test_images_of_ones_own_in_a_folder_for_each_class(monkeypatch, tmp_path):
+    """Nodes need not have the same classes: the model learns all that anybody has."""
+    paint(tmp_path / "a", {"red": RED, "green": GREEN})
+    paint(tmp_path / "b", {"blue": BLUE, "red": RED})
+    trained = federation.train(
+        monkeypatch, USE_CASE, node_configs=own(tmp_path, "a", "b"), framework="sklearn", image_size=8
+    )
+    assert trained.result.arrays["weights"].shape == (8 * 8 * 3, 3)
+    assert trained.result.evaluate_metrics_clientapp[3]["accuracy"] > 0.9
+    assert trained.rounds == [], "there is no test set but the nodes' own"
+
+
+@pytest.mark.parametrize(
+    ("prepare", "sentence"),
+    [
+        (lambda folder: None, "does not exist on this node"),
+        (lambda folder: folder.mkdir(), "is empty on this node"),
+        (lambda folder: paint(folder / "x", {"red": RED}), "has no images in a folder for each class"),
+        (lambda folder: paint(folder, {"red": RED}, 1), "has one image only"),
+    ],
+)
+def test_a_node_with_bad_data_is_named_and_too_few_others_end_the_run(monkeypatch, tmp_path, prepare, sentence):
+    paint(tmp_path / "good", {"red": RED, "green": GREEN})
+    prepare(tmp_path / "bad")
+    with pytest.raises(
+        OneflowerError, match=r"1 of 2 nodes have data to train on, and 2 are needed. node 101: .*" + sentence
+    ):
+        federation.train(monkeypatch, USE_CASE, node_configs=own(tmp_path, "good", "bad"), framework="sklearn")
+
+
+def test_a_node_with_bad_data_is_passed_over_where_others_are_enough(monkeypatch, tmp_path, caplog):
+    paint(tmp_path / "good", {"red": RED, "green": GREEN})
+    trained = federation.train(
+        monkeypatch, USE_CASE, node_configs=own(tmp_path, "good", "missing"), framework="sklearn", image_size=8,
+        num_server_rounds=1, min_available_nodes=1, min_train_nodes=1, min_evaluate_nodes=1,
+    )  # fmt: skip
+    assert trained.result.arrays is not None
+
+
+def test_a_file_that_is_no_image_is_named_when_it_is_read(images, tmp_path):
+    paint(tmp_path / "good", {"red": RED})
+    (tmp_path / "good" / "red" / "0.png").write_text("no image")
+    broken = images._from_files([tmp_path / "good" / "red" / "0.png"], [0], 8)
+    with pytest.raises(OneflowerError, match="0.png cannot be read as an image"):
+        broken.batch(np.zeros(1, dtype=int))
+
+
+def test_digits_here_and_images_there_do_not_fit_together(monkeypatch, tmp_path):
+    paint(tmp_path / "good", {"red": RED, "green": GREEN})
+    configs = [*own(tmp_path, "good"), {"partition-id": 1, "num-partitions": 2}]
+    with pytest.raises(OneflowerError, match="source is 'own images' on node 100; 'digits' on node 101"):
+        federation.train(monkeypatch, USE_CASE, node_configs=configs, framework="sklearn")

@@ -26,7 +26,7 @@ from oneflower_appliance.context import read_context, read_token
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import private_directory
 from oneflower_appliance.onegate import OneGate, OneGateError
-from oneflower_appliance.parameters import PARAMETERS, remarks, resolve
+from oneflower_appliance.parameters import PARAMETERS, ignored, remarks, resolve
 from oneflower_appliance.process import die_with_parent
 
 if TYPE_CHECKING:
@@ -101,6 +101,8 @@ def _identify(name: str, home: Path, context_folder: Path, journal: Journal) -> 
         _confess(machine, error)
         raise
     journal.remark(remarks(settings))
+    for line in ignored(settings):
+        log.info("%s", line)
     return Machine(home, context, settings, journal, onegate)
 
 

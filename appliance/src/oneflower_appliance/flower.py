@@ -44,6 +44,7 @@ SUPERNODE_PORT = 9094
 
 ADDRESS_TAKEN = 98
 RUNS_VARIABLE = "ONEFLOWER_RUNS"
+FORM_VARIABLE = "ONEFLOWER_FORM"
 _LEVEL_VARIABLE = "ONEFLOWER_LOG_LEVEL"
 _NODE_ID = re.compile(r"SuperNode ID: (\d+)")
 _PROTOBUF = {"Content-Type": "application/protobuf", "Accept": "application/protobuf"}
@@ -63,8 +64,8 @@ def check_installed(version: str) -> None:
         )
 
 
-def environment(home: Path, log_level: str) -> dict[str, str]:
-    """Return the environment of Flower's processes, whose state lives in `home`."""
+def environment(home: Path, log_level: str, form: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment of Flower's processes, whose state lives in `home`; `form` is for ServerApps to read."""
     bin_folder = home / "bin"
     # Flower starts its helpers by name: ours come first, then those of this interpreter's environment.
     path = os.pathsep.join([str(bin_folder), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
@@ -76,6 +77,7 @@ def environment(home: Path, log_level: str) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "PATH": path,
         RUNS_VARIABLE: str(home / "runs"),
+        FORM_VARIABLE: json.dumps(dict(form or {})),
         _LEVEL_VARIABLE: log_level,
     }
 

@@ -55,7 +55,9 @@ class Parameter:
     """One context variable.
 
     `expects` completes the sentence "NAME is 'x': expected ...". `check` takes the typed value and says whether it is
-    acceptable. `planned` names what is still missing when setting the variable has no effect in this release.
+    acceptable. `key` is what a Flower app finds it under in its run config. `only` names another variable and the
+    values of it with which this one counts. `planned` names what is still missing when setting the variable has no
+    effect in this release.
     """
 
     name: str
@@ -66,6 +68,8 @@ class Parameter:
     expects: str
     options: tuple[str, ...] = ()
     check: Callable[[Value], bool] | None = None
+    key: str = ""
+    only: tuple[str, tuple[str, ...]] | None = None
     planned: str = ""
 
     def user_input(self) -> str:
@@ -193,13 +197,15 @@ USE_CASES: dict[str, tuple[str, ...]] = {
     "anomaly-detection": ("sklearn", "pytorch"),
     "llm-fine-tuning": ("pytorch",),
 }
+PRIVACY = ("none", "dp-central", "dp-local")
 FLOWER_PORTS = (8000, 9091, 9092, 9093, 9094)
 
 _AT_LEAST_ONE = _number(lambda n: n >= 1)
 _NOT_NEGATIVE = _number(lambda n: n >= 0)
 _POSITIVE = _number(lambda n: n > 0)
 _CHECKPOINTS = "checkpoints are not written yet"
-_STRATEGY = "the pre-built apps train with FedAvg only"
+_ADAPTIVE = ("FedAdam", "FedYogi", "FedAdagrad")
+_PRIVATE = ("FL_PRIVACY", ("dp-central", "dp-local"))
 _METRICS = "there is no exporter yet"
 _GPU = "GPUs are not passed to the apps yet"
 
@@ -228,25 +234,43 @@ _SERVICE = [
 
 _SUPERLINK = [
     Parameter("FL_NUM_ROUNDS", Level.SUPERLINK, Kind.NUMBER, "3", "Rounds of the run",
-              "an integer of at least 1", check=_AT_LEAST_ONE),
+              "an integer of at least 1", check=_AT_LEAST_ONE, key="num-server-rounds"),
     Parameter("FL_STRATEGY", Level.SUPERLINK, Kind.LIST, "FedAvg", "Aggregation strategy",
-              f"one of {', '.join(STRATEGIES)}", options=STRATEGIES, planned=_STRATEGY),
+              f"one of {', '.join(STRATEGIES)}", options=STRATEGIES, key="strategy"),
     Parameter("FL_MIN_FIT_CLIENTS", Level.SUPERLINK, Kind.NUMBER, "2", "Nodes that must train in a round",
-              "an integer of at least 1", check=_AT_LEAST_ONE),
+              "an integer of at least 1", check=_AT_LEAST_ONE, key="min-train-nodes"),
     Parameter("FL_MIN_EVALUATE_CLIENTS", Level.SUPERLINK, Kind.NUMBER, "2", "Nodes that must evaluate in a round",
-              "an integer of at least 1", check=_AT_LEAST_ONE),
+              "an integer of at least 1", check=_AT_LEAST_ONE, key="min-evaluate-nodes"),
     Parameter("FL_MIN_AVAILABLE_CLIENTS", Level.SUPERLINK, Kind.NUMBER, "2", "Nodes needed before a round starts",
+              "an integer of at least 1", check=_AT_LEAST_ONE, key="min-available-nodes"),
+    Parameter("FL_PROXIMAL_MU", Level.SUPERLINK, Kind.FLOAT, "1.0", "Weight of the proximal term",
+              "a number of at least 0", check=_NOT_NEGATIVE, key="proximal-mu", only=("FL_STRATEGY", ("FedProx",))),
+    Parameter("FL_SERVER_LR", Level.SUPERLINK, Kind.FLOAT, "0.1", "Learning rate with which the server moves the model",
+              "a number above 0", check=_POSITIVE, key="server-lr", only=("FL_STRATEGY", _ADAPTIVE)),
+    Parameter("FL_CLIENT_LR", Level.SUPERLINK, Kind.FLOAT, "0.1", "Learning rate with which the nodes train",
+              "a number above 0", check=_POSITIVE, key="client-lr", only=("FL_STRATEGY", (*_ADAPTIVE, "QFedAvg"))),
+    Parameter("FL_NUM_MALICIOUS", Level.SUPERLINK, Kind.NUMBER, "0", "Bad nodes tolerated",
+              "an integer of at least 0", check=_NOT_NEGATIVE, key="num-malicious",
+              only=("FL_STRATEGY", ("Krum", "MultiKrum", "Bulyan"))),
+    Parameter("FL_TRIM_BETA", Level.SUPERLINK, Kind.FLOAT, "0.2", "Share of the nodes cut off at each end",
+              "a number above 0 and below 0.5", check=_number(lambda b: 0 < b < 0.5), key="trim-beta",
+              only=("FL_STRATEGY", ("FedTrimmedAvg",))),
+    Parameter("FL_FAIRNESS_Q", Level.SUPERLINK, Kind.FLOAT, "0.1", "How much more nodes with a high loss count",
+              "a number of at least 0", check=_NOT_NEGATIVE, key="fairness-q", only=("FL_STRATEGY", ("QFedAvg",))),
+    Parameter("FL_ROUND_TIMEOUT", Level.SUPERLINK, Kind.NUMBER, "3600",
+              "Seconds after which a round goes on without the nodes that have not answered",
               "an integer of at least 1", check=_AT_LEAST_ONE),
-    Parameter("FL_PROXIMAL_MU", Level.SUPERLINK, Kind.FLOAT, "1.0", "FedProx: weight of the proximal term",
-              "a number of at least 0", check=_NOT_NEGATIVE, planned=_STRATEGY),
-    Parameter("FL_SERVER_LR", Level.SUPERLINK, Kind.FLOAT, "0.1", "FedAdam, FedYogi, FedAdagrad: server learning rate",
-              "a number above 0", check=_POSITIVE, planned=_STRATEGY),
-    Parameter("FL_CLIENT_LR", Level.SUPERLINK, Kind.FLOAT, "0.1", "FedAdam, FedYogi, FedAdagrad: client learning rate",
-              "a number above 0", check=_POSITIVE, planned=_STRATEGY),
-    Parameter("FL_NUM_MALICIOUS", Level.SUPERLINK, Kind.NUMBER, "0", "Krum, MultiKrum, Bulyan: bad nodes tolerated",
-              "an integer of at least 0", check=_NOT_NEGATIVE, planned=_STRATEGY),
-    Parameter("FL_TRIM_BETA", Level.SUPERLINK, Kind.FLOAT, "0.2", "FedTrimmedAvg: share cut off at each end",
-              "a number above 0 and below 0.5", check=_number(lambda b: 0 < b < 0.5), planned=_STRATEGY),
+    Parameter("FL_PRIVACY", Level.SUPERLINK, Kind.LIST, "none",
+              "Differential privacy: noise added by the SuperLink (central) or by every node (local)",
+              f"one of {', '.join(PRIVACY)}", options=PRIVACY, key="privacy"),
+    Parameter("FL_DP_NOISE", Level.SUPERLINK, Kind.FLOAT, "1.0",
+              "Noise multiplier: standard deviation of the noise as a multiple of the clipping norm",
+              "a number above 0", check=_POSITIVE, key="dp-noise", only=_PRIVATE),
+    Parameter("FL_DP_CLIP", Level.SUPERLINK, Kind.FLOAT, "1.0",
+              "Clipping norm: the longest update that a node may contribute (adaptive: the first round's)",
+              "a number above 0", check=_POSITIVE, key="dp-clip", only=_PRIVATE),
+    Parameter("FL_DP_CLIPPING", Level.SUPERLINK, Kind.LIST, "fixed", "Whether the clipping norm follows the updates",
+              "one of fixed, adaptive", options=("fixed", "adaptive"), key="dp-clipping", only=_PRIVATE),
     Parameter("FL_CHECKPOINT_ENABLED", Level.SUPERLINK, Kind.BOOLEAN, "NO", "Save the global model while training",
               "YES or NO", planned=_CHECKPOINTS),
     Parameter("FL_CHECKPOINT_INTERVAL", Level.SUPERLINK, Kind.NUMBER, "5", "Rounds between two checkpoints",
@@ -281,7 +305,7 @@ _SUPERNODE = [
     Parameter("FL_USE_CASE", Level.SUPERNODE, Kind.LIST, "none", "Pre-built app to train without code",
               f"one of {', '.join(USE_CASES)}", options=tuple(USE_CASES)),
     Parameter("ML_FRAMEWORK", Level.SUPERNODE, Kind.LIST, "sklearn", "Machine-learning framework of the VMs",
-              "one of sklearn, pytorch, tensorflow", options=("sklearn", "pytorch", "tensorflow")),
+              "one of sklearn, pytorch, tensorflow", options=("sklearn", "pytorch", "tensorflow"), key="framework"),
     Parameter("FL_NODE_CONFIG", Level.SUPERNODE, Kind.TEXT, "",
               "Space-separated key=value pairs for the ClientApp. Empty = partition computed",
               "space-separated key=value pairs, each key once, 0 <= partition-id < num-partitions",
@@ -447,6 +471,12 @@ def _malicious(settings: Settings) -> str:
     return f"is {bad}; {strategy} then needs FL_MIN_AVAILABLE_CLIENTS of at least {needed}, and it is {nodes}."
 
 
+def _private(settings: Settings) -> str:
+    if settings.text("FL_PRIVACY") != "dp-local" or settings.text("FL_DP_CLIPPING") == "fixed":
+        return ""
+    return "is 'adaptive'; with FL_PRIVACY=dp-local the clipping norm is fixed: no node tells how long its update is."
+
+
 def _own_certificate(settings: Settings) -> str:
     given = [bool(settings[f"FL_SSL_{part}"]) for part in ("CA_CERTFILE", "CERTFILE", "KEYFILE")]
     if all(given) or not any(given):
@@ -470,6 +500,7 @@ def _framework(settings: Settings) -> str:
 _RULES: tuple[tuple[tuple[str, ...], Callable[[Settings], str]], ...] = (
     (("FL_MIN_AVAILABLE_CLIENTS", "FL_MIN_FIT_CLIENTS", "FL_MIN_EVALUATE_CLIENTS"), _min_available),
     (("FL_NUM_MALICIOUS", "FL_STRATEGY", "FL_MIN_AVAILABLE_CLIENTS"), _malicious),
+    (("FL_DP_CLIPPING", "FL_PRIVACY"), _private),
     (("FL_SSL_CERTFILE", "FL_SSL_CA_CERTFILE", "FL_SSL_KEYFILE"), _own_certificate),
     (("ML_FRAMEWORK", "FL_USE_CASE"), _framework),
     (("FL_SUPERNODE_AUTH", "FL_TLS_ENABLED"), _authentication),
@@ -510,4 +541,17 @@ def remarks(settings: Settings) -> list[str]:
     ]
     if settings.get("FL_DCGM_ENABLED") == "YES" and settings.get("FL_GPU_ENABLED") == "NO":
         lines.append("FL_DCGM_ENABLED=YES has no effect while FL_GPU_ENABLED is NO.")
+    return lines
+
+
+def ignored(settings: Settings) -> list[str]:
+    """Return one line for each variable that was set and does not apply to what was chosen in another."""
+    lines = []
+    for name, raw in settings.items():
+        parameter = PARAMETERS[name]
+        if parameter.only is None or raw.strip() == parameter.default:
+            continue
+        other, values = parameter.only
+        if other in settings and settings[other] not in values:
+            lines.append(f"{name}={raw} is ignored with {other}={settings[other]}: it is for {', '.join(values)}.")
     return lines

@@ -14,7 +14,7 @@ from oneflower_appliance.boot import Step
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import private_directory
 from oneflower_appliance.onegate import OneGateError
-from oneflower_appliance.parameters import Level, split_address, split_names
+from oneflower_appliance.parameters import Kind, Level, of_level, split_address, split_names
 from oneflower_appliance.partition import Partitions
 from oneflower_appliance.process import Child
 from oneflower_appliance.registrar import Registrar
@@ -144,7 +144,8 @@ class SuperLink:
     def _prepare_flower(self) -> str:
         machine = self._machine
         flower.install_helpers(machine.home)
-        environment = flower.environment(machine.home, machine.settings.text("FL_LOG_LEVEL"))
+        form = {p.name: machine.settings[p.name] for p in of_level(Level.SUPERLINK) if p.kind is not Kind.TEXT64}
+        environment = flower.environment(machine.home, machine.settings.text("FL_LOG_LEVEL"), form)
         self.child = Child(flower.prepare(self.name), environment, log_flower)
         return f"Flower in process {self.child.pid}"
 

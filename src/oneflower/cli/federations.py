@@ -94,10 +94,11 @@ class Wanted:
 def deploy(cloud: Cloud, wanted: Wanted, timeout: float, *, keep: bool) -> tuple[Federation, FederationStatus]:
     """Deploy and wait; on failure or Ctrl-C take down again what was begun, unless `keep`."""
     from oneflower.cloud import Federation, scaling_bounds  # noqa: PLC0415
-    from oneflower_appliance.parameters import remarks, resolve  # noqa: PLC0415
+    from oneflower_appliance.parameters import ignored, remarks, resolve  # noqa: PLC0415
 
     bounds = scaling_bounds(cloud, wanted.supernodes, wanted.limits, wanted.settings)
-    for remark in remarks(resolve(wanted.settings, bounds=bounds)):
+    settings = resolve(wanted.settings, bounds=bounds)
+    for remark in (*remarks(settings), *ignored(settings)):
         screen.say(f"Note: {remark}")
     with screen.steps() as notify:
         federation = Federation.begin(cloud, wanted.name, wanted.settings, bounds, notify)

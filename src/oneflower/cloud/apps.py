@@ -10,17 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.apps import USE_CASES
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.parameters import PARAMETERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_ROUNDS = "num-server-rounds"
-_FROM_FORM = {
-    _ROUNDS: "FL_NUM_ROUNDS",
-    "min-train-nodes": "FL_MIN_FIT_CLIENTS",
-    "min-evaluate-nodes": "FL_MIN_EVALUATE_CLIENTS",
-    "min-available-nodes": "FL_MIN_AVAILABLE_CLIENTS",
-}
+_ROUNDS = PARAMETERS["FL_NUM_ROUNDS"].key
+_OURS = "oneflower-appliance"
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,10 @@ class App:
         A pre-built app follows the form of its federation; anybody's app is changed only where asked.
         Raises `OneflowerError` for a key that the app does not have.
         """
-        values = {key: form[name] for key, name in _FROM_FORM.items() if name in form} if self.prebuilt else {}
+        values: dict[str, str] = {}
+        if self.prebuilt:
+            keys = {name: parameter.key for name, parameter in PARAMETERS.items() if parameter.key in self.config}
+            values = {keys[name]: _literal(value) for name, value in form.items() if name in keys}
         if rounds is not None:
             values[_ROUNDS] = str(rounds)
         values |= {key: _literal(value) for key, value in given.items()}
@@ -53,7 +52,7 @@ class App:
 
     def check_installed(self, packages: set[str], where: str) -> None:
         """Raise `OneflowerError` unless everything that the app depends on is among `packages`."""
-        missing = sorted(name for name in self.dependencies if name not in packages)
+        missing = sorted(set(self.dependencies) - packages - {_OURS})
         if missing:
             raise OneflowerError(
                 f"The app {self.name} needs {', '.join(missing)}, which the machines of {where} do not have.",
@@ -64,12 +63,12 @@ class App:
 def load_app(name: str, form: Mapping[str, str]) -> App:
     """Return the pre-built app `name` or the one in the folder `name`. Raises `OneflowerError`."""
     if (use_case := USE_CASES.get(name)) is not None:
-        for variable, supported in (("ML_FRAMEWORK", use_case.frameworks), ("FL_STRATEGY", use_case.strategies)):
-            if form.get(variable, supported[0]) not in supported:
-                raise OneflowerError(
-                    f"{name} does not train with {variable}={form[variable]} yet; it does with {', '.join(supported)}.",
-                    f"Deploy a federation with `--set {variable}={supported[0]}`.",
-                )
+        if form.get("ML_FRAMEWORK", use_case.frameworks[0]) not in use_case.frameworks:
+            raise OneflowerError(
+                f"{name} does not train with ML_FRAMEWORK={form['ML_FRAMEWORK']}; it does with "
+                f"{', '.join(use_case.frameworks)}.",
+                f"Deploy a federation with `--set ML_FRAMEWORK={use_case.frameworks[0]}`.",
+            )
         return _read(use_case.folder, prebuilt=True)
     folder = Path(name)
     if not folder.is_dir():

@@ -8,15 +8,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class UseCase:
-    """A pre-built app: where it is, and the frameworks and strategies it can train with in this release."""
+    """A pre-built app: where it is, and the frameworks it can train with in this release."""
 
     folder: Path
     frameworks: tuple[str, ...]
-    strategies: tuple[str, ...]
 
 
 USE_CASES: dict[str, UseCase] = {
     "image-classification": UseCase(
-        Path(__file__).parent / "image-classification", frameworks=("sklearn",), strategies=("FedAvg",)
+        Path(__file__).parent / "image-classification", ("sklearn", "pytorch", "tensorflow")
     ),
 }

@@ -1,1 +1,1 @@
-"""Federated training on the handwritten digits that scikit-learn ships."""
+"""Federated image classification: folders of images, or the handwritten digits that scikit-learn ships."""

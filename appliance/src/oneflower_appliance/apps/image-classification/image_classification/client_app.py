@@ -1,39 +1,69 @@
-"""What each SuperNode does: train and evaluate on its own share."""
+"""What each SuperNode does: say what it has, train, and test."""
 
 from __future__ import annotations
 
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+import numpy as np
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from image_classification import task
+from image_classification import images
+from image_classification.models import Arrays, Way, framework_of
+from oneflower_appliance.training import clients, survey
 
 app = ClientApp()
 
 
-def _share(context: Context) -> task.Split:
-    config, run = context.node_config, context.run_config
-    if "partition-id" not in config or "num-partitions" not in config:
-        raise ValueError("This node has no partition: set FL_NODE_CONFIG='partition-id=0 num-partitions=2' on it.")
-    data, _ = task.load(int(run["seed"]))
-    number, count = int(config["partition-id"]), int(config["num-partitions"])
-    return task.partition(data, number, count, float(run["dirichlet-alpha"]), int(run["seed"]))
+@app.query()
+def describe(message: Message, context: Context) -> Message:
+    """Say which classes this node has, and how many images."""
+
+    def look() -> dict[str, object]:
+        classes = images.own_classes(context)
+        train, test = images.load(context, classes or list(images.DIGITS))
+        return {
+            "source": "own images" if classes else "digits",
+            "classes": classes or list(images.DIGITS),
+            "shape": list(train.batch(np.zeros(1, dtype=np.int64)).shape[1:]),
+            "examples": len(train) + len(test),
+        }
+
+    return survey.describe(message, look)
 
 
-@app.train()
+@app.train(mods=[clients.privacy_mod])
 def train(message: Message, context: Context) -> Message:
-    """Train the global model on this node's share."""
-    data = _share(context)
-    arrays = message.content.array_records["arrays"].to_numpy_ndarrays()
-    seed = int(context.run_config["seed"]) + int(context.node_config["partition-id"])
-    loss = task.train(arrays, data, int(context.run_config["local-epochs"]), seed)
-    metrics = MetricRecord({"train_loss": loss, "num-examples": len(data.digits)})
-    return Message(RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics}), reply_to=message)
+    """Train the global model on this node's images."""
+    data, _ = _data(message, context)
+    trained, loss = framework_of(context.run_config).train(_arrays(message), data, _way(message, context))
+    metrics = MetricRecord({"train_loss": loss, "num-examples": len(data)})
+    arrays = ArrayRecord({name: Array(array) for name, array in trained.items()})
+    return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Evaluate the global model on this node's share."""
-    data = _share(context)
-    loss, accuracy = task.evaluate(message.content.array_records["arrays"].to_numpy_ndarrays(), data)
-    metrics = MetricRecord({"loss": loss, "accuracy": accuracy, "num-examples": len(data.digits)})
+    """Test the global model on images of this node that are never trained on."""
+    _, data = _data(message, context)
+    loss, accuracy = framework_of(context.run_config).evaluate(_arrays(message), data, _way(message, context))
+    metrics = MetricRecord({"loss": loss, "accuracy": accuracy, "num-examples": len(data)})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+
+def _arrays(message: Message) -> Arrays:
+    return {name: array.numpy() for name, array in message.content.array_records["arrays"].items()}
+
+
+def _data(message: Message, context: Context) -> tuple[images.Images, images.Images]:
+    return images.load(context, clients.settings_of(message)["classes"])
+
+
+def _way(message: Message, context: Context) -> Way:
+    settings = clients.settings_of(message)
+    return Way(
+        model=settings["model"],
+        epochs=settings["epochs"],
+        batch=int(context.run_config["batch-size"]),
+        rate=clients.learning_rate(context.run_config, settings["rate"]),
+        mu=clients.proximal_mu(message),
+        seed=clients.seed_of(message, context),
+    )

@@ -1,0 +1,54 @@
+"""scikit-learn's framework: a softmax regression on the pixels, for nodes with little memory and no GPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sklearn.metrics import log_loss
+
+from image_classification.models import in_order
+
+if TYPE_CHECKING:
+    from image_classification.images import Floats, Images
+    from image_classification.models import Arrays, Way
+
+_PIECE = 1024
+
+
+def initial(shape: tuple[int, int, int], classes: int, model: str = "", seed: int = 0) -> Arrays:  # noqa: ARG001
+    """Return weights (pixels, classes) and biases (classes,), all zero: a convex problem needs no random start."""
+    return {"weights": np.zeros((int(np.prod(shape)), classes)), "biases": np.zeros(classes)}
+
+
+def train(arrays: Arrays, data: Images, how: Way) -> tuple[Arrays, float]:
+    """Train by mini-batch gradient descent."""
+    weights, biases = arrays["weights"].copy(), arrays["biases"].copy()
+    for indices in how.batches(len(data)):
+        pixels = _rows(data, indices)
+        error = _probabilities(weights, biases, pixels)
+        error[np.arange(len(indices)), data.labels[indices]] -= 1
+        weights -= how.rate * (pixels.T @ error / len(indices) + how.mu * (weights - arrays["weights"]))
+        biases -= how.rate * (error.mean(axis=0) + how.mu * (biases - arrays["biases"]))
+    trained = {"weights": weights, "biases": biases}
+    return trained, evaluate(trained, data, how)[0]
+
+
+def evaluate(arrays: Arrays, data: Images, how: Way | None = None) -> tuple[float, float]:  # noqa: ARG001
+    """Return cross-entropy loss and accuracy."""
+    predicted = np.concatenate([
+        _probabilities(arrays["weights"], arrays["biases"], _rows(data, indices))
+        for indices in in_order(len(data), _PIECE)
+    ])  # fmt: skip
+    loss = log_loss(data.labels, predicted, labels=np.arange(len(arrays["biases"])))
+    return float(loss), float((predicted.argmax(axis=1) == data.labels).mean())
+
+
+def _rows(data: Images, indices: np.ndarray) -> Floats:
+    return data.batch(indices).reshape(len(indices), -1)
+
+
+def _probabilities(weights: Floats, biases: Floats, pixels: Floats) -> Floats:
+    scores = pixels @ weights + biases
+    exponents = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return np.asarray(exponents / exponents.sum(axis=1, keepdims=True))

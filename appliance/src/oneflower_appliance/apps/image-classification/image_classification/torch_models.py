@@ -1,0 +1,134 @@
+"""PyTorch's framework: a small convolutional network, and ResNet-18 (He et al., 2016) for real images.
+
+ResNet-18 has group instead of batch normalisation, as is usual in federated learning: batch statistics of different
+nodes cannot be averaged (Hsieh et al., 2020).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from image_classification.models import in_order
+
+if TYPE_CHECKING:
+    from image_classification.images import Images
+    from image_classification.models import Arrays, Way
+
+log = logging.getLogger("flwr")
+
+
+class _Block(nn.Module):
+    """Two convolutions and the way around them."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.first_norm = nn.GroupNorm(8, outputs)
+        self.second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.second_norm = nn.GroupNorm(8, outputs)
+        self.around = nn.Sequential()
+        if stride != 1 or inputs != outputs:
+            self.around = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.GroupNorm(8, outputs))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        hidden = functional.relu(self.first_norm(self.first(images)))
+        return functional.relu(self.second_norm(self.second(hidden)) + self.around(images))
+
+
+def _resnet18(channels: int, classes: int) -> nn.Module:
+    stem = [nn.Conv2d(channels, 64, 7, 2, 3, bias=False), nn.GroupNorm(8, 64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    blocks, inputs = [], 64
+    for outputs, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        blocks += [_Block(inputs, outputs, stride), _Block(outputs, outputs, 1)]
+        inputs = outputs
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes))
+
+
+def _cnn(channels: int, classes: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(), nn.Linear(32 * 16, classes),
+    )  # fmt: skip
+
+
+_MODELS = {"cnn": _cnn, "resnet18": _resnet18}
+
+
+def initial(shape: tuple[int, int, int], classes: int, model: str, seed: int) -> Arrays:
+    """Return the parameters with which PyTorch begins, the same for the same seed."""
+    torch.manual_seed(seed)
+    return _arrays(_MODELS[model](shape[2], classes))
+
+
+def train(arrays: Arrays, data: Images, how: Way) -> tuple[Arrays, float]:
+    """Train by stochastic gradient descent with momentum."""
+    torch.manual_seed(how.seed)
+    device = _device()
+    net = _net(arrays, data, how).to(device).train()
+    start = [parameter.detach().clone() for parameter in net.parameters()]
+    optimiser = torch.optim.SGD(net.parameters(), how.rate, momentum=0.9)
+    losses, seen = [], 0
+    for indices in how.batches(len(data)):
+        optimiser.zero_grad()
+        loss = functional.cross_entropy(net(_tensor(data, indices, device)), _labels(data, indices, device))
+        losses.append(float(loss.detach()) * len(indices))
+        seen += len(indices)
+        if how.mu:
+            pairs = zip(net.parameters(), start, strict=True)
+            loss = loss + how.mu / 2 * sum(((now - then) ** 2).sum() for now, then in pairs)
+        loss.backward()
+        optimiser.step()
+    last = -(-len(data) // how.batch)
+    return _arrays(net), sum(losses[-last:]) / len(data)
+
+
+def evaluate(arrays: Arrays, data: Images, how: Way) -> tuple[float, float]:
+    """Return cross-entropy loss and accuracy."""
+    device = _device()
+    net = _net(arrays, data, how).to(device).eval()
+    loss, correct = 0.0, 0
+    with torch.no_grad():
+        for indices in in_order(len(data), 256):
+            scores, labels = net(_tensor(data, indices, device)), _labels(data, indices, device)
+            loss += float(functional.cross_entropy(scores, labels, reduction="sum"))
+            correct += int((scores.argmax(1) == labels).sum())
+    return loss / len(data), correct / len(data)
+
+
+def _net(arrays: Arrays, data: Images, how: Way) -> nn.Module:
+    channels = data.batch(np.zeros(1, dtype=np.int64)).shape[3]
+    classes = next(reversed(arrays.values())).shape[0]
+    net = _MODELS[how.model](channels, classes)
+    net.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
+    return net
+
+
+def _arrays(net: nn.Module) -> Arrays:
+    return {name: tensor.detach().cpu().numpy() for name, tensor in net.state_dict().items()}
+
+
+def _tensor(data: Images, indices: np.ndarray, device: torch.device) -> torch.Tensor:
+    pixels = np.ascontiguousarray(data.batch(indices).transpose(0, 3, 1, 2), dtype=np.float32)
+    return torch.from_numpy(pixels).to(device)
+
+
+def _labels(data: Images, indices: np.ndarray, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(data.labels[indices]).to(device)
+
+
+def _device() -> torch.device:
+    if not torch.cuda.is_available():
+        log.info("Training on the CPU.")
+        return torch.device("cpu")
+    if fraction := os.environ.get("ONEFLOWER_GPU_MEMORY_FRACTION"):
+        torch.cuda.set_per_process_memory_fraction(float(fraction))
+    log.info("Training on the GPU %s.", torch.cuda.get_device_name())
+    return torch.device("cuda")

@@ -1,0 +1,55 @@
+"""What the ClientApps of the pre-built apps share, and what anybody's may use."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from flwr.clientapp.mod import LocalDpMod
+
+from oneflower_appliance.parameters import PARAMETERS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from flwr.app import Context, Message
+
+_DELTA = 1e-5
+
+
+def learning_rate(run_config: Mapping[str, Any], own: float) -> float:
+    """Return FL_CLIENT_LR with the strategies that it is for, else the app's `own` learning rate."""
+    only = PARAMETERS["FL_CLIENT_LR"].only
+    applies = only is not None and run_config.get("strategy") in only[1]
+    return float(run_config["client-lr"]) if applies else own
+
+
+def settings_of(message: Message) -> dict[str, Any]:
+    """Return what the server says about this round."""
+    return dict(message.content.config_records["config"])
+
+
+def proximal_mu(message: Message) -> float:
+    """Return the weight of FedProx's proximal term, 0 with every other strategy."""
+    return float(settings_of(message).get("proximal-mu", 0.0))
+
+
+def seed_of(message: Message, context: Context) -> int:
+    """Return a seed that differs by round and by node, and is the same whenever that round is trained again."""
+    server_round = int(settings_of(message).get("server-round", 0))
+    partition = int(context.node_config.get("partition-id", 0))
+    return int(context.run_config["seed"]) + 10_000 * server_round + partition
+
+
+def privacy_mod(message: Message, context: Context, call_next: Callable[[Message, Context], Message]) -> Message:
+    """Clip this node's update and add noise to it before it leaves the node, where FL_PRIVACY=dp-local asks for it.
+
+    A mod for `@app.train(mods=[privacy_mod])`. The noise of Flower's `LocalDpMod` is given by epsilon and delta; they
+    are chosen here so that its standard deviation is FL_DP_NOISE times FL_DP_CLIP.
+    """
+    config = context.run_config
+    if config.get("privacy") != "dp-local":
+        return call_next(message, context)
+    clip, noise = float(config["dp-clip"]), float(config["dp-noise"])
+    epsilon = math.sqrt(2 * math.log(1.25 / _DELTA)) / noise
+    return LocalDpMod(clip, clip, epsilon, _DELTA)(message, context, call_next)

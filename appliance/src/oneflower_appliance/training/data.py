@@ -1,0 +1,81 @@
+"""Where a node's data is, and how a data set that all nodes have is dealt out among them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from oneflower_appliance.errors import ExitCode, OneflowerError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flwr.app import Context
+    from numpy.typing import NDArray
+
+_FOLDER = "data-path"
+
+
+class DataError(OneflowerError):
+    """A node's data cannot be trained on."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message, hint, ExitCode.INVALID_INPUT)
+
+
+def data_folder(context: Context) -> Path | None:
+    """Return the folder with this node's own files, or None where it has none. Raises `DataError`."""
+    named = context.node_config.get(_FOLDER)
+    if not named:
+        return None
+    folder = Path(str(named))
+    if not folder.is_dir():
+        raise DataError(f"The data folder {folder} does not exist on this node.", "Mount it, or mend FL_DATA_PATH.")
+    if not any(folder.iterdir()):
+        raise DataError(f"The data folder {folder} is empty on this node.", "Put files there, or unset FL_DATA_PATH.")
+    return folder
+
+
+def partition_of(context: Context) -> tuple[int, int]:
+    """Return which share of a common data set is this node's: (partition-id, num-partitions). Raises `DataError`."""
+    config: Mapping[str, Any] = context.node_config
+    if "partition-id" not in config or "num-partitions" not in config:
+        raise DataError(
+            "This node has no partition.",
+            "Set FL_NODE_CONFIG='partition-id=0 num-partitions=2' on it, or FL_DATA_PATH.",
+        )
+    return int(config["partition-id"]), int(config["num-partitions"])
+
+
+def share(labels: NDArray[np.int64], number: int, count: int, alpha: float, seed: int) -> NDArray[np.int64]:
+    """Return the indices of share `number` of `count`: disjoint, together everything, never empty.
+
+    With `alpha` 0 each share has the same mix of labels; otherwise each label is dealt out by a Dirichlet draw, so that
+    0.1 leaves most nodes with a few labels only. Raises `DataError`.
+    """
+    if not 0 <= number < count <= len(labels):
+        raise DataError(
+            f"partition-id {number} of {count} is not a share of {len(labels)} examples.", "Deploy fewer SuperNodes."
+        )
+    rng = np.random.default_rng(seed)
+    shares: list[list[int]] = [[] for _ in range(count)]
+    for label in np.unique(labels):
+        indices = rng.permutation(np.flatnonzero(labels == label))
+        weights = rng.dirichlet([alpha] * count) if alpha > 0 else np.full(count, 1 / count)
+        cuts = (np.cumsum(weights)[:-1] * len(indices)).round().astype(int)
+        # The first share of each label moves on by one, so that left-overs do not all go to the same node.
+        for position, part in enumerate(np.split(indices, cuts)):
+            shares[(position + int(label)) % count if alpha <= 0 else position].extend(part.tolist())
+    for given in shares:
+        if not given:
+            given.append(max(shares, key=len).pop())
+    return np.sort(np.asarray(shares[number], dtype=np.int64))
+
+
+def hold_out(count: int, part: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return indices to train on and indices to test on: `part` of `count` at least one, if there are two."""
+    order = np.random.default_rng(seed).permutation(count)
+    held = min(max(1, round(count * part)), count - 1)
+    return np.sort(order[held:]), np.sort(order[:held])

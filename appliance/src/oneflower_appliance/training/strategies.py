@@ -1,0 +1,95 @@
+"""The strategy that a form asks for, on Flower's own classes.
+
+Two lines in anybody's ServerApp:
+
+    from oneflower_appliance.training.strategies import make_strategy
+    strategy = make_strategy(context.run_config)
+
+What the run config says counts first (under the keys of docs/strategies.md), then the form with which the federation
+was deployed, then the defaults.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from flwr.serverapp import strategy as flower
+
+from oneflower_appliance.flower import FORM_VARIABLE
+from oneflower_appliance.parameters import PARAMETERS, Level, Settings, ignored, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flwr.serverapp.strategy import Strategy
+
+log = logging.getLogger("flwr")
+
+_COMMON = {
+    "min_train_nodes": "FL_MIN_FIT_CLIENTS",
+    "min_evaluate_nodes": "FL_MIN_EVALUATE_CLIENTS",
+    "min_available_nodes": "FL_MIN_AVAILABLE_CLIENTS",
+}
+_ADAPTIVE = {"eta": "FL_SERVER_LR", "eta_l": "FL_CLIENT_LR"}
+_OWN: dict[str, dict[str, str]] = {
+    "FedAvg": {},
+    "FedProx": {"proximal_mu": "FL_PROXIMAL_MU"},
+    "FedAdam": _ADAPTIVE,
+    "FedYogi": _ADAPTIVE,
+    "FedAdagrad": _ADAPTIVE,
+    "FedMedian": {},
+    "FedTrimmedAvg": {"beta": "FL_TRIM_BETA"},
+    "Krum": {"num_malicious_nodes": "FL_NUM_MALICIOUS"},
+    "MultiKrum": {"num_malicious_nodes": "FL_NUM_MALICIOUS"},
+    "Bulyan": {"num_malicious_nodes": "FL_NUM_MALICIOUS"},
+    "QFedAvg": {"client_learning_rate": "FL_CLIENT_LR", "q": "FL_FAIRNESS_Q"},
+}
+_JUST_ENOUGH = 1e-9
+
+
+def read_form(run_config: Mapping[str, Any]) -> Settings:
+    """Return the SuperLink's variables as they count for a run. Raises `OneflowerError` naming all that are wrong."""
+    values: dict[str, str] = json.loads(os.environ.get(FORM_VARIABLE, "{}"))
+    for name, parameter in PARAMETERS.items():
+        if parameter.level is Level.SUPERLINK and parameter.key in run_config:
+            values[name] = str(run_config[parameter.key])
+    return resolve(values, (Level.SUPERLINK,))
+
+
+def make_strategy(run_config: Mapping[str, Any], **more: Any) -> Strategy:
+    """Return the strategy, with differential privacy around it where FL_PRIVACY asks for it.
+
+    `more` goes to the strategy's class, metric functions for instance. Raises `OneflowerError`.
+    """
+    form = read_form(run_config)
+    name = form.text("FL_STRATEGY")
+    for line in ignored(form):
+        log.info("%s", line)
+    arguments = {key: PARAMETERS[variable].parse(form[variable]) for key, variable in (_COMMON | _OWN[name]).items()}
+    if name == "MultiKrum":
+        arguments["num_nodes_to_select"] = form.integer("FL_MIN_AVAILABLE_CLIENTS") - form.integer("FL_NUM_MALICIOUS")
+    if form.text("FL_PRIVACY") == "dp-central":
+        # The noise is made for a number of nodes, so in each round exactly that many are sampled.
+        arguments["fraction_train"] = _JUST_ENOUGH
+    made: Strategy = getattr(flower, name)(**arguments | more)
+    return _with_privacy(made, form)
+
+
+def _with_privacy(strategy: Strategy, form: Settings) -> Strategy:
+    if form.text("FL_PRIVACY") != "dp-central":
+        return strategy
+    noise, clip, nodes = form.real("FL_DP_NOISE"), form.real("FL_DP_CLIP"), form.integer("FL_MIN_FIT_CLIENTS")
+    if form.text("FL_DP_CLIPPING") == "fixed":
+        return flower.DifferentialPrivacyServerSideFixedClipping(strategy, noise, clip, nodes)
+    # The number of updates that were clipped is told with noise, too; Flower's own choice for it, a twentieth of the
+    # nodes, is too little for few nodes and is refused then.
+    return flower.DifferentialPrivacyServerSideAdaptiveClipping(
+        strategy,
+        noise_multiplier=noise,
+        num_sampled_clients=nodes,
+        initial_clipping_norm=clip,
+        clipped_count_stddev=max(nodes / 20, noise),
+    )

@@ -1,0 +1,86 @@
+"""A federation without processes: a pre-built app's own ClientApp and ServerApp, called in turn."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import SimpleNamespace
+
+from flwr.app import ConfigRecord as _  # noqa: F401 - Flower fills its registries on import
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.serverapp.strategy import Strategy
+from flwr.supercore.task_identity import TaskIdentity
+
+from oneflower.cloud.apps import load_app
+from oneflower_appliance.apps import USE_CASES
+
+
+class Grid:
+    """Delivers messages to the ClientApp at once. `spoil(node, message, reply)` may return another reply."""
+
+    def __init__(self, app, run_config, nodes, node_configs=None, spoil=None):
+        self.run = SimpleNamespace(run_id=17)
+        self.spoil = spoil or (lambda node, message, reply: reply)
+        self._app = app
+        configs = node_configs or [{"partition-id": n, "num-partitions": nodes} for n in range(nodes)]
+        self._contexts = {
+            100 + number: Context(17, 100 + number, config, RecordDict(), run_config)
+            for number, config in enumerate(configs)
+        }
+
+    def get_node_ids(self):
+        return list(self._contexts)
+
+    def send_and_receive(self, messages, *, timeout=None):
+        return [self._answer(message) for message in messages]
+
+    def _answer(self, message):
+        node = message.metadata.dst_node_id
+        try:
+            reply = self._app(message, self._contexts[node])
+        except Exception as error:  # noqa: BLE001 - as Flower does
+            reply = Message(Error(code=1, reason=f"{type(error)}:<'{error}'>"), reply_to=message)
+        reply.metadata.__dict__["_src_node_id"] = node
+        return self.spoil(node, message, reply)
+
+
+class Trained:
+    """What a run came to: Flower's result, and the accuracy of each round on the digits' test set."""
+
+    def __init__(self, result):
+        self.result = result
+        self.rounds = [dict(record) for number, record in sorted(result.evaluate_metrics_serverapp.items()) if number]
+        self.accuracies = [record["accuracy"] for record in self.rounds]
+
+    @property
+    def accuracy(self):
+        return self.accuracies[-1]
+
+
+def app_module(use_case, module):
+    folder = str(USE_CASES[use_case].folder)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    return importlib.import_module(f"{use_case.replace('-', '_')}.{module}")
+
+
+def train(monkeypatch, use_case, nodes=2, node_configs=None, spoil=None, **settings):
+    """Run a use case; `settings` are those of its run config, `_` for `-`."""
+    config = dict(load_app(use_case, {}).config) | {key.replace("_", "-"): value for key, value in settings.items()}
+    for name, value in (("_task_id", 1), ("_run_id", 17), ("_node_id", 0)):
+        monkeypatch.setattr(TaskIdentity, name, value)
+    results = []
+    original = Strategy.start
+
+    def start(*args, **kwargs):
+        results.append(original(*args, **kwargs))
+        return results[-1]
+
+    monkeypatch.setattr(Strategy, "start", start)
+    grid = Grid(app_module(use_case, "client_app").app, config, nodes, node_configs, spoil)
+    context = Context(17, 0, {}, RecordDict(), config)
+    try:
+        app_module(use_case, "server_app").app(grid, context)
+    finally:
+        monkeypatch.setattr(Strategy, "start", original)
+    return Trained(results[-1])

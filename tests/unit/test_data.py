@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from oneflower_appliance.training.data import DataError, hold_out, share
+
+LABELS = np.repeat(np.arange(10), 144)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.sampled_from([0.0, 0.05, 1.0]), st.integers(0, 5))
+def test_shares_are_disjoint_complete_and_never_empty(count, alpha, seed):
+    shares = [share(LABELS, number, count, alpha, seed) for number in range(count)]
+    assert all(len(given) for given in shares)
+    assert sorted(np.concatenate(shares)) == list(range(len(LABELS)))
+
+
+def test_the_mix_of_labels_is_even_or_uneven_as_asked():
+    even = np.bincount(LABELS[share(LABELS, 0, 4, 0.0, 7)], minlength=10)
+    assert even.max() - even.min() <= 3
+    uneven = np.bincount(LABELS[share(LABELS, 0, 4, 0.1, 7)], minlength=10)
+    assert uneven.max() > 5 * max(1, uneven.min())
+
+
+@pytest.mark.parametrize(("number", "count"), [(2, 2), (-1, 2), (0, 0), (0, 5000)])
+def test_a_share_that_does_not_exist_is_refused(number, count):
+    with pytest.raises(DataError, match="is not a share"):
+        share(LABELS, number, count, 0.0, 7)
+
+
+@given(st.integers(2, 200), st.floats(0.01, 0.9), st.integers(0, 3))
+def test_what_is_held_out_is_never_trained_on(count, part, seed):
+    trained, held = hold_out(count, part, seed)
+    assert sorted([*trained, *held]) == list(range(count))
+    assert len(trained)
+    assert len(held)
