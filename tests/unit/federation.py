@@ -18,8 +18,8 @@ from oneflower_appliance.apps import USE_CASES
 class Grid:
     """Delivers messages to the ClientApp at once. `spoil(node, message, reply)` may return another reply."""
 
-    def __init__(self, app, run_config, nodes, node_configs=None, spoil=None):
-        self.run = SimpleNamespace(run_id=17)
+    def __init__(self, app, run_config, nodes, node_configs=None, spoil=None, run_id=17):
+        self.run = SimpleNamespace(run_id=run_id)
         self.spoil = spoil or (lambda node, message, reply: reply)
         self._app = app
         configs = node_configs or [{"partition-id": n, "num-partitions": nodes} for n in range(nodes)]
@@ -64,7 +64,7 @@ def app_module(use_case, module):
     return importlib.import_module(f"{use_case.replace('-', '_')}.{module}")
 
 
-def train(monkeypatch, use_case, nodes=2, node_configs=None, spoil=None, **settings):
+def train(monkeypatch, use_case, nodes=2, node_configs=None, spoil=None, run_id=17, **settings):
     """Run a use case; `settings` are those of its run config, `_` for `-`."""
     config = dict(load_app(use_case, {}).config) | {key.replace("_", "-"): value for key, value in settings.items()}
     for name, value in (("_task_id", 1), ("_run_id", 17), ("_node_id", 0)):
@@ -77,7 +77,7 @@ def train(monkeypatch, use_case, nodes=2, node_configs=None, spoil=None, **setti
         return results[-1]
 
     monkeypatch.setattr(Strategy, "start", start)
-    grid = Grid(app_module(use_case, "client_app").app, config, nodes, node_configs, spoil)
+    grid = Grid(app_module(use_case, "client_app").app, config, nodes, node_configs, spoil, run_id)
     context = Context(17, 0, {}, RecordDict(), config)
     try:
         app_module(use_case, "server_app").app(grid, context)

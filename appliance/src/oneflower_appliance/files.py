@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PRIVATE = 0o600
 SHARED = 0o644
@@ -17,7 +22,16 @@ def write_atomic(path: Path, content: str | bytes, mode: int = PRIVATE) -> None:
 
     Raises `OneflowerError` when the disk is full, read-only or not permitted.
     """
-    data = content.encode() if isinstance(content, str) else content
+    with replacing(path, mode) as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: Path, mode: int = PRIVATE) -> Iterator[BinaryIO]:
+    """Yield a file that takes the place of `path` at the end, whole and safe on the disk, or not at all.
+
+    Raises `OneflowerError` when the disk is full, read-only or not permitted.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -26,13 +40,14 @@ def write_atomic(path: Path, content: str | bytes, mode: int = PRIVATE) -> None:
     try:
         with os.fdopen(handle, "wb") as stream:
             os.fchmod(stream.fileno(), mode)
-            stream.write(data)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         Path(temporary).replace(path)
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
         raise _unwritable(path, error) from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
 
 
 def private_directory(path: Path) -> Path:

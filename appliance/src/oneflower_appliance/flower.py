@@ -83,7 +83,7 @@ def environment(home: Path, log_level: str, form: Mapping[str, str] | None = Non
 
 
 def install_helpers(home: Path) -> None:
-    """Put our `flwr-serverapp` before Flower's, so that every run is recorded (see training.recorder)."""
+    """Put our `flwr-serverapp` before Flower's, so that every run is supervised (see training.supervisor)."""
     script = f"#!{sys.executable}\nfrom oneflower_appliance.flower import serverapp\nserverapp()\n"
     write_atomic(home / "bin" / "flwr-serverapp", script, 0o755)
 
@@ -304,12 +304,12 @@ def main() -> None:
 
 
 def serverapp() -> None:
-    """Run Flower's `flwr-serverapp` with every strategy recorded."""
-    from oneflower_appliance.training.recorder import record_runs  # noqa: PLC0415 - imports Flower
+    """Run Flower's `flwr-serverapp` with every strategy supervised."""
+    from oneflower_appliance.training.supervisor import supervise  # noqa: PLC0415 - imports Flower
 
     sys.argv[0] = "flwr-serverapp"
     if folder := os.environ.get(RUNS_VARIABLE):
-        record_runs(Path(folder))
+        supervise(Path(folder), Path(folder).parent / "checkpoints")
     importlib.import_module("flwr.superlink.cli").flwr_serverapp()
 
 

@@ -203,7 +203,7 @@ FLOWER_PORTS = (8000, 9091, 9092, 9093, 9094)
 _AT_LEAST_ONE = _number(lambda n: n >= 1)
 _NOT_NEGATIVE = _number(lambda n: n >= 0)
 _POSITIVE = _number(lambda n: n > 0)
-_CHECKPOINTS = "checkpoints are not written yet"
+_CHECKPOINTS = ("FL_CHECKPOINT_ENABLED", ("YES",))
 _ADAPTIVE = ("FedAdam", "FedYogi", "FedAdagrad")
 _PRIVATE = ("FL_PRIVACY", ("dp-central", "dp-local"))
 _METRICS = "there is no exporter yet"
@@ -272,12 +272,14 @@ _SUPERLINK = [
     Parameter("FL_DP_CLIPPING", Level.SUPERLINK, Kind.LIST, "fixed", "Whether the clipping norm follows the updates",
               "one of fixed, adaptive", options=("fixed", "adaptive"), key="dp-clipping", only=_PRIVATE),
     Parameter("FL_CHECKPOINT_ENABLED", Level.SUPERLINK, Kind.BOOLEAN, "NO", "Save the global model while training",
-              "YES or NO", planned=_CHECKPOINTS),
+              "YES or NO"),
     Parameter("FL_CHECKPOINT_INTERVAL", Level.SUPERLINK, Kind.NUMBER, "5", "Rounds between two checkpoints",
-              "an integer of at least 1", check=_AT_LEAST_ONE, planned=_CHECKPOINTS),
-    Parameter("FL_CHECKPOINT_PATH", Level.SUPERLINK, Kind.TEXT, "/var/lib/oneflower/checkpoints",
-              "Folder for checkpoints", "an absolute path", check=lambda v: str(v).startswith("/"),
-              planned=_CHECKPOINTS),
+              "an integer of at least 1", check=_AT_LEAST_ONE, only=_CHECKPOINTS),
+    Parameter("FL_CHECKPOINT_KEEP", Level.SUPERLINK, Kind.NUMBER, "3", "How many checkpoints of a run are kept",
+              "an integer of at least 1", check=_AT_LEAST_ONE, only=_CHECKPOINTS),
+    Parameter("FL_CHECKPOINT_PATH", Level.SUPERLINK, Kind.TEXT, "",
+              "Folder for checkpoints, on a mounted volume for instance. Empty = in the appliance's folder",
+              "an absolute path", check=lambda v: str(v).startswith("/"), only=_CHECKPOINTS),
     Parameter("FL_FLEET_API_ADDRESS", Level.SUPERLINK, Kind.TEXT, "",
               "Where SuperNodes connect. Empty = the VM's address and port 9092", "host:port",
               check=_readable(split_address)),

@@ -1,55 +1,47 @@
-"""Records every run of every app: metrics per round, and the final model.
-
-Flower offers no API for metrics per round and stores no model. All strategies of its Message API run through
-`Strategy.start`, so that one method is wrapped in the ServerApp's process; apps need no change. A run leaves in its
-folder:
+"""What a run leaves in its folder, for Flower keeps neither metrics per round nor a model.
 
 - metrics.jsonl: one JSON object a round: round, rounds, seconds, nodes, failures, train, evaluate, server, and, where
-  nodes failed, their reasons
+  nodes failed or were left out, the reasons
 - model.npz: the arrays of the final global model, under their names
-- result.json: app, rounds done, seconds, metrics of the last round, sha256 of the model
+- result.json: rounds done, seconds, strategy, metrics of the last round, sha256 of the model
 
 Recording never makes a run fail: what cannot be written is said in the run's log.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import inspect
-import io
 import json
 import logging
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from flwr.serverapp.strategy import Strategy
 
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
+from oneflower_appliance.training.checkpoints import save_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from flwr.app import ArrayRecord, MetricRecord
+    from flwr.app import ArrayRecord
 
 log = logging.getLogger("flwr")
 
-_LONGEST_REASON = 1000
-
 
 class RunRecord:
-    """The folder of one run."""
+    """The folder of one run. `earlier` are the lines of the run that it goes on from."""
 
-    def __init__(self, folder: Path, rounds: int) -> None:
+    def __init__(self, folder: Path, rounds: int, strategy: str, earlier: list[str]) -> None:
         self._folder = folder
         self._rounds = rounds
-        self._lines: list[str] = []
+        self._strategy = strategy
+        self._lines = earlier
         self._row: dict[str, Any] = {}
         self._begun = time.monotonic()
         self._round_begun = self._begun
+        if earlier:
+            self._save_rounds()
 
     def open_round(self, number: int) -> None:
         """Begin round `number`, 1 being the first; the one before is complete now."""
@@ -67,7 +59,7 @@ class RunRecord:
             return
         self._row["seconds"] = round(time.monotonic() - self._round_begun, 3)
         self._lines.append(json.dumps(self._row))
-        self._save("metrics.jsonl", "\n".join(self._lines) + "\n")
+        self._save_rounds()
         self._row = {}
 
     def finish(self, arrays: ArrayRecord | None) -> None:
@@ -77,89 +69,37 @@ class RunRecord:
         summary: dict[str, Any] = {
             "rounds": last.get("round", 0),
             "seconds": round(time.monotonic() - self._begun, 3),
+            "strategy": self._strategy,
             "last": last,
             "model": None,
         }
         if arrays:
-            buffer = io.BytesIO()
-            np.savez(buffer, allow_pickle=False, **{name: array.numpy() for name, array in arrays.items()})
-            self._save("model.npz", buffer.getvalue())
-            summary["model"] = {
-                "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
-                "arrays": {name: list(array.shape) for name, array in arrays.items()},
-            }
+            with self._losing("model.npz"):
+                summary["model"] = {
+                    "sha256": save_model(self._folder / "model.npz", arrays),
+                    "arrays": {name: list(array.shape) for name, array in arrays.items()},
+                }
         self._save("result.json", json.dumps(summary, indent=1) + "\n")
 
-    def _save(self, name: str, content: str | bytes) -> None:
-        try:
+    def _save_rounds(self) -> None:
+        self._save("metrics.jsonl", "\n".join(self._lines) + "\n")
+
+    def _save(self, name: str, content: str) -> None:
+        with self._losing(name):
             write_atomic(self._folder / name, content, SHARED)
+
+    @contextmanager
+    def _losing(self, name: str) -> Iterator[None]:
+        try:
+            yield
         except OneflowerError as error:
             log.error("%s The run goes on; %s is lost.", error.sentence, name)  # noqa: TRY400
 
 
-def record_runs(runs: Path) -> None:
-    """Have every strategy that is started in this process recorded under `runs`/<run id>."""
-    original = Strategy.start
-
-    @functools.wraps(original)
-    def start(self: Strategy, grid: Any, *args: Any, **kwargs: Any) -> Any:
-        bound = _bind(original, self, grid, args, kwargs)
-        record = RunRecord(runs / str(grid.run.run_id), bound["num_rounds"])
-        _watch(self, record)
-        if bound.get("evaluate_fn") is not None:
-            bound["evaluate_fn"] = _watch_server(bound["evaluate_fn"], record)
-        result = original(**bound)
-        record.finish(result.arrays)
-        return result
-
-    Strategy.start = start  # type: ignore[method-assign]
-
-
-def _bind(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    strategy, grid, args, kwargs = arguments
-    bound = inspect.signature(function).bind(strategy, grid, *args, **kwargs)
-    bound.apply_defaults()
-    return dict(bound.arguments)
-
-
-def _watch(strategy: Any, record: RunRecord) -> None:
-    """Wrap the methods of this one strategy object that Flower calls in each round."""
-    configure, aggregate, evaluate = (
-        strategy.configure_train, strategy.aggregate_train, strategy.aggregate_evaluate,
-    )  # fmt: skip
-
-    def configure_train(server_round: int, *args: Any, **kwargs: Any) -> Any:
-        record.open_round(server_round)
-        return configure(server_round, *args, **kwargs)
-
-    def aggregate_train(server_round: int, replies: Iterable[Any]) -> Any:
-        received = list(replies)
-        reasons = [str(reply.error.reason).strip() for reply in received if reply.has_error()]
-        arrays, metrics = aggregate(server_round, received)
-        record.note(nodes=len(received) - len(reasons), failures=len(reasons), train=_plain(metrics))
-        if reasons:
-            record.note(reasons=sorted({reason[-_LONGEST_REASON:] for reason in reasons}))
-        return arrays, metrics
-
-    def aggregate_evaluate(server_round: int, replies: Iterable[Any]) -> Any:
-        metrics = evaluate(server_round, replies)
-        record.note(evaluate=_plain(metrics))
-        return metrics
-
-    strategy.configure_train = configure_train
-    strategy.aggregate_train = aggregate_train
-    strategy.aggregate_evaluate = aggregate_evaluate
-
-
-def _watch_server(evaluate: Callable[[int, Any], Any], record: RunRecord) -> Callable[[int, Any], Any]:
-    def evaluate_fn(server_round: int, arrays: Any) -> Any:
-        metrics = evaluate(server_round, arrays)
-        if server_round:
-            record.note(server=_plain(metrics))
-        return metrics
-
-    return evaluate_fn
-
-
-def _plain(metrics: MetricRecord | None) -> dict[str, Any]:
-    return {} if metrics is None else {str(name): value for name, value in metrics.items()}
+def earlier_rounds(folder: Path, last: int) -> list[str]:
+    """Return the lines of metrics.jsonl in the folder of a run, up to round `last`."""
+    try:
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [line for line in lines if json.loads(line)["round"] <= last]
+    except (OSError, ValueError, KeyError):
+        return []

@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, Re
 from flwr.serverapp.strategy import FedAvg, Strategy
 from flwr.supercore.task_identity import TaskIdentity
 
-from oneflower_appliance.training import recorder
+from oneflower_appliance.training import supervisor
 
 
 class Grid:
@@ -43,8 +43,8 @@ def record(tmp_path, monkeypatch):
     monkeypatch.setattr(Strategy, "start", Strategy.start)
     for name, value in (("_task_id", 1), ("_run_id", 17), ("_node_id", 0)):
         monkeypatch.setattr(TaskIdentity, name, value)
-    recorder.record_runs(tmp_path)
-    return tmp_path / "17"
+    supervisor.supervise(tmp_path / "runs", tmp_path / "checkpoints")
+    return tmp_path / "runs" / "17"
 
 
 def start(grid, **options):
@@ -94,7 +94,8 @@ def test_positional_arguments_are_understood(record):
 
 
 def test_a_disk_that_is_full_does_not_end_the_run(record, caplog):
-    record.parent.joinpath("17").write_text("in the way")
+    record.parent.mkdir()
+    record.write_text("in the way")
     result = start(Grid(), num_rounds=1)
     assert result.arrays.to_numpy_ndarrays()[0].sum() == 6
     assert "The run goes on; metrics.jsonl is lost" in caplog.text

@@ -1,0 +1,74 @@
+"""Keeps out of the global model what would ruin it: a node's weights that are no numbers, exploded or misshapen."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from flwr.app import Array, ArrayRecord, Message
+    from numpy.typing import NDArray
+
+_EXPLODED = 1e6
+
+
+def sift(replies: Iterable[Message], arrays: ArrayRecord) -> tuple[list[Message], dict[int, str]]:
+    """Return the replies that may be aggregated into `arrays`, and why each other node's may not.
+
+    Replies come out in the order of the nodes' ids, so that the same replies always make the same sum.
+    """
+    received = sorted(replies, key=lambda message: message.metadata.src_node_id)
+    usual = Counter(_names(reply) for reply in received if not reply.has_error()).most_common(1)
+    sound: list[Message] = []
+    reasons: dict[int, str] = {}
+    limits: dict[int, float] = {}
+    for reply in received:
+        node = reply.metadata.src_node_id
+        if reply.has_error():
+            reasons[node] = str(reply.error.reason).strip()
+        elif _names(reply) != usual[0][0]:
+            reasons[node] = f"node {node} was left out: its model has other arrays than those of other nodes"
+        elif fault := _fault(reply, list(arrays.values()), limits):
+            reasons[node] = f"node {node} was left out: {fault}"
+        else:
+            sound.append(reply)
+    return sound, reasons
+
+
+def _names(reply: Message) -> tuple[str, ...]:
+    return tuple(name for record in reply.content.array_records.values() for name in record)
+
+
+def _fault(reply: Message, arrays: list[Array], limits: dict[int, float]) -> str:
+    """Return what is wrong with a reply, empty for nothing. `limits` remembers how large a value may be, by array."""
+    for metrics in reply.content.metric_records.values():
+        if metrics.get("num-examples") == 0:
+            return "it has no examples"
+    found = [item for record in reply.content.array_records.values() for item in record.items()]
+    alike = len(found) == len(arrays)  # not so where nodes send something else than the model, trees for instance
+    for number, (name, array) in enumerate(found):
+        if np.dtype(array.dtype).kind != "f":
+            continue
+        if alike and tuple(array.shape) != tuple(arrays[number].shape):
+            return f"its {name} has the shape {_shape(array.shape)}, the global model's {_shape(arrays[number].shape)}"
+        peak = _peak(array.numpy())
+        if not np.isfinite(peak):
+            return f"its {name} has values that are no numbers"
+        if alike and number not in limits:
+            limits[number] = _EXPLODED * (1 + _peak(arrays[number].numpy()))
+        if alike and peak > limits[number]:
+            return f"its {name} exploded, to {peak:.3g}"
+    return ""
+
+
+def _peak(array: NDArray[Any]) -> float:
+    """Return the largest magnitude; not a number where any value is none. Takes no memory of the array's size."""
+    return float(max(array.max(), -array.min())) if array.size else 0.0
+
+
+def _shape(shape: Iterable[int]) -> str:
+    return " x ".join(map(str, shape)) or "of a single number"

@@ -1,0 +1,178 @@
+"""What oneflower adds to every run of every app, without the app knowing.
+
+All strategies of Flower's Message API run through `Strategy.start`, so that one method is wrapped in the ServerApp's
+process: the run is recorded, replies that would ruin the model are left out, checkpoints are written, and a run that
+takes the place of one that was lost begins where the last checkpoint of that one ended.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flwr.app import Array, ArrayRecord
+from flwr.serverapp.strategy import Strategy
+
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.training.checkpoints import Checkpoint, Checkpoints, State
+from oneflower_appliance.training.guard import sift
+from oneflower_appliance.training.recorder import RunRecord, earlier_rounds
+from oneflower_appliance.training.strategies import read_form
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from flwr.app import MetricRecord
+
+log = logging.getLogger("flwr")
+
+ORIGIN = "origin.json"
+_LONGEST_REASON = 1000
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a run comes from: the run that it goes on from, and the first of all these, whose checkpoints it uses."""
+
+    resumes: str = ""
+    first: str = ""
+
+    @classmethod
+    def of(cls, folder: Path) -> Origin:
+        """Return what the folder of a run says; a run that goes on from none is the first itself."""
+        try:
+            found = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
+            return cls(str(found["resumes"]), str(found["first"]))
+        except (FileNotFoundError, NotADirectoryError):
+            return cls("", folder.name)
+
+
+def supervise(runs: Path, checkpoints: Path) -> None:
+    """Have every strategy that is started in this process supervised.
+
+    A run leaves its record in `runs`/<run id> and its checkpoints in `checkpoints`/<id of the first run>.
+    """
+    original = Strategy.start
+
+    @functools.wraps(original)
+    def start(self: Strategy, grid: Any, *args: Any, **kwargs: Any) -> Any:
+        given = inspect.signature(original).bind(self, grid, *args, **kwargs)
+        timed = "timeout" in given.arguments
+        given.apply_defaults()
+        return _Run(self, str(grid.run.run_id), runs, checkpoints).start(original, dict(given.arguments), timed=timed)
+
+    Strategy.start = start  # type: ignore[method-assign]
+
+
+class _Run:
+    """One run of a strategy."""
+
+    def __init__(self, strategy: Strategy, number: str, runs: Path, checkpoints: Path) -> None:
+        self._strategy = strategy
+        self._name = type(getattr(strategy, "strategy", strategy)).__name__
+        self._folder = runs / number
+        self._form = read_form({})
+        self._origin = Origin.of(self._folder)
+        path = self._form.text("FL_CHECKPOINT_PATH")
+        folder = (type(checkpoints)(path) if path else checkpoints) / self._origin.first
+        self._checkpoints = Checkpoints(folder, self._form.integer("FL_CHECKPOINT_KEEP"))
+        self._done = 0
+        self._rounds = 0
+        self._arrays = ArrayRecord()
+
+    def start(self, original: Callable[..., Any], bound: dict[str, Any], *, timed: bool) -> Any:
+        """Call Flower's `Strategy.start` with what it was given, or with what is left to do of it."""
+        self._rounds = bound["num_rounds"]
+        if self._origin.resumes and (found := self._checkpoints.latest()):
+            self._resume(found, bound)
+        if not timed:
+            bound["timeout"] = float(self._form.integer("FL_ROUND_TIMEOUT"))
+        earlier = earlier_rounds(self._folder.parent / self._origin.resumes, self._done) if self._done else []
+        self._record = RunRecord(self._folder, self._rounds, self._name, earlier)
+        self._watch()
+        if bound.get("evaluate_fn") is not None:
+            bound["evaluate_fn"] = self._evaluating(bound["evaluate_fn"])
+        try:
+            result = original(**bound)
+        finally:
+            self._checkpoints.wait()
+        result.arrays = result.arrays or bound["initial_arrays"]
+        for metrics in ("train_metrics_clientapp", "evaluate_metrics_clientapp", "evaluate_metrics_serverapp"):
+            setattr(result, metrics, {number + self._done: row for number, row in getattr(result, metrics).items()})
+        self._record.finish(result.arrays)
+        return result
+
+    def _resume(self, found: Checkpoint, bound: dict[str, Any]) -> None:
+        found.check_fits(bound["initial_arrays"], self._name)
+        if found.round > self._rounds:
+            raise OneflowerError(
+                f"The checkpoint is of round {found.round}, and the run is to have {self._rounds}.",
+                "Ask for more rounds.",
+                ExitCode.INVALID_INPUT,
+            )
+        log.info("Going on from the checkpoint of round %d of run %s.", found.round, self._origin.resumes)
+        self._done = found.round
+        bound["num_rounds"] -= self._done
+        bound["initial_arrays"] = ArrayRecord({name: Array(array) for name, array in found.arrays.items()})
+        found.state.restore(self._strategy)
+
+    def _watch(self) -> None:
+        """Wrap the methods of this one strategy object that Flower calls in each round."""
+        strategy: Any = self._strategy
+        configure_train, configure_evaluate = strategy.configure_train, strategy.configure_evaluate
+        aggregate_train, aggregate_evaluate = strategy.aggregate_train, strategy.aggregate_evaluate
+
+        def configuring_train(server_round: int, arrays: ArrayRecord, *args: Any, **kwargs: Any) -> Any:
+            self._arrays = arrays
+            self._record.open_round(server_round + self._done)
+            return configure_train(server_round + self._done, arrays, *args, **kwargs)
+
+        def aggregating_train(server_round: int, replies: Iterable[Any]) -> Any:
+            number = server_round + self._done
+            sound, reasons = sift(replies, self._arrays)
+            for reason in reasons.values():
+                log.warning("Round %d: %s", number, reason)
+            arrays, metrics = aggregate_train(number, sound)
+            self._record.note(nodes=len(sound), failures=len(reasons), train=_plain(metrics))
+            if reasons:
+                self._record.note(reasons=sorted({reason[-_LONGEST_REASON:] for reason in reasons.values()}))
+            if arrays is not None:
+                self._checkpoint(number, arrays, _plain(metrics))
+            return arrays, metrics
+
+        def configuring_evaluate(server_round: int, *args: Any, **kwargs: Any) -> Any:
+            return configure_evaluate(server_round + self._done, *args, **kwargs)
+
+        def aggregating_evaluate(server_round: int, replies: Iterable[Any]) -> Any:
+            metrics = aggregate_evaluate(server_round + self._done, replies)
+            self._record.note(evaluate=_plain(metrics))
+            return metrics
+
+        strategy.configure_train, strategy.configure_evaluate = configuring_train, configuring_evaluate
+        strategy.aggregate_train, strategy.aggregate_evaluate = aggregating_train, aggregating_evaluate
+
+    def _checkpoint(self, number: int, arrays: ArrayRecord, metrics: dict[str, Any]) -> None:
+        if not self._form.flag("FL_CHECKPOINT_ENABLED"):
+            return
+        if number % self._form.integer("FL_CHECKPOINT_INTERVAL") and number != self._rounds:
+            return
+        facts = {"rounds": self._rounds, "run": self._folder.name, "strategy": self._name, "metrics": metrics}
+        self._checkpoints.save(number, arrays, State.of(self._strategy), facts)
+
+    def _evaluating(self, evaluate: Callable[[int, Any], Any]) -> Callable[[int, Any], Any]:
+        def evaluate_fn(server_round: int, arrays: Any) -> Any:
+            metrics = evaluate(server_round + self._done, arrays)
+            if server_round:
+                self._record.note(server=_plain(metrics))
+            return metrics
+
+        return evaluate_fn
+
+
+def _plain(metrics: MetricRecord | None) -> dict[str, Any]:
+    return {} if metrics is None else {str(name): value for name, value in metrics.items()}
