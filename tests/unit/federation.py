@@ -19,7 +19,7 @@ class Grid:
     """Delivers messages to the ClientApp at once. `spoil(node, message, reply)` may return another reply."""
 
     def __init__(self, app, run_config, nodes, node_configs=None, spoil=None, run_id=17):
-        self.run = SimpleNamespace(run_id=run_id)
+        self.run = SimpleNamespace(run_id=run_id, override_config={})
         self.spoil = spoil or (lambda node, message, reply: reply)
         self._app = app
         configs = node_configs or [{"partition-id": n, "num-partitions": nodes} for n in range(nodes)]

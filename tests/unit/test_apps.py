@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from oneflower.cloud.apps import load_app
-from oneflower.cloud.runs import RunRow
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.rounds import RunRow
 
 FORM = {
     "FL_NUM_ROUNDS": "5",

@@ -41,6 +41,7 @@ INVALID = {
     "FL_DP_CLIPPING": ["none"],
     "FL_CHECKPOINT_ENABLED": ["maybe"],
     "FL_CHECKPOINT_INTERVAL": ["0"],
+    "FL_CHECKPOINT_KEEP": ["0", "all"],
     "FL_CHECKPOINT_PATH": ["checkpoints", "./x"],
     "FL_FLEET_API_ADDRESS": ["9092", "host", "host:0", "host:70000", "a b:1", ":9092"],
     "FL_CONTROL_API_ADDRESS": ["0.0.0.0:8000", "10.0.0.1:8000", "example.org:8000", "127.0.0.1"],
@@ -189,7 +190,7 @@ def test_a_node_config_reaches_flower_as_it_reads_it(text, for_flower):
 
 
 def test_what_has_no_effect_is_said():
-    settings = resolve({"FL_CHECKPOINT_ENABLED": "YES", "FL_DCGM_ENABLED": "YES"})
+    settings = resolve({"FL_METRICS_ENABLED": "YES", "FL_DCGM_ENABLED": "YES"})
     text = "\n".join(remarks(settings))
-    assert "FL_CHECKPOINT_ENABLED=YES has no effect" in text
+    assert "FL_METRICS_ENABLED=YES has no effect" in text
     assert "FL_DCGM_ENABLED=YES has no effect while FL_GPU_ENABLED is NO" in text

@@ -13,7 +13,7 @@ from oneflower_appliance.registrar import Registrar
 from oneflower_appliance.roster import Member, Roster
 
 
-class Registry:
+class LoopbackDoor:
     """Flower's registry: a key is known once, an id is never used again."""
 
     def __init__(self):
@@ -50,7 +50,7 @@ class Gate:
 
 @pytest.fixture
 def world():
-    return Registry(), Gate()
+    return LoopbackDoor(), Gate()
 
 
 def test_a_node_is_let_in_when_it_has_introduced_itself(world):
@@ -167,7 +167,7 @@ class Joining(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.registry, self.gate = Registry(), Gate()
+        self.registry, self.gate = LoopbackDoor(), Gate()
         self.registrar = Registrar(self.registry, "")
         self.nodes: list[int] = []
         self.next = 0

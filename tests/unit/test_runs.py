@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from oneflower.cloud import FederationStatus, runs, training
-from oneflower.cloud.apps import load_app
+from oneflower.cloud import FederationStatus, results, runs, training
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 
@@ -39,9 +38,9 @@ def link(tmp_path):
     server.server_close()
 
 
-def finished(link, sub_status, details="", log="", **rows):
+def finished(link, sub_status, details="", log="", **more):
     link.files["/oneflower/runs/5"] = json.dumps(
-        {"status": "finished", "sub_status": sub_status, "details": details}
+        {"status": "finished", "sub_status": sub_status, "details": details, **more}
     ).encode()
     link.files["/oneflower/runs/5/log"] = json.dumps({"text": log, "latest": 1.0}).encode()
 
@@ -54,11 +53,18 @@ def record(link, *found):
     link.files["/oneflower/runs/5/files/metrics.jsonl"] = "".join(json.dumps(entry) + "\n" for entry in found).encode()
 
 
+def leave(link, number, name, content):
+    """Have a run leave a file."""
+    path = f"/oneflower/runs/{number}/files"
+    link.files[f"{path}/{name}"] = content
+    link.files[path] = json.dumps([*json.loads(link.files.get(path, b"[]")), name]).encode()
+
+
 def test_rounds_and_log_are_passed_on_to_the_end(link):
     finished(link, "completed", log="hello\n")
     record(link, row(1, server={"loss": 2.0}), row(2, server={"loss": 1.0}))
     seen, logged = [], []
-    runs.follow(link.door, "5", seen.append, logged.append)
+    assert runs.follow(link.door, "5", runs.Observer(seen.append, logged.append, print)) == "5"
     assert [(entry.round, entry.loss) for entry in seen] == [(1, 2.0), (2, 1.0)]
     assert logged == ["hello\n"]
 
@@ -66,7 +72,7 @@ def test_rounds_and_log_are_passed_on_to_the_end(link):
 def test_a_run_that_failed_gives_the_apps_reason_and_the_end_of_its_log(link):
     finished(link, "failed", "ServerApp failed with exception: boom", log="line one\nRuntimeError: boom\n")
     with pytest.raises(OneflowerError, match="boom") as caught:
-        runs.follow(link.door, "5", lambda _: None, lambda _: None)
+        runs.follow(link.door, "5", runs.Observer(print, print, print))
     assert caught.value.code is ExitCode.RUN_FAILED
     assert "RuntimeError: boom" in str(caught.value)
 
@@ -75,7 +81,7 @@ def test_a_run_without_a_single_trained_node_is_no_success(link):
     finished(link, "completed")
     record(link, row(1, nodes=0, reasons=["Traceback\nValueError: no data"]))
     with pytest.raises(OneflowerError, match="trained nothing(.|\n)*ValueError: no data"):
-        runs.follow(link.door, "5", lambda _: None, lambda _: None)
+        runs.follow(link.door, "5", runs.Observer(print, print, print))
 
 
 def test_a_superlink_that_is_gone_for_good_is_given_up(link, monkeypatch):
@@ -83,7 +89,7 @@ def test_a_superlink_that_is_gone_for_good_is_given_up(link, monkeypatch):
     monkeypatch.setattr(runs, "_PULSE", 0.05)
     door = runs.SuperLinkDoor("127.0.0.1:9", "", link.door.flwr)
     with pytest.raises(OneflowerError, match="has not answered"):
-        runs.follow(door, "5", lambda _: None, lambda _: None)
+        runs.follow(door, "5", runs.Observer(print, print, print))
     door.close()
 
 
@@ -91,17 +97,64 @@ def test_what_a_run_left_is_saved(link, tmp_path):
     buffer = io.BytesIO()
     np.savez(buffer, w=np.ones(3))
     record(link, row(1, server={"loss": 2.0, "accuracy": 0.5}), row(2, server={"loss": 1.0, "accuracy": 0.9}))
-    link.files["/oneflower/runs/5/files/model.npz"] = buffer.getvalue()
-    link.files["/oneflower/runs/5/files/result.json"] = b'{"seconds": 3.5, "rounds": 2}'
-    result = runs.collect(link.door, "5", load_app("image-classification", {}), tmp_path / "out")
+    leave(link, "5", "model.npz", buffer.getvalue())
+    leave(
+        link, "5", "result.json", b'{"seconds": 3.5, "rounds": 2, "strategy": "Krum", "versions": {"flwr": "1.41.0"}}'
+    )
+    leave(link, "5", "data.json", b'{"7": {"source": "digits", "examples": 900}}')
+    leave(link, "5", "adapter/weights", b"abc")
+    leave(link, "5", "../escape", b"no")
+    result = results.collect(link.door, "5", "image-classification", results.Places.within(tmp_path / "out"))
     assert np.load(result.model)["w"].tolist() == [1, 1, 1]
     assert result.plot.read_bytes().startswith(b"\x89PNG")
     assert json.loads(result.metrics.read_text())["rows"][1]["server"]["accuracy"] == 0.9
     assert result.seconds == 3.5
+    card = result.card.read_text()
+    assert all(text in card for text in ("| Strategy | Krum |", "| 7 | 900 | digits |", "| flwr | 1.41.0 |", "0.9"))
+    assert [path.relative_to(tmp_path) for path in result.more] == [Path("out/adapter/weights")]
+
+
+def test_the_model_of_the_newest_run_that_left_one_is_found(link):
+    def known(*runs):
+        link.files["/oneflower/runs"] = json.dumps(runs).encode()
+
+    known()
+    with pytest.raises(OneflowerError, match="lab has no model yet(.|\n)*oneflower run"):
+        results.run_with_model(link.door, "lab", None)
+    known(*({"id": str(number), "app": f"us/app{number}", "status": "finished"} for number in (1, 2, 3)))
+    for number in "12":
+        leave(link, number, "model.npz", b"")
+    assert results.run_with_model(link.door, "lab", None) == ("2", "app2")
+    assert results.run_with_model(link.door, "lab", "1") == ("1", "app1")
+    with pytest.raises(OneflowerError, match="no run 4(.|\n)*1, 2, 3"):
+        results.run_with_model(link.door, "lab", "4")
+    known({"id": "9", "app": "us/app", "status": "running"})
+    with pytest.raises(OneflowerError, match="Run 9 of lab is still training"):
+        results.run_with_model(link.door, "lab", None)
+
+
+def test_a_run_that_was_lost_is_followed_in_the_one_that_goes_on(link):
+    finished(link, "failed", "No heartbeat received", resumed_as="6", lost="YES")
+    record(link, row(1, server={"loss": 2.0}))
+    link.files["/oneflower/runs/6"] = json.dumps({"status": "finished", "sub_status": "completed"}).encode()
+    link.files["/oneflower/runs/6/files/metrics.jsonl"] = "\n".join(
+        json.dumps(row(number)) for number in (1, 2)
+    ).encode()
+    seen, said = [], []
+    assert runs.follow(link.door, "5", runs.Observer(lambda found: seen.append(found.round), print, said.append)) == "6"
+    assert seen == [1, 2]
+    assert "run 6 goes on" in said[0]
+
+
+def test_a_run_that_was_lost_and_that_nothing_takes_the_place_of_is_a_failure(link, monkeypatch):
+    monkeypatch.setattr(runs, "_GRACE", 0.2)
+    finished(link, "failed", "No heartbeat received", lost="YES")
+    with pytest.raises(OneflowerError, match="No heartbeat"):
+        runs.follow(link.door, "5", runs.Observer(print, print, print))
 
 
 def test_an_app_without_strategy_leaves_nothing_and_that_is_no_error(link, tmp_path):
-    result = runs.collect(link.door, "5", load_app("image-classification", {}), tmp_path / "out")
+    result = results.collect(link.door, "5", "image-classification", results.Places.within(tmp_path / "out"))
     assert (result.model, result.metrics, result.plot, result.rows) == (None, None, None, ())
 
 
@@ -114,14 +167,16 @@ def test_the_nodes_that_are_online_are_counted_and_a_superlink_that_is_away_is_n
     door.close()
 
 
+class AnySite:
+    def flwr(self, version, framework, notify):
+        return Path("flwr"), {"flwr", "numpy", "scikit-learn", "pillow"}
+
+
 def test_a_federation_that_is_not_ready_trains_nothing():
     status = FederationStatus(1, "lab", "DEPLOYING", 2)
-    request, observer = (
-        training.Request("image-classification", None, {}, Path()),
-        training.Observer(print, print, print),
-    )
+    request = training.Request("image-classification", None, {}, Path())
     with pytest.raises(OneflowerError, match="no SuperLink that is ready") as caught:
-        training.train(None, status, request, observer)
+        training.train(AnySite(), status, request, runs.Observer(print, print, print))
     assert caught.value.code is ExitCode.CONFLICT
 
 

@@ -18,7 +18,7 @@ class Grid:
     """Two nodes that add one to the model; one of them may be unwell."""
 
     def __init__(self, unwell=False):
-        self.run = SimpleNamespace(run_id=17)
+        self.run = SimpleNamespace(run_id=17, override_config={})
         self.unwell = unwell
 
     def get_node_ids(self):

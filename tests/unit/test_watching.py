@@ -155,13 +155,13 @@ def test_partitions_and_admissions_that_could_not_be_published_are_published_lat
                 raise OneGateError("OneGate answered 500.", "", heals=True)
             super().publish(values)
 
-    class Registry:
+    class LoopbackDoor:
         def register(self, key):
             return str(len(key))
 
     gate = Flaky()
     link = superlink.SuperLink(dataclasses.replace(machine, onegate=gate))
-    link._registrar = Registrar(Registry(), "")
+    link._registrar = Registrar(LoopbackDoor(), "")
     link._watch_closely()
     link.tick()
     assert gate.put == []

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from oneflower_appliance import flower, superlink, supernode
 from oneflower_appliance.backoff import Backoff
-from oneflower_appliance.boot import Health, Journal, Machine, encode, read_status
+from oneflower_appliance.boot import NOTHING, Health, Journal, Machine, encode, read_status
 from oneflower_appliance.context import read_context, read_token
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import private_directory
@@ -40,7 +40,6 @@ log = logging.getLogger("agent")
 
 HOME = Path("/var/lib/oneflower")
 CONTEXT = Path("/run/one-context")
-NO_ERROR = "-"  # OneGate cannot store an empty value, and this is no base64
 EX_TEMPFAIL, EX_CONFIG = 75, 78
 _DEATHS, _WINDOW = 5, 300.0
 _STOP_GRACE = 8.0
@@ -113,8 +112,8 @@ def _withdraw(machine: Machine) -> None:
     try:
         attributes = machine.onegate.attributes()
         stale = {"READY": "NO"} if attributes.get("READY") == "YES" else {}
-        if attributes.get("FL_ERROR", NO_ERROR) != NO_ERROR:
-            stale["FL_ERROR"] = NO_ERROR
+        if attributes.get("FL_ERROR", NOTHING) != NOTHING:
+            stale["FL_ERROR"] = NOTHING
         if stale:
             machine.onegate.publish(stale)
     except OneGateError as error:
@@ -152,7 +151,7 @@ def _watch_over(role: Role, machine: Machine) -> NoReturn:
         _confess(machine, cause)
         time.sleep(next(pauses))
         machine.journal.run(role.restart_steps())
-        machine.publish({"FL_ERROR": NO_ERROR})
+        machine.publish({"FL_ERROR": NOTHING})
 
 
 class _JsonLines(logging.Formatter):

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from oneflower_appliance.onegate import OneGate
     from oneflower_appliance.parameters import Settings
 
+NOTHING = "-"  # OneGate cannot store an empty value, and this is no base64
+
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,6 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives import serialization
@@ -33,10 +32,6 @@ from oneflower_appliance.process import die_with_parent
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from starlette.requests import Request
-    from starlette.responses import Response
-    from starlette.routing import BaseRoute
-    from starlette.types import ASGIApp
 
 FLEET_PORT = 9092
 CONTROL_PORT = 8000
@@ -208,26 +203,46 @@ class Probe:
         return self._status(address, f"/health/supernode/{node_id}") == 200
 
 
-class Registry:
-    """The SuperNodes that a SuperLink knows, at its loopback door. Every method raises `OSError` or `ValueError`."""
+class LoopbackDoor:
+    """The API beside Flower's own, at a SuperLink's loopback door. Every method raises `OSError` or `ValueError`.
 
-    def __init__(self, ca: Path, control: str) -> None:
-        self._context = ssl.create_default_context(cafile=str(ca))
-        self._url = f"https://{control}/oneflower/nodes"
+    `ca` is the certificate to trust, None for plaintext.
+    """
+
+    def __init__(self, ca: Path | None, control: str) -> None:
+        self._context = ssl.create_default_context(cafile=str(ca)) if ca else None
+        self._url = f"{'https' if ca else 'http'}://{control}/oneflower"
 
     def register(self, public_key: str) -> str:
         """Make a PEM public key known and return its node id; one that is known already keeps its id."""
-        return str(json.loads(self._ask("POST", "", json.dumps({"public_key": public_key}).encode()))["id"])
+        return str(self._ask("POST", "/nodes", {"public_key": public_key})["id"])
 
     def unregister(self, node_id: str) -> None:
         """Forget a node. One that is unknown is not an error."""
-        self._ask("DELETE", f"/{node_id}")
+        self._ask("DELETE", f"/nodes/{node_id}")
 
-    def _ask(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        request = urllib.request.Request(self._url + path, data=body, method=method)  # noqa: S310 - https
-        with urllib.request.urlopen(request, timeout=10, context=self._context) as response:  # noqa: S310
-            answer: bytes = response.read()
-            return answer
+    def nodes_online(self) -> int:
+        """Return how many SuperNodes are online."""
+        return sum(node["status"] == "online" for node in self._ask("GET", "/nodes"))
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Return all runs, oldest first."""
+        found: list[dict[str, Any]] = self._ask("GET", "/runs")
+        return found
+
+    def start(self, use_case: str, config: Mapping[str, str | int | float | bool]) -> str:
+        """Start a run of a pre-built app and return its id."""
+        return str(self._ask("POST", "/runs", {"use_case": use_case, "config": dict(config)})["id"])
+
+    def resume(self, run: str) -> str:
+        """Have a run that was lost go on, and return the id of the one that takes its place."""
+        return str(self._ask("POST", "/runs", {"resumes": run})["id"])
+
+    def _ask(self, method: str, path: str, body: Any = None) -> Any:
+        data = json.dumps(body).encode() if body is not None else None
+        request = urllib.request.Request(self._url + path, data=data, method=method)  # noqa: S310 - http(s) only
+        with urllib.request.urlopen(request, timeout=30, context=self._context) as response:  # noqa: S310
+            return json.load(response)
 
 
 def node_id_in(line: str) -> str | None:
@@ -336,8 +351,10 @@ def _run_superlink(command: Any, orders: dict[str, Any]) -> None:
 
     def serve(app: Any, **settings: Any) -> None:
         from oneflower_appliance.door import FrontDoor  # noqa: PLC0415 - only here is starlette needed
+        from oneflower_appliance.linkstate import LinkState  # noqa: PLC0415
+        from oneflower_appliance.status_api import status_api  # noqa: PLC0415
 
-        door = FrontDoor(app, _status_api(app.state.linkstate_factory, runs), control)
+        door = FrontDoor(app, status_api(LinkState(app.state.linkstate_factory), runs), control)
         settings["access_log"] = os.environ.get(_LEVEL_VARIABLE) == "DEBUG"
         uvicorn.Server(uvicorn.Config(door, timeout_graceful_shutdown=1, **settings)).run(sockets=sockets)
 
@@ -372,98 +389,6 @@ def _listen(address: tuple[str, int]) -> socket.socket:
         sys.stderr.write(f"Cannot listen on {_join(address)}: [Errno {error.errno}] {error.strerror}\n")
         raise SystemExit(ADDRESS_TAKEN) from error
     return listener
-
-
-def _register(state: Any, public_key: bytes) -> int:
-    """Register a key as Flower's own command does; a key that is known keeps its node id."""
-    known = state.get_node_id_by_public_key(public_key)
-    if known is not None:
-        return int(known)
-    handlers = importlib.import_module("flwr.superlink.servicer.control.control_handlers")
-    requests = importlib.import_module("flwr.proto.control_pb2")
-    constants = importlib.import_module("flwr.common.constant")
-    account = SimpleNamespace(flwr_aid=constants.NOOP_FLWR_AID, account_name=constants.NOOP_ACCOUNT_NAME)
-    answer = handlers.register_node(requests.RegisterNodeRequest(public_key=public_key), account, state)
-    return int(answer.node_id)
-
-
-def _status_api(linkstate_factory: Any, runs: Path) -> ASGIApp:
-    """Return the API beside Flower's own, in JSON.
-
-    Through it clients follow runs, SuperNodes learn that they are online, and the agent registers their keys.
-    """
-    from starlette.applications import Starlette  # noqa: PLC0415 - only here is starlette needed
-
-    return Starlette(routes=[*_node_routes(linkstate_factory), *_run_routes(linkstate_factory, runs)])
-
-
-def _node_routes(linkstate_factory: Any) -> list[BaseRoute]:
-    from starlette.concurrency import run_in_threadpool  # noqa: PLC0415
-    from starlette.responses import JSONResponse, PlainTextResponse  # noqa: PLC0415
-    from starlette.routing import Route  # noqa: PLC0415
-
-    def health(request: Request) -> Response:
-        found = linkstate_factory.state().get_node_info(node_ids=[int(request.path_params["id"])])
-        online = bool(found) and found[0].status == "online"
-        return PlainTextResponse("online\n" if online else "not online\n", status_code=200 if online else 404)
-
-    def nodes(_: Request) -> Response:
-        found = linkstate_factory.state().get_node_info()
-        return JSONResponse([{"id": str(info.node_id), "status": info.status} for info in found])
-
-    async def register(request: Request) -> Response:
-        key = str((await request.json())["public_key"]).encode()
-        return JSONResponse({"id": str(await run_in_threadpool(_register, linkstate_factory.state(), key))})
-
-    def unregister(request: Request) -> Response:
-        state, number = linkstate_factory.state(), int(request.path_params["id"])
-        for found in state.get_node_info(node_ids=[number]):
-            if found.status != "unregistered":
-                state.delete_node(owner_aid=found.owner_aid, node_id=number)
-        return JSONResponse({"id": str(number)})
-
-    return [
-        Route("/health/supernode/{id:int}", health),
-        Route("/oneflower/nodes", nodes),
-        Route("/oneflower/nodes", register, methods=["POST"]),
-        Route("/oneflower/nodes/{id:int}", unregister, methods=["DELETE"]),
-    ]
-
-
-def _run_routes(linkstate_factory: Any, runs: Path) -> list[BaseRoute]:
-    from starlette.responses import FileResponse, JSONResponse, PlainTextResponse  # noqa: PLC0415
-    from starlette.routing import Route  # noqa: PLC0415
-
-    missing = PlainTextResponse("Not found.\n", status_code=404)
-
-    def run_info(request: Request) -> Any:
-        found = linkstate_factory.state().get_run_info(run_ids=[int(request.path_params["id"])])
-        return found[0] if found else None
-
-    def run(request: Request) -> Response:
-        info = run_info(request)
-        if info is None:
-            return missing
-        status = {"status": info.status.status, "sub_status": info.status.sub_status, "details": info.status.details}
-        return JSONResponse({"id": str(info.run_id), "app": info.fab_id, **status})
-
-    def log(request: Request) -> Response:
-        info = run_info(request)
-        if info is None or info.primary_task_id is None:
-            return missing
-        after = request.query_params.get("after", "0")
-        text, latest = linkstate_factory.state().get_task_log(info.primary_task_id, float(after) or None)
-        return JSONResponse({"text": text, "latest": latest})
-
-    def file(request: Request) -> Response:
-        path = runs / str(request.path_params["id"]) / request.path_params["name"]
-        return FileResponse(path) if path.is_file() else missing
-
-    return [
-        Route("/oneflower/runs/{id:int}", run),
-        Route("/oneflower/runs/{id:int}/log", log),
-        Route("/oneflower/runs/{id:int}/files/{name}", file),
-    ]
 
 
 if __name__ == "__main__":

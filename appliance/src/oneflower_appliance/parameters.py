@@ -197,6 +197,7 @@ USE_CASES: dict[str, tuple[str, ...]] = {
     "anomaly-detection": ("sklearn", "pytorch"),
     "llm-fine-tuning": ("pytorch",),
 }
+NO_USE_CASE = "none"
 PRIVACY = ("none", "dp-central", "dp-local")
 FLOWER_PORTS = (8000, 9091, 9092, 9093, 9094)
 

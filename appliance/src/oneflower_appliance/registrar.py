@@ -19,7 +19,7 @@ from oneflower_appliance.roster import Member, Roster
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from oneflower_appliance.flower import Registry
+    from oneflower_appliance.flower import LoopbackDoor
     from oneflower_appliance.onegate import OneGate
 
 log = logging.getLogger(__name__)
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 class Registrar:
     """Keeps `roster`; `published` is the roster of an earlier life of this agent."""
 
-    def __init__(self, registry: Registry, published: str) -> None:
-        self._registry = registry
+    def __init__(self, door: LoopbackDoor, published: str) -> None:
+        self._door = door
         self._confirmed: set[int] = set()
         self._turn = 0
         self.roster = Roster.recall(published)
@@ -42,7 +42,7 @@ class Registrar:
         members = dict(self.roster.members)
         try:
             for vm in [vm for vm in members if vm not in nodes]:
-                self._registry.unregister(members[vm].node_id)
+                self._door.unregister(members[vm].node_id)
                 del members[vm]
                 self._confirmed.discard(vm)
             for vm in self._due(nodes):
@@ -72,5 +72,5 @@ class Registrar:
             log.warning("VM %s published a key that cannot be read.", vm)
             return None
         if member is not None and member.key != key:
-            self._registry.unregister(member.node_id)
-        return Member(self._registry.register(pem), key)
+            self._door.unregister(member.node_id)
+        return Member(self._door.register(pem), key)

@@ -18,11 +18,13 @@ from oneflower_appliance.parameters import Kind, Level, of_level, split_address,
 from oneflower_appliance.partition import Partitions
 from oneflower_appliance.process import Child
 from oneflower_appliance.registrar import Registrar
+from oneflower_appliance.trainer import Trainer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from oneflower_appliance.boot import Machine
+    from oneflower_appliance.onegate import OneGate
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class SuperLink:
         self._certificates: tls.Certificates | None = None
         self._partitions = Partitions()
         self._registrar: Registrar | None = None
+        self._trainer: Trainer | None = None
         self._published: dict[str, str] = {}
         self._delays: Iterator[float] = iter(())
         self.child: Child | None = None
@@ -62,25 +65,31 @@ class SuperLink:
         return [Step("start", self._start), Step("answer", self._answer), Step("ready", self._ready)]
 
     def tick(self) -> float:
-        """Let new nodes in and hand out partition ids. Returns the seconds until the next tick."""
-        machine = self._machine
-        if machine.onegate is None:
-            return 3600.0
+        """Let new nodes in, hand out partition ids, look after runs. Returns the seconds until the next tick."""
+        onegate = self._machine.onegate
         try:
-            role = machine.onegate.service().get(NODES_ROLE)
-            nodes = role.nodes if role else ()
-            self._partitions = self._partitions.after(nodes)
-            if self._registrar:
-                self._registrar.look(machine.onegate, nodes)
-            changes = {key: value for key, value in self._tables().items() if self._published.get(key) != value}
-            if changes:
-                machine.onegate.publish(changes)
-                log.info("%s", ", ".join(f"{key}={value}" for key, value in changes.items()))
-                self._published |= changes
-                self._watch_closely()
+            nodes = self._look_at_nodes(onegate) if onegate else ()
+            if self._trainer and (news := self._trainer.look(onegate, nodes)) and onegate:
+                onegate.publish(news)
         except OneGateError as error:
             log.debug("%s", error.sentence)
+        except (OSError, ValueError) as error:
+            log.debug("The SuperLink does not answer: %s", error)
         return next(self._delays)
+
+    def _look_at_nodes(self, onegate: OneGate) -> Sequence[int]:
+        role = onegate.service().get(NODES_ROLE)
+        nodes = role.nodes if role else ()
+        self._partitions = self._partitions.after(nodes)
+        if self._registrar:
+            self._registrar.look(onegate, nodes)
+        changes = {key: value for key, value in self._tables().items() if self._published.get(key) != value}
+        if changes:
+            onegate.publish(changes)
+            log.info("%s", ", ".join(f"{key}={value}" for key, value in changes.items()))
+            self._published |= changes
+            self._watch_closely()
+        return nodes
 
     def _tables(self) -> dict[str, str]:
         """Return what SuperNodes look for: their partitions and their admission."""
@@ -121,6 +130,8 @@ class SuperLink:
 
     def _recall(self) -> str:
         machine = self._machine
+        door = flower.LoopbackDoor(self._ca, f"{self._control[0]}:{self._control[1]}")
+        self._trainer = Trainer(door, machine.settings, machine.home / "runs")
         if machine.onegate is None:
             return "not inside OpenNebula: SuperNodes are registered by hand and take FL_NODE_CONFIG"
         attributes = machine.insist(lambda onegate: onegate.attributes())
@@ -129,8 +140,7 @@ class SuperLink:
         except ValueError:
             log.warning("FL_PARTITIONS cannot be read; handing out partition ids anew.")
         if self._authenticates and self._ca:
-            control = f"{self._control[0]}:{self._control[1]}"
-            self._registrar = Registrar(flower.Registry(self._ca, control), attributes.get("FL_NODES", ""))
+            self._registrar = Registrar(door, attributes.get("FL_NODES", ""))
         return f"{len(self._partitions.ids)} partitions handed out so far"
 
     @property
@@ -196,6 +206,8 @@ class SuperLink:
             values["FL_SSH_HOST_KEYS"] = base64.b64encode(keys.encode()).decode()
         self._published = self._tables()
         self._watch_closely()
+        if self._trainer:
+            self._trainer.flower_began()
         return machine.publish(values | self._published | {"FL_READY": "YES", "READY": "YES"})
 
 

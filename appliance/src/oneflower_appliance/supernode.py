@@ -295,6 +295,8 @@ class SuperNode:
             "FL_ROLE": self.name,
             "FL_VERSION": self._machine.settings.text("FLOWER_VERSION"),
             "FL_NODE_ID": self._node_id,
+            "FL_USE_CASE": self._machine.settings.text("FL_USE_CASE"),
+            "ML_FRAMEWORK": self._machine.settings.text("ML_FRAMEWORK"),
         }
         for key, name in (("partition-id", "FL_PARTITION_ID"), ("num-partitions", "FL_NUM_PARTITIONS")):
             if re.fullmatch(r"\d+", self._node_config.get(key, "")):

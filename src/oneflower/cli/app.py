@@ -47,6 +47,7 @@ _START, _OPERATE, _SITE = "Start here", "Operate a federation", "Operate a site"
 app.command(rich_help_panel=_START)(training.demo)
 app.command(rich_help_panel=_START)(federations.up)
 app.command(rich_help_panel=_START)(training.run)
+app.command(rich_help_panel=_START)(training.model)
 app.command("down", rich_help_panel=_START)(federations.down)
 app.command("ls", rich_help_panel=_OPERATE)(federations.list_all)
 app.command(rich_help_panel=_OPERATE)(federations.show)

@@ -14,6 +14,7 @@ from oneflower.cli.screen import Output
 from oneflower.cli.session import Session
 from oneflower.template import NAME
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.parameters import NO_USE_CASE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -67,18 +68,38 @@ def up(
     max_vms: Annotated[int | None, typer.Option(help="Never more SuperNodes than this; 10 usually.")] = None,
     template: Annotated[str, typer.Option(help="Which registered service template (OpenNebula).")] = NAME,
     keep: Annotated[bool, typer.Option("--keep", help="Leave what is there when it fails or is interrupted.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Do not wait for the training that FL_USE_CASE asks for.")
+    ] = False,
     timeout: Timeout = 600,
     output: Format = Output.TEXT,
 ) -> None:
-    """Deploy a federation: one SuperLink, then its SuperNodes, and wait until every one of them is ready."""
+    """Deploy a federation: one SuperLink, then its SuperNodes, and wait until every one of them is ready.
+
+    With `--set FL_USE_CASE=...` it then trains by itself; that is shown, and goes on if you leave with Ctrl-C.
+    """
     wanted = Wanted(name, supernodes, settings_of(settings), (min_vms, max_vms))
     federation, status = deploy(Session.cloud(template), wanted, timeout, keep=keep)
-    screen.show_result(
-        output,
-        status,
-        f"Federation {federation.name} is ready: SuperLink {status.endpoint}, {status.supernodes} SuperNodes.\n"
-        f"Train with: oneflower run image-classification --federation {federation.name}",
-    )
+    name = federation.name
+    ready = f"Federation {name} is ready: SuperLink {status.endpoint}, {status.supernodes} SuperNodes."
+    if status.settings.get("FL_USE_CASE", NO_USE_CASE) == NO_USE_CASE:
+        follow_up = f"Train with: oneflower run image-classification --federation {name}"
+    elif detach:
+        follow_up = f"It trains now. Look with: oneflower show {name}"
+    else:
+        screen.say(ready)
+        ready, follow_up = _watch_training(federation), f"Fetch the model with: oneflower model {name} -o model.npz"
+        status = federation.status()
+    screen.show_result(output, status, f"{ready}\n{follow_up}")
+
+
+def _watch_training(federation: Federation) -> str:
+    """Show the run that the form began, and return how it ended. Ctrl-C leaves it going on."""
+    try:
+        return screen.progress_line(federation.wait_trained(screen.RunTable().add))
+    except KeyboardInterrupt:
+        screen.say(f"{federation.name} goes on training. Look with: oneflower show {federation.name}")
+        raise
 
 
 @dataclass(frozen=True)
@@ -155,6 +176,8 @@ def show(name: Name = None, output: Format = Output.TEXT) -> None:
         f"SuperLink {status.endpoint or 'not ready'}, Control API {status.control or '-'}, "
         f"Flower {status.version or '-'}"
     )
+    if status.training:
+        screen.show(f"Training: {screen.progress_line(status.training)}")
     for remark in (*status.causes, *status.remarks):
         screen.show(f"Note: {remark}")
     rows = [

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from rich.console import Console
 
-    from oneflower.cloud import FederationStatus, RunRow
+    from oneflower.cloud import FederationStatus, RunProgress, RunResult, RunRow
 
 
 class Output(StrEnum):
@@ -214,7 +213,19 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def show_files(model: Path | None, metrics: Path | None, plot: Path | None) -> None:
+def show_files(result: RunResult) -> None:
     """Name the files that a run left."""
-    for name, path in (("model", model), ("metrics", metrics), ("plot", plot)):
-        show(f"{name:8} {path or 'none: the app trained no global model through a strategy'}")
+    for name in ("model", "metrics", "plot", "card"):
+        show(f"{name:8} {getattr(result, name) or 'none: the app trained no global model through a strategy'}")
+    for path in result.more:
+        show(f"{'more':8} {path}")
+
+
+def progress_line(found: RunProgress) -> str:
+    """Return in a line how far a run is."""
+    line = f"run {found.id} of {found.app}: {found.status}"
+    if found.row is not None:
+        values = {"loss": found.row.loss, "accuracy": found.row.accuracy}
+        known = "".join(f", {name} {value:.4f}" for name, value in values.items() if value is not None)
+        line += f", round {found.round} of {found.rounds}{known}"
+    return line + (f": {found.error}" if found.error else "")

@@ -1,4 +1,4 @@
-"""Commands that train: `run` and `demo`."""
+"""Commands that train, and that fetch what was trained: `run`, `model`, `connect` and `demo`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oneflower.cli import screen
-from oneflower.cli.federations import Format, Set, Supernodes, Timeout, Wanted, deploy, pairs, settings_of
+from oneflower.cli.federations import Format, Name, Set, Supernodes, Timeout, Wanted, deploy, pairs, settings_of
 from oneflower.cli.screen import Output
 from oneflower.cli.session import Session
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -54,7 +54,29 @@ def run(
 def _summary(result: RunResult, table: screen.RunTable) -> None:
     if curve := table.curve():
         screen.show(curve)
-    screen.show_files(result.model, result.metrics, result.plot)
+    screen.show_files(result)
+
+
+def model(
+    name: Name = None,
+    file: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="What to save the model as.")] = Path(
+        "model.npz"
+    ),
+    run_id: Annotated[str | None, typer.Option("--run", help="Of which run; else of the last that left one.")] = None,
+    form: Annotated[Output, typer.Option("--format", help="How to print the result.")] = Output.TEXT,
+) -> None:
+    """Fetch the trained model, with its metrics, convergence plot and model card beside it."""
+    from oneflower.cloud import Federation  # noqa: PLC0415
+
+    if file.is_dir():
+        raise OneflowerError(f"{file} is a folder.", f"Name a file: `-o {file / 'model.npz'}`.", ExitCode.USAGE)
+    federation = Federation.find(Session.cloud(), name)
+    with screen.step(f"fetching the model of {federation.name}"):
+        result = federation.fetch_model(file, run_id)
+    if form is Output.JSON:
+        screen.show_json(result)
+    else:
+        screen.show_files(result)
 
 
 def train(

@@ -3,8 +3,9 @@
 from oneflower.cloud.client import Cloud, RefusedError
 from oneflower.cloud.credentials import Endpoints, opennebula_endpoints
 from oneflower.cloud.federation import Federation, scaling_bounds
-from oneflower.cloud.runs import RunResult, RunRow
-from oneflower.cloud.status import FederationStatus, VmStatus
+from oneflower.cloud.results import RunResult
+from oneflower.cloud.status import FederationStatus, RunProgress, VmStatus
+from oneflower_appliance.rounds import RunRow
 
 __all__ = [
     "Cloud",
@@ -12,6 +13,7 @@ __all__ = [
     "Federation",
     "FederationStatus",
     "RefusedError",
+    "RunProgress",
     "RunResult",
     "RunRow",
     "VmStatus",

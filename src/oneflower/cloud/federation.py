@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from oneflower.cloud import training
+from oneflower.cloud import results, runs, training
 from oneflower.cloud.client import RefusedError
 from oneflower.cloud.diagnosis import causes
-from oneflower.cloud.status import FederationStatus, VmStatus, read_status
+from oneflower.cloud.status import FederationStatus, RunProgress, VmStatus, read_status
 from oneflower.template import COORDINATOR, NODES, merge_template
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.parameters import Bounds, resolve
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from oneflower.cloud.client import Cloud
-    from oneflower.cloud.runs import RunResult, RunRow
+    from oneflower.cloud.results import RunResult
+    from oneflower_appliance.rounds import RunRow
 
     Watch = Callable[[FederationStatus], None]
 
@@ -224,7 +225,39 @@ class Federation:
         being done. An interrupt stops the run. Raises `OneflowerError`.
         """
         wanted = training.Request(app, rounds, config or {}, save)
-        return training.train(self.cloud.site, self.status(), wanted, training.Observer(on_row, on_log, notify))
+        return training.train(self.cloud.site, self.status(), wanted, runs.Observer(on_row, on_log, notify))
+
+    def wait_trained(self, on_row: Callable[[RunRow], None] = _nothing) -> RunProgress:
+        """Wait for the run that a form with FL_USE_CASE begins by itself, and return how it ended.
+
+        It is followed by what the SuperLink publishes, so a round may go unseen. An interrupt does not stop the run.
+        Raises `OneflowerError` when it fails.
+        """
+        seen = 0
+        while True:
+            status = self.status()
+            found = status.training
+            if found is not None and found.row is not None and found.round > seen:
+                seen = found.round
+                on_row(found.row)
+            if found is not None and found.finished:
+                return found.completed()
+            if status.failure:
+                raise OneflowerError(
+                    f"{self.name} is not ready any more:\n{status.failure}",
+                    "See `oneflower logs`.",
+                    ExitCode.RUN_FAILED,
+                )
+            time.sleep(_LOOK)
+
+    def fetch_model(self, path: Path, run: str | None = None) -> RunResult:
+        """Save the model of a run (None: the last that left one) as `path`; metrics, plot and model card beside it.
+
+        Raises `OneflowerError`.
+        """
+        with runs.open_door(self.cloud.site, self.status()) as door:
+            number, app = results.run_with_model(door, self.name, run)
+            return results.collect(door, number, app, results.Places.beside(path))
 
     # -- changing ----------------------------------------------------------------------------------------------------
 

@@ -11,70 +11,38 @@ import os
 import ssl
 import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import httpx
 
 from oneflower.process import run as run_program
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.files import SHARED, write_atomic
+from oneflower_appliance.files import write_atomic
+from oneflower_appliance.rounds import RunRow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from oneflower.cloud.apps import App
+    from oneflower.cloud.site import Site
+    from oneflower.cloud.status import FederationStatus
 
 _PULSE = 0.4
 _PATIENCE = 90.0
+_GRACE = 15.0  # in which the SuperLink's agent has a lost run go on, if it is to
 _CONNECTION = "oneflower"
 
 
 @dataclass(frozen=True)
-class RunRow:
-    """One round. `loss` and `accuracy` are the server's own test if there is one, else the nodes' mean, else None."""
+class Observer:
+    """Who is told of each round, of the app's log, and of what is being done."""
 
-    round: int
-    rounds: int
-    seconds: float
-    nodes: int
-    failures: int
-    loss: float | None
-    accuracy: float | None
-    metrics: Mapping[str, Any]
-
-    @classmethod
-    def parse(cls, line: str) -> RunRow:
-        """Read a line of metrics.jsonl."""
-        row = json.loads(line)
-        sources = [row.get(name) or {} for name in ("server", "evaluate", "train")]
-        return cls(
-            row["round"], row["rounds"], row["seconds"], row["nodes"], row["failures"],
-            _metric(sources, "loss"), _metric(sources, "accuracy", "acc"), row,
-        )  # fmt: skip
-
-
-def _metric(sources: list[dict[str, Any]], *endings: str) -> float | None:
-    for source in sources:
-        for name, value in source.items():
-            if isinstance(value, int | float) and name.lower().replace("-", "_").split("_")[-1] in endings:
-                return float(value)
-    return None
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """A finished run: its rounds and the files it left, None for what it did not."""
-
-    id: str
-    app: str
-    rows: tuple[RunRow, ...]
-    seconds: float
-    folder: Path
-    model: Path | None = None
-    metrics: Path | None = None
-    plot: Path | None = None
+    row: Callable[[RunRow], None]
+    log: Callable[[str], None]
+    doing: Callable[[str], None]
 
 
 @dataclass
@@ -107,6 +75,21 @@ class SuperLinkDoor:
         if answer.status_code == httpx.codes.NOT_FOUND:
             return None
         return answer.raise_for_status()
+
+    def json(self, path: str) -> Any:
+        """Return what an answer of the status API says, None for 404. Raises `httpx.HTTPError`."""
+        answer = self.get(path)
+        return None if answer is None else answer.json()
+
+    def text(self, path: str) -> str:
+        """Return an answer of the status API as it is, empty for 404. Raises `httpx.HTTPError`."""
+        answer = self.get(path)
+        return "" if answer is None else answer.text
+
+    def download(self, path: str, stream: BinaryIO) -> None:
+        """Write an answer of the status API into `stream`, piece by piece. Raises `httpx.HTTPError`."""
+        with self._http.stream("GET", f"/oneflower{path}") as answer:
+            stream.writelines(answer.raise_for_status().iter_bytes())
 
     def nodes_online(self) -> int:
         """Return how many SuperNodes the SuperLink lists as online. Raises `OneflowerError` when it does not answer."""
@@ -148,6 +131,17 @@ class SuperLinkDoor:
         return answer
 
 
+@contextmanager
+def open_door(site: Site, status: FederationStatus, flwr: Path = Path("flwr")) -> Iterator[SuperLinkDoor]:
+    """Reach a federation's SuperLink; `flwr` is needed to start and stop runs. Raises `OneflowerError`."""
+    if not status.control:
+        raise OneflowerError(
+            "The federation has no SuperLink that is ready.", "Look with `oneflower show`.", ExitCode.CONFLICT
+        )
+    with site.reach(status) as address, SuperLinkDoor(address, status.ca, flwr) as door:
+        yield door
+
+
 def connection(name: str, address: str, ca: Path | None) -> str:
     """Return what plain `flwr` needs in its config.toml to speak with a SuperLink at `address`."""
     trust = f'root-certificates = "{ca}"' if ca else "insecure = true"
@@ -165,39 +159,69 @@ def stop(door: SuperLinkDoor, run_id: str) -> None:
     door.flower("stop", run_id, _CONNECTION)
 
 
-def follow(door: SuperLinkDoor, run_id: str, on_row: Callable[[RunRow], None], on_log: Callable[[str], None]) -> None:
-    """Follow a run to its end. Raises `OneflowerError` with the app's own reason when it fails."""
-    seen, after, last_answer, tail = 0, 0.0, time.monotonic(), ""
+def follow(door: SuperLinkDoor, number: str, observer: Observer) -> str:
+    """Follow a run to its end, and the one that takes its place if it is lost. Returns the id of the last.
+
+    Raises `OneflowerError` with the app's own reason when it fails.
+    """
+    following, answered = _Following(door, number, observer), time.monotonic()
     while True:
         try:
-            state = door.get(f"/runs/{run_id}")
-            log = door.get(f"/runs/{run_id}/log?after={after}")
-            rows = door.get(f"/runs/{run_id}/files/metrics.jsonl")
-            last_answer = time.monotonic()
+            if following.look():
+                return following.number
+            answered = time.monotonic()
         except httpx.HTTPError as error:
-            if time.monotonic() - last_answer > _PATIENCE:
+            if time.monotonic() - answered > _PATIENCE:
                 raise OneflowerError(
                     f"The SuperLink has not answered for {_PATIENCE:.0f} s: {error}.",
                     "Look with `oneflower show`; the run may still be going on.",
                     ExitCode.RUN_FAILED,
                 ) from error
-            time.sleep(_PULSE)
-            continue
-        if log is not None and (entry := log.json())["text"]:
-            after = entry["latest"]
-            tail = (tail + entry["text"])[-8000:]
-            on_log(entry["text"])
-        lines = rows.text.splitlines() if rows is not None else []
-        for line in lines[seen:]:
-            on_row(RunRow.parse(line))
-        seen = max(seen, len(lines))
-        if state is not None and (status := state.json())["status"] == "finished":
-            if status["sub_status"] != "completed":
-                raise _failed(run_id, status, tail)
-            if lines and not any(RunRow.parse(line).nodes for line in lines):
-                raise _untrained(run_id, RunRow.parse(lines[-1]))
-            return
         time.sleep(_PULSE)
+
+
+class _Following:
+    """What of a run has been told so far."""
+
+    def __init__(self, door: SuperLinkDoor, number: str, observer: Observer) -> None:
+        self._door = door
+        self._observer = observer
+        self._told = 0  # a run that goes on from another has its rounds, too
+        self._begin(number)
+
+    def _begin(self, number: str) -> None:
+        self.number = number
+        self._latest = 0.0
+        self._tail = ""
+        self._ended = 0.0
+
+    def look(self) -> bool:
+        """Tell what is new. Returns whether the run has ended well. Raises `OneflowerError` or `httpx.HTTPError`."""
+        state = self._door.json(f"/runs/{self.number}") or {}
+        log = self._door.json(f"/runs/{self.number}/log?after={self._latest}")
+        lines = self._door.text(f"/runs/{self.number}/files/metrics.jsonl").splitlines()
+        if log and log["text"]:
+            self._latest = log["latest"]
+            self._tail = (self._tail + log["text"])[-8000:]
+            self._observer.log(log["text"])
+        for line in lines[self._told :]:
+            self._observer.row(RunRow.parse(line))
+        self._told = max(self._told, len(lines))
+        if successor := state.get("resumed_as"):
+            self._observer.doing(f"Note: run {self.number} was lost; run {successor} goes on from its last checkpoint.")
+            self._begin(successor)
+            return False
+        return state.get("status") == "finished" and self._is_over(state, lines)
+
+    def _is_over(self, state: dict[str, str], lines: list[str]) -> bool:
+        self._ended = self._ended or time.monotonic()
+        if state.get("lost") == "YES" and time.monotonic() - self._ended < _GRACE:
+            return False
+        if state["sub_status"] != "completed":
+            raise _failed(self.number, state, self._tail)
+        if lines and not any(RunRow.parse(line).nodes for line in lines):
+            raise _untrained(self.number, RunRow.parse(lines[-1]))
+        return True
 
 
 def _failed(run_id: str, status: dict[str, str], tail: str) -> OneflowerError:
@@ -220,25 +244,3 @@ def _untrained(run_id: str, last: RunRow) -> OneflowerError:
         "Mend the ClientApp or the nodes' configuration; `oneflower logs` shows what the nodes said.",
         ExitCode.RUN_FAILED,
     )
-
-
-def collect(door: SuperLinkDoor, run_id: str, app: App, folder: Path) -> RunResult:
-    """Fetch what a finished run left and save it in `folder`: model.npz, metrics.json and convergence.png."""
-    recorded = door.get(f"/runs/{run_id}/files/metrics.jsonl")
-    rows = tuple(RunRow.parse(line) for line in recorded.text.splitlines()) if recorded is not None else ()
-    answer = door.get(f"/runs/{run_id}/files/result.json")
-    summary = answer.json() if answer is not None else {}
-    model = door.get(f"/runs/{run_id}/files/model.npz")
-    saved: dict[str, Path] = {}
-    if model is not None:
-        saved["model"] = folder / "model.npz"
-        write_atomic(saved["model"], model.content, SHARED)
-    if rows:
-        from oneflower.cloud.plot import plot_convergence  # noqa: PLC0415 - matplotlib takes its time
-
-        saved["metrics"] = folder / "metrics.json"
-        content = {"run": run_id, "app": app.name, **summary, "rows": [row.metrics for row in rows]}
-        write_atomic(saved["metrics"], json.dumps(content, indent=1) + "\n", SHARED)
-        saved["plot"] = folder / "convergence.png"
-        plot_convergence(rows, app.name, saved["plot"])
-    return RunResult(run_id, app.name, rows, float(summary.get("seconds", 0)), folder, **saved)

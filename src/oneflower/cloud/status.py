@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from oneflower.template import COORDINATOR, NODES
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.rounds import RunRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -49,6 +52,34 @@ class VmStatus:
 
 
 @dataclass(frozen=True)
+class RunProgress:
+    """The newest run as the SuperLink publishes it, seconds late. `status` is Flower's; the rest may be unknown."""
+
+    id: str
+    app: str
+    status: str
+    round: int = 0
+    rounds: int = 0
+    row: RunRow | None = None
+    error: str = ""
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has ended, well or not."""
+        return self.status in ("completed", "failed", "stopped")
+
+    def completed(self) -> RunProgress:
+        """Return itself. Raises `OneflowerError` when it did not end well."""
+        if self.status != "completed":
+            raise OneflowerError(
+                f"Run {self.id} of {self.app} {self.status}: {self.error or 'no reason is known'}",
+                "See `oneflower logs` for what the SuperLink and the nodes said.",
+                ExitCode.RUN_FAILED,
+            )
+        return self
+
+
+@dataclass(frozen=True)
 class FederationStatus:
     """A federation as it is now. `endpoint` and `control` are host:port, empty until the SuperLink is ready.
 
@@ -67,6 +98,7 @@ class FederationStatus:
     ca: str = field(default="", repr=False)
     host_keys: tuple[str, ...] = field(default=(), repr=False)
     settings: Mapping[str, str] = field(default_factory=dict)
+    training: RunProgress | None = None
     log: tuple[str, ...] = ()
     causes: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -113,6 +145,7 @@ def read_status(
         ca=_decode(link.get("FL_CA_CERT", "")),
         host_keys=tuple(_decode(link.get("FL_SSH_HOST_KEYS", "")).splitlines()),
         settings=_settings(body),
+        training=_training(link),
         log=tuple(entry["message"] for entry in body.get("log", ())),
         causes=tuple(causes),
         remarks=tuple(_remarks(vms, nodes)),
@@ -157,6 +190,38 @@ def _vm_status(vm: Vm, role: str) -> VmStatus:
         node_id=vm.attributes.get("FL_NODE_ID", ""),
         error="" if ready or state == "stopping" else published,
     )
+
+
+def _training(link: Mapping[str, str]) -> RunProgress | None:
+    if "FL_RUN_ID" not in link:
+        return None
+    row = None
+    with suppress(KeyError, ValueError):
+        metrics = {
+            "round": int(link["FL_RUN_ROUND"]),
+            "rounds": int(link["FL_RUN_ROUNDS"]),
+            "nodes": int(link["FL_RUN_NODES"]),
+            "failures": int(link["FL_RUN_FAILURES"]),
+            "seconds": float(link["FL_RUN_SECONDS"]),
+        }
+        values = {name: _number(link.get(f"FL_RUN_{name.upper()}", "")) for name in ("loss", "accuracy")}
+        row = RunRow(**metrics, **values, metrics=metrics)  # type: ignore[arg-type]
+    return RunProgress(
+        link["FL_RUN_ID"],
+        link.get("FL_RUN_APP", ""),
+        link.get("FL_RUN_STATUS", ""),
+        row.round if row else 0,
+        row.rounds if row else 0,
+        row,
+        _decode(link.get("FL_RUN_ERROR", "")),
+    )
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _settings(body: dict[str, Any]) -> dict[str, str]:

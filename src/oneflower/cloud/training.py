@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from oneflower.cloud import apps, runs
+from oneflower.cloud import apps, results, runs
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.parameters import NO_USE_CASE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from oneflower.cloud.site import Site
@@ -26,29 +27,16 @@ class Request:
     save: Path
 
 
-@dataclass(frozen=True)
-class Observer:
-    """Who is told of each round, of the app's log, and of what is being done."""
-
-    row: Callable[[runs.RunRow], None]
-    log: Callable[[str], None]
-    doing: Callable[[str], None]
-
-
-def train(site: Site, status: FederationStatus, wanted: Request, observer: Observer) -> runs.RunResult:
+def train(site: Site, status: FederationStatus, wanted: Request, observer: runs.Observer) -> results.RunResult:
     """Run an app on a federation to its end and fetch what it left. An interrupt stops the run.
 
     Raises `OneflowerError`.
     """
     app = apps.load_app(wanted.app or _use_case(status), status.settings)
     overrides = app.run_config(status.settings, wanted.rounds, wanted.config)
-    if not status.control:
-        raise OneflowerError(
-            "The federation has no SuperLink that is ready.", "Look with `oneflower show`.", ExitCode.CONFLICT
-        )
     flwr, packages = site.flwr(status.version, status.settings.get("ML_FRAMEWORK", "sklearn"), observer.doing)
     app.check_installed(packages, status.name)
-    with site.reach(status) as address, runs.SuperLinkDoor(address, status.ca, flwr) as door:
+    with runs.open_door(site, status, flwr) as door:
         needed, online = int(status.settings.get("FL_MIN_AVAILABLE_CLIENTS", 0)), door.nodes_online()
         if online < needed:
             observer.doing(f"Note: {online} of {needed} SuperNodes are online; the first round waits for the others.")
@@ -56,17 +44,17 @@ def train(site: Site, status: FederationStatus, wanted: Request, observer: Obser
         run_id = runs.submit(door, app, overrides)
         observer.doing(f"run {run_id}")
         try:
-            runs.follow(door, run_id, observer.row, observer.log)
+            run_id = runs.follow(door, run_id, observer)
         except KeyboardInterrupt:
             observer.doing(f"stopping run {run_id}")
             runs.stop(door, run_id)
             raise
-        return runs.collect(door, run_id, app, wanted.save / f"{status.name}-{run_id}")
+        return results.collect(door, run_id, app.name, results.Places.within(wanted.save / f"{status.name}-{run_id}"))
 
 
 def _use_case(status: FederationStatus) -> str:
-    name = status.settings.get("FL_USE_CASE", "none")
-    if name == "none":
+    name = status.settings.get("FL_USE_CASE", NO_USE_CASE)
+    if name == NO_USE_CASE:
         raise OneflowerError(
             f"What shall {status.name} train? It was deployed without a use case (FL_USE_CASE).",
             "Name an app: `oneflower run image-classification`, or the folder of your own.",

@@ -3,17 +3,19 @@
 - metrics.jsonl: one JSON object a round: round, rounds, seconds, nodes, failures, train, evaluate, server, and, where
   nodes failed or were left out, the reasons
 - model.npz: the arrays of the final global model, under their names
-- result.json: rounds done, seconds, strategy, metrics of the last round, sha256 of the model
+- result.json: rounds done, seconds, strategy, config, versions, metrics of the last round, sha256 of the model
 
 Recording never makes a run fail: what cannot be written is said in the run's log.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import logging
+import platform
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.errors import OneflowerError
@@ -21,21 +23,24 @@ from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.training.checkpoints import save_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from flwr.app import ArrayRecord
 
 log = logging.getLogger("flwr")
 
+_PACKAGES = ("flwr", "numpy", "scikit-learn", "torch", "tensorflow-cpu", "tensorflow", "transformers", "peft")
+
 
 class RunRecord:
-    """The folder of one run. `earlier` are the lines of the run that it goes on from."""
+    """The folder of one run. `config` is what was set for it, `earlier` the lines of the run that it goes on from."""
 
-    def __init__(self, folder: Path, rounds: int, strategy: str, earlier: list[str]) -> None:
+    def __init__(self, folder: Path, rounds: int, strategy: str, config: Mapping[str, Any], earlier: list[str]) -> None:
         self._folder = folder
         self._rounds = rounds
         self._strategy = strategy
+        self._config = config
         self._lines = earlier
         self._row: dict[str, Any] = {}
         self._begun = time.monotonic()
@@ -70,6 +75,8 @@ class RunRecord:
             "rounds": last.get("round", 0),
             "seconds": round(time.monotonic() - self._begun, 3),
             "strategy": self._strategy,
+            "config": dict(self._config),
+            "versions": _versions(),
             "last": last,
             "model": None,
         }
@@ -94,6 +101,15 @@ class RunRecord:
             yield
         except OneflowerError as error:
             log.error("%s The run goes on; %s is lost.", error.sentence, name)  # noqa: TRY400
+
+
+def _versions() -> dict[str, str]:
+    """Return the releases of what a model is trained with, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
 
 
 def earlier_rounds(folder: Path, last: int) -> list[str]:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import Array, ArrayRecord
@@ -20,6 +18,7 @@ from flwr.serverapp.strategy import Strategy
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.training.checkpoints import Checkpoint, Checkpoints, State
 from oneflower_appliance.training.guard import sift
+from oneflower_appliance.training.origin import Origin
 from oneflower_appliance.training.recorder import RunRecord, earlier_rounds
 from oneflower_appliance.training.strategies import read_form
 
@@ -28,28 +27,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flwr.app import MetricRecord
+    from flwr.supercore.run import Run
 
 log = logging.getLogger("flwr")
 
-ORIGIN = "origin.json"
 _LONGEST_REASON = 1000
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a run comes from: the run that it goes on from, and the first of all these, whose checkpoints it uses."""
-
-    resumes: str = ""
-    first: str = ""
-
-    @classmethod
-    def of(cls, folder: Path) -> Origin:
-        """Return what the folder of a run says; a run that goes on from none is the first itself."""
-        try:
-            found = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
-            return cls(str(found["resumes"]), str(found["first"]))
-        except (FileNotFoundError, NotADirectoryError):
-            return cls("", folder.name)
 
 
 def supervise(runs: Path, checkpoints: Path) -> None:
@@ -64,7 +46,7 @@ def supervise(runs: Path, checkpoints: Path) -> None:
         given = inspect.signature(original).bind(self, grid, *args, **kwargs)
         timed = "timeout" in given.arguments
         given.apply_defaults()
-        return _Run(self, str(grid.run.run_id), runs, checkpoints).start(original, dict(given.arguments), timed=timed)
+        return _Run(self, grid.run, runs, checkpoints).start(original, dict(given.arguments), timed=timed)
 
     Strategy.start = start  # type: ignore[method-assign]
 
@@ -72,11 +54,12 @@ def supervise(runs: Path, checkpoints: Path) -> None:
 class _Run:
     """One run of a strategy."""
 
-    def __init__(self, strategy: Strategy, number: str, runs: Path, checkpoints: Path) -> None:
+    def __init__(self, strategy: Strategy, run: Run, runs: Path, checkpoints: Path) -> None:
         self._strategy = strategy
         self._name = type(getattr(strategy, "strategy", strategy)).__name__
-        self._folder = runs / number
+        self._folder = runs / str(run.run_id)
         self._form = read_form({})
+        self._config = dict(run.override_config)
         self._origin = Origin.of(self._folder)
         path = self._form.text("FL_CHECKPOINT_PATH")
         folder = (type(checkpoints)(path) if path else checkpoints) / self._origin.first
@@ -93,7 +76,7 @@ class _Run:
         if not timed:
             bound["timeout"] = float(self._form.integer("FL_ROUND_TIMEOUT"))
         earlier = earlier_rounds(self._folder.parent / self._origin.resumes, self._done) if self._done else []
-        self._record = RunRecord(self._folder, self._rounds, self._name, earlier)
+        self._record = RunRecord(self._folder, self._rounds, self._name, self._config, earlier)
         self._watch()
         if bound.get("evaluate_fn") is not None:
             bound["evaluate_fn"] = self._evaluating(bound["evaluate_fn"])

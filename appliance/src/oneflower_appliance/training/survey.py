@@ -6,14 +6,19 @@ with the reason, before anything is trained.
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.files import SHARED, write_atomic
+from oneflower_appliance.flower import RUNS_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,6 +30,7 @@ log = logging.getLogger("flwr")
 _RECORD = "description"
 _PROBLEM = "problem"
 _TIMEOUT = 600.0
+_FILE = "data.json"
 
 
 @dataclass(frozen=True)
@@ -94,4 +100,15 @@ def ask(grid: Grid, least: int, question: Mapping[str, Any] | None = None) -> Su
             "Mend the data on the nodes that are named.",
             ExitCode.INVALID_INPUT,
         )
+    _record(grid, found)
     return Survey(found)
+
+
+def _record(grid: Grid, found: Mapping[int, Mapping[str, Any]]) -> None:
+    """Leave what the nodes said with the run, for its model card."""
+    if runs := os.environ.get(RUNS_VARIABLE):
+        path = Path(runs) / str(grid.run.run_id) / _FILE
+        try:
+            write_atomic(path, json.dumps(found, indent=1) + "\n", SHARED)
+        except OneflowerError as error:
+            log.error("%s The run goes on.", error.sentence)  # noqa: TRY400

@@ -1,0 +1,117 @@
+"""What a SuperLink knows and does, in its own process: nodes and runs, through Flower's own state and handlers.
+
+With `flower` this is all that knows Flower's Python entry points.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from oneflower_appliance.errors import ExitCode, OneflowerError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_LOST = "No heartbeat"
+_ENDED_BY_US = "stopped"
+_GOING = ("starting", "running")
+
+
+class LinkState:
+    """Flower's state. `factory` is the one that its application was made with."""
+
+    def __init__(self, factory: Any) -> None:
+        self._factory = factory
+        self._handlers = importlib.import_module("flwr.superlink.servicer.control.control_handlers")
+        self._requests = importlib.import_module("flwr.proto.control_pb2")
+        constants = importlib.import_module("flwr.common.constant")
+        self._account = SimpleNamespace(flwr_aid=constants.NOOP_FLWR_AID, account_name=constants.NOOP_ACCOUNT_NAME)
+
+    @property
+    def _state(self) -> Any:
+        return self._factory.state()
+
+    def nodes(self) -> list[dict[str, str]]:
+        """Return every node that was ever known: id and status (registered, online, offline, unregistered)."""
+        return [{"id": str(info.node_id), "status": info.status} for info in self._state.get_node_info()]
+
+    def is_online(self, node: int) -> bool:
+        """Whether a node is online."""
+        found = self._state.get_node_info(node_ids=[node])
+        return bool(found) and found[0].status == "online"
+
+    def register(self, public_key: bytes) -> int:
+        """Register a key as Flower's own command does; a key that is known keeps its node id."""
+        known = self._state.get_node_id_by_public_key(public_key)
+        if known is not None:
+            return int(known)
+        request = self._requests.RegisterNodeRequest(public_key=public_key)
+        return int(self._handlers.register_node(request, self._account, self._state).node_id)
+
+    def unregister(self, node: int) -> None:
+        """Forget a node. One that is unknown is not an error."""
+        for found in self._state.get_node_info(node_ids=[node]):
+            if found.status != "unregistered":
+                self._state.delete_node(owner_aid=found.owner_aid, node_id=node)
+
+    def runs(self) -> list[dict[str, str]]:
+        """Return all runs, oldest first."""
+        return [_run(info) for info in self._state.get_run_info(order_by="pending_at")]
+
+    def run(self, number: int) -> dict[str, str] | None:
+        """Return a run: id, app, status, sub_status, details, and whether it was lost; None where there is none."""
+        found = self._state.get_run_info(run_ids=[number])
+        return _run(found[0]) if found else None
+
+    def log(self, number: int, after: float) -> dict[str, Any] | None:
+        """Return what a run's ServerApp wrote after a moment, and the moment of its last line."""
+        found = self._state.get_run_info(run_ids=[number])
+        if not found or found[0].primary_task_id is None:
+            return None
+        text, latest = self._state.get_task_log(found[0].primary_task_id, after or None)
+        return {"text": text, "latest": latest}
+
+    def start(self, app: Path, config: Mapping[str, str | int | float | bool]) -> str:
+        """Start a run of the app in a folder, with `config` over its own, and return its id."""
+        content = importlib.import_module("flwr.cli.build").build_fab_from_disk(app)
+        return self._start(self._fab(content=content), "", config)
+
+    def start_again(self, number: int) -> str:
+        """Start a run with the app and the configuration of another, which is stopped if it is not, and return its id.
+
+        Raises `OneflowerError` where there is no such run.
+        """
+        found = self._state.get_run_info(run_ids=[number])
+        if not found:
+            raise OneflowerError(f"There is no run {number}.", "", ExitCode.NOT_FOUND)
+        info = found[0]
+        if info.status.status != "finished":
+            self._state.stop_run(number)
+        return self._start(self._fab(hash_str=info.fab_hash), f"@{info.fab_id}", info.override_config)
+
+    def _fab(self, **values: Any) -> Any:
+        return importlib.import_module("flwr.proto.fab_pb2").Fab(**values)
+
+    def _start(self, fab: Any, app: str, config: Mapping[str, Any]) -> str:
+        overrides = importlib.import_module("flwr.common.serde").user_config_to_proto(dict(config))
+        request = self._requests.StartRunRequest(fab=fab, app_spec=app, override_config=overrides)
+        answer = self._handlers.start_run(request, self._account, self._state, None)
+        if not answer.run_id:
+            raise OneflowerError("Flower did not start the run.", "See the SuperLink's log.", ExitCode.RUN_FAILED)
+        return str(answer.run_id)
+
+
+def _run(info: Any) -> dict[str, str]:
+    status = info.status
+    lost = status.status == "finished" and _LOST in status.details
+    return {
+        "id": str(info.run_id),
+        "app": info.fab_id,
+        "status": status.status,
+        "sub_status": status.sub_status,
+        "details": status.details,
+        "lost": "YES" if lost else "NO",
+    }

@@ -1,0 +1,77 @@
+"""The model card: what a model was trained on, how, and how good it is, in Markdown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from oneflower_appliance.rounds import RunRow
+
+
+def model_card(
+    app: str,
+    number: str,
+    rows: Sequence[RunRow],
+    summary: Mapping[str, Any],
+    data: Mapping[str, Mapping[str, Any]],
+    model: Path | None,
+) -> str:
+    """Return the card of the model that run `number` of `app` left; `data` is what each node said of its data."""
+    last = rows[-1]
+    facts: dict[str, Any] = {
+        "Strategy": summary.get("strategy", "unknown"),
+        "Rounds": f"{last.round} of {last.rounds}",
+        "Nodes in the last round": last.nodes,
+        "Loss": _number(last.loss),
+        "Accuracy": _number(last.accuracy),
+        "Seconds": f"{summary.get('seconds', 0):.0f}",
+    }
+    parts = [f"# {app}, run {number}", _table(("", ""), facts.items())]
+    measured = {name: value for name, value in _tested(last).items() if isinstance(value, int | float)}
+    if measured:
+        parts += ["## Tested after the last round", _table(("Metric", "Value"), measured.items())]
+    parts += ["## Data", _data(data)]
+    if config := summary.get("config"):
+        parts += ["## Run config", _table(("Key", "Value"), config.items())]
+    if versions := summary.get("versions"):
+        parts += ["## Versions", _table(("Package", "Version"), versions.items())]
+    if model is not None and (arrays := (summary.get("model") or {}).get("arrays")):
+        shapes = ((f"`{name}`", " x ".join(map(str, shape)) or "one number") for name, shape in arrays.items())
+        parts += [
+            f"## Arrays\n\n`numpy.load({model.name!r})` holds them; sha256 {summary['model']['sha256']}.",
+            _table(("Name", "Shape"), shapes),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _tested(row: RunRow) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = row.metrics.get("server") or row.metrics.get("evaluate") or {}
+    return found
+
+
+def _data(data: Mapping[str, Mapping[str, Any]]) -> str:
+    if not data:
+        return "The app did not ask the nodes what they have."
+    names = sorted({name for said in data.values() for name in said})
+    return _table(
+        ("Node", *names), ((node, *(_plain(said.get(name, "")) for name in names)) for node, said in data.items())
+    )
+
+
+def _plain(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 200 else text[:199] + "…"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+    def line(cells: Iterable[Any]) -> str:
+        return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+    return "\n".join([line(head), line("---" for _ in head), *map(line, rows)])

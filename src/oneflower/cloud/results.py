@@ -1,0 +1,113 @@
+"""What a run left on the SuperLink, fetched and saved: the model, its metrics, how it converged, and its model card."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oneflower.cloud.card import model_card
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.files import SHARED, replacing, write_atomic
+from oneflower_appliance.rounds import RunRow
+
+if TYPE_CHECKING:
+    from oneflower.cloud.runs import SuperLinkDoor
+
+_MODEL, _ROUNDS, _SUMMARY, _DATA = "model.npz", "metrics.jsonl", "result.json", "data.json"
+_OURS = frozenset({_MODEL, _ROUNDS, _SUMMARY, _DATA, "origin.json", "successor"})
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: its rounds and the files it left, None for what it did not.
+
+    `card` tells in Markdown what the model was trained on and how; `more` are files that the app itself left.
+    """
+
+    id: str
+    app: str
+    rows: tuple[RunRow, ...]
+    seconds: float
+    model: Path | None = None
+    metrics: Path | None = None
+    plot: Path | None = None
+    card: Path | None = None
+    more: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the files of a run are to be saved."""
+
+    model: Path
+    metrics: Path
+    plot: Path
+    card: Path
+    more: Path
+
+    @classmethod
+    def within(cls, folder: Path) -> Places:
+        """Return places in a folder of the run's own."""
+        return cls(folder / _MODEL, folder / "metrics.json", folder / "convergence.png", folder / "card.md", folder)
+
+    @classmethod
+    def beside(cls, model: Path) -> Places:
+        """Return places beside the file that the model is to have."""
+        stem = model.with_suffix("")
+        metrics, plot, card = (Path(f"{stem}-{name}") for name in ("metrics.json", "convergence.png", "card.md"))
+        return cls(model, metrics, plot, card, stem)
+
+
+def collect(door: SuperLinkDoor, number: str, name: str, places: Places) -> RunResult:
+    """Fetch and save what a run of the app `name` left. Raises `OneflowerError` or `httpx.HTTPError`."""
+    left = door.json(f"/runs/{number}/files") or []
+    rows = tuple(RunRow.parse(line) for line in door.text(f"/runs/{number}/files/{_ROUNDS}").splitlines())
+    summary: dict[str, Any] = door.json(f"/runs/{number}/files/{_SUMMARY}") or {}
+    data: dict[str, Any] = door.json(f"/runs/{number}/files/{_DATA}") or {}
+    saved: dict[str, Any] = {}
+    if _MODEL in left:
+        saved["model"] = _fetch(door, number, _MODEL, places.model)
+    if rows:
+        from oneflower.cloud.plot import plot_convergence  # noqa: PLC0415 - matplotlib takes its time
+
+        content = {"run": number, "app": name, **summary, "data": data, "rows": [row.metrics for row in rows]}
+        write_atomic(places.metrics, json.dumps(content, indent=1) + "\n", SHARED)
+        plot_convergence(rows, name, places.plot)
+        write_atomic(places.card, model_card(name, number, rows, summary, data, saved.get("model")), SHARED)
+        saved |= {"metrics": places.metrics, "plot": places.plot, "card": places.card}
+    saved["more"] = tuple(
+        _fetch(door, number, path, places.more / path) for path in left if path not in _OURS and _is_inside(path)
+    )
+    return RunResult(number, name, rows, float(summary.get("seconds", 0)), **saved)
+
+
+def run_with_model(door: SuperLinkDoor, name: str, wanted: str | None) -> tuple[str, str]:
+    """Return id and app of the run `wanted`, else of the newest that left a model. Raises `OneflowerError`."""
+    runs = door.json("/runs") or []
+    if wanted is not None and wanted not in (run["id"] for run in runs):
+        known = ", ".join(run["id"] for run in runs) or "none"
+        raise OneflowerError(f"{name} has no run {wanted}.", f"It has: {known}.", ExitCode.NOT_FOUND)
+    for run in reversed(runs):
+        if wanted in (None, run["id"]) and _MODEL in (door.json(f"/runs/{run['id']}/files") or []):
+            return run["id"], run["app"].rpartition("/")[2]
+    going = [run["id"] for run in runs if run["status"] != "finished" and wanted in (None, run["id"])]
+    raise OneflowerError(
+        f"Run {going[-1]} of {name} is still training." if going else f"{name} has no model yet.",
+        "Look at `oneflower show`, and ask again when it is completed."
+        if going
+        else "Train one with `oneflower run`, or deploy with `--set FL_USE_CASE=image-classification`.",
+        ExitCode.NOT_FOUND,
+    )
+
+
+def _fetch(door: SuperLinkDoor, number: str, name: str, path: Path) -> Path:
+    with replacing(path, SHARED) as stream:
+        door.download(f"/runs/{number}/files/{name}", stream)
+    return path
+
+
+def _is_inside(path: str) -> bool:
+    """Whether a name that a SuperLink gave stays inside the folder that it is to be saved in."""
+    return not path.startswith("/") and ".." not in path.split("/")

@@ -1,0 +1,120 @@
+"""Runs that survive: what is killed in the middle of one comes back, and the run ends where it would have ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from .conftest import until
+from .test_faults import FLOWER, kill
+
+pytestmark = pytest.mark.e2e
+
+ROUNDS = 3
+
+
+@pytest.fixture(scope="module")
+def auto(user):
+    """A federation deployed with variables only, and what `up` printed of its training."""
+    settings = {"FL_USE_CASE": "image-classification", "FL_NUM_ROUNDS": str(ROUNDS), "FL_CHECKPOINT_ENABLED": "YES",
+                "FL_CHECKPOINT_INTERVAL": "1", "FL_STRATEGY": "FedAdam"}  # fmt: skip
+    done = user("up", "auto", *(word for name, value in settings.items() for word in ("--set", f"{name}={value}")))
+    yield done
+    user("down", "auto")
+
+
+def machines(user):
+    link, *nodes = (vm["id"] for vm in user.show("auto")["vms"])
+    return link, nodes
+
+
+def test_a_federation_deployed_with_variables_only_ends_with_a_model_that_predicts(user, auto, tmp_path):
+    assert f"{ROUNDS}/{ROUNDS}" in auto.stderr
+    training = user.show("auto")["training"]
+    assert (training["status"], training["round"], training["rounds"]) == ("completed", ROUNDS, ROUNDS)
+    user("model", "auto", "-o", str(tmp_path / "digits.npz"))
+    model = np.load(tmp_path / "digits.npz")
+    pixels, labels = load_digits(return_X_y=True)
+    scores = pixels / 16 @ model["weights"] + model["biases"]
+    assert (scores.argmax(axis=1) == labels).mean() > 0.65  # three rounds of FedAdam
+    card = (tmp_path / "digits-card.md").read_text()
+    assert all(text in card for text in ("| Strategy | FedAdam |", "| Rounds | 3 of 3 |", "digits", "| flwr |"))
+    assert json.loads((tmp_path / "digits-metrics.json").read_text())["rows"][-1]["round"] == ROUNDS
+
+
+def test_the_form_is_trained_once_also_when_the_superlinks_machine_is_booted_again(user, auto):
+    link, _ = machines(user)
+    kill(user.process(link, "init.py"))
+    until(lambda: not user.is_ready("auto"), 20, "a notice")
+    until(lambda: user.is_ready("auto"), 60, "recovery")
+    status = user.show("auto")
+    with user.client(status) as client:
+        found = client.get(f"https://{status['control']}/oneflower/runs").json()
+    assert len(found) == 1, found
+
+
+def train(user, meanwhile):
+    """Run to the end, do something in round 2, and return the result and what was said."""
+    process = user.start("run", "-f", "auto", "-o", "json")
+    output: list[str] = []
+
+    def read():
+        for line in process.stdout:
+            output.append(line)
+            if line.lstrip().startswith(f"1/{ROUNDS}"):
+                meanwhile()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    reader.join(400)
+    text = "".join(output)
+    assert process.wait(10) == 0, text
+    return json.loads(text[text.index("\n{") :]), text
+
+
+@pytest.fixture(scope="module")
+def unbroken(user, auto):
+    return train(user, lambda: None)[0]
+
+
+def check_alike(result, unbroken):
+    assert [row["round"] for row in result["rows"]] == list(range(1, ROUNDS + 1))
+    assert abs(result["rows"][-1]["accuracy"] - unbroken["rows"][-1]["accuracy"]) < 0.02
+
+
+@pytest.mark.parametrize("what", ["Flower", "the machine"])
+def test_a_run_goes_on_after_the_superlink_is_killed(user, unbroken, what):
+    link, _ = machines(user)
+    words = (FLOWER, "superlink") if what == "Flower" else ("init.py",)
+    result, said = train(user, lambda: kill(user.process(link, *words)))
+    assert "was lost; run" in said
+    assert result["id"] in said.split("was lost; run ")[1]
+    check_alike(result, unbroken)
+    until(lambda: user.is_ready("auto"), 60, "recovery")
+
+
+def test_a_run_goes_on_after_a_supernode_is_killed_in_a_round(user, unbroken):
+    _, nodes = machines(user)
+    result, _ = train(user, lambda: kill(user.process(nodes[0], FLOWER, "supernode")))
+    check_alike(result, unbroken)
+    until(lambda: user.is_ready("auto"), 60, "recovery")
+
+
+def test_a_run_goes_on_after_a_supernode_hangs(user, unbroken):
+    _, nodes = machines(user)
+    hung = user.process(nodes[1], FLOWER, "supernode")
+    woken = threading.Timer(90, hung.resume)
+    woken.start()
+    try:
+        result, _ = train(user, lambda: os.kill(hung.pid, signal.SIGSTOP))
+    finally:
+        woken.cancel()
+        hung.resume()
+    assert [row["round"] for row in result["rows"]] == list(range(1, ROUNDS + 1))
+    until(lambda: user.is_ready("auto"), 60, "recovery")

@@ -1,0 +1,160 @@
+"""What a SuperLink's agent does about runs, against a door that remembers what it was asked."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+
+from oneflower_appliance import trainer as module
+from oneflower_appliance.parameters import Level, resolve
+from oneflower_appliance.trainer import Trainer
+
+NODES = (11, 12)
+
+
+class Door:
+    """A SuperLink: its runs and nodes, and what was started on it."""
+
+    def __init__(self):
+        self.known, self.started, self.online = [], [], 2
+
+    def runs(self):
+        return list(self.known)
+
+    def nodes_online(self):
+        return self.online
+
+    def add(self, number, app="us/theirs", **more):
+        run = {"id": number, "app": app, "status": "running", "sub_status": "", "details": "", "lost": "NO"}
+        self.known.append(run | {"resumed_as": "", "attempt": 1} | more)
+        return number
+
+    def start(self, use_case, config):
+        self.started.append((use_case, config))
+        return self.add(str(len(self.known) + 1), f"oneflower/{use_case}")
+
+    def resume(self, number):
+        run = next(run for run in self.known if run["id"] == number)
+        run |= {"status": "finished", "sub_status": "stopped", "resumed_as": number + "1"}
+        return self.add(number + "1", run["app"], attempt=run["attempt"] + 1)
+
+
+class Gate:
+    """OneGate, as far as a form is read from a SuperNode's VM."""
+
+    def __init__(self, **attributes):
+        self.found = {"READY": "YES", "ML_FRAMEWORK": "pytorch", **attributes}
+
+    def attributes(self, vm):
+        assert vm in NODES
+        return self.found
+
+
+@pytest.fixture
+def door():
+    return Door()
+
+
+def make(door, tmp_path, **settings):
+    return Trainer(door, resolve(settings, (Level.SERVICE, Level.SUPERLINK)), tmp_path)
+
+
+def test_the_run_that_the_form_asks_for_is_started_once_even_by_an_agent_that_began_anew(door, tmp_path):
+    gate = Gate(FL_USE_CASE="image-classification")
+    for _ in range(2):
+        trainer = make(door, tmp_path, FL_NUM_ROUNDS="7", FL_STRATEGY="FedYogi")
+        for _ in range(3):
+            trainer.look(gate, NODES)
+    [(use_case, config)] = door.started
+    assert use_case == "image-classification"
+    assert config["num-server-rounds"] == 7
+    assert (config["strategy"], config["framework"], config["server-lr"]) == ("FedYogi", "pytorch", 0.1)
+
+
+def test_nothing_starts_before_enough_nodes_are_online_and_ready(door, tmp_path):
+    gate = Gate(FL_USE_CASE="image-classification", READY="NO")
+    trainer = make(door, tmp_path)
+    trainer.look(gate, NODES)
+    gate.found["READY"] = "YES"
+    door.online = 1
+    trainer.look(gate, NODES)
+    assert not door.started
+    door.online = 2
+    trainer.look(gate, NODES)
+    assert len(door.started) == 1
+
+
+def test_without_a_use_case_nothing_starts(door, tmp_path):
+    trainer = make(door, tmp_path)
+    for gate in (Gate(), Gate(FL_USE_CASE="none")):
+        trainer.look(gate, NODES)
+    trainer.look(None, ())
+    assert not door.started
+
+
+def test_a_lost_run_goes_on_when_there_are_checkpoints(door, tmp_path):
+    door.add("5", lost="YES", status="finished", sub_status="failed", details="No heartbeat received.")
+    make(door, tmp_path, FL_CHECKPOINT_ENABLED="YES").look(None, ())
+    assert [run["id"] for run in door.known] == ["5", "51"]
+
+
+def test_a_lost_run_without_checkpoints_is_said_to_be_lost(door, tmp_path, caplog):
+    door.add("5", lost="YES", status="finished", sub_status="failed", details="No heartbeat received.")
+    trainer = make(door, tmp_path)
+    for _ in range(3):
+        trainer.look(None, ())
+    assert [run["id"] for run in door.known] == ["5"]
+    assert caplog.text.count("Run 5 was lost") == 1
+    assert "FL_CHECKPOINT_ENABLED=YES" in caplog.text
+
+
+def test_what_was_running_when_flower_ended_is_lost_and_what_runs_now_is_not(door, tmp_path):
+    trainer = make(door, tmp_path, FL_CHECKPOINT_ENABLED="YES")
+    trainer.look(None, ())
+    door.add("5")
+    trainer.look(None, ())
+    assert len(door.known) == 1
+    trainer.flower_began()
+    trainer.look(None, ())
+    assert [run["id"] for run in door.known] == ["5", "51"]
+
+
+def test_a_run_that_is_lost_again_and_again_is_given_up(door, tmp_path):
+    door.add("5", lost="YES", status="finished", attempt=20)
+    make(door, tmp_path, FL_CHECKPOINT_ENABLED="YES").look(None, ())
+    assert len(door.known) == 1
+
+
+def test_progress_is_published_as_it_changes_but_not_more_than_one_update_in_five_seconds(door, tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    door.add("5", "us/app")
+    trainer = make(door, tmp_path)
+    trainer._fresh = False
+    news = trainer.look(None, ())
+    assert (news["FL_RUN_ID"], news["FL_RUN_STATUS"]) == ("5", "running")
+    folder = tmp_path / "5"
+    folder.mkdir()
+    row = {
+        "round": 2,
+        "rounds": 3,
+        "seconds": 1.5,
+        "nodes": 2,
+        "failures": 0,
+        "server": {"loss": 0.12345678, "accuracy": 1},
+    }
+    (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    now[0] += 4
+    assert trainer.look(None, ()) == {}
+    now[0] += 2
+    news = trainer.look(None, ())
+    assert (news["FL_RUN_ROUND"], news["FL_RUN_LOSS"], news["FL_RUN_ACCURACY"]) == ("2", "0.123457", "1")
+    assert "FL_RUN_ID" not in news
+    now[0] += 10
+    assert trainer.look(None, ()) == {}
+    door.known[0] |= {"status": "finished", "sub_status": "failed", "details": "boom " * 500}
+    news = trainer.look(None, ())
+    assert news["FL_RUN_STATUS"] == "failed"
+    assert base64.b64decode(news["FL_RUN_ERROR"]).decode() == ("boom " * 500)[:500]
