@@ -44,8 +44,7 @@ docs:
 
 lock:
 	$(UV) lock
-	printf 'flwr==1.41.0\nscikit-learn\n' | $(UV) pip compile --quiet --universal --python-version 3.11 --no-header \
-		--no-annotate --generate-hashes - -o src/oneflower/local/runtimes/flwr-1.41.0-sklearn.txt
+	$(RUN) python scripts/lock_runtimes.py
 
 clean:
 	rm -rf .venv .tools .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage

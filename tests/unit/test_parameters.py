@@ -4,6 +4,7 @@ import base64
 
 import pytest
 
+from oneflower_appliance import parameters
 from oneflower_appliance.flower import node_config_text
 from oneflower_appliance.parameters import (
     PARAMETERS,
@@ -28,6 +29,8 @@ INVALID = {
     "FL_MIN_FIT_CLIENTS": ["0", "two", ""],
     "FL_MIN_EVALUATE_CLIENTS": ["0", "-2"],
     "FL_MIN_AVAILABLE_CLIENTS": ["0", "1", "x"],
+    "FL_MODEL": ["two words", "a;b", "resnet 18"],
+    "FL_DATA_PATH": ["relative", '/with"quote', "/with'quote", "data"],
     "FL_PROXIMAL_MU": ["-0.1", "mu", "nan", "inf"],
     "FL_SERVER_LR": ["0", "-1", ""],
     "FL_CLIENT_LR": ["0", "fast"],
@@ -193,4 +196,6 @@ def test_what_has_no_effect_is_said():
     settings = resolve({"FL_METRICS_ENABLED": "YES", "FL_DCGM_ENABLED": "YES"})
     text = "\n".join(remarks(settings))
     assert "FL_METRICS_ENABLED=YES has no effect" in text
-    assert "FL_DCGM_ENABLED=YES has no effect while FL_GPU_ENABLED is NO" in text
+    assert "FL_DCGM_ENABLED=YES has no effect" in text
+    [line] = parameters.ignored(resolve({"FL_CUDA_VISIBLE_DEVICES": "0"}))
+    assert "FL_CUDA_VISIBLE_DEVICES=0 is ignored with FL_GPU_ENABLED=NO" in line

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _LOST = "No heartbeat"
-_ENDED_BY_US = "stopped"
-_GOING = ("starting", "running")
 
 
 class LinkState:
@@ -80,7 +78,7 @@ class LinkState:
         return self._start(self._fab(content=content), "", config)
 
     def start_again(self, number: int) -> str:
-        """Start a run with the app and the configuration of another, which is stopped if it is not, and return its id.
+        """Start a run with the app and the configuration of another, and return its id.
 
         Raises `OneflowerError` where there is no such run.
         """
@@ -88,9 +86,13 @@ class LinkState:
         if not found:
             raise OneflowerError(f"There is no run {number}.", "", ExitCode.NOT_FOUND)
         info = found[0]
-        if info.status.status != "finished":
-            self._state.stop_run(number)
         return self._start(self._fab(hash_str=info.fab_hash), f"@{info.fab_id}", info.override_config)
+
+    def stop(self, number: int) -> None:
+        """Stop a run, if it has not ended."""
+        found = self._state.get_run_info(run_ids=[number])
+        if found and found[0].status.status != "finished":
+            self._state.stop_run(number)
 
     def _fab(self, **values: Any) -> Any:
         return importlib.import_module("flwr.proto.fab_pb2").Fab(**values)

@@ -197,6 +197,7 @@ USE_CASES: dict[str, tuple[str, ...]] = {
     "anomaly-detection": ("sklearn", "pytorch"),
     "llm-fine-tuning": ("pytorch",),
 }
+MODELS = {"image-classification": ("cnn", "resnet18"), "anomaly-detection": ()}
 NO_USE_CASE = "none"
 PRIVACY = ("none", "dp-central", "dp-local")
 FLOWER_PORTS = (8000, 9091, 9092, 9093, 9094)
@@ -208,7 +209,7 @@ _CHECKPOINTS = ("FL_CHECKPOINT_ENABLED", ("YES",))
 _ADAPTIVE = ("FedAdam", "FedYogi", "FedAdagrad")
 _PRIVATE = ("FL_PRIVACY", ("dp-central", "dp-local"))
 _METRICS = "there is no exporter yet"
-_GPU = "GPUs are not passed to the apps yet"
+_WITH_GPU = ("FL_GPU_ENABLED", ("YES",))
 
 _SERVICE = [
     Parameter("FLOWER_VERSION", Level.SERVICE, Kind.TEXT, FLOWER_TESTED, "Flower release, the same on every VM",
@@ -238,6 +239,9 @@ _SUPERLINK = [
               "an integer of at least 1", check=_AT_LEAST_ONE, key="num-server-rounds"),
     Parameter("FL_STRATEGY", Level.SUPERLINK, Kind.LIST, "FedAvg", "Aggregation strategy",
               f"one of {', '.join(STRATEGIES)}", options=STRATEGIES, key="strategy"),
+    Parameter("FL_MODEL", Level.SUPERLINK, Kind.TEXT, "",
+              "Model to train: cnn or resnet18 for images; a folder or a hub's name for an LLM. Empty = what suits",
+              "a name or a path", check=lambda v: bool(re.fullmatch(r"[\w./-]+", str(v))), key="model"),
     Parameter("FL_MIN_FIT_CLIENTS", Level.SUPERLINK, Kind.NUMBER, "2", "Nodes that must train in a round",
               "an integer of at least 1", check=_AT_LEAST_ONE, key="min-train-nodes"),
     Parameter("FL_MIN_EVALUATE_CLIENTS", Level.SUPERLINK, Kind.NUMBER, "2", "Nodes that must evaluate in a round",
@@ -324,15 +328,17 @@ _SUPERNODE = [
               "one of exponential, fixed", options=("exponential", "fixed")),
     Parameter("FL_EDGE_MAX_BACKOFF", Level.SUPERNODE, Kind.NUMBER, "300", "Longest wait between attempts in seconds",
               "an integer of at least 1", check=_AT_LEAST_ONE),
-    Parameter("FL_GPU_ENABLED", Level.SUPERNODE, Kind.BOOLEAN, "NO", "Use the passed-through GPU", "YES or NO",
-              planned=_GPU),
+    Parameter("FL_DATA_PATH", Level.SUPERNODE, Kind.TEXT, "",
+              "Folder with the data of the node, {partition} in it being its number. Empty = data/ of the appliance",
+              "an absolute path without quotes", check=lambda v: bool(re.fullmatch(r"/[^\"'\x00-\x1f]*", str(v)))),
+    Parameter("FL_GPU_ENABLED", Level.SUPERNODE, Kind.BOOLEAN, "NO", "Use the passed-through GPU", "YES or NO"),
     Parameter("FL_CUDA_VISIBLE_DEVICES", Level.SUPERNODE, Kind.TEXT, "all", "GPUs to use",
-              "all, or a comma-separated list of indices or UUIDs", planned=_GPU,
+              "all, or a comma-separated list of indices or UUIDs", only=_WITH_GPU,
               check=lambda v: bool(re.fullmatch(r"all|[A-Za-z0-9-]+(,[A-Za-z0-9-]+)*", str(v)))),
     Parameter("FL_GPU_MEMORY_FRACTION", Level.SUPERNODE, Kind.FLOAT, "0.8", "Share of GPU memory for PyTorch",
-              "a number above 0, at most 1", check=_number(lambda f: 0 < f <= 1), planned=_GPU),
+              "a number above 0, at most 1", check=_number(lambda f: 0 < f <= 1), only=_WITH_GPU),
     Parameter("FL_DCGM_ENABLED", Level.SUPERNODE, Kind.BOOLEAN, "NO", "GPU metrics exporter", "YES or NO",
-              planned=_GPU),
+              planned=_METRICS, only=_WITH_GPU),
 ]  # fmt: skip
 
 
@@ -493,6 +499,14 @@ def _authentication(settings: Settings) -> str:
     return "is YES, which needs TLS; set it to NO, too, where FL_TLS_ENABLED is NO."
 
 
+def _model(settings: Settings) -> str:
+    use_case, model = settings.text("FL_USE_CASE"), settings.text("FL_MODEL")
+    known = MODELS.get(use_case)
+    if not model or known is None or model in known:
+        return ""
+    return f"is {model!r}; {use_case} has {', '.join(known) or 'one model only: leave it empty'}."
+
+
 def _framework(settings: Settings) -> str:
     use_case, framework = settings.text("FL_USE_CASE"), settings.text("ML_FRAMEWORK")
     if framework in USE_CASES[use_case]:
@@ -506,6 +520,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Settings], str]], ...] = (
     (("FL_DP_CLIPPING", "FL_PRIVACY"), _private),
     (("FL_SSL_CERTFILE", "FL_SSL_CA_CERTFILE", "FL_SSL_KEYFILE"), _own_certificate),
     (("ML_FRAMEWORK", "FL_USE_CASE"), _framework),
+    (("FL_MODEL", "FL_USE_CASE"), _model),
     (("FL_SUPERNODE_AUTH", "FL_TLS_ENABLED"), _authentication),
 )
 
@@ -537,14 +552,11 @@ def _bounds_problems(settings: Settings, bounds: Bounds, wrong: set[str]) -> lis
 
 def remarks(settings: Settings) -> list[str]:
     """Return one line for each variable that was set and has no effect with the others as they are."""
-    lines = [
+    return [
         f"{name}={raw} has no effect in this release: {planned}."
         for name, raw in settings.items()
         if (planned := PARAMETERS[name].planned) and raw.strip() != PARAMETERS[name].default
     ]
-    if settings.get("FL_DCGM_ENABLED") == "YES" and settings.get("FL_GPU_ENABLED") == "NO":
-        lines.append("FL_DCGM_ENABLED=YES has no effect while FL_GPU_ENABLED is NO.")
-    return lines
 
 
 def ignored(settings: Settings) -> list[str]:

@@ -99,6 +99,7 @@ def _run_routes(link: LinkState, runs: Path) -> list[Route]:
         # The ServerApp reads it when its strategy starts, which is a process and its imports away.
         write_atomic(runs / started / Origin.FILE, origin.text, SHARED)
         write_atomic(runs / number / Origin.SUCCESSOR, f"{started}\n", SHARED)
+        link.stop(int(number))  # now that whoever follows it knows which to follow instead
         return started
 
     async def new_run(request: Request) -> Response:

@@ -8,9 +8,10 @@ import logging
 import re
 import ssl
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oneflower_appliance import flower, tls
+from oneflower_appliance import flower, gpu, tls
 from oneflower_appliance.backoff import Backoff
 from oneflower_appliance.boot import Step
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -24,8 +25,6 @@ from oneflower_appliance.roster import Roster
 from oneflower_appliance.superlink import log_flower, wait_for
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from oneflower_appliance.boot import Machine
 
 log = logging.getLogger(__name__)
@@ -58,6 +57,7 @@ class SuperNode:
             Step("discover", self._discover),
             Step("trust", self._trust),
             Step("partition", self._partition),
+            Step("data", self._data),
             Step("admission", self._admission),
             *self._run_flower,
         ]
@@ -82,6 +82,7 @@ class SuperNode:
         machine = self._machine
         self._node_id = ""
         environment = flower.environment(machine.home, machine.settings.text("FL_LOG_LEVEL"))
+        environment |= gpu.environment(machine.settings)
         self.child = Child(flower.prepare(self.name), environment, self._on_line)
         return f"Flower in process {self.child.pid}"
 
@@ -232,6 +233,22 @@ class SuperNode:
             "num-partitions": str(partitions.count),
         }
         return f"{self._node_config['partition-id']} of {partitions.count}"
+
+    def _data(self) -> str:
+        """Tell the ClientApp where this node's own data is, if there is any."""
+        given = self._machine.settings.text("FL_DATA_PATH")
+        folder = Path(given.replace("{partition}", self._node_config.get("partition-id", "")))
+        if not given:
+            folder = self._machine.home / "data"
+            if not (folder.is_dir() and any(folder.iterdir())):
+                return "none of its own"
+        elif not folder.is_dir():
+            raise OneflowerError(
+                f"FL_DATA_PATH: the folder {folder} does not exist on this machine.",
+                "Mount the data there, or leave FL_DATA_PATH empty.",
+            )
+        self._node_config.setdefault("data-path", str(folder))
+        return f"in {folder}"
 
     def _admission(self) -> str:
         """Wait until the SuperLink has registered this node's key; outside its service that is done by hand."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import oneflower_appliance
+from oneflower.local.registry import find_links, torch_options
 from oneflower.process import run
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import private_directory, write_atomic
@@ -29,8 +30,13 @@ if TYPE_CHECKING:
 
     from oneflower.local.home import LocalHome
 
-FRAMEWORKS = {"sklearn": "scikit-learn", "pytorch": "torch", "tensorflow": "tensorflow-cpu"}
-_PINNED = Path(__file__).parent / "runtimes"
+_USUAL = ("scikit-learn", "pillow", "pyarrow")
+FRAMEWORKS = {
+    "sklearn": _USUAL,
+    "pytorch": (*_USUAL, "torch", "transformers", "peft"),
+    "tensorflow": (*_USUAL, "tensorflow-cpu"),
+}
+PINNED = Path(__file__).parent / "runtimes"
 
 
 @dataclass(frozen=True)
@@ -53,10 +59,10 @@ class Runtime:
 
 def requirements(version: str, framework: str) -> str:
     """Return what is installed: pinned for the tested release, else Flower's release and the framework's newest."""
-    pinned = _PINNED / f"flwr-{version}-{framework}.txt"
+    pinned = PINNED / f"flwr-{version}-{framework}.txt"
     if pinned.is_file():
         return pinned.read_text(encoding="utf-8")
-    return f"flwr=={version}\n{FRAMEWORKS[framework]}\n"
+    return "\n".join([f"flwr=={version}", *FRAMEWORKS[framework], ""])
 
 
 def find(home: LocalHome, version: str, framework: str) -> Runtime | None:
@@ -99,8 +105,17 @@ def _build(folder: Path, version: str, framework: str) -> None:
         uv = [find_uv_bin(), "--quiet", "--directory", str(folder.parent)]
         python = folder / "bin" / "python"
         run([*uv, "venv", "--clear", "--no-project", "--python", sys.executable, str(folder)], what, hint, environment)
-        install = ["pip", "install", "--python", str(python), "--compile-bytecode", "--requirement", listed.name]
-        run([*uv, *install], what, hint, environment)
+        install = [*uv, "pip", "install", "--python", str(python), "--compile-bytecode", "--requirement", listed.name]
+        links = find_links()
+        install += [word for link in links for word in ("--find-links", link)]
+        ways = torch_options(links) if framework == "pytorch" else [[]]
+        for number, options in enumerate(ways, 1):
+            try:
+                run([*install, *options], what, hint, environment)
+                break
+            except OneflowerError:
+                if number == len(ways):
+                    raise
     write_atomic(folder / ".complete", "")
 
 

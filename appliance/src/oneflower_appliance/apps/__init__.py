@@ -14,8 +14,9 @@ class UseCase:
     frameworks: tuple[str, ...]
 
 
+_HERE = Path(__file__).parent
 USE_CASES: dict[str, UseCase] = {
-    "image-classification": UseCase(
-        Path(__file__).parent / "image-classification", ("sklearn", "pytorch", "tensorflow")
-    ),
+    "image-classification": UseCase(_HERE / "image-classification", ("sklearn", "pytorch", "tensorflow")),
+    "anomaly-detection": UseCase(_HERE / "anomaly-detection", ("sklearn", "pytorch")),
+    "llm-fine-tuning": UseCase(_HERE / "llm-fine-tuning", ("pytorch",)),
 }

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.files import SHARED, write_atomic
-from oneflower_appliance.flower import RUNS_VARIABLE
+from oneflower_appliance.training.leaving import leave
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -73,7 +70,10 @@ def describe(message: Message, look: Callable[[], Mapping[str, Any]]) -> Message
 
 
 def ask(grid: Grid, least: int, question: Mapping[str, Any] | None = None) -> Survey:
-    """Ask every node that is online, at least `least`. Raises `OneflowerError` when fewer have usable data."""
+    """Ask every node that is online, at least `least`. Raises `OneflowerError` when fewer have usable data.
+
+    What they say goes into the run's model card, but for names that begin with an underscore.
+    """
     while len(nodes := list(grid.get_node_ids())) < least:
         log.info("Waiting for nodes: %d of %d are online.", len(nodes), least)
         time.sleep(1)
@@ -100,15 +100,6 @@ def ask(grid: Grid, least: int, question: Mapping[str, Any] | None = None) -> Su
             "Mend the data on the nodes that are named.",
             ExitCode.INVALID_INPUT,
         )
-    _record(grid, found)
+    told = {node: {name: value for name, value in said.items() if name[0] != "_"} for node, said in found.items()}
+    leave(grid, _FILE, json.dumps(told, indent=1) + "\n")
     return Survey(found)
-
-
-def _record(grid: Grid, found: Mapping[int, Mapping[str, Any]]) -> None:
-    """Leave what the nodes said with the run, for its model card."""
-    if runs := os.environ.get(RUNS_VARIABLE):
-        path = Path(runs) / str(grid.run.run_id) / _FILE
-        try:
-            write_atomic(path, json.dumps(found, indent=1) + "\n", SHARED)
-        except OneflowerError as error:
-            log.error("%s The run goes on.", error.sentence)  # noqa: TRY400

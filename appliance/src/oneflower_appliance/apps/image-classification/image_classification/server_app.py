@@ -13,7 +13,7 @@ from oneflower_appliance.training.strategies import make_strategy
 app = ServerApp()
 
 # What suits a model: passes over a node's data in a round, and the learning rate.
-_SUITED = {"softmax": (20, 0.5), "cnn": (5, 0.05), "resnet18": (1, 0.02)}
+_SUITED = {"softmax": (20, 0.5), "cnn": (5, 0.05), "resnet18": (1, 0.005)}
 
 
 @app.main()

@@ -6,8 +6,6 @@ nodes cannot be averaged (Hsieh et al., 2020).
 
 from __future__ import annotations
 
-import logging
-import os
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,12 +14,11 @@ from torch import nn
 from torch.nn import functional
 
 from image_classification.models import in_order
+from oneflower_appliance.training.devices import torch_device
 
 if TYPE_CHECKING:
     from image_classification.images import Images
     from image_classification.models import Arrays, Way
-
-log = logging.getLogger("flwr")
 
 
 class _Block(nn.Module):
@@ -71,7 +68,7 @@ def initial(shape: tuple[int, int, int], classes: int, model: str, seed: int) ->
 def train(arrays: Arrays, data: Images, how: Way) -> tuple[Arrays, float]:
     """Train by stochastic gradient descent with momentum."""
     torch.manual_seed(how.seed)
-    device = _device()
+    device = torch_device()
     net = _net(arrays, data, how).to(device).train()
     start = [parameter.detach().clone() for parameter in net.parameters()]
     optimiser = torch.optim.SGD(net.parameters(), how.rate, momentum=0.9)
@@ -92,7 +89,7 @@ def train(arrays: Arrays, data: Images, how: Way) -> tuple[Arrays, float]:
 
 def evaluate(arrays: Arrays, data: Images, how: Way) -> tuple[float, float]:
     """Return cross-entropy loss and accuracy."""
-    device = _device()
+    device = torch_device()
     net = _net(arrays, data, how).to(device).eval()
     loss, correct = 0.0, 0
     with torch.no_grad():
@@ -122,13 +119,3 @@ def _tensor(data: Images, indices: np.ndarray, device: torch.device) -> torch.Te
 
 def _labels(data: Images, indices: np.ndarray, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(data.labels[indices]).to(device)
-
-
-def _device() -> torch.device:
-    if not torch.cuda.is_available():
-        log.info("Training on the CPU.")
-        return torch.device("cpu")
-    if fraction := os.environ.get("ONEFLOWER_GPU_MEMORY_FRACTION"):
-        torch.cuda.set_per_process_memory_fraction(float(fraction))
-    log.info("Training on the GPU %s.", torch.cuda.get_device_name())
-    return torch.device("cuda")

@@ -1,0 +1,78 @@
+"""Draws docs/strategies.png: what poisoned nodes and uneven data do to the strategies, on the handwritten digits.
+
+The pre-built app's own clients and Flower's own strategies, in one process; half a minute on two cores.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.unit import federation  # noqa: E402 - found through the line above
+from tests.unit.test_strategies import USE_CASE, poison  # noqa: E402
+
+ROUNDS, NODES, BAD = 8, 11, 2
+
+
+class Setter:
+    """What pytest's monkeypatch does, without undoing it: this process ends soon."""
+
+    def setattr(self, target: Any, name: str, value: Any) -> None:
+        """Set an attribute."""
+        setattr(target, name, value)
+
+
+def train(**settings: Any) -> Any:
+    """Return what a run of the digits comes to."""
+    return federation.train(Setter(), USE_CASE, framework="sklearn", **settings)
+
+
+def drifts(**settings: Any) -> tuple[Any, list[float]]:
+    """Return, for each round, how far the nodes' models went from the global one, on the average."""
+    seen: list[Any] = []
+
+    def watch(_node: int, message: Any, reply: Any) -> Any:
+        if message.metadata.message_type == "train":
+            before, after = message.content["arrays"], reply.content["arrays"]
+            seen.append(np.linalg.norm(after["weights"].numpy() - before["weights"].numpy()))
+        return reply
+
+    trained = train(nodes=5, spoil=watch, dirichlet_alpha=0.1, num_server_rounds=ROUNDS, **settings)
+    return np.reshape(seen, (ROUNDS, -1)).mean(axis=1), trained.accuracies
+
+
+def main() -> None:
+    """Draw both halves."""
+    figure = Figure(figsize=(11, 4.2), dpi=110, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    rounds = range(1, ROUNDS + 1)
+    for name in ("Krum", "Bulyan", "MultiKrum", "FedTrimmedAvg", "FedMedian", "FedAvg"):
+        found = train(nodes=NODES, min_available_nodes=NODES, num_malicious=BAD, strategy=name, spoil=poison(BAD),
+                      num_server_rounds=ROUNDS).accuracies  # fmt: skip
+        left.plot(rounds, found, marker="o", label=name, linewidth=3 if name == "FedAvg" else 1.5)
+        print(f"{name:14} {found[-1]:.3f}")
+    left.set(title=f"{BAD} of {NODES} nodes are poisoned", xlabel="round", ylabel="accuracy", ylim=(0, 1))
+    left.legend()
+    for label, settings in {
+        "FedAvg": {},
+        "FedProx, mu = 0.01": {"strategy": "FedProx", "proximal_mu": 0.01},
+        "FedProx, mu = 0.1": {"strategy": "FedProx", "proximal_mu": 0.1},
+        "FedProx, mu = 1": {"strategy": "FedProx", "proximal_mu": 1.0},
+    }.items():
+        found, accuracies = drifts(**settings)
+        right.plot(rounds, found, marker="o", label=f"{label} (accuracy {accuracies[-1]:.2f})")
+        print(f"{label:20} {found[-1]:.3f} {accuracies[-1]:.3f}")
+    right.set(title="Uneven data: how far nodes drift in a round", xlabel="round", ylabel="norm of the update", ylim=0)
+    right.legend()
+    figure.savefig(ROOT / "docs" / "strategies.png")
+
+
+if __name__ == "__main__":
+    main()

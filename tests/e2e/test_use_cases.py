@@ -1,0 +1,138 @@
+"""Every strategy and every use case, with every framework that it has, on real federations."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from oneflower.local import runtime
+from oneflower_appliance.parameters import FLOWER_TESTED, STRATEGIES
+
+pytestmark = pytest.mark.e2e
+
+
+def deploy(user, name, supernodes=2, **settings):
+    words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    return user("up", name, "--supernodes", str(supernodes), "--min-vms", str(supernodes), "--timeout", "900", *words)
+
+
+def results(user, name, *arguments):
+    return json.loads(user("run", *arguments, "-f", name, "-o", "json").stdout)
+
+
+def tested(result):
+    """What the nodes, or the server, found in the last round."""
+    metrics = result["rows"][-1]["metrics"]
+    return metrics.get("server") or metrics["evaluate"]
+
+
+def fetched(user, name, path):
+    user("model", name, "-o", str(path))
+    return np.load(path)
+
+
+def test_every_strategy_trains(user):
+    deploy(user, "three", 3, FL_MIN_AVAILABLE_CLIENTS=3, FL_MIN_FIT_CLIENTS=3)
+
+    def run(strategy):
+        return results(user, "three", "image-classification", "-r", "1", "-c", f"strategy={strategy}")
+
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = dict(zip(STRATEGIES, pool.map(run, STRATEGIES), strict=True))
+    finally:
+        user("down", "three")
+    for strategy, result in found.items():
+        [row] = result["rows"]
+        assert (row["nodes"], row["failures"]) == (3, 0), strategy
+        assert json.loads((user.folder / result["metrics"]).read_text())["strategy"] == strategy
+        assert row["accuracy"] > 0.5, strategy
+
+
+def test_pytorch_classifies_images_and_finds_anomalies(user):
+    deploy(user, "torch", ML_FRAMEWORK="pytorch")
+    try:
+        images = results(user, "torch", "image-classification", "-r", "2")
+        tumours = results(user, "torch", "anomaly-detection", "-r", "2")
+    finally:
+        user("down", "torch")
+    assert tested(images)["accuracy"] > 0.94
+    assert "0.weight" in np.load(user.folder / images["model"])
+    assert tested(tumours)["roc_auc"] > 0.94
+    assert "| roc_auc |" in (user.folder / tumours["card"]).read_text()
+
+
+def test_scikit_learn_finds_anomalies_by_the_form_alone(user, tmp_path):
+    """A column that is missing on one node is one sentence; mended, the same form trains."""
+    rng = np.random.default_rng(5)
+    for node in range(2):
+        (tmp_path / str(node)).mkdir()
+        labels = np.arange(100) % 5 == 0
+        table = np.column_stack([rng.normal(size=(100, 3)) + 5 * labels[:, None], labels])
+        np.savetxt(tmp_path / str(node) / "x.csv", table, delimiter=",", header="a,b,c,label", comments="")
+    good = (tmp_path / "1" / "x.csv").read_text()
+    (tmp_path / "1" / "x.csv").write_text(good.replace("c,label", "c,quality"))
+    form = {"FL_USE_CASE": "anomaly-detection", "FL_DATA_PATH": f"{tmp_path}/{{partition}}"}
+    words = [word for key, value in form.items() for word in ("--set", f"{key}={value}")]
+    try:
+        done = user("up", "tables", *words, code=8)
+        assert "has no column 'label'; it has a, b, c, quality" in done.stderr
+        (tmp_path / "1" / "x.csv").write_text(good)
+        assert tested(results(user, "tables"))["roc_auc"] > 0.95
+        model = fetched(user, "tables", tmp_path / "model.npz")
+        preparation = json.loads((tmp_path / "model" / "preparation.json").read_text())
+    finally:
+        user("down", "tables")
+    assert preparation["columns"] == ["a", "b", "c"]
+    hidden = (np.zeros(3) - preparation["mean"]) / preparation["scale"] @ model["0.weight"] + model["0.bias"]
+    assert np.isfinite(hidden).all()
+
+
+def test_tensorflow_classifies_images_of_ones_own_by_the_form_alone(user, tmp_path):
+    rng = np.random.default_rng(6)
+    for node in range(2):
+        for kind in ("stripes", "noise"):
+            folder = tmp_path / str(node) / kind
+            folder.mkdir(parents=True)
+            for number in range(20):
+                pixels = rng.integers(0, 120, (40, 40, 3)).astype(np.uint8)
+                pixels[::4] = 255 if kind == "stripes" else pixels[::4]
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    form = {"FL_USE_CASE": "image-classification", "ML_FRAMEWORK": "tensorflow", "FL_MODEL": "cnn",
+            "FL_NUM_ROUNDS": 2, "FL_DATA_PATH": f"{tmp_path}/{{partition}}"}  # fmt: skip
+    try:
+        done = deploy(user, "tf", **form)
+        assert "completed, round 2 of 2" in done.stdout
+        assert user.show("tf")["training"]["row"]["accuracy"] > 0.8
+        model = fetched(user, "tf", tmp_path / "own.npz")
+    finally:
+        user("down", "tf")
+    assert model[model.files[-1]].shape == (2,)
+    assert "own images" in (tmp_path / "own-card.md").read_text()
+
+
+def test_a_language_model_is_tuned_and_peft_loads_the_adapter(user, tmp_path):
+    python = runtime.ensure(user.home, FLOWER_TESTED, "pytorch").python
+    script = Path(__file__).parent / "tiny_language_model.py"
+    subprocess.run([python, script, "make", tmp_path], check=True, capture_output=True)
+    form = {"FL_USE_CASE": "llm-fine-tuning", "ML_FRAMEWORK": "pytorch", "FL_MODEL": tmp_path / "model",
+            "FL_DATA_PATH": f"{tmp_path}/data-{{partition}}", "FL_NUM_ROUNDS": 1}  # fmt: skip
+    try:
+        deploy(user, "llm", **form)
+        tuned = results(user, "llm", "-r", "2", "-c", "learning-rate=0.01", "-c", "local-epochs=5")
+        model = fetched(user, "llm", tmp_path / "tuned.npz")
+    finally:
+        user("down", "llm")
+    assert tested(tuned)["perplexity"] < 6
+    assert all("lora" in name for name in model.files)
+    adapter = tmp_path / "tuned" / "adapter"
+    compare = [python, script, "compare", tmp_path, adapter]
+    said = json.loads(subprocess.run(compare, check=True, capture_output=True, text=True).stdout)
+    assert said["before"] < 0.5
+    assert said["after"] > 0.9
