@@ -38,6 +38,7 @@ e2e:
 bench:
 	$(RUN) python scripts/bench.py
 	$(RUN) python scripts/bench_cloud.py
+	$(RUN) python scripts/bench_training.py
 
 docs:
 	$(RUN) python scripts/generate_docs.py

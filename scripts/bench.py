@@ -43,40 +43,39 @@ class Bench:
         self._environment.pop("PYTHONDONTWRITEBYTECODE", None)
         self._folder = folder
 
-    def oneflower(self, *arguments: str) -> tuple[str, float, float]:
-        """Run a command; return its output, wall seconds and CPU seconds."""
+    def oneflower(self, *arguments: str, errors: bool = False) -> tuple[str, float, float]:
+        """Run a command; return its output (that for errors, too, if wanted), wall seconds and CPU seconds."""
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
         command = [str(Path(sys.executable).parent / "oneflower"), *arguments]
         done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        return done.stdout, time.monotonic() - started, cpu
+        return done.stdout + (done.stderr if errors else ""), time.monotonic() - started, cpu
 
     def by_hand(self) -> float:
         """Start the same Flower processes with TLS in the best order; return seconds until both nodes are online."""
         with ExitStack() as stack, tempfile.TemporaryDirectory(dir=self._folder) as name:
-            folder, started = Path(name), time.monotonic()
-            made = tls.make_certificates(folder, [("IP", ADDRESS)])
-            link = [
-                "--ssl-ca-certfile",
-                str(made.ca),
-                "--ssl-certfile",
-                str(made.certificate),
-                "--ssl-keyfile",
-                str(made.key),
-            ]
-            self._start(stack, folder, "flower-superlink", "--host", ADDRESS, "--port", "9092",
-                        "--database", str(folder / "state.db"), "--disable-runtime-dependency-installation",
-                        *link)  # fmt: skip
-            context = ssl.create_default_context(cafile=str(made.ca))
-            _until(lambda: _ask(f"https://{ADDRESS}:9092/health", context) is not None)
-            for number in range(2):
-                self._start(stack, folder / f"node{number}", "flower-supernode", "--superlink", f"{ADDRESS}:9092",
-                            "--root-certificates", str(made.ca), "--host", "127.0.0.1", "--port", str(19094 + number),
-                            "--node-config", f"partition-id={number} num-partitions=2")  # fmt: skip
-            nodes = f"https://{ADDRESS}:9092/v1/control/list-nodes"
-            _until(lambda: (_ask(nodes, context, b"") or b"").count(b"online") == 2)
+            started = time.monotonic()
+            self.start_by_hand(stack, Path(name))
             return time.monotonic() - started
+
+    def start_by_hand(self, stack: ExitStack, folder: Path) -> Path:
+        """Start a SuperLink and two SuperNodes, wait until both are online, and return the CA to trust."""
+        made = tls.make_certificates(folder, [("IP", ADDRESS)])
+        link = ["--ssl-ca-certfile", str(made.ca), "--ssl-certfile", str(made.certificate),
+                "--ssl-keyfile", str(made.key)]  # fmt: skip
+        self._start(stack, folder, "flower-superlink", "--host", ADDRESS, "--port", "9092",
+                    "--database", str(folder / "state.db"), "--disable-runtime-dependency-installation",
+                    *link)  # fmt: skip
+        context = ssl.create_default_context(cafile=str(made.ca))
+        _until(lambda: _ask(f"https://{ADDRESS}:9092/health", context) is not None)
+        for number in range(2):
+            self._start(stack, folder / f"node{number}", "flower-supernode", "--superlink", f"{ADDRESS}:9092",
+                        "--root-certificates", str(made.ca), "--host", "127.0.0.1", "--port", str(19094 + number),
+                        "--node-config", f"partition-id={number} num-partitions=2")  # fmt: skip
+        nodes = f"https://{ADDRESS}:9092/v1/control/list-nodes"
+        _until(lambda: (_ask(nodes, context, b"") or b"").count(b"online") == 2)
+        return made.ca
 
     def _start(self, stack: ExitStack, folder: Path, program: str, *arguments: str) -> None:
         folder.mkdir(exist_ok=True)

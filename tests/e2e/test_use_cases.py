@@ -26,7 +26,7 @@ def results(user, name, *arguments):
     return json.loads(user("run", *arguments, "-f", name, "-o", "json").stdout)
 
 
-def tested(result):
+def outcome(result):
     """What the nodes, or the server, found in the last round."""
     metrics = result["rows"][-1]["metrics"]
     return metrics.get("server") or metrics["evaluate"]
@@ -41,7 +41,8 @@ def test_every_strategy_trains(user):
     deploy(user, "three", 3, FL_MIN_AVAILABLE_CLIENTS=3, FL_MIN_FIT_CLIENTS=3)
 
     def run(strategy):
-        return results(user, "three", "image-classification", "-r", "1", "-c", f"strategy={strategy}")
+        return results(user, "three", "image-classification", "-r", "1", "-c", f"strategy={strategy}", "-c",
+                       "proximal-mu=0.01")  # fmt: skip
 
     try:
         with ThreadPoolExecutor(4) as pool:
@@ -58,13 +59,13 @@ def test_every_strategy_trains(user):
 def test_pytorch_classifies_images_and_finds_anomalies(user):
     deploy(user, "torch", ML_FRAMEWORK="pytorch")
     try:
-        images = results(user, "torch", "image-classification", "-r", "2")
-        tumours = results(user, "torch", "anomaly-detection", "-r", "2")
+        images = results(user, "torch", "image-classification", "-r", "1")
+        tumours = results(user, "torch", "anomaly-detection", "-r", "1")
     finally:
         user("down", "torch")
-    assert tested(images)["accuracy"] > 0.94
+    assert outcome(images)["accuracy"] > 0.9
     assert "0.weight" in np.load(user.folder / images["model"])
-    assert tested(tumours)["roc_auc"] > 0.94
+    assert outcome(tumours)["roc_auc"] > 0.94
     assert "| roc_auc |" in (user.folder / tumours["card"]).read_text()
 
 
@@ -84,7 +85,7 @@ def test_scikit_learn_finds_anomalies_by_the_form_alone(user, tmp_path):
         done = user("up", "tables", *words, code=8)
         assert "has no column 'label'; it has a, b, c, quality" in done.stderr
         (tmp_path / "1" / "x.csv").write_text(good)
-        assert tested(results(user, "tables"))["roc_auc"] > 0.95
+        assert outcome(results(user, "tables"))["roc_auc"] > 0.95
         model = fetched(user, "tables", tmp_path / "model.npz")
         preparation = json.loads((tmp_path / "model" / "preparation.json").read_text())
     finally:
@@ -105,10 +106,10 @@ def test_tensorflow_classifies_images_of_ones_own_by_the_form_alone(user, tmp_pa
                 pixels[::4] = 255 if kind == "stripes" else pixels[::4]
                 Image.fromarray(pixels).save(folder / f"{number}.png")
     form = {"FL_USE_CASE": "image-classification", "ML_FRAMEWORK": "tensorflow", "FL_MODEL": "cnn",
-            "FL_NUM_ROUNDS": 2, "FL_DATA_PATH": f"{tmp_path}/{{partition}}"}  # fmt: skip
+            "FL_NUM_ROUNDS": 3, "FL_DATA_PATH": f"{tmp_path}/{{partition}}"}  # fmt: skip
     try:
         done = deploy(user, "tf", **form)
-        assert "completed, round 2 of 2" in done.stdout
+        assert "completed, round 3 of 3" in done.stdout
         assert user.show("tf")["training"]["row"]["accuracy"] > 0.8
         model = fetched(user, "tf", tmp_path / "own.npz")
     finally:
@@ -121,15 +122,16 @@ def test_a_language_model_is_tuned_and_peft_loads_the_adapter(user, tmp_path):
     python = runtime.ensure(user.home, FLOWER_TESTED, "pytorch").python
     script = Path(__file__).parent / "tiny_language_model.py"
     subprocess.run([python, script, "make", tmp_path], check=True, capture_output=True)
-    form = {"FL_USE_CASE": "llm-fine-tuning", "ML_FRAMEWORK": "pytorch", "FL_MODEL": tmp_path / "model",
-            "FL_DATA_PATH": f"{tmp_path}/data-{{partition}}", "FL_NUM_ROUNDS": 1}  # fmt: skip
+    form = {"ML_FRAMEWORK": "pytorch", "FL_MODEL": tmp_path / "model",
+            "FL_DATA_PATH": f"{tmp_path}/data-{{partition}}"}  # fmt: skip
+    more = ("-r", "1", "-c", "learning-rate=0.01", "-c", "local-epochs=10")
     try:
         deploy(user, "llm", **form)
-        tuned = results(user, "llm", "-r", "2", "-c", "learning-rate=0.01", "-c", "local-epochs=5")
+        tuned = results(user, "llm", "llm-fine-tuning", *more)
         model = fetched(user, "llm", tmp_path / "tuned.npz")
     finally:
         user("down", "llm")
-    assert tested(tuned)["perplexity"] < 6
+    assert outcome(tuned)["perplexity"] < 6
     assert all("lora" in name for name in model.files)
     adapter = tmp_path / "tuned" / "adapter"
     compare = [python, script, "compare", tmp_path, adapter]

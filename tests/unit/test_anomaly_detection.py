@@ -43,11 +43,10 @@ def load(folder, **config):
 
 @pytest.mark.parametrize("more", [{}, {"strategy": "FedProx"}, {"dirichlet_alpha": 0.1}])
 def test_malignant_tumours_are_told_from_benign_ones_that_alone_were_learnt(monkeypatch, more):
-    found = last(train(monkeypatch, "anomaly-detection", 3, framework="sklearn", num_server_rounds=3, **more))
+    found = last(train(monkeypatch, "anomaly-detection", 3, framework="sklearn", num_server_rounds=2, **more))
     assert found["roc_auc"] > 0.92
     assert found["pr_auc"] > 0.88
-    assert found["f1"] > 0.8
-    assert found["loss"] < 0.8
+    assert found["f1"] > 0.75
 
 
 def test_own_tables_are_learnt_and_the_scale_is_left_with_the_model(monkeypatch, tmp_path):

@@ -127,6 +127,26 @@ def test_a_run_that_is_lost_again_and_again_is_given_up(door, tmp_path):
     assert len(door.known) == 1
 
 
+def test_what_the_superlink_refuses_is_said_and_not_tried_again(door, tmp_path, caplog):
+    def refuse(*_):
+        door.started.append(())
+        raise ValueError("the app cannot be built")
+
+    door.start = door.resume = refuse
+    trainer = make(door, tmp_path, FL_CHECKPOINT_ENABLED="YES")
+    gate = Gate(FL_USE_CASE="image-classification")
+    news = trainer.look(gate, NODES)
+    assert (news["FL_RUN_STATUS"], news["FL_RUN_APP"]) == ("failed", "oneflower/image-classification")
+    assert base64.b64decode(news["FL_RUN_ERROR"]) == b"the app cannot be built"
+    trainer.look(gate, NODES)
+    assert len(door.started) == 1
+    door.add("5", lost="YES", status="finished")
+    for _ in range(2):
+        trainer.look(gate, NODES)
+    assert len(door.started) == 2
+    assert caplog.text.count("cannot go on: the app cannot be built") == 1
+
+
 def test_progress_is_published_as_it_changes_but_not_more_than_one_update_in_five_seconds(door, tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])

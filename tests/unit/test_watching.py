@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from oneflower_appliance import agent, superlink
+from oneflower_appliance import agent, backoff, flower, superlink, supernode
 from oneflower_appliance.boot import Journal, Machine, Step
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.onegate import OneGateError
@@ -76,6 +76,74 @@ def test_a_flower_that_hangs_is_not_waited_for_for_ever(machine, monkeypatch):
         assert caught.value.code is ExitCode.TIMEOUT
     finally:
         child.stop(1)
+
+
+def test_a_flower_that_hangs_is_started_again(machine, monkeypatch):
+    monkeypatch.setattr(agent.time, "sleep", lambda _: None)
+    role = Role(["sleep", "60"])
+    role.start()
+    first = role.child
+    ticks = iter([0.01, flower.HungError("It hangs."), KeyboardInterrupt()])
+
+    def tick():
+        found = next(ticks)
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    role.tick = tick
+    with pytest.raises(KeyboardInterrupt):
+        agent._watch_over(role, machine)
+    role.child.stop(0)
+    assert first.ended.is_set()
+    assert role.starts == 2
+    assert next(put["READY"] for put in machine.onegate.put if "READY" in put) == "NO"
+
+
+class Superlinked:
+    """A SuperLink as a SuperNode sees it."""
+
+    def __init__(self, *heard):
+        self.heard = iter(heard)
+
+    def lists_online(self, endpoint, node_id):
+        found = next(self.heard)
+        if found is None:
+            raise ConnectionRefusedError
+        return found
+
+
+def test_a_supernode_that_is_not_heard_for_long_hangs_and_a_superlink_that_is_away_is_another_matter(
+    machine, monkeypatch
+):
+    now = [0.0]
+    monkeypatch.setattr(backoff.time, "monotonic", lambda: now[0])
+    seen = Superlinked(True, None, None, False, None, False, False, False)
+    monkeypatch.setattr(supernode.SuperNode, "_probe", seen)
+    node = supernode.SuperNode(machine)
+    node._superlink = {"FL_ENDPOINT": "10.0.0.1:9092"}
+    for _ in range(7):
+        now[0] += node.tick() * 3
+    now[0] += 20
+    with pytest.raises(flower.HungError, match="does not hear from this SuperNode"):
+        node.tick()
+
+
+def test_a_superlink_that_does_not_answer_for_long_hangs(machine, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(backoff.time, "monotonic", lambda: now[0])
+
+    class Silent:
+        def look(self, *_):
+            raise TimeoutError
+
+    link = superlink.SuperLink(dataclasses.replace(machine, onegate=None))
+    link._trainer = Silent()
+    link._watch_closely()
+    link.tick()
+    now[0] += 60
+    with pytest.raises(flower.HungError, match="does not answer any more"):
+        link.tick()
 
 
 def _refused():

@@ -133,9 +133,12 @@ def _watch_over(role: Role, machine: Machine) -> NoReturn:
     pauses = Backoff(first=0.5, cap=30, jitter=0).delays()
     while True:
         assert role.child is not None  # noqa: S101 - the start step made it
-        if not role.child.ended.wait(role.tick()):
-            continue
-        cause = flower.explain(list(role.child.tail), role.child.status)
+        try:
+            if not role.child.ended.wait(role.tick()):
+                continue
+            cause = flower.explain(list(role.child.tail), role.child.status)
+        except flower.HungError as hung:
+            cause = hung
         role.child.stop(0)
         now = time.monotonic()
         if deaths and now - deaths[-1] > _WINDOW:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,3 +30,19 @@ class Backoff:
             bounded = min(delay, self.cap)
             yield bounded * (1 - self.jitter * random.random())  # noqa: S311 - spreads load, guards nothing
             delay = min(delay * self.factor, self.cap)
+
+
+@dataclass
+class Patience:
+    """How long something may be wrong without a break, in seconds."""
+
+    limit: float
+    _since: float | None = field(default=None, init=False)
+
+    def is_over(self, *, wrong: bool) -> bool:
+        """Note whether it is wrong now. Returns whether it has been so for too long."""
+        if not wrong:
+            self._since = None
+            return False
+        self._since = self._since if self._since is not None else time.monotonic()
+        return time.monotonic() - self._since >= self.limit

@@ -204,9 +204,10 @@ class Probe:
 
 
 class LoopbackDoor:
-    """The API beside Flower's own, at a SuperLink's loopback door. Every method raises `OSError` or `ValueError`.
+    """The API beside Flower's own, at a SuperLink's loopback door.
 
-    `ca` is the certificate to trust, None for plaintext.
+    Every method raises `OSError` when nobody answers, and `ValueError` with the reason when the answer is no. `ca` is
+    the certificate to trust, None for plaintext.
     """
 
     def __init__(self, ca: Path | None, control: str) -> None:
@@ -241,14 +242,27 @@ class LoopbackDoor:
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
         data = json.dumps(body).encode() if body is not None else None
         request = urllib.request.Request(self._url + path, data=data, method=method)  # noqa: S310 - http(s) only
-        with urllib.request.urlopen(request, timeout=30, context=self._context) as response:  # noqa: S310
-            return json.load(response)
+        try:
+            with urllib.request.urlopen(request, timeout=30, context=self._context) as response:  # noqa: S310
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise ValueError(error.read().decode(errors="replace").strip() or str(error)) from error
 
 
 def node_id_in(line: str) -> str | None:
     """Return the node id when `line` is the log line in which a SuperNode says which one it was given."""
     match = _NODE_ID.search(line)
     return match[1] if match else None
+
+
+class HungError(OneflowerError):
+    """Flower runs and does not do its work any more, so it has to be started again."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message, "It is started again; see `oneflower logs` if that does not help.", ExitCode.ENVIRONMENT
+        )
 
 
 _CAUSES = (

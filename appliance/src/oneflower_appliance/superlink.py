@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oneflower_appliance import flower, tls
-from oneflower_appliance.backoff import Backoff
+from oneflower_appliance.backoff import Backoff, Patience
 from oneflower_appliance.boot import Step
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import private_directory
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 LEVELS = (Level.SERVICE, Level.SUPERLINK)
 NODES_ROLE = "supernode"
 _START_LIMIT = 180.0
+_SILENCE = 45.0  # how long Flower may not answer
 _PULSE = 0.05
 _SSH_FOLDER = Path("/etc/ssh")
 _OWN_LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -49,6 +50,7 @@ class SuperLink:
         self._trainer: Trainer | None = None
         self._published: dict[str, str] = {}
         self._delays: Iterator[float] = iter(())
+        self._silence = Patience(_SILENCE)
         self.child: Child | None = None
 
     def steps(self) -> list[Step]:
@@ -65,16 +67,25 @@ class SuperLink:
         return [Step("start", self._start), Step("answer", self._answer), Step("ready", self._ready)]
 
     def tick(self) -> float:
-        """Let new nodes in, hand out partition ids, look after runs. Returns the seconds until the next tick."""
+        """Let new nodes in, hand out partition ids, look after runs. Returns the seconds until the next tick.
+
+        Raises `HungError` when Flower has not answered for a while.
+        """
         onegate = self._machine.onegate
+        silent = False
         try:
             nodes = self._look_at_nodes(onegate) if onegate else ()
             if self._trainer and (news := self._trainer.look(onegate, nodes)) and onegate:
                 onegate.publish(news)
         except OneGateError as error:
             log.debug("%s", error.sentence)
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            silent = True
             log.debug("The SuperLink does not answer: %s", error)
+        except ValueError as error:
+            log.warning("The SuperLink refuses: %s", error)
+        if self._silence.is_over(wrong=silent):
+            raise flower.HungError("The SuperLink does not answer any more, though its Flower runs.")
         return next(self._delays)
 
     def _look_at_nodes(self, onegate: OneGate) -> Sequence[int]:
@@ -205,6 +216,7 @@ class SuperLink:
         if self._control[0] in _OWN_LOOPBACK and (keys := _host_keys(_SSH_FOLDER)):
             values["FL_SSH_HOST_KEYS"] = base64.b64encode(keys.encode()).decode()
         self._published = self._tables()
+        self._silence = Patience(_SILENCE)
         self._watch_closely()
         if self._trainer:
             self._trainer.flower_began()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oneflower_appliance import flower, gpu, tls
-from oneflower_appliance.backoff import Backoff
+from oneflower_appliance.backoff import Backoff, Patience
 from oneflower_appliance.boot import Step
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 LEVELS = (Level.SERVICE, Level.SUPERNODE)
 COORDINATOR_ROLE = "superlink"
 _PATIENCE = 600.0
+_HEARING, _SILENCE = 10.0, 45.0  # how often it is asked whether this node is heard, and how long it may not be
 _CLOSELY = Backoff(first=0.1, cap=5, factor=1.5)  # for what the SuperLink publishes any moment now
 
 
@@ -47,6 +48,7 @@ class SuperNode:
         self._node_config: dict[str, str] = {}
         self._key: NodeKey | None = None
         self._node_id = ""
+        self._silence = Patience(_SILENCE)
         self.child: Child | None = None
 
     def steps(self) -> list[Step]:
@@ -71,8 +73,17 @@ class SuperNode:
         return [Step("start", self._start), Step("online", self._online), Step("ready", self._ready)]
 
     def tick(self) -> float:
-        """Nothing is to be done while Flower runs."""
-        return 3600.0
+        """See that the SuperLink hears from this node. Returns the seconds until the next tick.
+
+        Raises `HungError` when it has not for a while; a SuperLink that does not answer is another's business.
+        """
+        try:
+            heard = self._probe.lists_online(self._superlink["FL_ENDPOINT"], self._node_id)
+        except OSError:
+            heard = True
+        if self._silence.is_over(wrong=not heard):
+            raise flower.HungError("The SuperLink does not hear from this SuperNode any more, though its Flower runs.")
+        return _HEARING
 
     @property
     def _prepare(self) -> Step:
@@ -81,6 +92,7 @@ class SuperNode:
     def _prepare_flower(self) -> str:
         machine = self._machine
         self._node_id = ""
+        self._silence = Patience(_SILENCE)
         environment = flower.environment(machine.home, machine.settings.text("FL_LOG_LEVEL"))
         environment |= gpu.environment(machine.settings)
         self.child = Child(flower.prepare(self.name), environment, self._on_line)

@@ -43,6 +43,7 @@ class Trainer:
         self._fresh = True
         self._given_up: set[str] = set()
         self._wanted: tuple[str, str] | None = None
+        self._refused: dict[str, str] | None = None
         self._told: dict[str, str] = {}
         self._told_at = 0.0
 
@@ -53,13 +54,14 @@ class Trainer:
     def look(self, onegate: OneGate | None, nodes: Sequence[int]) -> dict[str, str]:
         """Do what is to be done now, and return what there is to be published, at most every five seconds.
 
-        Raises `OneGateError`, and `OSError` or `ValueError` when the SuperLink does not answer.
+        Raises `OneGateError`, `OSError` when the SuperLink does not answer, and `ValueError` when it refuses.
         """
         runs = self._door.runs()
         changed = self._rescue(runs) or self._begin(runs, onegate, nodes)
         if changed:
             runs = self._door.runs()
-        return self._news(runs[-1]) if runs else {}
+        newest = runs[-1] if runs else self._refused
+        return self._news(newest) if newest else {}
 
     def _rescue(self, runs: list[dict[str, Any]]) -> bool:
         """Have every run go on that was lost and that nothing took the place of."""
@@ -74,7 +76,12 @@ class Trainer:
                 )  # fmt: skip
                 self._given_up.add(run["id"])
                 continue
-            successor = self._door.resume(run["id"])
+            try:
+                successor = self._door.resume(run["id"])
+            except ValueError as error:
+                log.error("Run %s was lost and cannot go on: %s", run["id"], error)  # noqa: TRY400
+                self._given_up.add(run["id"])
+                continue
             rescued = True
             log.warning("Run %s was lost; run %s goes on from its last checkpoint.", run["id"], successor)
         return rescued
@@ -107,7 +114,13 @@ class Trainer:
             for name, parameter in PARAMETERS.items()
             if parameter.key and parameter.level is Level.SUPERLINK
         }
-        number = self._door.start(use_case, config | {PARAMETERS["ML_FRAMEWORK"].key: framework})
+        try:
+            number = self._door.start(use_case, config | {PARAMETERS["ML_FRAMEWORK"].key: framework})
+        except ValueError as error:
+            log.error("%s cannot be started, as the form asks (FL_USE_CASE): %s", use_case, error)  # noqa: TRY400
+            self._refused = {"id": "-", "app": self._app, "status": "", "sub_status": "failed", "details": str(error)}
+            self._wanted = (NO_USE_CASE, "")
+            return False
         log.info("Run %s: %s, as the form asks (FL_USE_CASE).", number, use_case)
         return True
 

@@ -1,0 +1,232 @@
+"""How fast rounds are, what a checkpoint costs, and how much memory aggregation takes, against Flower alone.
+
+usage: python scripts/bench_training.py [--rounds N] [--repeats N]
+
+The same app runs on hand-started Flower processes through `flwr run` and on a federation through `oneflower run`; it
+writes the time after each round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from bench import ADDRESS, QUIET, Bench
+
+from oneflower.local import daemon
+from oneflower_appliance.training.checkpoints import Checkpoints, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MEGABYTES, NODES = 100, 10
+APP = {
+    "pyproject.toml": """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+[project]
+name = "bench"
+version = "1.0.0"
+license = "Apache-2.0"
+dependencies = ["flwr>=1.41", "numpy"]
+[tool.flwr.app]
+publisher = "oneflower"
+[tool.flwr.app.components]
+serverapp = "bench.apps:server"
+clientapp = "bench.apps:client"
+[tool.flwr.app.config]
+num-server-rounds = 3
+megabytes = 0
+""",
+    "bench/__init__.py": "",
+    "bench/apps.py": """
+import time
+import numpy as np
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+from flwr.serverapp.strategy import FedAvg
+
+server = ServerApp()
+client = ClientApp()
+
+@client.train()
+def train(message, context):
+    metrics = MetricRecord({"train_loss": 0.5, "num-examples": 1})
+    return Message(RecordDict({"arrays": message.content["arrays"], "metrics": metrics}), reply_to=message)
+
+@client.evaluate()
+def evaluate(message, context):
+    return Message(RecordDict({"metrics": MetricRecord({"loss": 0.5, "num-examples": 1})}), reply_to=message)
+
+def stamp(server_round, arrays):
+    print(f"STAMP {time.time()}", flush=True)
+    return MetricRecord({"loss": 0.5})
+
+@server.main()
+def main(grid, context):
+    arrays = [np.zeros(262144, dtype=np.float32) for _ in range(max(1, context.run_config["megabytes"]))]
+    rounds = context.run_config["num-server-rounds"]
+    FedAvg().start(grid, ArrayRecord(arrays), num_rounds=rounds, evaluate_fn=stamp)
+""",
+}
+
+
+def stamps(text: str) -> list[float]:
+    """Return the seconds of each round but the first, in which processes are started that stay."""
+    times = [float(found) for found in re.findall(r"STAMP ([\d.]+)", text)]
+    return [after - before for before, after in itertools.pairwise(times[1:])]
+
+
+class Rounds:
+    """The app, and two ways to run it."""
+
+    def __init__(self, bench: Bench, folder: Path, rounds: int) -> None:
+        self._bench = bench
+        self._rounds = rounds
+        self.app = folder / "app"
+        for name, text in APP.items():
+            path = self.app / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    def plain(self) -> list[float]:
+        """Seconds of each round with `flwr run`, on processes started by hand."""
+        with ExitStack() as stack, tempfile.TemporaryDirectory() as name:
+            ca = self._bench.start_by_hand(stack, Path(name))
+            home = Path(name) / "client"
+            home.mkdir()
+            settings = f'[superlink.x]\naddress = "{ADDRESS}:9092"\nroot-certificates = "{ca}"\n'
+            (home / "config.toml").write_text(settings)
+            done = subprocess.run(
+                [self._bench.runtime.bin / "flwr", "run", self.app, "x", "--stream", "--run-config",
+                 f"num-server-rounds={self._rounds}"],
+                env={**os.environ, **QUIET, "FLWR_HOME": str(home)}, capture_output=True, text=True, check=True,
+            )  # fmt: skip
+            return stamps(done.stdout + done.stderr)
+
+    def ours(self, *settings: str, megabytes: int = 0) -> list[float]:
+        """Seconds of each round with `oneflower run`, on a federation with these settings."""
+        words = [word for setting in settings for word in ("--set", setting)]
+        self._bench.oneflower("up", "rounds", *words)
+        try:
+            arguments = ("run", str(self.app), "-f", "rounds", "--log", "-r", str(self._rounds))
+            return stamps(self._bench.oneflower(*arguments, "-c", f"megabytes={megabytes}", errors=True)[0])
+        finally:
+            self._bench.oneflower("down", "rounds")
+
+
+def arrays(megabytes: int) -> Any:
+    """Return a model of that size."""
+    from flwr.app import Array, ArrayRecord  # noqa: PLC0415 - Flower takes its time
+
+    return ArrayRecord({str(n): Array(np.full(262144, n, dtype=np.float32)) for n in range(megabytes)})
+
+
+def checkpoint() -> tuple[float, float]:
+    """Return the seconds for which saving a checkpoint keeps the run waiting, and those it takes beside it."""
+    with tempfile.TemporaryDirectory() as name:
+        checkpoints, model = Checkpoints(Path(name), 3), arrays(MEGABYTES)
+        kept, written = [], []
+        for number in range(5):
+            started = time.perf_counter()
+            checkpoints.save(number, model, State(), {})
+            kept.append(time.perf_counter() - started)
+            checkpoints.wait()
+            written.append(time.perf_counter() - started)
+        return statistics.median(kept), statistics.median(written)
+
+
+def memory(kind: str) -> float:
+    """Return the peak memory of a process that aggregates one round, in MB."""
+    command = [sys.executable, __file__, "--aggregate", kind]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def aggregate(kind: str) -> None:
+    """Aggregate the models of ten nodes with FedAvg, supervised or not, and print this process's peak memory in MB."""
+    from flwr.app import Message, MetricRecord, RecordDict  # noqa: PLC0415
+    from flwr.serverapp.strategy import FedAvg  # noqa: PLC0415
+    from flwr.supercore.task_identity import TaskIdentity  # noqa: PLC0415
+
+    from oneflower_appliance.training.supervisor import supervise  # noqa: PLC0415
+
+    for name in ("_task_id", "_run_id", "_node_id"):
+        setattr(TaskIdentity, name, 1)
+
+    class Grid:
+        run = SimpleNamespace(run_id=1, override_config={})
+
+        def get_node_ids(self) -> list[int]:
+            return list(range(1, NODES + 1))
+
+        def send_and_receive(self, messages: Iterable[Message], **_: Any) -> list[Message]:
+            metrics = MetricRecord({"num-examples": 1})
+            return [
+                Message(RecordDict({"arrays": arrays(MEGABYTES), "metrics": metrics}), reply_to=message)
+                for message in messages
+            ]
+
+    with tempfile.TemporaryDirectory() as name:
+        if kind == "supervised":
+            os.environ["ONEFLOWER_FORM"] = '{"FL_CHECKPOINT_ENABLED": "YES", "FL_CHECKPOINT_INTERVAL": "1"}'
+            supervise(Path(name) / "runs", Path(name) / "checkpoints")
+        FedAvg(fraction_evaluate=0.0).start(Grid(), arrays(MEGABYTES), num_rounds=2)  # type: ignore[arg-type]
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--aggregate", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.aggregate:
+        aggregate(options.aggregate)
+        return
+    figures: dict[str, list[float]] = {"plain": [], "ours": []}
+    with tempfile.TemporaryDirectory() as name:
+        bench = Bench(Path(name))
+        rounds = Rounds(bench, Path(name), options.rounds)
+        try:
+            for number in range(options.repeats):
+                print(f"  round times, {number + 1} of {options.repeats} ...", file=sys.stderr)
+                figures["plain"] += rounds.plain()
+                figures["ours"] += rounds.ours()
+            print(f"  rounds of a model of {MEGABYTES} MB ...", file=sys.stderr)
+            large = statistics.median(rounds.ours(megabytes=MEGABYTES))
+        finally:
+            bench.oneflower("down", "--all")
+            daemon.stop(bench.home)
+    plain, ours = (statistics.median(figures[name]) for name in ("plain", "ours"))
+    kept, written = checkpoint()
+    alone, supervised = memory("plain"), memory("supervised")
+    rows = [
+        ("a round, oneflower / plain `flwr run`", f"{ours / plain:.3f}", "<= 1.02", f"{ours:.2f} s / {plain:.2f} s"),
+        (f"a checkpoint of {MEGABYTES} MB, of a round of such a model", f"{100 * kept / large:.2f} %", "<= 2 %",
+         f"{1000 * kept:.1f} ms of {large:.1f} s; written beside the run in {written:.2f} s"),
+        (f"peak memory of aggregating {NODES} x {MEGABYTES} MB / Flower alone", f"{supervised / alone:.3f}", "<= 1",
+         f"{supervised:.0f} MB / {alone:.0f} MB, checkpoints on"),
+    ]  # fmt: skip
+    print("| what | measured | goal | |\n| --- | --- | --- | --- |")
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+
+
+if __name__ == "__main__":
+    main()
