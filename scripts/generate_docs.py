@@ -43,6 +43,10 @@ RULES = """## Rules between variables
 - `FL_SUPERNODE_AUTH` needs TLS: where `FL_TLS_ENABLED` is NO, set it to NO, too.
 - `ML_FRAMEWORK` must be one that `FL_USE_CASE` has: image-classification with pytorch, tensorflow or sklearn;
   anomaly-detection with sklearn or pytorch; llm-fine-tuning with pytorch.
+- `FL_MODEL` must be one that `FL_USE_CASE` has: cnn or resnet18 for image-classification, none for anomaly-detection.
+- `FL_DP_CLIPPING=adaptive` goes with `FL_PRIVACY=dp-central` only.
+- A variable that is for another strategy, for privacy, checkpoints or GPUs that are off, is ignored, with one line that
+  says so.
 """
 AGENT_CODES = """
 `oneflower-agent status` exits with 0 when the machine is done or degraded, and with 7 otherwise. The agent itself ends

@@ -145,6 +145,7 @@ def test_the_fleet_door_lists_and_starts_nothing(user, fed, app):
             "/v1/control/start-run",
             "/v1/runtime/pull-task-input",
             "/oneflower/nodes",
+            "/oneflower/runs",
             "/docs",
         ):
             assert client.post(fleet + path, content=b"").status_code == 403

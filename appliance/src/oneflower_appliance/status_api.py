@@ -6,7 +6,6 @@ what the form asks for, and has a run that was lost go on.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -103,13 +102,13 @@ def _run_routes(link: LinkState, runs: Path) -> list[Route]:
         return started
 
     async def new_run(request: Request) -> Response:
-        wanted = await request.json()
-        act: Callable[[dict[str, Any]], str] = resume if "resumes" in wanted else start
         try:
+            wanted = await request.json()
+            act: Callable[[dict[str, Any]], str] = resume if "resumes" in wanted else start
             return JSONResponse({"id": await run_in_threadpool(act, wanted)})
         except OneflowerError as error:
             return PlainTextResponse(f"{error.sentence}\n", status_code=409)
-        except (KeyError, TypeError, ValueError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             return PlainTextResponse(f"That is no run: {error!r}.\n", status_code=400)
 
     return [

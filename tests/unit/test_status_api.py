@@ -1,0 +1,116 @@
+"""The API beside Flower's own, over a state that remembers what it was asked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import httpx
+import pytest
+
+from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.status_api import status_api
+from oneflower_appliance.training.origin import Origin
+
+
+class Link:
+    """One run, number 5."""
+
+    def __init__(self):
+        self.asked = []
+        self.known = [{"id": "5", "app": "us/app", "status": "running", "sub_status": "", "details": "", "lost": "NO"}]
+
+    def runs(self):
+        return self.known
+
+    def run(self, number):
+        return next((run for run in self.known if run["id"] == str(number)), None)
+
+    def log(self, number, after):
+        return {"text": f"after {after}", "latest": 9.0} if self.run(number) else None
+
+    def start(self, app, config):
+        self.asked.append(("start", app.name, config))
+        return "6"
+
+    def start_again(self, number):
+        if self.run(number) is None:
+            raise OneflowerError(f"There is no run {number}.", "")
+        self.asked.append(("start again", number))
+        return "7"
+
+    def stop(self, number):
+        self.asked.append(("stop", number))
+
+
+@pytest.fixture
+def link():
+    return Link()
+
+
+@pytest.fixture
+def ask(link, tmp_path):
+    def ask(method, path, **more):
+        async def send():
+            transport = httpx.ASGITransport(status_api(link, tmp_path))
+            async with httpx.AsyncClient(transport=transport, base_url="http://link") as client:
+                return await client.request(method, f"/oneflower{path}", **more)
+
+        return asyncio.run(send())
+
+    return ask
+
+
+def test_runs_are_told_with_where_they_come_from_and_what_goes_on_from_them(ask, tmp_path):
+    assert ask("GET", "/runs").json()[0] | {"x": 1} == ask("GET", "/runs/5").json() | {"x": 1}
+    assert (ask("GET", "/runs/5").json()["resumed_as"], ask("GET", "/runs/5").json()["attempt"]) == ("", 1)
+    assert ask("GET", "/runs/6").status_code == 404
+    assert ask("GET", "/runs/5/log?after=3").json() == {"text": "after 3.0", "latest": 9.0}
+
+
+def test_files_of_a_run_are_listed_and_fetched_and_no_others(ask, tmp_path):
+    (tmp_path / "secret").write_text("no")
+    (tmp_path / "5" / "adapter").mkdir(parents=True)
+    (tmp_path / "5" / "adapter" / "weights").write_text("yes")
+    (tmp_path / "5" / "link").symlink_to(tmp_path / "secret")
+    assert "adapter/weights" in ask("GET", "/runs/5/files").json()
+    assert ask("GET", "/runs/9/files").json() == []
+    assert ask("GET", "/runs/5/files/adapter/weights").text == "yes"
+    for path in ("../secret", "%2e%2e/secret", "adapter/../../secret", "link", "adapter", "%2fetc%2fpasswd"):
+        assert ask("GET", f"/runs/5/files/{path}").status_code == 404, path
+
+
+def test_the_forms_run_is_started(ask, link):
+    wanted = {"use_case": "image-classification", "config": {"num-server-rounds": 2}}
+    assert ask("POST", "/runs", json=wanted).json() == {"id": "6"}
+    assert link.asked == [("start", "image-classification", {"num-server-rounds": 2})]
+
+
+def test_a_lost_run_goes_on_once_and_only_then_is_stopped(ask, link, tmp_path):
+    assert ask("POST", "/runs", json={"resumes": "5"}).json() == {"id": "7"}
+    assert ask("POST", "/runs", json={"resumes": "5"}).json() == {"id": "7"}
+    assert link.asked == [("start again", 5), ("stop", 5)]
+    assert Origin.of(tmp_path / "7") == Origin("5", "5", 2)
+    assert ask("GET", "/runs/5").json()["resumed_as"] == "7"
+    link.known.append(link.known[0] | {"id": "7"})
+    link.start_again = lambda number: "8"
+    ask("POST", "/runs", json={"resumes": "7"})
+    assert Origin.of(tmp_path / "8") == Origin("7", "5", 3), "all share the checkpoints of the first"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status"),
+    [
+        ({"resumes": "6"}, 409), ({"resumes": "../5"}, 400), ({"resumes": None}, 400), ({}, 400), ([], 400),
+        ({"use_case": "../../etc", "config": {}}, 400), ({"use_case": "image-classification"}, 400),
+    ],
+)  # fmt: skip
+def test_what_is_no_run_is_refused_with_a_sentence(ask, link, wanted, status):
+    answer = ask("POST", "/runs", json=wanted)
+    assert (answer.status_code, link.asked) == (status, [])
+    assert answer.text.endswith(".\n")
+
+
+def test_garbage_is_refused(ask):
+    assert ask("POST", "/runs", content=b"\xff{").status_code == 400
+    assert json.loads(ask("GET", "/runs").text)
