@@ -120,6 +120,34 @@ def test_learning_rates_change_what_is_learned(monkeypatch, name):
         assert norm(server_lr=0.02) < norm() / 2
 
 
+def learned(monkeypatch, **settings):
+    trained = train(monkeypatch, 5, num_server_rounds=1, dirichlet_alpha=0.3, **settings)
+    return trained.result.arrays["weights"].numpy()
+
+
+def test_how_many_are_cut_off_and_how_many_may_be_bad_changes_what_is_learned(monkeypatch):
+    cut = [learned(monkeypatch, strategy="FedTrimmedAvg", trim_beta=beta) for beta in (0.2, 0.4)]
+    assert not np.allclose(*cut)
+    chosen = [learned(monkeypatch, strategy="MultiKrum", num_malicious=bad) for bad in (0, 1)]
+    assert not np.allclose(*chosen)
+
+
+@pytest.mark.parametrize("privacy", ["dp-central", "dp-local"])
+def test_no_update_is_longer_than_it_may_be(monkeypatch, privacy):
+    norms = [np.linalg.norm(learned(monkeypatch, privacy=privacy, dp_noise=1e-4, dp_clip=clip)) for clip in (0.1, 1.0)]
+    assert norms[0] <= 0.101
+    assert norms[0] < norms[1] <= 1.01
+
+
+def test_an_adaptive_clipping_norm_follows_the_updates(monkeypatch):
+    def norm(clipping):
+        settings = {"privacy": "dp-central", "dp_noise": 0.01, "dp_clip": 0.1, "num_server_rounds": 6}
+        trained = train(monkeypatch, 2, dp_clipping=clipping, **settings)
+        return np.linalg.norm(trained.result.arrays["weights"].numpy())
+
+    assert norm("adaptive") > 1.2 * norm("fixed")
+
+
 def test_fairness_counts_the_loss_of_a_node(monkeypatch):
     norms = {
         float(np.linalg.norm(train(monkeypatch, strategy="QFedAvg", fairness_q=q, num_server_rounds=1)

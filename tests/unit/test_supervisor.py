@@ -93,6 +93,26 @@ def test_positional_arguments_are_understood(record):
     assert [row["rounds"] for row in rows(record)] == [2, 2]
 
 
+def test_a_round_ends_when_the_form_says_so_unless_the_app_says_otherwise(record, monkeypatch):
+    monkeypatch.setenv("ONEFLOWER_FORM", json.dumps({"FL_ROUND_TIMEOUT": "77"}))
+    grid, given = Grid(), []
+    grid.send_and_receive = lambda messages, *, timeout=None: given.append(timeout) or list(map(grid.answer, messages))
+    start(grid, num_rounds=1)
+    start(grid, num_rounds=1, timeout=5.0)
+    assert given == [77.0, 77.0, 5.0, 5.0]
+
+
+def test_a_node_that_joins_later_takes_part_from_the_next_round(record):
+    grid = Grid()
+    grid.get_node_ids = lambda: [1, 2] if len(rows_so_far(record)) < 1 else [1, 2, 3]
+    start(grid, num_rounds=3)
+    assert [row["nodes"] for row in rows(record)] == [2, 3, 3]
+
+
+def rows_so_far(record):
+    return rows(record) if (record / "metrics.jsonl").exists() else []
+
+
 def test_a_disk_that_is_full_does_not_end_the_run(record, caplog):
     record.parent.mkdir()
     record.write_text("in the way")
