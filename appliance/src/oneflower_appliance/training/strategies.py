@@ -81,8 +81,8 @@ def make_strategy(run_config: Mapping[str, Any], **more: Any) -> Strategy:
 class _AdaptiveClipping(flower.DifferentialPrivacyServerSideAdaptiveClipping):
     """Flower's, moving the other way.
 
-    The clipping norm is to grow when too many updates are longer than it (Andrew et al., 2021). Flower 1.41 counts those
-    that are longer and puts the count where the paper has those that are not, so that its norm shrinks then, for ever.
+    The clipping norm is to grow when too many updates are longer than it (Andrew et al., 2021). Flower 1.41 counts
+    those that are longer and puts the count where the paper has those that are not, so that its norm shrinks then.
     """
 
     def _geometric_update(self, clipped_fraction: float) -> None:
