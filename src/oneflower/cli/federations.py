@@ -87,7 +87,7 @@ def up(
     elif detach:
         follow_up = f"It trains now. Look with: oneflower show {name}"
     else:
-        screen.say(ready)
+        screen.say(f"{ready}\nIt trains {status.settings['FL_USE_CASE']}; Ctrl-C leaves it going on.")
         ready, follow_up = _watch_training(federation), f"Fetch the model with: oneflower model {name} -o model.npz"
         status = federation.status()
     screen.show_result(output, status, f"{ready}\n{follow_up}")

@@ -231,9 +231,9 @@ class Federation:
         """Wait for the run that a form with FL_USE_CASE begins by itself, and return how it ended.
 
         It is followed by what the SuperLink publishes, so a round may go unseen. An interrupt does not stop the run.
-        Raises `OneflowerError` when it fails.
+        Raises `OneflowerError` when it fails, or when the federation has and does not mend itself.
         """
-        seen = 0
+        seen, well = 0, time.monotonic()
         while True:
             status = self.status()
             found = status.training
@@ -242,9 +242,11 @@ class Federation:
                 on_row(found.row)
             if found is not None and found.finished:
                 return found.completed()
-            if status.failure:
+            if not status.failure:
+                well = time.monotonic()
+            elif time.monotonic() - well > HEALING:
                 raise OneflowerError(
-                    f"{self.name} is not ready any more:\n{status.failure}",
+                    f"{self.name} is not ready any more.\n{status.failure}",
                     "See `oneflower logs`.",
                     ExitCode.RUN_FAILED,
                 )
