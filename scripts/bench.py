@@ -14,12 +14,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -60,7 +62,10 @@ class Bench:
             return time.monotonic() - started
 
     def start_by_hand(self, stack: ExitStack, folder: Path) -> Path:
-        """Start a SuperLink and two SuperNodes, wait until both are online, and return the CA to trust."""
+        """Start a SuperLink and two SuperNodes, wait until both are online, and return the CA to trust.
+
+        What each writes goes to the file `log` in a folder of its own.
+        """
         made = tls.make_certificates(folder, [("IP", ADDRESS)])
         link = ["--ssl-ca-certfile", str(made.ca), "--ssl-certfile", str(made.certificate),
                 "--ssl-keyfile", str(made.key)]  # fmt: skip
@@ -81,12 +86,12 @@ class Bench:
         folder.mkdir(exist_ok=True)
         path = f"{self.runtime.bin}{os.pathsep}{os.environ['PATH']}"
         environment = {**os.environ, **QUIET, "PATH": path, "FLWR_HOME": str(folder / "flwr")}
+        output = stack.enter_context((folder / "log").open("w"))
+        command = [self.runtime.bin / program, *arguments]
         process = subprocess.Popen(
-            [self.runtime.bin / program, *arguments],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
+        threading.Thread(target=_stamp, args=(process.stdout, output), daemon=True).start()
         stack.callback(_end, process)
 
     def ready_to_start(self) -> float:
@@ -111,7 +116,16 @@ class Bench:
         return process.cpu_percent(), process.memory_info().rss / 1e6
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _stamp(lines: IO[str], output: IO[str]) -> None:
+    """Write lines with the time at which they came, as an agent does."""
+    with suppress(ValueError), lines:
+        for line in lines:
+            moment = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S,%f")[:-3]
+            output.write(f"{moment} {line}")
+            output.flush()
+
+
+def _end(process: subprocess.Popen[str]) -> None:
     family = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
     process.terminate()
     try:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import json
 
 import pytest
 
+from oneflower.cli.screen import RunTable, progress_line
 from oneflower.cloud import Federation
 from oneflower.cloud import federation as module
 from oneflower.cloud.status import FederationStatus, RunProgress, VmStatus, read_status
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.rounds import RunRow
 
 
 class Vm:
@@ -89,3 +92,21 @@ def test_a_federation_that_stays_broken_is_given_up(wait, monkeypatch):
 def test_a_run_that_fails_is_a_failure(wait):
     with pytest.raises(OneflowerError, match="stopped: no reason is known"):
         wait(status(RunProgress("5", "us/app", "stopped")))
+
+
+def test_a_round_is_told_with_what_it_was_tested_by_and_who_failed(capsys):
+    metrics = {"round": 2, "rounds": 3, "seconds": 1.5, "nodes": 4, "failures": 1, "reasons": ["Traceback\nno data"],
+               "evaluate": {"loss": 0.5, "accuracy": 0.75, "num-examples": 9, "roc_auc": 0.9, "f1": 0.8}}  # fmt: skip
+    table = RunTable()
+    table.add(RunRow.parse(json.dumps(metrics)))
+    head, line = capsys.readouterr().err.splitlines()
+    assert head.split() == ["round", "loss", "accuracy", "seconds", "nodes"]
+    assert line.split("  (")[0].split() == ["2/3", "0.5000", "0.7500", "1.5", "4", "roc_auc", "0.900", "f1", "0.800"]
+    assert line.endswith("(1 failed: no data)")
+    assert table.curve() == "accuracy 0.750 ▁ 0.750"
+
+
+def test_how_far_a_run_is_fits_into_a_line():
+    run = training(**RUN | ROUND, FL_RUN_LOSS="0.25", FL_RUN_ACCURACY="0.5")
+    assert progress_line(run) == "run 5 of us/app: running, round 2 of 3, loss 0.2500, accuracy 0.5000"
+    assert progress_line(RunProgress("5", "us/app", "failed", error="no data")) == "run 5 of us/app: failed: no data"

@@ -180,6 +180,10 @@ def _vm_line(vm: Any) -> str:
     return text + (f", partition {vm.partition}" if vm.ready and vm.partition else "")
 
 
+_IN_COLUMNS = ("loss", "accuracy")
+_MOST_OTHERS = 3
+
+
 class RunTable:
     """Prints a run's rounds as they end."""
 
@@ -195,7 +199,7 @@ class RunTable:
         failures = f"  ({row.failures} failed: {'; '.join(reasons)[:160]})" if row.failures else ""
         say(
             f"  {f'{row.round}/{row.rounds}':>7}  {_number(row.loss):>8}  {_number(row.accuracy):>8}  "
-            f"{row.seconds:7.1f}  {row.nodes:5}{failures}"
+            f"{row.seconds:7.1f}  {row.nodes:5}{_others(row)}{failures}"
         )
 
     def curve(self) -> str:
@@ -207,6 +211,13 @@ class RunTable:
         low, high = min(points), max(points)
         scale = (len(bars) - 1) / ((high - low) or 1)
         return f"accuracy {points[0]:.3f} {''.join(bars[round((p - low) * scale)] for p in points)} {points[-1]:.3f}"
+
+
+def _others(row: RunRow) -> str:
+    """Return the first metrics besides loss and accuracy by which the round was tested."""
+    tested = row.metrics.get("server") or row.metrics.get("evaluate") or {}
+    found = [(name, value) for name, value in tested.items() if name not in _IN_COLUMNS and isinstance(value, float)]
+    return "".join(f"  {name} {value:.3f}" for name, value in found[:_MOST_OTHERS])
 
 
 def _number(value: float | None) -> str:
