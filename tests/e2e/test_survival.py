@@ -119,6 +119,20 @@ def test_a_run_goes_on_after_a_supernode_is_killed_in_a_round(user, unbroken):
     recovered(user)
 
 
+def test_a_run_that_was_stopped_goes_on_when_it_is_asked_to(user, unbroken):
+    process = user.start("run", "-f", "auto")
+    with process.stdout:
+        lines = iter(process.stdout)
+        said = next(line for line in lines if line.startswith("  run "))
+        next(line for line in lines if line.lstrip().startswith(f"1/{ROUNDS}"))
+        process.send_signal(signal.SIGINT)
+        rest = list(lines)
+    assert process.wait(60) == 130, rest
+    number = said.split()[1]
+    check_alike(json.loads(user("run", "-f", "auto", "--resume", number, "-o", "json").stdout), unbroken)
+    assert "Leave out" in user("run", "-f", "auto", "--resume", number, "--rounds", "2", code=2).stderr
+
+
 def test_a_run_goes_on_after_a_supernode_hangs_which_is_noticed_and_mended(user, unbroken):
     _, nodes = machines(user)
     hung = user.process(nodes[1], FLOWER, "supernode")

@@ -200,6 +200,7 @@ def test_ctrl_c_stops_the_run(user, fed, app):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert "stopping run" in output
+    assert run_id in user("run", "-f", fed, "--resume", "5", code=4).stderr
     status = user.show(fed)
     with user.client(status) as client:
         url = f"https://{status['control']}/oneflower/runs/{run_id}"

@@ -25,6 +25,12 @@ class Link(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body or b"")
 
+    def do_POST(self):
+        answer = self.server.posted(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(409 if answer is None else 200)
+        self.end_headers()
+        self.wfile.write(answer or b"no such app.\n")
+
 
 @pytest.fixture
 def link(tmp_path):
@@ -144,6 +150,19 @@ def test_a_run_that_was_lost_is_followed_in_the_one_that_goes_on(link):
     assert runs.follow(link.door, "5", runs.Observer(lambda found: seen.append(found.round), print, said.append)) == "6"
     assert seen == [1, 2]
     assert "run 6 goes on" in said[0]
+
+
+def test_only_a_run_that_ended_before_its_end_goes_on(link):
+    asked = []
+    link.posted = lambda body: asked.append(body) or b'{"id": "6"}'
+    for status, sub_status, sentence in (("running", "", "has not ended"), ("finished", "completed", "is completed")):
+        with pytest.raises(OneflowerError, match=sentence):
+            runs.resume(link.door, {"id": "5", "status": status, "sub_status": sub_status})
+    assert runs.resume(link.door, {"id": "5", "status": "finished", "sub_status": "stopped"}) == "6"
+    assert asked == [{"resumes": "5"}]
+    link.posted = lambda body: None
+    with pytest.raises(OneflowerError, match="Run 5 cannot go on: no such app"):
+        link.door.resume("5")
 
 
 def test_a_run_that_was_lost_and_that_nothing_takes_the_place_of_is_a_failure(link, monkeypatch):

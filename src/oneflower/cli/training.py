@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 import threading
 from contextlib import suppress
@@ -17,7 +18,9 @@ from oneflower.cli.session import Session
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
-    from oneflower.cloud import Federation, RunResult
+    from collections.abc import Callable
+
+    from oneflower.cloud import RunResult
 
 Rounds = Annotated[int | None, typer.Option("--rounds", "-r", min=1, help="Rounds; else what the federation says.")]
 Folder = Annotated[Path, typer.Option("--save", help="Where results are saved.")]
@@ -36,6 +39,9 @@ def run(
     config: Annotated[
         list[str] | None, typer.Option("--config", "-c", metavar="KEY=VALUE", help="Run config of the app. Repeatable.")
     ] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Go on with this run, from its last checkpoint.")
+    ] = None,
     save: Folder = _RESULTS,
     show_log: Annotated[bool, typer.Option("--log", help="Show the app's own log as it comes.")] = False,
     output: Format = Output.TEXT,
@@ -43,8 +49,18 @@ def run(
     """Train an app on a federation, round by round, and save model, metrics and convergence plot."""
     from oneflower.cloud import Federation  # noqa: PLC0415
 
+    if resume and (app or rounds or config):
+        raise OneflowerError(
+            "A run goes on with the app and the settings that it has.",
+            "Leave out APP, --rounds and --config, or --resume.",
+            ExitCode.USAGE,
+        )
     found = Federation.find(Session.cloud(), federation)
-    result, table = train(found, app, rounds, pairs(config or (), "--config"), save, show_log=show_log)
+    if resume:
+        result, table = _observed(functools.partial(found.resume, resume, save), show_log=show_log)
+    else:
+        wanted = functools.partial(found.run, app, rounds, pairs(config or (), "--config"), save)
+        result, table = _observed(wanted, show_log=show_log)
     if output is Output.JSON:
         screen.show_json(result)
         return
@@ -79,21 +95,12 @@ def model(
         screen.show_files(result)
 
 
-def train(
-    federation: Federation,
-    app: str | None,
-    rounds: int | None,
-    config: dict[str, str],
-    save: Path,
-    *,
-    show_log: bool,
-) -> tuple[RunResult, screen.RunTable]:
-    """Run an app to its end and fetch what it left. Ctrl-C stops the run."""
+def _observed(train: Callable[..., RunResult], *, show_log: bool = False) -> tuple[RunResult, screen.RunTable]:
+    """Train to the end, showing what happens. Ctrl-C stops the run."""
     table = screen.RunTable()
     log = screen.say if show_log else lambda _: None
     with screen.steps() as notify:
-        result = federation.run(app, rounds, config, save, on_row=table.add, on_log=log, notify=notify)
-    return result, table
+        return train(on_row=table.add, on_log=log, notify=notify), table
 
 
 def connect(
@@ -144,7 +151,7 @@ def demo(
     name = f"demo-{secrets.token_hex(2)}"
     federation, _ = deploy(Session.cloud(), Wanted(name, supernodes, given, limits), timeout, keep=keep)
     try:
-        result, table = train(federation, "image-classification", rounds, {}, save, show_log=False)
+        result, table = _observed(functools.partial(federation.run, "image-classification", rounds, {}, save))
     finally:
         if not keep:
             with screen.step(f"cleaning up: removing {name}"):

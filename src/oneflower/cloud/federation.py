@@ -227,6 +227,19 @@ class Federation:
         wanted = training.Request(app, rounds, config or {}, save)
         return training.train(self.cloud.site, self.status(), wanted, runs.Observer(on_row, on_log, notify))
 
+    def resume(
+        self,
+        run: str,
+        save: Path = Path("oneflower-results"),
+        *,
+        on_row: Callable[[RunRow], None] = _nothing,
+        on_log: Callable[[str], None] = _nothing,
+        notify: Callable[[str], None] = _nothing,
+    ) -> RunResult:
+        """Go on with a run that was stopped, lost or failed, from its last checkpoint to its end; as `run` else."""
+        observer = runs.Observer(on_row, on_log, notify)
+        return training.resume(self.cloud.site, self.status(), run, save, observer)
+
     def wait_trained(self, on_row: Callable[[RunRow], None] = _nothing) -> RunProgress:
         """Wait for the run that a form with FL_USE_CASE begins by itself, and return how it ended.
 

@@ -85,14 +85,11 @@ def collect(door: SuperLinkDoor, number: str, name: str, places: Places) -> RunR
 
 def run_with_model(door: SuperLinkDoor, name: str, wanted: str | None) -> tuple[str, str]:
     """Return id and app of the run `wanted`, else of the newest that left a model. Raises `OneflowerError`."""
-    runs = door.json("/runs") or []
-    if wanted is not None and wanted not in (run["id"] for run in runs):
-        known = ", ".join(run["id"] for run in runs) or "none"
-        raise OneflowerError(f"{name} has no run {wanted}.", f"It has: {known}.", ExitCode.NOT_FOUND)
+    runs = [known_run(door, name, wanted)] if wanted is not None else door.json("/runs") or []
     for run in reversed(runs):
-        if wanted in (None, run["id"]) and _MODEL in (door.json(f"/runs/{run['id']}/files") or []):
+        if _MODEL in (door.json(f"/runs/{run['id']}/files") or []):
             return run["id"], run["app"].rpartition("/")[2]
-    going = [run["id"] for run in runs if run["status"] != "finished" and wanted in (None, run["id"])]
+    going = [run["id"] for run in runs if run["status"] != "finished"]
     raise OneflowerError(
         f"Run {going[-1]} of {name} is still training." if going else f"{name} has no model yet.",
         "Look at `oneflower show`, and ask again when it is completed."
@@ -100,6 +97,16 @@ def run_with_model(door: SuperLinkDoor, name: str, wanted: str | None) -> tuple[
         else "Train one with `oneflower run`, or deploy with `--set FL_USE_CASE=image-classification`.",
         ExitCode.NOT_FOUND,
     )
+
+
+def known_run(door: SuperLinkDoor, name: str, wanted: str) -> dict[str, Any]:
+    """Return what is known of a run of the federation `name`. Raises `OneflowerError` when it has none of that id."""
+    runs: list[dict[str, Any]] = door.json("/runs") or []
+    for run in runs:
+        if run["id"] == wanted:
+            return run
+    known = ", ".join(run["id"] for run in runs) or "none"
+    raise OneflowerError(f"{name} has no run {wanted}.", f"It has: {known}.", ExitCode.NOT_FOUND)
 
 
 def _fetch(door: SuperLinkDoor, number: str, name: str, path: Path) -> Path:

@@ -91,16 +91,29 @@ class SuperLinkDoor:
         with self._http.stream("GET", f"/oneflower{path}") as answer:
             stream.writelines(answer.raise_for_status().iter_bytes())
 
+    def resume(self, number: str) -> str:
+        """Ask for a run that goes on from another, and return its id. Raises `OneflowerError`."""
+        try:
+            answer = self._http.post("/oneflower/runs", json={"resumes": number}, timeout=60)
+        except httpx.HTTPError as error:
+            raise self._silent(error) from error
+        if answer.is_error:
+            raise OneflowerError(f"Run {number} cannot go on: {answer.text.strip()}", "", ExitCode.RUN_FAILED)
+        return str(answer.json()["id"])
+
+    def _silent(self, error: httpx.HTTPError) -> OneflowerError:
+        return OneflowerError(
+            f"The SuperLink at {self.address} does not answer: {error}.",
+            "Check with `oneflower show` that it is ready.",
+            ExitCode.CONFLICT,
+        )
+
     def nodes_online(self) -> int:
         """Return how many SuperNodes the SuperLink lists as online. Raises `OneflowerError` when it does not answer."""
         try:
             answer = self.get("/nodes")
         except httpx.HTTPError as error:
-            raise OneflowerError(
-                f"The SuperLink at {self.address} does not answer: {error}.",
-                "Check with `oneflower show` that it is ready.",
-                ExitCode.CONFLICT,
-            ) from error
+            raise self._silent(error) from error
         return sum(node["status"] == "online" for node in answer.json()) if answer is not None else 0
 
     def flower(self, *arguments: str) -> dict[str, Any]:
@@ -157,6 +170,27 @@ def submit(door: SuperLinkDoor, app: App, config: Mapping[str, str]) -> str:
 def stop(door: SuperLinkDoor, run_id: str) -> None:
     """Stop a run."""
     door.flower("stop", run_id, _CONNECTION)
+
+
+def resume(door: SuperLinkDoor, before: Mapping[str, str]) -> str:
+    """Have a run go on from its last checkpoint; return the id of the run that does. Raises `OneflowerError`."""
+    number = before["id"]
+    if before["status"] != "finished":
+        raise OneflowerError(
+            f"Run {number} has not ended: it is {before['status']}.",
+            "Look with `oneflower show`, or stop it first.",
+            ExitCode.CONFLICT,
+        )
+    if before["sub_status"] == "completed":
+        raise OneflowerError(f"Run {number} is completed.", "Start another with `oneflower run`.", ExitCode.CONFLICT)
+    return door.resume(number)
+
+
+def last_of(door: SuperLinkDoor, number: str) -> str:
+    """Return the id of the run that took the place of `number`, however often it was lost, or `number` itself."""
+    while successor := (door.json(f"/runs/{number}") or {}).get("resumed_as"):
+        number = successor
+    return number
 
 
 def follow(door: SuperLinkDoor, number: str, observer: Observer) -> str:

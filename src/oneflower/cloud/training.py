@@ -42,14 +42,34 @@ def train(site: Site, status: FederationStatus, wanted: Request, observer: runs.
             observer.doing(f"Note: {online} of {needed} SuperNodes are online; the first round waits for the others.")
         observer.doing(f"submitting {app.name} to {status.name} ({status.supernodes} SuperNodes)")
         run_id = runs.submit(door, app, overrides)
-        observer.doing(f"run {run_id}")
-        try:
-            run_id = runs.follow(door, run_id, observer)
-        except KeyboardInterrupt:
-            observer.doing(f"stopping run {run_id}")
-            runs.stop(door, run_id)
-            raise
-        return results.collect(door, run_id, app.name, results.Places.within(wanted.save / f"{status.name}-{run_id}"))
+        return _to_its_end(door, run_id, app.name, wanted.save / status.name, observer)
+
+
+def resume(site: Site, status: FederationStatus, run_id: str, save: Path, observer: runs.Observer) -> results.RunResult:
+    """Have a run that was stopped, lost or failed go on from its last checkpoint, to its end; as `train` else.
+
+    Raises `OneflowerError`.
+    """
+    flwr, _ = site.flwr(status.version, status.settings.get("ML_FRAMEWORK", "sklearn"), observer.doing)
+    with runs.open_door(site, status, flwr) as door:
+        before = results.known_run(door, status.name, run_id)
+        observer.doing(f"Note: going on with run {run_id} of {before['app']}, from its last checkpoint if it has one.")
+        name = before["app"].rpartition("/")[2]
+        return _to_its_end(door, runs.resume(door, before), name, save / status.name, observer)
+
+
+def _to_its_end(
+    door: runs.SuperLinkDoor, run_id: str, app: str, save: Path, observer: runs.Observer
+) -> results.RunResult:
+    observer.doing(f"run {run_id}")
+    try:
+        run_id = runs.follow(door, run_id, observer)
+    except KeyboardInterrupt:
+        run_id = runs.last_of(door, run_id)
+        observer.doing(f"stopping run {run_id}")
+        runs.stop(door, run_id)
+        raise
+    return results.collect(door, run_id, app, results.Places.within(save.with_name(f"{save.name}-{run_id}")))
 
 
 def _use_case(status: FederationStatus) -> str:
