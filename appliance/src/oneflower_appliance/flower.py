@@ -365,9 +365,10 @@ def _run_superlink(command: Any, orders: dict[str, Any]) -> None:
 
     def serve(app: Any, **settings: Any) -> None:
         from oneflower_appliance.door import FrontDoor  # noqa: PLC0415 - only here is starlette needed
-        from oneflower_appliance.linkstate import LinkState  # noqa: PLC0415
+        from oneflower_appliance.linkstate import LinkState, answer_for_the_dead  # noqa: PLC0415
         from oneflower_appliance.status_api import status_api  # noqa: PLC0415
 
+        answer_for_the_dead()
         door = FrontDoor(app, status_api(LinkState(app.state.linkstate_factory), runs), control)
         settings["access_log"] = os.environ.get(_LEVEL_VARIABLE) == "DEBUG"
         uvicorn.Server(uvicorn.Config(door, timeout_graceful_shutdown=1, **settings)).run(sockets=sockets)

@@ -5,7 +5,9 @@ With `flower` this is all that knows Flower's Python entry points.
 
 from __future__ import annotations
 
+import functools
 import importlib
+import logging
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,8 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+log = logging.getLogger("flwr")
 
 _LOST = "No heartbeat"
 
@@ -104,6 +108,36 @@ class LinkState:
         if not answer.run_id:
             raise OneflowerError("Flower did not start the run.", "See the SuperLink's log.", ExitCode.RUN_FAILED)
         return str(answer.run_id)
+
+
+def answer_for_the_dead() -> None:
+    """Have a round not wait for what a SuperNode took along when it died.
+
+    A SuperNode that is killed while it trains, and is back before its heartbeat is missed, never was offline for
+    Flower: the message that it had taken is neither delivered again nor answered, and the run waits for it until the
+    round's timeout. So when a node becomes active, which happens once in the life of its process, what was delivered
+    to it before and is not answered is forgotten; the ServerApp then gets an error in its place, and the round goes on.
+    """
+    sql = importlib.import_module("flwr.server.superlink.linkstate.sql_linkstate")
+    sent, replies = sql.MessageInsModel, sql.MessageResModel
+    original = sql.SqlLinkState.activate_node
+
+    @functools.wraps(original)
+    def activate_node(self: Any, node_id: int, heartbeat_interval: float) -> bool:
+        with self.session() as session:
+            answered = sql.select(replies.reply_to_message_id)
+            lost = sql.select(sent.message_id).where(
+                sent.dst_node_id == sql.uint64_to_int64(node_id),
+                sent.delivered_at != "",
+                sent.message_id.not_in(answered),
+            )
+            found = set(session.scalars(lost).all())
+        self.delete_messages(found)
+        if found:
+            log.warning("Node %d is back; what it was doing is lost (messages: %d).", node_id, len(found))
+        return bool(original(self, node_id, heartbeat_interval))
+
+    sql.SqlLinkState.activate_node = activate_node
 
 
 def _run(info: Any) -> dict[str, str]:

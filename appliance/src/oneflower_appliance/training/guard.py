@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 _EXPLODED = 1e6
 
 
-def sift(replies: Iterable[Message], arrays: ArrayRecord) -> tuple[list[Message], dict[int, str]]:
-    """Return the replies that may be aggregated into `arrays`, and why each other node's may not.
+def sift(replies: Iterable[Message], arrays: ArrayRecord) -> tuple[list[Message], list[str]]:
+    """Return the replies that may be aggregated into `arrays`, and for each other reply why it may not.
 
     Replies come out in the order of the nodes' ids, so that the same replies always make the same sum.
     """
     received = sorted(replies, key=lambda message: message.metadata.src_node_id)
     usual = Counter(_names(reply) for reply in received if not reply.has_error()).most_common(1)
     sound: list[Message] = []
-    reasons: dict[int, str] = {}
+    reasons: list[str] = []
     limits: dict[int, float] = {}
     for reply in received:
         node = reply.metadata.src_node_id
         if reply.has_error():
-            reasons[node] = str(reply.error.reason).strip()
+            reasons.append(str(reply.error.reason).strip())
         elif _names(reply) != usual[0][0]:
-            reasons[node] = f"node {node} was left out: its model has other arrays than those of other nodes"
+            reasons.append(f"node {node} was left out: its model has other arrays than those of other nodes")
         elif fault := _fault(reply, list(arrays.values()), limits):
-            reasons[node] = f"node {node} was left out: {fault}"
+            reasons.append(f"node {node} was left out: {fault}")
         else:
             sound.append(reply)
     return sound, reasons

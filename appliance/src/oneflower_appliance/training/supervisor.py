@@ -118,12 +118,12 @@ class _Run:
         def aggregating_train(server_round: int, replies: Iterable[Any]) -> Any:
             number = server_round + self._done
             sound, reasons = sift(replies, self._arrays)
-            for reason in reasons.values():
+            for reason in reasons:
                 log.warning("Round %d: %s", number, reason)
             arrays, metrics = aggregate_train(number, sound)
             self._record.note(nodes=len(sound), failures=len(reasons), train=_plain(metrics))
             if reasons:
-                self._record.note(reasons=sorted({reason[-_LONGEST_REASON:] for reason in reasons.values()}))
+                self._record.note(reasons=sorted({reason[-_LONGEST_REASON:] for reason in reasons}))
             if arrays is not None:
                 self._checkpoint(number, arrays, _plain(metrics))
             return arrays, metrics
