@@ -65,6 +65,9 @@ def test_runs_are_told_with_where_they_come_from_and_what_goes_on_from_them(ask,
     assert ask("GET", "/runs").json()[0] | {"x": 1} == ask("GET", "/runs/5").json() | {"x": 1}
     assert (ask("GET", "/runs/5").json()["resumed_as"], ask("GET", "/runs/5").json()["attempt"]) == ("", 1)
     assert ask("GET", "/runs/6").status_code == 404
+    (tmp_path / "5").mkdir()
+    (tmp_path / "5" / "lost").touch()
+    assert ask("GET", "/runs/5").json()["lost"] == "YES"
     assert ask("GET", "/runs/5/log?after=3").json() == {"text": "after 3.0", "latest": 9.0}
 
 

@@ -110,17 +110,6 @@ def test_a_lost_run_without_checkpoints_is_said_to_be_lost(door, tmp_path, caplo
     assert "FL_CHECKPOINT_ENABLED=YES" in caplog.text
 
 
-def test_what_was_running_when_flower_ended_is_lost_and_what_runs_now_is_not(door, tmp_path):
-    trainer = make(door, tmp_path, FL_CHECKPOINT_ENABLED="YES")
-    trainer.look(None, ())
-    door.add("5")
-    trainer.look(None, ())
-    assert len(door.known) == 1
-    trainer.flower_began()
-    trainer.look(None, ())
-    assert [run["id"] for run in door.known] == ["5", "51"]
-
-
 def test_a_run_that_is_lost_again_and_again_is_given_up(door, tmp_path):
     door.add("5", lost="YES", status="finished", attempt=20)
     make(door, tmp_path, FL_CHECKPOINT_ENABLED="YES").look(None, ())
@@ -152,7 +141,6 @@ def test_progress_is_published_as_it_changes_but_not_more_than_one_update_in_fiv
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     door.add("5", "us/app")
     trainer = make(door, tmp_path)
-    trainer._fresh = False
     news = trainer.look(None, ())
     assert (news["FL_RUN_ID"], news["FL_RUN_STATUS"]) == ("5", "running")
     folder = tmp_path / "5"

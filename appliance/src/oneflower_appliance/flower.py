@@ -367,9 +367,16 @@ def _run_superlink(command: Any, orders: dict[str, Any]) -> None:
         from oneflower_appliance.door import FrontDoor  # noqa: PLC0415 - only here is starlette needed
         from oneflower_appliance.linkstate import LinkState, answer_for_the_dead  # noqa: PLC0415
         from oneflower_appliance.status_api import status_api  # noqa: PLC0415
+        from oneflower_appliance.training.origin import Origin  # noqa: PLC0415
 
         answer_for_the_dead()
-        door = FrontDoor(app, status_api(LinkState(app.state.linkstate_factory), runs), control)
+        link = LinkState(app.state.linkstate_factory)
+        for run in link.going():
+            # Its ServerApp ended with the Flower before. Stopped before any SuperNode can ask, for one that has just
+            # taken a message when its run is stopped answers every later message too late (Flower 1.41).
+            write_atomic(runs / str(run) / Origin.LOST, "")
+            link.stop(run)
+        door = FrontDoor(app, status_api(link, runs), control)
         settings["access_log"] = os.environ.get(_LEVEL_VARIABLE) == "DEBUG"
         uvicorn.Server(uvicorn.Config(door, timeout_graceful_shutdown=1, **settings)).run(sockets=sockets)
 

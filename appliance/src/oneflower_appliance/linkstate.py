@@ -98,6 +98,10 @@ class LinkState:
         if found and found[0].status.status != "finished":
             self._state.stop_run(number)
 
+    def going(self) -> list[int]:
+        """Return the runs that have not ended."""
+        return [info.run_id for info in self._state.get_run_info() if info.status.status != "finished"]
+
     def _fab(self, **values: Any) -> Any:
         return importlib.import_module("flwr.proto.fab_pb2").Fab(**values)
 

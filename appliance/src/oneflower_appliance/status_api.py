@@ -63,7 +63,8 @@ def _node_routes(link: LinkState) -> list[Route]:
 def _run_routes(link: LinkState, runs: Path) -> list[Route]:
     def told(run: dict[str, str]) -> dict[str, Any]:
         folder = runs / run["id"]
-        return run | {"resumed_as": Origin.successor(folder), "attempt": Origin.of(folder).attempt}
+        lost = {"lost": "YES"} if (folder / Origin.LOST).exists() else {}
+        return run | lost | {"resumed_as": Origin.successor(folder), "attempt": Origin.of(folder).attempt}
 
     def all_runs(_: Request) -> Response:
         return JSONResponse([told(run) for run in link.runs()])

@@ -218,8 +218,6 @@ class SuperLink:
         self._published = self._tables()
         self._silence = Patience(_SILENCE)
         self._watch_closely()
-        if self._trainer:
-            self._trainer.flower_began()
         return machine.publish(values | self._published | {"FL_READY": "YES", "READY": "YES"})
 
 

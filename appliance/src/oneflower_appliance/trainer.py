@@ -40,16 +40,11 @@ class Trainer:
         self._door = door
         self._settings = settings
         self._runs = runs
-        self._fresh = True
         self._given_up: set[str] = set()
         self._wanted: tuple[str, str] | None = None
         self._refused: dict[str, str] | None = None
         self._told: dict[str, str] = {}
         self._told_at = 0.0
-
-    def flower_began(self) -> None:
-        """Note that Flower was started: what its state calls running lost its processes with the Flower before."""
-        self._fresh = True
 
     def look(self, onegate: OneGate | None, nodes: Sequence[int]) -> dict[str, str]:
         """Do what is to be done now, and return what there is to be published, at most every five seconds.
@@ -65,8 +60,9 @@ class Trainer:
 
     def _rescue(self, runs: list[dict[str, Any]]) -> bool:
         """Have every run go on that was lost and that nothing took the place of."""
-        lost = [run for run in runs if not run["resumed_as"] and run["id"] not in self._given_up and self._is_lost(run)]
-        self._fresh = False
+        lost = [
+            run for run in runs if run["lost"] == "YES" and not run["resumed_as"] and run["id"] not in self._given_up
+        ]
         rescued = False
         for run in lost:
             if not self._may_go_on(run):
@@ -85,9 +81,6 @@ class Trainer:
             rescued = True
             log.warning("Run %s was lost; run %s goes on from its last checkpoint.", run["id"], successor)
         return rescued
-
-    def _is_lost(self, run: Mapping[str, Any]) -> bool:
-        return run["lost"] == "YES" or (self._fresh and run["status"] in ("starting", "running"))
 
     def _may_go_on(self, run: Mapping[str, Any]) -> bool:
         asked = self._settings.flag("FL_CHECKPOINT_ENABLED") or run["app"] == self._app

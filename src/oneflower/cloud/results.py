@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from oneflower.cloud.runs import SuperLinkDoor
 
 _MODEL, _ROUNDS, _SUMMARY, _DATA = "model.npz", "metrics.jsonl", "result.json", "data.json"
-_OURS = frozenset({_MODEL, _ROUNDS, _SUMMARY, _DATA, "origin.json", "successor"})
+_OURS = frozenset({_MODEL, _ROUNDS, _SUMMARY, _DATA, "origin.json", "successor", "lost"})
 
 
 @dataclass(frozen=True)

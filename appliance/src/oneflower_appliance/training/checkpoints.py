@@ -91,6 +91,7 @@ class Checkpoint:
     arrays: Mapping[str, NDArray[Any]]
     state: State
     strategy: str
+    row: Mapping[str, Any]
 
     def check_fits(self, arrays: ArrayRecord, strategy: str) -> None:
         """Raise `OneflowerError` unless this is of the model `arrays`, trained with the same strategy."""
@@ -178,7 +179,7 @@ class Checkpoints:
         if list(arrays) != list(facts["arrays"]):
             raise ValueError(f"{name}.npz does not have the arrays that were noted")
         state = State(next(iter(found.values()), {}), facts["scalars"])
-        return Checkpoint(facts["round"], arrays, state, facts["strategy"])
+        return Checkpoint(facts["round"], arrays, state, facts["strategy"], facts["row"])
 
 
 class _Hashing(io.RawIOBase):

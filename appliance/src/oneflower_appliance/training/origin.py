@@ -16,6 +16,7 @@ class Origin:
 
     FILE: ClassVar[str] = "origin.json"
     SUCCESSOR: ClassVar[str] = "successor"
+    LOST: ClassVar[str] = "lost"  # a file that says that the run's SuperLink was started again in the middle of it
 
     resumes: str
     first: str

@@ -58,12 +58,16 @@ class RunRecord:
         """Add to the current round."""
         self._row.update(values)
 
+    @property
+    def row(self) -> dict[str, Any]:
+        """The current round as far as it is known."""
+        return self._row | {"seconds": round(time.monotonic() - self._round_begun, 3)}
+
     def close_round(self) -> None:
         """Write the current round, if there is one."""
         if not self._row:
             return
-        self._row["seconds"] = round(time.monotonic() - self._round_begun, 3)
-        self._lines.append(json.dumps(self._row))
+        self._lines.append(json.dumps(self.row))
         self._save_rounds()
         self._row = {}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -71,11 +72,13 @@ class _Run:
     def start(self, original: Callable[..., Any], bound: dict[str, Any], *, timed: bool) -> Any:
         """Call Flower's `Strategy.start` with what it was given, or with what is left to do of it."""
         self._rounds = bound["num_rounds"]
+        earlier: list[str] = []
         if self._origin.resumes and (found := self._checkpoints.latest()):
             self._resume(found, bound)
+            earlier = earlier_rounds(self._folder.parent / self._origin.resumes, found.round - 1)
+            earlier.append(json.dumps(found.row))  # what died after saving it may not have noted it
         if not timed:
             bound["timeout"] = float(self._form.integer("FL_ROUND_TIMEOUT"))
-        earlier = earlier_rounds(self._folder.parent / self._origin.resumes, self._done) if self._done else []
         self._record = RunRecord(self._folder, self._rounds, self._name, self._config, earlier)
         self._watch()
         if bound.get("evaluate_fn") is not None:
@@ -144,7 +147,13 @@ class _Run:
             return
         if number % self._form.integer("FL_CHECKPOINT_INTERVAL") and number != self._rounds:
             return
-        facts = {"rounds": self._rounds, "run": self._folder.name, "strategy": self._name, "metrics": metrics}
+        facts = {
+            "rounds": self._rounds,
+            "run": self._folder.name,
+            "strategy": self._name,
+            "metrics": metrics,
+            "row": self._record.row,
+        }
         self._checkpoints.save(number, arrays, State.of(self._strategy), facts)
 
     def _evaluating(self, evaluate: Callable[[int, Any], Any]) -> Callable[[int, Any], Any]:
