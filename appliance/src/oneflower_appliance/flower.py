@@ -328,7 +328,10 @@ def main() -> None:
         return
     if session := orders.get("close_session"):
         _close_session(**session)
+    from oneflower_appliance.nodeloop import answer_in_turn  # noqa: PLC0415
+
     logging.getLogger("flwr").addHandler(_NodeIdSayer())
+    answer_in_turn()
     command.flower_supernode()
 
 
