@@ -74,13 +74,18 @@ class User:
         return found
 
     def process(self, number, *words, without=()):
-        """The one process of a machine whose command line has all of `words` and none of `without`."""
+        """The one process of a machine whose command line has all of `words` and none of `without`.
+
+        A process that was forked by it, and never became another program, has the same command line.
+        """
         found = []
         for process in self.processes(number):
             with contextlib.suppress(psutil.Error):
                 line = " ".join(process.cmdline())
                 if all(word in line for word in words) and not any(word in line for word in without):
                     found.append(process)
+        numbers = {process.pid for process in found}
+        found = [process for process in found if process.ppid() not in numbers]
         assert len(found) == 1, [p.cmdline() for p in found]
         return found[0]
 

@@ -21,7 +21,7 @@ from .conftest import User, until
 
 pytestmark = pytest.mark.e2e
 
-FLOWER = "oneflower_appliance.flower"
+FLOWER = "oneflower_appliance.inside"
 AGENT = "oneflower_appliance.agent"
 
 

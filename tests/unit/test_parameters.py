@@ -77,6 +77,7 @@ INVALID = {
     "FL_GPU_MEMORY_FRACTION": ["0", "1.1"],
     "FL_DCGM_ENABLED": ["x"],
     "FL_ISOLATION": ["docker"],
+    "FL_EXECUTION": ["hot", ""],
     "FL_GRPC_KEEPALIVE_TIME": ["0"],
     "FL_GRPC_KEEPALIVE_TIMEOUT": ["0"],
 }

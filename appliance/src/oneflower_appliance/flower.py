@@ -1,20 +1,16 @@
-"""Everything that knows Flower: its command lines, ports, protocols, log lines and Python entry points.
+"""Flower as the agent sees it: its command lines, ports, protocols and log lines.
 
-Supported: 1.41 and 1.42, where one HTTP(S) application serves the Fleet, Control and Runtime APIs. The agent imports
-this module without importing Flower; Flower itself runs in processes of its own, started through `main` below so that
-they end with the agent and so that a SuperLink gets its front door.
+Supported: 1.41 and 1.42, where one HTTP(S) application serves the Fleet, Control and Runtime APIs. Nothing here imports
+Flower: it runs in processes of its own, which `prepare` starts and of which `inside` knows the rest.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.metadata
 import json
-import logging
 import os
 import re
-import socket
 import ssl
 import sys
 import urllib.error
@@ -23,14 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cryptography.hazmat.primitives import serialization
-
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
-from oneflower_appliance.process import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from oneflower_appliance.parameters import Settings
 
 
 FLEET_PORT = 9092
@@ -40,7 +35,9 @@ SUPERNODE_PORT = 9094
 ADDRESS_TAKEN = 98
 RUNS_VARIABLE = "ONEFLOWER_RUNS"
 FORM_VARIABLE = "ONEFLOWER_FORM"
-_LEVEL_VARIABLE = "ONEFLOWER_LOG_LEVEL"
+LEVEL_VARIABLE = "ONEFLOWER_LOG_LEVEL"
+EXECUTION_VARIABLE = "ONEFLOWER_EXECUTION"
+FRAMEWORK_VARIABLE = "ONEFLOWER_FRAMEWORK"
 _NODE_ID = re.compile(r"SuperNode ID: (\d+)")
 _PROTOBUF = {"Content-Type": "application/protobuf", "Accept": "application/protobuf"}
 
@@ -59,8 +56,8 @@ def check_installed(version: str) -> None:
         )
 
 
-def environment(home: Path, log_level: str, form: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment of Flower's processes, whose state lives in `home`; `form` is for ServerApps to read."""
+def environment(home: Path, settings: Settings) -> dict[str, str]:
+    """Return the environment of Flower's processes, whose state lives in `home`."""
     bin_folder = home / "bin"
     # Flower starts its helpers by name: ours come first, then those of this interpreter's environment.
     path = os.pathsep.join([str(bin_folder), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
@@ -72,14 +69,14 @@ def environment(home: Path, log_level: str, form: Mapping[str, str] | None = Non
         "PYTHONUNBUFFERED": "1",
         "PATH": path,
         RUNS_VARIABLE: str(home / "runs"),
-        FORM_VARIABLE: json.dumps(dict(form or {})),
-        _LEVEL_VARIABLE: log_level,
+        LEVEL_VARIABLE: settings.text("FL_LOG_LEVEL"),
+        EXECUTION_VARIABLE: settings.text("FL_EXECUTION"),
     }
 
 
 def install_helpers(home: Path) -> None:
     """Put our `flwr-serverapp` before Flower's, so that every run is supervised (see training.supervisor)."""
-    script = f"#!{sys.executable}\nfrom oneflower_appliance.flower import serverapp\nserverapp()\n"
+    script = f"#!{sys.executable}\nfrom oneflower_appliance.inside import serverapp\nserverapp()\n"
     write_atomic(home / "bin" / "flwr-serverapp", script, 0o755)
 
 
@@ -95,7 +92,7 @@ class SuperLinkPlan:
     authenticate: bool
 
     def orders(self) -> str:
-        """Return what a prepared process is told to do (see `main`)."""
+        """Return what a prepared process is told to do (see `inside`)."""
         arguments = [
             "--host", self.control[0],
             "--port", str(self.control[1]),
@@ -141,7 +138,7 @@ class SuperNodePlan:
     max_wait_time: int = 0
 
     def orders(self) -> str:
-        """Return what a prepared process is told to do (see `main`)."""
+        """Return what a prepared process is told to do (see `inside`)."""
         arguments = [
             "--superlink", self.superlink,
             "--host", self.host,
@@ -161,10 +158,11 @@ class SuperNodePlan:
 
 def prepare(role: str) -> list[str]:
     """Return the command line of a process that gets ready to be a SuperLink or a SuperNode and waits for orders."""
-    return [sys.executable, "-m", __name__, role, "--parent", str(os.getpid())]
+    return [sys.executable, "-P", "-m", "oneflower_appliance.inside", role, "--parent", str(os.getpid())]
 
 
-def _join(address: tuple[str, int]) -> str:
+def join_address(address: tuple[str, int]) -> str:
+    """Return (host, port) as it is written in a URL."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -295,126 +293,3 @@ def explain(tail: Sequence[str], status: int | None) -> OneflowerError:
         "The lines before it are in the agent's log (`oneflower logs`).",
         ExitCode.ENVIRONMENT,
     )
-
-
-# ---- inside Flower's processes -------------------------------------------------------------------------------------
-
-
-_MODULES = {
-    "superlink": ("flwr.superlink.cli.flower_superlink", "flwr.superlink.main"),
-    "supernode": ("flwr.supernode.cli.flower_supernode", "flwr.supernode.main"),
-}
-
-
-def main() -> None:
-    """Get ready to be a SuperLink or a SuperNode, read orders from standard input (one line of JSON), and be it.
-
-    Importing Flower takes longer than all the boot steps before it together, so it is done while they run.
-    """
-    parser = argparse.ArgumentParser(prog="python -m oneflower_appliance.flower", description=main.__doc__)
-    parser.add_argument("role", choices=tuple(_MODULES))
-    parser.add_argument("--parent", type=int, required=True, help="end when this process ends")
-    options = parser.parse_args()
-    die_with_parent(options.parent)
-    command, _ = (importlib.import_module(name) for name in _MODULES[options.role])
-    _set_log_level()
-    line = sys.stdin.readline().strip()
-    if not line:
-        return
-    orders = json.loads(line)
-    sys.argv = [f"flower-{options.role}", *orders["arguments"]]
-    if options.role == "superlink":
-        _run_superlink(command, orders)
-        return
-    if session := orders.get("close_session"):
-        _close_session(**session)
-    from oneflower_appliance.nodeloop import answer_in_turn  # noqa: PLC0415
-
-    logging.getLogger("flwr").addHandler(_NodeIdSayer())
-    answer_in_turn()
-    command.flower_supernode()
-
-
-def serverapp() -> None:
-    """Run Flower's `flwr-serverapp` with every strategy supervised."""
-    from oneflower_appliance.training.supervisor import supervise  # noqa: PLC0415 - imports Flower
-
-    sys.argv[0] = "flwr-serverapp"
-    if folder := os.environ.get(RUNS_VARIABLE):
-        supervise(Path(folder), Path(folder).parent / "checkpoints")
-    importlib.import_module("flwr.superlink.cli").flwr_serverapp()
-
-
-class _NodeIdSayer(logging.Handler):
-    """Says which node id a SuperNode was given at every log level: Flower itself says it in one INFO line only."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        if node_id_in(text):
-            sys.stdout.write(f"{text}\n")
-            sys.stdout.flush()
-
-
-def _set_log_level() -> None:
-    logger = importlib.import_module("flwr.supercore.logger")
-    logger.console_handler.setLevel(os.environ.get(_LEVEL_VARIABLE, "INFO"))
-
-
-def _run_superlink(command: Any, orders: dict[str, Any]) -> None:
-    control, fleet = (tuple(orders[name]) for name in ("control", "fleet"))
-    runs = Path(orders["runs"])
-    sockets = [_listen(control), _listen(fleet)]
-    uvicorn: Any = importlib.import_module("uvicorn")
-
-    def serve(app: Any, **settings: Any) -> None:
-        from oneflower_appliance.door import FrontDoor  # noqa: PLC0415 - only here is starlette needed
-        from oneflower_appliance.linkstate import LinkState, answer_for_the_dead  # noqa: PLC0415
-        from oneflower_appliance.status_api import status_api  # noqa: PLC0415
-        from oneflower_appliance.training.origin import Origin  # noqa: PLC0415
-
-        answer_for_the_dead()
-        link = LinkState(app.state.linkstate_factory)
-        for run in link.going():
-            # Its ServerApp ended with the Flower before. Stopped before any SuperNode can ask, for one that has just
-            # taken a message when its run is stopped answers every later message too late (Flower 1.41).
-            write_atomic(runs / str(run) / Origin.LOST, "")
-            link.stop(run)
-        door = FrontDoor(app, status_api(link, runs), control)
-        settings["access_log"] = os.environ.get(_LEVEL_VARIABLE) == "DEBUG"
-        uvicorn.Server(uvicorn.Config(door, timeout_graceful_shutdown=1, **settings)).run(sockets=sockets)
-
-    # Flower offers no way to serve its application on a second socket, so the one call that serves it is replaced.
-    uvicorn.run = serve
-    command.flower_superlink()
-
-
-def _close_session(superlink: str, ca: str, key: str, id: str) -> None:  # noqa: A002 - the names of the orders
-    """Close the session of an earlier process of this node: while it is open, a node with a key cannot come back."""
-    fleet_client = importlib.import_module("flwr.supernode.fleet_http_client").FleetHttpClient
-    signer = importlib.import_module("flwr.supernode.node_auth_http_interceptor").NodeAuthHttpInterceptor
-    messages = importlib.import_module("flwr.proto.fleet_pb2")
-    private = serialization.load_ssh_private_key(Path(key).read_bytes(), None)
-    client = fleet_client.from_server_address(
-        superlink, False, ca, interceptors=[signer(private, private.public_key())]
-    )
-    try:
-        client.DeactivateNode(messages.DeactivateNodeRequest(node_id=int(id)))
-    except Exception as error:  # noqa: BLE001 - whatever it is, the session then ends by itself, within a minute
-        sys.stderr.write(f"The earlier session of node {id} could not be closed: {error}\n")
-
-
-def _listen(address: tuple[str, int]) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    # Named as TCP, so that asyncio switches Nagle's algorithm off: without that an answer may wait 40 ms.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(address)
-    except OSError as error:
-        sys.stderr.write(f"Cannot listen on {_join(address)}: [Errno {error.errno}] {error.strerror}\n")
-        raise SystemExit(ADDRESS_TAKEN) from error
-    return listener
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,4 @@
-"""What a SuperLink knows and does, in its own process: nodes and runs, through Flower's own state and handlers.
-
-With `flower` this is all that knows Flower's Python entry points.
-"""
+"""What a SuperLink knows and does, in its own process: nodes and runs, through Flower's own state and handlers."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 log = logging.getLogger("flwr")
@@ -23,10 +20,11 @@ _LOST = "No heartbeat"
 
 
 class LinkState:
-    """Flower's state. `factory` is the one that its application was made with."""
+    """Flower's state. `factory` is what its application was made with; `on_start` is called when a run was started."""
 
-    def __init__(self, factory: Any) -> None:
+    def __init__(self, factory: Any, on_start: Callable[[], None] = lambda: None) -> None:
         self._factory = factory
+        self._on_start = on_start
         self._handlers = importlib.import_module("flwr.superlink.servicer.control.control_handlers")
         self._requests = importlib.import_module("flwr.proto.control_pb2")
         constants = importlib.import_module("flwr.common.constant")
@@ -111,6 +109,7 @@ class LinkState:
         answer = self._handlers.start_run(request, self._account, self._state, None)
         if not answer.run_id:
             raise OneflowerError("Flower did not start the run.", "See the SuperLink's log.", ExitCode.RUN_FAILED)
+        self._on_start()
         return str(answer.run_id)
 
 

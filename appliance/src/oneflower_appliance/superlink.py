@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import logging
 import time
 from pathlib import Path
@@ -166,7 +167,7 @@ class SuperLink:
         machine = self._machine
         flower.install_helpers(machine.home)
         form = {p.name: machine.settings[p.name] for p in of_level(Level.SUPERLINK) if p.kind is not Kind.TEXT64}
-        environment = flower.environment(machine.home, machine.settings.text("FL_LOG_LEVEL"), form)
+        environment = flower.environment(machine.home, machine.settings) | {flower.FORM_VARIABLE: json.dumps(form)}
         self.child = Child(flower.prepare(self.name), environment, log_flower)
         return f"Flower in process {self.child.pid}"
 

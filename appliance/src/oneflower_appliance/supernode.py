@@ -93,8 +93,8 @@ class SuperNode:
         machine = self._machine
         self._node_id = ""
         self._silence = Patience(_SILENCE)
-        environment = flower.environment(machine.home, machine.settings.text("FL_LOG_LEVEL"))
-        environment |= gpu.environment(machine.settings)
+        environment = flower.environment(machine.home, machine.settings) | gpu.environment(machine.settings)
+        environment[flower.FRAMEWORK_VARIABLE] = machine.settings.text("ML_FRAMEWORK")
         self.child = Child(flower.prepare(self.name), environment, self._on_line)
         return f"Flower in process {self.child.pid}"
 
