@@ -32,7 +32,8 @@ def doors():
     for listener in (control, fleet):
         listener.bind((ADDRESS, 0))
     app = door.FrontDoor(answering("flower"), answering("ours"), control.getsockname())
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none", lifespan="off"))
+    settings = {"log_level": "error", "ws": "none", "lifespan": "off"}
+    server = uvicorn.Server(door.configuration(app, control.getsockname(), **settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [control, fleet]}, daemon=True)
     thread.start()
     while not server.started:

@@ -12,11 +12,14 @@ import ipaddress
 import os
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import uvicorn
 from starlette.responses import PlainTextResponse
 
 if TYPE_CHECKING:
+    from asyncio import Transport
+
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 Address = tuple[str, int]
@@ -24,6 +27,7 @@ Address = tuple[str, int]
 _FLEET = "/v1/fleet/"
 _STATUS = "/oneflower/"
 _NODE_HEALTH = "/health/supernode/"
+_SAME_USER = "same_user"
 
 
 class FrontDoor:
@@ -46,7 +50,7 @@ class FrontDoor:
         path: str = scope["path"]
         ours = path.startswith((_STATUS, _NODE_HEALTH))
         if tuple(scope.get("server") or ())[:2] == self._control:
-            if not _same_user(scope.get("client"), self._control):
+            if not scope.get("state", {}).get(_SAME_USER):
                 return PlainTextResponse("This door is for the user who runs the SuperLink.\n", status_code=403)
         elif not (path.startswith((_FLEET, _NODE_HEALTH)) or path == "/health"):
             return PlainTextResponse(
@@ -54,6 +58,23 @@ class FrontDoor:
                 status_code=403,
             )
         return self._status if ours else self._flower
+
+
+def configuration(door: FrontDoor, control: Address, **settings: Any) -> uvicorn.Config:
+    """Return how uvicorn is to serve the door: whose a connection is, is found out once, when it is made."""
+    config = uvicorn.Config(door, proxy_headers=False, **settings)
+    config.load()
+    protocol: Any = config.http_protocol_class
+
+    class KnowingProtocol(protocol):  # type: ignore[misc]
+        def connection_made(self, transport: Transport) -> None:
+            super().connection_made(transport)
+            if self.server == control:
+                known: dict[str, Any] = self.app_state
+                self.app_state = {**known, _SAME_USER: _same_user(self.client, control)}
+
+    config.http_protocol_class = KnowingProtocol
+    return config
 
 
 def _same_user(client: Address | None, server: Address) -> bool:

@@ -102,14 +102,21 @@ def _run_superlink(command: Any, orders: dict[str, Any], superexec: WarmSuperExe
     uvicorn: Any = importlib.import_module("uvicorn")
 
     def serve(app: Any, **settings: Any) -> None:
-        from oneflower_appliance.door import FrontDoor  # noqa: PLC0415 - only here is starlette needed
-        from oneflower_appliance.linkstate import LinkState, answer_for_the_dead  # noqa: PLC0415
+        from oneflower_appliance.door import FrontDoor, configuration  # noqa: PLC0415 - only here is starlette needed
+        from oneflower_appliance.linkstate import (  # noqa: PLC0415
+            LinkState,
+            answer_for_the_dead,
+            look_for_expired_tasks_once_a_second,
+        )
         from oneflower_appliance.status_api import status_api  # noqa: PLC0415
         from oneflower_appliance.training.origin import Origin  # noqa: PLC0415
         from oneflower_appliance.warm.longpoll import ACQUIRE_TASK, LongPoll  # noqa: PLC0415
+        from oneflower_appliance.warm.shortcuts import Shortcuts  # noqa: PLC0415
 
         answer_for_the_dead()
-        polls = LongPoll(app)
+        if superexec:
+            look_for_expired_tasks_once_a_second()
+        polls = LongPoll(Shortcuts(app))
         link = LinkState(app.state.linkstate_factory, on_start=lambda: polls.wake(ACQUIRE_TASK))
         for run in link.going():
             # Its ServerApp ended with the Flower before. Stopped before any SuperNode can ask, for one that has just
@@ -124,7 +131,7 @@ def _run_superlink(command: Any, orders: dict[str, Any], superexec: WarmSuperExe
                 polls.close()
                 super().handle_exit(sig, frame)
 
-        Server(uvicorn.Config(door, timeout_graceful_shutdown=1, **settings)).run(sockets=sockets)
+        Server(configuration(door, control, timeout_graceful_shutdown=1, **settings)).run(sockets=sockets)
 
     # Flower offers no way to serve its application on a second socket, so the one call that serves it is replaced.
     uvicorn.run = serve

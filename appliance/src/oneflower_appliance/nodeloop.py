@@ -46,6 +46,7 @@ def answer_in_turn() -> None:
 def run_warm(superexec: WarmSuperExec) -> None:
     """Have the loop work by events instead of polls, with `superexec` as its SuperExec."""
     from oneflower_appliance.warm.longpoll import ACQUIRE_TASK, LongPoll  # noqa: PLC0415 - not needed by stock Flower
+    from oneflower_appliance.warm.shortcuts import Shortcuts  # noqa: PLC0415
     from oneflower_appliance.warm.waits import WAITS, ask_to_wait, replace_sleep  # noqa: PLC0415
 
     ask_to_wait()
@@ -59,7 +60,7 @@ def run_warm(superexec: WarmSuperExec) -> None:
 
     @functools.wraps(create)
     def create_app(*args: Any, **kwargs: Any) -> LongPoll:
-        polls.append(LongPoll(create(*args, **kwargs), on_change=WAITS.something_happened))
+        polls.append(LongPoll(Shortcuts(create(*args, **kwargs)), on_change=WAITS.something_happened))
         return polls[-1]
 
     @functools.wraps(pull)

@@ -10,6 +10,7 @@ where an internal has to be replaced are listed in `missing`, which a new releas
 from __future__ import annotations
 
 import importlib
+import operator
 import sys
 
 ROLES = ("superlink", "supernode")
@@ -26,12 +27,14 @@ _PLACES = {
     "superlink": (
         ("flwr.superlink.cli.flower_superlink", "subprocess"),
         ("flwr.superlink.grid.http_grid", "time"),
+        ("flwr.supercore.corestate.sql_corestate", "SqlCoreState._cleanup_expired_task_tokens"),
         ("flwr.superlink.cli.flwr_serverapp", "flwr_serverapp"),
     ),
     "supernode": (
         ("flwr.supernode.start_client_internal", "subprocess"),
         ("flwr.supernode.start_client_internal", "time"),
         ("flwr.supernode.start_client_internal", "register_signal_handlers"),
+        ("flwr.supernode.start_client_internal", "_pull_and_store_message"),
         ("flwr.supernode.main", "create_app"),
         ("flwr.supernode.cli.flwr_clientapp", "flwr_clientapp"),
     ),
@@ -44,9 +47,7 @@ def missing(role: str) -> str:
         return "it needs Linux"
     for module, name in (*_EVERYWHERE, *_PLACES[role]):
         try:
-            found = hasattr(importlib.import_module(module), name)
-        except ImportError:
-            found = False
-        if not found:
+            operator.attrgetter(name)(importlib.import_module(module))
+        except (AttributeError, ImportError):
             return f"this release of Flower has no {module}.{name}"
     return ""

@@ -1,8 +1,12 @@
 """Questions that are held until they have an answer: the serving end.
 
 A client that says how long it is ready to wait (`Prefer: wait=SECONDS`, RFC 7240) gets an answer without content only
-when that time is over; until then it is asked again whenever something happened on which the answer depends. Who does
-not say so is answered at once, as by Flower itself.
+when that time is over; until then the application is asked again whenever something happened on which the answer
+depends. Who does not say so is answered at once, as by Flower itself.
+
+Requests of SuperNodes and tasks are passed on one at a time. They are short, and nearly all of them write into one
+SQLite database from threads of one interpreter: side by side they wait for each other's locks in turns of milliseconds.
+A slow connection keeps nobody waiting, for a request is read before it has its turn and answered after it.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import re
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,31 +26,56 @@ if TYPE_CHECKING:
 PREFER, APPLIED = "prefer", "preference-applied"
 ACQUIRE_TASK = "/v1/runtime/acquire-task"
 
+_IN_TURN = ("/v1/fleet/", "/v1/runtime/")
 _LONGEST = 20.0  # seconds; Flower's clients give up on an answer after 30
-_LARGEST_QUESTION = 1 << 16  # bytes
 _WAIT = re.compile(rb"\bwait=(\d+(?:\.\d+)?)")
-_RUNTIME, _FLEET, _MESSAGES = "flwr.proto.runtime_pb2", "flwr.proto.fleet_pb2", "flwr.proto.message_pb2"
+
+
+@dataclass(frozen=True)
+class _Change:
+    """A request that may bring the answer to a question, and what it is about."""
+
+    question: str
+    subject: Callable[[bytes], str]
 
 
 @dataclass
 class _Question:
-    """One that may be held: what says that it has no answer yet, and which requests may change that."""
+    """A request that may be held, what it is about, and what shows that it has no answer yet."""
 
-    module: str
-    response: str
+    response: Any
     is_empty: Callable[[Any], bool]
-    depends_on: frozenset[str]
-    news: asyncio.Event = field(default_factory=asyncio.Event)
+    subject: Callable[[bytes], str]
+    waiting: dict[str, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
 
     def has_no_answer(self, body: bytes) -> bool:
-        return self.is_empty(getattr(importlib.import_module(self.module), self.response).FromString(body))
+        return self.is_empty(self.response.FromString(body))
 
-    def wake(self) -> None:
-        self.news.set()
-        self.news = asyncio.Event()
+    def wake(self, subject: str) -> None:
+        if event := self.waiting.pop(subject, None):
+            event.set()
+
+    def wake_all(self) -> None:
+        for subject in list(self.waiting):
+            self.wake(subject)
 
 
-def _questions() -> dict[str, _Question]:
+def _nothing(_body: bytes) -> str:
+    return ""
+
+
+def _catalogue() -> tuple[dict[str, _Question], dict[str, list[_Change]]]:
+    """Return what may be held, and what may bring the answers."""
+    runtime, fleet, messages = (
+        importlib.import_module(f"flwr.proto.{name}_pb2") for name in ("runtime", "fleet", "message")
+    )
+
+    def pulled(body: bytes) -> str:
+        return str(messages.PullObjectRequest.FromString(body).object_id)
+
+    def pushed(body: bytes) -> str:
+        return str(messages.PushObjectRequest.FromString(body).object_id)
+
     def no_messages(answer: Any) -> bool:
         return not answer.messages_list
 
@@ -55,18 +85,23 @@ def _questions() -> dict[str, _Question]:
     def no_task(answer: Any) -> bool:
         return not answer.token
 
-    objects = frozenset({"/v1/runtime/push-object", "/v1/fleet/push-object"})
-    return {
-        ACQUIRE_TASK: _Question(_RUNTIME, "AcquireTaskResponse", no_task, frozenset({"/v1/control/start-run"})),
-        "/v1/fleet/pull-messages": _Question(
-            _FLEET, "PullMessagesResponse", no_messages, frozenset({"/v1/runtime/push-messages"})
-        ),
-        "/v1/runtime/pull-messages": _Question(
-            _RUNTIME, "PullAppMessagesResponse", no_messages, frozenset({"/v1/fleet/push-messages"})
-        ),
-        "/v1/fleet/pull-object": _Question(_MESSAGES, "PullObjectResponse", not_there_yet, objects),
-        "/v1/runtime/pull-object": _Question(_MESSAGES, "PullObjectResponse", not_there_yet, objects),
+    node_pull, grid_pull = "/v1/fleet/pull-messages", "/v1/runtime/pull-messages"
+    node_object, task_object = "/v1/fleet/pull-object", "/v1/runtime/pull-object"
+    questions = {
+        ACQUIRE_TASK: _Question(runtime.AcquireTaskResponse, no_task, _nothing),
+        node_pull: _Question(fleet.PullMessagesResponse, no_messages, _nothing),
+        grid_pull: _Question(runtime.PullAppMessagesResponse, no_messages, _nothing),
+        node_object: _Question(messages.PullObjectResponse, not_there_yet, pulled),
+        task_object: _Question(messages.PullObjectResponse, not_there_yet, pulled),
     }
+    changes = {
+        "/v1/control/start-run": [_Change(ACQUIRE_TASK, _nothing)],
+        "/v1/runtime/push-messages": [_Change(node_pull, _nothing)],
+        "/v1/fleet/push-messages": [_Change(grid_pull, _nothing)],
+        "/v1/runtime/push-object": [_Change(node_object, pushed)],
+        "/v1/fleet/push-object": [_Change(task_object, pushed)],
+    }
+    return questions, changes
 
 
 class LongPoll:
@@ -75,28 +110,35 @@ class LongPoll:
     def __init__(self, app: ASGIApp, on_change: Callable[[], None] = lambda: None) -> None:
         self._app = app
         self._on_change = on_change
-        self._questions = _questions()
-        self._changing = frozenset().union(*(question.depends_on for question in self._questions.values()))
+        self._questions, self._changes = _catalogue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = False
+        self._turn = asyncio.Semaphore(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on; hold it where that is asked for."""
         self._loop = asyncio.get_running_loop()
         path = scope.get("path", "")
-        question = self._questions.get(path)
-        seconds = _asked_for(scope.get("headers", ())) if question else 0.0
-        if question and seconds and not self._closing:
-            await self._hold(question, min(seconds, _LONGEST), scope, receive, send)
-        else:
+        body: bytes | None = b""
+        if not path.startswith(_IN_TURN):
             await self._app(scope, receive, send)
-        if path in self._changing:
-            self._changed(path)
+        elif (body := await _read(receive)) is not None:
+            question = self._questions.get(path)
+            seconds = _asked_for(scope["headers"]) if question else 0.0
+            if question and seconds:
+                await self._hold(question, seconds, scope, body, receive, send)
+            else:
+                answer = await self._ask(scope, body)
+                await answer.send(send)
+        if body is not None and path in self._changes:
+            for change in self._changes[path]:
+                self._questions[change.question].wake(change.subject(body))
+            self._on_change()
 
     def wake(self, path: str) -> None:
         """Have the questions at `path` asked again. From any thread."""
         if self._loop and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._questions[path].wake)
+            self._loop.call_soon_threadsafe(self._questions[path].wake_all)
 
     def close(self) -> None:
         """Answer everybody now, for the server is about to stop. From any thread."""
@@ -104,30 +146,24 @@ class LongPoll:
         for path in self._questions:
             self.wake(path)
 
-    def _changed(self, path: str) -> None:
-        for question in self._questions.values():
-            if path in question.depends_on:
-                question.wake()
-        self._on_change()
-
-    async def _hold(self, question: _Question, seconds: float, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await _read(receive)
-        if body is None:
-            return
+    async def _hold(
+        self, question: _Question, seconds: float, scope: Scope, body: bytes, receive: Receive, send: Send
+    ) -> None:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
+        deadline = loop.time() + min(seconds, _LONGEST)
+        subject = question.subject(body)
         gone = asyncio.ensure_future(_disconnected(receive))
         try:
             while True:
-                news = question.news
+                news = asyncio.ensure_future(question.waiting[subject].wait())
                 answer = await self._ask(scope, body)
                 left = deadline - loop.time()
                 if left <= 0 or self._closing or answer.status != 200 or not question.has_no_answer(answer.body):
+                    news.cancel()
                     await answer.send(send, held=not self._closing)
                     return
-                waiting = asyncio.ensure_future(news.wait())
-                await asyncio.wait((waiting, gone), timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                waiting.cancel()
+                await asyncio.wait((news, gone), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                news.cancel()
                 if gone.done():
                     return  # asked once more, it would be given what nobody receives
         finally:
@@ -135,16 +171,17 @@ class LongPoll:
 
     async def _ask(self, scope: Scope, body: bytes) -> _Answer:
         answer = _Answer()
-        asked = False
+        said = False
 
         async def receive() -> Message:
-            nonlocal asked
-            if asked:
+            nonlocal said
+            if said:
                 await asyncio.Event().wait()  # the client is there, and has said all
-            asked = True
+            said = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        await self._app(dict(scope), receive, answer.take)
+        async with self._turn:
+            await self._app(dict(scope), receive, answer.take)
         return answer
 
 
@@ -169,7 +206,7 @@ class _Answer:
     def body(self) -> bytes:
         return b"".join(self._parts)
 
-    async def send(self, send: Send, *, held: bool) -> None:
+    async def send(self, send: Send, *, held: bool = False) -> None:
         headers = [*self._start.get("headers", ()), *([(APPLIED.encode(), b"wait")] if held else [])]
         await send({**self._start, "headers": headers})
         await send({"type": "http.response.body", "body": self.body})
@@ -183,16 +220,15 @@ def _asked_for(headers: Iterable[tuple[bytes, bytes]]) -> float:
 
 
 async def _read(receive: Receive) -> bytes | None:
-    """Return the body of a request, None where the client went away or says more than a question needs."""
-    body = b""
-    while len(body) <= _LARGEST_QUESTION:
+    """Return the body of a request, None where the client went away."""
+    parts = []
+    while True:
         message = await receive()
         if message["type"] != "http.request":
             return None
-        body += bytes(message.get("body", b""))
+        parts.append(bytes(message.get("body", b"")))
         if not message.get("more_body"):
-            return body
-    return None
+            return b"".join(parts)
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -1,0 +1,54 @@
+"""The shortest way through Flower's application.
+
+Each of its middlewares minds requests under one path and passes on all others, at the price of a task and two queues
+per request and middleware. So a request of a SuperNode or of a task is not led through those that mind other paths.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+_CONTROL = {
+    "ControlSensitiveResponseMiddleware",
+    "ControlAuthenticationMiddleware",
+    "ControlLicenseMiddleware",
+    "ControlEventLogMiddleware",
+}
+_FLEET = {"NodeAuthMiddleware", "FleetEventLogMiddleware"}
+_RUNTIME = {"RuntimeTracingMiddleware"}
+
+
+class Shortcuts:
+    """ASGI application: `app`, without the middlewares that have nothing to do with a request."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        tracing = set() if os.environ.get("FLWR_TRACING_ENABLED") == "1" else _RUNTIME
+        self._ways = {
+            "/v1/fleet/": _without(app, _CONTROL | _RUNTIME),
+            "/v1/runtime/": _without(app, _CONTROL | _FLEET | tracing),
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        path = scope.get("path", "")
+        for prefix, way in self._ways.items():
+            if path.startswith(prefix):
+                scope["app"] = self._app
+                await way(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _without(app: FastAPI, names: set[str]) -> ASGIApp:
+    layers = app.user_middleware
+    app.user_middleware = [layer for layer in layers if getattr(layer.cls, "__name__", "") not in names]
+    try:
+        return app.build_middleware_stack()
+    finally:
+        app.user_middleware = layers
