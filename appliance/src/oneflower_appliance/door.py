@@ -70,8 +70,8 @@ def configuration(door: FrontDoor, control: Address, **settings: Any) -> uvicorn
         def connection_made(self, transport: Transport) -> None:
             super().connection_made(transport)
             if self.server == control:
-                known: dict[str, Any] = self.app_state
-                self.app_state = {**known, _SAME_USER: _same_user(self.client, control)}
+                connection: Any = self
+                connection.app_state = {**connection.app_state, _SAME_USER: _same_user(self.client, control)}
 
     config.http_protocol_class = KnowingProtocol
     return config

@@ -1,0 +1,221 @@
+"""Held questions, before an application that answers as Flower's do."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from flwr.proto.fleet_pb2 import PullMessagesResponse
+from flwr.proto.message_pb2 import (
+    Message,
+    PullObjectRequest,
+    PullObjectResponse,
+    PushObjectRequest,
+)
+from flwr.proto.runtime_pb2 import AcquireTaskResponse, PullAppMessagesResponse
+
+from oneflower_appliance.warm.longpoll import ACQUIRE_TASK, LongPoll
+
+NODE_PULL, GRID_PULL = "/v1/fleet/pull-messages", "/v1/runtime/pull-messages"
+MESSAGES = PullMessagesResponse(messages_list=[Message()]).SerializeToString()
+
+
+class Flower:
+    """An application: what it has to say by path, how often it was asked, how many it answers at a time."""
+
+    def __init__(self):
+        self.says, self.status = {}, 200
+        self.asked = []
+        self.at_once = self.most_at_once = 0
+
+    async def __call__(self, scope, receive, send):
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.asked.append(scope["path"])
+        body = (await receive())["body"]
+        await asyncio.sleep(0.01)
+        said = self.says.get(scope["path"], b"")
+        await send({"type": "http.response.start", "status": self.status, "headers": []})
+        await send({"type": "http.response.body", "body": said(body) if callable(said) else said})
+        self.at_once -= 1
+
+
+class Client:
+    """One request at a time, as a server would hand it over."""
+
+    def __init__(self, poll):
+        self.poll, self.gone = poll, asyncio.Event()
+
+    async def ask(self, path, body=b"", wait=None, parts=None):
+        headers = [(b"prefer", f"respond-async, wait={wait}".encode())] if wait else []
+        incoming = list(parts or [(0, body)])
+        sent = []
+
+        async def receive():
+            if not incoming:
+                await self.gone.wait()
+                return {"type": "http.disconnect"}
+            delay, part = incoming.pop(0)
+            await asyncio.sleep(delay)
+            return {"type": "http.request", "body": part, "more_body": bool(incoming)}
+
+        async def send(message):
+            sent.append(message)
+
+        started = time.monotonic()
+        await self.poll({"type": "http", "path": path, "headers": headers}, receive, send)
+        seconds = time.monotonic() - started
+        if not sent:
+            return None, {}, seconds
+        return sent[1]["body"], dict(sent[0]["headers"]), seconds
+
+
+def run(scenario):
+    async def main():
+        flower = Flower()
+        poll = LongPoll(flower)
+        await asyncio.wait_for(scenario(flower, poll, Client(poll)), 10)
+
+    asyncio.run(main())
+
+
+def test_who_does_not_ask_to_wait_is_answered_at_once():
+    async def scenario(flower, _poll, client):
+        body, headers, seconds = await client.ask(NODE_PULL)
+        assert (body, headers) == (b"", {})
+        assert seconds < 0.5
+        assert flower.asked == [NODE_PULL]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("question", "change", "answer"),
+    [
+        (NODE_PULL, "/v1/runtime/push-messages", MESSAGES),
+        (GRID_PULL, "/v1/fleet/push-messages", PullAppMessagesResponse(messages_list=[Message()]).SerializeToString()),
+        (ACQUIRE_TASK, "/v1/control/start-run", AcquireTaskResponse(token="x").SerializeToString()),
+    ],
+)
+def test_a_question_is_held_until_what_it_waits_for_happens(question, change, answer):
+    async def scenario(flower, _poll, client):
+        asking = asyncio.ensure_future(client.ask(question, wait=5))
+        await asyncio.sleep(0.2)
+        assert not asking.done()
+        flower.says[question] = answer
+        await client.ask("/v1/runtime/push-logs")  # has nothing to do with it
+        await asyncio.sleep(0.05)
+        assert not asking.done()
+        await client.ask(change)
+        body, headers, seconds = await asking
+        assert body == answer
+        assert headers == {b"preference-applied": b"wait"}
+        assert seconds < 1
+
+    run(scenario)
+
+
+def test_after_the_time_that_the_client_named_it_is_answered_without_content():
+    async def scenario(flower, _poll, client):
+        body, headers, seconds = await client.ask(NODE_PULL, wait=0.3)
+        assert (body, headers) == (b"", {b"preference-applied": b"wait"})
+        assert 0.3 <= seconds < 1
+        assert len(flower.asked) == 2, "once more at the end, for what time itself brings"
+
+    run(scenario)
+
+
+def test_a_client_that_went_away_is_not_given_what_it_would_not_receive():
+    async def scenario(flower, _poll, client):
+        asking = asyncio.ensure_future(client.ask(NODE_PULL, wait=5))
+        await asyncio.sleep(0.1)
+        client.gone.set()
+        assert (await asking)[0] is None
+        flower.says[NODE_PULL] = MESSAGES
+        await Client(client.poll).ask("/v1/runtime/push-messages")
+        assert flower.asked.count(NODE_PULL) == 1
+
+    run(scenario)
+
+
+def test_an_object_is_waited_for_by_its_own_id():
+    async def scenario(flower, _poll, client):
+        there = set()
+
+        def say(body):
+            wanted = PullObjectRequest.FromString(body).object_id
+            return PullObjectResponse(object_found=True, object_available=wanted in there).SerializeToString()
+
+        flower.says["/v1/fleet/pull-object"] = say
+        first, second = (
+            asyncio.ensure_future(
+                client.ask("/v1/fleet/pull-object", PullObjectRequest(object_id=name).SerializeToString(), wait=5)
+            )
+            for name in ("one", "two")
+        )
+        await asyncio.sleep(0.1)
+        there.add("two")
+        await client.ask("/v1/runtime/push-object", PushObjectRequest(object_id="two").SerializeToString())
+        assert PullObjectResponse.FromString((await second)[0]).object_available
+        assert not first.done()
+        assert flower.asked.count("/v1/fleet/pull-object") == 3
+        there.add("one")
+        await client.ask("/v1/runtime/push-object", PushObjectRequest(object_id="one").SerializeToString())
+        assert PullObjectResponse.FromString((await first)[0]).object_available
+
+    run(scenario)
+
+
+def test_an_object_that_will_never_come_is_not_waited_for():
+    async def scenario(flower, _poll, client):
+        flower.says["/v1/fleet/pull-object"] = PullObjectResponse(object_found=False).SerializeToString()
+        assert (await client.ask("/v1/fleet/pull-object", wait=5))[2] < 0.5
+
+    run(scenario)
+
+
+def test_a_refusal_is_not_held():
+    async def scenario(flower, _poll, client):
+        flower.status = 401
+        assert (await client.ask(NODE_PULL, wait=5))[2] < 0.5
+
+    run(scenario)
+
+
+def test_when_the_server_stops_everybody_is_answered_and_nobody_is_told_that_it_waited():
+    async def scenario(_flower, poll, client):
+        asking = [asyncio.ensure_future(client.ask(path, wait=5)) for path in (NODE_PULL, GRID_PULL, ACQUIRE_TASK)]
+        await asyncio.sleep(0.1)
+        await asyncio.to_thread(poll.close)
+        for body, headers, seconds in await asyncio.gather(*asking):
+            assert (body, headers) == (b"", {})
+            assert seconds < 1
+        assert (await client.ask(NODE_PULL, wait=5))[2] < 0.5
+
+    run(scenario)
+
+
+def test_requests_are_passed_on_one_at_a_time_but_a_slow_one_keeps_nobody_waiting():
+    async def scenario(flower, _poll, client):
+        slow = asyncio.ensure_future(client.ask("/v1/fleet/push-object", parts=[(0, b""), (1, b"")]))
+        await asyncio.sleep(0.05)
+        answers = await asyncio.gather(*(client.ask("/v1/fleet/push-messages") for _ in range(5)))
+        assert all(seconds < 0.5 for _, _, seconds in answers)
+        assert not slow.done()
+        await slow
+        assert flower.most_at_once == 1
+
+    run(scenario)
+
+
+def test_what_a_change_brings_is_told_to_who_lives_beside_it():
+    told = []
+
+    async def main():
+        poll = LongPoll(Flower(), on_change=lambda: told.append(1))
+        await Client(poll).ask("/v1/runtime/push-messages")
+        await Client(poll).ask("/v1/runtime/push-logs")
+
+    asyncio.run(main())
+    assert told == [1]

@@ -1,0 +1,303 @@
+"""Warm execution: that the pinned Flower is what it counts on, and how tasks begin and end."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from types import SimpleNamespace
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+
+from oneflower_appliance import warm
+from oneflower_appliance.warm import shortcuts
+
+
+@pytest.mark.parametrize("role", warm.ROLES)
+def test_this_release_of_flower_can_run_warm(role):
+    assert warm.missing(role) == ""
+
+
+def test_a_release_that_moved_something_is_found_out(monkeypatch):
+    monkeypatch.delattr("flwr.superlink.grid.http_grid.time")
+    assert warm.missing("superlink") == "this release of Flower has no flwr.superlink.grid.http_grid.time"
+    assert warm.missing("supernode") == ""
+
+
+def test_where_it_cannot_be_had_stock_flower_runs_and_it_is_said(monkeypatch, caplog):
+    inside = importlib.import_module("oneflower_appliance.inside")
+    monkeypatch.setenv("ONEFLOWER_EXECUTION", "warm")
+    monkeypatch.setattr(warm, "missing", lambda role: "it is too new")
+    with caplog.at_level("WARNING", "flwr"):
+        assert inside._warm_superexec("supernode") is None
+    monkeypatch.setenv("ONEFLOWER_EXECUTION", "stock")
+    assert inside._warm_superexec("supernode") is None
+
+
+def middleware(name):
+    for module in ("control.middlewares", "fleet.node_auth", "fleet.middlewares"):
+        if found := getattr(importlib.import_module(f"flwr.superlink.routers.{module}"), name, None):
+            return found
+    return getattr(importlib.import_module("flwr.supercore.routers.runtime.tracing"), name)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        *((name, "/v1/fleet/push-object") for name in sorted(shortcuts._CONTROL | shortcuts._RUNTIME)),
+        *((name, "/v1/runtime/push-object") for name in sorted(shortcuts._CONTROL | shortcuts._FLEET)),
+    ],
+)
+def test_what_a_shortcut_leaves_out_would_have_done_nothing(name, path):
+    """The real middlewares, with an application that would fail them if they looked at the request."""
+    scope = {"type": "http", "method": "POST", "path": path, "headers": [], "app": SimpleNamespace(state=None)}
+    answer = PlainTextResponse("x")
+
+    async def call_next(request):
+        assert request.url.path == path
+        return answer
+
+    layer = middleware(name)(lambda *_: None)
+    assert asyncio.run(layer.dispatch(Request(scope), call_next)) is answer
+
+
+def test_shortcuts_keep_what_minds_their_own_path_and_everything_unknown():
+    create_app = importlib.import_module("flwr.superlink.main").create_app
+
+    class Unknown:
+        def __init__(self, app):
+            self.app = app
+
+        async def __call__(self, scope, receive, send):
+            await self.app(scope, receive, send)
+
+    app = create_app()
+    app.add_middleware(Unknown)
+    before = list(app.user_middleware)
+
+    def names(way):
+        found = []
+        while way := getattr(way, "app", None):
+            found.append(type(way).__name__)
+        return found
+
+    ways = shortcuts.Shortcuts(app)._ways
+    assert app.user_middleware == before
+    for prefix, mind in (("/v1/fleet/", "NodeAuthMiddleware"), ("/v1/runtime/", "ProtobufTranslationMiddleware")):
+        kept = names(ways[prefix])
+        assert {"Unknown", "ProtobufTranslationMiddleware", mind} <= set(kept), kept
+        assert not shortcuts._CONTROL & set(kept)
+
+
+# ---- processes -----------------------------------------------------------------------------------------------------
+
+PRELUDE = """
+import importlib, json, os, socket, sys, threading, time
+sys.modules["commands"] = commands = type(sys)("commands")
+from flwr.supercore.superexec.executor import ExecutionSpec
+from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
+from flwr.supercore.constant import TaskType
+from oneflower_appliance.warm import tasks
+
+def spec(number, **values):
+    return ExecutionSpec(**{
+        "task_type": TaskType.CLIENT_APP, "runtime_api_address": "127.0.0.1:1", "token": f"secret-{number}",
+        "insecure": True, "root_certificates_path": None, "runtime_dependency_install": False, "parent_pid": os.getpid(),
+        "suppress_output": False, "task_id": number, **values})
+
+def tell(**values):
+    print(json.dumps({"pid": os.getpid()} | values), flush=True)
+
+def reap(executor):
+    launcher = executor._launcher
+    while launcher._running:
+        executor.reconcile()
+        time.sleep(0.02)
+"""
+
+
+def run(script, **environment):
+    """Run a script that has tasks of its own, and return what they told and what was logged."""
+    done = subprocess.run(
+        [sys.executable, "-c", PRELUDE + textwrap.dedent(script)],
+        capture_output=True, text=True, check=False, timeout=60, env={**os.environ, **environment},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")], done.stderr
+
+
+def test_each_task_is_a_process_of_its_own_that_begins_clean_and_ends_with_its_task():
+    told, errors = run("""
+        import numpy, atexit
+        from flwr.supercore.exit.exit_handler import registered_exit_handlers, add_exit_handler
+        add_exit_handler(lambda: tell(what="handler of the parent"))
+        ours, theirs = socket.socketpair()
+        seen = []
+
+        def task():
+            seen.append(1)
+            arguments = sys.argv
+            try:
+                os.fstat(ours.fileno())
+                open_ = True
+            except OSError:
+                open_ = False
+            atexit.register(lambda: tell(what="atexit"))
+            line = open("/proc/self/cmdline").read()
+            tell(what="task", seen=len(seen), handlers=len(registered_exit_handlers), socket=open_, argv=arguments,
+                 number=int(numpy.random.randint(1 << 30)), name=open("/proc/self/comm").read().strip(),
+                 secret=sys.argv[4] in line)
+            sys.exit(3)
+
+        commands.go = task
+        tasks._COMMANDS["flwr-clientapp"] = ("commands", "go")
+        numpy.random.seed(1)
+        executor = tasks.TaskExecutor(SubprocessExecutor(), tasks.launcher("supernode"), os.getpid())
+        for number in (1, 2, 3):
+            assert executor.launch(spec(number)).status == "accepted"
+        reap(executor)
+        tell(what="parent", launcher=type(executor._launcher).__name__, seen=len(seen))
+    """)
+    found = [line for line in told if line["what"] == "task"]
+    parent = next(line for line in told if line["what"] == "parent")
+    assert parent["launcher"] == "Fork"
+    assert parent["seen"] == 0, "what a task does is not seen by its parent"
+    assert len({line["pid"] for line in (*found, parent)}) == 4
+    assert [line["seen"] for line in found] == [1, 1, 1], "nor by the next one"
+    assert len({line["number"] for line in found}) == 3, "each has random numbers of its own"
+    assert {line["handlers"] for line in found} == {0}
+    assert {line["socket"] for line in found} == {False}
+    assert {line["name"] for line in found} == {"flwr-clientapp"}
+    assert {line["secret"] for line in found} == {False}, "the token is not on the command line"
+    assert sorted(line["argv"][4] for line in found) == ["secret-1", "secret-2", "secret-3"]
+    assert sum(line["what"] == "atexit" for line in told) == 3
+    assert not any(line["what"] == "handler of the parent" for line in told), errors
+
+
+def test_a_task_that_was_killed_is_reported_and_the_next_one_runs():
+    told, errors = run("""
+        def task():
+            if "secret-1" in sys.argv:
+                os.kill(os.getpid(), 9)
+            tell(what="task")
+
+        commands.go = task
+        tasks._COMMANDS["flwr-clientapp"] = ("commands", "go")
+        executor = tasks.TaskExecutor(SubprocessExecutor(), tasks.Fork(), os.getpid())
+        for number in (1, 2):
+            executor.launch(spec(number))
+        reap(executor)
+    """)
+    assert len(told) == 1
+    assert "was ended by signal 9" in errors
+
+
+def test_the_parent_does_not_grow_however_many_tasks_it_starts():
+    told, _ = run("""
+        def size():
+            return int(open("/proc/self/statm").read().split()[1]) * 4 // 1024
+
+        commands.go = lambda: [0] * 2_000_000
+        tasks._COMMANDS["flwr-clientapp"] = ("commands", "go")
+        executor = tasks.TaskExecutor(SubprocessExecutor(), tasks.Fork(), os.getpid())
+        sizes = []
+        for number in range(1, 31):
+            executor.launch(spec(number))
+            reap(executor)
+            sizes.append(size())
+        tell(first=sizes[4], last=sizes[-1])
+    """)
+    assert told[0]["last"] - told[0]["first"] <= 3, told  # MB
+
+
+def test_what_the_task_says_is_dropped_where_flower_says_so():
+    told, errors = run("""
+        commands.go = lambda: tell(what="task")
+        tasks._COMMANDS["flwr-clientapp"] = ("commands", "go")
+        executor = tasks.TaskExecutor(SubprocessExecutor(), tasks.Fork(), os.getpid())
+        executor.launch(spec(1, suppress_output=True))
+        reap(executor)
+        tell(what="parent")
+    """)
+    assert [line["what"] for line in told] == ["parent"], errors
+
+
+def test_beside_a_thread_that_stays_no_task_is_forked():
+    """It may hold a lock that nobody would ever open in the child."""
+    told, errors = run("""
+        stock = type("Stock", (SubprocessExecutor,), {"launch": lambda self, spec: tell(what="stock")})
+        executor = tasks.TaskExecutor(stock(), tasks.Fork(), os.getpid())
+        lock = threading.Lock()
+        lock.acquire()
+        threading.Thread(target=lock.acquire, name="sitter", daemon=True).start()
+        executor.launch(spec(1))
+        tell(what=type(tasks.launcher("supernode")).__name__)
+        os._exit(0)
+    """)
+    assert [line["what"] for line in told] == ["stock", "Workers"]
+    assert "a fork beside the thread sitter may hang" in errors
+
+
+def test_a_framework_that_does_not_survive_a_fork_gets_workers():
+    told, errors = run(
+        """
+        executor = tasks.TaskExecutor(SubprocessExecutor(), tasks.launcher("supernode"), os.getpid())
+        workers = executor._launcher
+        tell(what=type(workers).__name__)
+        workers._next.kill()
+        workers._next.wait()
+        executor.launch(spec(7))
+        worker, name = workers._running[0], ""
+        while name != "flwr-clientapp":
+            name = open(f"/proc/{worker.pid}/comm").read().strip()
+            time.sleep(0.02)
+        worker.kill()
+        reap(executor)
+        tell(waiting=workers._next.poll() is None, another=workers._next.pid != worker.pid)
+        workers._next.kill()
+        """,
+        ONEFLOWER_FRAMEWORK="tensorflow",
+    )
+    assert told[0]["what"] == "Workers"
+    assert told[1]["waiting"], errors
+    assert told[1]["another"]
+    assert "was ended by signal 9" in errors
+
+
+@pytest.mark.parametrize("name", ["flwr-agentapp", "flwr-simulation"])
+def test_what_is_no_task_of_an_app_goes_to_stock_flower(name):
+    told, _ = run(f"""
+        stock = type("Stock", (SubprocessExecutor,), {{"launch": lambda self, spec: tell(what="stock")}})
+        executor = tasks.TaskExecutor(stock(), tasks.Fork(), os.getpid())
+        executor.launch(spec(1, task_type=TaskType("{name}")))
+        executor.launch(spec(2, runtime_dependency_install=True))
+    """)
+    assert [line["what"] for line in told] == ["stock", "stock"]
+
+
+def test_a_superexec_that_dies_is_started_again():
+    told, errors = run(
+        """
+        import signal
+        from oneflower_appliance.warm import superexec
+        superexec._PAUSE = 0.1
+        executable = superexec.WarmSuperExec("supernode")
+        first = executable.pid
+        executable.start(["flower-superexec", "--insecure", "--runtime-api-address", "127.0.0.1:1"])
+        os.kill(first, signal.SIGKILL)
+        deadline = time.monotonic() + 20
+        while executable.pid == first and time.monotonic() < deadline:
+            time.sleep(0.05)
+        tell(again=executable.pid != first, alive=os.path.exists(f"/proc/{executable.pid}"))
+        executable.terminate()
+        """
+    )
+    assert told[-1]["again"], errors
+    assert told[-1]["alive"]
+    assert "The SuperExec ended; it is started again" in errors
