@@ -37,9 +37,9 @@ QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "NO_CO
 class Bench:
     """One user with a fresh home and the shared runtime."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, framework: str = "sklearn") -> None:
         self.home = LocalHome(folder / "home", LocalHome.of_user().cache)
-        self.runtime = runtime.ensure(self.home, FLOWER_TESTED, "sklearn")
+        self.runtime = runtime.ensure(self.home, FLOWER_TESTED, framework)
         self._environment = {**os.environ, "ONEFLOWER_HOME": str(self.home.state)}
         # Without it Python compiles every module again at every start, which is not how people run commands.
         self._environment.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -61,8 +61,8 @@ class Bench:
             self.start_by_hand(stack, Path(name))
             return time.monotonic() - started
 
-    def start_by_hand(self, stack: ExitStack, folder: Path) -> Path:
-        """Start a SuperLink and two SuperNodes, wait until both are online, and return the CA to trust.
+    def start_by_hand(self, stack: ExitStack, folder: Path, count: int = 2) -> Path:
+        """Start a SuperLink and SuperNodes, wait until all are online, and return the CA to trust.
 
         What each writes goes to the file `log` in a folder of its own.
         """
@@ -74,13 +74,24 @@ class Bench:
                     *link)  # fmt: skip
         context = ssl.create_default_context(cafile=str(made.ca))
         _until(lambda: _ask(f"https://{ADDRESS}:9092/health", context) is not None)
-        for number in range(2):
+        for number in range(count):
             self._start(stack, folder / f"node{number}", "flower-supernode", "--superlink", f"{ADDRESS}:9092",
                         "--root-certificates", str(made.ca), "--host", "127.0.0.1", "--port", str(19094 + number),
-                        "--node-config", f"partition-id={number} num-partitions=2")  # fmt: skip
+                        "--node-config", f"partition-id={number} num-partitions={count}")  # fmt: skip
         nodes = f"https://{ADDRESS}:9092/v1/control/list-nodes"
-        _until(lambda: (_ask(nodes, context, b"") or b"").count(b"online") == 2)
+        _until(lambda: (_ask(nodes, context, b"") or b"").count(b"online") == count)
         return made.ca
+
+    def flwr_run(self, folder: Path, ca: Path, app: Path, config: str) -> str:
+        """Run an app with `flwr run` on what was started by hand, and return what it says."""
+        home = folder / "client"
+        home.mkdir()
+        (home / "config.toml").write_text(f'[superlink.x]\naddress = "{ADDRESS}:9092"\nroot-certificates = "{ca}"\n')
+        done = subprocess.run(
+            [self.runtime.bin / "flwr", "run", app, "x", "--stream", "--run-config", config],
+            env={**os.environ, **QUIET, "FLWR_HOME": str(home)}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return done.stdout + done.stderr
 
     def _start(self, stack: ExitStack, folder: Path, program: str, *arguments: str) -> None:
         folder.mkdir(exist_ok=True)

@@ -26,7 +26,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from bench import ADDRESS, QUIET, Bench
+from bench import Bench
 
 from oneflower.local import daemon
 from oneflower_appliance.training.checkpoints import Checkpoints, State
@@ -122,16 +122,8 @@ class Rounds:
         """Use `flwr run`, on processes started by hand."""
         with ExitStack() as stack, tempfile.TemporaryDirectory() as name:
             ca = self._bench.start_by_hand(stack, Path(name))
-            home = Path(name) / "client"
-            home.mkdir()
-            settings = f'[superlink.x]\naddress = "{ADDRESS}:9092"\nroot-certificates = "{ca}"\n'
-            (home / "config.toml").write_text(settings)
-            done = subprocess.run(
-                [self._bench.runtime.bin / "flwr", "run", self.app, "x", "--stream", "--run-config",
-                 f"num-server-rounds={self._rounds}"],
-                env={**os.environ, **QUIET, "FLWR_HOME": str(home)}, capture_output=True, text=True, check=True,
-            )  # fmt: skip
-            return stamps(done.stdout + done.stderr), [s for log in Path(name).glob("node*/log") for s in tasks(log)]
+            text = self._bench.flwr_run(Path(name), ca, self.app, f"num-server-rounds={self._rounds}")
+            return stamps(text), [s for log in Path(name).glob("node*/log") for s in tasks(log)]
 
     def ours(self, megabytes: int = 0) -> tuple[list[float], list[float]]:
         """Use `oneflower run`, on a federation."""
