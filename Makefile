@@ -2,7 +2,7 @@
 UV = scripts/uv
 RUN = $(UV) run --quiet --frozen
 
-.PHONY: help demo test test-cloud check coverage e2e bench docs lock clean
+.PHONY: help demo test test-cloud check coverage e2e bench bench-rounds docs lock clean
 help:
 	@echo "make demo    the whole job on this machine: deploy, train, show, save, clean up"
 	@echo "make test    all tests (make check, then those with real Flower processes)"
@@ -10,6 +10,7 @@ help:
 	@echo "make test-cloud  the life of a federation, against the OpenNebula that ONE_XMLRPC, ONEFLOW_URL, ONE_AUTH name"
 	@echo "make coverage  what the fast tests reach, in other processes, too"
 	@echo "make bench   how fast, as ratios against the same processes started by hand"
+	@echo "make bench-rounds  how fast rounds are, part by part, against stock Flower (half an hour)"
 	@echo "make docs    write the generated pages of docs/ anew"
 	@echo "make lock    resolve all dependencies anew"
 
@@ -39,6 +40,9 @@ bench:
 	$(RUN) python scripts/bench.py
 	$(RUN) python scripts/bench_cloud.py
 	$(RUN) python scripts/bench_training.py
+
+bench-rounds:
+	$(RUN) python scripts/bench_rounds.py
 
 docs:
 	$(RUN) python scripts/generate_docs.py

@@ -31,6 +31,7 @@ from oneflower_appliance import tls
 from oneflower_appliance.parameters import FLOWER_TESTED
 
 ADDRESS = "127.66.0.2"
+APPLIANCE = str(Path(tls.__file__).parents[1])
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "NO_COLOR": "1"}
 
 
@@ -96,7 +97,7 @@ class Bench:
     def _start(self, stack: ExitStack, folder: Path, program: str, *arguments: str) -> None:
         folder.mkdir(exist_ok=True)
         path = f"{self.runtime.bin}{os.pathsep}{os.environ['PATH']}"
-        environment = {**os.environ, **QUIET, "PATH": path, "FLWR_HOME": str(folder / "flwr")}
+        environment = {**os.environ, **QUIET, "PATH": path, "FLWR_HOME": str(folder / "flwr"), "PYTHONPATH": APPLIANCE}
         output = stack.enter_context((folder / "log").open("w"))
         command = [self.runtime.bin / program, *arguments]
         process = subprocess.Popen(

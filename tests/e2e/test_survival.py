@@ -19,6 +19,7 @@ from .test_faults import FLOWER, kill
 pytestmark = pytest.mark.e2e
 
 ROUNDS = 3
+EPOCHS = "local-epochs=600"  # so that there is a time in which a node trains
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_the_form_is_trained_once_also_when_the_superlinks_machine_is_booted_aga
 
 def train(user, meanwhile):
     """Run to the end, do something in round 2, and return the result and what was said."""
-    process = user.start("run", "-f", "auto", "-o", "json")
+    process = user.start("run", "-f", "auto", "-o", "json", "-c", EPOCHS)
     output: list[str] = []
 
     def read():
@@ -92,8 +93,8 @@ def train(user, meanwhile):
 
 @pytest.fixture(scope="module")
 def unbroken(user, auto):
-    """The accuracy to which the form's own run came, with the same seeds."""
-    return user.show("auto")["training"]["row"]["accuracy"]
+    """The accuracy to which a run comes that nobody disturbs, with the same seeds."""
+    return train(user, lambda: None)[0]["rows"][-1]["accuracy"]
 
 
 def check_alike(result, unbroken, within=0.02):
@@ -127,14 +128,16 @@ def test_a_run_goes_on_after_a_supernode_is_killed_in_a_round(user, unbroken, bu
         kill(user.process(nodes[0], FLOWER, "supernode"))
 
     result, _ = train(user, strike)
-    # A node that trained loses its work: that round is the other node's alone.
-    assert [row["failures"] for row in result["rows"]] == [0, int(busy), 0]
+    # A node that trained loses its work: that round is the other node's alone. One that waited for work may just
+    # have been given some.
+    failures = [row["failures"] for row in result["rows"]]
+    assert failures == [0, 1, 0] or (failures == [0, 0, 0] and not busy)
     check_alike(result, unbroken, 0.1)
     recovered(user)
 
 
 def test_a_run_that_was_stopped_goes_on_when_it_is_asked_to(user, unbroken):
-    process = user.start("run", "-f", "auto")
+    process = user.start("run", "-f", "auto", "-c", EPOCHS)
     with process.stdout:
         lines = iter(process.stdout)
         said = next(line for line in lines if line.startswith("  run "))

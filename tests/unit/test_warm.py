@@ -158,7 +158,7 @@ def test_each_task_is_a_process_of_its_own_that_begins_clean_and_ends_with_its_t
         commands.go = task
         tasks._COMMANDS["flwr-clientapp"] = ("commands", "go")
         numpy.random.seed(1)
-        executor = tasks.TaskExecutor(SubprocessExecutor(), tasks.launcher("supernode"), os.getpid())
+        executor = tasks.TaskExecutor(SubprocessExecutor(), "supernode", os.getpid())
         for number in (1, 2, 3):
             assert executor.launch(spec(number)).status == "accepted"
         reap(executor)
@@ -189,7 +189,7 @@ def test_a_task_that_was_killed_is_reported_and_the_next_one_runs():
 
         commands.go = task
         tasks._COMMANDS["flwr-clientapp"] = ("commands", "go")
-        executor = tasks.TaskExecutor(SubprocessExecutor(), tasks.Fork(), os.getpid())
+        executor = tasks.TaskExecutor(SubprocessExecutor(), "supernode", os.getpid())
         for number in (1, 2):
             executor.launch(spec(number))
         reap(executor)
@@ -205,7 +205,7 @@ def test_the_parent_does_not_grow_however_many_tasks_it_starts():
 
         commands.go = lambda: [0] * 2_000_000
         tasks._COMMANDS["flwr-clientapp"] = ("commands", "go")
-        executor = tasks.TaskExecutor(SubprocessExecutor(), tasks.Fork(), os.getpid())
+        executor = tasks.TaskExecutor(SubprocessExecutor(), "supernode", os.getpid())
         sizes = []
         for number in range(1, 31):
             executor.launch(spec(number))
@@ -220,7 +220,7 @@ def test_what_the_task_says_is_dropped_where_flower_says_so():
     told, errors = run("""
         commands.go = lambda: tell(what="task")
         tasks._COMMANDS["flwr-clientapp"] = ("commands", "go")
-        executor = tasks.TaskExecutor(SubprocessExecutor(), tasks.Fork(), os.getpid())
+        executor = tasks.TaskExecutor(SubprocessExecutor(), "supernode", os.getpid())
         executor.launch(spec(1, suppress_output=True))
         reap(executor)
         tell(what="parent")
@@ -232,24 +232,36 @@ def test_beside_a_thread_that_stays_no_task_is_forked():
     """It may hold a lock that nobody would ever open in the child."""
     told, errors = run("""
         stock = type("Stock", (SubprocessExecutor,), {"launch": lambda self, spec: tell(what="stock")})
-        executor = tasks.TaskExecutor(stock(), tasks.Fork(), os.getpid())
+        executor = tasks.TaskExecutor(stock(), "supernode", os.getpid())
         lock = threading.Lock()
         lock.acquire()
         threading.Thread(target=lock.acquire, name="sitter", daemon=True).start()
         executor.launch(spec(1))
+        os._exit(0)
+    """)
+    assert [line["what"] for line in told] == ["stock"]
+    assert "a fork beside the thread sitter may hang" in errors
+
+
+def test_a_library_that_starts_a_thread_when_it_is_imported_gets_workers():
+    told, _ = run("""
+        def starts_a_thread(role):
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
+
+        tasks.preload = starts_a_thread
         tell(what=type(tasks.launcher("supernode")).__name__)
         os._exit(0)
     """)
-    assert [line["what"] for line in told] == ["stock", "Workers"]
-    assert "a fork beside the thread sitter may hang" in errors
+    assert told[0]["what"] == "Workers"
 
 
 def test_a_framework_that_does_not_survive_a_fork_gets_workers():
     told, errors = run(
         """
-        executor = tasks.TaskExecutor(SubprocessExecutor(), tasks.launcher("supernode"), os.getpid())
+        executor = tasks.TaskExecutor(SubprocessExecutor(), "supernode", os.getpid())
         workers = executor._launcher
         tell(what=type(workers).__name__)
+        workers._next = workers._start()
         workers._next.kill()
         workers._next.wait()
         executor.launch(spec(7))
@@ -274,7 +286,7 @@ def test_a_framework_that_does_not_survive_a_fork_gets_workers():
 def test_what_is_no_task_of_an_app_goes_to_stock_flower(name):
     told, _ = run(f"""
         stock = type("Stock", (SubprocessExecutor,), {{"launch": lambda self, spec: tell(what="stock")}})
-        executor = tasks.TaskExecutor(stock(), tasks.Fork(), os.getpid())
+        executor = tasks.TaskExecutor(stock(), "supernode", os.getpid())
         executor.launch(spec(1, task_type=TaskType("{name}")))
         executor.launch(spec(2, runtime_dependency_install=True))
     """)

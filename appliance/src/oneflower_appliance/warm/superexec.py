@@ -1,4 +1,4 @@
-"""The warm SuperExec: Flower's own, in a process that has imported what tasks need and forks for each of them.
+"""The warm SuperExec: Flower's own, in a process that forks for each task and has imported what tasks need.
 
 It is forked from the SuperLink's or SuperNode's process while that still has one thread, so the two share the memory of
 what both import. When it dies it is started again, then as a program of its own; the tasks that run go on meanwhile.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import importlib
 import json
 import logging
@@ -23,7 +24,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from oneflower_appliance.process import die_with_parent, name_process
 from oneflower_appliance.warm import ROLES
-from oneflower_appliance.warm.tasks import TaskExecutor, finish, launcher, preload
+from oneflower_appliance.warm.tasks import TaskExecutor, finish
 from oneflower_appliance.warm.waits import WAITS, ask_to_wait, replace_sleep
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class WarmSuperExec:
         self._ending = threading.Event()
         parent = os.getpid()
         reading, writing = os.pipe()
+        gc.collect()
+        gc.freeze()  # a collection of what is shared would touch, and thereby copy, all of it
         self.pid = os.fork()
         if not self.pid:
             os.close(writing)
@@ -104,7 +107,7 @@ def _tell(stream: IO[str], command: Sequence[str]) -> None:
 
 
 def _be_superexec(role: str, parent: int, orders: IO[str]) -> None:
-    """Import what tasks need, wait for the command, and be the SuperExec."""
+    """Wait for the command and be the SuperExec."""
     die_with_parent(parent)
     name_process(_COMMAND)
     run: Any = importlib.import_module(_RUN)
@@ -114,9 +117,7 @@ def _be_superexec(role: str, parent: int, orders: IO[str]) -> None:
     run.start_parent_process_monitor = lambda _pid: None
     ask_to_wait()
     replace_sleep(_RUN, WAITS.sleep)
-    preload(role)
-    chosen = launcher(role)
-    run.get_executor = lambda *args, **kwargs: TaskExecutor(make_stock(*args, **kwargs), chosen, parent)
+    run.get_executor = lambda *args, **kwargs: TaskExecutor(make_stock(*args, **kwargs), role, parent)
     if line := orders.readline():
         sys.argv = json.loads(line)
         flower.flower_superexec()

@@ -2,7 +2,7 @@
 
 Every task has a process of its own, as with stock Flower: it begins with what its parent had imported, which has never
 run an app, and it ends with its task. A framework that does not survive a fork gets workers instead: processes that
-were started and have imported it before there is a task for them.
+were started, and have imported it, before there is a task for them.
 
 usage: python -m oneflower_appliance.warm.tasks ROLE     (the task, in JSON, on standard input)
 """
@@ -13,6 +13,7 @@ import atexit
 import contextlib
 import ctypes
 import dataclasses
+import functools
 import gc
 import importlib
 import json
@@ -81,10 +82,15 @@ class Launcher(Protocol):
 class TaskExecutor:
     """Flower's executor interface. What is no task of an app, and what cannot be started warm, goes to `stock`."""
 
-    def __init__(self, stock: Any, launcher: Launcher, parent: int) -> None:
+    def __init__(self, stock: Any, role: str, parent: int) -> None:
         self._stock = stock
-        self._launcher = launcher
+        self._role = role
         self._parent = parent
+
+    @functools.cached_property
+    def _launcher(self) -> Launcher:
+        """Known from the first task on: until then, a node that never trains does without a framework in memory."""
+        return launcher(self._role)
 
     def launch(self, spec: Any) -> Any:
         """Start the process of a task."""
@@ -101,7 +107,8 @@ class TaskExecutor:
 
     def reconcile(self) -> None:
         """Do what is to be done between tasks."""
-        self._launcher.reap()
+        if "_launcher" in vars(self):
+            self._launcher.reap()
         self._stock.reconcile()
 
     def __getattr__(self, name: str) -> Any:
@@ -109,12 +116,14 @@ class TaskExecutor:
 
 
 def launcher(role: str) -> Launcher:
-    """Return how this process, which has imported what tasks of a role need and has done nothing else, starts them."""
-    threads = [thread.name for thread in _others()]
-    if os.environ.get(FRAMEWORK_VARIABLE, "") in _THREADED or threads:
-        log.info("Tasks run in workers that wait for them: what they import does not survive a fork.")
-        return Workers(role)
-    return Fork()
+    """Import what tasks of a role need, and return how they are to be started."""
+    if os.environ.get(FRAMEWORK_VARIABLE, "") not in _THREADED:
+        before = set(_others())
+        preload(role)
+        if not set(_others()) - before:
+            return Fork()
+    log.info("Tasks run in workers that wait for them: what they import does not survive a fork.")
+    return Workers(role)
 
 
 def _others() -> list[threading.Thread]:
@@ -154,7 +163,7 @@ class Workers:
     def __init__(self, role: str) -> None:
         self._role = role
         self._running: list[subprocess.Popen[str]] = []
-        self._next = self._start()
+        self._next: subprocess.Popen[str] | None = None
 
     def _start(self) -> subprocess.Popen[str]:
         command = [sys.executable, "-P", "-m", __name__, self._role]
@@ -162,9 +171,9 @@ class Workers:
 
     def launch(self, order: dict[str, Any]) -> None:
         """Hand the task to the worker that waits, and start the next one."""
-        if self._next.poll() is not None:
-            self._next = self._start()
-        worker, self._next = self._next, self._start()
+        waiting = self._next is not None and self._next.poll() is None
+        worker = self._next if self._next and waiting else self._start()
+        self._next = self._start()
         assert worker.stdin is not None  # noqa: S101 - it is a pipe
         with worker.stdin as stream:
             stream.write(json.dumps(order) + "\n")

@@ -1,0 +1,127 @@
+"""Warm execution on real processes: the results of stock Flower, and what happens when its processes end early."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+
+import psutil
+import pytest
+
+from .conftest import until
+from .test_faults import kill
+from .test_training import app  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.e2e
+
+LONG = ("-c", "local-epochs=8000")  # a few seconds of training
+SUPEREXEC, TASK = "flower-superexe", "flwr-clientapp"  # as the kernel keeps names
+
+
+@pytest.fixture(scope="module")
+def fed(user):
+    user("up", "warm")
+    yield "warm"
+    user("down", "warm")
+
+
+def named(user, number, name):
+    """The processes of a machine that the kernel knows by a name."""
+    found = []
+    for process in user.processes(number):
+        try:
+            if process.name() == name and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def node(user):
+    return user.show("warm")["vms"][1]["id"]
+
+
+def result_of(done):
+    return json.loads(done.stdout)
+
+
+def while_training(user, number, act):
+    """Run two long rounds, do something while a node has a task, and return the result."""
+    process = user.start("run", "image-classification", "-f", "warm", "--rounds", "2", "-o", "json", *LONG)
+    output = []
+    reader = threading.Thread(target=lambda: output.append(process.communicate(timeout=300)[0]))
+    reader.start()
+    try:
+        until(lambda: named(user, number, TASK), 30, "a task")
+        act()
+    finally:
+        reader.join()
+    assert process.returncode == 0, output[0]
+    return json.loads(output[0][output[0].index("\n{") :])
+
+
+def test_results_are_those_of_stock_flower_to_the_last_digit(user, fed):
+    def rows(name):
+        done = result_of(user("run", "image-classification", "-f", name, "--rounds", "2", "-o", "json"))
+        return [(row["loss"], row["accuracy"]) for row in done["rows"]]
+
+    warm = rows(fed)
+    user("up", "stock", "--set", "FL_EXECUTION=stock")
+    try:
+        number = user.show("stock")["vms"][1]["id"]
+        # A program of its own, not a fork.
+        assert "flower-superexec" in " ".join(user.process(number, "flower-superexec").cmdline())
+        assert rows("stock") == warm
+    finally:
+        user("down", "stock")
+
+
+def test_a_superexec_that_is_killed_is_started_again_and_its_task_goes_on(user, fed):
+    number = node(user)
+    (before,) = named(user, number, SUPEREXEC)
+    result = while_training(user, number, lambda: kill(before))
+    assert [row["failures"] for row in result["rows"]] == [0, 0]
+    (after,) = named(user, number, SUPEREXEC)
+    assert after.pid != before.pid
+    assert "it is started again" in (user.machine(number) / "console.log").read_text()
+
+
+def test_a_task_that_is_killed_costs_its_node_the_round_and_the_run_goes_on(user, fed):
+    number = node(user)
+    result = while_training(user, number, lambda: kill(named(user, number, TASK)[0]))
+    assert [row["failures"] for row in result["rows"]] == [1, 0]
+    assert "was ended by signal 9" in (user.machine(number) / "console.log").read_text()
+
+
+def test_tasks_end_when_their_run_is_stopped_and_the_node_works_on(user, fed):
+    number = node(user)
+    process = user.start("run", "image-classification", "-f", fed, "-c", "local-epochs=1000000")
+    until(lambda: named(user, number, TASK), 30, "a task")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    until(lambda: not named(user, number, TASK), 60, "the end of the task")
+    assert len(result_of(user("run", "image-classification", "-f", fed, "--rounds", "1", "-o", "json"))["rows"]) == 1
+
+
+def test_an_app_is_run_as_it_is_now_also_beside_another_version_of_it(user, fed, app):  # noqa: F811
+    def losses(done):
+        return [row["train_loss"] for row in result_of(done)["rows"]]
+
+    def change(loss):
+        code = app / "minimal" / "apps.py"
+        text = code.read_text()
+        code.write_text(text.replace(text.split('"train_loss": ')[1].split(",")[0], str(loss)))
+
+    def train():
+        return user("run", str(app), "-f", fed, "--rounds", "2", "-o", "json")
+
+    assert losses(train()) == [0.5, 0.5]
+    change(0.25)
+    assert losses(train()) == [0.25, 0.25]
+    running = user.start("run", "image-classification", "-f", fed, "--rounds", "2", *LONG)
+    change(0.125)
+    assert losses(train()) == [0.125, 0.125]
+    output, _ = running.communicate(timeout=120)
+    assert running.returncode == 0, output
