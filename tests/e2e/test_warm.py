@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import signal
 import threading
+import time
 
 import psutil
 import pytest
 
 from .conftest import until
 from .test_faults import kill
+from .test_survival import training
 from .test_training import app  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.e2e
@@ -53,7 +55,8 @@ def while_training(user, number, act):
     reader = threading.Thread(target=lambda: output.append(process.communicate(timeout=300)[0]))
     reader.start()
     try:
-        until(lambda: named(user, number, TASK), 30, "a task")
+        until(lambda: training(user, number), 30, "training")
+        time.sleep(1)  # of several seconds
         act()
     finally:
         reader.join()
@@ -94,14 +97,15 @@ def test_a_task_that_is_killed_costs_its_node_the_round_and_the_run_goes_on(user
     assert "was ended by signal 9" in (user.machine(number) / "console.log").read_text()
 
 
-def test_tasks_end_when_their_run_is_stopped_and_the_node_works_on(user, fed):
-    number = node(user)
-    process = user.start("run", "image-classification", "-f", fed, "-c", "local-epochs=1000000")
-    until(lambda: named(user, number, TASK), 30, "a task")
+def test_a_run_that_is_stopped_ends_its_serverapp_and_the_nodes_work_on(user, fed):
+    link, number = (vm["id"] for vm in user.show(fed)["vms"][:2])
+    process = user.start("run", "image-classification", "-f", fed, *LONG)
+    until(lambda: training(user, number), 30, "training")
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 130
-    until(lambda: not named(user, number, TASK), 60, "the end of the task")
+    until(lambda: not named(user, link, "flwr-serverapp"), 60, "the end of the ServerApp")
+    # Flower lets a ClientApp finish what it does.
     assert len(result_of(user("run", "image-classification", "-f", fed, "--rounds", "1", "-o", "json"))["rows"]) == 1
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pytest
+
 from oneflower_appliance import nodeloop
 
 
@@ -16,7 +18,7 @@ def test_a_reply_to_a_dropped_message_is_not_taken_for_that_to_the_next(monkeypa
         state.msg_store[message] = None
         return None if message == "dropped" else 5
 
-    def push(state):
+    def push(state, object_store):
         if not replies:
             replies.append("next")  # its ClientApp takes longer
         message = replies.pop(0)
@@ -29,9 +31,35 @@ def test_a_reply_to_a_dropped_message_is_not_taken_for_that_to_the_next(monkeypa
     assert loop._pull_and_store_message(state=state) is None
     replies.append("dropped")
     assert loop._pull_and_store_message(state=state) == 5
-    loop._push_messages(state=state)
+    loop._push_messages(state=state, object_store=None)
     assert sent == ["dropped", "next"]
     assert state.msg_store == {}
+
+
+def test_the_rest_of_a_reply_is_not_waited_for_when_its_clientapp_died(monkeypatch):
+    """With Flower's own state, store and loop."""
+    from flwr.app import Message, RecordDict
+    from flwr.supercore.object_store import ObjectStoreFactory
+    from flwr.supercore.task_identity import TaskIdentity
+    from flwr.supernode import start_client_internal as loop
+    from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
+
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1, raising=False)
+    store = ObjectStoreFactory().store()
+    state = InMemoryNodeState(object_store=store)
+    task = state.create_task(task_type="flwr-clientapp", run_id=1, fab_hash="x")
+    state.claim_task(task)
+    state.activate_task(task_id=task)
+    objects = nodeloop._Objects(store, state)
+    message = Message(RecordDict(), dst_node_id=1, message_type="train")
+    store.preregister(1, loop.get_object_tree(message))
+    assert objects.get(message.object_id) == b"", "while the task works, there may be more to come"
+    state.finish_task(task, sub_status="failed", details="")
+    with pytest.raises(RuntimeError, match="died before"):
+        objects.get(message.object_id)
+    store.put(message.object_id, message.deflate())
+    assert objects.get(message.object_id) == message.deflate()
 
 
 def test_flower_has_what_is_corrected():
