@@ -28,7 +28,7 @@ from bench import Bench
 from oneflower.local import daemon
 from oneflower_appliance.apps import USE_CASES
 
-_WATCHED = 10.0  # seconds
+_SETTLING, _WATCHED = 8.0, 10.0  # seconds
 PARTS = ("node poll", "message pull", "task acquisition", "process start", "imports and input", "app code",
          "result push", "grid poll", "aggregation")  # fmt: skip
 PYPROJECT = """
@@ -253,7 +253,8 @@ class Family:
         return total
 
     def idle(self, nodes: int) -> Idle:
-        """Watch it for a while in which nobody asks for anything."""
+        """Watch it for a while in which nobody asks for anything and nothing is still starting."""
+        time.sleep(_SETTLING)
         before = self.cpu()
         time.sleep(_WATCHED)
         return Idle(100 * (self.cpu() - before) / _WATCHED, self._memory_of_a_node(nodes))
