@@ -351,8 +351,10 @@ def table(nodes: int, stock: list[Sample], ours: list[Sample], goal: str) -> Non
     row("idle: memory of a SuperNode", "MB", tuple(statistics.median(s.idle.memory for s in found) for found in both),
         "<= 1.1")  # fmt: skip
     row("idle: CPU of all", "%", tuple(statistics.median(s.idle.cpu for s in found) for found in both), "<= 1")
-    same = all(sample.accuracies == stock[0].accuracies for sample in (*stock, *ours))
-    print(f"\nAccuracy of every round, in every run: {'the same' if same else 'NOT THE SAME'}.")
+    runs = [sample.accuracies for sample in (*stock, *ours)]
+    apart = max(abs(a - b) for found in runs for a, b in zip(found, runs[0], strict=True))
+    # Replies are summed in the order in which they come, so with three nodes or more the last digits differ by chance.
+    print(f"\nAccuracy of every round, in every run: {f'at most {apart:.4f} apart' if apart else 'the same'}.")
 
 
 def main() -> None:
