@@ -35,6 +35,27 @@ APPLIANCE = str(Path(tls.__file__).parents[1])
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "NO_COLOR": "1"}
 
 
+def pyproject(name: str, server: str, client: str, **config: str | int) -> str:
+    """Return the pyproject.toml of a Flower app: its components, and its run config."""
+    settings = "".join(f"{key.replace('_', '-')} = {json.dumps(value)}\n" for key, value in config.items())
+    return f"""
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+[project]
+name = "{name}"
+version = "1.0.0"
+license = "Apache-2.0"
+dependencies = ["flwr>=1.41", "numpy"]
+[tool.flwr.app]
+publisher = "oneflower"
+[tool.flwr.app.components]
+serverapp = "{server}"
+clientapp = "{client}"
+[tool.flwr.app.config]
+{settings}"""
+
+
 class Bench:
     """One user with a fresh home and the shared runtime."""
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from bench import Bench
+from bench import Bench, pyproject
 
 from oneflower.local import daemon
 from oneflower_appliance.apps import USE_CASES
@@ -31,25 +31,7 @@ from oneflower_appliance.apps import USE_CASES
 _SETTLING, _WATCHED = 8.0, 10.0  # seconds
 PARTS = ("node poll", "message pull", "task acquisition", "process start", "imports and input", "app code",
          "result push", "grid poll", "aggregation")  # fmt: skip
-PYPROJECT = """
-[build-system]
-requires = ["hatchling"]
-build-backend = "hatchling.build"
-[project]
-name = "rounds"
-version = "1.0.0"
-license = "Apache-2.0"
-dependencies = ["flwr>=1.41", "numpy"]
-[tool.flwr.app]
-publisher = "oneflower"
-[tool.flwr.app.components]
-serverapp = "rounds.server:app"
-clientapp = "rounds.client:app"
-[tool.flwr.app.config]
-num-server-rounds = 3
-stamps = ""
-work = 0
-"""
+PYPROJECT = pyproject("rounds", "rounds.server:app", "rounds.client:app", num_server_rounds=3, stamps="", work=0)
 STAMPS = """
 import json, os, time
 

@@ -26,7 +26,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from bench import Bench
+from bench import Bench, pyproject
 
 from oneflower.local import daemon
 from oneflower_appliance.training.checkpoints import Checkpoints, State
@@ -36,24 +36,7 @@ if TYPE_CHECKING:
 
 MEGABYTES, NODES = 100, 10
 APP = {
-    "pyproject.toml": """
-[build-system]
-requires = ["hatchling"]
-build-backend = "hatchling.build"
-[project]
-name = "bench"
-version = "1.0.0"
-license = "Apache-2.0"
-dependencies = ["flwr>=1.41", "numpy"]
-[tool.flwr.app]
-publisher = "oneflower"
-[tool.flwr.app.components]
-serverapp = "bench.apps:server"
-clientapp = "bench.apps:client"
-[tool.flwr.app.config]
-num-server-rounds = 3
-megabytes = 0
-""",
+    "pyproject.toml": pyproject("bench", "bench.apps:server", "bench.apps:client", num_server_rounds=3, megabytes=0),
     "bench/__init__.py": "",
     "bench/apps.py": """
 import time
