@@ -57,7 +57,7 @@ clientapp = "{client}"
 
 
 class Bench:
-    """One user with a fresh home and the shared runtime."""
+    """One user with a fresh home, a working folder of its own for what commands save, and the shared runtime."""
 
     def __init__(self, folder: Path, framework: str = "sklearn") -> None:
         self.home = LocalHome(folder / "home", LocalHome.of_user().cache)
@@ -71,7 +71,9 @@ class Bench:
         """Run a command; return its output (that for errors, too, if wanted), wall seconds and CPU seconds."""
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
         command = [str(Path(sys.executable).parent / "oneflower"), *arguments]
-        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            command, cwd=self._folder, env=self._environment, capture_output=True, text=True, check=True
+        )
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         return done.stdout + (done.stderr if errors else ""), time.monotonic() - started, cpu
