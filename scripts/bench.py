@@ -25,9 +25,10 @@ from typing import IO
 
 import psutil
 
-from oneflower.local import daemon, runtime
+from oneflower.local import daemon
 from oneflower.local.home import LocalHome
-from oneflower_appliance import tls
+from oneflower.runtimes import runtime
+from oneflower_appliance.agent import tls
 from oneflower_appliance.parameters import FLOWER_TESTED
 
 ADDRESS = "127.66.0.2"
@@ -61,7 +62,7 @@ class Bench:
 
     def __init__(self, folder: Path, framework: str = "sklearn") -> None:
         self.home = LocalHome(folder / "home", LocalHome.of_user().cache)
-        self.runtime = runtime.ensure(self.home, FLOWER_TESTED, framework)
+        self.runtime = runtime.ensure(self.home.runtimes, FLOWER_TESTED, framework)
         self._environment = {**os.environ, "ONEFLOWER_HOME": str(self.home.state)}
         # Without it Python compiles every module again at every start, which is not how people run commands.
         self._environment.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -20,8 +20,8 @@ import psutil
 from oneflower.cloud import Cloud, Endpoints
 from oneflower.local import daemon
 from oneflower.local.home import LocalHome
-from oneflower.local.tokens import make_token
-from oneflower.template import (
+from oneflower.local.oned.tokens import make_token
+from oneflower.opennebula import (
     COORDINATOR,
     NODES,
     ServiceOptions,

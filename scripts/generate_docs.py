@@ -13,12 +13,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oneflower.local import lifecycle, onegate
-from oneflower.local.compute import VERBS
-from oneflower.local.oneflow import oneflow_calls
+from oneflower.local import onegate
+from oneflower.local.oned.compute import VERBS
+from oneflower.local.oned.xmlrpc import VERSION, xmlrpc_methods
+from oneflower.local.oneflow import lifecycle
+from oneflower.local.oneflow.calls import oneflow_calls
 from oneflower.local.onegate import onegate_calls
-from oneflower.local.xmlrpc import VERSION, xmlrpc_methods
-from oneflower.template import COORDINATOR, NODES, ServiceOptions, service_template
+from oneflower.opennebula import COORDINATOR, NODES, ServiceOptions, service_template
 from oneflower_appliance.errors import EXIT_CODE_MEANINGS
 from oneflower_appliance.parameters import Level, Parameter, of_level
 

@@ -1,4 +1,4 @@
-"""Pin every package of the runtimes for the tested Flower release: src/oneflower/local/runtimes/*.txt."""
+"""Pin every package of the runtimes for the tested Flower release: src/oneflower/runtimes/locks/*.txt."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 
 from uv import find_uv_bin
 
-from oneflower.local.runtime import FRAMEWORKS, PINNED
+from oneflower.runtimes.runtime import FRAMEWORKS, PINNED
 from oneflower_appliance.parameters import FLOWER_TESTED
 
 # Builds of torch for the CPU and for each CUDA have hashes of their own and other packages beside them.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from oneflower.cloud import Cloud, Endpoints, Federation, opennebula_endpoints
 from oneflower.cloud.tunnel import SshOptions, tunnel
-from oneflower.template import NAME
+from oneflower.opennebula import NAME
 from oneflower_appliance.parameters import Bounds
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ class _Runtimes:
 
     def flwr(self, version: str, framework: str, notify: Callable[[str], None]) -> tuple[Path, set[str]]:
         """Return the `flwr` command of a release, and the packages that the machines have."""
-        from oneflower.local import runtime  # noqa: PLC0415
+        from oneflower.runtimes import runtime  # noqa: PLC0415
 
-        found = runtime.ensure(self.home, version, framework, notify)
+        found = runtime.ensure(self.home.runtimes, version, framework, notify)
         return found.bin / "flwr", found.packages()
 
 
@@ -60,9 +60,9 @@ class LocalSite(_Runtimes):
 
     def prepare(self, version: str, framework: str, notify: Callable[[str], None]) -> None:
         """Build the runtime that the machines will boot from, if it is not there yet."""
-        from oneflower.local import runtime  # noqa: PLC0415
+        from oneflower.runtimes import runtime  # noqa: PLC0415
 
-        runtime.ensure(self.home, version, framework, notify)
+        runtime.ensure(self.home.runtimes, version, framework, notify)
 
     @contextmanager
     def reach(self, status: FederationStatus) -> Iterator[str]:

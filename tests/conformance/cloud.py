@@ -9,13 +9,13 @@ import itertools
 import httpx
 
 from oneflower.local.clock import SteppedClock, Timing
-from oneflower.local.compute import Compute
-from oneflower.local.documents import Documents
-from oneflower.local.lifecycle import Lifecycle
-from oneflower.local.oneflow import oneflow_app
+from oneflower.local.oned.compute import Compute
+from oneflower.local.oned.xmlrpc import xmlrpc_app
+from oneflower.local.oneflow.calls import oneflow_app
+from oneflower.local.oneflow.documents import Documents
+from oneflower.local.oneflow.lifecycle import Lifecycle
 from oneflower.local.onegate import onegate_app
 from oneflower.local.store import Store
-from oneflower.local.xmlrpc import xmlrpc_app
 
 SECRET = "oneadmin:pass:word"
 ONEGATE = "http://127.0.0.1:5030"

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from oneflower.local.lifecycle import ACTIONS
-from oneflower.local.oneflow import oneflow_calls
+from oneflower.local.oned.xmlrpc import xmlrpc_methods
+from oneflower.local.oneflow.calls import oneflow_calls
+from oneflower.local.oneflow.lifecycle import ACTIONS
 from oneflower.local.onegate import onegate_calls
-from oneflower.local.xmlrpc import xmlrpc_methods
-from oneflower.template import ServiceOptions, service_template
+from oneflower.opennebula import ServiceOptions, service_template
 
 from .cloud import SECRET, LocalServers
 

@@ -16,9 +16,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from oneflower.local.clock import REAL
 from oneflower.local.models import ServiceState
-from oneflower.template import COORDINATOR, NODES, ServiceOptions, merge_template, render, service_template, vm_template
+from oneflower.opennebula import (
+    COORDINATOR,
+    NODES,
+    ServiceOptions,
+    merge_template,
+    render,
+    service_template,
+    vm_template,
+)
+from oneflower_appliance.agent.partition import Partitions
 from oneflower_appliance.parameters import Bounds, resolve
-from oneflower_appliance.partition import Partitions
 
 from .cloud import LocalServers
 
@@ -94,7 +102,7 @@ class Life(RuleBasedStateMachine):
         for name in (COORDINATOR, NODES):
             template = vm_template(name)
             del template["CONTEXT"]["ONEFLOWER_ROLE"]
-            from oneflower.local.vmtext import parse_template
+            from oneflower.local.oned.vmtext import parse_template
 
             ids[name] = self.cloud.compute.save_template(parse_template(render({"NAME": name, **template})))
         options = ServiceOptions(bounds=Bounds(2, 10, 2), cooldown=20, template_ids=ids)

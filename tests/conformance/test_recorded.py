@@ -12,7 +12,7 @@ import pytest
 
 from oneflower.local.clock import Timing
 from oneflower.local.models import Image, Vm
-from oneflower.local.vmtext import context_sh
+from oneflower.local.oned.vmtext import context_sh
 
 from .cloud import LocalServers
 from .compare import differences, summary

@@ -17,7 +17,7 @@ import pytest
 
 from oneflower.local import daemon
 from oneflower.local.home import LocalHome
-from oneflower.local.machines import MARK
+from oneflower.local.host.machines import MARK
 
 
 class User:

@@ -134,7 +134,7 @@ def test_the_fleet_door_lists_and_starts_nothing(user, fed, app):
     """From the federation's side nobody reaches the Control or Runtime API, with Flower's own client or without."""
     import subprocess
 
-    from oneflower.local import runtime
+    from oneflower.runtimes import runtime
 
     status = user.show(fed)
     ca = user.machine(status["vms"][0]["id"]) / "var" / "tls" / "ca.crt"
@@ -154,7 +154,7 @@ def test_the_fleet_door_lists_and_starts_nothing(user, fed, app):
     home = user.folder / "intruder"
     home.mkdir()
     (home / "config.toml").write_text(f'[superlink.x]\naddress = "{status["endpoint"]}"\nroot-certificates = "{ca}"\n')
-    flwr = runtime.find(user.home, "1.41.0", "sklearn").bin / "flwr"
+    flwr = runtime.find(user.home.runtimes, "1.41.0", "sklearn").bin / "flwr"
     environment = {
         **user.environment,
         "FLWR_HOME": str(home),

@@ -21,9 +21,9 @@ from oneflower.cloud import Cloud, Endpoints, Federation, opennebula_endpoints
 from oneflower.cloud.client import plain
 from oneflower.local import daemon
 from oneflower.local.home import LocalHome
-from oneflower.local.tokens import make_token
-from oneflower.template import COORDINATOR, NODES, ServiceOptions, VmOptions, render, service_template, vm_template
-from oneflower_appliance.onegate import OneGate
+from oneflower.local.oned.tokens import make_token
+from oneflower.opennebula import COORDINATOR, NODES, ServiceOptions, VmOptions, render, service_template, vm_template
+from oneflower_appliance.agent.onegate import OneGate
 from oneflower_appliance.parameters import Bounds
 
 ON_OPENNEBULA = os.environ.get("ONEFLOWER_TEST_CLOUD") == "opennebula"

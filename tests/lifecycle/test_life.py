@@ -9,9 +9,9 @@ import time
 import pytest
 
 from oneflower.cloud import Federation, RefusedError
-from oneflower.template import COORDINATOR, NODES, merge_template
+from oneflower.opennebula import COORDINATOR, NODES, merge_template
+from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.onegate import OneGateError
 from oneflower_appliance.parameters import Bounds, resolve
 
 from .conftest import ON_OPENNEBULA, PATIENCE, say_why

@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from oneflower.cloud.register import ImageSource, Registration, Wishes, find_registered, unregister
-from oneflower.template import COORDINATOR, NODES, VmOptions, render
+from oneflower.opennebula import COORDINATOR, NODES, VmOptions, render
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.parameters import Bounds
 

@@ -16,8 +16,9 @@ import time
 
 import pytest
 
-from oneflower.local.vmtext import context_sh
-from oneflower_appliance import flower, tls
+from oneflower.local.oned.vmtext import context_sh
+from oneflower_appliance.agent import flower_process as flower
+from oneflower_appliance.agent import tls
 
 ADDRESS = "127.77.0.9"
 

@@ -4,7 +4,7 @@ import pytest
 
 from oneflower.cloud.apps import load_app
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.rounds import RunRow
+from oneflower_appliance.runs import RunRow
 
 FORM = {
     "FL_NUM_ROUNDS": "5",

@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from oneflower.cloud import Cloud, Endpoints, Federation, RefusedError, opennebula_endpoints
-from oneflower_appliance import tls
+from oneflower_appliance.agent import tls
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 

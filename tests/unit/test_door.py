@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from oneflower_appliance import door
+from oneflower_appliance.flower import door
 
 ADDRESS = "127.77.0.3"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from oneflower.local import init, machines
+from oneflower.local.host import init, machines
 
 
 @pytest.fixture

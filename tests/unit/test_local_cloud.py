@@ -14,8 +14,8 @@ import pytest
 from oneflower.cloud import Cloud, Endpoints, Federation
 from oneflower.local import daemon
 from oneflower.local.home import LocalHome
-from oneflower.template import COORDINATOR, NODES, ServiceOptions, render, service_template, vm_template
-from oneflower_appliance.onegate import OneGate
+from oneflower.opennebula import COORDINATOR, NODES, ServiceOptions, render, service_template, vm_template
+from oneflower_appliance.agent.onegate import OneGate
 from oneflower_appliance.parameters import Bounds
 
 

@@ -15,7 +15,7 @@ from flwr.proto.message_pb2 import (
 )
 from flwr.proto.runtime_pb2 import AcquireTaskResponse, PullAppMessagesResponse
 
-from oneflower_appliance.warm.longpoll import ACQUIRE_TASK, LongPoll
+from oneflower_appliance.flower.warm.longpoll import ACQUIRE_TASK, LongPoll
 
 NODE_PULL, GRID_PULL = "/v1/fleet/pull-messages", "/v1/runtime/pull-messages"
 MESSAGES = PullMessagesResponse(messages_list=[Message()]).SerializeToString()

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from oneflower_appliance import nodeloop
+from oneflower_appliance.flower import nodeloop
 
 
 def test_a_reply_to_a_dropped_message_is_not_taken_for_that_to_the_next(monkeypatch):

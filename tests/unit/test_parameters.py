@@ -5,7 +5,7 @@ import base64
 import pytest
 
 from oneflower_appliance import parameters
-from oneflower_appliance.flower import node_config_text
+from oneflower_appliance.agent.flower_process import node_config_text
 from oneflower_appliance.parameters import (
     PARAMETERS,
     Bounds,

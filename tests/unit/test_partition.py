@@ -4,7 +4,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from oneflower_appliance.partition import Partitions
+from oneflower_appliance.agent.partition import Partitions
 
 
 def test_the_first_deployment_counts_from_zero_in_the_order_of_the_nodes():

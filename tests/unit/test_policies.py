@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneflower.local import expressions, policies
 from oneflower.local.models import LcmState, Vm, VmState
+from oneflower.local.oneflow import expressions, policies
 
 
 def vm(**attributes):

@@ -8,9 +8,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from oneflower_appliance.nodekey import NodeKey, fingerprint
-from oneflower_appliance.registrar import Registrar
-from oneflower_appliance.roster import Member, Roster
+from oneflower_appliance.agent.admission import Registrar
+from oneflower_appliance.agent.node_key import NodeKey, fingerprint
+from oneflower_appliance.agent.roster import Member, Roster
 
 
 class LoopbackDoor:

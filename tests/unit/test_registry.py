@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from oneflower.local import registry, runtime
-from oneflower.local.home import LocalHome
-from oneflower.local.registry import find_links, torch_options
-from oneflower_appliance import gpu
+from oneflower.runtimes import registry, runtime
+from oneflower.runtimes.registry import find_links, torch_options
+from oneflower_appliance.agent import gpu
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.parameters import resolve
 
@@ -43,14 +42,14 @@ def test_pytorchs_own_registry_is_tried_first_and_the_usual_one_after_it(tmp_pat
 
     monkeypatch.setattr(runtime, "run", run)
     monkeypatch.setattr(runtime, "find_links", lambda: ["/wheels"])
-    runtime.ensure(LocalHome(tmp_path / "state", tmp_path / "cache"), "1.41.0", "pytorch")
+    runtime.ensure(tmp_path / "cache", "1.41.0", "pytorch")
     installs = [command for command in asked if "install" in command]
     assert ["--torch-backend" in command for command in installs] == [True, False]
     assert all("/wheels" in command for command in installs)
     asked.clear()
     monkeypatch.setattr(runtime, "torch_options", lambda links: [["--torch-backend", "auto"]])
     with pytest.raises(OneflowerError, match="no route"):
-        runtime.ensure(LocalHome(tmp_path / "state2", tmp_path / "cache2"), "1.41.0", "pytorch")
+        runtime.ensure(tmp_path / "cache2", "1.41.0", "pytorch")
     assert registry.torch_options([])[-1] == []
 
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from oneflower_appliance.errors import OneflowerError
-from oneflower_appliance.status_api import status_api
+from oneflower_appliance.flower.api import status_api
 from oneflower_appliance.training.origin import Origin
 
 

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from oneflower.local.schema import check_template
-from oneflower.local.vmtext import parse_template
-from oneflower.template import (
+from oneflower.local.oned.vmtext import parse_template
+from oneflower.local.oneflow.schema import check_template
+from oneflower.opennebula import (
     COORDINATOR,
     NODES,
     ServiceOptions,

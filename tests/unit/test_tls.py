@@ -7,7 +7,7 @@ import stat
 import pytest
 from cryptography import x509
 
-from oneflower_appliance import tls
+from oneflower_appliance.agent import tls
 from oneflower_appliance.errors import OneflowerError
 
 NAMES = [("IP", "127.0.0.1"), ("DNS", "localhost")]

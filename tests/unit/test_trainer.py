@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from oneflower_appliance import trainer as module
+from oneflower_appliance.agent import run_keeper as module
+from oneflower_appliance.agent.run_keeper import Trainer
 from oneflower_appliance.parameters import Level, resolve
-from oneflower_appliance.trainer import Trainer
 
 NODES = (11, 12)
 

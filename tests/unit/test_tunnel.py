@@ -14,7 +14,7 @@ import pytest
 
 from oneflower.cloud import FederationStatus, VmStatus
 from oneflower.cloud.tunnel import SshOptions, tunnel
-from oneflower_appliance import superlink
+from oneflower_appliance.agent import superlink
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 from .ssh import SshServer

@@ -12,7 +12,7 @@ from oneflower.cloud import Federation
 from oneflower.cloud import federation as module
 from oneflower.cloud.status import FederationStatus, RunProgress, VmStatus, read_status
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.rounds import RunRow
+from oneflower_appliance.runs import RunRow
 
 
 class Vm:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from oneflower_appliance.warm import waits
+from oneflower_appliance.flower.warm import waits
 
 GRID, NODE = "/flwr.proto.Runtime/PullMessages", "/flwr.proto.Fleet/PullMessages"
 

@@ -15,8 +15,8 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
-from oneflower_appliance import warm
-from oneflower_appliance.warm import shortcuts
+from oneflower_appliance.flower import warm
+from oneflower_appliance.flower.warm import shortcuts
 
 
 @pytest.mark.parametrize("role", warm.ROLES)
@@ -31,7 +31,7 @@ def test_a_release_that_moved_something_is_found_out(monkeypatch):
 
 
 def test_where_it_cannot_be_had_stock_flower_runs_and_it_is_said(monkeypatch, caplog):
-    inside = importlib.import_module("oneflower_appliance.inside")
+    inside = importlib.import_module("oneflower_appliance.flower.main")
     monkeypatch.setenv("ONEFLOWER_EXECUTION", "warm")
     monkeypatch.setattr(warm, "missing", lambda role: "it is too new")
     with caplog.at_level("WARNING", "flwr"):
@@ -103,7 +103,7 @@ sys.modules["commands"] = commands = type(sys)("commands")
 from flwr.supercore.superexec.executor import ExecutionSpec
 from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
 from flwr.supercore.constant import TaskType
-from oneflower_appliance.warm import tasks
+from oneflower_appliance.flower.warm import tasks
 
 def spec(number, **values):
     return ExecutionSpec(**{
@@ -272,7 +272,7 @@ def test_a_superexec_that_dies_is_started_again():
     told, errors = run(
         """
         import signal
-        from oneflower_appliance.warm import superexec
+        from oneflower_appliance.flower.warm import superexec
         superexec._PAUSE = 0.1
         executable = superexec.WarmSuperExec("supernode")
         first = executable.pid

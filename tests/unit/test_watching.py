@@ -9,15 +9,16 @@ import time
 
 import pytest
 
-from oneflower_appliance import agent, backoff, flower, superlink, supernode
-from oneflower_appliance.boot import Journal, Machine, Step
+from oneflower_appliance.agent import agent, backoff, superlink, supernode
+from oneflower_appliance.agent import flower_process as flower
+from oneflower_appliance.agent.admission import Registrar
+from oneflower_appliance.agent.journal import Journal, Machine, Step
+from oneflower_appliance.agent.onegate import OneGateError
+from oneflower_appliance.agent.onegate import Role as Role_
+from oneflower_appliance.agent.roster import Roster
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.onegate import OneGateError
-from oneflower_appliance.onegate import Role as Role_
 from oneflower_appliance.parameters import resolve
 from oneflower_appliance.process import Child
-from oneflower_appliance.registrar import Registrar
-from oneflower_appliance.roster import Roster
 
 
 class Gate:

@@ -12,7 +12,7 @@ import typer
 from oneflower.cli import screen
 from oneflower.cli.screen import Output
 from oneflower.cli.session import Session
-from oneflower.template import NAME
+from oneflower.opennebula import NAME
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.parameters import NO_USE_CASE
 

@@ -44,8 +44,9 @@ def doctor(
 
 
 def _checks() -> Iterator[Check]:
-    from oneflower.local import daemon, runtime  # noqa: PLC0415
+    from oneflower.local import daemon  # noqa: PLC0415
     from oneflower.local.home import LocalHome  # noqa: PLC0415
+    from oneflower.runtimes import runtime  # noqa: PLC0415
     from oneflower_appliance.parameters import FLOWER_TESTED  # noqa: PLC0415
 
     home = LocalHome.of_user()
@@ -74,7 +75,7 @@ def _checks() -> Iterator[Check]:
             yield status, what, f"{folder}, {free:.0f} GB free" + ("" if status == "ok" else f"; {_DISK} GB are needed")
     memory = _available_memory() / _GIGABYTE
     yield ("ok" if memory > _MEMORY else "warn"), "memory", f"{memory:.1f} GB available; a node takes about 0.3 GB"
-    built = runtime.find(home, FLOWER_TESTED, "sklearn") is not None
+    built = runtime.find(home.runtimes, FLOWER_TESTED, "sklearn") is not None
     yield "ok", "runtime", f"Flower {FLOWER_TESTED} + sklearn " + ("is built" if built else "is built on first use")
     ssh = shutil.which("ssh")
     yield ("ok", "ssh", ssh) if ssh else ("warn", "ssh", "not found; `run` on OpenNebula needs it (openssh-client)")

@@ -9,7 +9,7 @@ import typer
 from oneflower.cli import screen
 from oneflower.cli.screen import Output
 from oneflower.cli.session import Session
-from oneflower.template import COORDINATOR, NAME, NODES, VmOptions
+from oneflower.opennebula import COORDINATOR, NAME, NODES, VmOptions
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:

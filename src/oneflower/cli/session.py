@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from oneflower.template import NAME
+from oneflower.opennebula import NAME
 
 if TYPE_CHECKING:
     from oneflower.cloud import Cloud

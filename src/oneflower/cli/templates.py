@@ -24,7 +24,7 @@ def render(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
 ) -> None:
     """Write the OneFlow service template as JSON, complete but for the ids of the two VM templates."""
-    from oneflower.template import COORDINATOR, NODES, ServiceOptions, service_template  # noqa: PLC0415
+    from oneflower.opennebula import COORDINATOR, NODES, ServiceOptions, service_template  # noqa: PLC0415
     from oneflower_appliance.files import SHARED, write_atomic  # noqa: PLC0415
     from oneflower_appliance.parameters import Bounds  # noqa: PLC0415
 
@@ -47,7 +47,7 @@ def validate(
     output: Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")] = Output.TEXT,
 ) -> None:
     """Look for the known traps in any service template. Exit code 3 when there is one."""
-    from oneflower.template import lint, placeholders  # noqa: PLC0415
+    from oneflower.opennebula import lint, placeholders  # noqa: PLC0415
 
     template = _read(file)
     findings = lint(template)

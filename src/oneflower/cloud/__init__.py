@@ -5,7 +5,7 @@ from oneflower.cloud.credentials import Endpoints, opennebula_endpoints
 from oneflower.cloud.federation import Federation, scaling_bounds
 from oneflower.cloud.results import RunResult
 from oneflower.cloud.status import FederationStatus, RunProgress, VmStatus
-from oneflower_appliance.rounds import RunRow
+from oneflower_appliance.runs import RunRow
 
 __all__ = [
     "Cloud",

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from oneflower_appliance.rounds import RunRow
+    from oneflower_appliance.runs import RunRow
 
 
 def model_card(

@@ -18,7 +18,7 @@ from oneflower.cloud import results, runs, training
 from oneflower.cloud.client import RefusedError
 from oneflower.cloud.diagnosis import causes
 from oneflower.cloud.status import FederationStatus, RunProgress, VmStatus, read_status
-from oneflower.template import COORDINATOR, NODES, merge_template
+from oneflower.opennebula import COORDINATOR, NODES, merge_template
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.parameters import Bounds, resolve
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from oneflower.cloud.client import Cloud
     from oneflower.cloud.results import RunResult
-    from oneflower_appliance.rounds import RunRow
+    from oneflower_appliance.runs import RunRow
 
     Watch = Callable[[FederationStatus], None]
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from oneflower_appliance.rounds import RunRow
+    from oneflower_appliance.runs import RunRow
 
 _COLOURS = {"loss": "#b5472f", "accuracy": "#1f6f8b"}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oneflower.cloud.reconcile import Change, Outcome, digests, reconcile
-from oneflower.template import (
+from oneflower.opennebula import (
     COORDINATOR,
     NAME,
     NODES,

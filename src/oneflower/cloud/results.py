@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from oneflower.cloud.card import model_card
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, replacing, write_atomic
-from oneflower_appliance.rounds import RunRow
+from oneflower_appliance.runs import RunRow
 
 if TYPE_CHECKING:
     from oneflower.cloud.runs import SuperLinkDoor

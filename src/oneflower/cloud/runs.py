@@ -21,7 +21,7 @@ import httpx
 from oneflower.process import run as run_program
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
-from oneflower_appliance.rounds import RunRow
+from oneflower_appliance.runs import RunRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -8,9 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from oneflower.template import COORDINATOR, NODES
+from oneflower.opennebula import COORDINATOR, NODES
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.rounds import RunRow
+from oneflower_appliance.runs import RunRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

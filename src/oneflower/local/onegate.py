@@ -9,18 +9,18 @@ from urllib.parse import parse_qs
 
 from starlette.responses import JSONResponse, Response
 
-from oneflower.local.corexml import vm_data
 from oneflower.local.models import CloudError, Document, Vm, node_ids
-from oneflower.local.tokens import is_token
+from oneflower.local.oned.corexml import vm_data
+from oneflower.local.oned.tokens import is_token
 from oneflower.local.wire import Call, application, json_body, text_body, whole
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
 
-    from oneflower.local.compute import Compute
-    from oneflower.local.documents import Documents
-    from oneflower.local.lifecycle import Lifecycle
+    from oneflower.local.oned.compute import Compute
+    from oneflower.local.oneflow.documents import Documents
+    from oneflower.local.oneflow.lifecycle import Lifecycle
 
 _TYPE = "application/json;charset=utf-8"
 _RESTRICTED = ("SCHED_REQUIREMENTS", "SERVICE_ID", "ROLE_NAME")

@@ -22,17 +22,17 @@ import uvicorn
 
 from oneflower.local.build import build_id
 from oneflower.local.clock import TIMINGS, Clock, Pace, SteppedClock, WallClock
-from oneflower.local.compute import Compute
-from oneflower.local.documents import Documents
 from oneflower.local.home import LocalHome
-from oneflower.local.lifecycle import Lifecycle
-from oneflower.local.machines import Machines
+from oneflower.local.host.machines import Machines
 from oneflower.local.models import CloudError
-from oneflower.local.oneflow import oneflow_app
+from oneflower.local.oned.compute import Compute
+from oneflower.local.oned.xmlrpc import xmlrpc_app
+from oneflower.local.oneflow.calls import oneflow_app
+from oneflower.local.oneflow.documents import Documents
+from oneflower.local.oneflow.lifecycle import Lifecycle
 from oneflower.local.onegate import onegate_app
 from oneflower.local.store import Store
 from oneflower.local.wire import Call, html, json_body
-from oneflower.local.xmlrpc import xmlrpc_app
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
 

@@ -1,0 +1,5 @@
+"""`python -m oneflower_appliance.agent`."""
+
+from oneflower_appliance.agent.agent import main
+
+main()

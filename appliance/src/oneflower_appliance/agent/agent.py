@@ -1,0 +1,236 @@
+"""The agent that runs in each virtual machine: `oneflower-agent superlink | supernode | boot | status`.
+
+It boots its role step by step, then watches over Flower: a process that dies is started again with growing pauses,
+READY is withdrawn while it is down, and after too many deaths the agent gives up and publishes why. It is itself
+watched over by the machine's init (systemd in an image), which starts it again unless it ended with `EX_CONFIG`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from oneflower_appliance.agent import flower_process as flower
+from oneflower_appliance.agent import superlink, supernode
+from oneflower_appliance.agent.backoff import Backoff
+from oneflower_appliance.agent.context import read_context, read_token
+from oneflower_appliance.agent.journal import NOTHING, Health, Journal, Machine, encode, read_status
+from oneflower_appliance.agent.onegate import OneGate, OneGateError
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.files import private_directory
+from oneflower_appliance.parameters import PARAMETERS, ignored, remarks, resolve
+from oneflower_appliance.process import die_with_parent
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from oneflower_appliance.parameters import Level, Settings
+
+    Role = superlink.SuperLink | supernode.SuperNode
+
+log = logging.getLogger("agent")
+
+HOME = Path("/var/lib/oneflower")
+CONTEXT = Path("/run/one-context")
+EX_TEMPFAIL, EX_CONFIG = 75, 78
+_DEATHS, _WINDOW = 5, 300.0
+_STOP_GRACE = 8.0
+
+ROLES: dict[str, tuple[type[superlink.SuperLink | supernode.SuperNode], tuple[Level, ...]]] = {
+    "superlink": (superlink.SuperLink, superlink.LEVELS),
+    "supernode": (supernode.SuperNode, supernode.LEVELS),
+}
+
+
+class Stopped(BaseException):
+    """SIGTERM or SIGINT arrived."""
+
+
+def run_role(name: str, home: Path, context_folder: Path) -> int:
+    """Boot and watch over a role until a signal ends it. Returns the exit status."""
+    if name not in ROLES:
+        raise OneflowerError(
+            f"ONEFLOWER_ROLE is {name!r} in the context; expected superlink or supernode.",
+            "Instantiate the VM through oneflower's service template.",
+        )
+    private_directory(home)
+    journal = Journal(name, home / "status.json")
+    role: Role | None = None
+    machine = Machine(home, {}, resolve({}, ROLES[name][1]), journal, None)
+    try:
+        machine = _identify(name, home, context_folder, journal)
+        role = ROLES[name][0](machine)
+        journal.run(role.steps())
+        _watch_over(role, machine)
+    except Stopped:
+        log.info("stopping")
+        return ExitCode.OK
+    except OneflowerError as error:
+        journal.broken(Health.ERROR, error.sentence)
+        _confess(machine, error)
+        return EX_CONFIG if error.code is ExitCode.INVALID_INPUT else EX_TEMPFAIL
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if role is not None and role.child is not None:
+            role.child.stop(_STOP_GRACE)
+
+
+def _identify(name: str, home: Path, context_folder: Path, journal: Journal) -> Machine:
+    """Read the context and check it. What can be told through OneGate by then is told through OneGate."""
+    context = read_context(context_folder)
+    onegate = None
+    if endpoint := context.get("ONEGATE_ENDPOINT"):
+        onegate = OneGate(endpoint, read_token(context_folder), context.get("VMID", ""))
+    machine = Machine(home, context, resolve({}, ROLES[name][1]), journal, onegate)
+    try:
+        _withdraw(machine)
+        settings = resolve({key: value for key, value in context.items() if key in PARAMETERS}, ROLES[name][1])
+        _set_up_log(settings)
+        flower.check_installed(settings.text("FLOWER_VERSION"))
+    except OneflowerError as error:
+        _confess(machine, error)
+        raise
+    journal.remark(remarks(settings))
+    for line in ignored(settings):
+        log.info("%s", line)
+    return Machine(home, context, settings, journal, onegate)
+
+
+def _withdraw(machine: Machine) -> None:
+    """Take back what an earlier life of this agent published: READY, and why it was not."""
+    if machine.onegate is None:
+        return
+    try:
+        attributes = machine.onegate.attributes()
+        stale = {"READY": "NO"} if attributes.get("READY") == "YES" else {}
+        if attributes.get("FL_ERROR", NOTHING) != NOTHING:
+            stale["FL_ERROR"] = NOTHING
+        if stale:
+            machine.onegate.publish(stale)
+    except OneGateError as error:
+        log.warning("%s", error.sentence)
+
+
+def _confess(machine: Machine, error: OneflowerError) -> None:
+    """Publish why this machine is not ready, if there is anybody to tell."""
+    if machine.onegate is None:
+        return
+    with suppress(OneGateError):
+        machine.onegate.publish({"FL_ERROR": encode(error.sentence), "READY": "NO"})
+
+
+def _watch_over(role: Role, machine: Machine) -> NoReturn:
+    deaths: deque[float] = deque(maxlen=_DEATHS)
+    pauses = Backoff(first=0.5, cap=30, jitter=0).delays()
+    while True:
+        assert role.child is not None  # noqa: S101 - the start step made it
+        try:
+            if not role.child.ended.wait(role.tick()):
+                continue
+            cause = flower.explain(list(role.child.tail), role.child.status)
+        except flower.HungError as hung:
+            cause = hung
+        role.child.stop(0)
+        now = time.monotonic()
+        if deaths and now - deaths[-1] > _WINDOW:
+            pauses = Backoff(first=0.5, cap=30, jitter=0).delays()
+        deaths.append(now)
+        if len(deaths) == _DEATHS and now - deaths[0] < _WINDOW:
+            raise OneflowerError(
+                f"Flower ended {_DEATHS} times within {_WINDOW / 60:.0f} minutes. {cause.message}",
+                cause.hint,
+                ExitCode.ENVIRONMENT,
+            )
+        machine.journal.broken(Health.ERROR, f"{cause.message} Starting it again.")
+        _confess(machine, cause)
+        time.sleep(next(pauses))
+        machine.journal.run(role.restart_steps())
+        machine.publish({"FL_ERROR": NOTHING})
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        event = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname,
+            "source": record.name,
+            "message": record.getMessage(),
+        }
+        return json.dumps(event)
+
+
+def _set_up_log(settings: Settings | None = None) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    if settings is not None and settings.text("FL_LOG_FORMAT") == "json":
+        handler.setFormatter(_JsonLines())
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    logging.root.handlers[:] = [handler]
+    logging.root.setLevel(settings.text("FL_LOG_LEVEL") if settings else "INFO")
+
+
+def _on_signal(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise Stopped
+
+
+def _show_status(home: Path, *, as_json: bool) -> int:
+    status = read_status(home)
+    if as_json:
+        print(json.dumps(status, indent=1))  # noqa: T201 - the command's output
+    else:
+        causes = "".join(f"\n  {cause}" for cause in status["causes"])
+        rows = (f"  {s['name']:12} {s['outcome']:12} {s['seconds']:7.2f} s  {s['detail']}" for s in status["steps"])
+        print("\n".join([f"{status['role']}: {status['health']}{causes}", *rows]))  # noqa: T201
+    return ExitCode.OK if status["health"] in (Health.DONE, Health.DEGRADED) else ExitCode.DEPLOY_FAILED
+
+
+def main() -> None:
+    """Entry point of `oneflower-agent`."""
+    parser = argparse.ArgumentParser(prog="oneflower-agent", description=__doc__.split("\n\n", maxsplit=1)[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (
+        ("boot", "boot the role that the context names (ONEFLOWER_ROLE)"),
+        ("superlink", "boot a SuperLink and watch over it"),
+        ("supernode", "boot a SuperNode and watch over it"),
+        ("status", "say how the agent on this machine is: done, degraded, error, each with its cause"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--home", type=Path, default=HOME, help="where the appliance keeps its state")
+        if name == "status":
+            command.add_argument("--json", action="store_true", help="print the whole status as JSON")
+        else:
+            command.add_argument("--context", type=Path, default=CONTEXT, help="folder of context.sh and token.txt")
+            command.add_argument("--parent", type=int, help="end when this process ends")
+    options = parser.parse_args()
+    try:
+        if options.command == "status":
+            sys.exit(_show_status(options.home, as_json=options.json))
+        os.umask(0o077)
+        signal.signal(signal.SIGTERM, _on_signal)
+        signal.signal(signal.SIGINT, _on_signal)
+        _set_up_log()
+        if options.parent:
+            die_with_parent(options.parent)
+        name = options.command
+        if name == "boot":
+            name = read_context(options.context).get("ONEFLOWER_ROLE", "")
+        sys.exit(run_role(name, options.home, options.context))
+    except Stopped:
+        sys.exit(ExitCode.OK)
+    except OneflowerError as error:
+        sys.stderr.write(f"oneflower-agent: {error}\n")
+        sys.exit(error.code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""Flower as the agent sees it: its command lines, ports, protocols and log lines.
+
+Supported: 1.41 and 1.42, where one HTTP(S) application serves the Fleet, Control and Runtime APIs. Nothing here imports
+Flower: it runs in processes of its own, which `prepare` starts and of which `inside` knows the rest.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import os
+import re
+import ssl
+import sys
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.files import write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from oneflower_appliance.parameters import Settings
+
+
+FLEET_PORT = 9092
+CONTROL_PORT = 8000
+SUPERNODE_PORT = 9094
+
+ADDRESS_TAKEN = 98
+RUNS_VARIABLE = "ONEFLOWER_RUNS"
+FORM_VARIABLE = "ONEFLOWER_FORM"
+LEVEL_VARIABLE = "ONEFLOWER_LOG_LEVEL"
+EXECUTION_VARIABLE = "ONEFLOWER_EXECUTION"
+FRAMEWORK_VARIABLE = "ONEFLOWER_FRAMEWORK"
+_NODE_ID = re.compile(r"SuperNode ID: (\d+)")
+_PROTOBUF = {"Content-Type": "application/protobuf", "Accept": "application/protobuf"}
+
+
+def check_installed(version: str) -> None:
+    """Raise `OneflowerError` unless the Flower installed here is `version`."""
+    try:
+        installed = importlib.metadata.version("flwr")
+    except importlib.metadata.PackageNotFoundError:
+        installed = "none"
+    if installed != version:
+        raise OneflowerError(
+            f"FLOWER_VERSION asks for Flower {version}; this machine carries {installed}.",
+            "Use the image that was built for that release, or leave FLOWER_VERSION at its default.",
+            ExitCode.ENVIRONMENT,
+        )
+
+
+def environment(home: Path, settings: Settings) -> dict[str, str]:
+    """Return the environment of Flower's processes, whose state lives in `home`."""
+    bin_folder = home / "bin"
+    # Flower starts its helpers by name: ours come first, then those of this interpreter's environment.
+    path = os.pathsep.join([str(bin_folder), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return {
+        "FLWR_HOME": str(home / "flwr"),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "NO_COLOR": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PATH": path,
+        RUNS_VARIABLE: str(home / "runs"),
+        LEVEL_VARIABLE: settings.text("FL_LOG_LEVEL"),
+        EXECUTION_VARIABLE: settings.text("FL_EXECUTION"),
+    }
+
+
+def install_helpers(home: Path) -> None:
+    """Put our `flwr-serverapp` before Flower's, so that every run is supervised (see training.supervisor)."""
+    script = f"#!{sys.executable}\nfrom oneflower_appliance.flower.main import serverapp\nserverapp()\n"
+    write_atomic(home / "bin" / "flwr-serverapp", script, 0o755)
+
+
+@dataclass(frozen=True)
+class SuperLinkPlan:
+    """How a SuperLink is to run. Addresses are (host, port); `certificates` are CA, certificate and key, or none."""
+
+    fleet: tuple[str, int]
+    control: tuple[str, int]
+    database: Path
+    home: Path
+    certificates: tuple[Path, Path, Path] | None
+    authenticate: bool
+
+    def orders(self) -> str:
+        """Return what a prepared process is told to do (see `inside`)."""
+        arguments = [
+            "--host", self.control[0],
+            "--port", str(self.control[1]),
+            "--database", str(self.database),
+            "--disable-runtime-dependency-installation",
+            *(["--enable-supernode-auth"] if self.authenticate else []),
+            *_tls_options(self.certificates),
+        ]  # fmt: skip
+        runs = str(self.home / "runs")
+        return json.dumps({"arguments": arguments, "control": self.control, "fleet": self.fleet, "runs": runs})
+
+
+def node_config_text(pairs: Mapping[str, str]) -> str:
+    """Return a node config as Flower reads it: TOML values, so a bare word is quoted."""
+    literal = re.compile(r"true|false|[+-]?\d+(\.\d+)?|\".*\"|'.*'")
+    return " ".join(
+        f"{key}={value}" if literal.fullmatch(value) else f'{key}="{value}"' for key, value in pairs.items()
+    )
+
+
+def _tls_options(certificates: tuple[Path, Path, Path] | None) -> list[str]:
+    if certificates is None:
+        return ["--insecure"]
+    names = ("--ssl-ca-certfile", "--ssl-certfile", "--ssl-keyfile")
+    return [word for name, path in zip(names, certificates, strict=True) for word in (name, str(path))]
+
+
+@dataclass(frozen=True)
+class SuperNodePlan:
+    """How a SuperNode is to run.
+
+    `superlink` is host:port, `ca` the certificate to trust or None for plaintext, `key` the private key by which it is
+    known or None, `previous_id` the node id of an earlier process of this node, whose session may still be open.
+    """
+
+    superlink: str
+    ca: Path | None
+    node_config: Mapping[str, str]
+    host: str
+    key: Path | None
+    previous_id: str = ""
+    max_retries: int = 0
+    max_wait_time: int = 0
+
+    def orders(self) -> str:
+        """Return what a prepared process is told to do (see `inside`)."""
+        arguments = [
+            "--superlink", self.superlink,
+            "--host", self.host,
+            "--port", str(SUPERNODE_PORT),
+            *(["--insecure"] if self.ca is None else ["--root-certificates", str(self.ca)]),
+            *(["--auth-supernode-private-key", str(self.key)] if self.key else []),
+            *(["--node-config", node_config_text(self.node_config)] if self.node_config else []),
+            *(["--max-retries", str(self.max_retries)] if self.max_retries else []),
+            *(["--max-wait-time", str(self.max_wait_time)] if self.max_wait_time else []),
+        ]  # fmt: skip
+        orders: dict[str, Any] = {"arguments": arguments}
+        if self.previous_id and self.key and self.ca:
+            session = {"superlink": self.superlink, "ca": str(self.ca), "key": str(self.key), "id": self.previous_id}
+            orders["close_session"] = session
+        return json.dumps(orders)
+
+
+def prepare(role: str) -> list[str]:
+    """Return the command line of a process that gets ready to be a SuperLink or a SuperNode and waits for orders."""
+    return [sys.executable, "-P", "-m", "oneflower_appliance.flower.main", role, "--parent", str(os.getpid())]
+
+
+def join_address(address: tuple[str, int]) -> str:
+    """Return (host, port) as it is written in a URL."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class Probe:
+    """Asks a SuperLink questions over its real protocols. `ca` is the certificate to trust, None for plaintext."""
+
+    def __init__(self, ca: Path | None) -> None:
+        self._scheme = "https" if ca else "http"
+        self._context = ssl.create_default_context(cafile=str(ca)) if ca else None
+
+    def _status(self, address: str, path: str, body: bytes | None = None) -> int:
+        request = urllib.request.Request(  # noqa: S310 - http and https only, by construction
+            f"{self._scheme}://{address}{path}", data=body, headers=_PROTOBUF if body is not None else {}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=5, context=self._context) as response:  # noqa: S310
+                return int(response.status)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+    def fleet_answers(self, address: str) -> bool:
+        """Whether the Fleet API answers there: health is good, and an unsigned Fleet request is refused as such.
+
+        Raises `OSError` (`ssl.SSLError` among them) when there is no connection.
+        """
+        return self._status(address, "/health") == 200 and self._status(address, "/v1/fleet/pull-messages", b"") == 401
+
+    def control_answers(self, address: str) -> bool:
+        """Whether the Control API lists nodes there. Raises `OSError` when there is no connection."""
+        return self._status(address, "/v1/control/list-nodes", b"") == 200
+
+    def lists_online(self, address: str, node_id: str) -> bool:
+        """Whether the SuperLink lists the SuperNode as online. Raises `OSError` when there is no connection."""
+        return self._status(address, f"/health/supernode/{node_id}") == 200
+
+
+class LoopbackDoor:
+    """The API beside Flower's own, at a SuperLink's loopback door.
+
+    Every method raises `OSError` when nobody answers, and `ValueError` with the reason when the answer is no. `ca` is
+    the certificate to trust, None for plaintext.
+    """
+
+    def __init__(self, ca: Path | None, control: str) -> None:
+        self._context = ssl.create_default_context(cafile=str(ca)) if ca else None
+        self._url = f"{'https' if ca else 'http'}://{control}/oneflower"
+
+    def register(self, public_key: str) -> str:
+        """Make a PEM public key known and return its node id; one that is known already keeps its id."""
+        return str(self._ask("POST", "/nodes", {"public_key": public_key})["id"])
+
+    def unregister(self, node_id: str) -> None:
+        """Forget a node. One that is unknown is not an error."""
+        self._ask("DELETE", f"/nodes/{node_id}")
+
+    def nodes_online(self) -> int:
+        """Return how many SuperNodes are online."""
+        return sum(node["status"] == "online" for node in self._ask("GET", "/nodes"))
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Return all runs, oldest first."""
+        found: list[dict[str, Any]] = self._ask("GET", "/runs")
+        return found
+
+    def start(self, use_case: str, config: Mapping[str, str | int | float | bool]) -> str:
+        """Start a run of a pre-built app and return its id."""
+        return str(self._ask("POST", "/runs", {"use_case": use_case, "config": dict(config)})["id"])
+
+    def resume(self, run: str) -> str:
+        """Have a run that was lost go on, and return the id of the one that takes its place."""
+        return str(self._ask("POST", "/runs", {"resumes": run})["id"])
+
+    def _ask(self, method: str, path: str, body: Any = None) -> Any:
+        data = json.dumps(body).encode() if body is not None else None
+        request = urllib.request.Request(self._url + path, data=data, method=method)  # noqa: S310 - http(s) only
+        try:
+            with urllib.request.urlopen(request, timeout=30, context=self._context) as response:  # noqa: S310
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise ValueError(error.read().decode(errors="replace").strip() or str(error)) from error
+
+
+def node_id_in(line: str) -> str | None:
+    """Return the node id when `line` is the log line in which a SuperNode says which one it was given."""
+    match = _NODE_ID.search(line)
+    return match[1] if match else None
+
+
+class HungError(OneflowerError):
+    """Flower runs and does not do its work any more, so it has to be started again."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message, "It is started again; see `oneflower logs` if that does not help.", ExitCode.ENVIRONMENT
+        )
+
+
+_CAUSES = (
+    (r"Invalid SuperNode authentication|401 Unauthorized",
+     "The SuperLink refused a signed request (401), as it does when the clocks of the two machines differ.",
+     "Synchronise this machine's clock (NTP)."),
+    (r"Errno 98|address already in use",
+     "A port that Flower needs is already in use on this machine.", "Stop the program that listens there."),
+    (r"CERTIFICATE_VERIFY_FAILED|certificate verify failed",
+     "The SuperLink's certificate is not signed by the CA that this machine trusts.",
+     "Give this SuperNode the ca.crt of that SuperLink (FL_SSL_CA_CERTFILE), or none, to use the published one."),
+    (r"must be registered via the CLI|code: 2004|Failed to activate SuperNode",
+     "The SuperLink does not know this SuperNode's key.",
+     "Register its public key with `flwr supernode register`, or set FL_SUPERNODE_AUTH=NO on the SuperLink."),
+    (r"unable to open database file|disk I/O error|readonly database|No space left|Read-only file system",
+     "Flower cannot write its state.", "Free disk space, or let FL_DATABASE point to a folder that can be written."),
+)  # fmt: skip
+
+
+def explain(tail: Sequence[str], status: int | None) -> OneflowerError:
+    """Return why a Flower process ended, from its last lines and its exit status."""
+    text = "\n".join(tail)
+    for pattern, message, hint in _CAUSES:
+        if re.search(pattern, text):
+            return OneflowerError(message, hint, ExitCode.ENVIRONMENT)
+    how = f"was ended by signal {-status}" if status is not None and status < 0 else f"ended with exit status {status}"
+    last = next((line for line in reversed(tail) if line.strip()), "no output")
+    return OneflowerError(
+        f"Flower {how}: {last.strip()[:300]}",
+        "The lines before it are in the agent's log (`oneflower logs`).",
+        ExitCode.ENVIRONMENT,
+    )

@@ -1,0 +1,205 @@
+"""Boot steps as objects, and the status file that says how far they came.
+
+A role is a list of steps. Each step does one thing, says in a few words what it did, and raises `OneflowerError` when
+it cannot; nothing after it runs then, and READY is never published. The status file is replaced atomically at every
+change, so `oneflower-agent status` and people can trust it while the agent works.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from oneflower_appliance.agent.backoff import Backoff
+from oneflower_appliance.agent.onegate import OneGateError
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.files import SHARED, write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from oneflower_appliance.agent.onegate import OneGate
+    from oneflower_appliance.parameters import Settings
+
+NOTHING = "-"  # OneGate cannot store an empty value, and this is no base64
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class Health(StrEnum):
+    """What `oneflower-agent status` reports. Degraded works, but something that was asked for is missing."""
+
+    STARTING = "starting"
+    DONE = "done"
+    DEGRADED = "degraded"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One boot step; `action` returns what it did in a few words."""
+
+    name: str
+    action: Callable[[], str]
+
+
+@dataclass
+class StepRecord:
+    """What became of a step."""
+
+    name: str
+    outcome: str = "running"
+    seconds: float = 0.0
+    detail: str = ""
+
+
+@dataclass
+class Status:
+    """The whole state of the agent, as written to status.json."""
+
+    role: str
+    health: Health = Health.STARTING
+    ready: bool = False
+    causes: list[str] = field(default_factory=list)
+    steps: list[StepRecord] = field(default_factory=list)
+    updated: str = ""
+
+
+class Journal:
+    """Keeps the status file of one agent."""
+
+    def __init__(self, role: str, path: Path) -> None:
+        self._path = path
+        self._remarks: list[str] = []
+        self.status = Status(role)
+        self._write()
+
+    def run(self, steps: Iterable[Step]) -> None:
+        """Run `steps` in order. The first failure is recorded and raised."""
+        self._set(Health.STARTING, [])
+        self.status.steps = []
+        for step in steps:
+            record = StepRecord(step.name)
+            self.status.steps.append(record)
+            self._write()
+            started = time.monotonic()
+            try:
+                record.detail = step.action()
+                record.outcome = "done"
+            except OneflowerError as error:
+                record.outcome, record.detail = "failed", error.sentence
+                raise
+            finally:
+                record.seconds = round(time.monotonic() - started, 3)
+                if record.outcome == "running":
+                    record.outcome = "interrupted"
+                self._write()
+                log.info("%s: %s (%.2f s)", step.name, record.detail or record.outcome, record.seconds)
+        self.ready()
+
+    def remark(self, lines: Iterable[str]) -> None:
+        """Keep `lines` as the causes for which a ready machine counts as degraded."""
+        self._remarks = list(lines)
+        for line in self._remarks:
+            log.warning("%s", line)
+
+    def waiting(self, cause: str) -> None:
+        """Say what a step is waiting for."""
+        if self.status.causes != [cause]:
+            log.warning("%s", cause)
+            self._set(self.status.health, [cause])
+
+    def ready(self) -> None:
+        """Record that READY is published."""
+        self.status.ready = True
+        self._set(Health.DEGRADED if self._remarks else Health.DONE, self._remarks)
+
+    def broken(self, health: Health, cause: str) -> None:
+        """Record that the machine is not ready (any more), and why."""
+        log.error("%s", cause)
+        self.status.ready = False
+        self._set(health, [cause])
+
+    def _set(self, health: Health, causes: Iterable[str]) -> None:
+        self.status.health = health
+        self.status.causes = list(causes)
+        self._write()
+
+    def _write(self) -> None:
+        self.status.updated = datetime.now(UTC).isoformat(timespec="milliseconds")
+        write_atomic(self._path, json.dumps(asdict(self.status), indent=1) + "\n", SHARED)
+
+
+def read_status(home: Path) -> dict[str, Any]:
+    """Return the content of the status file under `home`. Raises `OneflowerError` when there is none."""
+    try:
+        content: dict[str, Any] = json.loads((home / "status.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OneflowerError(
+            f"No agent has run here: {home / 'status.json'} cannot be read.",
+            "Start one with `oneflower-agent superlink` or `oneflower-agent supernode`.",
+            ExitCode.NOT_FOUND,
+        ) from error
+    return content
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The machine a role boots on: who it is (context), what is wanted (settings), and where things are kept."""
+
+    home: Path
+    context: dict[str, str]
+    settings: Settings
+    journal: Journal
+    onegate: OneGate | None
+
+    @property
+    def address(self) -> str:
+        """The machine's own address. Raises `OneflowerError` when the context names none."""
+        if address := self.context.get("ETH0_IP"):
+            return address
+        raise OneflowerError(
+            "The context names no address for this machine (ETH0_IP).",
+            'Give the VM template a NIC and NETWORK="YES" in its CONTEXT section.',
+            ExitCode.ENVIRONMENT,
+        )
+
+    @property
+    def loopback(self) -> str:
+        """The machine's own loopback address: 127.0.0.1, or its address where machines share one host's loopback."""
+        address = self.context.get("ETH0_IP", "")
+        return address if address.startswith("127.") else "127.0.0.1"
+
+    def insist(self, ask: Callable[[OneGate], T], patience: float = float("inf"), backoff: Backoff | None = None) -> T:
+        """Ask OneGate until it answers; give up when asking again cannot help, or after `patience` seconds."""
+        assert self.onegate is not None  # noqa: S101 - callers ask only inside OpenNebula
+        deadline = time.monotonic() + patience
+        for delay in (backoff or Backoff(cap=10)).delays():
+            try:
+                return ask(self.onegate)
+            except OneGateError as error:
+                if not error.heals or time.monotonic() + delay > deadline:
+                    raise
+                self.journal.waiting(f"{error.message} Trying again.")
+            time.sleep(delay)
+        raise AssertionError  # delays never end
+
+    def publish(self, values: dict[str, str]) -> str:
+        """Publish attributes, insisting. Outside OpenNebula there is nobody to tell."""
+        if self.onegate is None:
+            return "not inside OpenNebula, nothing published"
+        self.insist(lambda onegate: onegate.publish(values))
+        return "published " + ", ".join(values)
+
+
+def encode(text: str) -> str:
+    """Return `text` as OneGate can carry it: base64."""
+    return base64.b64encode(text.encode()).decode()

@@ -1,0 +1,147 @@
+"""What a SuperLink's agent does about runs: starts the one that the form asks for, has lost ones go on, tells of them.
+
+Nothing of this is remembered by the agent: what was started and what took whose place is read from the SuperLink's own
+state each time, so an agent that is started again neither starts a run twice nor forgets one.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from oneflower_appliance.agent.journal import NOTHING
+from oneflower_appliance.parameters import NO_USE_CASE, PARAMETERS, Level
+from oneflower_appliance.runs import RunRow
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from oneflower_appliance.agent.flower_process import LoopbackDoor
+    from oneflower_appliance.agent.onegate import OneGate
+    from oneflower_appliance.parameters import Settings
+
+log = logging.getLogger(__name__)
+
+_PUBLISHER = "oneflower"
+_ATTEMPTS = 20
+_BETWEEN_NEWS = 5.0
+_LONGEST_ERROR = 500
+_PROGRESS = ("FL_RUN_ROUND", "FL_RUN_ROUNDS", "FL_RUN_NODES", "FL_RUN_FAILURES", "FL_RUN_SECONDS", "FL_RUN_LOSS",
+             "FL_RUN_ACCURACY")  # fmt: skip
+
+
+class Trainer:
+    """Looks after the runs of one SuperLink, whose runs leave what they leave in `runs`."""
+
+    def __init__(self, door: LoopbackDoor, settings: Settings, runs: Path) -> None:
+        self._door = door
+        self._settings = settings
+        self._runs = runs
+        self._given_up: set[str] = set()
+        self._wanted: tuple[str, str] | None = None
+        self._refused: dict[str, str] | None = None
+        self._told: dict[str, str] = {}
+        self._told_at = 0.0
+
+    def look(self, onegate: OneGate | None, nodes: Sequence[int]) -> dict[str, str]:
+        """Do what is to be done now, and return what there is to be published, at most every five seconds.
+
+        Raises `OneGateError`, `OSError` when the SuperLink does not answer, and `ValueError` when it refuses.
+        """
+        runs = self._door.runs()
+        changed = self._rescue(runs) or self._begin(runs, onegate, nodes)
+        if changed:
+            runs = self._door.runs()
+        newest = runs[-1] if runs else self._refused
+        return self._news(newest) if newest else {}
+
+    def _rescue(self, runs: list[dict[str, Any]]) -> bool:
+        """Have every run go on that was lost and that nothing took the place of."""
+        lost = [
+            run for run in runs if run["lost"] == "YES" and not run["resumed_as"] and run["id"] not in self._given_up
+        ]
+        rescued = False
+        for run in lost:
+            if not self._may_go_on(run):
+                log.warning(
+                    "Run %s was lost: %s It does not go on; with FL_CHECKPOINT_ENABLED=YES it would.",
+                    run["id"], run["details"] or "Flower ended.",
+                )  # fmt: skip
+                self._given_up.add(run["id"])
+                continue
+            try:
+                successor = self._door.resume(run["id"])
+            except ValueError as error:
+                log.error("Run %s was lost and cannot go on: %s", run["id"], error)  # noqa: TRY400
+                self._given_up.add(run["id"])
+                continue
+            rescued = True
+            log.warning("Run %s was lost; run %s goes on from its last checkpoint.", run["id"], successor)
+        return rescued
+
+    def _may_go_on(self, run: Mapping[str, Any]) -> bool:
+        asked = self._settings.flag("FL_CHECKPOINT_ENABLED") or run["app"] == self._app
+        return asked and int(run["attempt"]) < _ATTEMPTS
+
+    @property
+    def _app(self) -> str:
+        return f"{_PUBLISHER}/{self._wanted[0]}" if self._wanted else ""
+
+    def _begin(self, runs: list[dict[str, Any]], onegate: OneGate | None, nodes: Sequence[int]) -> bool:
+        """Start the run that the form asks for, once, when enough nodes are online."""
+        if self._wanted is None and onegate is not None and nodes:
+            attributes = onegate.attributes(nodes[0])
+            if attributes.get("READY") == "YES":
+                use_case = attributes.get("FL_USE_CASE", NO_USE_CASE)
+                self._wanted = (use_case, attributes.get("ML_FRAMEWORK", ""))
+        if self._wanted is None or self._wanted[0] == NO_USE_CASE or any(run["app"] == self._app for run in runs):
+            return False
+        if self._door.nodes_online() < self._settings.integer("FL_MIN_AVAILABLE_CLIENTS"):
+            return False
+        use_case, framework = self._wanted
+        config = {
+            parameter.key: parameter.parse(self._settings[name])
+            for name, parameter in PARAMETERS.items()
+            if parameter.key and parameter.level is Level.SUPERLINK
+        }
+        try:
+            number = self._door.start(use_case, config | {PARAMETERS["ML_FRAMEWORK"].key: framework})
+        except ValueError as error:
+            log.error("%s cannot be started, as the form asks (FL_USE_CASE): %s", use_case, error)  # noqa: TRY400
+            self._refused = {"id": "-", "app": self._app, "status": "", "sub_status": "failed", "details": str(error)}
+            self._wanted = (NO_USE_CASE, "")
+            return False
+        log.info("Run %s: %s, as the form asks (FL_USE_CASE).", number, use_case)
+        return True
+
+    def _news(self, run: Mapping[str, Any]) -> dict[str, str]:
+        news = {
+            "FL_RUN_ID": run["id"],
+            "FL_RUN_APP": run["app"],
+            "FL_RUN_STATUS": run["sub_status"] or run["status"],
+            "FL_RUN_ERROR": NOTHING,
+            **self._progress(run["id"]),
+        }
+        if run["sub_status"] not in ("", "completed") and run["details"]:
+            news["FL_RUN_ERROR"] = base64.b64encode(run["details"][:_LONGEST_ERROR].encode()).decode()
+        changes = {key: value for key, value in news.items() if self._told.get(key) != value}
+        if not changes or time.monotonic() - self._told_at < _BETWEEN_NEWS:
+            return {}
+        self._told, self._told_at = news, time.monotonic()
+        return changes
+
+    def _progress(self, number: str) -> dict[str, str]:
+        """Return how far a run is. OneGate forgets nothing, so what is not known replaces what was of another run."""
+        model = self._runs / number / "model.npz"
+        news = dict.fromkeys(_PROGRESS, NOTHING) | {"FL_RUN_MODEL": str(model) if model.exists() else NOTHING}
+        try:
+            lines = (self._runs / number / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return news
+        row = RunRow.parse(lines[-1])
+        found = (row.round, row.rounds, row.nodes, row.failures, row.seconds, row.loss, row.accuracy)
+        known = zip(_PROGRESS, found, strict=True)
+        return news | {key: f"{value:.6g}" for key, value in known if value is not None}

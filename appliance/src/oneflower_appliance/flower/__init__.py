@@ -1,0 +1,1 @@
+"""Flower's own processes, and all that is known of Flower's internals."""

@@ -1,0 +1,122 @@
+"""The API beside Flower's own, in JSON: /oneflower/... on the loopback door, /health/supernode/ID on both.
+
+Through it clients follow runs, SuperNodes learn that they are online, and the SuperLink's agent lets nodes in, starts
+what the form asks for, and has a run that was lost go on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse
+from starlette.routing import Route
+
+from oneflower_appliance.apps import USE_CASES
+from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.files import SHARED, write_atomic
+from oneflower_appliance.training.origin import Origin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.types import ASGIApp
+
+    from oneflower_appliance.flower.linkstate import LinkState
+
+_MISSING = PlainTextResponse("Not found.\n", status_code=404)
+
+
+def status_api(link: LinkState, runs: Path) -> ASGIApp:
+    """Return the API over a SuperLink's state and the folder where its runs leave what they leave."""
+    return Starlette(routes=[*_node_routes(link), *_run_routes(link, runs)])
+
+
+def _node_routes(link: LinkState) -> list[Route]:
+    def health(request: Request) -> Response:
+        online = link.is_online(int(request.path_params["id"]))
+        return PlainTextResponse("online\n" if online else "not online\n", status_code=200 if online else 404)
+
+    def nodes(_: Request) -> Response:
+        return JSONResponse(link.nodes())
+
+    async def register(request: Request) -> Response:
+        key = str((await request.json())["public_key"]).encode()
+        return JSONResponse({"id": str(await run_in_threadpool(link.register, key))})
+
+    def unregister(request: Request) -> Response:
+        link.unregister(int(request.path_params["id"]))
+        return JSONResponse({"id": str(request.path_params["id"])})
+
+    return [
+        Route("/health/supernode/{id:int}", health),
+        Route("/oneflower/nodes", nodes),
+        Route("/oneflower/nodes", register, methods=["POST"]),
+        Route("/oneflower/nodes/{id:int}", unregister, methods=["DELETE"]),
+    ]
+
+
+def _run_routes(link: LinkState, runs: Path) -> list[Route]:
+    def told(run: dict[str, str]) -> dict[str, Any]:
+        folder = runs / run["id"]
+        lost = {"lost": "YES"} if (folder / Origin.LOST).exists() else {}
+        return run | lost | {"resumed_as": Origin.successor(folder), "attempt": Origin.of(folder).attempt}
+
+    def all_runs(_: Request) -> Response:
+        return JSONResponse([told(run) for run in link.runs()])
+
+    def one_run(request: Request) -> Response:
+        run = link.run(int(request.path_params["id"]))
+        return _MISSING if run is None else JSONResponse(told(run))
+
+    def log(request: Request) -> Response:
+        found = link.log(int(request.path_params["id"]), float(request.query_params.get("after", "0")))
+        return _MISSING if found is None else JSONResponse(found)
+
+    def file(request: Request) -> Response:
+        folder = (runs / str(request.path_params["id"])).resolve()
+        path = (folder / request.path_params["name"]).resolve()
+        return FileResponse(path) if path.is_relative_to(folder) and path.is_file() else _MISSING
+
+    def files(request: Request) -> Response:
+        folder = runs / str(request.path_params["id"])
+        return JSONResponse(sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()))
+
+    def start(wanted: dict[str, Any]) -> str:
+        return link.start(USE_CASES[wanted["use_case"]].folder, wanted["config"])
+
+    def resume(wanted: dict[str, Any]) -> str:
+        number = str(int(wanted["resumes"]))
+        if successor := Origin.successor(runs / number):
+            return successor
+        before = Origin.of(runs / number)
+        origin = Origin(number, before.first, before.attempt + 1)
+        started = link.start_again(int(number))
+        # The ServerApp reads it when its strategy starts, which is a process and its imports away.
+        write_atomic(runs / started / Origin.FILE, origin.text, SHARED)
+        write_atomic(runs / number / Origin.SUCCESSOR, f"{started}\n", SHARED)
+        link.stop(int(number))  # now that whoever follows it knows which to follow instead
+        return started
+
+    async def new_run(request: Request) -> Response:
+        try:
+            wanted = await request.json()
+            act: Callable[[dict[str, Any]], str] = resume if "resumes" in wanted else start
+            return JSONResponse({"id": await run_in_threadpool(act, wanted)})
+        except OneflowerError as error:
+            return PlainTextResponse(f"{error.sentence}\n", status_code=409)
+        except (KeyError, TypeError, ValueError) as error:
+            return PlainTextResponse(f"That is no run: {error!r}.\n", status_code=400)
+
+    return [
+        Route("/oneflower/runs", all_runs),
+        Route("/oneflower/runs", new_run, methods=["POST"]),
+        Route("/oneflower/runs/{id:int}", one_run),
+        Route("/oneflower/runs/{id:int}/log", log),
+        Route("/oneflower/runs/{id:int}/files", files),
+        Route("/oneflower/runs/{id:int}/files/{name:path}", file),
+    ]

@@ -1,0 +1,194 @@
+"""What runs inside Flower's own processes: a SuperLink, a SuperNode, a ServerApp.
+
+They are started through `main`, so that they end with the agent, a SuperLink gets its front door, and both run warm
+where that is asked for and possible. With `linkstate`, `nodeloop` and `warm`, this is all that knows Flower's Python
+entry points.
+
+usage: python -m oneflower_appliance.flower.main {superlink,supernode} --parent PID     (orders: JSON, on stdin)
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cryptography.hazmat.primitives import serialization
+
+from oneflower_appliance.agent.flower_process import (
+    ADDRESS_TAKEN,
+    EXECUTION_VARIABLE,
+    LEVEL_VARIABLE,
+    RUNS_VARIABLE,
+    join_address,
+    node_id_in,
+)
+from oneflower_appliance.files import write_atomic
+from oneflower_appliance.flower import warm
+from oneflower_appliance.process import die_with_parent
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from oneflower_appliance.flower.warm.superexec import WarmSuperExec
+
+log = logging.getLogger("flwr")
+
+_MODULES = {
+    "superlink": ("flwr.superlink.cli.flower_superlink", "flwr.superlink.main"),
+    "supernode": ("flwr.supernode.cli.flower_supernode", "flwr.supernode.main"),
+}
+
+
+def main() -> None:
+    """Get ready to be a SuperLink or a SuperNode, read orders from standard input (one line of JSON), and be it.
+
+    Importing Flower takes longer than all the boot steps before it together, so it is done while they run.
+    """
+    parser = argparse.ArgumentParser(prog="python -m oneflower_appliance.flower.main", description=main.__doc__)
+    parser.add_argument("role", choices=tuple(_MODULES))
+    parser.add_argument("--parent", type=int, required=True, help="end when this process ends")
+    options = parser.parse_args()
+    die_with_parent(options.parent)
+    command, _ = (importlib.import_module(name) for name in _MODULES[options.role])
+    _set_log_level()
+    superexec = _warm_superexec(options.role)
+    line = sys.stdin.readline().strip()
+    if not line:
+        return
+    orders = json.loads(line)
+    sys.argv = [f"flower-{options.role}", *orders["arguments"]]
+    run = _run_superlink if options.role == "superlink" else _run_supernode
+    run(command, orders, superexec)
+
+
+def serverapp() -> None:
+    """Run Flower's `flwr-serverapp` with every strategy supervised."""
+    from oneflower_appliance.training.supervisor import supervise  # noqa: PLC0415 - imports Flower
+
+    sys.argv[0] = "flwr-serverapp"
+    if folder := os.environ.get(RUNS_VARIABLE):
+        supervise(Path(folder), Path(folder).parent / "checkpoints")
+    importlib.import_module("flwr.superlink.cli").flwr_serverapp()
+
+
+def _warm_superexec(role: str) -> WarmSuperExec | None:
+    """Return the SuperExec that is to serve this process, None where stock Flower's is."""
+    if os.environ.get(EXECUTION_VARIABLE) != "warm":
+        return None
+    if reason := warm.missing(role):
+        log.warning("FL_EXECUTION=warm cannot be had here, so tasks run as stock Flower runs them: %s.", reason)
+        return None
+    from oneflower_appliance.flower.warm.superexec import WarmSuperExec  # noqa: PLC0415 - not needed by stock Flower
+
+    return WarmSuperExec(role)
+
+
+def _set_log_level() -> None:
+    logger = importlib.import_module("flwr.supercore.logger")
+    logger.console_handler.setLevel(os.environ.get(LEVEL_VARIABLE, "INFO"))
+
+
+def _run_superlink(command: Any, orders: dict[str, Any], superexec: WarmSuperExec | None) -> None:
+    control, fleet = (tuple(orders[name]) for name in ("control", "fleet"))
+    runs = Path(orders["runs"])
+    sockets = [_listen(control), _listen(fleet)]
+    uvicorn: Any = importlib.import_module("uvicorn")
+
+    def serve(app: Any, **settings: Any) -> None:
+        from oneflower_appliance.flower.api import status_api  # noqa: PLC0415
+        from oneflower_appliance.flower.door import FrontDoor, configuration  # noqa: PLC0415 - only here is starlette needed
+        from oneflower_appliance.flower.linkstate import (  # noqa: PLC0415
+            LinkState,
+            answer_for_the_dead,
+            look_for_expired_tasks_once_a_second,
+        )
+        from oneflower_appliance.flower.warm.longpoll import ACQUIRE_TASK, LongPoll  # noqa: PLC0415
+        from oneflower_appliance.flower.warm.shortcuts import Shortcuts  # noqa: PLC0415
+        from oneflower_appliance.training.origin import Origin  # noqa: PLC0415
+
+        answer_for_the_dead()
+        if superexec:
+            look_for_expired_tasks_once_a_second()
+        polls = LongPoll(Shortcuts(app))
+        link = LinkState(app.state.linkstate_factory, on_start=lambda: polls.wake(ACQUIRE_TASK))
+        for run in link.going():
+            # Its ServerApp ended with the Flower before. Stopped before any SuperNode can ask, for one that has just
+            # taken a message when its run is stopped answers every later message too late (Flower 1.41).
+            write_atomic(runs / str(run) / Origin.LOST, "")
+            link.stop(run)
+        door = FrontDoor(polls if superexec else app, status_api(link, runs), control)
+        settings["access_log"] = os.environ.get(LEVEL_VARIABLE) == "DEBUG"
+
+        class Server(uvicorn.Server):  # type: ignore[misc]
+            def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+                polls.close()
+                super().handle_exit(sig, frame)
+
+        Server(configuration(door, control, timeout_graceful_shutdown=1, **settings)).run(sockets=sockets)
+
+    # Flower offers no way to serve its application on a second socket, so the one call that serves it is replaced.
+    uvicorn.run = serve
+    if superexec:
+        superexec.replace_in(command.__name__)
+    command.flower_superlink()
+
+
+def _run_supernode(command: Any, orders: dict[str, Any], superexec: WarmSuperExec | None) -> None:
+    from oneflower_appliance.flower import nodeloop  # noqa: PLC0415
+
+    if session := orders.get("close_session"):
+        _close_session(**session)
+    logging.getLogger("flwr").addHandler(_NodeIdSayer())
+    nodeloop.answer_in_turn()
+    if superexec:
+        nodeloop.run_warm(superexec)
+    command.flower_supernode()
+
+
+class _NodeIdSayer(logging.Handler):
+    """Says which node id a SuperNode was given at every log level: Flower itself says it in one INFO line only."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if node_id_in(text):
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
+
+
+def _close_session(superlink: str, ca: str, key: str, id: str) -> None:  # noqa: A002 - the names of the orders
+    """Close the session of an earlier process of this node: while it is open, a node with a key cannot come back."""
+    fleet_client = importlib.import_module("flwr.supernode.fleet_http_client").FleetHttpClient
+    signer = importlib.import_module("flwr.supernode.node_auth_http_interceptor").NodeAuthHttpInterceptor
+    messages = importlib.import_module("flwr.proto.fleet_pb2")
+    private = serialization.load_ssh_private_key(Path(key).read_bytes(), None)
+    client = fleet_client.from_server_address(
+        superlink, False, ca, interceptors=[signer(private, private.public_key())]
+    )
+    try:
+        client.DeactivateNode(messages.DeactivateNodeRequest(node_id=int(id)))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the session then ends by itself, within a minute
+        sys.stderr.write(f"The earlier session of node {id} could not be closed: {error}\n")
+
+
+def _listen(address: tuple[str, int]) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    # Named as TCP, so that asyncio switches Nagle's algorithm off: without that an answer may wait 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        sys.stderr.write(f"Cannot listen on {join_address(address)}: [Errno {error.errno}] {error.strerror}\n")
+        raise SystemExit(ADDRESS_TAKEN) from error
+    return listener
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""The warm SuperExec: Flower's own, in a process that forks for each task and has imported what tasks need.
+
+It is forked from the SuperLink's or SuperNode's process while that still has one thread, so the two share the memory of
+what both import. When it dies it is started again, then as a program of its own; the tasks that run go on meanwhile.
+
+usage: python -m oneflower_appliance.flower.warm.superexec ROLE --parent PID     (its command: JSON, on standard input)
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import importlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import IO, TYPE_CHECKING, Any
+
+from oneflower_appliance.flower.warm import ROLES
+from oneflower_appliance.flower.warm.tasks import TaskExecutor, finish
+from oneflower_appliance.flower.warm.waits import WAITS, ask_to_wait, replace_sleep
+from oneflower_appliance.process import die_with_parent, name_process
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+log = logging.getLogger("flwr")
+
+_COMMAND = "flower-superexec"
+_RUN = "flwr.supercore.superexec.run_superexec"
+_PAUSE = 1.0  # seconds before it is started again
+
+
+class WarmSuperExec:
+    """The SuperExec of this process's SuperLink or SuperNode. To be made while this process has one thread."""
+
+    def __init__(self, role: str) -> None:
+        self._role = role
+        self._ending = threading.Event()
+        parent = os.getpid()
+        reading, writing = os.pipe()
+        gc.collect()
+        gc.freeze()  # a collection of what is shared would touch, and thereby copy, all of it
+        self.pid = os.fork()
+        if not self.pid:
+            os.close(writing)
+            finish(lambda: _be_superexec(role, parent, os.fdopen(reading)))
+        os.close(reading)
+        self._orders: IO[str] = os.fdopen(writing, "w")
+
+    def replace_in(self, module: str) -> None:
+        """Have one of Flower's modules start this SuperExec where it would start its own."""
+        importlib.import_module(module).subprocess = _Subprocess(self)  # type: ignore[attr-defined]
+
+    def start(self, command: Sequence[str]) -> WarmSuperExec:
+        """Have the process that waits do as `command` says, and look after it from now on."""
+        _tell(self._orders, command)
+        threading.Thread(target=self._look_after, args=(command,), name="superexec", daemon=True).start()
+        return self
+
+    def _look_after(self, command: Sequence[str]) -> None:
+        os.waitpid(self.pid, 0)
+        while not self._ending.is_set():
+            log.warning("The SuperExec ended; it is started again. Tasks that run go on.")
+            time.sleep(_PAUSE)
+            again = [sys.executable, "-P", "-m", __name__, self._role, "--parent", str(os.getpid())]
+            with subprocess.Popen(again, stdin=subprocess.PIPE, text=True) as process:
+                self.pid = process.pid
+                assert process.stdin is not None  # noqa: S101 - it is a pipe
+                _tell(process.stdin, command)
+                process.wait()
+
+    def terminate(self) -> None:
+        """End it. With `wait`, this is what Flower knows of a process that it started."""
+        self._ending.set()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Return at once, for it ends by itself: at the latest with this process."""
+
+
+class _Subprocess:
+    """Stands for the module `subprocess` in one of Flower's modules."""
+
+    def __init__(self, superexec: WarmSuperExec) -> None:
+        self._superexec = superexec
+
+    def Popen(self, command: Sequence[str], **settings: Any) -> Any:  # noqa: N802 - its name in that module
+        if command[0] == _COMMAND:
+            return self._superexec.start(command)
+        return subprocess.Popen(command, **settings)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(subprocess, name)
+
+
+def _tell(stream: IO[str], command: Sequence[str]) -> None:
+    with contextlib.suppress(BrokenPipeError), stream:
+        stream.write(json.dumps(list(command)) + "\n")
+
+
+def _be_superexec(role: str, parent: int, orders: IO[str]) -> None:
+    """Wait for the command and be the SuperExec."""
+    die_with_parent(parent)
+    name_process(_COMMAND)
+    run: Any = importlib.import_module(_RUN)
+    flower: Any = importlib.import_module("flwr.supercore.cli.flower_superexec")
+    make_stock = run.get_executor
+    # The kernel ends this process with its parent, so that it keeps to one thread and may fork.
+    run.start_parent_process_monitor = lambda _pid: None
+    ask_to_wait()
+    replace_sleep(_RUN, WAITS.sleep)
+    run.get_executor = lambda *args, **kwargs: TaskExecutor(make_stock(*args, **kwargs), role, parent)
+    if line := orders.readline():
+        sys.argv = json.loads(line)
+        flower.flower_superexec()
+
+
+def main() -> None:
+    """Be the SuperExec, as a program of its own."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("role", choices=ROLES)
+    parser.add_argument("--parent", type=int, required=True, help="end when this process ends")
+    options = parser.parse_args()
+    _be_superexec(options.role, options.parent, sys.stdin)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""Tasks in processes that need not import anything first: Flower's executor interface, by fork or by waiting workers.
+
+Every task has a process of its own, as with stock Flower: it begins with what its parent had imported, which has never
+run an app, and it ends with its task. A framework that does not survive a fork gets workers instead: processes that
+were started, and have imported it, before there is a task for them.
+
+usage: python -m oneflower_appliance.flower.warm.tasks ROLE     (the task, in JSON, on standard input)
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import dataclasses
+import functools
+import gc
+import importlib
+import json
+import logging
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from oneflower_appliance.agent.flower_process import FRAMEWORK_VARIABLE
+from oneflower_appliance.flower.warm.waits import WAITS, ask_to_wait, replace_sleep
+from oneflower_appliance.process import name_process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger("flwr")
+
+# What a task needs, by Flower's type of task: the function that is Flower's command for it, and what it imports.
+_COMMANDS = {
+    "flwr-clientapp": ("flwr.supernode.cli.flwr_clientapp", "flwr_clientapp"),
+    "flwr-serverapp": ("oneflower_appliance.flower.main", "serverapp"),
+}
+_IMPORTS = {
+    "superlink": ("oneflower_appliance.flower.main", "oneflower_appliance.training.supervisor", "flwr.superlink.cli",
+                  "flwr.serverapp.strategy"),
+    "supernode": ("flwr.supernode.cli", "flwr.clientapp.mod"),
+}  # fmt: skip
+_FRAMEWORKS = {
+    "": (),
+    "sklearn": ("sklearn.linear_model", "sklearn.neural_network", "sklearn.datasets", "sklearn.metrics"),
+    "pytorch": ("torch", "torch.utils.data", "torchvision", "sklearn.datasets", "sklearn.metrics"),
+    "tensorflow": ("tensorflow", "sklearn.datasets", "sklearn.metrics"),
+}
+_THREADED = ("tensorflow",)  # it starts threads when it is imported; a fork of it hangs
+_GRID = "flwr.superlink.grid.http_grid"
+_PR_SET_DUMPABLE = 4
+_PATIENCE = 1.0  # seconds
+
+
+def preload(role: str) -> None:
+    """Import what the tasks of a role need, as far as it is installed."""
+    framework = os.environ.get(FRAMEWORK_VARIABLE, "") if role == "supernode" else ""
+    for module in (*_IMPORTS[role], *_FRAMEWORKS[framework]):
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the task that needs it will say so
+            log.debug("%s is not imported ahead of tasks: %s", module, error)
+
+
+class Launcher(Protocol):
+    """A way to start a task's process."""
+
+    def launch(self, order: dict[str, Any]) -> None:
+        """Start a process for the task that `order` describes. Raises `OSError` where that cannot be."""
+
+    def reap(self) -> None:
+        """Forget the processes that have ended."""
+
+
+class TaskExecutor:
+    """Flower's executor interface. What is no task of an app, and what cannot be started warm, goes to `stock`."""
+
+    def __init__(self, stock: Any, role: str, parent: int) -> None:
+        self._stock = stock
+        self._role = role
+        self._parent = parent
+
+    @functools.cached_property
+    def _launcher(self) -> Launcher:
+        """Known from the first task on: until then, a node that never trains does without a framework in memory."""
+        return launcher(self._role)
+
+    def launch(self, spec: Any) -> Any:
+        """Start the process of a task."""
+        # Tasks end with the SuperLink or SuperNode, not with this process, which is started again when it dies.
+        order = dataclasses.asdict(spec) | {"parent_pid": self._parent}
+        if spec.task_type not in _COMMANDS or spec.runtime_dependency_install:
+            return self._stock.launch(spec)
+        try:
+            self._launcher.launch(order)
+        except OSError as error:
+            log.warning("A task is started as stock Flower does, for a warm one could not be had: %s", error)
+            return self._stock.launch(spec)
+        return importlib.import_module("flwr.supercore.superexec.executor").LaunchResult.accepted()
+
+    def reconcile(self) -> None:
+        """Do what is to be done between tasks."""
+        if "_launcher" in vars(self):
+            self._launcher.reap()
+        self._stock.reconcile()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stock, name)
+
+
+def launcher(role: str) -> Launcher:
+    """Import what tasks of a role need, and return how they are to be started."""
+    if os.environ.get(FRAMEWORK_VARIABLE, "") not in _THREADED:
+        before = set(_others())
+        preload(role)
+        if not set(_others()) - before:
+            return Fork()
+    log.info("Tasks run in workers that wait for them: what they import does not survive a fork.")
+    return Workers(role)
+
+
+def _others() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread is not threading.current_thread()]
+
+
+class Fork:
+    """A fork of this process for each task."""
+
+    def __init__(self) -> None:
+        self._running: set[int] = set()
+
+    def launch(self, order: dict[str, Any]) -> None:
+        """Fork, and do the task in the child."""
+        for thread in _others():
+            thread.join(_PATIENCE)  # Flower's own for telemetry: gone in a moment
+            if thread.is_alive():
+                raise OSError(f"a fork beside the thread {thread.name} may hang")
+        gc.freeze()  # so that a collection in the child does not touch, and thereby copy, what it shares
+        pid = os.fork()
+        if not pid:
+            finish(lambda: _do(order))
+        self._running.add(pid)
+
+    def reap(self) -> None:
+        """Forget the tasks that have ended; say which were killed."""
+        for pid in list(self._running):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                self._running.discard(pid)
+                _say_how_it_ended(pid, os.waitstatus_to_exitcode(status))
+
+
+class Workers:
+    """A worker for each task, started before there is one. One waits at any time."""
+
+    def __init__(self, role: str) -> None:
+        self._role = role
+        self._running: list[subprocess.Popen[str]] = []
+        self._next: subprocess.Popen[str] | None = None
+
+    def _start(self) -> subprocess.Popen[str]:
+        command = [sys.executable, "-P", "-m", __name__, self._role]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+
+    def launch(self, order: dict[str, Any]) -> None:
+        """Hand the task to the worker that waits, and start the next one."""
+        waiting = self._next is not None and self._next.poll() is None
+        worker = self._next if self._next and waiting else self._start()
+        self._next = self._start()
+        assert worker.stdin is not None  # noqa: S101 - it is a pipe
+        with worker.stdin as stream:
+            stream.write(json.dumps(order) + "\n")
+        self._running.append(worker)
+
+    def reap(self) -> None:
+        """Forget the tasks that have ended; say which were killed."""
+        for worker in list(self._running):
+            if worker.poll() is not None:
+                self._running.remove(worker)
+                _say_how_it_ended(worker.pid, worker.returncode)
+
+
+def _say_how_it_ended(pid: int, status: int) -> None:
+    if status < 0:
+        log.error("The process of a task (%d) was ended by signal %d.", pid, -status)
+
+
+def finish(work: Callable[[], None]) -> NoReturn:
+    """Do `work` and end this process, which is a fork, as an interpreter ends, but for tearing down what it shares."""
+    status = 0
+    try:
+        work()
+    except SystemExit as ending:
+        status = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+    except BaseException:  # noqa: BLE001 - this is where a process ends
+        traceback.print_exc()
+        status = 1
+    threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - waits for an app's threads
+    atexit._run_exitfuncs()  # noqa: SLF001
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
+
+
+def _do(order: dict[str, Any]) -> None:
+    """Do a task in this process, which is new and has not done anything yet."""
+    kind = order["task_type"]
+    _part_from_parent()
+    name_process(kind)
+    if order["suppress_output"]:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    constants = importlib.import_module("flwr.supercore.constant")
+    sys.argv = [
+        constants.TASK_TYPE_TO_COMMAND[kind],
+        constants.TASK_TYPE_TO_APPIO_API_ADDRESS_ARG[kind], order["runtime_api_address"],
+        "--token", order["token"],
+        "--parent-pid", str(order["parent_pid"]),
+    ]  # fmt: skip
+    if order["insecure"]:
+        sys.argv.append("--insecure")
+    elif order["root_certificates_path"]:
+        sys.argv += ["--root-certificates", order["root_certificates_path"]]
+    if kind == "flwr-serverapp":
+        replace_sleep(_GRID, WAITS.sleep_of_the_grid)
+    module, function = _COMMANDS[kind]
+    getattr(importlib.import_module(module), function)()
+
+
+def _part_from_parent() -> None:
+    """Give up what belongs to the parent: its connections, its ways to end, its random numbers."""
+    for number in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
+        with contextlib.suppress(OSError):
+            if number > sys.stderr.fileno() and stat.S_ISSOCK(os.fstat(number).st_mode):
+                os.close(number)
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # which a SuperExec switches off, and a program begins with
+    importlib.import_module("flwr.supercore.exit.exit_handler").registered_exit_handlers.clear()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()
+
+
+def main() -> None:
+    """Be a worker: import what tasks need, and do the one that comes."""
+    role = sys.argv[1]
+    ask_to_wait()
+    preload(role)
+    if line := sys.stdin.readline():
+        _do(json.loads(line))
+
+
+if __name__ == "__main__":
+    main()

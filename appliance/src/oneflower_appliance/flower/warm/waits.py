@@ -1,0 +1,102 @@
+"""Questions that are held until they have an answer: the asking end.
+
+Flower's loops ask, and sleep when there is no news. Here they say how long they are ready to wait for the answer (see
+`longpoll`), and their sleep ends when there is news: at once after a question that was held. Where nobody holds
+questions, because the other end runs stock Flower, they sleep as they did.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from oneflower_appliance.flower.warm.longpoll import APPLIED, PREFER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_PATIENCE = 15.0  # seconds
+_ACQUIRE_TASK = "/flwr.proto.Runtime/AcquireTask"
+_NODE_PULL = "/flwr.proto.Fleet/PullMessages"
+_GRID_PULL = "/flwr.proto.Runtime/PullMessages"
+_OBJECTS = ("/flwr.proto.Fleet/PullObject", "/flwr.proto.Runtime/PullObject")
+
+
+class Waits:
+    """How the clients in this process wait."""
+
+    def __init__(self) -> None:
+        self._news = threading.Event()
+        self._grid_patience = 0.0
+        self._grid_is_held = True
+
+    def intercept(self, context: Any, call_next: Callable[[Any], Any]) -> Any:
+        """Say with a question how long it may be held. Flower calls this around every request."""
+        method = context.rpc_method
+        seconds = self._patience(method)
+        if not seconds:
+            return call_next(context)
+        context.request.headers[PREFER] = f"wait={seconds:g}"
+        response = call_next(context)
+        held = APPLIED in response.headers
+        if method == _GRID_PULL:
+            self._grid_is_held = held
+        elif held and method not in _OBJECTS:
+            self.something_happened()
+        return response
+
+    def _patience(self, method: str) -> float:
+        if method == _GRID_PULL:
+            seconds, self._grid_patience = self._grid_patience, 0.0
+            return seconds
+        return _PATIENCE if method in (_ACQUIRE_TASK, _NODE_PULL, *_OBJECTS) else 0.0
+
+    def something_happened(self) -> None:
+        """End the sleep of whoever sleeps, or the next one."""
+        self._news.set()
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep until something happened, at most `seconds`."""
+        self._news.wait(seconds)
+        self._news.clear()
+
+    def sleep_of_the_grid(self, seconds: float) -> None:
+        """Have the next question for replies held for `seconds`, instead of sleeping before it.
+
+        An app may ask for replies itself and count on being answered at once, so only who would sleep waits.
+        """
+        if self._grid_is_held:
+            self._grid_patience = seconds
+        else:
+            time.sleep(seconds)
+
+
+WAITS = Waits()
+
+
+class _Clock:
+    """Stands for the module `time` in one of Flower's modules, with another sleep."""
+
+    def __init__(self, sleep: Callable[[float], None]) -> None:
+        self.sleep = sleep
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+
+def ask_to_wait() -> None:
+    """Have every client that this process makes from now on say how long it waits."""
+    client: Any = importlib.import_module("flwr.supercore.protobuf.client").ProtobufClient
+    original = client.__init__
+
+    def __init__(self: Any, *args: Any, interceptors: Any = (), **kwargs: Any) -> None:  # noqa: N807
+        original(self, *args, interceptors=(*interceptors, WAITS), **kwargs)
+
+    client.__init__ = __init__
+
+
+def replace_sleep(module: str, sleep: Callable[[float], None]) -> None:
+    """Have the loop in one of Flower's modules sleep in another way."""
+    importlib.import_module(module).time = _Clock(sleep)  # type: ignore[attr-defined]

@@ -1,0 +1,1 @@
+"""The hypervisor: machines as process trees, and their init."""

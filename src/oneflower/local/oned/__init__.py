@@ -1,0 +1,1 @@
+"""OpenNebula's core: VMs, what they are made of, and XML-RPC."""

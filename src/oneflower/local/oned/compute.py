@@ -1,0 +1,341 @@
+"""oned's part of the cloud: virtual machines and what they are made of. What becomes of a service is not its business.
+
+Machines with a guest of ours are run by the `Host` and take the time they take. Machines without one (any VM template
+that does not set ONEFLOWER_ROLE) run nothing, and take the time that `Timing` says, as with OpenNebula's dummy drivers.
+Changes are told to one listener, never from within the request that asked for them, except for updates.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import TYPE_CHECKING, Any, Protocol
+
+from oneflower.local.models import CloudError, Image, LcmState, Vm, VmState
+from oneflower.local.oned.tokens import make_token
+from oneflower.local.oned.vms import Place, check_network, merge_extra, new_vm, nics_of
+from oneflower.local.oned.vmtext import parse_template, render_contents
+from oneflower_appliance.errors import OneflowerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oneflower.local.clock import Clock, Timing
+    from oneflower.local.store import Store
+
+log = logging.getLogger(__name__)
+
+NETWORK = "loopback"
+DATASTORES = {0: "system", 1: "default", 2: "files"}
+_GUEST = "ONEFLOWER_ROLE"
+VERBS = ("terminate", "poweroff", "suspend", "stop", "undeploy", "resume", "reboot", "hold", "release")
+_PARKING = {
+    "poweroff": VmState.POWEROFF, "suspend": VmState.SUSPENDED, "stop": VmState.STOPPED, "undeploy": VmState.UNDEPLOYED,
+}  # fmt: skip
+
+
+class Host(Protocol):
+    """Where machines with a guest run. It answers through the `vm_...` methods of `Compute`."""
+
+    def prepare(self, vm: Vm, token: str) -> None:
+        """Write what the machine reads at boot. Raises `OneflowerError`."""
+
+    def start(self, vm: Vm) -> None:
+        """Boot a machine."""
+
+    def stop(self, vm: Vm, *, hard: bool, keep: bool) -> None:
+        """Shut a machine down; its disk goes too, unless `keep`."""
+
+    def discard(self, vm: Vm) -> None:
+        """Remove what was prepared for a machine that never ran anything."""
+
+    def address(self) -> str:
+        """Return a free address for a machine. Raises `OneflowerError`."""
+
+
+class Listener(Protocol):
+    """Who wants to know what happens to VMs."""
+
+    def vm_changed(self, vm: Vm) -> None:
+        """Take note of a new state."""
+
+    def vm_updated(self, vm: Vm, text: str) -> None:
+        """Take note that a VM's user template was updated with `text`."""
+
+
+class Compute:
+    """All VMs that are not done, VM templates, images and networks."""
+
+    listener: Listener
+    host: Host
+
+    def __init__(self, store: Store, clock: Clock, timing: Timing, onegate: str) -> None:
+        self.clock = clock
+        self.timing = timing
+        self._store = store
+        self._onegate = onegate
+        self.vms = {vm.id: vm for vm in store.vms()}
+        self.templates = store.records("template")
+        self.images = {number: Image(number, **record) for number, record in store.records("image").items()}
+        self.networks = {0: NETWORK} | {number: str(r["NAME"]) for number, r in store.records("network").items()}
+        self.token_password = store.setting("token_password", secrets.token_hex(32))
+        self._after_stop: dict[int, Callable[[Vm], None]] = {}
+        self.user: dict[str, str] = {"TOKEN_PASSWORD": self.token_password}
+
+    # -- what VMs are made of ----------------------------------------------------------------------------------------
+
+    def save_template(self, template: dict[str, Any], number: int | None = None) -> int:
+        """Insert or replace a VM template and return its id."""
+        number = self._store.next_id("vm_template") if number is None else number
+        self.templates[number] = template
+        self._store.save_record("template", number, template)
+        return number
+
+    def template(self, number: int, call: str) -> dict[str, Any]:
+        """Return a VM template. Raises `CloudError` 404."""
+        if number not in self.templates:
+            raise CloudError(404, f"[{call}] Error getting virtual machine template [{number}].")
+        return self.templates[number]
+
+    def delete_template(self, number: int) -> None:
+        """Remove a VM template. Raises `CloudError` 404."""
+        self.template(number, "one.template.delete")
+        del self.templates[number]
+        self._store.delete_record("template", number)
+
+    def save_image(self, template: dict[str, Any], state: int) -> int:
+        """Enter an image into the books and return its id."""
+        image = Image(self._store.next_id("image"), str(template["NAME"]), template, state, int(self.clock.now()))
+        self.images[image.id] = image
+        record = {"name": image.name, "template": image.template, "state": image.state, "regtime": image.regtime}
+        self._store.save_record("image", image.id, record)
+        return image.id
+
+    def delete_image(self, number: int) -> None:
+        """Remove an image from the books. Raises `CloudError` 404."""
+        if number not in self.images:
+            raise CloudError(404, f"[one.image.delete] Error getting image [{number}].")
+        del self.images[number]
+        self._store.delete_record("image", number)
+
+    def add_network(self, name: str) -> int:
+        """Enter a virtual network into the books: another name for the loopback of this machine."""
+        number = self._store.next_id("network") + 1
+        self.networks[number] = name
+        self._store.save_record("network", number, {"NAME": name})
+        return number
+
+    # -- VMs ---------------------------------------------------------------------------------------------------------
+
+    def find(self, number: int) -> Vm:
+        """Return a VM, done or not. Raises `CloudError` 404."""
+        vm = self.vms.get(number) or self._store.vm(number)
+        if vm is None:
+            raise CloudError(404, f"[one.vm.info] Error getting virtual machine [{number}].")
+        return vm
+
+    def token(self, vm: Vm) -> str:
+        """Return the token of a VM for OneGate."""
+        return make_token(self.token_password, vm.id, vm.stime)
+
+    def instantiate(self, template_id: int, name: str, extra: str, *, hold: bool) -> Vm:
+        """Make a VM from a template with `extra` text over it, and boot it. Raises `CloudError`."""
+        call = "one.template.instantiate"
+        base = self.template(template_id, call)
+        try:
+            attributes = merge_extra(base, parse_template(extra))
+            for nic in nics_of(attributes):
+                check_network(nic, self.networks)
+            addresses = tuple(self.host.address() for _ in nics_of(attributes))
+            place = Place(self._store.next_id("vm"), addresses, self._onegate, int(self.clock.now()))
+            vm = new_vm(attributes, name, place, self.user)
+            vm.template["TEMPLATE_ID"] = str(template_id)
+            self.host.prepare(vm, self.token(vm))
+        except CloudError as error:
+            raise CloudError(500, f"[{call}] {error.message}") from error
+        except OneflowerError as error:
+            raise CloudError(500, f"[{call}] {error.sentence}") from error
+        self.vms[vm.id] = vm
+        if hold:
+            vm.state = VmState.HOLD
+        self._store.save_vm(vm)
+        self.clock.later(0, lambda: self._emit(vm) if hold else self._schedule(vm))
+        return vm
+
+    def update(self, vm: Vm, text: str, *, append: bool) -> None:
+        """Change a VM's user template with OpenNebula's text. Raises `CloudError` 500 where that is none."""
+        fresh = parse_template(text)
+        vm.user_template = {**vm.user_template, **fresh} if append else fresh
+        self._store.save_vm(vm)
+        self.listener.vm_updated(vm, text)
+
+    def erase(self, vm: Vm, name: str) -> None:
+        """Remove an attribute of a VM's user template, by writing the whole template anew, as OneGate does."""
+        rest = {key: value for key, value in vm.user_template.items() if key != name}
+        self.update(vm, render_contents(rest), append=False)
+
+    def act(self, vm: Vm, action: str) -> None:
+        """Do what one.vm.action does. Raises `CloudError`: 500 in a state that forbids it, 501 for unknown actions."""
+        verb, hard = action.removesuffix("-hard"), action.endswith("-hard")
+        if verb == "terminate":
+            self._terminate(vm, hard=hard)
+        elif verb == "hold" and vm.state is VmState.PENDING:
+            vm.state = VmState.HOLD
+            self._later(0, vm, lambda: self._emit(vm))
+        elif verb == "release" and vm.state is VmState.HOLD:
+            vm.state = VmState.PENDING
+            self._later(0, vm, lambda: self._schedule(vm))
+        elif verb == "resume" and vm.parked:
+            self._boot(vm)
+        elif verb in _PARKING and vm.running:
+            self._park(vm, _PARKING[verb], hard=hard)
+        elif verb == "reboot" and vm.running:
+            if self.has_guest(vm):
+                self._stop(vm, self._boot, hard=hard, keep=True)
+        elif verb in VERBS:
+            raise CloudError(500, f"[one.vm.action] This action is not available for state {self.state_name(vm)}")
+        else:
+            raise CloudError(501, f"The local cloud does not implement the VM action {action!r}")
+
+    def recover(self, vm: Vm, operation: int) -> None:
+        """Do what one.vm.recover does: 0 fail, 1 success, 2 retry, 3 delete. Raises `CloudError`."""
+        if operation == 3:
+            vm.state, vm.lcm_state = VmState.ACTIVE, LcmState.SHUTDOWN
+            self._stop(vm, self._done, hard=True, keep=False)
+        elif operation == 2 and vm.failed:
+            self._boot(vm)
+        elif operation == 1 and (vm.failed or vm.lcm_state in (LcmState.PROLOG, LcmState.BOOT)):
+            self.vm_running(vm)
+        elif operation == 0 and vm.lcm_state in (LcmState.PROLOG, LcmState.BOOT):
+            self.vm_failed(vm, "An operator declared the boot a failure (recover).")
+        elif operation in (0, 1, 2):
+            raise CloudError(500, f"[one.vm.recover] This action is not available for state {self.state_name(vm)}")
+        else:
+            raise CloudError(501, f"The local cloud does not implement the recover operation {operation}")
+
+    def schedule(self, vm: Vm, action: str, delay: float) -> None:
+        """Do an action later, as a VM's SCHED_ACTION. What it comes to then is in the daemon's log."""
+        entry = {"ID": str(len(vm.sched_actions)), "ACTION": action, "TIME": str(int(self.clock.now() + delay))}
+        vm.sched_actions.append(entry)
+        self._later(delay, vm, lambda: self._run_scheduled(vm, entry))
+
+    def _run_scheduled(self, vm: Vm, entry: dict[str, str]) -> None:
+        if entry not in vm.sched_actions or vm.gone:
+            return
+        vm.sched_actions.remove(entry)
+        self._store.save_vm(vm)
+        try:
+            self.act(vm, entry["ACTION"])
+        except CloudError as error:
+            log.warning("VM %d: scheduled %s: %s", vm.id, entry["ACTION"], error.message)
+
+    def unschedule(self, vm: Vm, number: int) -> None:
+        """Take back a scheduled action, if the VM has it."""
+        vm.sched_actions = [entry for entry in vm.sched_actions if entry["ID"] != str(number)]
+        self._store.save_vm(vm)
+
+    def resume(self) -> None:
+        """Carry on, after a restart of the daemon, with machines that run no guest, and with what was planned."""
+        for vm in list(self.vms.values()):
+            for entry in vm.sched_actions:
+                delay = max(0.0, int(entry["TIME"]) - self.clock.now())
+                self._later(delay, vm, lambda vm=vm, entry=entry: self._run_scheduled(vm, entry))  # type: ignore[misc]
+            if self.has_guest(vm):
+                continue
+            if vm.state is VmState.PENDING:
+                self._schedule(vm)
+            elif vm.lcm_state in (LcmState.PROLOG, LcmState.BOOT):
+                self._boot(vm)
+            elif vm.lcm_state is LcmState.SHUTDOWN:
+                self._stop(vm, self._done, hard=False, keep=False)
+
+    @staticmethod
+    def state_name(vm: Vm) -> str:
+        """Return the state as the core names it in its messages."""
+        return vm.lcm_state.name if vm.state is VmState.ACTIVE else vm.state.name
+
+    @staticmethod
+    def has_guest(vm: Vm) -> bool:
+        """Whether there is something for the host to run."""
+        return _GUEST in vm.context
+
+    # -- what becomes of them ----------------------------------------------------------------------------------------
+
+    def _schedule(self, vm: Vm) -> None:
+        if vm.state is VmState.PENDING:
+            self._later(0 if self.has_guest(vm) else self.timing.boot / 2, vm, lambda: self._boot(vm))
+
+    def _boot(self, vm: Vm) -> None:
+        if vm.gone or vm.state is VmState.HOLD or vm.lcm_state is LcmState.SHUTDOWN:
+            return
+        vm.state, vm.lcm_state, vm.error = VmState.ACTIVE, LcmState.PROLOG, ""
+        self._store.save_vm(vm)
+        if self.has_guest(vm):
+            self.host.start(vm)
+        else:
+            self._later(self.timing.boot / 2, vm, lambda: self._booted(vm))
+
+    def _booted(self, vm: Vm) -> None:
+        if vm.lcm_state is LcmState.PROLOG:
+            self.vm_running(vm)
+
+    def _terminate(self, vm: Vm, *, hard: bool) -> None:
+        if vm.gone:
+            raise CloudError(500, "[one.vm.action] This action is not available for state DONE")
+        if vm.lcm_state is LcmState.SHUTDOWN:
+            return
+        vm.state, vm.lcm_state = VmState.ACTIVE, LcmState.SHUTDOWN
+        self._stop(vm, self._done, hard=hard, keep=False)
+
+    def _park(self, vm: Vm, state: VmState, *, hard: bool) -> None:
+        def parked(_: Vm) -> None:
+            if not vm.gone and vm.lcm_state is not LcmState.SHUTDOWN:
+                vm.state, vm.lcm_state = state, LcmState.LCM_INIT
+                self._emit(vm)
+
+        self._stop(vm, parked, hard=hard, keep=True)
+
+    def _stop(self, vm: Vm, then: Callable[[Vm], None], *, hard: bool, keep: bool) -> None:
+        """Shut a machine down, which takes a while, and then do what it was shut down for."""
+        self._store.save_vm(vm)
+        if self.has_guest(vm):
+            self._after_stop[vm.id] = then
+            self.host.stop(vm, hard=hard, keep=keep)
+        else:
+            self.clock.later(self.timing.shutdown, lambda: then(vm))
+
+    def _done(self, vm: Vm) -> None:
+        if vm.gone:
+            return
+        vm.state, vm.lcm_state, vm.etime = VmState.DONE, LcmState.LCM_INIT, int(self.clock.now())
+        self.vms.pop(vm.id, None)
+        if not self.has_guest(vm):
+            self.host.discard(vm)
+        self._emit(vm)
+
+    def vm_running(self, vm: Vm) -> None:
+        """Take note that a machine is up."""
+        vm.state, vm.lcm_state, vm.error = VmState.ACTIVE, LcmState.RUNNING, ""
+        self._emit(vm)
+
+    def vm_failed(self, vm: Vm, reason: str) -> None:
+        """Take note that a machine could not be booted."""
+        vm.state, vm.lcm_state, vm.error = VmState.ACTIVE, LcmState.BOOT_FAILURE, reason
+        self._emit(vm)
+
+    def vm_lost(self, vm: Vm, reason: str) -> None:
+        """Take note that a machine went down by itself."""
+        vm.state, vm.lcm_state, vm.error = VmState.POWEROFF, LcmState.LCM_INIT, reason
+        self._emit(vm)
+
+    def vm_stopped(self, vm: Vm) -> None:
+        """Take note that a machine has been shut down: for good, unless it was asked for something else."""
+        self._after_stop.pop(vm.id, self._done)(vm)
+
+    def _emit(self, vm: Vm) -> None:
+        self._store.save_vm(vm)
+        self.listener.vm_changed(vm)
+
+    def _later(self, seconds: float, vm: Vm, callback: Callable[[], None]) -> None:
+        self._store.save_vm(vm)
+        self.clock.later(seconds, callback)

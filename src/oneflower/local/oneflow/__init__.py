@@ -1,0 +1,1 @@
+"""OneFlow: services, their templates, and what moves them."""

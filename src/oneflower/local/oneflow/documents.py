@@ -1,0 +1,178 @@
+"""Service templates and services as documents: what OneFlow keeps of them, and what can be done with any document."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from oneflower.local.models import SERVICE_TYPE, TEMPLATE_TYPE, CloudError, Document, ServiceState, octet_of
+from oneflower.local.oneflow.schema import check_template
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from oneflower.local.clock import Clock
+    from oneflower.local.oned.compute import Compute
+    from oneflower.local.store import Store
+
+log = logging.getLogger(__name__)
+
+_KEPT_LINES = 50
+
+
+class StuckError(Exception):
+    """What makes the real OneFlow lose a service: an exception in the middle of a step that nobody takes up again."""
+
+
+class Documents:
+    """All documents by id."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._all = {document.id: document for document in store.documents()}
+
+    def pool(self, kind: int) -> list[Document]:
+        """Return the documents of a type, newest first."""
+        return [document for document in self._all.values() if document.type == kind][::-1]
+
+    def get(self, number: int, kind: int) -> Document:
+        """Return a document. Raises `CloudError` 404, or 500 when it is of the other type."""
+        document = self._all.get(number)
+        if document is None:
+            raise CloudError(404, f"[one.document.info] Error getting document [{number}].")
+        if document.type != kind:
+            raise CloudError(500, f"[DocumentInfo] Error getting document [{number}].")
+        return document
+
+    def service(self, number: int) -> Document | None:
+        """Return a service, None when there is none of that id."""
+        document = self._all.get(number)
+        return document if document is not None and document.type == SERVICE_TYPE else None
+
+    def insert(self, kind: int, body: dict[str, Any]) -> Document:
+        """Store a new document."""
+        document = Document(self._store.next_id("document"), kind, body)
+        self._all[document.id] = document
+        self.save(document)
+        return document
+
+    def save(self, document: Document) -> None:
+        """Write a document to the store, unless it is gone."""
+        if document.id in self._all:
+            self._store.save_document(document)
+
+    def forget(self, number: int) -> None:
+        """Remove a document."""
+        self._all.pop(number, None)
+        self._store.delete_document(number)
+
+    def note(self, service: Document, message: str, severity: str = "I") -> None:
+        """Add a line to a service's log, of which OneFlow keeps 50."""
+        log = service.body.setdefault("log", [])
+        log.append({"timestamp": int(self._clock.now()), "severity": severity, "message": message})
+        del log[:-_KEPT_LINES]
+
+    @contextmanager
+    def changing(self, service: Document) -> Iterator[None]:
+        """Write a service down after a change. Where OneFlow would be stuck, leave it as it was and say so."""
+        before = copy.deepcopy(service.body)
+        try:
+            yield
+        except StuckError as error:
+            service.body.clear()
+            service.body.update(before)
+            log.warning(
+                "service %d stays %s for ever: %s. The real OneFlow loses it, too; `recover` with delete removes it.",
+                service.id, service.state.name, error,
+            )  # fmt: skip
+        except Exception:
+            service.body.clear()
+            service.body.update(before)
+            raise
+        self.save(service)
+
+    def enter(self, service: Document, state: ServiceState) -> None:
+        """Change the state of a service, and say so in its log."""
+        service.body["state"] = int(state)
+        self.note(service, f"New state: {state.name}")
+        log.info("service %d: %s", service.id, state.name)
+
+    def set_cardinality(self, service: Document, role: dict[str, Any], number: int) -> None:
+        """Change how many VMs a role should have, and say so in the service's log."""
+        way = "up" if number > role["cardinality"] else "down"
+        message = f"Role {role['name']} scaling {way} from {role['cardinality']} to {number} nodes"
+        self.note(service, message)
+        role["cardinality"] = number
+
+    # -- what can be done with any document --------------------------------------------------------------------------
+
+    def rename(self, document: Document, name: str) -> None:
+        """Give a document another name. The body keeps its own."""
+        document.name = name
+        self.save(document)
+
+    def chmod(self, document: Document, octet: Any) -> None:
+        """Change permissions. Raises `CloudError` 500."""
+        document.permissions = octet_of(octet)
+        self.save(document)
+
+    def chown(self, document: Document, user: int, group: int) -> None:
+        """Change the owner: there is one user and one group here. Raises `CloudError` 404 for any other."""
+        self.save(document)
+        for what, number in (("user", user), ("group", group)):
+            if number not in (-1, 0):
+                raise CloudError(404, f"[one.document.chown] Error getting {what} [{number}].")
+
+    # -- service templates -------------------------------------------------------------------------------------------
+
+    def create_template(self, body: Any) -> Document:
+        """Store a service template. Raises `CloudError`."""
+        checked = check_template(body)
+        return self.insert(TEMPLATE_TYPE, checked | {"registration_time": int(self._clock.now())})
+
+    def update_template(self, number: int, body: Any, *, append: bool = False) -> Document:
+        """Replace a service template, or with `append` its top-level keys. Raises `CloudError`."""
+        template = self.get(number, TEMPLATE_TYPE)
+        registered = template.body["registration_time"]
+        if isinstance(body, dict) and body.get("registration_time") not in (None, *(() if append else (registered,))):
+            text = "Immutable value: `service_template/registration_time` can not be changed"
+            raise CloudError(500, text)
+        merged = {**template.body, **body} if append else body
+        template.body = check_template(merged) | {"registration_time": registered}
+        self.save(template)
+        return template
+
+    def clone_template(self, number: int, name: str, recursive: str, compute: Compute) -> Document:
+        """Copy a service template, and with `recursive` its VM templates. Raises `CloudError`."""
+        original = self.get(number, TEMPLATE_TYPE)
+        body = copy.deepcopy(original.body) | {"registration_time": int(self._clock.now())}
+        copies: dict[int, int] = {}
+        for role in body["roles"] if recursive != "none" else ():
+            old = role["template_id"]
+            if old not in copies:
+                content = compute.template(old, "one.template.info")
+                copies[old] = compute.save_template({**content, "NAME": f"{content.get('NAME', '')}-{name}"[:119]})
+            role["template_id"] = copies[old]
+        clone = self.insert(TEMPLATE_TYPE, body)
+        self.rename(clone, name)
+        return clone
+
+    def delete_template(self, number: int, what: str, compute: Compute) -> None:
+        """Remove a service template; its VM templates, too, where `what` is templates or all. Raises `CloudError`."""
+        template = self.get(number, TEMPLATE_TYPE)
+        if what in ("templates", "all"):
+            for vm_template in {role["template_id"] for role in template.roles}:
+                compute.delete_template(vm_template)
+        self.forget(number)
+
+
+def load_json(text: Any) -> Any:
+    """Return JSON text as data. Raises `CloudError` 400 with the words of Ruby's parser."""
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError) as error:
+        raise CloudError(400, f"unexpected token at '{text}'") from error

@@ -1,0 +1,167 @@
+"""What OneFlow waits for, role by role, until every VM of a kind of change is where it should be.
+
+Source: EventManager.rb. Some ends of waiting are events, others are seen only when OneFlow next looks; with a poll
+interval of 0 it looks after every change.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from oneflower.local.models import VmState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oneflower.local.models import Vm
+    from oneflower.local.oned.compute import Compute
+
+_READY = re.compile("READY=YES")
+
+
+class For(Enum):
+    """What is waited for."""
+
+    DEPLOY = "deploy"
+    SCALE_UP = "scale up"
+    ADD = "add role"
+    RELEASE = "release"
+    UNDEPLOY = "undeploy"
+    SCALE_DOWN = "scale down"
+    REMOVE = "remove role"
+    HOLD = "hold"
+
+
+_GOING_UP = frozenset({For.DEPLOY, For.SCALE_UP, For.ADD, For.RELEASE})
+_GOING_DOWN = frozenset({For.UNDEPLOY, For.SCALE_DOWN, For.REMOVE})
+
+
+@dataclass
+class Wait:
+    """A role on its way. `left` are the VMs still waited for; `gate` whether they must report ready."""
+
+    purpose: For
+    service: int
+    role: str
+    left: set[int]
+    gate: bool = False
+    vms: frozenset[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.vms = frozenset(self.left)
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """By what the wait is known: there is one a role."""
+        return self.service, self.role
+
+    def arrived(self, vm: Vm | None, *, polled: bool) -> bool:
+        """Whether a VM is where it should be, None being one that is done.
+
+        Going up, a VM that is parked or gone counts, too: OneFlow waits for nothing that cannot come. With the gate a
+        READY=YES of the user template is seen at a poll only; the event is `reported`.
+        """
+        if vm is None or vm.gone:
+            return True
+        if self.purpose in _GOING_DOWN:
+            return False
+        if self.purpose is For.HOLD:
+            return vm.state is VmState.HOLD
+        if vm.parked:
+            return True
+        if self.gate:
+            return polled and str(vm.user_template.get("READY", "")).strip() == "YES"
+        return vm.running
+
+    def reported(self, text: str) -> bool:
+        """Whether the text of an update opens the gate: OneFlow looks for READY=YES anywhere in it."""
+        return self.gate and bool(_READY.search(text.replace('"', "").replace(" ", "")))
+
+    @property
+    def can_fail(self) -> bool:
+        """Whether a VM in failure ends it."""
+        return self.purpose in _GOING_UP | _GOING_DOWN
+
+
+class Waiting:
+    """All waits there are. `finished` is told when the last VM of one has arrived, `failed` when one never will."""
+
+    def __init__(self, compute: Compute, finished: Callable[[Wait], None], failed: Callable[[Wait], None]) -> None:
+        self._compute = compute
+        self._clock = compute.clock
+        self._poll_interval = compute.timing.poll
+        self._finished = finished
+        self._failed = failed
+        self._waits: dict[tuple[int, str], Wait] = {}
+        self._awaited: dict[int, Wait] = {}
+        self._quiet_since = self._clock.now()
+
+    def open(self, wait: Wait) -> None:
+        """Begin to wait, instead of whatever that role was waiting for."""
+        self._drop(self._waits.get(wait.key))
+        self._waits[wait.key] = wait
+        self._awaited |= dict.fromkeys(wait.vms, wait)
+        self._clock.later(0, lambda: self._poll(wait))
+
+    def cancel(self, service: int) -> None:
+        """Stop waiting for anything of a service."""
+        for wait in [wait for wait in self._waits.values() if wait.service == service]:
+            self._drop(wait)
+
+    def _drop(self, wait: Wait | None) -> None:
+        if wait is not None:
+            del self._waits[wait.key]
+            for number in wait.vms:
+                if self._awaited.get(number) is wait:
+                    del self._awaited[number]
+
+    def _poll(self, wait: Wait) -> None:
+        """Look at every VM that is waited for; again after a while in which nothing happened."""
+        if self._waits.get(wait.key) is not wait:
+            return
+        vms = {number: self._compute.vms.get(number) for number in wait.left}
+        wait.left -= {number for number, vm in vms.items() if wait.arrived(vm, polled=True)}
+        if wait.can_fail and any(vm.failed for vm in vms.values() if vm):
+            self._failed(wait)
+        elif not wait.left:
+            self._finish(wait)
+        elif self._poll_interval:
+            self._clock.later(self._poll_interval, lambda: self._poll_if_quiet(wait))
+
+    def _poll_if_quiet(self, wait: Wait) -> None:
+        """Poll, unless an update of any VM in the cloud has just postponed that."""
+        rest = self._quiet_since + self._poll_interval - self._clock.now() if wait.gate else 0
+        if rest > 0:
+            self._clock.later(rest, lambda: self._poll_if_quiet(wait))
+        else:
+            self._poll(wait)
+
+    def vm_changed(self, vm: Vm) -> None:
+        """Take note of a new state of a VM."""
+        polled = not self._poll_interval
+        wait = self._awaited.get(vm.id)
+        if wait is None:
+            return
+        if wait.arrived(vm, polled=polled):
+            self._arrive(wait, vm)
+        elif polled and vm.failed and wait.can_fail:
+            self._failed(wait)
+
+    def vm_updated(self, vm: Vm, text: str) -> None:
+        """Take note that a VM's user template was updated with `text`."""
+        self._quiet_since = self._clock.now()
+        wait = self._awaited.get(vm.id)
+        if wait is not None and (wait.reported(text) or wait.arrived(vm, polled=not self._poll_interval)):
+            self._arrive(wait, vm)
+
+    def _arrive(self, wait: Wait, vm: Vm) -> None:
+        wait.left.discard(vm.id)
+        if not wait.left:
+            self._finish(wait)
+
+    def _finish(self, wait: Wait) -> None:
+        self._drop(wait)
+        self._finished(wait)

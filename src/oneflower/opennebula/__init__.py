@@ -1,0 +1,20 @@
+"""Builds and lints what OpenNebula is given: the OneFlow service template and the two VM templates."""
+
+from oneflower.opennebula.lint import Finding, lint, placeholders
+from oneflower.opennebula.service import COORDINATOR, NAME, NODES, ServiceOptions, merge_template, service_template
+from oneflower.opennebula.vm import VmOptions, render, vm_template
+
+__all__ = [
+    "COORDINATOR",
+    "NAME",
+    "NODES",
+    "Finding",
+    "ServiceOptions",
+    "VmOptions",
+    "lint",
+    "merge_template",
+    "placeholders",
+    "render",
+    "service_template",
+    "vm_template",
+]

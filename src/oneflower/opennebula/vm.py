@@ -1,0 +1,89 @@
+"""The VM templates of the two roles, in OpenNebula's own syntax."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from oneflower.opennebula.service import COORDINATOR, infrastructure
+from oneflower_appliance.errors import OneflowerError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_CPU, _MEMORY = 2.0, {COORDINATOR: 2048}
+_NODE_MEMORY = 4096
+_TRIPLE = re.compile(r"([0-9a-f]{4}):([0-9a-f]{4})(?::([0-9a-f]{4}))?", re.IGNORECASE)
+_SHORT = re.compile(r"[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class VmOptions:
+    """What an operator chooses for the machines of a role; what is left out has a default.
+
+    `cpu` is in cores, of which fractions can be had; `memory` in MB; `network` and `image` are ids, because names would
+    be looked up among the tenant's own; `gpu` is a PCI device, `VENDOR:DEVICE[:CLASS]` or an address like `41:00.0`.
+    """
+
+    cpu: float | None = None
+    memory: int | None = None
+    network: str = ""
+    image: str = ""
+    gpu: str = ""
+
+
+def vm_template(role: str, options: VmOptions = VmOptions()) -> dict[str, Any]:
+    """Return the VM template of `role`, but for its name: KVM, virtio, host CPU (numpy needs x86-64-v2).
+
+    Raises `OneflowerError` for a GPU that is none.
+    """
+    cpu = options.cpu or _CPU
+    template: dict[str, Any] = {
+        "DESCRIPTION": f"oneflower: a Flower {role}",
+        "CPU": f"{cpu:g}",
+        "VCPU": str(max(1, round(cpu))),
+        "MEMORY": str(options.memory or _MEMORY.get(role, _NODE_MEMORY)),
+        "CPU_MODEL": {"MODEL": "host-passthrough"},
+        "HYPERVISOR": "kvm",
+        "CONTEXT": infrastructure(role),
+    }
+    if options.image:
+        template["DISK"] = {"IMAGE_ID": options.image, "DEV_PREFIX": "vd"}
+        template["OS"] = {"ARCH": "x86_64", "BOOT": "disk0"}
+    if options.network:
+        template |= {"NIC": {"NETWORK_ID": options.network}, "NIC_DEFAULT": {"MODEL": "virtio"}}
+    if options.gpu:
+        template["PCI"] = _pci(options.gpu)
+    return template
+
+
+def _pci(device: str) -> dict[str, str]:
+    if _SHORT.fullmatch(device):
+        return {"SHORT_ADDRESS": device.lower()}
+    if match := _TRIPLE.fullmatch(device):
+        names = zip(("VENDOR", "DEVICE", "CLASS"), match.groups(), strict=True)
+        return {name: value.lower() for name, value in names if value}
+    raise OneflowerError(
+        f"{device!r} is no PCI device.",
+        "Give VENDOR:DEVICE or VENDOR:DEVICE:CLASS in hexadecimal (10de:2331:0302), or an address (41:00.0); "
+        "`onehost show` lists them.",
+    )
+
+
+def render(template: Mapping[str, Any]) -> str:
+    """Return `template` as OpenNebula text: `KEY="value"` and `KEY=[A="1", B="2"]`; a list is repeated."""
+    lines = (
+        f"{key}={_value(item)}\n"
+        for key, value in template.items()
+        for item in (value if isinstance(value, list) else [value])
+    )
+    return "".join(lines)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "[" + ", ".join(f"{key}={_value(item)}" for key, item in value.items()) + "]"
+    # OpenNebula knows one escape, that of a quote: a backslash stands for itself.
+    escaped = str(value).replace('"', '\\"')
+    return f'"{escaped}"'
