@@ -1,4 +1,4 @@
-"""`python -m oneflower_appliance.agent`."""
+"""`python -m oneflower_appliance.agent.agent`."""
 
 from oneflower_appliance.agent.agent import main
 
