@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 
 from oneflower.cloud.apps import load_app
+from oneflower_appliance.apps import USE_CASES
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.parameters import PARAMETERS
 from oneflower_appliance.runs import RunRow
 
 FORM = {
@@ -36,17 +38,26 @@ def test_a_prebuilt_app_follows_the_form_of_its_federation():
     app = load_app("image-classification", FORM)
     config = app.run_config(FORM, None, {})
     assert config == {
-        "num-server-rounds": "5", "min-train-nodes": "2", "min-evaluate-nodes": "2", "min-available-nodes": "3",
+        "num-server-rounds": 5, "min-train-nodes": 2, "min-evaluate-nodes": 2, "min-available-nodes": 3,
     }  # fmt: skip
-    assert app.run_config(FORM, 2, {"dirichlet-alpha": "0.3"})["num-server-rounds"] == "2"
+    assert app.run_config(FORM, 2, {"dirichlet-alpha": "0.3"})["num-server-rounds"] == 2
+
+
+@pytest.mark.parametrize("name", USE_CASES)
+def test_the_form_fits_the_config_of_every_prebuilt_app(name):
+    form = {name: parameter.default for name, parameter in PARAMETERS.items() if parameter.key}
+    form["ML_FRAMEWORK"] = USE_CASES[name].frameworks[0]
+    assert load_app(name, form).run_config(form, None, {})
 
 
 def test_anybodys_app_is_changed_only_where_asked(tmp_path):
     app = load_app(folder(tmp_path, GOOD), FORM)
     assert app.run_config(FORM, None, {}) == {}
     assert app.run_config(FORM, 4, {"optimizer.name": "adam w"}) == {
-        "num-server-rounds": "4", "optimizer.name": '"adam w"',
+        "num-server-rounds": 4, "optimizer.name": "adam w",
     }  # fmt: skip
+    with pytest.raises(OneflowerError, match="num-server-rounds='many' is not a whole number"):
+        app.run_config(FORM, None, {"num-server-rounds": "many"})
     with pytest.raises(OneflowerError, match="no configuration called speed"):
         app.run_config(FORM, None, {"speed": "1"})
 

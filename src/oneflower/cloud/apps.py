@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from oneflower.cloud.runconfig import typed
 from oneflower_appliance.apps import USE_CASES
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.parameters import PARAMETERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from oneflower.cloud.runconfig import Value
 
 _ROUNDS = PARAMETERS["FL_NUM_ROUNDS"].key
 _OURS = "oneflower-appliance"
@@ -29,26 +32,26 @@ class App:
     dependencies: tuple[str, ...]
     prebuilt: bool
 
-    def run_config(self, form: Mapping[str, str], rounds: int | None, given: Mapping[str, str]) -> dict[str, str]:
-        """Return what overrides the app's own configuration, as TOML literals by key.
+    def run_config(self, form: Mapping[str, str], rounds: int | None, given: Mapping[str, str]) -> dict[str, Value]:
+        """Return what overrides the app's own configuration, each value of the type that the app's own has.
 
         A pre-built app follows the form of its federation; anybody's app is changed only where asked.
-        Raises `OneflowerError` for a key that the app does not have.
+        Raises `OneflowerError` for a key that the app does not have, and for a value that is not of its type.
         """
         values: dict[str, str] = {}
         if self.prebuilt:
             keys = {name: parameter.key for name, parameter in PARAMETERS.items() if parameter.key in self.config}
-            values = {keys[name]: _literal(value) for name, value in form.items() if name in keys}
+            values = {keys[name]: value for name, value in form.items() if name in keys}
         if rounds is not None:
             values[_ROUNDS] = str(rounds)
-        values |= {key: _literal(value) for key, value in given.items()}
+        values |= given
         unknown = sorted(set(values) - set(self.config))
         if unknown:
             raise OneflowerError(
                 f"The app {self.name} has no configuration called {', '.join(unknown)}.",
                 f"It has: {', '.join(sorted(self.config)) or 'none'} (pyproject.toml, [tool.flwr.app.config]).",
             )
-        return values
+        return {key: typed(key, value, self.config[key]) for key, value in values.items()}
 
     def check_installed(self, packages: set[str], where: str) -> None:
         """Raise `OneflowerError` unless everything that the app depends on is among `packages`."""
@@ -105,15 +108,6 @@ def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in config.items():
         flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat
-
-
-def _literal(value: str) -> str:
-    try:
-        tomllib.loads(f"x = {value}")
-    except tomllib.TOMLDecodeError:
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
-    return value
 
 
 def _not_an_app(folder: Path, why: str) -> OneflowerError:

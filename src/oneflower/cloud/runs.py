@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import httpx
 
+from oneflower.cloud.runconfig import toml_text
 from oneflower.process import run as run_program
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from oneflower.cloud.apps import App
+    from oneflower.cloud.runconfig import Value
     from oneflower.cloud.site import Site
     from oneflower.cloud.status import FederationStatus
 
@@ -161,10 +163,16 @@ def connection(name: str, address: str, ca: Path | None) -> str:
     return f'[superlink.{name}]\naddress = "{address}"\n{trust}\n'
 
 
-def submit(door: SuperLinkDoor, app: App, config: Mapping[str, str]) -> str:
+def submit(door: SuperLinkDoor, app: App, config: Mapping[str, Value]) -> str:
     """Start a run and return its id. Raises `OneflowerError`."""
-    overrides = ["--run-config", " ".join(f"{key}={value}" for key, value in config.items())] if config else []
-    return str(door.flower("run", str(app.folder), _CONNECTION, *overrides)["run-id"])
+    if not config:
+        return str(door.flower("run", str(app.folder), _CONNECTION)["run-id"])
+    # In a file, which Flower reads as TOML. What it reads from its command line goes through a pattern of its own, in
+    # which a quote inside a text ends the text, and everybody on this machine could read it there.
+    with tempfile.TemporaryDirectory(prefix="oneflower-") as folder:
+        overrides = Path(folder) / "run-config.toml"
+        write_atomic(overrides, toml_text(config))
+        return str(door.flower("run", str(app.folder), _CONNECTION, "--run-config", str(overrides))["run-id"])
 
 
 def stop(door: SuperLinkDoor, run_id: str) -> None:

@@ -1,0 +1,80 @@
+"""The run config of an app: values that people type, of the types that the app's own have, on their way to Flower."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import TYPE_CHECKING
+
+from oneflower_appliance.errors import OneflowerError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Value = str | int | float | bool
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_INTEGER = re.compile(r"[+-]?\d+(_\d+)*", re.ASCII)
+_LARGEST = 2**63  # Flower carries integers in 64 bits, one of them the sign
+_FLAGS = {"true": True, "false": False}
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+def typed(key: str, text: str, own: object) -> Value:
+    """Return what `text` says, as the type of the app's `own` value of `key`. Raises `OneflowerError`."""
+    kind = type(own)
+    try:
+        return _read(text, kind)
+    except ValueError as error:
+        shown = json.dumps(own, ensure_ascii=False)
+        raise OneflowerError(
+            f"{key}={text!r} is not {_KINDS.get(kind, 'a value that a run config can have')}{error}.",
+            f"The app's own value is {shown} (pyproject.toml, [tool.flwr.app.config]); give one of that type.",
+        ) from None
+
+
+def _read(text: str, kind: type) -> Value:
+    """Read a value. Raises `ValueError`, which says what else is wrong if the text alone does not show it."""
+    if kind is str:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(" in UTF-8") from None
+        return text
+    word = text.strip()
+    if kind is bool and word in _FLAGS:
+        return _FLAGS[word]
+    if kind is int and _INTEGER.fullmatch(word):
+        number = int(word)
+        if not -_LARGEST <= number < _LARGEST:
+            raise ValueError(" of 64 bits")
+        return number
+    if kind is float:
+        try:
+            real = float(word)
+        except ValueError:
+            raise ValueError from None
+        if not math.isnan(real):
+            return real
+    raise ValueError
+
+
+def toml_text(config: Mapping[str, Value]) -> str:
+    """Return the config as a TOML file, keys with dots as Flower joins them."""
+    return "".join(f"{_key(key)} = {_value(value)}\n" for key, value in config.items())
+
+
+def _key(key: str) -> str:
+    return key if _BARE.fullmatch(key) else _quoted(key)
+
+
+def _value(value: Value) -> str:
+    if isinstance(value, str):
+        return _quoted(value)
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _quoted(text: str) -> str:
+    # As JSON but for DEL, which TOML wants escaped. Beyond ASCII nothing is: TOML has no pairs of surrogates.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,94 @@
+"""What people give as run config arrives at the app as they gave it, through Flower's own parser and messages."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from flwr.common.config import parse_config_args
+from flwr.common.serde import user_config_from_proto, user_config_to_proto
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oneflower.cloud import runs
+from oneflower.cloud.apps import App
+from oneflower.cloud.runconfig import toml_text, typed
+from oneflower_appliance.errors import OneflowerError
+
+OWN = {"lr": 0.1, "epochs": 3, "nesterov": False, "text": "hello"}
+
+
+def through_flower(path):
+    """What the app gets: the file as Flower reads it, and back from the message that carries it."""
+    return user_config_from_proto(user_config_to_proto(parse_config_args([str(path)])))
+
+
+keys = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="."), min_size=1)
+values = (
+    st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(exclude_categories=("Cs",)))
+)
+
+
+@given(config=st.dictionaries(keys | st.just("optimizer.name"), values))
+def test_every_config_goes_through_flowers_parser_unchanged(tmp_path_factory, config):
+    path = tmp_path_factory.getbasetemp() / "config.toml"
+    path.write_bytes(toml_text(config).encode())
+    found = through_flower(path)
+    assert found == config
+    assert {key: type(value) for key, value in found.items()} == {key: type(value) for key, value in config.items()}
+
+
+@given(text=st.text(st.characters(exclude_categories=("Cs",))))
+def test_a_text_stays_the_text_that_it_is(text):
+    assert typed("text", text, "hello") == text
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("lr", "1", 1.0), ("lr", "1e-3", 0.001), ("lr", "inf", float("inf")), ("epochs", "-7", -7),
+        ("epochs", "1_000", 1000), ("nesterov", "true", True), ("text", "5", "5"), ("text", "true", "true"),
+        ("text", 'say "hi" = \\n\nand \'bye\'', 'say "hi" = \\n\nand \'bye\''), ("text", "", ""),
+    ],
+)  # fmt: skip
+def test_a_value_gets_the_type_of_the_apps_own(key, text, value):
+    found = typed(key, text, OWN[key])
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "why"),
+    [
+        ("lr", "abc", "lr='abc' is not a number"), ("lr", "nan", "not a number"), ("lr", "true", "not a number"),
+        ("lr", "", "not a number"), ("epochs", "3.0", "not a whole number"), ("epochs", "true", "not a whole number"),
+        ("epochs", "9" * 19, "not a whole number of 64 bits"), ("nesterov", "1", "not true or false"),
+        ("nesterov", "yes", "not true or false"), ("text", "\udcff", "not a text in UTF-8"),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_type_is_refused_with_the_apps_own(key, text, why):
+    with pytest.raises(OneflowerError, match=why) as caught:
+        typed(key, text, OWN[key])
+    assert "The app's own value is " in caught.value.hint
+
+
+def test_it_is_handed_over_in_a_private_file_and_not_on_the_command_line():
+    seen = []
+
+    def flower(*arguments):
+        path = Path(arguments[-1])
+        seen.append((arguments[:-1], path, stat.S_IMODE(path.stat().st_mode), through_flower(path)))
+        return {"run-id": 5}
+
+    app = App("mine", Path("/app"), OWN, (), prebuilt=False)
+    config = app.run_config({}, None, {"text": 'a "secret" = 1'})
+    assert runs.submit(SimpleNamespace(flower=flower), app, config) == "5"
+    [(arguments, path, mode, found)] = seen
+    assert arguments == ("run", "/app", "oneflower", "--run-config")
+    assert (mode, found) == (0o600, {"text": 'a "secret" = 1'})
+    assert not path.exists()
