@@ -30,7 +30,7 @@ from oneflower.opennebula import (
     service_template,
     vm_template,
 )
-from oneflower_appliance.parameters import Bounds, resolve
+from oneflower_appliance.settings import Bounds, resolve
 
 
 class Bench:

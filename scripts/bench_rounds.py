@@ -26,7 +26,7 @@ import psutil
 from bench import Bench, pyproject
 
 from oneflower.local import daemon
-from oneflower_appliance.apps import USE_CASES
+from oneflower_appliance.use_cases import USE_CASES
 
 _SETTLING, _WATCHED = 8.0, 10.0  # seconds
 PARTS = ("node poll", "message pull", "task acquisition", "process start", "imports and input", "app code",

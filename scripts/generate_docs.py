@@ -22,6 +22,7 @@ from oneflower.local.onegate import onegate_calls
 from oneflower.opennebula import COORDINATOR, NODES, ServiceOptions, service_template
 from oneflower_appliance.errors import EXIT_CODE_MEANINGS
 from oneflower_appliance.parameters import Level, Parameter, of_level
+from oneflower_appliance.use_cases import USE_CASES
 
 if TYPE_CHECKING:
     from oneflower.local.wire import Call
@@ -42,9 +43,8 @@ RULES = """## Rules between variables
 - `FL_SSL_CA_CERTFILE`, `FL_SSL_CERTFILE` and `FL_SSL_KEYFILE` are given together or not at all, and must form a
   chain. On a SuperNode, `FL_SSL_CA_CERTFILE` alone names the CA to trust.
 - `FL_SUPERNODE_AUTH` needs TLS: where `FL_TLS_ENABLED` is NO, set it to NO, too.
-- `ML_FRAMEWORK` must be one that `FL_USE_CASE` has: image-classification with pytorch, tensorflow or sklearn;
-  anomaly-detection with sklearn or pytorch; llm-fine-tuning with pytorch.
-- `FL_MODEL` must be one that `FL_USE_CASE` has: cnn or resnet18 for image-classification, none for anomaly-detection.
+- `ML_FRAMEWORK` must be one that `FL_USE_CASE` has, and `FL_MODEL` one of its models:
+{use_cases}
 - `FL_DP_CLIPPING=adaptive` goes with `FL_PRIVACY=dp-central` only.
 - A variable that is for another strategy, for privacy, checkpoints or GPUs that are off, is ignored, with one line that
   says so.
@@ -54,6 +54,14 @@ AGENT_CODES = """
 with 75 when starting it again may help, and with 78 when its settings must be changed first.
 """
 PART = re.compile(r"(<!-- generated: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def _use_cases() -> str:
+    lines = []
+    for name, use_case in USE_CASES.items():
+        models = "any" if use_case.models is None else ", ".join(use_case.models) or "none: it has one"
+        lines.append(f"  - {name}: frameworks {', '.join(use_case.frameworks)}; models {models}")
+    return "\n".join(lines)
 
 
 def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -90,7 +98,7 @@ def parameters_page() -> str:
     for level, head in heads.items():
         rows = parameter_rows(of_level(level))
         parts.append(f"## {level}\n\n{head}\n\n" + table(("variable", "type", "default", "expects", "meaning"), rows))
-    parts.append(RULES)
+    parts.append(RULES.format(use_cases=_use_cases()))
     return "\n".join(parts)
 
 

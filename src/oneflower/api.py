@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from oneflower.cloud import Cloud, Endpoints, Federation, opennebula_endpoints
 from oneflower.cloud.tunnel import SshOptions, tunnel
 from oneflower.opennebula import NAME
-from oneflower_appliance.parameters import Bounds
+from oneflower_appliance.settings import Bounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

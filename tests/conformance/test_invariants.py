@@ -26,7 +26,7 @@ from oneflower.opennebula import (
     vm_template,
 )
 from oneflower_appliance.agent.partition import Partitions
-from oneflower_appliance.parameters import Bounds, resolve
+from oneflower_appliance.settings import Bounds, resolve
 
 from .cloud import LocalServers
 

@@ -13,7 +13,7 @@ from oneflower.api import OpenNebulaSite
 from oneflower.cloud import Cloud, Endpoints, Federation, runs, training
 from oneflower.cloud.tunnel import SshOptions
 from oneflower.local import daemon
-from oneflower_appliance.apps import USE_CASES
+from oneflower_appliance.use_cases import USE_CASES
 from tests.unit.ssh import SshServer
 
 pytestmark = pytest.mark.e2e

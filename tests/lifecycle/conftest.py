@@ -24,7 +24,7 @@ from oneflower.local.home import LocalHome
 from oneflower.local.oned.tokens import make_token
 from oneflower.opennebula import COORDINATOR, NODES, ServiceOptions, VmOptions, render, service_template, vm_template
 from oneflower_appliance.agent.onegate import OneGate
-from oneflower_appliance.parameters import Bounds
+from oneflower_appliance.settings import Bounds
 
 ON_OPENNEBULA = os.environ.get("ONEFLOWER_TEST_CLOUD") == "opennebula"
 PATIENCE = 180 if ON_OPENNEBULA else 15

@@ -12,7 +12,7 @@ from oneflower.cloud import Federation, RefusedError
 from oneflower.opennebula import COORDINATOR, NODES, merge_template
 from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.parameters import Bounds, resolve
+from oneflower_appliance.settings import Bounds, resolve
 
 from .conftest import ON_OPENNEBULA, PATIENCE, say_why
 

@@ -9,7 +9,7 @@ import pytest
 from oneflower.cloud.register import ImageSource, Registration, Wishes, find_registered, unregister
 from oneflower.opennebula import COORDINATOR, NODES, VmOptions, render
 from oneflower_appliance.errors import OneflowerError
-from oneflower_appliance.parameters import Bounds
+from oneflower_appliance.settings import Bounds
 
 from .conftest import ON_OPENNEBULA
 

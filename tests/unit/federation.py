@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import Strategy
 from flwr.supercore.task_identity import TaskIdentity
 
 from oneflower.cloud.apps import load_app
-from oneflower_appliance.apps import USE_CASES
+from oneflower_appliance.use_cases import USE_CASES
 
 
 class Grid:

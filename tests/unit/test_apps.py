@@ -97,8 +97,8 @@ def test_a_prebuilt_app_refuses_a_framework_that_it_does_not_train_with():
 
 
 def test_a_prebuilt_app_knows_every_key_of_the_form():
-    from oneflower_appliance.apps import USE_CASES
     from oneflower_appliance.parameters import PARAMETERS
+    from oneflower_appliance.use_cases import USE_CASES
 
     wanted = {parameter.key: parameter.default for parameter in PARAMETERS.values() if parameter.key}
     for name in USE_CASES:

@@ -16,7 +16,7 @@ from oneflower.local import daemon
 from oneflower.local.home import LocalHome
 from oneflower.opennebula import COORDINATOR, NODES, ServiceOptions, render, service_template, vm_template
 from oneflower_appliance.agent.onegate import OneGate
-from oneflower_appliance.parameters import Bounds
+from oneflower_appliance.settings import Bounds
 
 
 def empty_machine(role):

@@ -4,19 +4,10 @@ import base64
 
 import pytest
 
-from oneflower_appliance import parameters
 from oneflower_appliance.agent.flower_process import node_config_text
-from oneflower_appliance.parameters import (
-    PARAMETERS,
-    Bounds,
-    InvalidParametersError,
-    Kind,
-    Level,
-    of_level,
-    remarks,
-    resolve,
-    split_node_config,
-)
+from oneflower_appliance.formats import split_node_config
+from oneflower_appliance.parameters import PARAMETERS, Kind, Level, of_level
+from oneflower_appliance.settings import Bounds, InvalidParametersError, ignored, remarks, resolve
 
 INVALID = {
     "FLOWER_VERSION": ["", "1.41", "latest", "0.9.0", "1.25.0", "1.41.0; rm -rf /"],
@@ -198,5 +189,5 @@ def test_what_has_no_effect_is_said():
     text = "\n".join(remarks(settings))
     assert "FL_METRICS_ENABLED=YES has no effect" in text
     assert "FL_DCGM_ENABLED=YES has no effect" in text
-    [line] = parameters.ignored(resolve({"FL_CUDA_VISIBLE_DEVICES": "0"}))
+    [line] = ignored(resolve({"FL_CUDA_VISIBLE_DEVICES": "0"}))
     assert "FL_CUDA_VISIBLE_DEVICES=0 is ignored with FL_GPU_ENABLED=NO" in line

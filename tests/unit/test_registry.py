@@ -8,7 +8,7 @@ from oneflower.runtimes import registry, runtime
 from oneflower.runtimes.registry import find_links, torch_options
 from oneflower_appliance.agent import gpu
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.parameters import resolve
+from oneflower_appliance.settings import resolve
 
 
 def test_what_pip_is_set_to_find_is_found(tmp_path):

@@ -11,7 +11,8 @@ from flwr.serverapp import strategy as flower
 
 from oneflower_appliance.agent.flower_process import FORM_VARIABLE
 from oneflower_appliance.errors import OneflowerError
-from oneflower_appliance.parameters import STRATEGIES, ignored, resolve
+from oneflower_appliance.parameters import STRATEGIES
+from oneflower_appliance.settings import ignored, resolve
 from oneflower_appliance.training.strategies import make_strategy
 
 from . import federation

@@ -19,7 +19,8 @@ from oneflower.opennebula import (
     vm_template,
 )
 from oneflower_appliance.errors import OneflowerError
-from oneflower_appliance.parameters import PARAMETERS, Bounds, InvalidParametersError, Level
+from oneflower_appliance.parameters import PARAMETERS, Level
+from oneflower_appliance.settings import Bounds, InvalidParametersError
 
 SEVEN = service_template(ServiceOptions(template_ids={COORDINATOR: 7, NODES: 8}))
 SIX = service_template(ServiceOptions(compat=6, template_ids={COORDINATOR: 7, NODES: 8}))

@@ -9,7 +9,8 @@ import pytest
 
 from oneflower_appliance.agent import run_keeper as module
 from oneflower_appliance.agent.run_keeper import Trainer
-from oneflower_appliance.parameters import Level, resolve
+from oneflower_appliance.parameters import Level
+from oneflower_appliance.settings import resolve
 
 NODES = (11, 12)
 

@@ -17,8 +17,8 @@ from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.agent.onegate import Role as Role_
 from oneflower_appliance.agent.roster import Roster
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.parameters import resolve
 from oneflower_appliance.process import Child
+from oneflower_appliance.settings import resolve
 
 
 class Gate:

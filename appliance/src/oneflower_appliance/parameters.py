@@ -12,18 +12,16 @@ from __future__ import annotations
 
 import base64
 import binascii
-import difflib
-import ipaddress
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.formats import is_loopback, split_address, split_names, split_node_config
+from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE, USE_CASES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
 FLOWER_TESTED = "1.41.0"
 FLOWER_MINORS = ("1.41", "1.42")
@@ -123,51 +121,6 @@ _CONVERTERS: dict[Kind, Callable[[str], Value]] = {
 }
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """Split `host:port` (IPv6 hosts in brackets). Raises `ValueError`."""
-    host, separator, port = address.rpartition(":")
-    if not separator or not host or not re.fullmatch(r"\d{1,5}", port) or not 1 <= int(port) <= 65535:
-        raise ValueError(address)
-    bare = host.removeprefix("[").removesuffix("]")
-    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", bare):
-        ipaddress.ip_address(bare)
-    return bare, int(port)
-
-
-def split_names(names: str) -> list[tuple[str, str]]:
-    """Split `IP:10.0.0.1,DNS:example.org` into (type, name) pairs. Raises `ValueError`."""
-    pairs = []
-    for item in filter(None, (part.strip() for part in names.split(","))):
-        kind, _, name = item.partition(":")
-        if kind == "IP":
-            ipaddress.ip_address(name)
-        elif kind != "DNS" or not re.fullmatch(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", name):
-            raise ValueError(item)
-        pairs.append((kind, name))
-    return pairs
-
-
-_NODE_CONFIG_PAIR = re.compile(r"""\s*([A-Za-z_][A-Za-z0-9_.-]*)=("[^"]*"|'[^']*'|[^\s"']+)(?=\s|\Z)""")
-
-
-def split_node_config(config: str) -> dict[str, str]:
-    """Split space-separated `key=value` pairs; a value with spaces is quoted, and stays so. Raises `ValueError`."""
-    pairs: dict[str, str] = {}
-    position = 0
-    while config[position:].strip():
-        match = _NODE_CONFIG_PAIR.match(config, position)
-        if match is None or match[1] in pairs:
-            raise ValueError(config)
-        pairs[match[1]] = match[2]
-        position = match.end()
-    for key in ("partition-id", "num-partitions"):
-        if key in pairs and not pairs[key].isdigit():
-            raise ValueError(key)
-    if "partition-id" in pairs and int(pairs["partition-id"]) >= int(pairs.get("num-partitions", 2**63)):
-        raise ValueError(config)
-    return pairs
-
-
 def _readable(split: Callable[[str], object]) -> Callable[[Value], bool]:
     def check(value: Value) -> bool:
         try:
@@ -191,14 +144,6 @@ STRATEGIES = (
     "FedAvg", "FedProx", "FedAdam", "FedYogi", "FedAdagrad", "FedMedian", "FedTrimmedAvg",
     "Krum", "MultiKrum", "Bulyan", "QFedAvg",
 )  # fmt: skip
-USE_CASES: dict[str, tuple[str, ...]] = {
-    "none": ("sklearn", "pytorch", "tensorflow"),
-    "image-classification": ("pytorch", "tensorflow", "sklearn"),
-    "anomaly-detection": ("sklearn", "pytorch"),
-    "llm-fine-tuning": ("pytorch",),
-}
-MODELS = {"image-classification": ("cnn", "resnet18"), "anomaly-detection": ()}
-NO_USE_CASE = "none"
 PRIVACY = ("none", "dp-central", "dp-local")
 FLOWER_PORTS = (8000, 9091, 9092, 9093, 9094)
 
@@ -293,7 +238,7 @@ _SUPERLINK = [
               check=_readable(split_address)),
     Parameter("FL_CONTROL_API_ADDRESS", Level.SUPERLINK, Kind.TEXT, "",
               "Where runs are started, loopback only. Empty = 127.0.0.1 and port 8000",
-              "host:port with a loopback host", check=lambda v: _loopback(str(v))),
+              "host:port with a loopback host", check=lambda v: is_loopback(str(v))),
     Parameter("FL_DATABASE", Level.SUPERLINK, Kind.TEXT, "state/state.db",
               "State file of the SuperLink, relative to the appliance's folder or absolute",
               "a path", check=lambda v: bool(str(v)) and not str(v).endswith("/") and ".." not in str(v).split("/")),
@@ -313,9 +258,9 @@ _SUPERLINK = [
 
 _SUPERNODE = [
     Parameter("FL_USE_CASE", Level.SUPERNODE, Kind.LIST, "none", "Pre-built app to train without code",
-              f"one of {', '.join(USE_CASES)}", options=tuple(USE_CASES)),
+              f"one of {', '.join((NO_USE_CASE, *USE_CASES))}", options=(NO_USE_CASE, *USE_CASES)),
     Parameter("ML_FRAMEWORK", Level.SUPERNODE, Kind.LIST, "sklearn", "Machine-learning framework of the VMs",
-              "one of sklearn, pytorch, tensorflow", options=("sklearn", "pytorch", "tensorflow"), key="framework"),
+              f"one of {', '.join(FRAMEWORKS)}", options=tuple(FRAMEWORKS), key="framework"),
     Parameter("FL_NODE_CONFIG", Level.SUPERNODE, Kind.TEXT, "",
               "Space-separated key=value pairs for the ClientApp. Empty = partition computed",
               "space-separated key=value pairs, each key once, 0 <= partition-id < num-partitions",
@@ -345,231 +290,9 @@ _SUPERNODE = [
 ]  # fmt: skip
 
 
-def _loopback(address: str) -> bool:
-    try:
-        host, _ = split_address(address)
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 PARAMETERS: dict[str, Parameter] = {p.name: p for p in (*_SERVICE, *_SUPERLINK, *_SUPERNODE)}
 
 
 def of_level(*levels: Level) -> list[Parameter]:
     """Return the parameters of `levels`, in the order of the form."""
     return [parameter for parameter in PARAMETERS.values() if parameter.level in levels]
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """How many SuperNodes a federation has, and between which limits OneFlow may scale it."""
-
-    minimum: int = 2
-    maximum: int = 10
-    cardinality: int = 2
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong: where, and what is expected there instead."""
-
-    where: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.text}"
-
-
-class InvalidParametersError(OneflowerError):
-    """All that is wrong with a set of variables, together."""
-
-    def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(problems)
-        count = len(self.problems)
-        heading = "1 setting is not valid" if count == 1 else f"{count} settings are not valid"
-        super().__init__(
-            heading + ":\n" + "\n".join(f"  {problem}" for problem in self.problems),
-            "Every variable is described in docs/parameters.md. Nothing was started.",
-            ExitCode.INVALID_INPUT,
-        )
-
-    @property
-    def sentence(self) -> str:
-        """All problems on one line, as published in FL_ERROR."""
-        return "; ".join(map(str, self.problems))
-
-
-class Settings(Mapping[str, str]):
-    """Validated variables: as text through `[]`, typed through `text`, `integer`, `real` and `flag`."""
-
-    def __init__(self, raw: Mapping[str, str]) -> None:
-        self._raw = dict(raw)
-
-    def __getitem__(self, name: str) -> str:
-        return self._raw[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._raw)
-
-    def __len__(self) -> int:
-        return len(self._raw)
-
-    def text(self, name: str) -> str:
-        """Return a text, text64 or list variable."""
-        return str(PARAMETERS[name].parse(self._raw[name]))
-
-    def integer(self, name: str) -> int:
-        """Return a number variable."""
-        return int(PARAMETERS[name].parse(self._raw[name]))
-
-    def real(self, name: str) -> float:
-        """Return a number-float variable."""
-        return float(PARAMETERS[name].parse(self._raw[name]))
-
-    def flag(self, name: str) -> bool:
-        """Return a boolean variable."""
-        return bool(PARAMETERS[name].parse(self._raw[name]))
-
-    def of_level(self, level: Level) -> dict[str, str]:
-        """Return the raw values of one level, as OneFlow wants them in user_inputs_values."""
-        return {name: raw for name, raw in self._raw.items() if PARAMETERS[name].level is level}
-
-
-def resolve(given: Mapping[str, str], levels: Iterable[Level] = tuple(Level), bounds: Bounds | None = None) -> Settings:
-    """Return the settings of `levels`: `given` over the defaults, each checked, and all rules between them.
-
-    Raises `InvalidParametersError` with every problem found, not only the first.
-    """
-    wanted = {parameter.name: parameter for parameter in of_level(*levels)}
-    problems = [Problem(name, _unknown(name)) for name in given if name not in PARAMETERS]
-    raw = {name: given.get(name, parameter.default) for name, parameter in wanted.items()}
-    for name, parameter in wanted.items():
-        try:
-            parameter.parse(raw[name])
-        except ValueError:
-            problems.append(Problem(name, f"is {raw[name]!r}; expected {parameter.expects}."))
-    wrong = {problem.where for problem in problems}
-    settings = Settings(raw)
-    for names, rule in _RULES:
-        if set(names) <= set(raw) and not wrong & set(names) and (text := rule(settings)):
-            problems.append(Problem(names[0], text))
-    if bounds is not None:
-        problems.extend(_bounds_problems(settings, bounds, wrong))
-    if problems:
-        raise InvalidParametersError(problems)
-    return settings
-
-
-def _unknown(name: str) -> str:
-    close = difflib.get_close_matches(name.upper(), PARAMETERS, n=1)
-    return "is not a variable of oneflower" + (f"; did you mean {close[0]}?" if close else ".")
-
-
-def _min_available(settings: Settings) -> str:
-    available = settings.integer("FL_MIN_AVAILABLE_CLIENTS")
-    least = max(settings.integer("FL_MIN_FIT_CLIENTS"), settings.integer("FL_MIN_EVALUATE_CLIENTS"))
-    if available >= least:
-        return ""
-    return f"is {available}; expected at least {least}, the larger of FL_MIN_FIT_CLIENTS and FL_MIN_EVALUATE_CLIENTS."
-
-
-def _malicious(settings: Settings) -> str:
-    strategy, bad = settings.text("FL_STRATEGY"), settings.integer("FL_NUM_MALICIOUS")
-    nodes = settings.integer("FL_MIN_AVAILABLE_CLIENTS")
-    needed = {"Krum": 2 * bad + 3, "MultiKrum": 2 * bad + 3, "Bulyan": 4 * bad + 3}.get(strategy, 0)
-    if nodes >= needed:
-        return ""
-    return f"is {bad}; {strategy} then needs FL_MIN_AVAILABLE_CLIENTS of at least {needed}, and it is {nodes}."
-
-
-def _private(settings: Settings) -> str:
-    if settings.text("FL_PRIVACY") != "dp-local" or settings.text("FL_DP_CLIPPING") == "fixed":
-        return ""
-    return "is 'adaptive'; with FL_PRIVACY=dp-local the clipping norm is fixed: no node tells how long its update is."
-
-
-def _own_certificate(settings: Settings) -> str:
-    given = [bool(settings[f"FL_SSL_{part}"]) for part in ("CA_CERTFILE", "CERTFILE", "KEYFILE")]
-    if all(given) or not any(given):
-        return ""
-    return "FL_SSL_CA_CERTFILE, FL_SSL_CERTFILE and FL_SSL_KEYFILE go together: give all three or none."
-
-
-def _authentication(settings: Settings) -> str:
-    if settings.flag("FL_TLS_ENABLED") or not settings.flag("FL_SUPERNODE_AUTH"):
-        return ""
-    return "is YES, which needs TLS; set it to NO, too, where FL_TLS_ENABLED is NO."
-
-
-def _model(settings: Settings) -> str:
-    use_case, model = settings.text("FL_USE_CASE"), settings.text("FL_MODEL")
-    known = MODELS.get(use_case)
-    if not model or known is None or model in known:
-        return ""
-    return f"is {model!r}; {use_case} has {', '.join(known) or 'one model only: leave it empty'}."
-
-
-def _framework(settings: Settings) -> str:
-    use_case, framework = settings.text("FL_USE_CASE"), settings.text("ML_FRAMEWORK")
-    if framework in USE_CASES[use_case]:
-        return ""
-    return f"is {framework!r}; {use_case} needs one of {', '.join(USE_CASES[use_case])}."
-
-
-_RULES: tuple[tuple[tuple[str, ...], Callable[[Settings], str]], ...] = (
-    (("FL_MIN_AVAILABLE_CLIENTS", "FL_MIN_FIT_CLIENTS", "FL_MIN_EVALUATE_CLIENTS"), _min_available),
-    (("FL_NUM_MALICIOUS", "FL_STRATEGY", "FL_MIN_AVAILABLE_CLIENTS"), _malicious),
-    (("FL_DP_CLIPPING", "FL_PRIVACY"), _private),
-    (("FL_SSL_CERTFILE", "FL_SSL_CA_CERTFILE", "FL_SSL_KEYFILE"), _own_certificate),
-    (("ML_FRAMEWORK", "FL_USE_CASE"), _framework),
-    (("FL_MODEL", "FL_USE_CASE"), _model),
-    (("FL_SUPERNODE_AUTH", "FL_TLS_ENABLED"), _authentication),
-)
-
-
-def _bounds_problems(settings: Settings, bounds: Bounds, wrong: set[str]) -> list[Problem]:
-    problems = []
-    if not 1 <= bounds.minimum <= bounds.maximum:
-        problems.append(
-            Problem("min_vms", f"is {bounds.minimum}; expected at least 1 and at most max_vms ({bounds.maximum}).")
-        )
-    elif not bounds.minimum <= bounds.cardinality <= bounds.maximum:
-        problems.append(
-            Problem(
-                "supernodes",
-                f"is {bounds.cardinality}; expected {bounds.minimum} to {bounds.maximum} (min_vms to max_vms).",
-            )
-        )
-    name = "FL_MIN_AVAILABLE_CLIENTS"
-    if name in settings and name not in wrong and settings.integer(name) > bounds.minimum:
-        problems.append(
-            Problem(
-                name,
-                f"is {settings[name]}; expected at most min_vms ({bounds.minimum}): "
-                "a federation scaled down to min_vms could otherwise never start a round.",
-            )
-        )
-    return problems
-
-
-def remarks(settings: Settings) -> list[str]:
-    """Return one line for each variable that was set and has no effect with the others as they are."""
-    return [
-        f"{name}={raw} has no effect in this release: {planned}."
-        for name, raw in settings.items()
-        if (planned := PARAMETERS[name].planned) and raw.strip() != PARAMETERS[name].default
-    ]
-
-
-def ignored(settings: Settings) -> list[str]:
-    """Return one line for each variable that was set and does not apply to what was chosen in another."""
-    lines = []
-    for name, raw in settings.items():
-        parameter = PARAMETERS[name]
-        if parameter.only is None or raw.strip() == parameter.default:
-            continue
-        other, values = parameter.only
-        if other in settings and settings[other] not in values:
-            lines.append(f"{name}={raw} is ignored with {other}={settings[other]}: it is for {', '.join(values)}.")
-    return lines

@@ -14,7 +14,7 @@ from oneflower.cli.screen import Output
 from oneflower.cli.session import Session
 from oneflower.opennebula import NAME
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.parameters import NO_USE_CASE
+from oneflower_appliance.use_cases import NO_USE_CASE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -115,7 +115,7 @@ class Wanted:
 def deploy(cloud: Cloud, wanted: Wanted, timeout: float, *, keep: bool) -> tuple[Federation, FederationStatus]:
     """Deploy and wait; on failure or Ctrl-C take down again what was begun, unless `keep`."""
     from oneflower.cloud import Federation, scaling_bounds  # noqa: PLC0415
-    from oneflower_appliance.parameters import ignored, remarks, resolve  # noqa: PLC0415
+    from oneflower_appliance.settings import ignored, remarks, resolve  # noqa: PLC0415
 
     bounds = scaling_bounds(cloud, wanted.supernodes, wanted.limits, wanted.settings)
     settings = resolve(wanted.settings, bounds=bounds)

@@ -59,7 +59,7 @@ def register(
     an earlier run chose and this one does not mention. For an option with a name, `none` takes it away again.
     """
     from oneflower.cloud.register import NONE, Registration, Wishes  # noqa: PLC0415
-    from oneflower_appliance.parameters import Bounds  # noqa: PLC0415
+    from oneflower_appliance.settings import Bounds  # noqa: PLC0415
 
     cloud = Session.cloud()
     known = cloud.images() if superlink_image or supernode_image else {}

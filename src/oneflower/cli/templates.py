@@ -26,7 +26,7 @@ def render(
     """Write the OneFlow service template as JSON, complete but for the ids of the two VM templates."""
     from oneflower.opennebula import COORDINATOR, NODES, ServiceOptions, service_template  # noqa: PLC0415
     from oneflower_appliance.files import SHARED, write_atomic  # noqa: PLC0415
-    from oneflower_appliance.parameters import Bounds  # noqa: PLC0415
+    from oneflower_appliance.settings import Bounds  # noqa: PLC0415
 
     given = {COORDINATOR: superlink_template, NODES: supernode_template}
     options = ServiceOptions(

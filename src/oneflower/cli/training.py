@@ -144,7 +144,7 @@ def demo(
     output: Format = Output.TEXT,
 ) -> None:
     """Do the whole job on this machine: deploy, train on real data over TLS, show the curve, save, clean up."""
-    from oneflower_appliance.parameters import Bounds  # noqa: PLC0415
+    from oneflower_appliance.settings import Bounds  # noqa: PLC0415
 
     given = settings_of(settings)
     limits = (min(Bounds().minimum, supernodes), max(Bounds().maximum, supernodes))

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oneflower.cloud.runconfig import typed
-from oneflower_appliance.apps import USE_CASES
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.parameters import PARAMETERS
+from oneflower_appliance.use_cases import USE_CASES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

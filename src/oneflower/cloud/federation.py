@@ -20,7 +20,7 @@ from oneflower.cloud.diagnosis import causes
 from oneflower.cloud.status import FederationStatus, RunProgress, VmStatus, read_status
 from oneflower.opennebula import COORDINATOR, NODES, merge_template
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.parameters import Bounds, resolve
+from oneflower_appliance.settings import Bounds, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -20,7 +20,7 @@ from oneflower.opennebula import (
     vm_template,
 )
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.parameters import Bounds
+from oneflower_appliance.settings import Bounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

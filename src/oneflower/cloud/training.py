@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from oneflower.cloud import apps, results, runs
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.parameters import NO_USE_CASE
+from oneflower_appliance.use_cases import NO_USE_CASE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from oneflower_appliance.parameters import Bounds, Level, Settings, of_level, resolve
+from oneflower_appliance.parameters import Level, of_level
+from oneflower_appliance.settings import Bounds, Settings, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

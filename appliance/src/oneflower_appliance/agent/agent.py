@@ -27,13 +27,15 @@ from oneflower_appliance.agent.journal import NOTHING, Health, Journal, Machine,
 from oneflower_appliance.agent.onegate import OneGate, OneGateError
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import private_directory
-from oneflower_appliance.parameters import PARAMETERS, ignored, remarks, resolve
+from oneflower_appliance.parameters import PARAMETERS
 from oneflower_appliance.process import die_with_parent
+from oneflower_appliance.settings import ignored, remarks, resolve
 
 if TYPE_CHECKING:
     from types import FrameType
 
-    from oneflower_appliance.parameters import Level, Settings
+    from oneflower_appliance.parameters import Level
+    from oneflower_appliance.settings import Settings
 
     Role = superlink.SuperLink | supernode.SuperNode
 

@@ -25,7 +25,7 @@ from oneflower_appliance.files import write_atomic
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from oneflower_appliance.parameters import Settings
+    from oneflower_appliance.settings import Settings
 
 
 FLEET_PORT = 9092

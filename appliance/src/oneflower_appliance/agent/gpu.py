@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from oneflower_appliance.parameters import Settings
+    from oneflower_appliance.settings import Settings
 
 log = logging.getLogger(__name__)
 

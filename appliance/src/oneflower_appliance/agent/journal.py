@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from oneflower_appliance.agent.onegate import OneGate
-    from oneflower_appliance.parameters import Settings
+    from oneflower_appliance.settings import Settings
 
 NOTHING = "-"  # OneGate cannot store an empty value, and this is no base64
 

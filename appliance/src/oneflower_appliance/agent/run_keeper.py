@@ -12,8 +12,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.agent.journal import NOTHING
-from oneflower_appliance.parameters import NO_USE_CASE, PARAMETERS, Level
+from oneflower_appliance.parameters import PARAMETERS, Level
 from oneflower_appliance.runs import RunRow
+from oneflower_appliance.use_cases import NO_USE_CASE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from oneflower_appliance.agent.flower_process import LoopbackDoor
     from oneflower_appliance.agent.onegate import OneGate
-    from oneflower_appliance.parameters import Settings
+    from oneflower_appliance.settings import Settings
 
 log = logging.getLogger(__name__)
 

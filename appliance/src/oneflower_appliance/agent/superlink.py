@@ -19,7 +19,8 @@ from oneflower_appliance.agent.partition import Partitions
 from oneflower_appliance.agent.run_keeper import Trainer
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import private_directory
-from oneflower_appliance.parameters import Kind, Level, of_level, split_address, split_names
+from oneflower_appliance.formats import split_address, split_names
+from oneflower_appliance.parameters import Kind, Level, of_level
 from oneflower_appliance.process import Child
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from oneflower_appliance.agent.roster import Roster
 from oneflower_appliance.agent.superlink import log_flower, wait_for
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
-from oneflower_appliance.parameters import Level, split_address, split_node_config
+from oneflower_appliance.formats import split_address, split_node_config
+from oneflower_appliance.parameters import Level
 from oneflower_appliance.process import Child
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
-from oneflower_appliance.apps import USE_CASES
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.training.origin import Origin
+from oneflower_appliance.use_cases import USE_CASES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from flwr.serverapp import strategy as flower
 
 from oneflower_appliance.agent.flower_process import FORM_VARIABLE
-from oneflower_appliance.parameters import PARAMETERS, Level, Settings, ignored, resolve
+from oneflower_appliance.parameters import PARAMETERS, Level
+from oneflower_appliance.settings import Settings, ignored, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

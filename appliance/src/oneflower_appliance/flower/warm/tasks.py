@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from oneflower_appliance.agent.flower_process import FRAMEWORK_VARIABLE
 from oneflower_appliance.flower.warm.waits import WAITS, ask_to_wait, replace_sleep
 from oneflower_appliance.process import name_process
+from oneflower_appliance.use_cases import FRAMEWORKS, Framework
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,13 +48,6 @@ _IMPORTS = {
                   "flwr.serverapp.strategy"),
     "supernode": ("flwr.supernode.cli", "flwr.clientapp.mod"),
 }  # fmt: skip
-_FRAMEWORKS = {
-    "": (),
-    "sklearn": ("sklearn.linear_model", "sklearn.neural_network", "sklearn.datasets", "sklearn.metrics"),
-    "pytorch": ("torch", "torch.utils.data", "torchvision", "sklearn.datasets", "sklearn.metrics"),
-    "tensorflow": ("tensorflow", "sklearn.datasets", "sklearn.metrics"),
-}
-_THREADED = ("tensorflow",)  # it starts threads when it is imported; a fork of it hangs
 _GRID = "flwr.superlink.grid.http_grid"
 _PR_SET_DUMPABLE = 4
 _PATIENCE = 1.0  # seconds
@@ -61,12 +55,16 @@ _PATIENCE = 1.0  # seconds
 
 def preload(role: str) -> None:
     """Import what the tasks of a role need, as far as it is installed."""
-    framework = os.environ.get(FRAMEWORK_VARIABLE, "") if role == "supernode" else ""
-    for module in (*_IMPORTS[role], *_FRAMEWORKS[framework]):
+    framework = _framework() if role == "supernode" else None
+    for module in (*_IMPORTS[role], *(framework.imports if framework else ())):
         try:
             importlib.import_module(module)
         except Exception as error:  # noqa: BLE001 - whatever it is, the task that needs it will say so
             log.debug("%s is not imported ahead of tasks: %s", module, error)
+
+
+def _framework() -> Framework | None:
+    return FRAMEWORKS.get(os.environ.get(FRAMEWORK_VARIABLE, ""))
 
 
 class Launcher(Protocol):
@@ -117,7 +115,8 @@ class TaskExecutor:
 
 def launcher(role: str) -> Launcher:
     """Import what tasks of a role need, and return how they are to be started."""
-    if os.environ.get(FRAMEWORK_VARIABLE, "") not in _THREADED:
+    framework = _framework()
+    if framework is None or not framework.threaded:
         before = set(_others())
         preload(role)
         if not set(_others()) - before:

@@ -1,0 +1,60 @@
+"""How addresses, names of a certificate and node configs are written in a variable."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Split `host:port` (IPv6 hosts in brackets). Raises `ValueError`."""
+    host, separator, port = address.rpartition(":")
+    if not separator or not host or not re.fullmatch(r"\d{1,5}", port) or not 1 <= int(port) <= 65535:
+        raise ValueError(address)
+    bare = host.removeprefix("[").removesuffix("]")
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", bare):
+        ipaddress.ip_address(bare)
+    return bare, int(port)
+
+
+def split_names(names: str) -> list[tuple[str, str]]:
+    """Split `IP:10.0.0.1,DNS:example.org` into (type, name) pairs. Raises `ValueError`."""
+    pairs = []
+    for item in filter(None, (part.strip() for part in names.split(","))):
+        kind, _, name = item.partition(":")
+        if kind == "IP":
+            ipaddress.ip_address(name)
+        elif kind != "DNS" or not re.fullmatch(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", name):
+            raise ValueError(item)
+        pairs.append((kind, name))
+    return pairs
+
+
+_NODE_CONFIG_PAIR = re.compile(r"""\s*([A-Za-z_][A-Za-z0-9_.-]*)=("[^"]*"|'[^']*'|[^\s"']+)(?=\s|\Z)""")
+
+
+def split_node_config(config: str) -> dict[str, str]:
+    """Split space-separated `key=value` pairs; a value with spaces is quoted, and stays so. Raises `ValueError`."""
+    pairs: dict[str, str] = {}
+    position = 0
+    while config[position:].strip():
+        match = _NODE_CONFIG_PAIR.match(config, position)
+        if match is None or match[1] in pairs:
+            raise ValueError(config)
+        pairs[match[1]] = match[2]
+        position = match.end()
+    for key in ("partition-id", "num-partitions"):
+        if key in pairs and not pairs[key].isdigit():
+            raise ValueError(key)
+    if "partition-id" in pairs and int(pairs["partition-id"]) >= int(pairs.get("num-partitions", 2**63)):
+        raise ValueError(config)
+    return pairs
+
+
+def is_loopback(address: str) -> bool:
+    """Whether `host:port` names this machine's own loopback."""
+    try:
+        host, _ = split_address(address)
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

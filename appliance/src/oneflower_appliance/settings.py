@@ -1,0 +1,230 @@
+"""The variables as they are set: given values over the defaults, each checked, and all rules between them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.parameters import PARAMETERS, Level, of_level
+from oneflower_appliance.use_cases import NO_USE_CASE, USE_CASES, frameworks_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How many SuperNodes a federation has, and between which limits OneFlow may scale it."""
+
+    minimum: int = 2
+    maximum: int = 10
+    cardinality: int = 2
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where, and what is expected there instead."""
+
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.text}"
+
+
+class InvalidParametersError(OneflowerError):
+    """All that is wrong with a set of variables, together."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        heading = "1 setting is not valid" if count == 1 else f"{count} settings are not valid"
+        super().__init__(
+            heading + ":\n" + "\n".join(f"  {problem}" for problem in self.problems),
+            "Every variable is described in docs/parameters.md. Nothing was started.",
+            ExitCode.INVALID_INPUT,
+        )
+
+    @property
+    def sentence(self) -> str:
+        """All problems on one line, as published in FL_ERROR."""
+        return "; ".join(map(str, self.problems))
+
+
+class Settings(Mapping[str, str]):
+    """Validated variables: as text through `[]`, typed through `text`, `integer`, `real` and `flag`."""
+
+    def __init__(self, raw: Mapping[str, str]) -> None:
+        self._raw = dict(raw)
+
+    def __getitem__(self, name: str) -> str:
+        return self._raw[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._raw)
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+    def text(self, name: str) -> str:
+        """Return a text, text64 or list variable."""
+        return str(PARAMETERS[name].parse(self._raw[name]))
+
+    def integer(self, name: str) -> int:
+        """Return a number variable."""
+        return int(PARAMETERS[name].parse(self._raw[name]))
+
+    def real(self, name: str) -> float:
+        """Return a number-float variable."""
+        return float(PARAMETERS[name].parse(self._raw[name]))
+
+    def flag(self, name: str) -> bool:
+        """Return a boolean variable."""
+        return bool(PARAMETERS[name].parse(self._raw[name]))
+
+    def of_level(self, level: Level) -> dict[str, str]:
+        """Return the raw values of one level, as OneFlow wants them in user_inputs_values."""
+        return {name: raw for name, raw in self._raw.items() if PARAMETERS[name].level is level}
+
+
+def resolve(given: Mapping[str, str], levels: Iterable[Level] = tuple(Level), bounds: Bounds | None = None) -> Settings:
+    """Return the settings of `levels`: `given` over the defaults, each checked, and all rules between them.
+
+    Raises `InvalidParametersError` with every problem found, not only the first.
+    """
+    wanted = {parameter.name: parameter for parameter in of_level(*levels)}
+    problems = [Problem(name, _unknown(name)) for name in given if name not in PARAMETERS]
+    raw = {name: given.get(name, parameter.default) for name, parameter in wanted.items()}
+    for name, parameter in wanted.items():
+        try:
+            parameter.parse(raw[name])
+        except ValueError:
+            problems.append(Problem(name, f"is {raw[name]!r}; expected {parameter.expects}."))
+    wrong = {problem.where for problem in problems}
+    settings = Settings(raw)
+    for names, rule in _RULES:
+        if set(names) <= set(raw) and not wrong & set(names) and (text := rule(settings)):
+            problems.append(Problem(names[0], text))
+    if bounds is not None:
+        problems.extend(_bounds_problems(settings, bounds, wrong))
+    if problems:
+        raise InvalidParametersError(problems)
+    return settings
+
+
+def _unknown(name: str) -> str:
+    close = difflib.get_close_matches(name.upper(), PARAMETERS, n=1)
+    return "is not a variable of oneflower" + (f"; did you mean {close[0]}?" if close else ".")
+
+
+def _min_available(settings: Settings) -> str:
+    available = settings.integer("FL_MIN_AVAILABLE_CLIENTS")
+    least = max(settings.integer("FL_MIN_FIT_CLIENTS"), settings.integer("FL_MIN_EVALUATE_CLIENTS"))
+    if available >= least:
+        return ""
+    return f"is {available}; expected at least {least}, the larger of FL_MIN_FIT_CLIENTS and FL_MIN_EVALUATE_CLIENTS."
+
+
+def _malicious(settings: Settings) -> str:
+    strategy, bad = settings.text("FL_STRATEGY"), settings.integer("FL_NUM_MALICIOUS")
+    nodes = settings.integer("FL_MIN_AVAILABLE_CLIENTS")
+    needed = {"Krum": 2 * bad + 3, "MultiKrum": 2 * bad + 3, "Bulyan": 4 * bad + 3}.get(strategy, 0)
+    if nodes >= needed:
+        return ""
+    return f"is {bad}; {strategy} then needs FL_MIN_AVAILABLE_CLIENTS of at least {needed}, and it is {nodes}."
+
+
+def _private(settings: Settings) -> str:
+    if settings.text("FL_PRIVACY") != "dp-local" or settings.text("FL_DP_CLIPPING") == "fixed":
+        return ""
+    return "is 'adaptive'; with FL_PRIVACY=dp-local the clipping norm is fixed: no node tells how long its update is."
+
+
+def _own_certificate(settings: Settings) -> str:
+    given = [bool(settings[f"FL_SSL_{part}"]) for part in ("CA_CERTFILE", "CERTFILE", "KEYFILE")]
+    if all(given) or not any(given):
+        return ""
+    return "FL_SSL_CA_CERTFILE, FL_SSL_CERTFILE and FL_SSL_KEYFILE go together: give all three or none."
+
+
+def _authentication(settings: Settings) -> str:
+    if settings.flag("FL_TLS_ENABLED") or not settings.flag("FL_SUPERNODE_AUTH"):
+        return ""
+    return "is YES, which needs TLS; set it to NO, too, where FL_TLS_ENABLED is NO."
+
+
+def _model(settings: Settings) -> str:
+    use_case, model = settings.text("FL_USE_CASE"), settings.text("FL_MODEL")
+    known = USE_CASES[use_case].models if use_case != NO_USE_CASE else None
+    if not model or known is None or model in known:
+        return ""
+    return f"is {model!r}; {use_case} has {', '.join(known) or 'one model only: leave it empty'}."
+
+
+def _framework(settings: Settings) -> str:
+    use_case, framework = settings.text("FL_USE_CASE"), settings.text("ML_FRAMEWORK")
+    fitting = frameworks_of(use_case)
+    if framework in fitting:
+        return ""
+    return f"is {framework!r}; {use_case} needs one of {', '.join(fitting)}."
+
+
+_RULES: tuple[tuple[tuple[str, ...], Callable[[Settings], str]], ...] = (
+    (("FL_MIN_AVAILABLE_CLIENTS", "FL_MIN_FIT_CLIENTS", "FL_MIN_EVALUATE_CLIENTS"), _min_available),
+    (("FL_NUM_MALICIOUS", "FL_STRATEGY", "FL_MIN_AVAILABLE_CLIENTS"), _malicious),
+    (("FL_DP_CLIPPING", "FL_PRIVACY"), _private),
+    (("FL_SSL_CERTFILE", "FL_SSL_CA_CERTFILE", "FL_SSL_KEYFILE"), _own_certificate),
+    (("ML_FRAMEWORK", "FL_USE_CASE"), _framework),
+    (("FL_MODEL", "FL_USE_CASE"), _model),
+    (("FL_SUPERNODE_AUTH", "FL_TLS_ENABLED"), _authentication),
+)
+
+
+def _bounds_problems(settings: Settings, bounds: Bounds, wrong: set[str]) -> list[Problem]:
+    problems = []
+    if not 1 <= bounds.minimum <= bounds.maximum:
+        problems.append(
+            Problem("min_vms", f"is {bounds.minimum}; expected at least 1 and at most max_vms ({bounds.maximum}).")
+        )
+    elif not bounds.minimum <= bounds.cardinality <= bounds.maximum:
+        problems.append(
+            Problem(
+                "supernodes",
+                f"is {bounds.cardinality}; expected {bounds.minimum} to {bounds.maximum} (min_vms to max_vms).",
+            )
+        )
+    name = "FL_MIN_AVAILABLE_CLIENTS"
+    if name in settings and name not in wrong and settings.integer(name) > bounds.minimum:
+        problems.append(
+            Problem(
+                name,
+                f"is {settings[name]}; expected at most min_vms ({bounds.minimum}): "
+                "a federation scaled down to min_vms could otherwise never start a round.",
+            )
+        )
+    return problems
+
+
+def remarks(settings: Settings) -> list[str]:
+    """Return one line for each variable that was set and has no effect with the others as they are."""
+    return [
+        f"{name}={raw} has no effect in this release: {planned}."
+        for name, raw in settings.items()
+        if (planned := PARAMETERS[name].planned) and raw.strip() != PARAMETERS[name].default
+    ]
+
+
+def ignored(settings: Settings) -> list[str]:
+    """Return one line for each variable that was set and does not apply to what was chosen in another."""
+    lines = []
+    for name, raw in settings.items():
+        parameter = PARAMETERS[name]
+        if parameter.only is None or raw.strip() == parameter.default:
+            continue
+        other, values = parameter.only
+        if other in settings and settings[other] not in values:
+            lines.append(f"{name}={raw} is ignored with {other}={settings[other]}: it is for {', '.join(values)}.")
+    return lines

@@ -1,0 +1,57 @@
+"""The use cases and the machine-learning frameworks, each declared once.
+
+A new use case is a folder in `apps/` and an entry here; a new framework is an entry here and its locks in the runtimes.
+The form, its checks, the client, the runtimes and warm execution read these tables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Framework:
+    """A framework. `imports` is what is imported before the first task.
+
+    A `threaded` one starts threads when it is imported, so that a fork of a process that has imported it hangs.
+    """
+
+    imports: tuple[str, ...]
+    threaded: bool = False
+
+
+@dataclass(frozen=True)
+class UseCase:
+    """A pre-built app.
+
+    `folder` is a normal Flower app for `flwr run`. It trains with each of `frameworks`, the first of which is the usual
+    one. FL_MODEL chooses among `models`, and may be any name or path where that is None.
+    """
+
+    folder: Path
+    frameworks: tuple[str, ...]
+    models: tuple[str, ...] | None
+
+
+FRAMEWORKS = {
+    "sklearn": Framework(("sklearn.linear_model", "sklearn.neural_network", "sklearn.datasets", "sklearn.metrics")),
+    "pytorch": Framework(("torch", "torch.utils.data", "torchvision", "sklearn.datasets", "sklearn.metrics")),
+    "tensorflow": Framework(("tensorflow", "sklearn.datasets", "sklearn.metrics"), threaded=True),
+}
+
+NO_USE_CASE = "none"
+_APPS = Path(__file__).parent / "apps"
+
+USE_CASES = {
+    "image-classification": UseCase(
+        _APPS / "image-classification", ("sklearn", "pytorch", "tensorflow"), ("cnn", "resnet18")
+    ),
+    "anomaly-detection": UseCase(_APPS / "anomaly-detection", ("sklearn", "pytorch"), ()),
+    "llm-fine-tuning": UseCase(_APPS / "llm-fine-tuning", ("pytorch",), None),
+}
+
+
+def frameworks_of(use_case: str) -> tuple[str, ...]:
+    """Return the frameworks that go with a value of FL_USE_CASE."""
+    return tuple(FRAMEWORKS) if use_case == NO_USE_CASE else USE_CASES[use_case].frameworks
