@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 
 from oneflower.cloud.apps import load_app
-from oneflower_appliance.apps import USE_CASES
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.parameters import PARAMETERS
 from oneflower_appliance.runs import RunRow
+from oneflower_appliance.use_cases import USE_CASES
 
 FORM = {
     "FL_NUM_ROUNDS": "5",
