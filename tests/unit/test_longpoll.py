@@ -24,8 +24,8 @@ MESSAGES = PullMessagesResponse(messages_list=[Message()]).SerializeToString()
 class Flower:
     """An application: what it has to say by path, how often it was asked, how many it answers at a time."""
 
-    def __init__(self):
-        self.says, self.status = {}, 200
+    def __init__(self, pause):
+        self.says, self.status, self.pause = {}, 200, pause
         self.asked = []
         self.at_once = self.most_at_once = 0
 
@@ -34,7 +34,7 @@ class Flower:
         self.most_at_once = max(self.most_at_once, self.at_once)
         self.asked.append(scope["path"])
         body = (await receive())["body"]
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(self.pause)
         said = self.says.get(scope["path"], b"")
         await send({"type": "http.response.start", "status": self.status, "headers": []})
         await send({"type": "http.response.body", "body": said(body) if callable(said) else said})
@@ -71,9 +71,9 @@ class Client:
         return sent[1]["body"], dict(sent[0]["headers"]), seconds
 
 
-def run(scenario):
+def run(scenario, pause=0.01):
     async def main():
-        flower = Flower()
+        flower = Flower(pause)
         poll = LongPoll(flower)
         await asyncio.wait_for(scenario(flower, poll, Client(poll)), 10)
 
@@ -167,6 +167,31 @@ def test_an_object_is_waited_for_by_its_own_id():
     run(scenario)
 
 
+@pytest.mark.parametrize("path", ["/v1/fleet/pull-object", "/v1/runtime/pull-object"])
+def test_nothing_is_kept_of_questions_that_were_answered(path):
+    async def scenario(flower, poll, client):
+        there = PullObjectResponse(object_found=True, object_available=True, object_content=b"x").SerializeToString()
+        not_yet = PullObjectResponse(object_found=True, object_available=False).SerializeToString()
+        # Answered at once, without an answer in time, and by clients that went away.
+        for says, wait, names in ((there, 5, range(2000)), (not_yet, 0.01, range(2000, 2020))):
+            flower.says[path] = says
+            for name in names:
+                await client.ask(path, PullObjectRequest(object_id=str(name)).SerializeToString(), wait=wait)
+        asking = [
+            asyncio.ensure_future(
+                client.ask(path, PullObjectRequest(object_id=str(name % 3)).SerializeToString(), wait=5)
+            )
+            for name in range(9)
+        ]
+        while len(poll._questions[path].waiting) < 3:
+            await asyncio.sleep(0.01)
+        client.gone.set()
+        await asyncio.gather(*asking)
+        assert not any(question.waiting for question in poll._questions.values())
+
+    run(scenario, pause=0)
+
+
 def test_an_object_that_will_never_come_is_not_waited_for():
     async def scenario(flower, _poll, client):
         flower.says["/v1/fleet/pull-object"] = PullObjectResponse(object_found=False).SerializeToString()
@@ -213,7 +238,7 @@ def test_what_a_change_brings_is_told_to_who_lives_beside_it():
     told = []
 
     async def main():
-        poll = LongPoll(Flower(), on_change=lambda: told.append(1))
+        poll = LongPoll(Flower(0), on_change=lambda: told.append(1))
         await Client(poll).ask("/v1/runtime/push-messages")
         await Client(poll).ask("/v1/runtime/push-logs")
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 import asyncio
 import importlib
 import re
-from collections import defaultdict
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -46,13 +46,26 @@ class _Question:
     response: Any
     is_empty: Callable[[Any], bool]
     subject: Callable[[bytes], str]
-    waiting: dict[str, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
+    waiting: dict[str, set[asyncio.Event]] = field(default_factory=dict)
 
     def has_no_answer(self, body: bytes) -> bool:
         return self.is_empty(self.response.FromString(body))
 
+    @contextmanager
+    def news(self, subject: str) -> Iterator[asyncio.Event]:
+        """Give the event that is set when a subject is woken. It is kept no longer than somebody waits for it."""
+        event = asyncio.Event()
+        self.waiting.setdefault(subject, set()).add(event)
+        try:
+            yield event
+        finally:
+            events = self.waiting[subject]
+            events.remove(event)
+            if not events:
+                del self.waiting[subject]
+
     def wake(self, subject: str) -> None:
-        if event := self.waiting.pop(subject, None):
+        for event in self.waiting.get(subject, ()):
             event.set()
 
     def wake_all(self) -> None:
@@ -154,18 +167,21 @@ class LongPoll:
         subject = question.subject(body)
         gone = asyncio.ensure_future(_disconnected(receive))
         try:
-            while True:
-                news = asyncio.ensure_future(question.waiting[subject].wait())
-                answer = await self._ask(scope, body)
-                left = deadline - loop.time()
-                if left <= 0 or self._closing or answer.status != 200 or not question.has_no_answer(answer.body):
-                    news.cancel()
-                    await answer.send(send, held=not self._closing)
-                    return
-                await asyncio.wait((news, gone), timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                news.cancel()
-                if gone.done():
-                    return  # asked once more, it would be given what nobody receives
+            with question.news(subject) as news:
+                while True:
+                    news.clear()
+                    answer = await self._ask(scope, body)
+                    left = deadline - loop.time()
+                    if left <= 0 or self._closing or answer.status != 200 or not question.has_no_answer(answer.body):
+                        break
+                    woken = asyncio.ensure_future(news.wait())
+                    try:
+                        await asyncio.wait((woken, gone), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                    finally:
+                        woken.cancel()
+                    if gone.done():
+                        return  # asked once more, it would be given what nobody receives
+            await answer.send(send, held=not self._closing)
         finally:
             gone.cancel()
 
