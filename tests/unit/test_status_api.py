@@ -7,9 +7,11 @@ import json
 
 import httpx
 import pytest
+from flwr.superlink.config_loader import get_federation_manager, get_objectstore_linkstate_factories
 
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.flower.api import status_api
+from oneflower_appliance.flower.linkstate import LinkState
 from oneflower_appliance.training.origin import Origin
 
 
@@ -117,3 +119,18 @@ def test_what_is_no_run_is_refused_with_a_sentence(ask, link, wanted, status):
 def test_garbage_is_refused(ask):
     assert ask("POST", "/runs", content=b"\xff{").status_code == 400
     assert json.loads(ask("GET", "/runs").text)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Flower makes its database with an alembic that warns
+@pytest.mark.parametrize("number", ["9" * 23, str(2**64), "9" * 300])
+@pytest.mark.parametrize("path", ["/health/supernode/{}", "/oneflower/runs/{}", "/oneflower/runs/{}/log"])
+def test_a_number_that_is_no_id_is_not_found(tmp_path, number, path):
+    """With Flower's own state, which raises an error when it is asked for such a number."""
+    _, state = get_objectstore_linkstate_factories(str(tmp_path / "state.db"), get_federation_manager())
+
+    async def send():
+        transport = httpx.ASGITransport(status_api(LinkState(state), tmp_path))
+        async with httpx.AsyncClient(transport=transport, base_url="http://link") as client:
+            return await client.get(path.format(number))
+
+    assert asyncio.run(send()).status_code == 404

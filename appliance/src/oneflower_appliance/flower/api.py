@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
@@ -29,6 +30,20 @@ if TYPE_CHECKING:
     from oneflower_appliance.flower.linkstate import LinkState
 
 _MISSING = PlainTextResponse("Not found.\n", status_code=404)
+
+
+class _Id(IntegerConvertor):
+    """An id of Flower's: 64 bits without a sign. Of a longer number Flower's state makes an error, not a no."""
+
+    regex = "[0-9]{1,20}"
+
+    def convert(self, value: str) -> int:
+        """Return the id, 0 (which nothing has) for a number that is none."""
+        number = super().convert(value)
+        return number if number < 2**64 else 0
+
+
+register_url_convertor("id", _Id())
 
 
 def status_api(link: LinkState, runs: Path) -> ASGIApp:
@@ -53,10 +68,10 @@ def _node_routes(link: LinkState) -> list[Route]:
         return JSONResponse({"id": str(request.path_params["id"])})
 
     return [
-        Route("/health/supernode/{id:int}", health),
+        Route("/health/supernode/{id:id}", health),
         Route("/oneflower/nodes", nodes),
         Route("/oneflower/nodes", register, methods=["POST"]),
-        Route("/oneflower/nodes/{id:int}", unregister, methods=["DELETE"]),
+        Route("/oneflower/nodes/{id:id}", unregister, methods=["DELETE"]),
     ]
 
 
@@ -115,8 +130,8 @@ def _run_routes(link: LinkState, runs: Path) -> list[Route]:
     return [
         Route("/oneflower/runs", all_runs),
         Route("/oneflower/runs", new_run, methods=["POST"]),
-        Route("/oneflower/runs/{id:int}", one_run),
-        Route("/oneflower/runs/{id:int}/log", log),
-        Route("/oneflower/runs/{id:int}/files", files),
-        Route("/oneflower/runs/{id:int}/files/{name:path}", file),
+        Route("/oneflower/runs/{id:id}", one_run),
+        Route("/oneflower/runs/{id:id}/log", log),
+        Route("/oneflower/runs/{id:id}/files", files),
+        Route("/oneflower/runs/{id:id}/files/{name:path}", file),
     ]
