@@ -1,4 +1,4 @@
-# Everything runs through uv, which `scripts/bootstrap` finds or installs into .tools/.
+# Everything runs through uv, which `scripts/uv` installs into .tools/.
 UV = scripts/uv
 RUN = $(UV) run --quiet --frozen
 

@@ -3,7 +3,7 @@
 from oneflower import Federation, local_cloud
 
 with Federation.deploy(local_cloud(), supernodes=3) as federation:
-print(federation.run("image-classification").rows[-1].accuracy)
+    print(federation.run("image-classification").rows[-1].accuracy)
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ _SAME_USER = "same_user"
 
 
 class FrontDoor:
-    """ASGI middleware before Flower's application `flower` and our read-only status API `status`."""
+    """ASGI middleware before Flower's application `flower` and the API beside it, `status`."""
 
     def __init__(self, flower: ASGIApp, status: ASGIApp, control: Address) -> None:
         self._flower = flower
