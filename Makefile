@@ -1,4 +1,4 @@
-# Everything runs through uv, which `scripts/uv` installs into .tools/.
+# Everything runs through the uv that `scripts/uv` installs into .tools/.
 UV = scripts/uv
 RUN = $(UV) run --quiet --frozen
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import configparser
+import hashlib
 import os
+import platform
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+# A build for the CPU needs none of these beside it, and one for another CUDA needs others.
+_OF_TORCH = re.compile(r"(torch|triton|nvidia-[\w-]+|cuda-[\w-]+)==")
 
 
 def find_links(environment: Mapping[str, str] = os.environ) -> list[str]:
@@ -42,12 +48,25 @@ def _settings_files(environment: Mapping[str, str]) -> list[Path]:
     return [*paths, Path(named)] if (named := environment.get("PIP_CONFIG_FILE")) else paths
 
 
-def torch_options(links: Sequence[str]) -> list[list[str]]:
-    """Return the options for uv with which to install PyTorch, the best first.
+def local_torch(links: Sequence[str]) -> Path | None:
+    """Return the newest build of PyTorch for this Python and this machine that lies in one of these folders."""
+    tag, machine = f"-cp{sys.version_info.major}{sys.version_info.minor}-", f"_{platform.machine()}.whl"
+    wheels = [path for link in links if Path(link).is_dir() for path in Path(link).glob("torch-*.whl")]
+    fitting = [path for path in wheels if tag in path.name and path.name.endswith(machine)]
+    return max(fitting, key=_release, default=None)
 
-    A build of it that pip would find is taken; else that for this machine's GPU or CPU, which PyTorch has a registry
-    of its own for; else, where that cannot be reached, the large one of the usual registry.
+
+def with_torch(listed: str, wheel: Path) -> str:
+    """Return a list of pinned packages with this build of PyTorch instead of the registry's and what only that needs.
+
+    The hash is that of the file as it lies there: whoever sets pip to look into a folder trusts what is in it.
     """
-    if any(Path(link).is_dir() and any(Path(link).glob("torch-*.whl")) for link in links):
-        return [[]]
-    return [["--torch-backend", "auto"], []]
+    packages = re.split(r"\n(?=\S)", listed.strip())
+    kept = (package for package in packages if not _OF_TORCH.match(package))
+    with wheel.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return "\n".join([*kept, f"torch @ {wheel.absolute().as_uri()} --hash=sha256:{digest}", ""])
+
+
+def _release(wheel: Path) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", wheel.name.split("-")[1])]

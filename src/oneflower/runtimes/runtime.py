@@ -1,9 +1,11 @@
 """Runtimes: the local counterparts of appliance images.
 
 A runtime is a virtual environment with one Flower release and one machine-learning framework, built once with uv and
-kept in the user's cache under a name that follows from its content. For the tested release every package is pinned
-(locks/*.txt, written by `make lock`); another release is resolved when it is first asked for. The appliance's own
-code is laid beside it, in a folder named by its content, so that machines keep the code they were booted with.
+kept in the user's cache under a name that follows from its content. Every package is pinned, with the hashes of its
+wheels (locks/*.txt, written by `make lock`), and nothing is installed that has another. A release without a list is
+refused, unless ONEFLOWER_UNPINNED is set: then what the registry has today is listed, with the registry's hashes.
+The appliance's own code is laid beside it, in a folder named by its content, so that machines keep the code they were
+booted with.
 """
 
 from __future__ import annotations
@@ -14,20 +16,19 @@ import os
 import shutil
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import oneflower_appliance
 from oneflower.process import run
-from oneflower.runtimes.registry import find_links, torch_options
+from oneflower.runtimes.registry import find_links, local_torch, with_torch
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import private_directory, write_atomic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
+    from collections.abc import Callable, Iterator, Mapping
 
 _USUAL = ("scikit-learn", "pillow", "pyarrow")
 FRAMEWORKS = {
@@ -36,6 +37,8 @@ FRAMEWORKS = {
     "tensorflow": (*_USUAL, "tensorflow-cpu"),
 }
 PINNED = Path(__file__).parent / "locks"
+UNPINNED = "ONEFLOWER_UNPINNED"
+_HINT = "Check that the package registry can be reached and that there is disk space, then try again."
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,15 @@ class Runtime:
 
 
 def requirements(version: str, framework: str) -> str:
-    """Return what is installed: pinned for the tested release, else Flower's release and the framework's newest."""
-    pinned = PINNED / f"flwr-{version}-{framework}.txt"
+    """Return what is installed: the pinned list if there is one, else Flower's release and the framework's newest."""
+    pinned = _pinned(version, framework)
     if pinned.is_file():
         return pinned.read_text(encoding="utf-8")
     return "\n".join([f"flwr=={version}", *FRAMEWORKS[framework], ""])
+
+
+def _pinned(version: str, framework: str) -> Path:
+    return PINNED / f"flwr-{version}-{framework}.txt"
 
 
 def find(runtimes: Path, version: str, framework: str) -> Runtime | None:
@@ -75,6 +82,14 @@ def ensure(runtimes: Path, version: str, framework: str, notify: Callable[[str],
     """Return the runtime, building it first if need be. Raises `OneflowerError` when it cannot be built."""
     if runtime := find(runtimes, version, framework):
         return runtime
+    if not _pinned(version, framework).is_file() and os.environ.get(UNPINNED) != "1":
+        releases = sorted({path.name.split("-")[1] for path in PINNED.glob("flwr-*.txt")})
+        raise OneflowerError(
+            f"There is no list of pinned packages for Flower {version} and {framework}.",
+            f"Set FLOWER_VERSION to {' or '.join(releases)}, or set {UNPINNED}=1 in the environment to install what "
+            "the package registry has today.",
+            ExitCode.ENVIRONMENT,
+        )
     folder = _folder(runtimes, version, framework)
     private_directory(runtimes)
     with _locked(folder.with_name(f"{folder.name}.lock")):
@@ -94,28 +109,47 @@ def _folder(runtimes: Path, version: str, framework: str) -> Path:
 def _build(folder: Path, version: str, framework: str) -> None:
     from uv import find_uv_bin  # noqa: PLC0415 - only needed here
 
-    hint = "Check that the package registry can be reached and that there is disk space, then try again."
     what = f"build the runtime for Flower {version} and {framework}"
-    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as listed:
-        listed.write(requirements(version, framework))
-        listed.flush()
-        environment = {"UV_SYSTEM_CERTS": "1", **os.environ}
-        # In a folder of ours, so that the settings of the project we happen to be called from do not count.
-        uv = [find_uv_bin(), "--quiet", "--directory", str(folder.parent)]
-        python = folder / "bin" / "python"
-        run([*uv, "venv", "--clear", "--no-project", "--python", sys.executable, str(folder)], what, hint, environment)
-        install = [*uv, "pip", "install", "--python", str(python), "--compile-bytecode", "--requirement", listed.name]
-        links = find_links()
-        install += [word for link in links for word in ("--find-links", link)]
-        ways = torch_options(links) if framework == "pytorch" else [[]]
-        for number, options in enumerate(ways, 1):
-            try:
-                run([*install, *options], what, hint, environment)
-                break
-            except OneflowerError:
-                if number == len(ways):
-                    raise
+    environment = {"UV_SYSTEM_CERTS": "1", **os.environ}
+    # In a folder of ours, so that the settings of the project we happen to be called from do not count.
+    uv = [find_uv_bin(), "--quiet", "--directory", str(folder.parent)]
+    links = find_links()
+    # What is built from source has a build system that nothing pins.
+    sources = ["--only-binary", ":all:", *(word for link in links for word in ("--find-links", link))]
+    torch = local_torch(links) if framework == "pytorch" else None
+    listed, way = requirements(version, framework), list[str]()
+    if not _pinned(version, framework).is_file():
+        # PyTorch has a registry of its own, with a build for this machine's GPU or CPU. Not everybody can reach it.
+        ways = [["--torch-backend", "auto"], []] if framework == "pytorch" and not torch else [[]]
+        resolve = [*uv, "pip", "compile", "--generate-hashes", "--python", sys.executable, *sources]
+        listed, way = _resolve(resolve, ways, listed, what, environment)
+    elif torch:
+        listed = with_torch(listed, torch)
+    with _written(listed) as path:
+        run([*uv, "venv", "--clear", "--no-project", "--python", sys.executable, str(folder)], what, _HINT, environment)
+        python = str(folder / "bin" / "python")
+        install = [*uv, "pip", "install", "--python", python, "--compile-bytecode", "--require-hashes", *sources, *way]
+        run([*install, "--requirement", path], what, _HINT, environment)
     write_atomic(folder / ".complete", "")
+
+
+def _resolve(
+    command: list[str], ways: list[list[str]], wanted: str, what: str, environment: Mapping[str, str]
+) -> tuple[str, list[str]]:
+    """Return what the registry has today for that, with the hashes that it tells, and the first way that worked."""
+    with _written(wanted) as path:
+        for way in ways[:-1]:
+            with suppress(OneflowerError):
+                return run([*command, *way, path], what, _HINT, environment), way
+        return run([*command, *ways[-1], path], what, _HINT, environment), ways[-1]
+
+
+@contextmanager
+def _written(text: str) -> Iterator[str]:
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        yield stream.name
 
 
 def _lay_appliance(runtimes: Path) -> Path:
