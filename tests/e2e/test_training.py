@@ -37,6 +37,8 @@ clientapp = "minimal.apps:client"
 num-server-rounds = 1
 boom = false
 sick = false
+blind = false
+motto = "none"
 """,
     "minimal/__init__.py": "",
     "minimal/apps.py": """
@@ -57,11 +59,16 @@ def train(message, context):
     metrics = MetricRecord({"train_loss": 0.5, "num-examples": 1})
     return Message(RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics}), reply_to=message)
 
+@client.evaluate()
+def evaluate(message, context):
+    raise ValueError("this node is blind")
+
 @server.main()
 def main(grid, context):
     if context.run_config["boom"]:
         raise RuntimeError("the moon is in the wrong house")
-    FedAvg(fraction_evaluate=0.0).start(grid, ArrayRecord([np.zeros(3)]), num_rounds=context.run_config["num-server-rounds"])
+    strategy = FedAvg(fraction_evaluate=float(context.run_config["blind"]))
+    strategy.start(grid, ArrayRecord([np.zeros(3)]), num_rounds=context.run_config["num-server-rounds"])
 """,
 }
 
@@ -103,7 +110,7 @@ def test_the_demo_does_the_whole_job_and_cleans_up(newcomer):
 
 def test_anybodys_app_is_trained_recorded_and_saved_without_a_change(user, fed, app):
     result = json.loads(user("run", str(app), "-f", fed, "-o", "json").stdout)
-    assert [row["loss"] for row in result["rows"]] == [0.5]
+    assert [(row["train_loss"], row["loss"]) for row in result["rows"]] == [(0.5, None)]
     saved = np.load(user.folder / result["model"])
     assert saved[saved.files[0]].tolist() == [1.0, 1.0, 1.0]
 
@@ -116,9 +123,36 @@ def test_an_app_that_raises_says_so_and_leaves_the_federation_whole(user, fed, a
 
 def test_a_run_in_which_every_node_fails_is_no_success(user, fed, app):
     done = user("run", str(app), "-f", fed, "--config", "sick=true", code=8)
-    assert "(2 failed: <class 'ValueError'>:<'this node is unwell'>)" in done.stderr
+    for vm in user.show(fed)["vms"][1:]:
+        sentence = f"{vm['name']} (node {vm['node_id']}) failed in training: ValueError: this node is unwell"
+        assert done.stderr.count(sentence) == 2, "below the row, and in the error"
     assert "trained nothing: every node failed in every round" in done.stderr
     assert user.is_ready(fed)
+
+
+def test_a_run_that_is_never_evaluated_is_saved_names_the_nodes_and_fails(user, fed, app):
+    done = user("run", str(app), "-f", fed, "--config", "blind=true", "-r", "2", code=8)
+    status = user.show(fed)
+    for vm in status["vms"][1:]:
+        sentence = f"{vm['name']} (node {vm['node_id']}) failed in evaluation: ValueError: this node is blind"
+        assert done.stderr.count(sentence) == 3, "below each row, and in the error"
+    assert "trained and never evaluated" in done.stderr
+    head, first = (line.split() for line in done.stderr.splitlines() if "round " in line or " 1/2 " in line)
+    assert dict(zip(("round", "train loss", "loss", "accuracy"), first[:4], strict=True)) == {
+        "round": "1/2", "train loss": "0.5000", "loss": "-", "accuracy": "-",
+    }  # fmt: skip
+    assert (head[1:4], first[5]) == (["train", "loss", "loss"], "2/2")
+    folder = user.folder / "oneflower-results" / f"{fed}-{status['training']['id']}"
+    assert str(folder.relative_to(user.folder)) in done.stderr
+    model = np.load(folder / "model.npz")
+    assert model[model.files[0]].tolist() == [2.0, 2.0, 2.0]
+    told = user.show(fed)["training"]
+    assert (told["status"], told["round"], told["fault"]["reason"]) == (
+        "completed",
+        2,
+        "ValueError: this node is blind",
+    )
+    assert "never evaluated" in told["error"]
 
 
 def test_a_folder_that_is_no_app_and_a_missing_dependency_are_refused_before_anything_starts(user, fed, app, tmp_path):

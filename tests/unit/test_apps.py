@@ -116,5 +116,6 @@ def test_loss_and_accuracy_are_found_whatever_an_app_calls_them():
 
     mixed = row(train={"train_loss": 3.0}, evaluate={"eval-acc": 0.5, "eval_loss": 2.0}, server={"loss": 1.0})
     assert (mixed.loss, mixed.accuracy) == (1.0, 0.5)
-    assert (row(train={"train_loss": 3.0}).loss, row(train={}).accuracy) == (3.0, None)
+    trained = row(train={"train_loss": 3.0})
+    assert (trained.loss, trained.train_loss, row(train={}).accuracy) == (None, 3.0, None)
     assert row(train={"lossless": 1}, evaluate=None).loss is None

@@ -54,5 +54,6 @@ def test_what_would_ruin_the_model_is_left_out_and_the_node_is_named(tmp_path, m
     assert trained.accuracy > 0.8
     rows = [json.loads(line) for line in (tmp_path / "runs" / "17" / "metrics.jsonl").read_text().splitlines()]
     assert [(row["nodes"], row["failures"]) for row in rows] == [(2, 1), (2, 1)]
-    assert reason in rows[0]["reasons"][0]
-    assert "node 101 was left out" in rows[0]["reasons"][0]
+    [fault] = rows[0]["faults"]
+    assert (fault["node"], fault["phase"], fault["kind"]) == ("101", "train", "left out")
+    assert reason in fault["reason"]

@@ -85,9 +85,41 @@ def test_a_run_that_failed_gives_the_apps_reason_and_the_end_of_its_log(link):
 
 def test_a_run_without_a_single_trained_node_is_no_success(link):
     finished(link, "completed")
-    record(link, row(1, nodes=0, reasons=["Traceback\nValueError: no data"]))
-    with pytest.raises(OneflowerError, match="trained nothing(.|\n)*ValueError: no data"):
-        runs.follow(link.door, "5", runs.Observer(print, print, print))
+    fault = {"node": "7", "phase": "train", "kind": "failed", "reason": "ValueError: no data"}
+    record(link, row(1, nodes=0, faults=[fault]), row(2, nodes=0, faults=[fault]))
+    with pytest.raises(OneflowerError, match="trained nothing") as caught:
+        runs.follow(link.door, "5", runs.Observer(print, print, print, {"7": "supernode_1"}))
+    assert str(caught.value).count("supernode_1 (node 7) failed in training: ValueError: no data") == 1
+
+
+def test_a_run_that_was_never_evaluated_is_saved_and_fails(link, tmp_path):
+    finished(link, "completed")
+    buffer = io.BytesIO()
+    np.savez(buffer, w=np.ones(3))
+    fault = {"node": "7", "phase": "evaluate", "kind": "failed", "reason": "ValueError: no data"}
+    evaluated = {"evaluate_asked": 2, "evaluated": 0, "evaluate": {}, "faults": [fault]}
+    record(link, row(1, **evaluated), row(2, **evaluated))
+    leave(link, "5", "model.npz", buffer.getvalue())
+    said = runs.Observer(print, print, print, {"7": "supernode_1"})
+    with pytest.raises(OneflowerError, match="trained and never evaluated") as caught:
+        training._to_its_end(link.door, "5", "app", tmp_path / "lab", said)
+    assert caught.value.code is ExitCode.RUN_FAILED
+    assert "supernode_1 (node 7) failed in evaluation: ValueError: no data" in str(caught.value)
+    saved = tmp_path / "lab-5"
+    assert str(saved) in caught.value.hint
+    assert np.load(saved / "model.npz")["w"].tolist() == [1, 1, 1]
+    metrics = json.loads((saved / "metrics.json").read_text())
+    assert metrics["rows"][1]["faults"] == [fault]
+    assert metrics["machines"] == {"7": "supernode_1"}
+    assert "supernode_1 (node 7) failed in evaluation: ValueError: no data | 2 | 2 |" in (saved / "card.md").read_text()
+
+
+@pytest.mark.parametrize("more", [{"server": {"loss": 1.0}}, {"evaluated": 1}, {"evaluate_asked": 0}])
+def test_a_run_that_was_tested_somehow_or_was_not_to_be_is_a_success(link, tmp_path, more):
+    finished(link, "completed")
+    record(link, row(1, **({"evaluate_asked": 2, "evaluated": 0} | more)))
+    said = runs.Observer(print, print, print)
+    assert training._to_its_end(link.door, "5", "app", tmp_path / "lab", said).rows
 
 
 def test_a_superlink_that_is_gone_for_good_is_given_up(link, monkeypatch):

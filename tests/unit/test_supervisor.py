@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, Re
 from flwr.serverapp.strategy import FedAvg, Strategy
 from flwr.supercore.task_identity import TaskIdentity
 
+from oneflower_appliance.runs import RunRow, shortcoming
 from oneflower_appliance.training import supervisor
 
 
@@ -82,8 +83,68 @@ def test_every_round_and_the_model_are_recorded(record):
 def test_nodes_that_fail_are_counted_with_their_reasons(record):
     start(Grid(unwell=True), num_rounds=1)
     [row] = rows(record)
-    assert (row["nodes"], row["failures"]) == (1, 1)
-    assert row["reasons"] == ["<class 'ValueError'>:<'unwell'>"]
+    assert (row["nodes"], row["asked"], row["failures"], row["evaluated"], row["evaluate_asked"]) == (1, 2, 1, 1, 2)
+    told = {"node": "2", "kind": "failed", "reason": "ValueError: unwell"}
+    assert row["faults"] == [told | {"phase": "train"}, told | {"phase": "evaluate"}]
+
+
+def test_an_evaluation_that_fails_everywhere_leaves_no_loss_and_every_node_with_its_reason(record):
+    """The loss of training used to stand in the column then."""
+    grid = Grid()
+    healthy = grid.answer
+
+    def answer(message):
+        if message.metadata.message_type == "evaluate":
+            return Message(Error(code=1, reason="<class 'KeyError'>:<''labels''>"), reply_to=message)
+        return healthy(message)
+
+    grid.answer = answer
+    start(grid, num_rounds=2)
+    found = [RunRow.parse(json.dumps(row)) for row in rows(record)]
+    assert [(row.loss, row.accuracy, row.train_loss) for row in found] == [(None, None, 0.5)] * 2
+    assert [fault.sentence for fault in found[1].faults] == [
+        f"node {node} failed in evaluation: KeyError: 'labels'" for node in (1, 2)
+    ]
+    assert "never evaluated" in shortcoming(found)
+
+
+def test_a_column_keeps_the_source_that_it_began_with(record):
+    """A server that tests every other round only does not give the column to the nodes in between."""
+    start(Grid(), num_rounds=3, evaluate_fn=lambda n, arrays: None if n % 2 else MetricRecord({"accuracy": n / 10}))
+    found = [RunRow.parse(json.dumps(row)) for row in rows(record)]
+    assert [row.accuracy for row in found] == [None, 0.2, None]
+    assert [row.loss for row in found] == [0.5, 0.5, 0.5], "which the server does not have, and the nodes do"
+    start(Grid(), num_rounds=2, evaluate_fn=lambda n, arrays: MetricRecord({"accuracy": 0.1}) if n > 1 else None)
+    assert [RunRow.parse(json.dumps(row)).accuracy for row in rows(record)] == [0.9, 0.9]
+
+
+def test_a_node_that_does_not_answer_is_named(record):
+    grid = Grid()
+    grid.send_and_receive = lambda messages, *, timeout=None: [
+        grid.answer(message) for message in messages if message.metadata.dst_node_id == 1
+    ]
+    start(grid, num_rounds=1, timeout=7.0)
+    [row] = rows(record)
+    assert [fault["phase"] for fault in row["faults"]] == ["train", "evaluate"]
+    silent = {"node": "2", "phase": "train", "kind": "no answer", "reason": "nothing came within 7 s"}
+    assert row["faults"][0] == silent
+    assert (row["nodes"], row["asked"]) == (1, 2)
+
+
+def test_an_error_that_the_superlink_answers_is_the_nodes_that_was_asked(record):
+    grid = Grid()
+
+    def lost(message):
+        message.metadata.__dict__["_message_id"] = f"message {message.metadata.dst_node_id}"
+        reply = grid.answer(message)
+        if message.metadata.dst_node_id == 2:
+            reply = Message(Error(code=3, reason="Node unavailable"), reply_to=message)
+            reply.metadata.__dict__["_src_node_id"] = 1
+        return reply
+
+    grid.send_and_receive = lambda messages, *, timeout=None: list(map(lost, messages))
+    start(grid, num_rounds=1)
+    assert rows(record)[0]["faults"][0]["node"] == "2"
 
 
 def test_positional_arguments_are_understood(record):

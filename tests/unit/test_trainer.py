@@ -10,6 +10,7 @@ import pytest
 from oneflower_appliance.agent import run_keeper as module
 from oneflower_appliance.agent.run_keeper import Trainer
 from oneflower_appliance.parameters import Level
+from oneflower_appliance.runs import unpack
 from oneflower_appliance.settings import resolve
 
 NODES = (11, 12)
@@ -157,9 +158,15 @@ def test_progress_is_published_as_it_changes_but_not_more_than_one_update_in_fiv
     (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     now[0] += 4
     assert trainer.look(None, ()) == {}
+    row |= {"round": 3, "faults": [{"node": "7", "phase": "train", "kind": "no answer", "reason": "nothing, really"}]}
+    with (folder / "metrics.jsonl").open("a") as stream:
+        stream.write(json.dumps(row) + "\n")
     now[0] += 2
     news = trainer.look(None, ())
-    assert (news["FL_RUN_ROUND"], news["FL_RUN_LOSS"], news["FL_RUN_ACCURACY"]) == ("2", "0.123457", "1")
+    assert [found.round for found in unpack(news["FL_RUN_ROWS"])] == [2, 3], "both rounds since the last time"
+    assert not set(news["FL_RUN_ROWS"] + news["FL_RUN_FAULT"]) & set(',[]\\"'), "what OneGate does not take"
+    assert json.loads(base64.b64decode(news["FL_RUN_FAULT"])) == {"round": 3, **row["faults"][0]}
+    assert (news["FL_RUN_ROUND"], news["FL_RUN_LOSS"], news["FL_RUN_ACCURACY"]) == ("3", "0.123457", "1")
     assert "FL_RUN_ID" not in news
     now[0] += 10
     assert trainer.look(None, ()) == {}
@@ -167,3 +174,25 @@ def test_progress_is_published_as_it_changes_but_not_more_than_one_update_in_fiv
     news = trainer.look(None, ())
     assert news["FL_RUN_STATUS"] == "failed"
     assert base64.b64decode(news["FL_RUN_ERROR"]).decode() == ("boom " * 500)[:500]
+
+
+def test_the_end_is_told_at_once_with_the_last_round_and_again_when_it_could_not_be_published(
+    door, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(module.time, "monotonic", lambda: 100.0)
+    door.add("5", "us/app")
+    trainer = make(door, tmp_path)
+    trainer.look(None, ())
+    assert trainer.following
+    (tmp_path / "5").mkdir()
+    row = {"round": 3, "rounds": 3, "seconds": 1.5, "nodes": 2, "failures": 0, "evaluate_asked": 2, "evaluated": 0}
+    (tmp_path / "5" / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    assert trainer.look(None, ()) == {}, "a round alone has time"
+    door.known[0] |= {"status": "finished", "sub_status": "completed"}
+    news = trainer.look(None, ())
+    assert (news["FL_RUN_STATUS"], news["FL_RUN_ROUND"]) == ("completed", "3")
+    assert "never evaluated" in base64.b64decode(news["FL_RUN_ERROR"]).decode()
+    assert not trainer.following
+    assert trainer.look(None, ()) == {}
+    trainer.unsaid()
+    assert trainer.look(None, ())["FL_RUN_STATUS"] == "completed"

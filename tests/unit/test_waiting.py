@@ -29,13 +29,8 @@ BODY = {
                           {"name": "supernode", "state": 2, "cardinality": 0, "min_vms": 0, "nodes": []}],
 }  # fmt: skip
 RUN = {"FL_RUN_ID": "5", "FL_RUN_APP": "us/app", "FL_RUN_STATUS": "running", "FL_RUN_ROUND": "-", "FL_RUN_ERROR": "-"}
-ROUND = {
-    "FL_RUN_ROUND": "2",
-    "FL_RUN_ROUNDS": "3",
-    "FL_RUN_NODES": "4",
-    "FL_RUN_FAILURES": "1",
-    "FL_RUN_SECONDS": "9.5",
-}
+ROUND = {"FL_RUN_ROWS": "1:3:8.5:4:0:4:0.5:-:-;2:3:9.5:4:1:5:0.25:0.5:-"}
+FAULT = {"round": 2, "node": "77", "phase": "train", "kind": "failed", "reason": "no data"}
 
 
 def training(**published):
@@ -46,9 +41,10 @@ def test_what_is_published_of_a_run_is_read():
     assert training() is None
     begun = training(**RUN)
     assert (begun.id, begun.status, begun.row, begun.error, begun.finished) == ("5", "running", None, "", False)
-    found = training(**RUN | ROUND, FL_RUN_LOSS="0.25", FL_RUN_ACCURACY="-").row
-    assert (found.round, found.rounds, found.nodes, found.failures) == (2, 3, 4, 1)
-    assert (found.loss, found.accuracy) == (0.25, None)
+    first, found = training(**RUN | ROUND).latest
+    assert (found.round, found.rounds, found.nodes, found.failures, found.asked) == (2, 3, 4, 1, 5)
+    assert (found.loss, found.accuracy, found.train_loss) == (0.25, 0.5, None)
+    assert (first.round, first.accuracy) == (1, None)
     failed = training(**RUN | {"FL_RUN_STATUS": "failed", "FL_RUN_ERROR": base64.b64encode(b"no data").decode()})
     with pytest.raises(OneflowerError, match="Run 5 of us/app failed: no data") as caught:
         failed.completed()
@@ -56,7 +52,26 @@ def test_what_is_published_of_a_run_is_read():
 
 
 def test_garbage_that_a_superlink_publishes_is_no_row():
-    assert training(**RUN | ROUND | {"FL_RUN_ROUND": "two"}).row is None
+    for rows in ("-", "two:3:9.5:4:1:5:-:-:-", "2:3", "-:3:9.5:4:1:5:-:-:-", "2:3:9.5:4:1:5:-:-:-;"):
+        assert training(**RUN, FL_RUN_ROWS=rows).row is None, rows
+    for fault in ("-", "e30=", base64.b64encode(b"[1]").decode()):
+        assert training(**RUN, FL_RUN_FAULT=fault).fault is None, fault
+
+
+def test_the_last_fault_of_a_node_is_told_with_its_round():
+    encoded = base64.b64encode(json.dumps(FAULT).encode()).decode()
+    found = training(**RUN | ROUND, FL_RUN_FAULT=encoded)
+    assert (found.fault_round, found.fault.sentence) == (2, "node 77 failed in training: no data")
+    assert [len(row.faults) for row in found.latest] == [0, 1]
+    assert progress_line(found).endswith("\n  In round 2, node 77 failed in training: no data")
+
+
+def test_a_run_that_was_never_evaluated_is_no_success():
+    error = base64.b64encode(b"The model was trained and never evaluated.").decode()
+    found = training(**RUN | {"FL_RUN_STATUS": "completed", "FL_RUN_ERROR": error})
+    with pytest.raises(OneflowerError, match="completed: The model was trained and never evaluated") as caught:
+        found.completed()
+    assert caught.value.code is ExitCode.RUN_FAILED
 
 
 def status(found=None, error=""):
@@ -78,9 +93,10 @@ def wait(monkeypatch):
 
 def test_rounds_are_told_once_and_a_loss_that_mends_itself_is_waited_through(wait):
     two = training(**RUN | ROUND)
-    three = training(**RUN | ROUND | {"FL_RUN_ROUND": "3", "FL_RUN_STATUS": "completed"})
-    ended, seen = wait(status(), status(two), status(two, error="killed"), status(two), status(three))
-    assert (ended.status, seen) == ("completed", [2, 3])
+    more = ROUND["FL_RUN_ROWS"] + ";3:5:1.5:4:0:4:-:-:-;4:5:1.5:4:0:4:-:-:-;5:5:1.5:4:0:4:-:-:-"
+    last = training(**RUN | {"FL_RUN_ROWS": more, "FL_RUN_STATUS": "completed"})
+    ended, seen = wait(status(), status(two), status(two, error="killed"), status(two), status(last))
+    assert (ended.status, seen) == ("completed", [1, 2, 3, 4, 5]), "none goes unseen"
 
 
 def test_a_federation_that_stays_broken_is_given_up(wait, monkeypatch):
@@ -95,18 +111,30 @@ def test_a_run_that_fails_is_a_failure(wait):
 
 
 def test_a_round_is_told_with_what_it_was_tested_by_and_who_failed(capsys):
-    metrics = {"round": 2, "rounds": 3, "seconds": 1.5, "nodes": 4, "failures": 1, "reasons": ["Traceback\nno data"],
+    fault = {"node": "77", "phase": "train", "kind": "failed", "reason": "no\x1b[31m data"}
+    metrics = {"round": 2, "rounds": 3, "seconds": 1.5, "nodes": 4, "asked": 5, "failures": 1, "faults": [fault],
                "evaluate": {"loss": 0.5, "accuracy": 0.75, "num-examples": 9, "roc_auc": 0.9, "f1": 0.8}}  # fmt: skip
     table = RunTable()
-    table.add(RunRow.parse(json.dumps(metrics)))
-    head, line = capsys.readouterr().err.splitlines()
+    table.add(RunRow.parse(json.dumps(metrics)).named({"77": "supernode_1"}))
+    head, line, below = capsys.readouterr().err.splitlines()
     assert head.split() == ["round", "loss", "accuracy", "seconds", "nodes"]
-    assert line.split("  (")[0].split() == ["2/3", "0.5000", "0.7500", "1.5", "4", "roc_auc", "0.900", "f1", "0.800"]
-    assert line.endswith("(1 failed: no data)")
+    assert line.split() == ["2/3", "0.5000", "0.7500", "1.5", "4/5", "roc_auc", "0.900", "f1", "0.800"]
+    assert below.strip() == "supernode_1 (node 77) failed in training: no [31m data"
     assert table.curve() == "accuracy 0.750 ▁ 0.750"
 
 
+def test_the_loss_of_training_has_a_column_of_its_own_and_never_another(capsys):
+    table = RunTable()
+    for number, tested in ((1, {}), (2, {"loss": 0.25}), (3, {})):
+        columns = {"loss": "evaluate"} if number > 1 else {}
+        row = {"round": number, "rounds": 3, "seconds": 1.5, "nodes": 2, "failures": 0, "columns": columns}
+        table.add(RunRow.parse(json.dumps(row | {"train": {"train_loss": 0.5}, "evaluate": tested})))
+    head, *lines = (line.split() for line in capsys.readouterr().err.splitlines())
+    assert head == ["round", "train", "loss", "loss", "accuracy", "seconds", "nodes"]
+    assert [line[1:3] for line in lines] == [["0.5000", "-"], ["0.5000", "0.2500"], ["0.5000", "-"]]
+
+
 def test_how_far_a_run_is_fits_into_a_line():
-    run = training(**RUN | ROUND, FL_RUN_LOSS="0.25", FL_RUN_ACCURACY="0.5")
+    run = training(**RUN | ROUND)
     assert progress_line(run) == "run 5 of us/app: running, round 2 of 3, loss 0.2500, accuracy 0.5000"
     assert progress_line(RunProgress("5", "us/app", "failed", error="no data")) == "run 5 of us/app: failed: no data"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import itertools
 import json
 import time
 
@@ -135,6 +136,8 @@ def test_a_superlink_that_does_not_answer_for_long_hangs(machine, monkeypatch):
     monkeypatch.setattr(backoff.time, "monotonic", lambda: now[0])
 
     class Silent:
+        following = True
+
         def look(self, *_):
             raise TimeoutError
 
@@ -145,6 +148,42 @@ def test_a_superlink_that_does_not_answer_for_long_hangs(machine, monkeypatch):
     now[0] += 60
     with pytest.raises(flower.HungError, match="does not answer any more"):
         link.tick()
+
+
+def test_while_a_run_goes_on_it_is_looked_at_every_second_and_onegate_as_rarely_as_before(machine, monkeypatch):
+    now, asked, looked = [0.0], [], []
+    monkeypatch.setattr(superlink.time, "monotonic", lambda: now[0])
+
+    class Asked(Gate):
+        def service(self):
+            asked.append(now[0])
+            return {}
+
+    class Busy:
+        following = True
+
+        def look(self, *_):
+            looked.append(now[0])
+            return {"FL_RUN_STATUS": "running"}
+
+        def unsaid(self):
+            self.lost = True
+
+    gate = Asked()
+    link = superlink.SuperLink(dataclasses.replace(machine, onegate=gate))
+    link._trainer = Busy()
+    link._watch_closely()
+    while now[0] < 60:
+        now[0] += link.tick()
+    assert max(after - before for before, after in itertools.pairwise(looked)) < 1.001
+    assert len(asked) < len(looked) / 2
+
+    def refuse(values):
+        raise OneGateError("OneGate answered 500.", "", heals=True)
+
+    gate.publish = refuse
+    link.tick()
+    assert link._trainer.lost, "what could not be published is told again"
 
 
 def _refused():

@@ -1,18 +1,82 @@
-"""A round of a run, as the recorder noted it."""
+"""A run's rounds, as they were recorded, and what to say of a run by them."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
+
+LONGEST_REASON = 500
+COLUMNS = {"loss": ("loss",), "accuracy": ("accuracy", "acc")}  # and how the names of their metrics end
+SOURCES = ("server", "evaluate")  # which count as tests, the better one first
+_PYTHON = re.compile(r"<class '(?:.*\.)?(\w+)'>:<'(.*)'>", re.DOTALL)
+_ALWAYS = ("round", "rounds", "seconds", "nodes", "failures")
+_PACKED: dict[str, type[int | float]] = {
+    "round": int, "rounds": int, "seconds": float, "nodes": int, "failures": int, "asked": int,
+    "loss": float, "accuracy": float, "train_loss": float,
+}  # fmt: skip
+_NONE = "-"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A node from which a round did not get what it asked for.
+
+    `phase` is train or evaluate, `kind` is failed, left out or no answer. `name` is what its machine is called, where
+    that is known; Flower knows it by `node` only.
+    """
+
+    node: str
+    phase: str
+    kind: str
+    reason: str
+    name: str = ""
+
+    @classmethod
+    def parse(cls, said: Mapping[str, Any]) -> Fault:
+        """Read an entry of a row's `faults`. Raises `KeyError`."""
+        return cls(str(said["node"]), str(said["phase"]), str(said["kind"]), _one_line(str(said["reason"])))
+
+    @property
+    def entry(self) -> dict[str, str]:
+        """What `parse` reads."""
+        return {"node": self.node, "phase": self.phase, "kind": self.kind, "reason": self.reason}
+
+    @property
+    def sentence(self) -> str:
+        """The node, what happened, and why."""
+        who = f"{self.name} (node {self.node})" if self.name else f"node {self.node}"
+        doing = "training" if self.phase == "train" else "evaluation"
+        what = {"failed": f"failed in {doing}", "left out": f"was left out of {doing}"}
+        return f"{who} {what.get(self.kind, f'did not answer in {doing}')}: {self.reason}"
+
+
+def plain_reason(text: str) -> str:
+    """Return the reason that an error message of Flower's carries, as people write it, in one line."""
+    found = _PYTHON.fullmatch(text.strip())
+    if found is None:
+        return _one_line(text)
+    kind, said = found.groups()
+    # An error of oneflower's own is a sentence already.
+    return _one_line(said if kind.endswith(("DataError", "OneflowerError")) else f"{kind}: {said}")
+
+
+def _one_line(text: str) -> str:
+    words = "".join(letter if letter.isprintable() else " " for letter in text).split()
+    return " ".join(words)[:LONGEST_REASON] or "no reason was given"
 
 
 @dataclass(frozen=True)
 class RunRow:
-    """One round. `loss` and `accuracy` are the server's own test if there is one, else the nodes' mean, else None."""
+    """One round. What is not known is None.
+
+    `nodes` of the `asked` trained. `loss` and `accuracy` are from a test, by the server or the nodes, by the same one
+    in every round. `train_loss` is what the nodes had while they trained.
+    """
 
     round: int
     rounds: int
@@ -22,21 +86,98 @@ class RunRow:
     loss: float | None
     accuracy: float | None
     metrics: Mapping[str, Any]
+    asked: int | None = None
+    train_loss: float | None = None
+    faults: tuple[Fault, ...] = ()
 
     @classmethod
     def parse(cls, line: str) -> RunRow:
         """Read a line of metrics.jsonl."""
         row = json.loads(line)
-        sources = [row.get(name) or {} for name in ("server", "evaluate", "train")]
+        columns = row["columns"] if "columns" in row else sources_of(row, {})
+        found = {name: metric(row.get(columns.get(name, "")), name) for name in COLUMNS}
         return cls(
-            row["round"], row["rounds"], row["seconds"], row["nodes"], row["failures"],
-            _metric(sources, "loss"), _metric(sources, "accuracy", "acc"), row,
+            row["round"], row["rounds"], row["seconds"], row["nodes"], row["failures"], found["loss"],
+            found["accuracy"], row, row.get("asked"), metric(row.get("train"), "loss"),
+            tuple(Fault.parse(said) for said in row.get("faults", ())),
         )  # fmt: skip
 
+    def named(self, names: Mapping[str, str]) -> RunRow:
+        """Return it with nodes called as their machines are; `names` are those by Flower's ids."""
+        return replace(self, faults=tuple(replace(fault, name=names.get(fault.node, "")) for fault in self.faults))
 
-def _metric(sources: list[dict[str, Any]], *endings: str) -> float | None:
-    for source in sources:
-        for name, value in source.items():
-            if isinstance(value, int | float) and name.lower().replace("-", "_").split("_")[-1] in endings:
-                return float(value)
+    @property
+    def share(self) -> str:
+        """How many nodes trained, of how many."""
+        return str(self.nodes) if self.asked is None else f"{self.nodes}/{self.asked}"
+
+
+def pack(rows: Sequence[RunRow]) -> str:
+    """Return rows in one line, of numbers, colons and semicolons only: what a VM may publish."""
+    return ";".join(":".join(_number(getattr(row, name)) for name in _PACKED) for row in rows)
+
+
+def unpack(text: str) -> tuple[RunRow, ...]:
+    """Return the rows that `pack` wrote. Raises `ValueError` when it did not."""
+    return tuple(_unpacked(entry.split(":")) for entry in text.split(";"))
+
+
+def _unpacked(words: Sequence[str]) -> RunRow:
+    found: dict[str, Any] = {
+        name: None if word == _NONE else kind(word) for (name, kind), word in zip(_PACKED.items(), words, strict=True)
+    }
+    if None in [found[name] for name in _ALWAYS]:
+        raise ValueError(f"a row has no {', '.join(_ALWAYS)}")
+    return RunRow(**found, metrics={})
+
+
+def _number(value: int | float | None) -> str:  # noqa: PYI041 - it matters which
+    if value is None:
+        return _NONE
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def metric(found: Mapping[str, Any] | None, column: str) -> float | None:
+    """Return the metric that belongs into a column, None where there is none."""
+    for name, value in (found or {}).items():
+        if isinstance(value, int | float) and name.lower().replace("-", "_").split("_")[-1] in COLUMNS[column]:
+            return float(value)
     return None
+
+
+def sources_of(row: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, str]:
+    """Return from which test each column is to be taken, given what is `known` from earlier rounds.
+
+    A column keeps its source, so that it never changes its meaning in the middle of a run.
+    """
+    found = {
+        column: next((source for source in SOURCES if metric(row.get(source), column) is not None), "")
+        for column in COLUMNS
+    }
+    return {column: source for column, source in (found | dict(known)).items() if source}
+
+
+def shortcoming(rows: Sequence[RunRow]) -> str:
+    """Return what is wrong with a run that Flower calls completed: it trained nothing, or never was evaluated."""
+    if not rows:
+        return ""
+    if not any(row.nodes for row in rows):
+        return _told("It trained nothing: every node failed in every round.", rows, "train")
+    asked = any(row.metrics.get("evaluate_asked") for row in rows)
+    tested = any(row.metrics.get("evaluated") or row.metrics.get("server") for row in rows)
+    if asked and not tested:
+        return _told("The model was trained and never evaluated: every evaluation failed.", rows, "evaluate")
+    return ""
+
+
+def _told(sentence: str, rows: Sequence[RunRow], phase: str) -> str:
+    """Return the sentence, and below it what the nodes said last, each once."""
+    last: dict[str, Fault] = {fault.node: fault for row in rows for fault in row.faults if fault.phase == phase}
+    return "\n  ".join([sentence, *list_faults(last.values())]) if last else f"{sentence} No node was asked."
+
+
+def list_faults(faults: Iterable[Fault], most: int = 5) -> list[str]:
+    """Return the sentences of some faults, and how many more there are."""
+    sentences = [fault.sentence for fault in faults]
+    more = len(sentences) - most
+    return sentences if more <= 0 else [*sentences[:most], f"and {more} more"]

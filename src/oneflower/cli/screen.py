@@ -14,6 +14,8 @@ from dataclasses import asdict, is_dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self
 
+from oneflower_appliance.runs import list_faults
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -40,6 +42,11 @@ def say(text: str) -> None:
     """Print a remark."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
+
+
+def warn(text: str) -> None:
+    """Print a remark that must not be overlooked: in red, where there are colours."""
+    console().print(text, style="red", markup=False)
 
 
 def show(text: str) -> None:
@@ -189,18 +196,23 @@ class RunTable:
 
     def __init__(self) -> None:
         self._rows: list[RunRow] = []
+        self._untested = False
 
     def add(self, row: RunRow) -> None:
         """Print one more round."""
         if not self._rows:
-            say(f"  {'round':>7}  {'loss':>8}  {'accuracy':>8}  {'seconds':>7}  nodes")
+            # Where nobody tests the model there is the loss of training to look at, in a column of its own.
+            self._untested = row.loss is None and row.train_loss is not None
+            trained = f"  {'train loss':>10}" if self._untested else ""
+            say(f"  {'round':>7}{trained}  {'loss':>8}  {'accuracy':>8}  {'seconds':>7}  nodes")
         self._rows.append(row)
-        reasons = [line for text in row.metrics.get("reasons", ()) for line in text.splitlines()[-1:]]
-        failures = f"  ({row.failures} failed: {'; '.join(reasons)[:160]})" if row.failures else ""
+        trained = f"  {_number(row.train_loss):>10}" if self._untested else ""
         say(
-            f"  {f'{row.round}/{row.rounds}':>7}  {_number(row.loss):>8}  {_number(row.accuracy):>8}  "
-            f"{row.seconds:7.1f}  {row.nodes:5}{_others(row)}{failures}"
+            f"  {f'{row.round}/{row.rounds}':>7}{trained}  {_number(row.loss):>8}  {_number(row.accuracy):>8}  "
+            f"{row.seconds:7.1f}  {row.share:>5}{_others(row)}"
         )
+        for sentence in list_faults(row.faults):
+            warn(f"           {sentence}")
 
     def curve(self) -> str:
         """Return the accuracy of the rounds as a line of bars, empty when there is none."""
@@ -233,10 +245,11 @@ def show_files(result: RunResult) -> None:
 
 
 def progress_line(found: RunProgress) -> str:
-    """Return in a line how far a run is."""
+    """Return how far a run is, and the last fault of a node below it."""
     line = f"run {found.id} of {found.app}: {found.status}"
     if found.row is not None:
         values = {"loss": found.row.loss, "accuracy": found.row.accuracy}
         known = "".join(f", {name} {value:.4f}" for name, value in values.items() if value is not None)
         line += f", round {found.round} of {found.rounds}{known}"
-    return line + (f": {found.error}" if found.error else "")
+    line += f": {found.error}" if found.error else ""
+    return line + (f"\n  In round {found.fault_round}, {found.fault.sentence}" if found.fault else "")

@@ -24,7 +24,7 @@ def model_card(
     facts: dict[str, Any] = {
         "Strategy": summary.get("strategy", "unknown"),
         "Rounds": f"{last.round} of {last.rounds}",
-        "Nodes in the last round": last.nodes,
+        "Nodes that trained in the last round": last.share.replace("/", " of "),
         "Loss": _number(last.loss),
         "Accuracy": _number(last.accuracy),
         "Seconds": f"{summary.get('seconds', 0):.0f}",
@@ -33,6 +33,8 @@ def model_card(
     measured = {name: value for name, value in _tested(last).items() if isinstance(value, int | float)}
     if measured:
         parts += ["## Tested after the last round", _table(("Metric", "Value"), measured.items())]
+    if any(row.faults for row in rows):
+        parts += ["## Faults", "What the rounds did not get from the nodes, and why.", _faults(rows)]
     parts += ["## Data", _data(data)]
     if config := summary.get("config"):
         parts += ["## Run config", _table(("Key", "Value"), config.items())]
@@ -50,6 +52,16 @@ def model_card(
 def _tested(row: RunRow) -> Mapping[str, Any]:
     found: Mapping[str, Any] = row.metrics.get("server") or row.metrics.get("evaluate") or {}
     return found
+
+
+def _faults(rows: Sequence[RunRow]) -> str:
+    found: dict[str, tuple[int, int]] = {}
+    for row in rows:
+        for fault in row.faults:
+            times, _ = found.get(fault.sentence, (0, 0))
+            found[fault.sentence] = (times + 1, row.round)
+    entries = ((sentence, times, last) for sentence, (times, last) in found.items())
+    return _table(("Fault", "Times", "Last in round"), entries)
 
 
 def _data(data: Mapping[str, Mapping[str, Any]]) -> str:

@@ -224,8 +224,10 @@ class Federation:
         `config` overrides the app's run config; `on_row` sees every round, `on_log` the app's log, `notify` what is
         being done. An interrupt stops the run. Raises `OneflowerError`.
         """
+        status = self.status()
         wanted = training.Request(app, rounds, config or {}, save)
-        return training.train(self.cloud.site, self.status(), wanted, runs.Observer(on_row, on_log, notify))
+        observer = runs.Observer(on_row, on_log, notify, status.names)
+        return training.train(self.cloud.site, status, wanted, observer)
 
     def resume(
         self,
@@ -237,22 +239,24 @@ class Federation:
         notify: Callable[[str], None] = _nothing,
     ) -> RunResult:
         """Go on with a run that was stopped, lost or failed, from its last checkpoint to its end; as `run` else."""
-        observer = runs.Observer(on_row, on_log, notify)
-        return training.resume(self.cloud.site, self.status(), run, save, observer)
+        status = self.status()
+        observer = runs.Observer(on_row, on_log, notify, status.names)
+        return training.resume(self.cloud.site, status, run, save, observer)
 
     def wait_trained(self, on_row: Callable[[RunRow], None] = _nothing) -> RunProgress:
         """Wait for the run that a form with FL_USE_CASE begins by itself, and return how it ended.
 
-        It is followed by what the SuperLink publishes, so a round may go unseen. An interrupt does not stop the run.
+        It is followed by what the SuperLink publishes: its last rounds, together. An interrupt does not stop the run.
         Raises `OneflowerError` when it fails, or when the federation has and does not mend itself.
         """
         seen, well = 0, time.monotonic()
         while True:
             status = self.status()
             found = status.training
-            if found is not None and found.row is not None and found.round > seen:
-                seen = found.round
-                on_row(found.row)
+            for row in found.latest if found is not None else ():
+                if row.round > seen:
+                    seen = row.round
+                    on_row(row)
             if found is not None and found.finished:
                 return found.completed()
             if not status.failure:
@@ -270,9 +274,10 @@ class Federation:
 
         Raises `OneflowerError`.
         """
-        with runs.open_door(self.cloud.site, self.status()) as door:
+        status = self.status()
+        with runs.open_door(self.cloud.site, status) as door:
             number, app = results.run_with_model(door, self.name, run)
-            return results.collect(door, number, app, results.Places.beside(path))
+            return results.collect(door, number, app, results.Places.beside(path), status.names)
 
     # -- changing ----------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from oneflower.cloud.card import model_card
@@ -13,10 +14,14 @@ from oneflower_appliance.files import SHARED, replacing, write_atomic
 from oneflower_appliance.runs import RunRow
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from oneflower.cloud.runs import SuperLinkDoor
 
 _MODEL, _ROUNDS, _SUMMARY, _DATA = "model.npz", "metrics.jsonl", "result.json", "data.json"
 _OURS = frozenset({_MODEL, _ROUNDS, _SUMMARY, _DATA, "origin.json", "successor", "lost"})
+
+NOBODY: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,16 @@ class Places:
         return cls(model, metrics, plot, card, stem)
 
 
-def collect(door: SuperLinkDoor, number: str, name: str, places: Places) -> RunResult:
-    """Fetch and save what a run of the app `name` left. Raises `OneflowerError` or `httpx.HTTPError`."""
+def collect(
+    door: SuperLinkDoor, number: str, name: str, places: Places, names: Mapping[str, str] = NOBODY
+) -> RunResult:
+    """Fetch and save what a run of the app `name` left; `names` are machines, by node id.
+
+    Raises `OneflowerError` or `httpx.HTTPError`.
+    """
     left = door.json(f"/runs/{number}/files") or []
-    rows = tuple(RunRow.parse(line) for line in door.text(f"/runs/{number}/files/{_ROUNDS}").splitlines())
+    lines = door.text(f"/runs/{number}/files/{_ROUNDS}").splitlines()
+    rows = tuple(RunRow.parse(line).named(names) for line in lines)
     summary: dict[str, Any] = door.json(f"/runs/{number}/files/{_SUMMARY}") or {}
     data: dict[str, Any] = door.json(f"/runs/{number}/files/{_DATA}") or {}
     saved: dict[str, Any] = {}
@@ -72,7 +83,8 @@ def collect(door: SuperLinkDoor, number: str, name: str, places: Places) -> RunR
     if rows:
         from oneflower.cloud.plot import plot_convergence  # noqa: PLC0415 - matplotlib takes its time
 
-        content = {"run": number, "app": name, **summary, "data": data, "rows": [row.metrics for row in rows]}
+        found = [row.metrics for row in rows]
+        content = {"run": number, "app": name, **summary, "machines": dict(names), "data": data, "rows": found}
         write_atomic(places.metrics, json.dumps(content, indent=1) + "\n", SHARED)
         plot_convergence(rows, name, places.plot)
         write_atomic(places.card, model_card(name, number, rows, summary, data, saved.get("model")), SHARED)

@@ -22,7 +22,7 @@ from oneflower.cloud.runconfig import toml_text
 from oneflower.process import run as run_program
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
-from oneflower_appliance.runs import RunRow
+from oneflower_appliance.runs import RunRow, shortcoming
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -40,11 +40,12 @@ _CONNECTION = "oneflower"
 
 @dataclass(frozen=True)
 class Observer:
-    """Who is told of each round, of the app's log, and of what is being done."""
+    """Who is told of each round, of the app's log, and of what is being done. `names` are machines, by node id."""
 
     row: Callable[[RunRow], None]
     log: Callable[[str], None]
     doing: Callable[[str], None]
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -247,7 +248,7 @@ class _Following:
             self._tail = (self._tail + log["text"])[-8000:]
             self._observer.log(log["text"])
         for line in lines[self._told :]:
-            self._observer.row(RunRow.parse(line))
+            self._observer.row(self._parse(line))
         self._told = max(self._told, len(lines))
         if successor := state.get("resumed_as"):
             self._observer.doing(f"Note: run {self.number} was lost; run {successor} goes on from its last checkpoint.")
@@ -261,9 +262,17 @@ class _Following:
             return False
         if state["sub_status"] != "completed":
             raise _failed(self.number, state, self._tail)
-        if lines and not any(RunRow.parse(line).nodes for line in lines):
-            raise _untrained(self.number, RunRow.parse(lines[-1]))
+        rows = [self._parse(line) for line in lines]
+        if rows and not any(row.nodes for row in rows):
+            raise OneflowerError(
+                f"Run {self.number} has failed. {shortcoming(rows)}",
+                "Fix the ClientApp or the nodes' configuration; `oneflower logs` shows what the nodes said.",
+                ExitCode.RUN_FAILED,
+            )
         return True
+
+    def _parse(self, line: str) -> RunRow:
+        return RunRow.parse(line).named(self._observer.names)
 
 
 def _failed(run_id: str, status: dict[str, str], tail: str) -> OneflowerError:
@@ -273,16 +282,5 @@ def _failed(run_id: str, status: dict[str, str], tail: str) -> OneflowerError:
     return OneflowerError(
         f"Run {run_id} {status['sub_status']}: {reason}" + (f"\nThe end of its log:{shown}" if shown else ""),
         "",
-        ExitCode.RUN_FAILED,
-    )
-
-
-def _untrained(run_id: str, last: RunRow) -> OneflowerError:
-    """Return what to say of a run that Flower calls completed although no node ever trained."""
-    reasons = last.metrics.get("reasons") or ["no node answered"]
-    return OneflowerError(
-        f"Run {run_id} trained nothing: every node failed in every round.\n  "
-        + "\n  ".join(reason.splitlines()[-1] for reason in reasons if reason),
-        "Mend the ClientApp or the nodes' configuration; `oneflower logs` shows what the nodes said.",
         ExitCode.RUN_FAILED,
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from oneflower.opennebula import COORDINATOR, NODES
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.runs import RunRow
+from oneflower_appliance.runs import Fault, RunRow, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -53,7 +54,11 @@ class VmStatus:
 
 @dataclass(frozen=True)
 class RunProgress:
-    """The newest run as the SuperLink publishes it, seconds late. `status` is Flower's; the rest may be unknown."""
+    """The newest run as the SuperLink publishes it, seconds late. `status` is Flower's; the rest may be unknown.
+
+    `latest` are its last rounds, and `row` the last of them. `fault` is the last one of a node, in `fault_round`. A run
+    that is completed has an error when it did not do all that it was asked for.
+    """
 
     id: str
     app: str
@@ -62,6 +67,9 @@ class RunProgress:
     rounds: int = 0
     row: RunRow | None = None
     error: str = ""
+    latest: tuple[RunRow, ...] = ()
+    fault: Fault | None = None
+    fault_round: int = 0
 
     @property
     def finished(self) -> bool:
@@ -70,7 +78,7 @@ class RunProgress:
 
     def completed(self) -> RunProgress:
         """Return itself. Raises `OneflowerError` when it did not end well."""
-        if self.status != "completed":
+        if self.status != "completed" or self.error:
             raise OneflowerError(
                 f"Run {self.id} of {self.app} {self.status}: {self.error or 'no reason is known'}",
                 "See `oneflower logs` for what the SuperLink and the nodes said.",
@@ -119,6 +127,11 @@ class FederationStatus:
         return ""
 
     @property
+    def names(self) -> dict[str, str]:
+        """What the machines of the SuperNodes are called, by Flower's ids."""
+        return {vm.node_id: vm.name for vm in self.vms if vm.node_id}
+
+    @property
     def superlink(self) -> VmStatus | None:
         """The SuperLink's machine, if there is one."""
         return next((vm for vm in self.vms if vm.role == COORDINATOR), None)
@@ -145,7 +158,7 @@ def read_status(
         ca=_decode(link.get("FL_CA_CERT", "")),
         host_keys=tuple(_decode(link.get("FL_SSH_HOST_KEYS", "")).splitlines()),
         settings=_settings(body),
-        training=_training(link),
+        training=_training(link, {vm.node_id: vm.name for vm in vms if vm.node_id}),
         log=tuple(entry["message"] for entry in body.get("log", ())),
         causes=tuple(causes),
         remarks=tuple(_remarks(vms, nodes)),
@@ -192,36 +205,30 @@ def _vm_status(vm: Vm, role: str) -> VmStatus:
     )
 
 
-def _training(link: Mapping[str, str]) -> RunProgress | None:
+def _training(link: Mapping[str, str], names: Mapping[str, str]) -> RunProgress | None:
     if "FL_RUN_ID" not in link:
         return None
-    row = None
+    latest: tuple[RunRow, ...] = ()
     with suppress(KeyError, ValueError):
-        metrics = {
-            "round": int(link["FL_RUN_ROUND"]),
-            "rounds": int(link["FL_RUN_ROUNDS"]),
-            "nodes": int(link["FL_RUN_NODES"]),
-            "failures": int(link["FL_RUN_FAILURES"]),
-            "seconds": float(link["FL_RUN_SECONDS"]),
-        }
-        values = {name: _number(link.get(f"FL_RUN_{name.upper()}", "")) for name in ("loss", "accuracy")}
-        row = RunRow(**metrics, **values, metrics=metrics)  # type: ignore[arg-type]
+        latest = unpack(link["FL_RUN_ROWS"])
+    fault, fault_round = None, 0
+    with suppress(KeyError, TypeError, ValueError):
+        said = json.loads(_decode(link["FL_RUN_FAULT"]))
+        fault_round, fault = int(said["round"]), Fault.parse(said)
+        fault = replace(fault, name=names.get(fault.node, ""))
+        latest = tuple(replace(row, faults=(fault,)) if row.round == fault_round else row for row in latest)
     return RunProgress(
         link["FL_RUN_ID"],
         link.get("FL_RUN_APP", ""),
         link.get("FL_RUN_STATUS", ""),
-        row.round if row else 0,
-        row.rounds if row else 0,
-        row,
+        latest[-1].round if latest else 0,
+        latest[-1].rounds if latest else 0,
+        latest[-1] if latest else None,
         _decode(link.get("FL_RUN_ERROR", "")),
+        latest,
+        fault,
+        fault_round,
     )
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def _settings(body: dict[str, Any]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from oneflower.cloud import apps, results, runs
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.runs import shortcoming
 from oneflower_appliance.use_cases import NO_USE_CASE
 
 if TYPE_CHECKING:
@@ -69,7 +70,16 @@ def _to_its_end(
         observer.doing(f"stopping run {run_id}")
         runs.stop(door, run_id)
         raise
-    return results.collect(door, run_id, app, results.Places.within(save.with_name(f"{save.name}-{run_id}")))
+    places = results.Places.within(save.with_name(f"{save.name}-{run_id}"))
+    result = results.collect(door, run_id, app, places, observer.names)
+    if wrong := shortcoming(result.rows):
+        raise OneflowerError(
+            f"Run {run_id} has not done all that it was asked for. {wrong}",
+            f"What there is was saved in {places.more}. Fix the evaluation in the ClientApp, or switch it off "
+            "(fraction_evaluate=0).",
+            ExitCode.RUN_FAILED,
+        )
+    return result
 
 
 def _use_case(status: FederationStatus) -> str:

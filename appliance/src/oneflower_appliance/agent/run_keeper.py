@@ -6,14 +6,14 @@ state each time, so an agent that is started again neither starts a run twice no
 
 from __future__ import annotations
 
-import base64
+import json
 import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from oneflower_appliance.agent.journal import NOTHING
+from oneflower_appliance.agent.journal import NOTHING, encode
 from oneflower_appliance.parameters import PARAMETERS, Level
-from oneflower_appliance.runs import RunRow
+from oneflower_appliance.runs import RunRow, pack, shortcoming
 from oneflower_appliance.use_cases import NO_USE_CASE
 
 if TYPE_CHECKING:
@@ -30,8 +30,11 @@ _PUBLISHER = "oneflower"
 _ATTEMPTS = 20
 _BETWEEN_NEWS = 5.0
 _LONGEST_ERROR = 500
-_PROGRESS = ("FL_RUN_ROUND", "FL_RUN_ROUNDS", "FL_RUN_NODES", "FL_RUN_FAILURES", "FL_RUN_SECONDS", "FL_RUN_LOSS",
-             "FL_RUN_ACCURACY")  # fmt: skip
+_NUMBERS = ("FL_RUN_ROUND", "FL_RUN_ROUNDS", "FL_RUN_NODES", "FL_RUN_FAILURES", "FL_RUN_SECONDS", "FL_RUN_LOSS",
+            "FL_RUN_ACCURACY")  # fmt: skip
+_PROGRESS = (*_NUMBERS, "FL_RUN_ROWS", "FL_RUN_FAULT")
+_LATEST = 10  # rounds, told together, so that whoever looks now and then misses none
+_FINISHED = "finished"
 
 
 class Trainer:
@@ -46,9 +49,22 @@ class Trainer:
         self._refused: dict[str, str] | None = None
         self._told: dict[str, str] = {}
         self._told_at = 0.0
+        self._going = False
+        self._read: tuple[tuple[str, float], list[RunRow]] = (("", 0.0), [])
+
+    @property
+    def following(self) -> bool:
+        """Whether there is a run whose end is to be told at once."""
+        return self._going
+
+    def unsaid(self) -> None:
+        """Tell everything again: what `look` returned last could not be published."""
+        self._told = {}
 
     def look(self, onegate: OneGate | None, nodes: Sequence[int]) -> dict[str, str]:
-        """Do what is to be done now, and return what there is to be published, at most every five seconds.
+        """Do what is to be done now, and return what there is to be published.
+
+        Progress is told at most every five seconds, with the rounds since; how a run begins and ends, at once.
 
         Raises `OneGateError`, `OSError` when the SuperLink does not answer, and `ValueError` when it refuses.
         """
@@ -56,6 +72,7 @@ class Trainer:
         changed = self._rescue(runs) or self._begin(runs, onegate, nodes)
         if changed:
             runs = self._door.runs()
+        self._going = any(run["status"] != _FINISHED for run in runs)
         newest = runs[-1] if runs else self._refused
         return self._news(newest) if newest else {}
 
@@ -119,30 +136,48 @@ class Trainer:
         return True
 
     def _news(self, run: Mapping[str, Any]) -> dict[str, str]:
+        rows = self._rows(run["id"])
         news = {
             "FL_RUN_ID": run["id"],
             "FL_RUN_APP": run["app"],
             "FL_RUN_STATUS": run["sub_status"] or run["status"],
             "FL_RUN_ERROR": NOTHING,
-            **self._progress(run["id"]),
+            **self._progress(run["id"], rows),
         }
-        if run["sub_status"] not in ("", "completed") and run["details"]:
-            news["FL_RUN_ERROR"] = base64.b64encode(run["details"][:_LONGEST_ERROR].encode()).decode()
+        error = shortcoming(rows) if run["sub_status"] == "completed" else run["details"] if run["sub_status"] else ""
+        if error:
+            news["FL_RUN_ERROR"] = encode(error[:_LONGEST_ERROR])
         changes = {key: value for key, value in news.items() if self._told.get(key) != value}
-        if not changes or time.monotonic() - self._told_at < _BETWEEN_NEWS:
+        urgent = {"FL_RUN_ID", "FL_RUN_STATUS"} & set(changes)
+        if not changes or (not urgent and time.monotonic() - self._told_at < _BETWEEN_NEWS):
             return {}
         self._told, self._told_at = news, time.monotonic()
         return changes
 
-    def _progress(self, number: str) -> dict[str, str]:
+    def _progress(self, number: str, rows: Sequence[RunRow]) -> dict[str, str]:
         """Return how far a run is. OneGate forgets nothing, so what is not known replaces what was of another run."""
         model = self._runs / number / "model.npz"
         news = dict.fromkeys(_PROGRESS, NOTHING) | {"FL_RUN_MODEL": str(model) if model.exists() else NOTHING}
-        try:
-            lines = (self._runs / number / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        except OSError:
+        if not rows:
             return news
-        row = RunRow.parse(lines[-1])
+        row = rows[-1]
         found = (row.round, row.rounds, row.nodes, row.failures, row.seconds, row.loss, row.accuracy)
-        known = zip(_PROGRESS, found, strict=True)
-        return news | {key: f"{value:.6g}" for key, value in known if value is not None}
+        news |= {key: f"{value:.6g}" for key, value in zip(_NUMBERS, found, strict=True) if value is not None}
+        news["FL_RUN_ROWS"] = pack(rows[-_LATEST:])
+        blamed = [(row.round, fault) for row in rows for fault in row.faults]
+        if blamed:
+            number_of_round, fault = blamed[-1]
+            news["FL_RUN_FAULT"] = encode(json.dumps({"round": number_of_round, **fault.entry}))
+        return news
+
+    def _rows(self, number: str) -> list[RunRow]:
+        """Return the rounds of a run so far, read again only when there are more."""
+        path = self._runs / number / "metrics.jsonl"
+        try:
+            state = (number, path.stat().st_mtime)
+            if self._read[0] != state:
+                lines = path.read_text(encoding="utf-8").splitlines()
+                self._read = (state, [RunRow.parse(line) for line in lines])
+        except OSError:
+            return []
+        return self._read[1]

@@ -36,6 +36,7 @@ NODES_ROLE = "supernode"
 _START_LIMIT = 180.0
 _SILENCE = 45.0  # how long Flower may not answer
 _PULSE = 0.05
+_CLOSE_LOOK = 1.0  # at runs, while there are any: asking this machine's own Flower costs little
 _SSH_FOLDER = Path("/etc/ssh")
 _OWN_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -53,6 +54,8 @@ class SuperLink:
         self._trainer: Trainer | None = None
         self._published: dict[str, str] = {}
         self._delays: Iterator[float] = iter(())
+        self._due = 0.0
+        self._nodes: Sequence[int] = ()
         self._silence = Patience(_SILENCE)
         self.child: Child | None = None
 
@@ -76,10 +79,12 @@ class SuperLink:
         """
         onegate = self._machine.onegate
         silent = False
+        due = not (self._trainer and self._trainer.following) or time.monotonic() >= self._due
         try:
-            nodes = self._look_at_nodes(onegate) if onegate else ()
-            if self._trainer and (news := self._trainer.look(onegate, nodes)) and onegate:
-                onegate.publish(news)
+            if onegate and due:
+                self._nodes = self._look_at_nodes(onegate)
+            if self._trainer and (news := self._trainer.look(onegate, self._nodes)) and onegate:
+                self._tell(onegate, self._trainer, news)
         except OneGateError as error:
             log.debug("%s", error.sentence)
         except OSError as error:
@@ -89,7 +94,17 @@ class SuperLink:
             log.warning("The SuperLink refuses: %s", error)
         if self._silence.is_over(wrong=silent):
             raise flower.HungError("The SuperLink does not answer any more, though its Flower runs.")
-        return next(self._delays)
+        if due:
+            self._due = time.monotonic() + next(self._delays)
+        pause = max(0.0, self._due - time.monotonic())
+        return min(pause, _CLOSE_LOOK) if self._trainer and self._trainer.following else pause
+
+    def _tell(self, onegate: OneGate, trainer: Trainer, news: dict[str, str]) -> None:
+        try:
+            onegate.publish(news)
+        except OneGateError:
+            trainer.unsaid()
+            raise
 
     def _look_at_nodes(self, onegate: OneGate) -> Sequence[int]:
         role = onegate.service().get(NODES_ROLE)
@@ -111,6 +126,7 @@ class SuperLink:
         return tables | ({"FL_NODES": str(self._registrar.roster)} if self._registrar else {})
 
     def _watch_closely(self) -> None:
+        self._due = 0.0
         self._delays = Backoff(first=0.1, cap=5, factor=1.25, jitter=0.1).delays()
 
     @property

@@ -16,24 +16,22 @@ if TYPE_CHECKING:
 _EXPLODED = 1e6
 
 
-def sift(replies: Iterable[Message], arrays: ArrayRecord) -> tuple[list[Message], list[str]]:
-    """Return the replies that may be aggregated into `arrays`, and for each other reply why it may not.
+def sift(replies: Iterable[Message], arrays: ArrayRecord) -> tuple[list[Message], dict[int, str]]:
+    """Return the replies that may be aggregated into `arrays`, and why each other node is left out.
 
     Replies come out in the order of the nodes' ids, so that the same replies always make the same sum.
     """
     received = sorted(replies, key=lambda message: message.metadata.src_node_id)
-    usual = Counter(_names(reply) for reply in received if not reply.has_error()).most_common(1)
+    usual = Counter(_names(reply) for reply in received).most_common(1)
     sound: list[Message] = []
-    reasons: list[str] = []
+    reasons: dict[int, str] = {}
     limits: dict[int, float] = {}
     for reply in received:
         node = reply.metadata.src_node_id
-        if reply.has_error():
-            reasons.append(str(reply.error.reason).strip())
-        elif _names(reply) != usual[0][0]:
-            reasons.append(f"node {node} was left out: its model has other arrays than those of other nodes")
+        if _names(reply) != usual[0][0]:
+            reasons[node] = "its model has other arrays than those of other nodes"
         elif fault := _fault(reply, list(arrays.values()), limits):
-            reasons.append(f"node {node} was left out: {fault}")
+            reasons[node] = fault
         else:
             sound.append(reply)
     return sound, reasons

@@ -1,7 +1,9 @@
 """What a run leaves in its folder, for Flower keeps neither metrics per round nor a model.
 
-- metrics.jsonl: one JSON object a round: round, rounds, seconds, nodes, failures, train, evaluate, server, and, where
-  nodes failed or were left out, the reasons
+- metrics.jsonl: one JSON object a round: round, rounds, seconds; asked, nodes (that trained), failures (those that did
+  not), train; evaluate_asked, evaluated, evaluate; server; columns: from which of these loss and accuracy are to be
+  taken, the same in every round; and faults: node, phase, kind and reason, for each node that failed, was left out or
+  did not answer
 - model.npz: the arrays of the final global model, under their names
 - result.json: rounds done, seconds, strategy, config, versions, metrics of the last round, sha256 of the model
 
@@ -20,13 +22,16 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
+from oneflower_appliance.runs import sources_of
 from oneflower_appliance.training.checkpoints import save_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from flwr.app import ArrayRecord
+
+    from oneflower_appliance.runs import Fault
 
 log = logging.getLogger("flwr")
 
@@ -43,6 +48,7 @@ class RunRecord:
         self._config = config
         self._lines = earlier
         self._row: dict[str, Any] = {}
+        self._sources: dict[str, str] = json.loads(earlier[-1]).get("columns", {}) if earlier else {}
         self._begun = time.monotonic()
         self._round_begun = self._begun
         if earlier:
@@ -52,22 +58,33 @@ class RunRecord:
         """Begin round `number`, 1 being the first; the one before is complete now."""
         self.close_round()
         self._round_begun = time.monotonic()
-        self._row = {"round": number, "rounds": self._rounds, "nodes": 0, "failures": 0}
+        self._row = {"round": number, "rounds": self._rounds, "nodes": 0, "failures": 0, "faults": []}
 
     def note(self, **values: Any) -> None:
         """Add to the current round."""
         self._row.update(values)
 
+    def blame(self, faults: Iterable[Fault]) -> None:
+        """Add to the current round what nodes did not do."""
+        self._row["faults"] += [fault.entry for fault in faults]
+
+    def foresee(self, **found: Mapping[str, Any]) -> None:
+        """Learn from what was tested before the first round which tests there will be."""
+        self._sources = sources_of(found, self._sources)
+
     @property
     def row(self) -> dict[str, Any]:
         """The current round as far as it is known."""
-        return self._row | {"seconds": round(time.monotonic() - self._round_begun, 3)}
+        seconds = round(time.monotonic() - self._round_begun, 3)
+        return self._row | {"seconds": seconds, "columns": sources_of(self._row, self._sources)}
 
     def close_round(self) -> None:
         """Write the current round, if there is one."""
         if not self._row:
             return
-        self._lines.append(json.dumps(self.row))
+        row = self.row
+        self._sources = row["columns"]
+        self._lines.append(json.dumps(row))
         self._save_rounds()
         self._row = {}
 

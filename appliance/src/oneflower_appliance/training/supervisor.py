@@ -17,6 +17,7 @@ from flwr.app import Array, ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.training.asked import Asked
 from oneflower_appliance.training.checkpoints import Checkpoint, Checkpoints, State
 from oneflower_appliance.training.guard import sift
 from oneflower_appliance.training.origin import Origin
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from flwr.supercore.run import Run
 
 log = logging.getLogger("flwr")
-
-_LONGEST_REASON = 1000
 
 
 def supervise(runs: Path, checkpoints: Path) -> None:
@@ -79,6 +78,7 @@ class _Run:
             earlier.append(json.dumps(found.row))  # what died after saving it may not have noted it
         if not timed:
             bound["timeout"] = float(self._form.integer("FL_ROUND_TIMEOUT"))
+        self._timeout = bound["timeout"]
         self._record = RunRecord(self._folder, self._rounds, self._name, self._config, earlier)
         self._watch()
         if bound.get("evaluate_fn") is not None:
@@ -116,31 +116,44 @@ class _Run:
         def configuring_train(server_round: int, arrays: ArrayRecord, *args: Any, **kwargs: Any) -> Any:
             self._arrays = arrays
             self._record.open_round(server_round + self._done)
-            return configure_train(server_round + self._done, arrays, *args, **kwargs)
+            messages = list(configure_train(server_round + self._done, arrays, *args, **kwargs))
+            self._asked = Asked("train", messages, self._timeout)
+            self._record.note(asked=len(messages))
+            return messages
 
         def aggregating_train(server_round: int, replies: Iterable[Any]) -> Any:
             number = server_round + self._done
-            sound, reasons = sift(replies, self._arrays)
-            for reason in reasons:
-                log.warning("Round %d: %s", number, reason)
+            sound, reasons = sift(self._asked.sort(replies), self._arrays)
+            for node, reason in reasons.items():
+                self._asked.blame(node, "left out", reason)
             arrays, metrics = aggregate_train(number, sound)
-            self._record.note(nodes=len(sound), failures=len(reasons), train=_plain(metrics))
-            if reasons:
-                self._record.note(reasons=sorted({reason[-_LONGEST_REASON:] for reason in reasons}))
+            self._record.note(nodes=len(sound), failures=len(self._asked.faults), train=_plain(metrics))
+            self._note_faults(number)
             if arrays is not None:
                 self._checkpoint(number, arrays, _plain(metrics))
             return arrays, metrics
 
         def configuring_evaluate(server_round: int, *args: Any, **kwargs: Any) -> Any:
-            return configure_evaluate(server_round + self._done, *args, **kwargs)
+            messages = list(configure_evaluate(server_round + self._done, *args, **kwargs))
+            self._asked = Asked("evaluate", messages, self._timeout)
+            return messages
 
         def aggregating_evaluate(server_round: int, replies: Iterable[Any]) -> Any:
-            metrics = aggregate_evaluate(server_round + self._done, replies)
-            self._record.note(evaluate=_plain(metrics))
+            number = server_round + self._done
+            received = list(replies)
+            good = self._asked.sort(received)
+            metrics = aggregate_evaluate(number, received)
+            self._record.note(evaluate_asked=len(self._asked), evaluated=len(good), evaluate=_plain(metrics))
+            self._note_faults(number)
             return metrics
 
         strategy.configure_train, strategy.configure_evaluate = configuring_train, configuring_evaluate
         strategy.aggregate_train, strategy.aggregate_evaluate = aggregating_train, aggregating_evaluate
+
+    def _note_faults(self, number: int) -> None:
+        for fault in self._asked.faults:
+            log.warning("Round %d: %s", number, fault.sentence)
+        self._record.blame(self._asked.faults)
 
     def _checkpoint(self, number: int, arrays: ArrayRecord, metrics: dict[str, Any]) -> None:
         if not self._form.flag("FL_CHECKPOINT_ENABLED"):
@@ -161,6 +174,8 @@ class _Run:
             metrics = evaluate(server_round + self._done, arrays)
             if server_round:
                 self._record.note(server=_plain(metrics))
+            else:
+                self._record.foresee(server=_plain(metrics))
             return metrics
 
         return evaluate_fn

@@ -1,0 +1,57 @@
+"""Whom a round asked, who answered, and what became of those who did not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from oneflower_appliance.runs import Fault, plain_reason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from flwr.app import Message, Metadata
+
+
+class Asked:
+    """The nodes that were sent a message for one phase of a round, train or evaluate."""
+
+    def __init__(self, phase: str, messages: Iterable[Message], timeout: float) -> None:
+        self._phase = phase
+        self._timeout = timeout
+        # Flower gives a message its id when it sends it, into this same object.
+        self._sent: list[Metadata] = [message.metadata for message in messages]
+        self._faults: dict[int, Fault] = {}
+        self.silent: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._sent)
+
+    def sort(self, replies: Iterable[Message]) -> list[Message]:
+        """Return the replies that carry a result; remember who failed, and who did not answer at all.
+
+        `silent` then has, by node, the ids of the messages that were not answered.
+        """
+        nodes = {sent.message_id: sent.dst_node_id for sent in self._sent if sent.message_id}
+        silent = {sent.dst_node_id: sent.message_id for sent in self._sent}
+        good: list[Message] = []
+        for reply in replies:
+            # An error that the SuperLink answers in a node's place does not have that node as its source.
+            node = nodes.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
+            silent.pop(node, None)
+            if reply.has_error():
+                self.blame(node, "failed", plain_reason(str(reply.error.reason)))
+            else:
+                good.append(reply)
+        self.silent = silent
+        for node in silent:
+            self.blame(node, "no answer", f"nothing came within {self._timeout:.0f} s")
+        return good
+
+    def blame(self, node: int, kind: str, reason: str) -> None:
+        """Remember what became of a node."""
+        self._faults[node] = Fault(str(node), self._phase, kind, reason)
+
+    @property
+    def faults(self) -> Sequence[Fault]:
+        """What went wrong, by the nodes' ids."""
+        return [self._faults[node] for node in sorted(self._faults)]
