@@ -2,7 +2,8 @@
 
 By default it is the local cloud, in a daemon of its own. With ONEFLOWER_TEST_CLOUD=opennebula it is the OpenNebula that
 ONE_XMLRPC, ONEFLOW_URL and ONE_AUTH name; ONEFLOWER_TEST_NETWORK names a network for the machines, if they shall have
-one, and ONEFLOWER_TEST_ONEGATE the address of OneGate as seen from here, if it is not the one that machines are told.
+one, and ONEFLOWER_TEST_ONEGATE the address of OneGate as seen from here, if it is not the one that machines are told: a
+guest trusts a OneGate on loopback only if it is root's or of the user who runs the tests.
 """
 
 from __future__ import annotations

@@ -79,15 +79,6 @@ def test_another_user_does_not(doors, monkeypatch):
     assert httpx.post(doors[0] + "/v1/control/start-run", trust_env=False).status_code == 403
 
 
-def test_the_kernel_is_asked_who_is_at_the_other_end():
-    with socket.socket() as listener:
-        listener.bind((ADDRESS, 0))
-        listener.listen()
-        with socket.create_connection(listener.getsockname()) as client:
-            assert door.peer_uid(client.getsockname(), listener.getsockname()) == os.geteuid()
-        assert door.peer_uid((ADDRESS, 1), listener.getsockname()) is None
-
-
 def test_websockets_are_not_answered(doors):
     port = int(doors[1].rpartition(":")[2])
     with socket.create_connection((ADDRESS, port)) as client:

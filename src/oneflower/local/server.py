@@ -35,9 +35,10 @@ from oneflower.local.store import Store
 from oneflower.local.wire import Call, html, json_body
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
+from oneflower_appliance.peers import listener_uid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from starlette.requests import Request
     from starlette.responses import Response
@@ -81,7 +82,12 @@ def _listen(address: str, port: int) -> socket.socket:
     # Named as TCP, so that asyncio switches Nagle's algorithm off: without that every answer waits up to 40 ms.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((address, port))
+    try:
+        listener.bind((address, port))
+        listener.listen()
+    except OSError:
+        listener.close()
+        raise
     return listener
 
 
@@ -101,9 +107,23 @@ def _open_sockets(store: Store) -> tuple[int, list[socket.socket]]:
             continue
         store.set_setting("network", str(number))
         return number, sockets
-    raise OneflowerError(
-        f"The local cloud cannot listen on 127.{known or 'x'}.0.1, ports {', '.join(map(str, ports))}.",
-        "Another program listens there: stop it, or choose another ONEFLOWER_HOME.",
+    raise _taken(f"127.{known or start}.0.1", ports)
+
+
+def _taken(address: str, ports: Sequence[int]) -> OneflowerError:
+    """Return the error that says who has the ports of an address. The machines of this cloud know no other address."""
+    holders = {port: uid for port in ports if (uid := listener_uid((address, port))) is not None}
+    if all(uid == os.geteuid() for uid in holders.values()):
+        return OneflowerError(
+            f"The local cloud cannot listen on {address}, ports {', '.join(map(str, ports))}.",
+            "Another program of yours listens there: stop it, or choose another ONEFLOWER_HOME.",
+            ExitCode.ENVIRONMENT,
+        )
+    who = ", ".join(f"port {port} by user id {uid}" for port, uid in holders.items())
+    return OneflowerError(
+        f"The local cloud cannot listen on {address}: another user of this machine has taken {who}.",
+        "It gets no password and no token, and your machines wait. Have that user or root stop the program "
+        f"(root sees it with `ss -ltnp src {address}`), then try again.",
         ExitCode.ENVIRONMENT,
     )
 

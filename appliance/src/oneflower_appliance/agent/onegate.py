@@ -12,11 +12,13 @@ import http.client
 import json
 import re
 import urllib.error
+import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.peers import check_server, is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,6 +45,23 @@ class Role:
     nodes: tuple[int, ...]
 
 
+class _CheckedConnection(http.client.HTTPConnection):
+    """A connection to this machine itself: whose the server is, is looked up before anything is sent."""
+
+    def connect(self) -> None:
+        super().connect()
+        try:
+            check_server(self.sock, self.timeout or 0.0)
+        except OSError:
+            self.close()
+            raise
+
+
+class _OnThisMachine(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_CheckedConnection, req)
+
+
 class OneGate:
     """A client for one virtual machine. Every method raises `OneGateError`."""
 
@@ -50,6 +69,10 @@ class OneGate:
         self.endpoint = endpoint.rstrip("/")
         self._headers = {"X-ONEGATE-TOKEN": token, "X-ONEGATE-VMID": vm_id}
         self._timeout = timeout
+        # In the local cloud any user of the machine can listen on OneGate's port while its daemon is down.
+        here = is_loopback(urllib.parse.urlsplit(self.endpoint).hostname or "")
+        handlers = (urllib.request.ProxyHandler({}), _OnThisMachine()) if here else ()
+        self._open = urllib.request.build_opener(*handlers).open
 
     def attributes(self, vm_id: int | None = None) -> dict[str, str]:
         """Return the published attributes (USER_TEMPLATE) of this VM, or of another VM of the same service."""
@@ -101,7 +124,7 @@ class OneGate:
             self.endpoint + path, data=body, method=method, headers=self._headers
         )
         try:
-            with urllib.request.urlopen(request, timeout=self._timeout) as response:  # noqa: S310
+            with self._open(request, timeout=self._timeout) as response:
                 answer: bytes = response.read(_LONGEST_REPLY)
                 return answer
         except urllib.error.HTTPError as error:

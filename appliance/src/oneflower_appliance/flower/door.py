@@ -8,21 +8,20 @@ answers processes of the same user (or root) only. Whatever is not named here st
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import struct
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.responses import PlainTextResponse
+
+from oneflower_appliance.peers import can_tell, peer_uid
 
 if TYPE_CHECKING:
     from asyncio import Transport
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-Address = tuple[str, int]
+    from oneflower_appliance.peers import Address
 
 _FLEET = "/v1/fleet/"
 _STATUS = "/oneflower/"
@@ -78,33 +77,6 @@ def configuration(door: FrontDoor, control: Address, **settings: Any) -> uvicorn
 
 
 def _same_user(client: Address | None, server: Address) -> bool:
-    if not Path("/proc/net/tcp").exists():
+    if not can_tell():
         return True
     return client is not None and peer_uid(client, server) in (0, os.geteuid())
-
-
-def peer_uid(client: Address, server: Address) -> int | None:
-    """Return the user id that owns the `client` end of a TCP connection on this machine, or None when there is none.
-
-    Source: /proc/net/tcp, columns local_address, rem_address and uid.
-    """
-    for table, mapped in (("tcp", False), ("tcp6", True)):
-        wanted = (_hexadecimal(client, mapped=mapped), _hexadecimal(server, mapped=mapped))
-        try:
-            lines = Path(f"/proc/net/{table}").read_text(encoding="ascii").splitlines()[1:]
-        except OSError:
-            continue
-        for line in lines:
-            fields = line.split()
-            if (fields[1], fields[2]) == wanted:
-                return int(fields[7])
-    return None
-
-
-def _hexadecimal(address: Address, *, mapped: bool) -> str:
-    ip = ipaddress.ip_address(address[0])
-    if ip.version == 4 and mapped:
-        ip = ipaddress.ip_address(f"::ffff:{ip}")
-    packed = ip.packed
-    words = struct.unpack(f">{len(packed) // 4}I", packed)
-    return "".join(f"{word:08X}" for word in struct.unpack(f"={len(words)}I", packed)) + f":{address[1]:04X}"

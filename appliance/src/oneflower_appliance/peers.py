@@ -1,0 +1,101 @@
+"""Whose the other end of a TCP connection on this machine is, as the kernel tells (/proc/net/tcp and tcp6).
+
+Two columns are traps: for a socket that no process holds (closed, or not accepted yet) the kernel says uid 0 and inode
+0. So only an established connection counts, and only one whose end a process holds.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import struct
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+
+Address = tuple[str, int]
+
+_ESTABLISHED, _LISTENING = "01", "0A"
+_NOBODY = "0"
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.05
+
+
+class StrangerError(OSError):
+    """A server on this machine is another user's, or nobody's: nothing secret may be sent to it."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, as a URL names it, is this machine's loopback."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def can_tell() -> bool:
+    """Whether this system tells whose a connection is."""
+    return Path("/proc/net/tcp").exists()
+
+
+def peer_uid(peer: Address, own: Address) -> int | None:
+    """Return the user id that holds the `peer` end of a connection to `own` on this machine, None where nobody does."""
+    wanted = {(_hexadecimal(peer, mapped=mapped), _hexadecimal(own, mapped=mapped)) for mapped in (False, True)}
+    for local, remote, state, uid, inode in _rows():
+        if state == _ESTABLISHED and inode != _NOBODY and (local, remote) in wanted:
+            return int(uid)
+    return None
+
+
+def listener_uid(address: Address) -> int | None:
+    """Return the user id that listens where `address` leads, None where nobody does."""
+    host, port = address
+    hosts = (host, "0.0.0.0", "::")  # noqa: S104 - looked for, not listened on
+    places = {_hexadecimal((at, port), mapped=mapped) for at in hosts for mapped in (False, True)}
+    for local, _, state, uid, inode in _rows():
+        if state == _LISTENING and inode != _NOBODY and local in places:
+            return int(uid)
+    return None
+
+
+def check_server(connection: socket.socket, patience: float) -> None:
+    """Raise `StrangerError` unless a process of this user, or root's, holds the other end of a connection.
+
+    Until the server accepts nobody holds that end, so that is waited for, `patience` seconds.
+    """
+    if not can_tell():
+        return
+    server, own = connection.getpeername()[:2], connection.getsockname()[:2]
+    deadline, pause = time.monotonic() + patience, _FIRST_PAUSE
+    while (uid := peer_uid(server, own)) is None:
+        if time.monotonic() > deadline:
+            raise StrangerError("nobody accepts the connection there, so it is not known whose server it is")
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+    if uid not in (0, os.geteuid()):
+        raise StrangerError(f"another user of this machine (uid {uid}) listens there, so nothing was sent")
+
+
+def _rows() -> Iterator[tuple[str, str, str, str, str]]:
+    """Yield of each socket: local and remote address, state, uid, inode."""
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = Path(f"/proc/net/{table}").read_text(encoding="ascii").splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            fields = line.split()
+            yield fields[1], fields[2], fields[3], fields[7], fields[9]
+
+
+def _hexadecimal(address: Address, *, mapped: bool) -> str:
+    """Return an address as the kernel writes it; `mapped` an IPv4 one as it stands in the table of IPv6."""
+    ip = ipaddress.ip_address(address[0])
+    if ip.version == 4 and mapped:
+        ip = ipaddress.ip_address(f"::ffff:{ip}")
+    packed = ip.packed
+    words = struct.unpack(f">{len(packed) // 4}I", packed)
+    return "".join(f"{word:08X}" for word in struct.unpack(f"={len(words)}I", packed)) + f":{address[1]:04X}"

@@ -1,0 +1,80 @@
+"""Whose the other end of a connection is: real sockets, some of them another user's."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from oneflower_appliance import peers
+from oneflower_appliance.agent.onegate import OneGate, OneGateError
+
+from .strangers import NOBODY, stranger
+
+ADDRESS = "127.77.0.4"
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can listen as another user")
+
+
+@pytest.fixture
+def listener():
+    with socket.socket() as made:
+        made.bind((ADDRESS, 0))
+        made.listen()
+        yield made
+
+
+def test_the_kernel_is_asked_who_is_at_the_other_end(listener):
+    with socket.create_connection(listener.getsockname()) as client:
+        assert peers.peer_uid(client.getsockname(), listener.getsockname()) == os.geteuid()
+    assert peers.peer_uid((ADDRESS, 1), listener.getsockname()) is None
+
+
+def test_an_end_that_nobody_holds_is_nobodys(listener):
+    """The kernel says uid 0 for it, and root is trusted: the inode tells them apart."""
+    with socket.create_connection(listener.getsockname()) as client:
+        assert peers.peer_uid(listener.getsockname(), client.getsockname()) is None, "not accepted yet"
+        accepted, _ = listener.accept()
+        assert peers.peer_uid(client.getsockname(), accepted.getsockname()) == os.geteuid()
+        client.close()
+        assert peers.peer_uid(client_address := accepted.getpeername(), accepted.getsockname()) is None, client_address
+        accepted.close()
+
+
+def test_a_server_is_waited_for_until_it_accepts(listener):
+    with socket.create_connection(listener.getsockname()) as client:
+        with pytest.raises(peers.StrangerError, match="nobody accepts"):
+            peers.check_server(client, 0.05)
+        accepted, _ = listener.accept()
+        with accepted:
+            peers.check_server(client, 5)
+
+
+def test_who_listens_is_found_on_the_address_itself_and_on_all_addresses(listener):
+    assert peers.listener_uid(listener.getsockname()) == os.geteuid()
+    assert peers.listener_uid((ADDRESS, 1)) is None
+    for family, everywhere in ((socket.AF_INET, ""), (socket.AF_INET6, "::")):
+        with socket.socket(family) as wide:
+            wide.bind((everywhere, 0))
+            wide.listen()
+            assert peers.listener_uid((ADDRESS, wide.getsockname()[1])) == os.geteuid()
+
+
+@needs_root
+@pytest.mark.parametrize("accepts", [True, False])
+def test_a_guest_sends_its_token_to_no_other_user(accepts):
+    with stranger(ADDRESS, 0, accepts=accepts) as (port, received):
+        assert peers.listener_uid((ADDRESS, port)) == NOBODY
+        gate = OneGate(f"http://{ADDRESS}:{port}", "the-secret-token", "7", timeout=0.5)
+        for request in (gate.attributes, gate.service, lambda: gate.publish({"READY": "YES"})):
+            with pytest.raises(OneGateError, match="uid 65534|nobody accepts") as error:
+                request()
+            assert error.value.heals
+        assert received() == b""
+
+
+@needs_root
+def test_the_stranger_of_these_tests_hears_what_is_sent_without_looking():
+    with stranger(ADDRESS, 0) as (port, received), socket.create_connection((ADDRESS, port)) as client:
+        client.sendall(b"token")
+        assert received() == b"token"
