@@ -27,6 +27,7 @@ _RESTRICTED = ("SCHED_REQUIREMENTS", "SERVICE_ID", "ROLE_NAME")
 FORBIDDEN = ("reboot",)
 _SHOWN_OF_NIC = ("IP", "IP6_LINK", "IP6_SITE", "IP6_GLOBAL", "NETWORK", "MAC", "NAME", "PARENT", "EXTERNAL",
                  "EXTERNAL_IP")  # fmt: skip
+_SPECIAL = re.compile(r"[=,\\\n\[\]]")
 LEGACY = {"delete": "terminate-hard", "shutdown": "terminate"}
 ACTIONS = frozenset({
     "deploy", "hold", "livemigrate", "migrate", "resume", "release", "stop", "suspend", "saveas", "snapshot_create",
@@ -210,24 +211,22 @@ def escape(text: str) -> str:
     What it gets wrong (commas, brackets, backslashes, an equals sign within quotes) is wrong here in the same way.
     Source: escape_attr of onegate-server.rb.
     """
-    out, inside = "", False
-    for index, character in enumerate(text):
-        before, after = text[index - 1] if text else "", text[index + 1 : index + 2]
-        if character == "=" and inside:
-            out += character
-        elif character == "=" and after not in ("[", '"'):
-            out += '="'
-            inside = True
-        elif character in ",\\\n" and before != '"':
-            out += '"' + character
-            inside = inside if character == "," else False
-        elif character in "[]" and before not in ("=", '"'):
-            out += '"' + character
-            inside = inside if character == "[" else False
-        else:
-            out += character
-    out = out.replace("\\n", "\n")
-    return out + '"' if inside and out[-1] not in ']"' else out
+    out, inside, done = [], False, 0
+    for found in _SPECIAL.finditer(text):
+        index, character = found.start(), found[0]
+        before, after = text[index - 1], text[index + 1 : index + 2]
+        insert = ""
+        if character == "=":
+            if not inside and after not in ("[", '"'):
+                insert, inside = '="', True
+        elif before != '"' and (character not in "[]" or before != "="):
+            insert = '"' + character
+            inside = inside and character in ",["
+        if insert:
+            out += [text[done:index], insert]
+            done = index + 1
+    escaped = "".join([*out, text[done:]]).replace("\\n", "\n")
+    return escaped + '"' if inside and escaped[-1] not in ']"' else escaped
 
 
 def _check_restricted(text: str, verb: str) -> None:

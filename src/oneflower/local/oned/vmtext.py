@@ -15,17 +15,17 @@ from oneflower.local.models import CloudError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-_COMMENT = re.compile(r"[ \t]*#[^\n]*\n")
-_BLANK = re.compile(r"[ \t\n]+")
-_VARIABLE = re.compile(r"[0-9A-Za-z_]+")
-_EQUAL = re.compile(r"[ \t]*=[ \t]*")
-_EQUAL_EMPTY = re.compile(r"[ \t]*=[ \t]*\n")
-_COMMA = re.compile(r"[ \t\n]*,[ \t\n]*")
-_CLOSE = re.compile(r"[ \t\n]*\][ \t\n]*")
-_OPEN = re.compile(r"[ \t]*\[[ \t\n]*")
+# Blanks, comments and characters that nothing begins with. What follows the last line break is never a comment.
+_PASSED = re.compile(r"(?:[ \t\n]++|#[^\n]*+\n|[^0-9A-Za-z_= \t\n,\]#]++)*+")
+_PASSED_AT_THE_END = re.compile(r"[^0-9A-Za-z_=,\]]*+")
+_VARIABLE = re.compile(r"[0-9A-Za-z_]++")
+_EQUAL = re.compile(r"[ \t]*+=[ \t]*+(\n?)")
+_COMMA = re.compile(r"[ \t\n]*+,[ \t\n]*+")
+_CLOSE = re.compile(r"[ \t\n]*+\][ \t\n]*+")
+_OPEN = re.compile(r"[ \t]*+\[[ \t\n]*+")
 _QUOTED = re.compile(r'"((?:\\"|[^"])*)"')
-_BARE = re.compile(r"[^=# \t\n,\[\]]+")
-_CDATA_END = re.compile(r"[^\n]*\]\]>")
+_BARE = re.compile(r"[^=# \t\n,\[\]]++")
+_CDATA_END = "]]>"
 
 _DOLLAR = re.compile(
     r"\$(?:(?P<name>[0-9A-Za-z_]+)(?:\[[ \t]*(?P<attribute>\w+)(?:[ \t]*,[ \t]*(?P<key>\w+)[ \t]*=[ \t]*"
@@ -37,29 +37,46 @@ _REFERENCE = re.compile(r"\$\{(.*?)\}")
 
 
 class _Lexer:
+    """Takes one token after another. None is looked at twice, so its time grows with the text and no faster."""
+
     def __init__(self, text: str) -> None:
         self._text = text
         self._position = 0
+        self._last_line = text.rfind("\n")
+        self._end_of_line = -1
+        self._forbidden = -1
 
-    def take(self, *patterns: re.Pattern[str]) -> re.Match[str] | None:
-        """Return the longest match of any of the patterns, the first of them where two are as long."""
-        found = [match for pattern in patterns if (match := pattern.match(self._text, self._position))]
-        if not found:
-            return None
-        longest = max(found, key=lambda match: match.end())
-        self._position = longest.end()
-        return longest
+    def take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        """Return the match of a pattern, and go on behind it."""
+        if match := pattern.match(self._text, self._position):
+            self._position = match.end()
+        return match
 
     def skip(self) -> bool:
         """Pass over blanks, comments and what nothing begins with. Returns whether anything is left."""
-        while self._position < len(self._text):
-            if self.take(_COMMENT, _BLANK):
-                continue
-            kinds = (_VARIABLE, _EQUAL, _COMMA, _CLOSE)
-            if any(kind.match(self._text, self._position) for kind in kinds):
-                return True
-            self._position += 1
-        return False
+        if self._position <= self._last_line:
+            self.take(_PASSED)
+        if self._position > self._last_line:
+            self.take(_PASSED_AT_THE_END)
+        return self._position < len(self._text)
+
+    def value(self) -> str:
+        """Return a value, quoted or bare, without its quotes. Raises `CloudError` 500 where there is none."""
+        quoted, bare = (pattern.match(self._text, self._position) for pattern in (_QUOTED, _BARE))
+        found = bare if quoted is None or (bare is not None and bare.end() > quoted.end()) else quoted
+        if found is None or self._ends_cdata(self._position, found.end()):
+            raise self.fail()
+        self._position = found.end()
+        return (found[1] if found.re is _QUOTED else found[0]).replace('\\"', '"')
+
+    def _ends_cdata(self, start: int, end: int) -> bool:
+        """Whether the line goes on, longer than the value, to the end of a CDATA section, which oned takes for that."""
+        if start > self._end_of_line:
+            end_of_line = self._text.find("\n", start)
+            self._end_of_line = len(self._text) if end_of_line < 0 else end_of_line
+            found = self._text.rfind(_CDATA_END, start, self._end_of_line)
+            self._forbidden = found + len(_CDATA_END) if found >= 0 else -1
+        return self._forbidden > end
 
     def fail(self) -> CloudError:
         line = self._text.count("\n", 0, self._position) + 1
@@ -81,42 +98,37 @@ def parse_template(text: str) -> dict[str, Any]:
         if name is None:
             raise lexer.fail()
         key, value = name[0].upper(), _attribute(lexer)
-        if key in template:
-            before = template[key]
-            value = [*(before if isinstance(before, list) else [before]), value]
-        template[key] = value
+        before = template.get(key)
+        if before is None:
+            template[key] = value
+        elif isinstance(before, list):
+            before.append(value)
+        else:
+            template[key] = [before, value]
     return template
 
 
 def _attribute(lexer: _Lexer) -> Any:
-    equal = lexer.take(_EQUAL, _EQUAL_EMPTY)
+    equal = lexer.take(_EQUAL)
     if equal is None:
         raise lexer.fail()
-    if equal.re is _EQUAL_EMPTY:
+    if equal[1]:
         return ""
     if not lexer.take(_OPEN):
-        return _value(lexer).rstrip("\n")
+        return lexer.value().rstrip("\n")
     vector: dict[str, str] = {}
     if lexer.take(_CLOSE):
         return vector
     while True:
         lexer.skip()
-        name = lexer.take(_VARIABLE)
-        if name is None or not lexer.take(_EQUAL):
+        name, equal = lexer.take(_VARIABLE), lexer.take(_EQUAL)
+        if name is None or equal is None or equal[1]:
             raise lexer.fail()
-        vector.setdefault(name[0].upper(), _value(lexer))
+        vector.setdefault(name[0].upper(), lexer.value())
         if lexer.take(_CLOSE):
             return vector
         if not lexer.take(_COMMA):
             raise lexer.fail()
-
-
-def _value(lexer: _Lexer) -> str:
-    found = lexer.take(_QUOTED, _BARE, _CDATA_END)
-    if found is None or found.re is _CDATA_END:
-        raise lexer.fail()
-    content = found[1] if found.re is _QUOTED else found[0]
-    return content.replace('\\"', '"')
 
 
 def render_contents(contents: Mapping[str, Any]) -> str:
