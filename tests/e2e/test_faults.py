@@ -128,13 +128,30 @@ def test_a_node_that_is_not_of_the_service_cannot_join_with_the_right_ca(user, f
     assert _nodes_registered(user, fed) == before
 
 
+def test_a_node_that_was_unregistered_comes_back_with_another_key(user, fed):
+    """Flower never takes a key again that was unregistered; before, such a node was lost for good."""
+    status = user.show(fed)
+    node = status["vms"][1]
+    key = (user.machine(node["id"]) / "var" / "tls" / "node.pub").read_text()
+    with user.client(status) as client:
+        assert client.delete(f"https://{status['control']}/oneflower/nodes/{node['node_id']}").status_code == 200
+
+    def back():
+        found = next(vm for vm in user.show(fed)["vms"] if vm["id"] == node["id"])
+        return found["ready"] and found["node_id"] != node["node_id"]
+
+    until(back, 120, "the node with another key")
+    assert (user.machine(node["id"]) / "var" / "tls" / "node.pub").read_text() != key
+    until(lambda: _nodes_online(user, fed) == 2, 30, "both nodes online")
+
+
 def test_scaling_keeps_partitions_apart_and_reuses_freed_ones(user, fed):
     assert "has 3 SuperNodes" in user("scale", fed, "3").stdout
     assert partitions(user, fed) == ["0", "1", "2"]
     done = user("scale", fed, "2")
     assert "Removing the oldest: supernode_0" in done.stderr
     assert partitions(user, fed) == ["1", "2"]
-    until(lambda: _nodes_registered(user, fed) == 2, 60, "the end of the registration of a node that left")
+    until(lambda: _nodes_registered(user, fed) == 2, 150, "the end of the registration of a node that left")
     user("scale", fed, "3")
     assert partitions(user, fed) == ["0", "1", "2"]
     user("scale", fed, "2")

@@ -56,9 +56,21 @@ class Scaling(RuleBasedStateMachine):
 
     @rule()
     def look(self):
-        self.table = Partitions.parse(str(self.table.after(self.nodes)))
-        for vm, number in self.table.ids.items():
+        self.table = self.table.after(self.nodes)
+        for vm in self.nodes:
+            number = self.table.ids[vm]
             assert self.held.setdefault(vm, number) == number, "a live node's id changed"
+
+    @rule()
+    def restart(self):
+        self.table = Partitions.parse(str(self.table))
+
+    @rule(data=st.data())
+    def wrong_answer(self, data):
+        """OneGate leaves out nodes for a moment, or all of them."""
+        known = [vm for vm in self.nodes if vm in self.held]
+        self.table = self.table.after(data.draw(st.lists(st.sampled_from(known), unique=True)) if known else [])
+        self.look()
 
     @invariant()
     def no_two_live_nodes_hold_the_same_id(self):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
+import http.server
 import itertools
 import json
+import threading
 import time
+import zlib
 
 import pytest
 
-from oneflower_appliance.agent import agent, backoff, superlink, supernode
+from oneflower_appliance.agent import agent, backoff, journal, superlink, supernode
 from oneflower_appliance.agent import flower_process as flower
 from oneflower_appliance.agent.admission import Registrar
 from oneflower_appliance.agent.journal import Journal, Machine, Step
+from oneflower_appliance.agent.node_key import NodeKey, PublicKey
 from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.agent.onegate import Role as Role_
 from oneflower_appliance.agent.roster import Roster
@@ -48,6 +51,9 @@ class Role:
 
     def tick(self):
         return 60
+
+    def diagnose(self, cause):
+        return cause
 
 
 @pytest.fixture
@@ -103,10 +109,14 @@ def test_a_flower_that_hangs_is_started_again(machine, monkeypatch):
 
 
 class Superlinked:
-    """A SuperLink as a SuperNode sees it."""
+    """A SuperLink as a SuperNode sees it, with a clock that is `ahead` of the SuperNode's."""
 
-    def __init__(self, *heard):
+    def __init__(self, *heard, ahead=0.0):
         self.heard = iter(heard)
+        self.ahead = ahead
+
+    def clock_difference(self, endpoint):
+        return self.ahead
 
     def lists_online(self, endpoint, node_id):
         found = next(self.heard)
@@ -129,6 +139,107 @@ def test_a_supernode_that_is_not_heard_for_long_hangs_and_a_superlink_that_is_aw
     now[0] += 20
     with pytest.raises(flower.HungError, match="does not hear from this SuperNode"):
         node.tick()
+
+
+class Superlinks:
+    """OneGate of a service whose SuperLink, VM 3, refuses the keys `refused` of VM 7 and takes every other."""
+
+    def __init__(self, refused=(), reason="spent"):
+        self.refused, self.reason, self.published = list(refused), reason, []
+
+    def publish(self, values):
+        self.published.append(values.get("FL_PUBLIC_KEY"))
+
+    def attributes(self, vm=None):
+        if not self.published:
+            return {"FL_NODES": "-", "FL_REFUSED": "-"}
+        key = PublicKey.read(self.published[-1]).fingerprint
+        if key in self.refused or self.refused == ["all"]:
+            return {"FL_NODES": "-", "FL_REFUSED": f"7:{key}:{self.reason}"}
+        return {"FL_NODES": f"7:{1000 + len(self.published)}:{key}", "FL_REFUSED": "-"}
+
+
+@pytest.fixture
+def joining(machine, monkeypatch):
+    """Return a function that makes a SuperNode, VM 7, which has introduced itself."""
+    monkeypatch.setattr(journal.time, "sleep", lambda _: None)
+
+    def make(**known):
+        gate = Superlinks(**known)
+        node = supernode.SuperNode(dataclasses.replace(machine, onegate=gate, context={"VMID": "7"}))
+        node._superlink_vm, node._superlink = 3, {"FL_ENDPOINT": "10.0.0.1:9092"}
+        node._introduce()
+        return node, gate
+
+    return make
+
+
+@pytest.mark.parametrize("reason", ["spent", "taken"])
+def test_a_node_whose_key_is_refused_makes_another_and_gets_in_with_it(joining, machine, reason):
+    first = NodeKey.of(machine.home / "tls" / "node.key")
+    node, gate = joining(refused=[first.public.fingerprint], reason=reason)
+    assert node._admission() == "as node 1002"
+    assert gate.published[0] == first.published != gate.published[1]
+    assert NodeKey.of(machine.home / "tls" / "node.key").published == gate.published[1]
+
+
+def test_a_node_does_not_make_keys_for_ever(joining):
+    node, gate = joining(refused=["all"])
+    with pytest.raises(OneGateError, match="refused 5 keys"):
+        node._admission()
+    assert len(gate.published) == 6
+
+
+REFUSED = flower.explain(["httpx.HTTPStatusError: Client error '401 Unauthorized' for url"], 1)
+
+
+@pytest.mark.parametrize(
+    ("superlink", "sentence", "keeps"),
+    [
+        (Superlinked(False), "does not take this SuperNode's key any more. The SuperNode makes another key", False),
+        (Superlinked(False, ahead=303), "key any more", False),
+        (Superlinked(False, ahead=400), "This machine's clock is 400 s behind the SuperLink's", True),
+        (Superlinked(False, ahead=-30), "This machine's clock is 30 s ahead of the SuperLink's", True),
+        (Superlinked(True), "an earlier process of it still counts as online", True),
+        (Superlinked(None), "refused a signed request", True),
+    ],
+)
+def test_a_refused_request_is_the_clocks_fault_or_the_keys(joining, monkeypatch, superlink, sentence, keeps):
+    monkeypatch.setattr(supernode.SuperNode, "_probe", superlink)
+    node, gate = joining()
+    node._admission()
+    assert sentence in node.diagnose(REFUSED).sentence
+    assert ("admission" in [step.name for step in node.restart_steps()]) is not keeps
+    node._introduce()
+    assert (gate.published[0] == gate.published[-1]) is keeps
+
+
+def test_the_clock_of_a_superlink_is_read_from_its_answers(machine):
+    ahead = 400
+
+    class Health(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def date_time_string(self, timestamp=None):
+            return super().date_time_string(time.time() + ahead)
+
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Health) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        assert abs(flower.Probe(None).clock_difference(f"127.0.0.1:{server.server_port}") - ahead) < 3
+
+
+def test_a_key_that_an_operator_registered_by_hand_is_never_dropped(machine):
+    node = supernode.SuperNode(dataclasses.replace(machine, onegate=None))
+    node._superlink = {"FL_ENDPOINT": "10.0.0.1:9092"}
+    node._introduce()
+    node._admission()
+    assert "flwr supernode register" in node.diagnose(REFUSED).sentence
+    assert node._key.path.exists()
 
 
 def test_a_superlink_that_does_not_answer_for_long_hangs(machine, monkeypatch):
@@ -194,7 +305,7 @@ def _refused():
     ("output", "cause"),
     [
         ("[Errno 98] address already in use", "A port that Flower needs is already in use"),
-        ("Invalid SuperNode authentication", "clock"),
+        ("Invalid SuperNode authentication", "refused a signed request"),
         ("ssl.SSLError: CERTIFICATE_VERIFY_FAILED", "not signed by the CA"),
         ("OSError: No space left on device", "cannot write its state"),
         ("something nobody has seen before", "something nobody has seen before"),
@@ -256,7 +367,7 @@ def test_partitions_and_admissions_that_could_not_be_published_are_published_lat
             return {"supernode": Role_("supernode", 2, (41, 42))}
 
         def attributes(self, vm):
-            return {"FL_PUBLIC_KEY": base64.b64encode(f"key {vm}".encode()).decode()}
+            return {"FL_PUBLIC_KEY": NodeKey.of(machine.home / f"{vm}.key").published}
 
         def publish(self, values):
             if self.fail:
@@ -265,11 +376,11 @@ def test_partitions_and_admissions_that_could_not_be_published_are_published_lat
 
     class LoopbackDoor:
         def register(self, key):
-            return str(len(key))
+            return str(zlib.crc32(key.encode()))
 
     gate = Flaky()
     link = superlink.SuperLink(dataclasses.replace(machine, onegate=gate))
-    link._registrar = Registrar(LoopbackDoor(), "")
+    link._registrar = Registrar(LoopbackDoor(), machine.home / "members.json")
     link._watch_closely()
     link.tick()
     assert gate.put == []

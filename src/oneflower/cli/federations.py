@@ -178,7 +178,7 @@ def show(name: Name = None, output: Format = Output.TEXT) -> None:
     )
     if status.training:
         screen.show(f"Training: {screen.progress_line(status.training)}")
-    for remark in (*status.causes, *status.remarks):
+    for remark in (*status.causes, *status.remarks, *filter(None, [status.share])):
         screen.show(f"Note: {remark}")
     rows = [
         (vm.id, vm.name, vm.state, "yes" if vm.ready else "no", vm.ip, _partition(vm), vm.node_id or "-", vm.error)
@@ -244,6 +244,8 @@ def scale(
         screen.say(f"Removing the oldest: {', '.join(vm.name for vm in going)}.")
     with screen.DeployProgress(f"scaling {federation.name} to {supernodes} SuperNodes") as progress:
         status = federation.scale(supernodes, timeout, progress.update)
+    if status.share:
+        screen.say(f"Note: {status.share}")
     screen.show_result(output, status, f"Federation {federation.name} has {status.supernodes} SuperNodes.")
 
 

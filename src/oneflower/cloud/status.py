@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower.opennebula import COORDINATOR, NODES
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.refusals import Refusals
 from oneflower_appliance.runs import Fault, RunRow, unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from oneflower.cloud.client import Vm
 
@@ -49,6 +50,7 @@ class VmStatus:
     partition: str = ""
     partitions: str = ""
     node_id: str = ""
+    own_data: bool = False
     error: str = ""
 
 
@@ -91,7 +93,8 @@ class RunProgress:
 class FederationStatus:
     """A federation as it is now. `endpoint` and `control` are host:port, empty until the SuperLink is ready.
 
-    `causes` say why it will not become ready by waiting; `remarks` what is odd about one that is.
+    `causes` say why it will not become ready by waiting; `remarks` what is odd about one that is,
+    and `share` how much of the data takes part when it is not all of it.
     """
 
     id: int
@@ -110,6 +113,7 @@ class FederationStatus:
     log: tuple[str, ...] = ()
     causes: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    share: str = ""
 
     @property
     def ready(self) -> bool:
@@ -161,8 +165,30 @@ def read_status(
         training=_training(link, {vm.node_id: vm.name for vm in vms if vm.node_id}),
         log=tuple(entry["message"] for entry in body.get("log", ())),
         causes=tuple(causes),
-        remarks=tuple(_remarks(vms, nodes)),
+        remarks=(*_not_let_in(vms, link), *_remarks(vms, nodes)),
+        share=_share([vm for vm in vms if vm.role == NODES], _settings(body)),
     )
+
+
+def _not_let_in(vms: tuple[VmStatus, ...], link: Mapping[str, str]) -> list[str]:
+    """Return which SuperNodes the SuperLink has refused, and why."""
+    names = {vm.id: vm.name for vm in vms if vm.role == NODES}
+    refused = Refusals.recall(link.get("FL_REFUSED", "")).of
+    return [f"{names[vm]} (VM {vm}): {reason.sentence}" for vm, (_, reason) in refused.items() if vm in names]
+
+
+def _share(nodes: Sequence[VmStatus], settings: Mapping[str, str]) -> str:
+    """Return which partitions take part when some do not, empty where nobody computed partitions."""
+    totals = {vm.partitions for vm in nodes if vm.partitions}
+    given = any(settings.get(name) for name in ("FL_NODE_CONFIG", "FL_DATA_PATH"))
+    if len(totals) != 1 or given or any(vm.own_data or not vm.partition for vm in nodes):
+        return ""
+    total, ids = int(totals.pop()), sorted({int(vm.partition) for vm in nodes})
+    if len(ids) >= total:
+        return ""
+    *some, last = map(str, ids)
+    which = f"partitions {', '.join(some)} and {last}" if some else f"partition {last}"
+    return f"Only {which} of {total} take{'' if some else 's'} part: {len(ids) / total:.0%} of the data."
 
 
 def _remarks(vms: tuple[VmStatus, ...], nodes: dict[str, Any]) -> list[str]:
@@ -201,6 +227,7 @@ def _vm_status(vm: Vm, role: str) -> VmStatus:
         partition=vm.attributes.get("FL_PARTITION_ID", ""),
         partitions=vm.attributes.get("FL_NUM_PARTITIONS", ""),
         node_id=vm.attributes.get("FL_NODE_ID", ""),
+        own_data=vm.attributes.get("FL_OWN_DATA") == "YES",
         error="" if ready or state == "stopping" else published,
     )
 

@@ -41,6 +41,8 @@ def train(site: Site, status: FederationStatus, wanted: Request, observer: runs.
         needed, online = int(status.settings.get("FL_MIN_AVAILABLE_CLIENTS", 0)), door.nodes_online()
         if online < needed:
             observer.doing(f"Note: {online} of {needed} SuperNodes are online; the first round waits for the others.")
+        if status.share:
+            observer.doing(f"Note: {status.share}")
         observer.doing(f"submitting {app.name} to {status.name} ({status.supernodes} SuperNodes)")
         run_id = runs.submit(door, app, overrides)
         return _to_its_end(door, run_id, app.name, wanted.save / status.name, observer)

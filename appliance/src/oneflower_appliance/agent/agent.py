@@ -139,7 +139,7 @@ def _watch_over(role: Role, machine: Machine) -> NoReturn:
         try:
             if not role.child.ended.wait(role.tick()):
                 continue
-            cause = flower.explain(list(role.child.tail), role.child.status)
+            cause = role.diagnose(flower.explain(list(role.child.tail), role.child.status))
         except flower.HungError as hung:
             cause = hung
         role.child.stop(0)

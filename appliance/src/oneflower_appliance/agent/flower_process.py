@@ -16,6 +16,8 @@ import sys
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,7 @@ FLEET_PORT = 9092
 CONTROL_PORT = 8000
 SUPERNODE_PORT = 9094
 
+EARLIEST, LATEST = -4.0, 304.0  # of a signature's age in seconds, at its SuperLink (-5 and 305, less the rounding)
 ADDRESS_TAKEN = 98
 RUNS_VARIABLE = "ONEFLOWER_RUNS"
 FORM_VARIABLE = "ONEFLOWER_FORM"
@@ -192,6 +195,17 @@ class Probe:
         """
         return self._status(address, "/health") == 200 and self._status(address, "/v1/fleet/pull-messages", b"") == 401
 
+    def clock_difference(self, address: str) -> float:
+        """Return by how many seconds the SuperLink's clock is ahead of this machine's, to about a second.
+
+        Raises `OSError` when there is no connection.
+        """
+        with urllib.request.urlopen(  # noqa: S310 - http and https only, by construction
+            f"{self._scheme}://{address}/health", timeout=5, context=self._context
+        ) as response:
+            theirs = parsedate_to_datetime(response.headers.get("Date", ""))
+        return (theirs - datetime.now(UTC)).total_seconds()
+
     def control_answers(self, address: str) -> bool:
         """Whether the Control API lists nodes there. Raises `OSError` when there is no connection."""
         return self._status(address, "/v1/control/list-nodes", b"") == 200
@@ -199,6 +213,14 @@ class Probe:
     def lists_online(self, address: str, node_id: str) -> bool:
         """Whether the SuperLink lists the SuperNode as online. Raises `OSError` when there is no connection."""
         return self._status(address, f"/health/supernode/{node_id}") == 200
+
+
+class KeyRefusedError(ValueError):
+    """Flower does not take a node's key. `spent` when that is because the key was unregistered before."""
+
+    def __init__(self, reason: str, *, spent: bool) -> None:
+        super().__init__(reason)
+        self.spent = spent
 
 
 class LoopbackDoor:
@@ -213,12 +235,22 @@ class LoopbackDoor:
         self._url = f"{'https' if ca else 'http'}://{control}/oneflower"
 
     def register(self, public_key: str) -> str:
-        """Make a PEM public key known and return its node id; one that is known already keeps its id."""
-        return str(self._ask("POST", "/nodes", {"public_key": public_key})["id"])
+        """Make a PEM public key known and return its node id; one that is known already keeps its id.
+
+        Raises `KeyRefusedError` when it is the key that is refused.
+        """
+        answer = self._ask("POST", "/nodes", {"public_key": public_key})
+        if "id" not in answer:
+            raise KeyRefusedError(str(answer["refused"]), spent=bool(answer["spent"]))
+        return str(answer["id"])
 
     def unregister(self, node_id: str) -> None:
         """Forget a node. One that is unknown is not an error."""
         self._ask("DELETE", f"/nodes/{node_id}")
+
+    def is_online(self, node_id: str) -> bool:
+        """Whether a node is online."""
+        return any(node["id"] == node_id and node["status"] == "online" for node in self._ask("GET", "/nodes"))
 
     def nodes_online(self) -> int:
         """Return how many SuperNodes are online."""
@@ -263,18 +295,28 @@ class HungError(OneflowerError):
         )
 
 
+class RefusedError(OneflowerError):
+    """The SuperLink refused what a SuperNode signed: a wrong clock, or a key that it does not know (any more)."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The SuperLink refused a signed request of this SuperNode.",
+            "Check that the clocks of the two machines agree (NTP) and that the SuperLink knows this SuperNode's key: "
+            "`flwr supernode register` makes it known.",
+            ExitCode.ENVIRONMENT,
+        )
+
+
+_REFUSED = (
+    r"Invalid SuperNode authentication|401 Unauthorized|must be registered via the CLI|code: 2004"
+    r"|Failed to activate SuperNode"
+)
 _CAUSES = (
-    (r"Invalid SuperNode authentication|401 Unauthorized",
-     "The SuperLink refused a signed request (401), as it does when the clocks of the two machines differ.",
-     "Synchronise this machine's clock (NTP)."),
     (r"Errno 98|address already in use",
      "A port that Flower needs is already in use on this machine.", "Stop the program that listens there."),
     (r"CERTIFICATE_VERIFY_FAILED|certificate verify failed",
      "The SuperLink's certificate is not signed by the CA that this machine trusts.",
      "Give this SuperNode the ca.crt of that SuperLink (FL_SSL_CA_CERTFILE), or none, to use the published one."),
-    (r"must be registered via the CLI|code: 2004|Failed to activate SuperNode",
-     "The SuperLink does not know this SuperNode's key.",
-     "Register its public key with `flwr supernode register`, or set FL_SUPERNODE_AUTH=NO on the SuperLink."),
     (r"unable to open database file|disk I/O error|readonly database|No space left|Read-only file system",
      "Flower cannot write its state.", "Free disk space, or let FL_DATABASE point to a folder that can be written."),
 )  # fmt: skip
@@ -283,6 +325,8 @@ _CAUSES = (
 def explain(tail: Sequence[str], status: int | None) -> OneflowerError:
     """Return why a Flower process ended, from its last lines and its exit status."""
     text = "\n".join(tail)
+    if re.search(_REFUSED, text):
+        return RefusedError()
     for pattern, message, hint in _CAUSES:
         if re.search(pattern, text):
             return OneflowerError(message, hint, ExitCode.ENVIRONMENT)

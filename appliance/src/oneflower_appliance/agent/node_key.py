@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -15,36 +17,64 @@ from oneflower_appliance.files import write_atomic
 if TYPE_CHECKING:
     from pathlib import Path
 
+_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+_LONGEST = 4096
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """A key that a node published, as Flower is told it, and a short name of it.
+
+    Flower tells keys apart by their text. So every text of one key is brought into one form first: else a key could be
+    registered, or evicted, under a second name.
+    """
+
+    pem: str
+    fingerprint: str
+
+    @classmethod
+    def read(cls, published: str) -> PublicKey:
+        """Read what `NodeKey.published` wrote. Raises `ValueError` saying what is wrong with it."""
+        if len(published) > _LONGEST:
+            raise ValueError("it is too long")
+        try:
+            key = serialization.load_pem_public_key(base64.b64decode(published, validate=True))
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise ValueError("it is not the base64 of a public key in PEM") from error
+        if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, _CURVES):
+            return cls.of(key)
+        raise ValueError("it is not an elliptic-curve key on P-256, P-384 or P-521")
+
+    @classmethod
+    def of(cls, key: ec.EllipticCurvePublicKey) -> PublicKey:
+        """Return the one form of a key."""
+        der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        return cls(pem.decode(), hashlib.sha256(der).hexdigest()[:16])
+
 
 @dataclass(frozen=True)
 class NodeKey:
-    """The path of the private key (OpenSSH format, 0600) and the public key as PEM."""
+    """The path of the private key (OpenSSH format, 0600), and its public half."""
 
     path: Path
-    public_pem: str
+    public: PublicKey
 
     @classmethod
     def of(cls, path: Path) -> NodeKey:
         """Return the key in `path`, making one (ECDSA P-384) when there is none that can be read."""
-        try:
+        private: object = None
+        with suppress(OSError, ValueError):
             private = serialization.load_ssh_private_key(path.read_bytes(), None)
-        except (OSError, ValueError):
+        if not isinstance(private, ec.EllipticCurvePrivateKey):
             private = ec.generate_private_key(ec.SECP384R1())
             pem = private.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
             )
             write_atomic(path, pem)
-        public = private.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-        return cls(path, public.decode())
+        return cls(path, PublicKey.of(private.public_key()))
 
     @property
     def published(self) -> str:
         """The public key as OneGate can carry it: base64."""
-        return base64.b64encode(self.public_pem.encode()).decode()
-
-
-def fingerprint(published: str) -> str:
-    """Return a short name of a published key."""
-    return hashlib.sha256(published.encode()).hexdigest()[:16]
+        return base64.b64encode(self.public.pem.encode()).decode()

@@ -29,11 +29,19 @@ _LONGEST_REPLY = 64 * 1024 * 1024
 
 
 class OneGateError(OneflowerError):
-    """OneGate did not answer as it should. `heals` says whether asking again later may help."""
+    """OneGate did not answer as it should. `heals` says whether asking again later may help.
 
-    def __init__(self, message: str, hint: str, *, heals: bool) -> None:
+    `answered` is true when it did answer and the fault may be that of the VM it was asked about; `no_such_vm` when it
+    said that the service has no such VM.
+    """
+
+    def __init__(
+        self, message: str, hint: str, *, heals: bool, answered: bool = False, no_such_vm: bool = False
+    ) -> None:
         super().__init__(message, hint, ExitCode.CLOUD)
         self.heals = heals
+        self.answered = answered
+        self.no_such_vm = no_such_vm
 
 
 @dataclass(frozen=True)
@@ -117,6 +125,7 @@ class OneGate:
             f"OneGate at {self.endpoint} answered something that is not OneGate's.",
             "Check that ONEGATE_ENDPOINT in oned.conf names the OneGate server and not a proxy's error page.",
             heals=True,
+            answered=True,
         )
 
     def _request(self, method: str, path: str, body: bytes | None = None) -> bytes:
@@ -147,9 +156,12 @@ class OneGate:
                 "The token in token.txt does not belong to this VM: instantiate the VM again, with TOKEN=YES.",
                 heals=False,
             )
-        outside = status == 400 and "does not contain" not in reason
+        foreign = status == 400 and "does not contain" in reason
+        outside = status == 400 and not foreign
         return OneGateError(
             f"OneGate at {self.endpoint} answered {status}: {reason}.",
             "Check that this VM belongs to a OneFlow service." if outside else "See the OneGate server's log.",
             heals=True,
+            answered=True,
+            no_such_vm=foreign or status == 404,
         )

@@ -19,10 +19,14 @@ _TEXT = re.compile(r"/(\d+)((?: \d+:\d+)*)")
 
 @dataclass(frozen=True)
 class Partitions:
-    """Partition id of each live SuperNode by VM id, and how many partitions the data is cut into."""
+    """Partition id of each live SuperNode by VM id, and how many partitions the data is cut into.
+
+    `away` are the ids of those that were missing at the last look, as long as no other node has them.
+    """
 
     ids: Mapping[int, int] = field(default_factory=dict)
     count: int = 0
+    away: Mapping[int, int] = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
         return f"/{self.count}" + "".join(f" {vm}:{number}" for vm, number in self.ids.items())
@@ -39,11 +43,17 @@ class Partitions:
     def after(self, nodes: Sequence[int]) -> Partitions:
         """Return the table when the role's VMs are `nodes`, oldest first.
 
-        A node that is still there keeps its id, a new one takes the lowest free id, in the order of the nodes. The
-        count is the number of nodes, and more while an old node holds a higher id than that.
+        A node that is still there, or is back, keeps its id; a new one takes the lowest free id, in the order of the
+        nodes. The count is the number of nodes, and more while an old node holds a higher id than that. No nodes at all
+        is what OneGate says when it knows nothing: then nothing changes.
         """
-        kept = {vm: self.ids[vm] for vm in nodes if vm in self.ids}
+        if not nodes:
+            return self
+        known = {**self.away, **self.ids}
+        kept = {vm: known[vm] for vm in nodes if vm in known}
         taken = set(kept.values())
         free = (number for number in range(len(nodes) + len(taken)) if number not in taken)
         ids = {vm: kept[vm] if vm in kept else next(free) for vm in nodes}
-        return Partitions(ids, max([len(nodes), *(number + 1 for number in ids.values())]))
+        given = set(ids.values())
+        away = {vm: number for vm, number in known.items() if vm not in ids and number not in given}
+        return Partitions(ids, max([len(nodes), *(number + 1 for number in ids.values())]), away)

@@ -1,8 +1,8 @@
-"""Which SuperNodes a SuperLink has let in.
+"""Which SuperNodes a SuperLink has let in, and which not.
 
 The SuperLink's agent registers the key of each node of its own service and publishes the result as the attribute
 FL_NODES of its VM: `vm:node-id:fingerprint` triples separated by spaces, or `-` while there is none. A SuperNode starts
-Flower when it finds itself there with the key it holds.
+Flower when it finds itself there with the key it holds. The others are in FL_REFUSED, see `refusals`.
 """
 
 from __future__ import annotations

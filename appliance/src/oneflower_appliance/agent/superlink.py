@@ -106,6 +106,10 @@ class SuperLink:
             trainer.unsaid()
             raise
 
+    def diagnose(self, cause: OneflowerError) -> OneflowerError:
+        """Return why Flower ended."""
+        return cause
+
     def _look_at_nodes(self, onegate: OneGate) -> Sequence[int]:
         role = onegate.service().get(NODES_ROLE)
         nodes = role.nodes if role else ()
@@ -123,7 +127,9 @@ class SuperLink:
     def _tables(self) -> dict[str, str]:
         """Return what SuperNodes look for: their partitions and their admission."""
         tables = {"FL_PARTITIONS": str(self._partitions)}
-        return tables | ({"FL_NODES": str(self._registrar.roster)} if self._registrar else {})
+        if self._registrar:
+            tables |= {"FL_NODES": str(self._registrar.roster), "FL_REFUSED": str(self._registrar.refusals)}
+        return tables
 
     def _watch_closely(self) -> None:
         self._due = 0.0
@@ -170,7 +176,7 @@ class SuperLink:
         except ValueError:
             log.warning("FL_PARTITIONS cannot be read; handing out partition ids anew.")
         if self._authenticates and self._ca:
-            self._registrar = Registrar(door, attributes.get("FL_NODES", ""))
+            self._registrar = Registrar(door, machine.home / "members.json")
         return f"{len(self._partitions.ids)} partitions handed out so far"
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 import logging
 import re
 import ssl
@@ -15,7 +16,7 @@ from oneflower_appliance.agent import flower_process as flower
 from oneflower_appliance.agent import gpu, tls
 from oneflower_appliance.agent.backoff import Backoff, Patience
 from oneflower_appliance.agent.journal import Step
-from oneflower_appliance.agent.node_key import NodeKey, fingerprint
+from oneflower_appliance.agent.node_key import NodeKey
 from oneflower_appliance.agent.onegate import OneGate, OneGateError
 from oneflower_appliance.agent.partition import Partitions
 from oneflower_appliance.agent.roster import Roster
@@ -25,6 +26,7 @@ from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.formats import split_address, split_node_config
 from oneflower_appliance.parameters import Level
 from oneflower_appliance.process import Child
+from oneflower_appliance.refusals import Reason, Refusals
 
 if TYPE_CHECKING:
     from oneflower_appliance.agent.journal import Machine
@@ -35,6 +37,7 @@ LEVELS = (Level.SERVICE, Level.SUPERNODE)
 COORDINATOR_ROLE = "superlink"
 _PATIENCE = 600.0
 _HEARING, _SILENCE = 10.0, 45.0  # how often it is asked whether this node is heard, and how long it may not be
+_MOST_KEYS = 5
 _CLOSELY = Backoff(first=0.1, cap=5, factor=1.5)  # for what the SuperLink publishes any moment now
 
 
@@ -49,6 +52,7 @@ class SuperNode:
         self._superlink: dict[str, str] = {}
         self._node_config: dict[str, str] = {}
         self._key: NodeKey | None = None
+        self._admitted_as = ""
         self._node_id = ""
         self._silence = Patience(_SILENCE)
         self.child: Child | None = None
@@ -57,18 +61,27 @@ class SuperNode:
         """Return the whole boot."""
         return [
             self._prepare,
-            Step("introduce", self._introduce),
+            self._introduction,
             Step("discover", self._discover),
             Step("trust", self._trust),
             Step("partition", self._partition),
             Step("data", self._data),
-            Step("admission", self._admission),
+            self._admittance,
             *self._run_flower,
         ]
 
     def restart_steps(self) -> list[Step]:
         """Return what is to be done again after Flower ended."""
-        return [self._prepare, *self._run_flower]
+        anew = [] if self._key is None or self._key.path.exists() else [self._introduction, self._admittance]
+        return [self._prepare, *anew, *self._run_flower]
+
+    @property
+    def _introduction(self) -> Step:
+        return Step("introduce", self._introduce)
+
+    @property
+    def _admittance(self) -> Step:
+        return Step("admission", self._admission)
 
     @property
     def _run_flower(self) -> list[Step]:
@@ -87,6 +100,39 @@ class SuperNode:
             raise flower.HungError("The SuperLink does not hear from this SuperNode any more, though its Flower runs.")
         return _HEARING
 
+    def diagnose(self, cause: OneflowerError) -> OneflowerError:
+        """Return why Flower ended, and make up for it where that can be done: a key that is refused is dropped.
+
+        Flower never takes a key again that was unregistered, so the only way back into the federation is another one.
+        """
+        if not isinstance(cause, flower.RefusedError) or self._key is None or not self._admitted_as:
+            return cause
+        endpoint = self._superlink["FL_ENDPOINT"]
+        try:
+            ahead = self._probe.clock_difference(endpoint)
+            still_open = self._probe.lists_online(endpoint, self._admitted_as)
+        except (OSError, ValueError, TypeError):
+            return cause
+        if not flower.EARLIEST < ahead < flower.LATEST:
+            return OneflowerError(
+                f"This machine's clock is {abs(ahead):.0f} s {'behind' if ahead > 0 else 'ahead of'} the SuperLink's, "
+                "which therefore refuses what this SuperNode signs.",
+                "Synchronise the clocks of both machines (NTP).",
+                ExitCode.ENVIRONMENT,
+            )
+        if still_open:
+            return OneflowerError(
+                "The SuperLink refused this SuperNode because an earlier process of it still counts as online.",
+                "It is tried again; within a minute the earlier process no longer counts.",
+                ExitCode.ENVIRONMENT,
+            )
+        self._key.path.unlink(missing_ok=True)
+        return OneflowerError(
+            "The SuperLink does not take this SuperNode's key any more.",
+            "The SuperNode makes another key and introduces itself again.",
+            ExitCode.ENVIRONMENT,
+        )
+
     @property
     def _prepare(self) -> Step:
         return Step("prepare", self._prepare_flower)
@@ -104,11 +150,16 @@ class SuperNode:
         machine = self._machine
         if not machine.settings.flag("FL_SUPERNODE_AUTH"):
             return "not needed (FL_SUPERNODE_AUTH=NO)"
-        self._key = NodeKey.of(machine.home / "tls" / "node.key")
-        write_atomic(machine.home / "tls" / "node.pub", self._key.public_pem, SHARED)
+        key = self._make_key()
         if machine.onegate is None or machine.settings.text("FL_SUPERLINK_ADDRESS"):
             return "a key of its own"
-        return machine.publish({"FL_PUBLIC_KEY": self._key.published})
+        return machine.publish({"FL_PUBLIC_KEY": key.published})
+
+    def _make_key(self) -> NodeKey:
+        folder = self._machine.home / "tls"
+        self._key = NodeKey.of(folder / "node.key")
+        write_atomic(folder / "node.pub", self._key.public.pem, SHARED)
+        return self._key
 
     def _discover(self) -> str:
         settings = self._machine.settings
@@ -268,23 +319,37 @@ class SuperNode:
         """Wait until the SuperLink has registered this node's key; outside its service that is done by hand."""
         if self._key is None:
             return "not needed (FL_SUPERNODE_AUTH=NO)"
-        machine, key, superlink = self._machine, fingerprint(self._key.published), self._superlink_vm
+        machine, superlink = self._machine, self._superlink_vm
         if machine.onegate is None or superlink is None:
             log.warning(
                 "This SuperNode is no VM of the SuperLink's service. Let it in by hand, on the SuperLink's machine: "
                 "flwr supernode register %s (the file is on this machine)", machine.home / "tls" / "node.pub",
             )  # fmt: skip
             return "to be registered by hand"
-        vm_id = int(machine.context["VMID"])
+        vm_id, key, tries = int(machine.context["VMID"]), self._key, itertools.count(1)
 
         def admitted(onegate: OneGate) -> str:
-            roster = Roster.recall(onegate.attributes(superlink).get("FL_NODES", ""))
-            member = roster.members.get(vm_id)
-            if member is None or member.key != key:
+            nonlocal key
+            attributes = onegate.attributes(superlink)
+            refused, reason = Refusals.recall(attributes.get("FL_REFUSED", "")).of.get(vm_id, ("", None))
+            if refused == key.public.fingerprint and reason in (Reason.SPENT, Reason.TAKEN):
+                if next(tries) > _MOST_KEYS:
+                    raise OneGateError(
+                        f"The SuperLink refused {_MOST_KEYS} keys of this SuperNode.",
+                        "See the SuperLink's log for the reason.",
+                        heals=False,
+                    )
+                key.path.unlink(missing_ok=True)
+                key = self._make_key()
+                onegate.publish({"FL_PUBLIC_KEY": key.published})
+                raise OneGateError("The SuperLink refused this SuperNode's key; another is introduced.", "", heals=True)
+            member = Roster.recall(attributes.get("FL_NODES", "")).members.get(vm_id)
+            if member is None or member.key != key.public.fingerprint:
                 raise OneGateError("The SuperLink has not registered this SuperNode yet.", "", heals=True)
             return member.node_id
 
-        return f"as node {machine.insist(admitted, _PATIENCE, _CLOSELY)}"
+        self._admitted_as = machine.insist(admitted, _PATIENCE, _CLOSELY)
+        return f"as node {self._admitted_as}"
 
     @property
     def _session_file(self) -> Path:
@@ -317,7 +382,10 @@ class SuperNode:
         def online() -> bool:
             return bool(self._node_id) and probe.lists_online(endpoint, self._node_id)
 
-        wait_for(self.child, online, "The SuperLink did not list this SuperNode as online")
+        try:
+            wait_for(self.child, online, "The SuperLink did not list this SuperNode as online")
+        except flower.RefusedError as error:
+            raise self.diagnose(error) from error
         write_atomic(self._session_file, self._node_id)
         return f"node {self._node_id}"
 
@@ -326,6 +394,7 @@ class SuperNode:
             "FL_ROLE": self.name,
             "FL_VERSION": self._machine.settings.text("FLOWER_VERSION"),
             "FL_NODE_ID": self._node_id,
+            "FL_OWN_DATA": "YES" if "data-path" in self._node_config else "NO",
             "FL_USE_CASE": self._machine.settings.text("FL_USE_CASE"),
             "ML_FRAMEWORK": self._machine.settings.text("ML_FRAMEWORK"),
         }

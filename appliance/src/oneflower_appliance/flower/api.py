@@ -14,7 +14,7 @@ from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
-from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.training.origin import Origin
 from oneflower_appliance.use_cases import USE_CASES
@@ -61,7 +61,10 @@ def _node_routes(link: LinkState) -> list[Route]:
 
     async def register(request: Request) -> Response:
         key = str((await request.json())["public_key"]).encode()
-        return JSONResponse({"id": str(await run_in_threadpool(link.register, key))})
+        try:
+            return JSONResponse({"id": str(await run_in_threadpool(link.register, key))})
+        except OneflowerError as error:
+            return JSONResponse({"refused": error.message, "spent": error.code is ExitCode.CONFLICT})
 
     def unregister(request: Request) -> Response:
         link.unregister(int(request.path_params["id"]))

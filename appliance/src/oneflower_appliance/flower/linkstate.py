@@ -45,12 +45,21 @@ class LinkState:
         return bool(found) and found[0].status == "online"
 
     def register(self, public_key: bytes) -> int:
-        """Register a key as Flower's own command does; a key that is known keeps its node id."""
+        """Register a key as Flower's own command does; a key that is known keeps its node id.
+
+        Raises `OneflowerError`, with CONFLICT when the key was unregistered before: Flower never takes it again.
+        """
         known = self._state.get_node_id_by_public_key(public_key)
         if known is not None:
             return int(known)
         request = self._requests.RegisterNodeRequest(public_key=public_key)
-        return int(self._handlers.register_node(request, self._account, self._state).node_id)
+        errors = importlib.import_module("flwr.supercore.error")
+        try:
+            return int(self._handlers.register_node(request, self._account, self._state).node_id)
+        except errors.FlowerError as error:
+            spent = error.code == errors.ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE
+            code = ExitCode.CONFLICT if spent else ExitCode.INVALID_INPUT
+            raise OneflowerError(error.message, "The node has to make another key.", code) from error
 
     def unregister(self, node: int) -> None:
         """Forget a node. One that is unknown is not an error."""
