@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from oneflower.cloud import FederationStatus
+    from oneflower.local.daemon import Daemon
     from oneflower.local.home import LocalHome
 
 __all__ = ["Federation", "local_cloud", "opennebula_cloud"]
@@ -74,6 +75,16 @@ class LocalSite(_Runtimes):
         path = self.home.machine(vm) / "console.log"
         return path.read_text(errors="replace").splitlines()[-lines:] if path.exists() else []
 
+    def revive(self) -> Endpoints | None:
+        """Start the daemon again if it has ended."""
+        from oneflower.local import daemon  # noqa: PLC0415
+
+        return None if daemon.find(self.home) else _endpoints(daemon.connect(self.home))
+
+    def when_unreachable(self, _variable: str) -> str:
+        """Return how to see whether the daemon runs."""
+        return f"Run it again; `oneflower local status` tells whether the daemon runs, and its log is {self.home.log}."
+
 
 class OpenNebulaSite(_Runtimes):
     """OpenNebula's side. `name` is that of the service template an operator registered."""
@@ -108,23 +119,39 @@ class OpenNebulaSite(_Runtimes):
         """Return nothing: OpenNebula keeps no console log."""
         return []
 
+    def revive(self) -> None:
+        """Do nothing: OpenNebula is its operator's to start."""
 
-def local_cloud() -> Cloud:
-    """Connect to this user's local cloud, starting it if it is not up. Raises `OneflowerError`."""
+    def when_unreachable(self, variable: str) -> str:
+        """Return what may be wrong on either side."""
+        return f"Check the address ({variable}) and that the server runs."
+
+
+def local_cloud(tell: Callable[[str], None] = lambda _: None) -> Cloud:
+    """Connect to this user's local cloud, starting it if it is not up. `tell` hears of outages.
+
+    Raises `OneflowerError`.
+    """
     from oneflower.local import daemon  # noqa: PLC0415
     from oneflower.local.home import LocalHome  # noqa: PLC0415
 
     found = daemon.connect(LocalHome.of_user())
     _bypass_proxies()
-    return Cloud(Endpoints(found.oneflow, found.xmlrpc, found.auth, direct=True), LocalSite())
+    return Cloud(_endpoints(found), LocalSite(), tell)
 
 
-def opennebula_cloud(template: str = NAME, ssh: SshOptions | None = None) -> Cloud:
+def _endpoints(found: Daemon) -> Endpoints:
+    return Endpoints(found.oneflow, found.xmlrpc, found.auth, direct=True)
+
+
+def opennebula_cloud(
+    template: str = NAME, ssh: SshOptions | None = None, tell: Callable[[str], None] = lambda _: None
+) -> Cloud:
     """Connect to the OpenNebula that its own tools would find; `template` names the service template.
 
-    Raises `OneflowerError` without credentials.
+    `tell` hears of outages. Raises `OneflowerError` without credentials.
     """
-    return Cloud(opennebula_endpoints(), OpenNebulaSite(template, ssh or SshOptions.of_environment()))
+    return Cloud(opennebula_endpoints(), OpenNebulaSite(template, ssh or SshOptions.of_environment()), tell)
 
 
 def _bypass_proxies() -> None:

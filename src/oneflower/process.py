@@ -12,8 +12,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def run(command: Sequence[str], what: str, hint: str, environment: Mapping[str, str] | None = None) -> str:
+def run(
+    command: Sequence[str],
+    what: str,
+    hint: str,
+    environment: Mapping[str, str] | None = None,
+    *,
+    apart_in: Path | None = None,
+) -> str:
     """Run a program to its end and return what it printed.
+
+    With `apart_in` it runs in that folder and in a session of its own, where no Ctrl-C of the terminal reaches it.
 
     Raises `OneflowerError` with the last lines of its output when it fails; `what` completes "Cannot ...", `hint` says
     what to do then.
@@ -22,6 +31,7 @@ def run(command: Sequence[str], what: str, hint: str, environment: Mapping[str, 
         done = subprocess.run(
             list(command), env=None if environment is None else dict(environment), stdin=subprocess.DEVNULL,
             capture_output=True, text=True, errors="replace", check=False,
+            cwd=apart_in, start_new_session=apart_in is not None,
         )  # fmt: skip
     except OSError as error:
         raise OneflowerError(f"Cannot {what}: {error}.", hint, ExitCode.ENVIRONMENT) from error

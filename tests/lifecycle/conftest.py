@@ -49,6 +49,12 @@ class Site:
     def console(self, *_):
         return []
 
+    def revive(self):
+        return None
+
+    def when_unreachable(self, variable):
+        return f"Check {variable}."
+
 
 class World:
     """The cloud under test, with templates under a name of their own."""

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from oneflower.cloud import Federation, RefusedError
+from oneflower.cloud import Cloud, Federation, RefusedError
 from oneflower.opennebula import COORDINATOR, NODES, merge_template
 from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -118,9 +118,16 @@ def test_every_input_must_be_given_and_bounds_are_kept(world):
 
 def test_scaling_keeps_the_bounds_takes_the_oldest_and_waits_through_the_cooldown(world, federation):
     world.ready(federation)
-    for number, text in ((11, "Maximum cardinality is 10"), (1, "Minimum cardinality is 2"), (2, "already at 2")):
-        with pytest.raises(RefusedError, match=text):
+    for number, text, refusal in (
+        (11, "cannot have 11 SuperNodes: it was deployed for 2 to 10", "Maximum cardinality is 10"),
+        (1, "cannot have 1 SuperNodes: it was deployed for 2 to 10", "Minimum cardinality is 2"),
+        (2, "has 2 SuperNodes already", "already at 2"),
+    ):
+        with pytest.raises(OneflowerError, match=text) as caught:
             federation.scale(number)
+        assert not isinstance(caught.value, RefusedError), "nobody was asked"
+        with pytest.raises(RefusedError, match=refusal):
+            world.cloud.scale_service(federation.id, NODES, number)
     with pytest.raises(RefusedError, match="Maximum cardinality is 1"):
         world.cloud.scale_service(federation.id, COORDINATOR, 2)
     first = world.nodes(federation, NODES)
@@ -202,17 +209,65 @@ def test_a_name_can_be_used_once(world, federation):
     assert caught.value.code is ExitCode.CONFLICT
 
 
+def test_a_name_made_by_several_at_once_is_had_by_the_first(world):
+    name, ended = f"{world.prefix}-same", []
+    begin = threading.Barrier(3)
+
+    class AtOnce(type(world.cloud.site)):
+        """Lets everybody check the names before anybody makes a service."""
+
+        def template(self, cloud):
+            begin.wait(30)
+            return world.cloud.site.number
+
+    def make():
+        cloud = Cloud(world.cloud.endpoints, AtOnce())
+        try:
+            ended.append(Federation.begin(cloud, name, {}, Bounds()))
+        except OneflowerError as error:
+            ended.append(error)
+        cloud.close()
+
+    threads = [threading.Thread(target=make) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    [made] = [one for one in ended if isinstance(one, Federation)]
+    assert [error.code for error in ended if error is not made] == [ExitCode.CONFLICT] * 2
+    assert [one.id for one in Federation.all(world.cloud) if one.name == name] == [made.id], "nothing else is left"
+    Federation(world.cloud, made.id, name).delete(PATIENCE)
+
+
+def test_of_several_of_one_name_none_is_taken_for_another(world):
+    name = f"{world.prefix}-twin"
+    merge = merge_template(name, resolve({}), Bounds())
+    twins = [world.cloud.instantiate(world.template, merge) for _ in range(2)]
+    with pytest.raises(
+        OneflowerError, match=f"2 federations called '{name}': services {twins[0]}, {twins[1]}"
+    ) as caught:
+        Federation.find(world.cloud, name)
+    assert caught.value.code is ExitCode.USAGE
+    for number in twins:
+        Federation.find(world.cloud, str(number)).delete(PATIENCE)
+
+
 def test_an_invalid_setting_starts_nothing(world):
     before = [document["ID"] for document in world.cloud.services()]
     with pytest.raises(OneflowerError, match="FL_NUM_ROUNDS"):
         world.begin("never", FL_NUM_ROUNDS="0")
+    with pytest.raises(OneflowerError, match="cannot be the name of a federation"):
+        world.begin("../never")
     with pytest.raises(OneflowerError, match="supernodes: is 12"):
         world.begin("never", Bounds(2, 10, 12))
     assert [document["ID"] for document in world.cloud.services()] == before
 
 
-def broken_template(body):
-    body["roles"][0]["template_id"] = 987654
+def broken_template(role):
+    def change(body):
+        next(one for one in body["roles"] if one["name"] == role)["template_id"] = 987654
+
+    return change
 
 
 def broken_parent(body):
@@ -222,7 +277,8 @@ def broken_parent(body):
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
-        (broken_template, "VM template 987654 of role superlink does not exist"),
+        (broken_template(COORDINATOR), "VM template 987654 of role superlink does not exist"),
+        (broken_template(NODES), "VM template 987654 of role supernode does not exist"),
         (broken_parent, "Role supernode waits for nobody, a role that does not exist"),
     ],
 )
@@ -234,6 +290,26 @@ def test_what_can_never_finish_is_named_and_not_waited_for(world, change, cause)
         assert caught.value.code is ExitCode.DEPLOY_FAILED
         assert time.monotonic() - started < PATIENCE
         assert world.state(made) in (1, 11), "OneFlow itself would wait for ever"
+        assert any(cause in found for found in made.status().causes), "`show` says so, too"
+
+
+def test_a_template_that_goes_missing_is_named_in_whatever_state_the_service_is(world):
+    """The SuperLink boots, and only then is it the SuperNodes' turn."""
+    spare = world.cloud.create_vm_template(world.empty_machine("spare"))
+
+    def change(body):
+        body["roles"][1]["template_id"] = spare
+
+    with world.template_with(change), world.federation("later") as made:
+        [link] = world.until(lambda: world.nodes(made, COORDINATOR))
+        world.cloud.delete_vm_template(spare)
+        assert world.until(lambda: world.state(made) == 1)
+        for _ in range(2):
+            assert f"VM template {spare} of role supernode does not exist" in "".join(made.status().causes)
+            world.report(link)
+            world.until(lambda: world.cloud.vm(link).attributes.get("READY") == "YES")
+        with pytest.raises(OneflowerError, match=f"VM template {spare} of role supernode does not exist"):
+            made.wait_ready(PATIENCE)
 
 
 def test_a_machine_that_says_why_it_is_not_ready_ends_the_waiting(world, federation):

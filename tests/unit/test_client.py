@@ -8,12 +8,18 @@ import json
 import socket
 import ssl
 import threading
+import time
 
 import pytest
 
-from oneflower.cloud import Cloud, Endpoints, Federation, RefusedError, opennebula_endpoints
+from oneflower.api import OpenNebulaSite
+from oneflower.cloud import Cloud, Endpoints, Federation, RefusedError, client, opennebula_endpoints
+from oneflower.cloud.client import UnreachableError
+from oneflower.cloud.tunnel import SshOptions
 from oneflower_appliance.agent import tls
 from oneflower_appliance.errors import ExitCode, OneflowerError
+
+SITE = OpenNebulaSite("oneflower", SshOptions())
 
 
 @contextlib.contextmanager
@@ -52,7 +58,7 @@ def server(status, body, kind="text/plain", context=None):
 
 @contextlib.contextmanager
 def cloud(url):
-    made = Cloud(Endpoints(url, f"{url}/RPC2", "me:pass:word", direct=True), None)
+    made = Cloud(Endpoints(url, f"{url}/RPC2", "me:pass:word", direct=True), SITE)
     try:
         yield made
     finally:
@@ -137,6 +143,133 @@ def test_a_server_that_hangs_up_is_one_sentence():
         listener.shutdown(socket.SHUT_RDWR)
 
 
+@contextlib.contextmanager
+def listener(serve):
+    """Hand every connection to `serve`, in a thread of its own, and end them all at the end."""
+    threads, connections = [], []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def handle(connection):
+            with connection, contextlib.suppress(OSError):
+                serve(connection)
+
+        def accept():
+            with contextlib.suppress(OSError):
+                while True:
+                    connections.append(listening.accept()[0])
+                    threads.append(threading.Thread(target=handle, args=connections[-1:]))
+                    threads[-1].start()
+
+        accepting = threading.Thread(target=accept)
+        accepting.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)
+        accepting.join()
+    for connection in connections:
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+    for thread in threads:
+        thread.join()
+
+
+def silent(connection):
+    """Read, and say nothing."""
+    while connection.recv(65536):
+        pass
+
+
+def drip(connection):
+    """Send a byte of a good answer now and then: every one of them is in time."""
+    for byte in b"HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nContent-Length: 100000\r\n\r\n" + b" " * 100000:
+        connection.send(bytes([byte]))
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("serve", [silent, drip])
+@pytest.mark.parametrize("call", [Cloud.services, Cloud.vm_templates, lambda made: made.create_vm_template("NAME=x")])
+def test_a_server_that_accepts_and_does_not_answer_is_not_waited_for_for_ever(monkeypatch, serve, call):
+    monkeypatch.setattr(client, "_SILENCE", 1.0)
+    monkeypatch.setattr(client, "_LONGEST", 2.0)
+    with listener(serve) as url, cloud(url) as made:
+        started = time.monotonic()
+        with pytest.raises(UnreachableError, match="cannot be reached") as caught:
+            call(made)
+        assert time.monotonic() - started < 20
+        assert caught.value.asked, "the server may have acted upon it"
+
+
+def test_other_sockets_of_the_program_keep_their_own_time_outs():
+    with server(200, "", "text/xml") as url, cloud(url) as made, contextlib.suppress(OneflowerError):
+        made.vm_templates()
+    assert socket.getdefaulttimeout() is None
+
+
+def answering(port, body):
+    """Begin to answer at a port where nobody was."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    made = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True).start()
+    return made
+
+
+def test_who_waits_for_a_cloud_waits_through_its_outage_and_is_told_so(monkeypatch):
+    monkeypatch.setattr(client, "_PAUSE", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    said, servers = [], []
+
+    def tell(text):
+        said.append(text)
+        if not servers:
+            servers.append(answering(port, b'{"DOCUMENT_POOL":{}}'))
+
+    made = Cloud(Endpoints(f"http://127.0.0.1:{port}", "http://127.0.0.1:9", "me:pass", direct=True), SITE, tell)
+    with pytest.raises(UnreachableError):
+        made.services()
+    assert said == [], "without patience it is an error at once"
+    with made.patient():
+        assert made.services() == []
+    assert "cannot be reached" in said[0]
+    assert "Waiting up to 60 s" in said[0]
+    assert "answers again" in said[1]
+    made.close()
+    servers[0].shutdown()
+    servers[0].server_close()
+
+
+def test_an_outage_that_lasts_is_an_error(monkeypatch):
+    monkeypatch.setattr(client, "_PAUSE", 0.01)
+    monkeypatch.setattr(client, "_OUTAGE", 0.3)
+    with cloud("http://127.0.0.1:9") as made, made.patient():
+        for call in (made.services, made.vm_templates, lambda: made.delete_service(3)):
+            with pytest.raises(UnreachableError, match="cannot be reached"):
+                call()
+
+
+def test_what_changes_something_is_not_asked_twice_if_it_may_have_got_through(monkeypatch):
+    monkeypatch.setattr(client, "_PAUSE", 0.01)
+    asked = []
+
+    def hang_up(connection):
+        asked.append(connection.recv(4096)[:6])
+
+    with listener(hang_up) as url, cloud(url) as made, made.patient():
+        with pytest.raises(UnreachableError):
+            made.delete_service(3)
+        with pytest.raises(UnreachableError):
+            made.act_on_vm(3, "terminate-hard")
+    assert asked == [b"DELETE", b"POST /"]
+
+
 def test_a_certificate_that_nobody_knows_is_not_trusted(tmp_path, monkeypatch):
     made_here = tls.make_certificates(tmp_path, [("IP", "127.0.0.1")])
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -148,7 +281,7 @@ def test_a_certificate_that_nobody_knows_is_not_trusted(tmp_path, monkeypatch):
                     call()
                 assert "SSL_CERT_FILE" in caught.value.hint
         monkeypatch.setenv("SSL_CERT_FILE", str(made_here.ca))
-        known = Cloud(Endpoints(url, url, "me:pass"), None)
+        known = Cloud(Endpoints(url, url, "me:pass"), SITE)
         assert known.services() == []
         known.close()
 

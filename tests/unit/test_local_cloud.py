@@ -38,6 +38,12 @@ class Site:
     def prepare(self, *_):
         pass
 
+    def revive(self):
+        return None
+
+    def when_unreachable(self, variable):
+        return f"Check {variable}."
+
 
 class World:
     """A daemon with a service template whose machines run no guest."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import io
 import json
+import os
 import threading
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
-from oneflower.cloud import FederationStatus, results, runs, training
+from oneflower.cloud import FederationStatus, VmStatus, results, runs, training
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 
@@ -26,7 +29,8 @@ class Link(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body or b"")
 
     def do_POST(self):
-        answer = self.server.posted(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        length = int(self.headers.get("Content-Length", 0))
+        answer = self.server.posted(json.loads(self.rfile.read(length)) if length else self.path)
         self.send_response(409 if answer is None else 200)
         self.end_headers()
         self.wfile.write(answer or b"no such app.\n")
@@ -229,6 +233,80 @@ def test_a_federation_that_is_not_ready_trains_nothing():
     with pytest.raises(OneflowerError, match="no SuperLink that is ready") as caught:
         training.train(AnySite(), status, request, runs.Observer(print, print, print))
     assert caught.value.code is ExitCode.CONFLICT
+
+
+@pytest.fixture
+def submitting(link, tmp_path, monkeypatch):
+    """Train with a `flwr` that an interrupt of this process meets while it submits; returns what was done and said."""
+
+    class Site:
+        def flwr(self, version, framework, notify):
+            return link.door.flwr, {"flwr", "numpy", "scikit-learn", "pillow"}
+
+        def revive(self):
+            return None
+
+        @contextlib.contextmanager
+        def reach(self, status):
+            yield link.door.address
+
+    posted, said = [], []
+    link.posted = lambda body: posted.append(body) or b"{}"
+    link.files["/oneflower/nodes"] = b"[]"
+    monkeypatch.chdir(tmp_path)
+
+    def train(answer):
+        link.door.flwr.write_text(f"#!/bin/sh\nkill -INT {os.getpid()}\nsleep 0.3\npwd >{tmp_path}/where\n{answer}\n")
+        link.door.flwr.chmod(0o755)
+        vm = VmStatus(1, "superlink_0", "superlink", "running", ready=True)
+        status = FederationStatus(1, "lab", "RUNNING", 2, vms=(vm,), control=link.door.address)
+        request = training.Request("image-classification", None, {}, Path())
+        with pytest.raises(KeyboardInterrupt):
+            training.train(Site(), status, request, runs.Observer(print, print, said.append))
+        return posted, said
+
+    return train
+
+
+def test_an_interrupt_while_submitting_stops_the_run_that_was_started(submitting, tmp_path):
+    posted, said = submitting('echo \'{"success": true, "run-id": "5"}\'')
+    assert posted == ["/oneflower/runs/5/stop"]
+    assert said[-1] == "Note: run 5 is stopped."
+    assert (tmp_path / "where").read_text().strip() != str(tmp_path), "not where the user's own folders are"
+
+
+def test_an_interrupt_while_submitting_what_flower_refuses_stops_nothing(submitting):
+    posted, said = submitting('echo \'{"success": false, "error-message": "No such app"}\'')
+    assert posted == []
+    assert "no run was started" in said[-1]
+
+
+def test_an_interrupt_stops_the_run_or_says_that_it_may_go_on(link):
+    said = []
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    record(link, row(1))
+    finished(link, "completed")
+    observer = runs.Observer(interrupt, print, said.append)
+    link.posted = lambda path: b"{}"
+    with pytest.raises(KeyboardInterrupt):
+        training._to_its_end(link.door, "5", "app", Path(), observer)
+    assert said[-2:] == ["stopping run 5", "Note: run 5 is stopped."]
+    link.posted = lambda path: None
+    with pytest.raises(KeyboardInterrupt):
+        training._to_its_end(link.door, "5", "app", Path(), observer)
+    assert said[-1] == "Note: run 5 may go on: Run 5 cannot be stopped: no such app."
+
+
+def test_whoever_keeps_the_superlink_is_started_again_when_it_does_not_answer():
+    revived = []
+    door = runs.SuperLinkDoor("127.0.0.1:9", "", Path("flwr"), lambda: revived.append(True))
+    with pytest.raises(httpx.ConnectError):
+        door.json("/runs")
+    assert revived == [True]
+    door.close()
 
 
 @pytest.mark.parametrize(

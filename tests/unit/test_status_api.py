@@ -91,6 +91,13 @@ def test_the_forms_run_is_started(ask, link):
     assert link.asked == [("start", "image-classification", {"num-server-rounds": 2})]
 
 
+def test_a_run_is_stopped_by_its_number(ask, link):
+    assert ask("POST", "/runs/5/stop").json() == {"id": "5"}
+    assert ask("POST", "/runs/6/stop").status_code == 404
+    assert ask("GET", "/runs/5/stop").status_code == 405
+    assert link.asked == [("stop", 5)]
+
+
 def test_a_lost_run_goes_on_once_and_only_then_is_stopped(ask, link, tmp_path):
     assert ask("POST", "/runs", json={"resumes": "5"}).json() == {"id": "7"}
     assert ask("POST", "/runs", json={"resumes": "5"}).json() == {"id": "7"}

@@ -83,8 +83,8 @@ def test_a_key_that_is_not_let_in_is_one_sentence(server, control):
     ("given", "text"),
     [
         (status("127.0.0.1:8000"), "published no SSH host key"),
-        (status("", "ssh-ed25519 AAAA"), "no SuperLink that is ready"),
-        (FederationStatus(1, "lab", "DEPLOYING", 2), "no SuperLink that is ready"),
+        (status("", "ssh-ed25519 AAAA"), "says that it is ready but not where its Control API is"),
+        (FederationStatus(1, "lab", "DEPLOYING", 2), "no SuperLink that is ready: it has no machine yet"),
     ],
 )
 def test_without_a_superlink_that_can_be_told_apart_there_is_no_tunnel(given, text):

@@ -7,12 +7,14 @@ import json
 
 import pytest
 
-from oneflower.cli.screen import RunTable, progress_line
-from oneflower.cloud import Federation
+from oneflower.cli.screen import RunTable, _vm_line, progress_line
+from oneflower.cloud import Cloud, Endpoints, Federation
 from oneflower.cloud import federation as module
 from oneflower.cloud.status import FederationStatus, RunProgress, VmStatus, read_status
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.runs import RunRow
+
+CLOUD = Cloud(Endpoints("http://nowhere", "http://nowhere", "a:b"), None)
 
 
 class Vm:
@@ -74,6 +76,30 @@ def test_a_run_that_was_never_evaluated_is_no_success():
     assert caught.value.code is ExitCode.RUN_FAILED
 
 
+def test_why_a_machine_waits_for_a_host_is_told_as_long_as_it_waits():
+    why = "Tue Nov 24 16:00:00 2026: Cannot dispatch VM: Not enough CPU on hosts"
+    waiting, running = Vm(SCHED_MESSAGE=why), Vm(SCHED_MESSAGE=why)
+    waiting.state, waiting.lcm_state = 1, 0
+    found = read_status(1, "lab", BODY, {1: waiting}, ())
+    assert found.vms[0].waits == why
+    assert _vm_line(found.vms[0]) == f"pending: {why}"
+    assert read_status(1, "lab", BODY, {1: running}, ()).vms[0].waits == ""
+    federation = Federation(CLOUD, 1, "lab")
+    federation._changes = lambda: iter([found])
+    with pytest.raises(OneflowerError, match=r"still waiting for superlink_0 \(pending: .*Not enough CPU on hosts\)"):
+        federation.wait_ready(timeout=-1)
+
+
+def test_a_superlink_that_does_not_say_where_its_control_api_is_is_no_riddle():
+    found = read_status(1, "lab", BODY, {1: Vm(READY="YES", FL_ENDPOINT="10.0.0.1:9092")}, ())
+    assert any("FL_CONTROL_ENDPOINT" in remark for remark in found.remarks), "`show` says it"
+    with pytest.raises(OneflowerError, match=r"superlink_0 says that it is ready but not where .*FL_CONTROL_ENDPOINT"):
+        found.reachable()
+    booting = read_status(1, "lab", BODY, {1: Vm(FL_CONTROL_ENDPOINT="127.0.0.1:9093")}, ())
+    with pytest.raises(OneflowerError, match="lab has no SuperLink that is ready: its machine is running"):
+        booting.reachable()
+
+
 def status(found=None, error=""):
     vm = VmStatus(1, "superlink_0", "superlink", "running", not error, error=error)
     return FederationStatus(1, "lab", "RUNNING", 0, vms=(vm,), training=found)
@@ -84,7 +110,11 @@ def wait(monkeypatch):
     monkeypatch.setattr(module.time, "sleep", lambda _: None)
 
     def wait(*statuses):
-        federation, seen, left = Federation(None, 1, "lab"), [], iter(statuses)
+        federation, seen, left = (
+            Federation(CLOUD, 1, "lab"),
+            [],
+            iter(statuses),
+        )
         federation.status = lambda: next(left)
         return federation.wait_trained(lambda row: seen.append(row.round)), seen
 

@@ -7,6 +7,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
+from oneflower.cli.printable import printable
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Entry point of `oneflower`. Ends the process without taking the interpreter apart, which would take a while."""
-    status = _run()
+    try:
+        status = _run()
+    except KeyboardInterrupt:  # in the first moment, while modules are being loaded
+        status = _say("Interrupted.", ExitCode.INTERRUPTED)
     try:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -56,5 +60,5 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _say(text: str, status: ExitCode) -> ExitCode:
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(printable(text) + "\n")
     return status

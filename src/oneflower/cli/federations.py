@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -78,7 +79,9 @@ def up(
 
     With `--set FL_USE_CASE=...` it then trains by itself; that is shown, and goes on if you leave with Ctrl-C.
     """
-    wanted = Wanted(name, supernodes, settings_of(settings), (min_vms, max_vms))
+    from oneflower.cloud.names import check_name  # noqa: PLC0415 - as everything of the client
+
+    wanted = Wanted(check_name(name), supernodes, settings_of(settings), (min_vms, max_vms))
     federation, status = deploy(Session.cloud(template), wanted, timeout, keep=keep)
     name = federation.name
     ready = f"Federation {name} is ready: SuperLink {status.endpoint}, {status.supernodes} SuperNodes."
@@ -134,9 +137,19 @@ def deploy(cloud: Cloud, wanted: Wanted, timeout: float, *, keep: bool) -> tuple
             )
         else:
             _show_consoles(federation)
-            with screen.step(f"rolling back: removing {wanted.name}"):
-                federation.delete()
+            remove(federation, f"rolling back: removing {wanted.name}")
         raise
+
+
+def remove(federation: Federation, what: str) -> None:
+    """Remove a federation at the end of a command, whose own error or result is what counts; say what is left of it."""
+    with suppress(_Left), screen.step(what):
+        if federation.roll_back():
+            raise _Left
+
+
+class _Left(Exception):  # noqa: N818 - ends a step; what is left has been said
+    """Something of a federation could not be removed."""
 
 
 def list_all(output: Format = Output.TEXT) -> None:
@@ -169,19 +182,28 @@ def show(name: Name = None, output: Format = Output.TEXT) -> None:
     if output is Output.JSON:
         screen.show_json(status)
         return
-    screen.show(
+    screen.show_line(
         f"{status.name} (service {status.id}): {status.state}, {_ready(status)} of {len(status.vms)} machines ready"
     )
-    screen.show(
+    screen.show_line(
         f"SuperLink {status.endpoint or 'not ready'}, Control API {status.control or '-'}, "
         f"Flower {status.version or '-'}"
     )
     if status.training:
-        screen.show(f"Training: {screen.progress_line(status.training)}")
+        screen.show_line(f"Training: {screen.progress_line(status.training)}")
     for remark in (*status.causes, *status.remarks, *filter(None, [status.share])):
-        screen.show(f"Note: {remark}")
+        screen.show_line(f"Note: {remark}")
     rows = [
-        (vm.id, vm.name, vm.state, "yes" if vm.ready else "no", vm.ip, _partition(vm), vm.node_id or "-", vm.error)
+        (
+            vm.id,
+            vm.name,
+            vm.state,
+            "yes" if vm.ready else "no",
+            vm.ip,
+            _partition(vm),
+            vm.node_id or "-",
+            vm.error or vm.waits,
+        )
         for vm in status.vms
     ]
     screen.show_table(("VM", "NAME", "STATE", "READY", "ADDRESS", "PARTITION", "NODE", "ERROR"), rows)
@@ -213,12 +235,12 @@ def logs(
         return
     if vm is None:
         for line in status.log:
-            screen.show(f"service: {line}")
+            screen.show_line(f"service: {line}")
         for found in status.vms:
-            screen.show(f"{found.name}: {'ready' if found.ready else found.error or found.state}")
+            screen.show_line(f"{found.name}: {'ready' if found.ready else found.error or found.waits or found.state}")
     for machine_name, text in consoles.items():
         for line in text:
-            screen.show(f"{machine_name} | {line}")
+            screen.show_line(f"{machine_name} | {line}")
 
 
 def _show_consoles(federation: Federation) -> None:
@@ -261,6 +283,7 @@ def down(
     name: Name = None,
     everything: Annotated[bool, typer.Option("--all", help="Remove every federation.")] = False,
     timeout: Timeout = 120,
+    output: Format = Output.TEXT,
 ) -> None:
     """Remove a federation and all its machines. Removing one that is gone is not an error."""
     from oneflower.cloud import Federation  # noqa: PLC0415
@@ -275,7 +298,13 @@ def down(
             if error.code is not ExitCode.NOT_FOUND:
                 raise
             screen.say(f"There is no federation {name!r}: nothing to do." if name else "There is no federation.")
-            return
+            doomed = []
     for federation in doomed:
         with screen.step(f"removing {federation.name}"):
-            federation.delete(timeout)
+            try:
+                federation.delete(timeout)
+            except KeyboardInterrupt:
+                screen.say(f"Interrupted while removing {federation.name}. {federation.remains}")
+                raise
+    if output is Output.JSON:
+        screen.show_json([{"id": federation.id, "name": federation.name} for federation in doomed])

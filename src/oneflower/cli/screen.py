@@ -14,6 +14,7 @@ from dataclasses import asdict, is_dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self
 
+from oneflower.cli.printable import in_a_line, printable
 from oneflower_appliance.runs import list_faults
 
 if TYPE_CHECKING:
@@ -35,24 +36,29 @@ def console() -> Console:
     """Return the console for progress and remarks."""
     from rich.console import Console  # noqa: PLC0415 - costs time that --help need not spend
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, soft_wrap=True, force_terminal=None if sys.stderr.isatty() else False)
 
 
 def say(text: str) -> None:
     """Print a remark."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(printable(text) + "\n")
     sys.stderr.flush()
 
 
 def warn(text: str) -> None:
     """Print a remark that must not be overlooked: in red, where there are colours."""
-    console().print(text, style="red", markup=False)
+    console().print(printable(text), style="red", markup=False)
 
 
 def show(text: str) -> None:
     """Print a result."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(printable(text) + "\n")
     sys.stdout.flush()
+
+
+def show_line(text: str) -> None:
+    """Print a result in one line, whatever it holds: no part of it can pass for another."""
+    show(printable(text).replace("\n", " "))
 
 
 def show_json(value: Any) -> None:
@@ -78,7 +84,7 @@ def _plain(value: Any) -> Any:
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table as wide as its content."""
-    texts = [[str(cell) for cell in row] for row in (columns, *rows)]
+    texts = [[in_a_line(str(cell)) for cell in row] for row in (columns, *rows)]
     widths = [max(len(row[index]) for row in texts) for index in range(len(columns))]
     for row in texts:
         show("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -91,15 +97,22 @@ def step(text: str) -> Iterator[None]:
     screen = console()
     try:
         if screen.is_terminal:
-            with screen.status(f"{text} ..."):
+            with screen.status(_safe(f"{text} ...")):
                 yield
         else:
             say(f"  {text} ...")
             yield
     except BaseException:
-        screen.print(f"[red]✗[/] {text}")
+        screen.print(f"[red]✗[/] {_safe(text)}")
         raise
-    screen.print(f"[green]✓[/] {text} [dim]({time.monotonic() - started:.1f} s)[/]")
+    screen.print(f"[green]✓[/] {_safe(text)} [dim]({time.monotonic() - started:.1f} s)[/]")
+
+
+def _safe(text: str) -> str:
+    """Return text for rich, which would take words in brackets for markup."""
+    from rich.markup import escape  # noqa: PLC0415 - as `console`
+
+    return escape(in_a_line(text))
 
 
 @contextmanager
@@ -114,7 +127,7 @@ def steps() -> Iterator[Callable[[str], None]]:
             live.stop()
         if current:
             text, started = current.pop()
-            screen.print(f"{mark} {text} [dim]({time.monotonic() - started:.1f} s)[/]")
+            screen.print(f"{mark} {_safe(text)} [dim]({time.monotonic() - started:.1f} s)[/]")
 
     def begin(text: str) -> None:
         finish("[green]✓[/]")
@@ -123,7 +136,7 @@ def steps() -> Iterator[Callable[[str], None]]:
             return
         current.append((text, time.monotonic()))
         if live:
-            live.update(f"{text} ...")
+            live.update(_safe(f"{text} ..."))
             live.start()
         else:
             say(f"  {text} ...")
@@ -160,7 +173,7 @@ class DeployProgress:
         if self._live is not None:
             self._live.stop()
         mark = "[green]✓[/]" if kind is None else "[red]✗[/]"
-        self._console.print(f"{mark} {self._title} [dim]({self._elapsed:.1f} s)[/]")
+        self._console.print(f"{mark} {_safe(self._title)} [dim]({self._elapsed:.1f} s)[/]")
 
     @property
     def _elapsed(self) -> float:
@@ -173,17 +186,17 @@ class DeployProgress:
         if self._live is not None:
             from rich.text import Text  # noqa: PLC0415
 
-            body = "\n".join(f"  {name:14} {line}" for name, line in lines.items())
-            self._live.update(Text(f"  {self._title}: {self._elapsed:.0f} s\n{body}"))
+            body = "\n".join(f"  {in_a_line(name):14} {in_a_line(line)}" for name, line in lines.items())
+            self._live.update(Text(f"  {in_a_line(self._title)}: {self._elapsed:.0f} s\n{body}"))
             return
         for name, line in lines.items():
             if self._said.get(name) != line:
                 self._said[name] = line
-                say(f"  {self._elapsed:5.1f} s  {name:14} {line}")
+                say(f"  {self._elapsed:5.1f} s  {in_a_line(name):14} {in_a_line(line)}")
 
 
 def _vm_line(vm: Any) -> str:
-    text = "ready" if vm.ready else vm.error or vm.state
+    text = "ready" if vm.ready else vm.error or (f"{vm.state}: {vm.waits}" if vm.waits else vm.state)
     return text + (f", partition {vm.partition}" if vm.ready and vm.partition else "")
 
 

@@ -32,5 +32,6 @@ class Session:
     def cloud(cls, template: str = NAME) -> Cloud:
         """Connect, starting the local cloud if that is the one and it is not up."""
         from oneflower import api  # noqa: PLC0415 - costs time that --help need not spend
+        from oneflower.cli.screen import say  # noqa: PLC0415 - which needs no session
 
-        return api.local_cloud() if cls.is_local() else api.opennebula_cloud(template)
+        return api.local_cloud(say) if cls.is_local() else api.opennebula_cloud(template, tell=say)

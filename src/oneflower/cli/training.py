@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oneflower.cli import screen
-from oneflower.cli.federations import Format, Name, Set, Supernodes, Timeout, Wanted, deploy, pairs, settings_of
+from oneflower.cli.federations import Format, Name, Set, Supernodes, Timeout, Wanted, deploy, pairs, remove, settings_of
 from oneflower.cli.screen import Output
 from oneflower.cli.session import Session
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -109,20 +109,21 @@ def connect(
 ) -> None:
     """Print what plain `flwr` needs to reach a federation's SuperLink; on OpenNebula, keep an SSH tunnel open to it."""
     from oneflower.cloud import Federation  # noqa: PLC0415
+    from oneflower.cloud.names import file_name  # noqa: PLC0415
     from oneflower.cloud.runs import connection  # noqa: PLC0415
     from oneflower.local.home import LocalHome  # noqa: PLC0415
     from oneflower_appliance.files import private_directory, write_atomic  # noqa: PLC0415
 
     federation = Federation.find(Session.cloud(), name)
     status = federation.status()
-    if not status.control:
-        raise OneflowerError(
-            "The federation has no SuperLink that is ready.", "Look with `oneflower show`.", ExitCode.CONFLICT
-        )
+    status.reachable()
     with federation.cloud.site.reach(status) as address:
         ca = None
         if status.ca:
-            ca = private_directory(LocalHome.of_user().state / "connections") / f"{status.name}-{status.id}.crt"
+            ca = (
+                private_directory(LocalHome.of_user().state / "connections")
+                / f"{file_name(status.name)}-{status.id}.crt"
+            )
             write_atomic(ca, status.ca)
         settings = {"superlink": status.name, "address": address, "root-certificates": ca}
         text = "# for config.toml in the folder that FLWR_HOME names (~/.flwr)\n" + connection(status.name, address, ca)
@@ -154,8 +155,7 @@ def demo(
         result, table = _observed(functools.partial(federation.run, "image-classification", rounds, {}, save))
     finally:
         if not keep:
-            with screen.step(f"cleaning up: removing {name}"):
-                federation.delete()
+            remove(federation, f"cleaning up: removing {name}")
     if output is Output.JSON:
         screen.show_json(result)
         return

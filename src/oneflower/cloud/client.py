@@ -1,7 +1,8 @@
 """Speaks with a cloud: OneFlow over REST (httpx), OpenNebula's core over XML-RPC (pyone).
 
 OneFlow answers JSON as text/html and errors as plain text, so neither its content type nor its error form is relied
-on. Whatever goes wrong on the way becomes one `OneflowerError`.
+on. Whatever goes wrong on the way becomes one `OneflowerError`. Nothing is waited for without an end, and whoever waits
+for a cloud anyway can wait through its short outages, too (`Cloud.patient`).
 """
 
 from __future__ import annotations
@@ -9,20 +10,29 @@ from __future__ import annotations
 import functools
 import json
 import ssl
-from typing import TYPE_CHECKING, Any
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 
+from oneflower.cloud.answer import Answer
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from oneflower.cloud.credentials import Endpoints
     from oneflower.cloud.site import Site
 
-_SECONDS = 30.0
+T = TypeVar("T")
+
+_SILENCE = 30.0  # seconds without a single byte
+_LONGEST = 60.0  # seconds for a whole answer
+_OUTAGE = 60.0  # seconds that a cloud may be away while something is waited for
+_PAUSE = 1.0
 _NOT_FOUND = 404
+_AWAY = (502, 503, 504)
 DONE = 6  # STATE of a VM that is terminated
 _ALL_MINE_AND_USABLE = -2
 
@@ -45,28 +55,96 @@ class RefusedError(OneflowerError):
         self.text = text
 
 
-class Cloud:
-    """One OpenNebula, or the local cloud. `site` is what only one of the two has. Methods raise `OneflowerError`."""
+class UnreachableError(OneflowerError):
+    """A server did not answer. `asked` tells whether it may have got the request all the same."""
 
-    def __init__(self, endpoints: Endpoints, site: Site) -> None:
-        self.endpoints = endpoints
+    def __init__(self, message: str, hint: str, *, asked: bool) -> None:
+        super().__init__(message, hint, ExitCode.CLOUD)
+        self.asked = asked
+
+
+class Cloud:
+    """One OpenNebula, or the local cloud. `site` is what only one of the two has. Methods raise `OneflowerError`.
+
+    `tell` is told what a person who waits should know, such as an outage that is waited through.
+    """
+
+    def __init__(self, endpoints: Endpoints, site: Site, tell: Callable[[str], None] = lambda _: None) -> None:
         self.site = site
+        self.tell = tell
+        self._outage = 0.0
+        self._connect(endpoints)
+
+    def _connect(self, endpoints: Endpoints) -> None:
+        self.endpoints = endpoints
         self._http = httpx.Client(
-            base_url=endpoints.oneflow, auth=endpoints.login, timeout=_SECONDS, trust_env=not endpoints.direct
+            base_url=endpoints.oneflow, auth=endpoints.login, timeout=_SILENCE, trust_env=not endpoints.direct
         )
 
     def close(self) -> None:
         """Close connections."""
         self._http.close()
 
+    # -- outages -----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def patient(self) -> Iterator[None]:
+        """Wait through outages of up to a minute in what is asked meanwhile, rather than give up at the first."""
+        usual, self._outage = self._outage, _OUTAGE
+        try:
+            yield
+        finally:
+            self._outage = usual
+
+    def _through_outages(self, ask: Callable[[], T], *, again: bool) -> T:
+        """Return what `ask` returns. `again`: it may be asked twice, so it is even if the first got through."""
+        since: float | None = None
+        while True:
+            try:
+                answer = ask()
+            except (UnreachableError, RefusedError) as error:
+                if isinstance(error, RefusedError) and error.status not in _AWAY:
+                    raise
+                asked = error.asked if isinstance(error, UnreachableError) else True
+                revived = isinstance(error, UnreachableError) and self._revive()
+                now = time.monotonic()
+                if (asked and not again) or not (revived or self._outage) or (since and now - since > self._outage):
+                    raise
+                if since is None:
+                    since = now
+                    self.tell(
+                        "Note: the local cloud had ended, and was started again."
+                        if revived
+                        else f"Note: {error.message} Waiting up to {self._outage:.0f} s for it."
+                    )
+                time.sleep(0 if revived else _PAUSE)
+            else:
+                if since is not None and self._outage:
+                    self.tell(f"Note: it answers again, after {time.monotonic() - since:.0f} s.")
+                return answer
+
+    def _revive(self) -> bool:
+        """Have the site start again what did not answer, if that is in its power."""
+        endpoints = self.site.revive()
+        if endpoints is None:
+            return False
+        self._http.close()
+        self.__dict__.pop("_one", None)
+        self._connect(endpoints)
+        return True
+
     # -- OneFlow -----------------------------------------------------------------------------------------------------
 
     def _call(self, method: str, path: str, body: Any = None) -> Any:
+        return self._through_outages(lambda: self._request(method, path, body), again=method == "GET")
+
+    def _request(self, method: str, path: str, body: Any) -> Any:
         where = f"OneFlow at {self.endpoints.oneflow}"
         try:
-            answer = self._http.request(method, path, json=body)
-        except httpx.HTTPError as error:
-            raise _unreachable(where, "ONEFLOW_URL", error) from error
+            answer = Answer(lambda: self._http.request(method, path, json=body)).wait(_LONGEST)
+        except (httpx.HTTPError, TimeoutError) as error:
+            hint = self.site.when_unreachable("ONEFLOW_URL")
+            raise _unreachable(where, hint, error, asked=not isinstance(error, httpx.ConnectError)) from error
         if answer.is_error:
             raise RefusedError(answer.status_code, _reason(answer.text))
         try:
@@ -140,9 +218,16 @@ class Cloud:
     def _one(self) -> Any:
         import pyone  # noqa: PLC0415 - costs time that most commands need not spend
 
-        return pyone.OneServer(self.endpoints.xmlrpc, session=self.endpoints.session, timeout=int(_SECONDS))
+        # Its own `timeout` changes the default of every socket of this process, and does not reach its own.
+        one = pyone.OneServer(self.endpoints.xmlrpc, session=self.endpoints.session)
+        transport = one("transport")
+        transport.request = functools.partial(_post, transport)
+        return one
 
-    def _ask(self, call: Callable[[Any], Any]) -> Any:
+    def _ask(self, call: Callable[[Any], Any], *, again: bool = True) -> Any:
+        return self._through_outages(lambda: self._ask_once(call), again=again)
+
+    def _ask_once(self, call: Callable[[Any], Any]) -> Any:
         import xml.parsers.expat  # noqa: PLC0415 - as pyone
         import xmlrpc.client  # noqa: PLC0415
 
@@ -151,7 +236,7 @@ class Cloud:
 
         where = f"OpenNebula at {self.endpoints.xmlrpc}"
         try:
-            return call(self._one)
+            return Answer(lambda: call(self._one)).wait(_LONGEST)
         except pyone.OneException as error:
             raise _core_refusal(error) from error
         except xmlrpc.client.ProtocolError as error:
@@ -159,7 +244,8 @@ class Cloud:
         except (xml.parsers.expat.ExpatError, xmlrpc.client.Error) as error:
             raise _foreign(where) from error
         except (OSError, requests.RequestException) as error:
-            raise _unreachable(where, "ONE_XMLRPC", error) from error
+            hint = self.site.when_unreachable("ONE_XMLRPC")
+            raise _unreachable(where, hint, error, asked=not _was_refused(error)) from error
 
     def version(self) -> tuple[int, ...]:
         """Return the release of OpenNebula, such as (7, 4, 0)."""
@@ -182,11 +268,11 @@ class Cloud:
 
     def act_on_vm(self, number: int, action: str) -> None:
         """Do an action of OpenNebula's on a VM, such as terminate-hard, poweroff or resume."""
-        self._ask(lambda one: one.vm.action(action, number))
+        self._ask(lambda one: one.vm.action(action, number), again=False)
 
     def recover_vm(self, number: int, operation: int) -> None:
         """Recover a VM: 0 declares a failure, 1 a success, 2 tries again."""
-        self._ask(lambda one: one.vm.recover(number, operation))
+        self._ask(lambda one: one.vm.recover(number, operation), again=False)
 
     def _found(self, call: Callable[[Any], Any]) -> Any:
         """Return what the core answers, None where it knows no such object."""
@@ -209,7 +295,7 @@ class Cloud:
 
     def create_vm_template(self, text: str) -> int:
         """Store a VM template and return its id."""
-        return int(self._ask(lambda one: one.template.allocate(text)))
+        return int(self._ask(lambda one: one.template.allocate(text), again=False))
 
     def update_vm_template(self, number: int, text: str) -> None:
         """Replace the content of a VM template."""
@@ -217,7 +303,7 @@ class Cloud:
 
     def delete_vm_template(self, number: int) -> None:
         """Remove a VM template, and nothing else."""
-        self._ask(lambda one: one.template.delete(number))
+        self._ask(lambda one: one.template.delete(number), again=False)
 
     def images(self) -> dict[str, int]:
         """Return the ids of the images that we may use, by name."""
@@ -231,11 +317,11 @@ class Cloud:
 
     def create_image(self, text: str, datastore: int) -> int:
         """Store an image, which takes a while, and return its id."""
-        return int(self._ask(lambda one: one.image.allocate(text, datastore)))
+        return int(self._ask(lambda one: one.image.allocate(text, datastore), again=False))
 
     def delete_image(self, number: int) -> None:
         """Remove an image."""
-        self._ask(lambda one: one.image.delete(number))
+        self._ask(lambda one: one.image.delete(number), again=False)
 
     def datastores(self) -> dict[str, int]:
         """Return the ids of the datastores, by name."""
@@ -289,7 +375,31 @@ def _core_refusal(error: Exception) -> RefusedError:
     return RefusedError(status.get(type(error).__name__, 500), _reason(str(error)), "OpenNebula")
 
 
-def _unreachable(where: str, variable: str, error: Exception) -> OneflowerError:
+def _post(transport: Any, host: str, handler: str, body: bytes, verbose: bool = False) -> Any:  # noqa: ARG001, FBT001, FBT002 - as xmlrpc calls it
+    """Post a request as pyone's transport does, but with an end to the waiting."""
+    import xmlrpc.client  # noqa: PLC0415 - as pyone
+
+    import requests  # noqa: PLC0415
+
+    url = f"{'https' if transport.use_https else 'http'}://{host}/{handler.lstrip('/')}"
+    answer = requests.post(url, data=body, headers=transport.headers, timeout=_SILENCE)
+    if not answer.ok:
+        raise xmlrpc.client.ProtocolError(url, answer.status_code, answer.text, dict(answer.headers))
+    return transport.parse_response(answer)
+
+
+def _was_refused(error: BaseException) -> bool:
+    """Whether nobody can have got the request, because there was no connection."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ConnectionRefusedError):
+            return True
+        reason = getattr(seen, "reason", None) or next(iter(getattr(seen, "args", ())), None)
+        seen = seen.__cause__ or seen.__context__ or (reason if isinstance(reason, BaseException) else None)
+    return False
+
+
+def _unreachable(where: str, hint: str, error: Exception, *, asked: bool) -> OneflowerError:
     text, cause = str(error), error.__cause__ or error.__context__
     if isinstance(cause, ssl.SSLError) or "CERTIFICATE_VERIFY_FAILED" in text:
         return OneflowerError(
@@ -297,10 +407,10 @@ def _unreachable(where: str, variable: str, error: Exception) -> OneflowerError:
             "If it is the right one, name its CA: SSL_CERT_FILE and REQUESTS_CA_BUNDLE, both.",
             ExitCode.CLOUD,
         )
-    return OneflowerError(
+    return UnreachableError(
         f"{where} cannot be reached: {' '.join(text.split())[:300] or type(error).__name__}.",
-        f"Check the address ({variable}) and that the server runs.",
-        ExitCode.CLOUD,
+        hint,
+        asked=asked,
     )
 
 

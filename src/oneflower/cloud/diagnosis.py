@@ -11,17 +11,16 @@ if TYPE_CHECKING:
 
     from oneflower.cloud.client import Cloud, Vm
 
-_PENDING, _RUNNING, _FAILED_DEPLOYING, _FAILED_SCALING = 0, 2, 7, 9
-_DEPLOYING, _DEPLOYING_NETS = 1, 11
+_PENDING, _FAILED_DEPLOYING, _FAILED_SCALING = 0, 7, 9
+_LEAVING = frozenset({3, 5, 6, 12, 14})  # UNDEPLOYING, DONE, and what comes with them: nothing is to be made any more
 _LCM_FAILURES = frozenset({36, 37, 38, 39, 40, 41, 42, 44, 46, 47, 48, 49, 50, 61})
 
 
 def causes(cloud: Cloud, body: dict[str, Any], vms: Mapping[int, Vm]) -> Iterator[str]:
     """Yield what keeps a service, by its document's body and its live VMs, from ever running. Nothing: it may yet."""
     roles = {role["name"]: role for role in body["roles"]}
-    if body["state"] == _DEPLOYING_NETS:
+    if body["state"] not in _LEAVING:
         yield from _templates(cloud, roles)
-    if body["state"] in (_DEPLOYING, _DEPLOYING_NETS):
         yield from _parents(roles)
     for name, role in roles.items():
         if role["state"] in (_FAILED_DEPLOYING, _FAILED_SCALING) and not _failed_vms(role, vms):
@@ -37,8 +36,9 @@ def _failed_vms(role: dict[str, Any], vms: Mapping[int, Vm]) -> list[Vm]:
 
 
 def _templates(cloud: Cloud, roles: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+    """Look at the templates from which machines are yet to be made. Which state OneFlow is in then is chance."""
     for name, role in roles.items():
-        if role["state"] != _PENDING:
+        if len(role.get("nodes") or ()) >= role["cardinality"]:
             continue
         number = role["template_id"]
         try:

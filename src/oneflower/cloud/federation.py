@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import secrets
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from oneflower.cloud import results, runs, training
-from oneflower.cloud.client import RefusedError
+from oneflower.cloud.answer import Answer
+from oneflower.cloud.client import RefusedError, UnreachableError
 from oneflower.cloud.diagnosis import causes
+from oneflower.cloud.names import check_name
 from oneflower.cloud.status import FederationStatus, RunProgress, VmStatus, read_status
 from oneflower.opennebula import COORDINATOR, NODES, merge_template
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -50,6 +53,7 @@ class Federation:
         self.cloud = cloud
         self.id = number
         self.name = name
+        self._seen: set[int] = set()  # its VMs, as far as they were ever seen
 
     def __repr__(self) -> str:
         return f"<Federation {self.name!r}, service {self.id}>"
@@ -75,9 +79,16 @@ class Federation:
                 f"Name one of: {choice}." if known else "Deploy one with `oneflower up`.",
                 ExitCode.USAGE if known else ExitCode.NOT_FOUND,
             )
-        for federation in known:
-            if name in (federation.name, str(federation.id)):
-                return federation
+        found = [one for one in known if str(one.id) == name] or [one for one in known if one.name == name]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            ids = [str(number) for number in sorted(one.id for one in found)]
+            raise OneflowerError(
+                f"There are {len(found)} federations called {name!r}: services {', '.join(ids)}.",
+                f"Name one by its id, such as {ids[-1]}.",
+                ExitCode.USAGE,
+            )
         raise OneflowerError(
             f"There is no federation called {name!r}.", "`oneflower ls` shows those there are.", ExitCode.NOT_FOUND
         )
@@ -101,18 +112,64 @@ class Federation:
     ) -> Federation:
         """Check everything, get ready, then ask the cloud for a federation. Returns at once; `wait_ready` waits.
 
-        Raises `OneflowerError`, and has started nothing, when a setting is wrong or the name is taken.
+        Raises `OneflowerError`, and leaves nothing behind, when a setting is wrong or the name is taken.
         """
+        check_name(name)
         wanted = resolve(settings, bounds=bounds)
-        if any(known.name == name for known in cls.all(cloud)):
-            raise OneflowerError(
-                f"There is a federation called {name!r} already.",
-                f"Choose another name, or remove it with `oneflower down {name}`.",
-                ExitCode.CONFLICT,
-            )
+        cls._check_free(cloud, name)
         cloud.site.prepare(wanted["FLOWER_VERSION"], wanted["ML_FRAMEWORK"], notify)
-        number = cloud.instantiate(cloud.site.template(cloud), merge_template(name, wanted, bounds))
-        return cls(cloud, number, name)
+        cls._check_free(cloud, name)  # which may have taken minutes
+        template, merge = cloud.site.template(cloud), merge_template(name, wanted, bounds)
+        made = Answer(lambda: cloud.instantiate(template, merge))
+        try:
+            number = made.wait()
+        except UnreachableError as error:
+            if not error.asked:
+                raise
+            hint = f"{error.hint} It may have made {name} all the same: look with `oneflower ls`."
+            raise OneflowerError(error.message, hint, error.code) from error
+        except KeyboardInterrupt:
+            cls._take_back(cloud, made, name)
+            raise
+        federation = cls(cloud, number, name)
+        federation._keep_if_first()
+        return federation
+
+    @classmethod
+    def _take_back(cls, cloud: Cloud, made: Answer[int], name: str) -> None:
+        """Remove what is being made: the cloud has the request, and answers with the id in a moment."""
+        cloud.tell(f"Note: removing {name} as soon as the cloud says that it is made.")
+        try:
+            number = made.wait()
+        except OneflowerError as error:
+            cloud.tell(f"Note: {error.message}")
+        except KeyboardInterrupt:
+            cloud.tell(
+                f"Left behind: {name}, if it was made. Look with `oneflower ls`, remove it with `oneflower down`."
+            )
+            raise
+        else:
+            cls(cloud, number, name).roll_back()
+
+    @classmethod
+    def _check_free(cls, cloud: Cloud, name: str) -> None:
+        if any(known.name == name for known in cls.all(cloud)):
+            raise _taken(name)
+
+    def _keep_if_first(self) -> None:
+        """Take it back if another of the same name was made in the same moment, and before this.
+
+        OneFlow keeps no names apart. But it counts its services, and everybody looks after having made one: so whoever
+        has the lowest id sees that, and everybody else sees that one.
+        """
+        try:
+            first = min((known.id for known in Federation.all(self.cloud) if known.name == self.name), default=self.id)
+        except BaseException:
+            self.roll_back()
+            raise
+        if first < self.id:
+            self.roll_back()
+            raise _taken(self.name)
 
     @classmethod
     def deploy(
@@ -133,13 +190,14 @@ class Federation:
         removed again when it fails or is interrupted, unless `keep`. Raises `OneflowerError`.
         """
         given = dict(settings or {})
+        chosen = check_name(f"federation-{secrets.token_hex(2)}" if name is None else name)
         bounds = scaling_bounds(cloud, supernodes, limits, given)
-        federation = cls.begin(cloud, name or f"federation-{secrets.token_hex(2)}", given, bounds)
+        federation = cls.begin(cloud, chosen, given, bounds)
         try:
             federation.wait_ready(timeout, watch)
-        except BaseException:
-            if not keep:
-                federation.delete()
+        except BaseException as error:
+            if not keep and (left := federation.roll_back()):
+                error.add_note(left)
             raise
         return federation
 
@@ -154,6 +212,7 @@ class Federation:
         if document is None:
             raise OneflowerError(f"The federation {self.name!r} is gone.", "Somebody deleted it.", ExitCode.NOT_FOUND)
         body: dict[str, Any] = document["TEMPLATE"]["BODY"]
+        self._seen |= set(_vm_ids(body))
         return body
 
     def _status(self, body: dict[str, Any]) -> FederationStatus:
@@ -175,6 +234,10 @@ class Federation:
         Raises `OneflowerError` when the federation fails (and has not mended itself after `grace` seconds), is deleted
         meanwhile, or after `timeout` seconds.
         """
+        with self.cloud.patient():
+            return self._wait_ready(timeout, watch, grace)
+
+    def _wait_ready(self, timeout: float, watch: Watch, grace: float) -> FederationStatus:
         deadline = time.monotonic() + timeout
         well = time.monotonic()
         for status in self._changes():
@@ -188,7 +251,7 @@ class Federation:
                     f"The federation {self.name!r} failed.\n{status.failure}", "", ExitCode.DEPLOY_FAILED
                 )
             if time.monotonic() > deadline:
-                waiting = ", ".join(vm.name for vm in status.vms if not vm.ready) or status.state
+                waiting = "; ".join(_whom(vm) for vm in status.vms if not vm.ready) or status.state
                 raise OneflowerError(
                     f"The federation {self.name!r} was not ready after {timeout:.0f} s; still waiting for {waiting}.",
                     "Raise --timeout, or look with `oneflower logs`.",
@@ -249,6 +312,10 @@ class Federation:
         It is followed by what the SuperLink publishes: its last rounds, together. An interrupt does not stop the run.
         Raises `OneflowerError` when it fails, or when the federation has and does not mend itself.
         """
+        with self.cloud.patient():
+            return self._wait_trained(on_row)
+
+    def _wait_trained(self, on_row: Callable[[RunRow], None]) -> RunProgress:
         seen, well = 0, time.monotonic()
         while True:
             status = self.status()
@@ -282,15 +349,19 @@ class Federation:
     # -- changing ----------------------------------------------------------------------------------------------------
 
     def leaving(self, supernodes: int) -> list[VmStatus]:
-        """Return the SuperNodes that would go if it were scaled down: the oldest."""
-        nodes = [vm for vm in self.status().vms if vm.role == NODES]
+        """Return the SuperNodes that would go by scaling: the oldest. Raises `OneflowerError` where it cannot be."""
+        body = self._body()
+        status = self._status(body)
+        _check_scale(body, status, supernodes)
+        nodes = [vm for vm in status.vms if vm.role == NODES]
         return nodes[: max(0, len(nodes) - supernodes)]
 
     def scale(self, supernodes: int, timeout: float = 600, watch: Watch = _nothing) -> FederationStatus:
         """Have another number of SuperNodes, and wait, through OneFlow's cooldown, until all of them are ready.
 
-        On the way down the oldest go. Raises `OneflowerError`.
+        On the way down the oldest go. Raises `OneflowerError`, and changes nothing, outside of its bounds.
         """
+        self.leaving(supernodes)
         self.cloud.scale_service(self.id, NODES, supernodes)
         return self.wait_ready(timeout, watch, HEALING)
 
@@ -307,18 +378,51 @@ class Federation:
         """Remove it."""
         self.delete()
 
+    def roll_back(self) -> str:
+        """Remove it because of an error or an interrupt, which is what matters: its own errors are not raised.
+
+        Returns what may be left and how to remove it, empty when nothing is; `Cloud.tell` has said so already. A second
+        interrupt ends it, and is raised after that was said.
+        """
+        try:
+            self.delete()
+        except OneflowerError as error:
+            left = f"{self.name} could not be removed: {error.message} {self.remains}"
+            self.cloud.tell(left)
+            return left
+        except BaseException:
+            self.cloud.tell(f"Interrupted while removing {self.name}. {self.remains}")
+            raise
+        return ""
+
+    @property
+    def remains(self) -> str:
+        """What there is of it in the cloud, by id, and how to remove it by hand."""
+        vms = ", ".join(map(str, sorted(self._seen)))
+        left = (
+            f"Left behind: service {self.id}{f' and VMs {vms}' if vms else ''}. Remove them: `oneflower down {self.id}`"
+        )
+        return (
+            f"{left}, or VMs without their service: `onevm terminate --hard {vms.replace(' ', '')}`."
+            if vms
+            else f"{left}."
+        )
+
     def delete(self, timeout: float = 120) -> None:
         """Undeploy it, whatever its state, and wait until it and every one of its VMs are gone.
 
         OneFlow refuses a DELETE in some states, and in one of them, UNDEPLOYING, takes it and forgets VMs that still
         run; so what is asked for depends on the state. Raises `OneflowerError` after `timeout` seconds.
         """
+        with self.cloud.patient():
+            self._delete(timeout)
+
+    def _delete(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
-        vms: set[int] = set()
         asked, refusal = False, ""
         while (document := self.cloud.service(self.id)) is not None:
             body = document["TEMPLATE"]["BODY"]
-            vms |= set(_vm_ids(body))
+            self._seen |= set(_vm_ids(body))
             if not asked:
                 refusal = self._ask_to_go(body["state"])
                 asked = not refusal
@@ -329,7 +433,7 @@ class Federation:
                     ExitCode.TIMEOUT,
                 )
             time.sleep(_PULSE)
-        self._clear(vms, deadline)
+        self._clear(self._seen, deadline)
 
     def _ask_to_go(self, state: int) -> str:
         """Ask OneFlow to undeploy. Returns why it will not, as when the state has changed meanwhile."""
@@ -342,15 +446,18 @@ class Federation:
             if error.status in (401, 403):
                 raise
             return error.message
+        except UnreachableError as error:  # the state tells whether it got through
+            return error.message
         return ""
 
     def _clear(self, vms: set[int], deadline: float) -> None:
         """Wait for the VMs of a service that is gone, and terminate those that OneFlow left behind."""
-        left = self.cloud.vms(vms)
-        for number, vm in left.items():
-            if vm.lcm_state not in _ENDING:
-                self.cloud.act_on_vm(number, "terminate-hard")
-        while left := self.cloud.vms(left):
+        asked: set[int] = set()
+        while left := self.cloud.vms(vms):
+            for number in {number for number, vm in left.items() if vm.lcm_state not in _ENDING} - asked:
+                with suppress(UnreachableError):  # then it is asked again
+                    self.cloud.act_on_vm(number, "terminate-hard")
+                    asked.add(number)
             if time.monotonic() > deadline:
                 raise OneflowerError(
                     f"VMs of the federation {self.name!r} are still there: {', '.join(map(str, left))}.",
@@ -365,6 +472,40 @@ _ENDING = frozenset({11, 12, 15, 23})  # EPILOG, SHUTDOWN, CLEANUP_RESUBMIT, CLE
 
 def _vm_ids(body: dict[str, Any]) -> list[int]:
     return [node["deploy_id"] for role in body["roles"] for node in role.get("nodes") or ()]
+
+
+def _taken(name: str) -> OneflowerError:
+    return OneflowerError(
+        f"There is a federation called {name!r} already.",
+        f"Choose another name, or remove it with `oneflower down {name}`.",
+        ExitCode.CONFLICT,
+    )
+
+
+def _whom(vm: VmStatus) -> str:
+    """Return the name of a VM that is waited for, and why the cloud has it wait if it says so."""
+    return f"{vm.name} ({vm.state}: {vm.waits})" if vm.waits else vm.name
+
+
+def _check_scale(body: dict[str, Any], status: FederationStatus, supernodes: int) -> None:
+    """Raise `OneflowerError` unless a federation may have so many SuperNodes."""
+    role = next(role for role in body["roles"] if role["name"] == NODES)
+    least, most = role.get("min_vms"), role.get("max_vms")
+    needed = status.settings.get("FL_MIN_AVAILABLE_CLIENTS", "")
+    if supernodes == status.supernodes:
+        raise OneflowerError(f"{status.name} has {supernodes} SuperNodes already.", "", ExitCode.CONFLICT)
+    if (least is not None and supernodes < least) or (most is not None and supernodes > most):
+        raise OneflowerError(
+            f"{status.name} cannot have {supernodes} SuperNodes: it was deployed for {least or 0} to "
+            f"{'any number' if most is None else most}.",
+            "Choose a number in between, or deploy it again with other --min-vms and --max-vms.",
+        )
+    if needed.isdigit() and supernodes < int(needed):
+        raise OneflowerError(
+            f"{status.name} cannot have {supernodes} SuperNodes: each round waits for {needed} "
+            "(FL_MIN_AVAILABLE_CLIENTS), so none would ever begin.",
+            f"Choose {needed} or more, or deploy it again with a smaller FL_MIN_AVAILABLE_CLIENTS.",
+        )
 
 
 def scaling_bounds(

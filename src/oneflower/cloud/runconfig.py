@@ -65,16 +65,22 @@ def toml_text(config: Mapping[str, Value]) -> str:
     return "".join(f"{_key(key)} = {_value(value)}\n" for key, value in config.items())
 
 
+def toml_key(name: str) -> str:
+    """Return a name as one key of TOML, in which a dot would begin another."""
+    return name if "." not in name and _BARE.fullmatch(name) else toml_string(name)
+
+
 def _key(key: str) -> str:
-    return key if _BARE.fullmatch(key) else _quoted(key)
+    return key if _BARE.fullmatch(key) else toml_string(key)
 
 
 def _value(value: Value) -> str:
     if isinstance(value, str):
-        return _quoted(value)
+        return toml_string(value)
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
-def _quoted(text: str) -> str:
+def toml_string(text: str) -> str:
+    """Return a text as a string of TOML."""
     # As JSON but for DEL, which TOML wants escaped. Beyond ASCII nothing is: TOML has no pairs of surrogates.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import httpx
 
-from oneflower.cloud.runconfig import toml_text
+from oneflower.cloud.runconfig import toml_key, toml_string, toml_text
 from oneflower.process import run as run_program
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
@@ -55,6 +55,7 @@ class SuperLinkDoor:
     address: str
     ca: str
     flwr: Path
+    revive: Callable[[], object] = lambda: None
     _http: httpx.Client = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -74,7 +75,11 @@ class SuperLinkDoor:
 
     def get(self, path: str) -> httpx.Response | None:
         """Return an answer of the status API, None for 404. Raises `httpx.HTTPError`."""
-        answer = self._http.get(f"/oneflower{path}")
+        try:
+            answer = self._http.get(f"/oneflower{path}")
+        except httpx.TransportError:
+            self.revive()  # what keeps the SuperLink's machine, if that has ended, too
+            raise
         if answer.status_code == httpx.codes.NOT_FOUND:
             return None
         return answer.raise_for_status()
@@ -103,6 +108,16 @@ class SuperLinkDoor:
         if answer.is_error:
             raise OneflowerError(f"Run {number} cannot go on: {answer.text.strip()}", "", ExitCode.RUN_FAILED)
         return str(answer.json()["id"])
+
+    def stop(self, number: str) -> None:
+        """Have a run stopped. Raises `OneflowerError`."""
+        try:
+            answer = self._http.post(f"/oneflower/runs/{number}/stop", timeout=60)
+        except httpx.HTTPError as error:
+            raise self._silent(error) from error
+        if answer.is_error:
+            reason = " ".join(answer.text.split())[:300]
+            raise OneflowerError(f"Run {number} cannot be stopped: {reason}", "", ExitCode.RUN_FAILED)
 
     def _silent(self, error: httpx.HTTPError) -> OneflowerError:
         return OneflowerError(
@@ -136,7 +151,8 @@ class SuperLinkDoor:
             }
             command = [str(self.flwr), *arguments, "--format", "json"]
             hint = "Check with `oneflower show` that the SuperLink is ready."
-            text = run_program(command, "ask Flower", hint, kept | quiet)
+            # Away from the user's folder, where Flower would take a folder that is called as the connection for an app.
+            text = run_program(command, "ask Flower", hint, kept | quiet, apart_in=home)
         try:
             answer: dict[str, Any] = json.loads(text[text.index("{") :])
         except ValueError as error:
@@ -148,20 +164,27 @@ class SuperLinkDoor:
 
 
 @contextmanager
-def open_door(site: Site, status: FederationStatus, flwr: Path = Path("flwr")) -> Iterator[SuperLinkDoor]:
-    """Reach a federation's SuperLink; `flwr` is needed to start and stop runs. Raises `OneflowerError`."""
-    if not status.control:
-        raise OneflowerError(
-            "The federation has no SuperLink that is ready.", "Look with `oneflower show`.", ExitCode.CONFLICT
-        )
-    with site.reach(status) as address, SuperLinkDoor(address, status.ca, flwr) as door:
+def open_door(
+    site: Site, status: FederationStatus, flwr: Path = Path("flwr"), tell: Callable[[str], None] = lambda _: None
+) -> Iterator[SuperLinkDoor]:
+    """Reach a federation's SuperLink; `flwr` is needed to start runs. `tell` hears of what had to be started again.
+
+    Raises `OneflowerError`.
+    """
+
+    def revive() -> None:
+        if site.revive() is not None:
+            tell("Note: the local cloud had ended, and was started again.")
+
+    status.reachable()
+    with site.reach(status) as address, SuperLinkDoor(address, status.ca, flwr, revive) as door:
         yield door
 
 
 def connection(name: str, address: str, ca: Path | None) -> str:
     """Return what plain `flwr` needs in its config.toml to speak with a SuperLink at `address`."""
-    trust = f'root-certificates = "{ca}"' if ca else "insecure = true"
-    return f'[superlink.{name}]\naddress = "{address}"\n{trust}\n'
+    trust = f"root-certificates = {toml_string(str(ca))}" if ca else "insecure = true"
+    return f"[superlink.{toml_key(name)}]\naddress = {toml_string(address)}\n{trust}\n"
 
 
 def submit(door: SuperLinkDoor, app: App, config: Mapping[str, Value]) -> str:
@@ -174,11 +197,6 @@ def submit(door: SuperLinkDoor, app: App, config: Mapping[str, Value]) -> str:
         overrides = Path(folder) / "run-config.toml"
         write_atomic(overrides, toml_text(config))
         return str(door.flower("run", str(app.folder), _CONNECTION, "--run-config", str(overrides))["run-id"])
-
-
-def stop(door: SuperLinkDoor, run_id: str) -> None:
-    """Stop a run."""
-    door.flower("stop", run_id, _CONNECTION)
 
 
 def resume(door: SuperLinkDoor, before: Mapping[str, str]) -> str:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from oneflower.cloud.client import Cloud
+    from oneflower.cloud.credentials import Endpoints
     from oneflower.cloud.status import FederationStatus
 
     Notify = Callable[[str], None]
@@ -35,3 +36,9 @@ class Site(Protocol):
 
     def console(self, vm: int, lines: int) -> list[str]:
         """Return the last lines of a machine's console, none where they cannot be had."""
+
+    def revive(self) -> Endpoints | None:
+        """Start the cloud's servers again if they have ended and that is in our power; None where nothing was done."""
+
+    def when_unreachable(self, variable: str) -> str:
+        """Return what a person should do about a server, whose address `variable` holds, that does not answer."""

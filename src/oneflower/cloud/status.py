@@ -34,12 +34,15 @@ _VM_STATES = {
     8: "poweroff",
     9: "undeployed",
 }
-_ACTIVE, _RUNNING = 3, 3
+_PENDING, _ACTIVE, _RUNNING = 1, 3, 3
 
 
 @dataclass(frozen=True)
 class VmStatus:
-    """One VM. `ready` is what it published itself; `error` is why it is not, in its own words."""
+    """One VM. `ready` is what it published itself; `error` is why it is not, in its own words.
+
+    `waits` is why OpenNebula has it wait for a host, in OpenNebula's.
+    """
 
     id: int
     name: str
@@ -52,6 +55,7 @@ class VmStatus:
     node_id: str = ""
     own_data: bool = False
     error: str = ""
+    waits: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,25 @@ class FederationStatus:
             return next((line for line in reversed(self.log) if not line.startswith("New state")), self.state)
         return ""
 
+    def reachable(self) -> tuple[VmStatus, str]:
+        """Return the SuperLink's machine and its Control API's address. Raises `OneflowerError` if one is missing."""
+        link = self.superlink
+        if link is not None and link.ready and self.control:
+            return link, self.control
+        hint = "Look with `oneflower show`."
+        if link is None or not link.ready:
+            why = (
+                "it has no machine yet" if link is None else link.error or link.waits or f"its machine is {link.state}"
+            )
+            raise OneflowerError(
+                f"{self.name} has no SuperLink that is ready: {why.rstrip('.')}.", hint, ExitCode.CONFLICT
+            )
+        raise OneflowerError(
+            f"{link.name} says that it is ready but not where its Control API is (FL_CONTROL_ENDPOINT).",
+            f"Its image is not one of oneflower's, or an old one. {hint}",
+            ExitCode.CONFLICT,
+        )
+
     @property
     def names(self) -> dict[str, str]:
         """What the machines of the SuperNodes are called, by Flower's ids."""
@@ -165,7 +188,7 @@ def read_status(
         training=_training(link, {vm.node_id: vm.name for vm in vms if vm.node_id}),
         log=tuple(entry["message"] for entry in body.get("log", ())),
         causes=tuple(causes),
-        remarks=(*_not_let_in(vms, link), *_remarks(vms, nodes)),
+        remarks=(*_not_let_in(vms, link), *_remarks(vms, nodes, link)),
         share=_share([vm for vm in vms if vm.role == NODES], _settings(body)),
     )
 
@@ -191,9 +214,14 @@ def _share(nodes: Sequence[VmStatus], settings: Mapping[str, str]) -> str:
     return f"Only {which} of {total} take{'' if some else 's'} part: {len(ids) / total:.0%} of the data."
 
 
-def _remarks(vms: tuple[VmStatus, ...], nodes: dict[str, Any]) -> list[str]:
-    """Return what is odd about partitions and numbers, and why it is so."""
+def _remarks(vms: tuple[VmStatus, ...], nodes: dict[str, Any], link: Mapping[str, str]) -> list[str]:
+    """Return what is odd about partitions, numbers and addresses, and why it is so."""
     remarks = []
+    if link.get("READY") == "YES" and not link.get("FL_CONTROL_ENDPOINT"):
+        remarks.append(
+            "The SuperLink says that it is ready but not where its Control API is (FL_CONTROL_ENDPOINT), so that "
+            "nothing can be trained: its image is not one of oneflower's, or an old one."
+        )
     given = {vm.partitions for vm in vms if vm.role == NODES and vm.partitions}
     if len(given) > 1:
         sizes = ", ".join(sorted(given, key=int))
@@ -229,6 +257,7 @@ def _vm_status(vm: Vm, role: str) -> VmStatus:
         node_id=vm.attributes.get("FL_NODE_ID", ""),
         own_data=vm.attributes.get("FL_OWN_DATA") == "YES",
         error="" if ready or state == "stopping" else published,
+        waits=vm.attributes.get("SCHED_MESSAGE", "").strip() if vm.state == _PENDING else "",
     )
 
 

@@ -49,11 +49,7 @@ class SshOptions:
 @contextmanager
 def tunnel(status: FederationStatus, options: SshOptions) -> Iterator[str]:
     """Open a tunnel to a federation's Control API and yield its local address, host:port. Raises `OneflowerError`."""
-    link = status.superlink
-    if link is None or not status.control:
-        raise OneflowerError(
-            "The federation has no SuperLink that is ready.", "Look with `oneflower show`.", ExitCode.CONFLICT
-        )
+    link, control = status.reachable()
     if not status.host_keys:
         raise OneflowerError(
             f"{link.name} published no SSH host key, so nobody can tell whether it is the right machine.",
@@ -64,7 +60,7 @@ def tunnel(status: FederationStatus, options: SshOptions) -> Iterator[str]:
         known = Path(folder) / "known_hosts"
         write_atomic(known, "".join(f"{_ALIAS} {key}\n" for key in status.host_keys))
         local = _free_port()
-        command = _command(link.ip, status.control, known, local, options)
+        command = _command(link.ip, control, known, local, options)
         process = Background(command, Path(folder) / "ssh.log")
         try:
             _wait(process, local, f"{options.user}@{link.ip}")

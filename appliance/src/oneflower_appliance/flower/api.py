@@ -91,6 +91,13 @@ def _run_routes(link: LinkState, runs: Path) -> list[Route]:
         run = link.run(int(request.path_params["id"]))
         return _MISSING if run is None else JSONResponse(told(run))
 
+    def stop(request: Request) -> Response:
+        number = int(request.path_params["id"])
+        if link.run(number) is None:
+            return _MISSING
+        link.stop(number)
+        return JSONResponse({"id": str(number)})
+
     def log(request: Request) -> Response:
         found = link.log(int(request.path_params["id"]), float(request.query_params.get("after", "0")))
         return _MISSING if found is None else JSONResponse(found)
@@ -134,6 +141,7 @@ def _run_routes(link: LinkState, runs: Path) -> list[Route]:
         Route("/oneflower/runs", all_runs),
         Route("/oneflower/runs", new_run, methods=["POST"]),
         Route("/oneflower/runs/{id:id}", one_run),
+        Route("/oneflower/runs/{id:id}/stop", stop, methods=["POST"]),
         Route("/oneflower/runs/{id:id}/log", log),
         Route("/oneflower/runs/{id:id}/files", files),
         Route("/oneflower/runs/{id:id}/files/{name:path}", file),
