@@ -18,7 +18,7 @@ from oneflower.local import daemon
 from oneflower.local.home import LocalHome
 from oneflower.opennebula import COORDINATOR, NODES, ServiceOptions, render, service_template, vm_template
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.parameters import Bounds
+from oneflower_appliance.settings import Bounds
 
 
 class Here(LocalSite):
