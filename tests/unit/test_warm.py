@@ -6,9 +6,11 @@ import asyncio
 import importlib
 import json
 import os
+import queue
 import subprocess
 import sys
 import textwrap
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -104,6 +106,17 @@ from flwr.supercore.superexec.executor import ExecutionSpec
 from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
 from flwr.supercore.constant import TaskType
 from oneflower_appliance.flower.warm import tasks
+from oneflower_appliance.flower.warm.watch import Reports
+
+hearing, telling = os.pipe()
+reports = Reports(telling)
+
+def reported():
+    # How each task ended, by its token, as far as it was reported up to now.
+    os.set_blocking(hearing, False)
+    events = [json.loads(line) for line in os.fdopen(os.dup(hearing)).read().splitlines()]
+    tokens = {event["pid"]: event["token"] for event in events if "token" in event}
+    return {tokens[event["pid"]]: event["how"] for event in events if "how" in event}
 
 def spec(number, **values):
     return ExecutionSpec(**{
@@ -158,7 +171,7 @@ def test_each_task_is_a_process_of_its_own_that_begins_clean_and_ends_with_its_t
         commands.go = task
         tasks._COMMANDS["flwr-clientapp"] = ("commands", "go")
         numpy.random.seed(1)
-        executor = tasks.TaskExecutor(SubprocessExecutor(), "supernode", os.getpid())
+        executor = tasks.TaskExecutor(SubprocessExecutor(), "supernode", os.getpid(), reports)
         for number in (1, 2, 3):
             assert executor.launch(spec(number)).status == "accepted"
         reap(executor)
@@ -196,7 +209,7 @@ def test_tasks_that_are_killed_silent_or_not_ours_and_what_many_of_them_cost_the
 
         commands.go = task
         tasks._COMMANDS["flwr-clientapp"] = ("commands", "go")
-        executor = tasks.TaskExecutor(Stock(), "supernode", os.getpid())
+        executor = tasks.TaskExecutor(Stock(), "supernode", os.getpid(), reports)
         executor.launch(spec(2, suppress_output=True))
         executor.launch(spec(3, task_type=TaskType.AGENT_APP))
         executor.launch(spec(4, runtime_dependency_install=True))
@@ -205,20 +218,84 @@ def test_tasks_that_are_killed_silent_or_not_ours_and_what_many_of_them_cost_the
             executor.launch(spec(number))
             reap(executor)
             sizes.append(size())
-        tell(what="sizes", grown=sizes[-1] - sizes[4])
+        tell(what="sizes", grown=sizes[-1] - sizes[4], reported=reported())
     """)
     names = [line["what"] for line in told]
     assert [name for name in names if name.startswith("secret")] == [f"secret-{n}" for n in range(5, 25)]
-    assert errors.count("was ended by signal 9") == 1
+    ends = told[-1]["reported"]
+    assert ends.pop("secret-1") == "was ended by signal 9", errors
+    assert ends == {f"secret-{n}": "" for n in (2, *range(5, 25))}
     assert [name for name in names if name.startswith("stock")] == ["stock 3", "stock 4"]
     assert told[-1]["grown"] <= 3, "MB"
+
+
+def test_the_end_of_a_task_is_reported_at_once_and_one_that_ends_itself_is_no_good_end():
+    told, errors = run("""
+        def task():
+            if "secret-2" in sys.argv:
+                os._exit(0)
+
+        commands.go = task
+        tasks._COMMANDS["flwr-clientapp"] = ("commands", "go")
+        executor = tasks.TaskExecutor(SubprocessExecutor(), "supernode", os.getpid(), reports)
+        for number in (1, 2):
+            executor.launch(spec(number))
+        found, deadline = {}, time.monotonic() + 20
+        while len(found) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)  # no task is reaped here but by the signal
+            if not executor._launcher._running:
+                found = reported()
+        tell(reported=found)
+    """)
+    assert told[-1]["reported"] == {"secret-1": "", "secret-2": "ended with exit status 0"}, errors
+
+
+def test_a_watch_tells_of_tasks_that_died_of_those_whose_superexec_died_and_ends_the_rest():
+    from oneflower_appliance.flower.warm.watch import DONE, Reports, TaskWatch
+
+    deaths, told = queue.Queue(), []
+    watch = TaskWatch()
+    watch.on_death = lambda token, how: deaths.put((token, how))
+    sleepers = [subprocess.Popen(["sleep", "60"]) for _ in range(4)]
+    killed, done, orphan, stubborn = sleepers
+    try:
+        for batch in ((killed, done, orphan), (stubborn,)):
+            hearing, telling = os.pipe()
+            watch.listen(hearing)
+            reports = Reports(telling)
+            for sleeper in batch:
+                reports.began(sleeper.pid, f"token-{sleeper.pid}")
+            if killed in batch:
+                reports.ended(done.pid, DONE)
+                reports.ended(killed.pid, -9)
+                told.append(deaths.get(timeout=10))
+                os.close(telling)
+                orphan.kill()
+                told.append(deaths.get(timeout=10))
+        assert told == [(f"token-{killed.pid}", "was ended by signal 9"), (f"token-{orphan.pid}", "ended early")]
+        wait_until(lambda: watch._tokens == {stubborn.pid: f"token-{stubborn.pid}"})
+        watch.end_all()
+        assert stubborn.wait(10) == -15
+        assert done.poll() is None
+        assert deaths.empty()
+    finally:
+        for sleeper in sleepers:
+            sleeper.kill()
+            sleeper.wait()
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_beside_a_thread_that_stays_no_task_is_forked():
     """It may hold a lock that nobody would ever open in the child."""
     told, errors = run("""
         stock = type("Stock", (SubprocessExecutor,), {"launch": lambda self, spec: tell(what="stock")})
-        executor = tasks.TaskExecutor(stock(), "supernode", os.getpid())
+        executor = tasks.TaskExecutor(stock(), "supernode", os.getpid(), reports)
         lock = threading.Lock()
         lock.acquire()
         threading.Thread(target=lock.acquire, name="sitter", daemon=True).start()
@@ -235,7 +312,7 @@ def test_a_library_that_starts_a_thread_when_it_is_imported_gets_workers():
             threading.Thread(target=threading.Event().wait, daemon=True).start()
 
         tasks.preload = starts_a_thread
-        tell(what=type(tasks.launcher("supernode")).__name__)
+        tell(what=type(tasks.launcher("supernode", reports)).__name__)
         os._exit(0)
     """)
     assert told[0]["what"] == "Workers"
@@ -244,7 +321,7 @@ def test_a_library_that_starts_a_thread_when_it_is_imported_gets_workers():
 def test_a_framework_that_does_not_survive_a_fork_gets_workers():
     told, errors = run(
         """
-        executor = tasks.TaskExecutor(SubprocessExecutor(), "supernode", os.getpid())
+        executor = tasks.TaskExecutor(SubprocessExecutor(), "supernode", os.getpid(), reports)
         workers = executor._launcher
         tell(what=type(workers).__name__)
         workers._next = workers._start()
@@ -257,7 +334,7 @@ def test_a_framework_that_does_not_survive_a_fork_gets_workers():
             time.sleep(0.02)
         worker.kill()
         reap(executor)
-        tell(waiting=workers._next.poll() is None, another=workers._next.pid != worker.pid)
+        tell(waiting=workers._next.poll() is None, another=workers._next.pid != worker.pid, reported=reported())
         workers._next.kill()
         """,
         ONEFLOWER_FRAMEWORK="tensorflow",
@@ -265,7 +342,7 @@ def test_a_framework_that_does_not_survive_a_fork_gets_workers():
     assert told[0]["what"] == "Workers"
     assert told[1]["waiting"], errors
     assert told[1]["another"]
-    assert "was ended by signal 9" in errors
+    assert told[1]["reported"] == {"secret-7": "was ended by signal 9"}
 
 
 def test_a_superexec_that_dies_is_started_again():

@@ -106,6 +106,17 @@ class LinkState:
         if found and found[0].status.status != "finished":
             self._state.stop_run(number)
 
+    def run_of_serverapp(self, token: str) -> int | None:
+        """Return the run whose ServerApp has the token, None where it has ended or is another kind of task."""
+        task = self._state.get_task_by_token(token)
+        found = self._state.get_run_info(run_ids=[task.run_id]) if task else []
+        return int(task.run_id) if found and found[0].primary_task_id == task.task_id else None
+
+    def fail(self, token: str, details: str) -> None:
+        """Have the task of a token fail, and with a ServerApp its run."""
+        if task := self._state.get_task_by_token(token):
+            self._state.finish_task(task.task_id, "failed", details)
+
     def going(self) -> list[int]:
         """Return the runs that have not ended."""
         return [info.run_id for info in self._state.get_run_info() if info.status.status != "finished"]
@@ -123,20 +134,46 @@ class LinkState:
         return str(answer.run_id)
 
 
-def answer_for_the_dead() -> None:
-    """Have a round not wait for what a SuperNode took along when it died.
+def answer_for_the_dead(on_change: Callable[[], None]) -> None:
+    """Have a round not wait for what a SuperNode, or its ClientApp, took along when it died.
 
     A SuperNode that is killed while it trains, and is back before its heartbeat is missed, never was offline for
     Flower: the message that it had taken is neither delivered again nor answered, and the run waits for it until the
     round's timeout. So when a node becomes active, which happens once in the life of its process, what was delivered
     to it before and is not answered is forgotten; the ServerApp then gets an error in its place, and the round goes on.
+
+    So is half a reply, of which Flower waits three minutes for the rest: when the node is back, or says instead that
+    its ClientApp died. `on_change` is called when something was forgotten for which somebody may wait.
     """
     sql = importlib.import_module("flwr.server.superlink.linkstate.sql_linkstate")
-    sent, replies = sql.MessageInsModel, sql.MessageResModel
-    original = sql.SqlLinkState.activate_node
+    core = importlib.import_module("flwr.supercore.corestate.sql_corestate")
+    sent, replies, roots = sql.MessageInsModel, sql.MessageResModel, core.ObjectPushSessionRootModel
+    activate, store_reply = sql.SqlLinkState.activate_node, sql.SqlLinkState.store_message_res
 
-    @functools.wraps(original)
+    def forget_halves(state: Any, *conditions: Any) -> None:
+        with state.session() as session:
+            halves = (
+                sql.select(roots.session_id)
+                .join(replies, replies.message_id == roots.root_object_id)
+                .where(*conditions)
+            )
+            found = set(session.scalars(halves).all())
+        for half in found:
+            state._cleanup_push_session(half, cleanup_messages=True)  # noqa: SLF001 - there is no other way in
+        if found:
+            on_change()
+
+    @functools.wraps(store_reply)
+    def store_message_res(self: Any, message: Any) -> Any:
+        if message.has_error():
+            node, about = message.metadata.src_node_id, message.metadata.reply_to_message_id
+            mine = replies.src_node_id == sql.uint64_to_int64(node)
+            forget_halves(self, mine, replies.reply_to_message_id == about)
+        return store_reply(self, message)
+
+    @functools.wraps(activate)
     def activate_node(self: Any, node_id: int, heartbeat_interval: float) -> bool:
+        forget_halves(self, replies.src_node_id == sql.uint64_to_int64(node_id))
         with self.session() as session:
             answered = sql.select(replies.reply_to_message_id)
             lost = sql.select(sent.message_id).where(
@@ -148,9 +185,10 @@ def answer_for_the_dead() -> None:
         self.delete_messages(found)
         if found:
             log.warning("Node %d is back; what it was doing is lost (messages: %d).", node_id, len(found))
-        return bool(original(self, node_id, heartbeat_interval))
+            on_change()
+        return bool(activate(self, node_id, heartbeat_interval))
 
-    sql.SqlLinkState.activate_node = activate_node
+    sql.SqlLinkState.activate_node, sql.SqlLinkState.store_message_res = activate_node, store_message_res
 
 
 def look_for_expired_tasks_once_a_second() -> None:

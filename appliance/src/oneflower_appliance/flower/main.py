@@ -29,7 +29,7 @@ from oneflower_appliance.agent.flower_process import (
     join_address,
     node_id_in,
 )
-from oneflower_appliance.files import write_atomic
+from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.flower import warm
 from oneflower_appliance.process import die_with_parent
 
@@ -109,20 +109,33 @@ def _run_superlink(command: Any, orders: dict[str, Any], superexec: WarmSuperExe
             answer_for_the_dead,
             look_for_expired_tasks_once_a_second,
         )
-        from oneflower_appliance.flower.warm.longpoll import ACQUIRE_TASK, LongPoll  # noqa: PLC0415
+        from oneflower_appliance.flower.warm.longpoll import ACQUIRE_TASK, REPLIES, LongPoll  # noqa: PLC0415
         from oneflower_appliance.flower.warm.shortcuts import Shortcuts  # noqa: PLC0415
         from oneflower_appliance.training.origin import Origin  # noqa: PLC0415
 
-        answer_for_the_dead()
-        if superexec:
-            look_for_expired_tasks_once_a_second()
         polls = LongPoll(Shortcuts(app))
+
+        def wake_serverapps() -> None:
+            for path in REPLIES:
+                polls.wake(path)
+
+        answer_for_the_dead(wake_serverapps)
         link = LinkState(app.state.linkstate_factory, on_start=lambda: polls.wake(ACQUIRE_TASK))
         for run in link.going():
             # Its ServerApp ended with the Flower before. Stopped before any SuperNode can ask, for one that has just
             # taken a message when its run is stopped answers every later message too late (Flower 1.41).
-            write_atomic(runs / str(run) / Origin.LOST, "")
+            write_atomic(runs / str(run) / Origin.LOST, "Its SuperLink was started again.\n", SHARED)
             link.stop(run)
+
+        def died(token: str, how: str) -> None:
+            run = link.run_of_serverapp(token)
+            if run is not None:  # said before the run ends, so that who follows it knows why it did
+                write_atomic(runs / str(run) / Origin.LOST, f"Its ServerApp {how}.\n", SHARED)
+            link.fail(token, f"Its ServerApp {how}." if run is not None else f"The process of a task {how}.")
+
+        if superexec:
+            look_for_expired_tasks_once_a_second()
+            superexec.tasks.on_death = died
         door = FrontDoor(polls if superexec else app, status_api(link, runs), control)
         settings["access_log"] = os.environ.get(LEVEL_VARIABLE) == "DEBUG"
 

@@ -35,6 +35,8 @@ _PLACES = {
         ("flwr.supernode.start_client_internal", "time"),
         ("flwr.supernode.start_client_internal", "register_signal_handlers"),
         ("flwr.supernode.start_client_internal", "_pull_and_store_message"),
+        ("flwr.supernode.start_client_internal", "_push_messages"),
+        ("flwr.supernode.nodestate.in_memory_nodestate", "InMemoryNodeState._store_error_replies"),
         ("flwr.supernode.main", "create_app"),
         ("flwr.supernode.cli.flwr_clientapp", "flwr_clientapp"),
     ),

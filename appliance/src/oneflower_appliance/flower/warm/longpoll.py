@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 PREFER, APPLIED = "prefer", "preference-applied"
 ACQUIRE_TASK = "/v1/runtime/acquire-task"
+REPLIES = ("/v1/runtime/pull-messages", "/v1/runtime/pull-object")
 
 _IN_TURN = ("/v1/fleet/", "/v1/runtime/")
 _LONGEST = 20.0  # seconds; Flower's clients give up on an answer after 30

@@ -3,7 +3,8 @@
 It is forked from the SuperLink's or SuperNode's process while that still has one thread, so the two share the memory of
 what both import. When it dies it is started again, then as a program of its own; the tasks that run go on meanwhile.
 
-usage: python -m oneflower_appliance.flower.warm.superexec ROLE --parent PID     (its command: JSON, on standard input)
+usage: python -m oneflower_appliance.flower.warm.superexec ROLE --parent PID --reports FD
+       (its command: JSON, on standard input)
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import IO, TYPE_CHECKING, Any
 from oneflower_appliance.flower.warm import ROLES
 from oneflower_appliance.flower.warm.tasks import TaskExecutor, finish
 from oneflower_appliance.flower.warm.waits import WAITS, ask_to_wait, replace_sleep
+from oneflower_appliance.flower.warm.watch import Reports, TaskWatch
 from oneflower_appliance.process import die_with_parent, name_process
 
 if TYPE_CHECKING:
@@ -43,15 +45,19 @@ class WarmSuperExec:
     def __init__(self, role: str) -> None:
         self._role = role
         self._ending = threading.Event()
+        self.tasks = TaskWatch()
         parent = os.getpid()
         reading, writing = os.pipe()
+        self._hearing, telling = os.pipe()
         gc.collect()
         gc.freeze()  # a collection of what is shared would touch, and thereby copy, all of it
         self.pid = os.fork()
         if not self.pid:
             os.close(writing)
-            finish(lambda: _be_superexec(role, parent, os.fdopen(reading)))
+            os.close(self._hearing)
+            finish(lambda: _be_superexec(role, parent, os.fdopen(reading), Reports(telling)))
         os.close(reading)
+        os.close(telling)
         self._orders: IO[str] = os.fdopen(writing, "w")
 
     def replace_in(self, module: str) -> None:
@@ -60,6 +66,7 @@ class WarmSuperExec:
 
     def start(self, command: Sequence[str]) -> WarmSuperExec:
         """Have the process that waits do as `command` says, and look after it from now on."""
+        self.tasks.listen(self._hearing)
         _tell(self._orders, command)
         threading.Thread(target=self._look_after, args=(command,), name="superexec", daemon=True).start()
         return self
@@ -69,9 +76,13 @@ class WarmSuperExec:
         while not self._ending.is_set():
             log.warning("The SuperExec ended; it is started again. Tasks that run go on.")
             time.sleep(_PAUSE)
-            again = [sys.executable, "-P", "-m", __name__, self._role, "--parent", str(os.getpid())]
-            with subprocess.Popen(again, stdin=subprocess.PIPE, text=True) as process:
+            hearing, telling = os.pipe()
+            again = [sys.executable, "-P", "-m", __name__, self._role, "--parent", str(os.getpid()),
+                     "--reports", str(telling)]  # fmt: skip
+            with subprocess.Popen(again, stdin=subprocess.PIPE, text=True, pass_fds=[telling]) as process:
                 self.pid = process.pid
+                os.close(telling)
+                self.tasks.listen(hearing)
                 assert process.stdin is not None  # noqa: S101 - it is a pipe
                 _tell(process.stdin, command)
                 process.wait()
@@ -106,7 +117,7 @@ def _tell(stream: IO[str], command: Sequence[str]) -> None:
         stream.write(json.dumps(list(command)) + "\n")
 
 
-def _be_superexec(role: str, parent: int, orders: IO[str]) -> None:
+def _be_superexec(role: str, parent: int, orders: IO[str], reports: Reports) -> None:
     """Wait for the command and be the SuperExec."""
     die_with_parent(parent)
     name_process(_COMMAND)
@@ -117,7 +128,7 @@ def _be_superexec(role: str, parent: int, orders: IO[str]) -> None:
     run.start_parent_process_monitor = lambda _pid: None
     ask_to_wait()
     replace_sleep(_RUN, WAITS.sleep)
-    run.get_executor = lambda *args, **kwargs: TaskExecutor(make_stock(*args, **kwargs), role, parent)
+    run.get_executor = lambda *args, **kwargs: TaskExecutor(make_stock(*args, **kwargs), role, parent, reports)
     if line := orders.readline():
         sys.argv = json.loads(line)
         flower.flower_superexec()
@@ -128,8 +139,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("role", choices=ROLES)
     parser.add_argument("--parent", type=int, required=True, help="end when this process ends")
+    parser.add_argument("--reports", type=int, required=True, help="the pipe in which to say what becomes of tasks")
     options = parser.parse_args()
-    _be_superexec(options.role, options.parent, sys.stdin)
+    os.set_inheritable(options.reports, False)
+    _be_superexec(options.role, options.parent, sys.stdin, Reports(options.reports))
 
 
 if __name__ == "__main__":

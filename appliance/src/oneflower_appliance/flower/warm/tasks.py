@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from oneflower_appliance.agent.flower_process import FRAMEWORK_VARIABLE
 from oneflower_appliance.flower.warm.waits import WAITS, ask_to_wait, replace_sleep
+from oneflower_appliance.flower.warm.watch import DONE, Reports
 from oneflower_appliance.process import name_process
 from oneflower_appliance.use_cases import FRAMEWORKS, Framework
 
@@ -74,21 +75,25 @@ class Launcher(Protocol):
         """Start a process for the task that `order` describes. Raises `OSError` where that cannot be."""
 
     def reap(self) -> None:
-        """Forget the processes that have ended."""
+        """Forget the processes that have ended, and report how. May interrupt itself, as a signal handler."""
 
 
 class TaskExecutor:
     """Flower's executor interface. What is no task of an app, and what cannot be started warm, goes to `stock`."""
 
-    def __init__(self, stock: Any, role: str, parent: int) -> None:
+    def __init__(self, stock: Any, role: str, parent: int, reports: Reports) -> None:
         self._stock = stock
         self._role = role
         self._parent = parent
+        self._reports = reports
 
     @functools.cached_property
     def _launcher(self) -> Launcher:
         """Known from the first task on: until then, a node that never trains does without a framework in memory."""
-        return launcher(self._role)
+        found = launcher(self._role, self._reports)
+        # A task's end is noticed at once, also while this process waits for the next one to come.
+        signal.signal(signal.SIGCHLD, lambda *_: found.reap())
+        return found
 
     def launch(self, spec: Any) -> Any:
         """Start the process of a task."""
@@ -113,16 +118,16 @@ class TaskExecutor:
         return getattr(self._stock, name)
 
 
-def launcher(role: str) -> Launcher:
+def launcher(role: str, reports: Reports) -> Launcher:
     """Import what tasks of a role need, and return how they are to be started."""
     framework = _framework()
     if framework is None or not framework.threaded:
         before = set(_others())
         preload(role)
         if not set(_others()) - before:
-            return Fork()
+            return Fork(reports)
     log.info("Tasks run in workers that wait for them: what they import does not survive a fork.")
-    return Workers(role)
+    return Workers(role, reports)
 
 
 def _others() -> list[threading.Thread]:
@@ -132,7 +137,8 @@ def _others() -> list[threading.Thread]:
 class Fork:
     """A fork of this process for each task."""
 
-    def __init__(self) -> None:
+    def __init__(self, reports: Reports) -> None:
+        self._reports = reports
         self._running: set[int] = set()
 
     def launch(self, order: dict[str, Any]) -> None:
@@ -144,23 +150,27 @@ class Fork:
         gc.freeze()  # so that a collection in the child does not touch, and thereby copy, what it shares
         pid = os.fork()
         if not pid:
-            finish(lambda: _do(order))
+            os.close(self._reports.pipe)  # whose end is the SuperExec's
+            finish(lambda: _do(order), DONE)
+        self._reports.began(pid, order["token"])
         self._running.add(pid)
 
     def reap(self) -> None:
-        """Forget the tasks that have ended; say which were killed."""
+        """Forget the tasks that have ended; report how they did."""
         for pid in list(self._running):
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                self._running.discard(pid)
-                _say_how_it_ended(pid, os.waitstatus_to_exitcode(status))
+            with contextlib.suppress(ChildProcessError):
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                if ended:
+                    self._running.discard(pid)
+                    self._reports.ended(pid, os.waitstatus_to_exitcode(status))
 
 
 class Workers:
     """A worker for each task, started before there is one. One waits at any time."""
 
-    def __init__(self, role: str) -> None:
+    def __init__(self, role: str, reports: Reports) -> None:
         self._role = role
+        self._reports = reports
         self._running: list[subprocess.Popen[str]] = []
         self._next: subprocess.Popen[str] | None = None
 
@@ -176,28 +186,27 @@ class Workers:
         assert worker.stdin is not None  # noqa: S101 - it is a pipe
         with worker.stdin as stream:
             stream.write(json.dumps(order) + "\n")
+        self._reports.began(worker.pid, order["token"])
         self._running.append(worker)
 
     def reap(self) -> None:
-        """Forget the tasks that have ended; say which were killed."""
+        """Forget the tasks that have ended; report how they did."""
         for worker in list(self._running):
-            if worker.poll() is not None:
+            if worker.poll() is not None and worker in self._running:
                 self._running.remove(worker)
-                _say_how_it_ended(worker.pid, worker.returncode)
+                self._reports.ended(worker.pid, worker.returncode)
 
 
-def _say_how_it_ended(pid: int, status: int) -> None:
-    if status < 0:
-        log.error("The process of a task (%d) was ended by signal %d.", pid, -status)
+def finish(work: Callable[[], None], done: int = 0) -> NoReturn:
+    """Do `work` and end this process, which is a fork, as an interpreter ends, but for tearing down what it shares.
 
-
-def finish(work: Callable[[], None]) -> NoReturn:
-    """Do `work` and end this process, which is a fork, as an interpreter ends, but for tearing down what it shares."""
-    status = 0
+    Its exit status is `done` where `work` came to its end.
+    """
+    status = done
     try:
         work()
     except SystemExit as ending:
-        status = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
+        status = (ending.code if isinstance(ending.code, int) else int(ending.code is not None)) or done
     except BaseException:  # noqa: BLE001 - this is where a process ends
         traceback.print_exc()
         status = 1
@@ -242,6 +251,7 @@ def _part_from_parent() -> None:
                 os.close(number)
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # which a SuperExec switches off, and a program begins with
     importlib.import_module("flwr.supercore.exit.exit_handler").registered_exit_handlers.clear()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
@@ -255,7 +265,7 @@ def main() -> None:
     ask_to_wait()
     preload(role)
     if line := sys.stdin.readline():
-        _do(json.loads(line))
+        finish(lambda: _do(json.loads(line)), DONE)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,107 @@
+"""What becomes of the processes of tasks: the SuperExec tells it to the SuperLink or SuperNode that it serves.
+
+Flower itself learns that a task's process died when a heartbeat is missed, a minute later. The SuperExec is their
+parent and knows at once. It says so through a pipe, one JSON object a line: `{"pid", "token"}` when a task began,
+`{"pid", "how"}` when it ended, `how` being empty where it ended as a task ends. At the end of the pipe the SuperExec is
+dead, and the tasks that it left are watched from here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import signal
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger("flwr")
+
+DONE = 113  # the exit status of a task's process that came to its end; an app that ends it, with 0 say, has another
+_GRACE = 2.0  # seconds between asking a task to end and ending it
+
+
+class Reports:
+    """The SuperExec's end of the pipe. Its methods may be called by a signal handler."""
+
+    def __init__(self, pipe: int) -> None:
+        self.pipe = pipe
+
+    def began(self, pid: int, token: str) -> None:
+        """Say that a task has a process."""
+        self._say({"pid": pid, "token": token})
+
+    def ended(self, pid: int, status: int) -> None:
+        """Say how a task's process ended; a negative status is a signal."""
+        how = f"was ended by signal {-status}" if status < 0 else f"ended with exit status {status}"
+        self._say({"pid": pid, "how": "" if status == DONE else how})
+
+    def _say(self, event: dict[str, object]) -> None:
+        with suppress(OSError):  # then there is nobody left who could be told
+            os.write(self.pipe, (json.dumps(event) + "\n").encode())
+
+
+class TaskWatch:
+    """The other end: the tasks that have a process now. `on_death` is told the token of one that died, and how."""
+
+    def __init__(self) -> None:
+        self.on_death: Callable[[str, str], None] = lambda _token, _how: None
+        self._tokens: dict[int, str] = {}
+        self._lock = threading.Lock()
+
+    def listen(self, pipe: int) -> None:
+        """Take in what one SuperExec says, until it is dead. Returns at once."""
+        threading.Thread(target=self._listen, args=(pipe,), name="tasks", daemon=True).start()
+
+    def _listen(self, pipe: int) -> None:
+        ours: set[int] = set()
+        with os.fdopen(pipe) as stream:
+            for line in stream:
+                event = json.loads(line)
+                if "token" in event:
+                    ours.add(event["pid"])
+                    with self._lock:
+                        self._tokens[event["pid"]] = event["token"]
+                else:
+                    ours.discard(event["pid"])
+                    self._over(event["pid"], event["how"])
+        for pid in ours:
+            threading.Thread(target=self._await, args=(pid,), name="orphan", daemon=True).start()
+
+    def _await(self, pid: int) -> None:
+        """Watch a task whose SuperExec died. How it ends is known to its new parent only."""
+        with suppress(ProcessLookupError):
+            _wait_for(os.pidfd_open(pid), None)
+        self._over(pid, "ended early")
+
+    def _over(self, pid: int, how: str) -> None:
+        with self._lock:
+            token = self._tokens.pop(pid, "")
+        if token and how:
+            log.error("The process of a task (%d) %s.", pid, how)
+            self.on_death(token, how)
+
+    def end_all(self) -> None:
+        """End every task: politely, then by force. Nobody is told that they died, for it is known."""
+        with self._lock:
+            pids, self._tokens = list(self._tokens), {}
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                found = os.pidfd_open(pid)
+                signal.pidfd_send_signal(found, signal.SIGTERM)
+                if not _wait_for(os.dup(found), _GRACE):
+                    signal.pidfd_send_signal(found, signal.SIGKILL)
+                os.close(found)
+
+
+def _wait_for(process: int, seconds: float | None) -> bool:
+    """Wait for the end of a process, given as a pidfd, which is then closed. Returns whether it has ended."""
+    try:
+        return bool(select.select([process], [], [], seconds)[0])
+    finally:
+        os.close(process)
