@@ -32,14 +32,15 @@ class SuperLink:
     def form(self, **values):
         self._monkeypatch.setenv(FORM_VARIABLE, json.dumps(values))
 
-    def train(self, run_id, resumes=None, killed_in=None, **settings):
+    def train(self, run_id, resumes=None, killed_in=None, killed_at="train", **settings):
         if resumes:
             (self.runs / str(run_id)).mkdir(parents=True)
             origin = {"resumes": str(resumes), "first": "1"}
             (self.runs / str(run_id) / "origin.json").write_text(json.dumps(origin))
 
         def spoil(_node, message, reply):
-            if killed_in and message.content["config"].get("server-round") == killed_in:
+            number, what = message.content["config"].get("server-round"), message.metadata.message_type
+            if killed_in and (number, what) == (killed_in, killed_at):
                 raise Killed
             return reply
 
@@ -87,6 +88,38 @@ def test_a_run_that_was_killed_after_its_last_round_only_ends(link):
     assert np.array_equal(again.result.arrays["weights"].numpy(), unbroken.result.arrays["weights"].numpy())
     assert len(link.rows(2)) == 6
     assert (link.runs / "2" / "model.npz").exists()
+
+
+def alike(rows):
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+@pytest.mark.parametrize("checkpoints", ["YES", "NO"])
+def test_killed_in_its_last_evaluation_a_run_has_its_model_and_goes_on_to_evaluate_it(link, checkpoints):
+    link.form(FL_CHECKPOINT_ENABLED=checkpoints, FL_CHECKPOINT_INTERVAL="2")
+    unbroken = link.train(9)
+    with pytest.raises(Killed):
+        link.train(1, killed_in=6, killed_at="evaluate")
+    summary = json.loads((link.runs / "1" / "result.json").read_text())
+    assert (summary["rounds"], summary["last"]["train"]) == (6, link.rows(9)[5]["train"])
+    (link.runs / "2").mkdir()  # taken up by a run that died before it could note anything
+    (link.runs / "2" / "origin.json").write_text('{"resumes": "1", "first": "1", "attempt": 2}')
+    again = link.train(3, resumes=2)
+    assert alike(link.rows(3)) == alike(link.rows(9))
+    assert again.accuracy == unbroken.accuracy
+    for run in (1, 3):
+        with np.load(link.runs / str(run) / "model.npz") as model:
+            assert all(np.array_equal(model[name], unbroken.result.arrays[name].numpy()) for name in model.files)
+    assert json.loads((link.runs / "3" / "result.json").read_text())["last"] == link.rows(3)[5]
+
+
+def test_killed_in_an_evaluation_a_run_evaluates_that_round_again(link):
+    link.form(FL_CHECKPOINT_ENABLED="YES", FL_CHECKPOINT_INTERVAL="1")
+    link.train(9)
+    with pytest.raises(Killed):
+        link.train(1, killed_in=4, killed_at="evaluate")
+    link.train(2, resumes=1)
+    assert alike(link.rows(2)) == alike(link.rows(9))
 
 
 def test_what_a_checkpoint_holds(link):

@@ -30,7 +30,7 @@ class Door:
 
     def add(self, number, app="us/theirs", **more):
         run = {"id": number, "app": app, "status": "running", "sub_status": "", "details": "", "lost": "NO"}
-        self.known.append(run | {"resumed_as": "", "attempt": 1} | more)
+        self.known.append(run | {"resumed_as": "", "why_lost": "", "given_up": "", "attempt": 1} | more)
         return number
 
     def start(self, use_case, config):
@@ -108,8 +108,25 @@ def test_a_lost_run_without_checkpoints_is_said_to_be_lost(door, tmp_path, caplo
     for _ in range(3):
         trainer.look(None, ())
     assert [run["id"] for run in door.known] == ["5"]
+    assert not trainer.following
     assert caplog.text.count("Run 5 was lost") == 1
-    assert "FL_CHECKPOINT_ENABLED=YES" in caplog.text
+    assert "FL_CHECKPOINT_ENABLED=YES it would go on" in caplog.text
+    assert "FL_CHECKPOINT_ENABLED=YES it would go on" in (tmp_path / "5" / "given-up").read_text()
+
+
+def test_a_run_that_was_trained_and_lost_in_its_last_evaluation_goes_on_without_checkpoints(door, tmp_path):
+    door.add("5", lost="YES", status="finished", sub_status="failed")
+    (tmp_path / "5").mkdir()
+    (tmp_path / "5" / "model.npz").write_bytes(b"...")
+    (tmp_path / "51").mkdir()
+    (tmp_path / "51" / "origin.json").write_text(json.dumps({"resumes": "5", "first": "5", "attempt": 2}))
+    trainer = make(door, tmp_path)
+    trainer.look(None, ())
+    assert trainer.following
+    assert [run["id"] for run in door.known] == ["5", "51"]
+    door.known[1] |= {"lost": "YES", "status": "finished"}  # before it could note anything itself
+    trainer.look(None, ())
+    assert [run["id"] for run in door.known] == ["5", "51", "511"]
 
 
 def test_a_run_that_is_lost_again_and_again_is_given_up(door, tmp_path):

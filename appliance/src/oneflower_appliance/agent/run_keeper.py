@@ -12,8 +12,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.agent.journal import NOTHING, encode
+from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.parameters import PARAMETERS, Level
 from oneflower_appliance.runs import RunRow, pack, shortcoming
+from oneflower_appliance.training.origin import Origin
 from oneflower_appliance.use_cases import NO_USE_CASE
 
 if TYPE_CHECKING:
@@ -44,7 +47,7 @@ class Trainer:
         self._door = door
         self._settings = settings
         self._runs = runs
-        self._given_up: set[str] = set()
+        self._given_up: set[str] = set()  # also where it cannot be written down
         self._wanted: tuple[str, str] | None = None
         self._refused: dict[str, str] | None = None
         self._told: dict[str, str] = {}
@@ -79,30 +82,45 @@ class Trainer:
     def _rescue(self, runs: list[dict[str, Any]]) -> bool:
         """Have every run go on that was lost and that nothing took the place of."""
         lost = [
-            run for run in runs if run["lost"] == "YES" and not run["resumed_as"] and run["id"] not in self._given_up
+            run
+            for run in runs
+            if run["lost"] == "YES" and not run["resumed_as"] and not run["given_up"] and run["id"] not in self._given_up
         ]
         rescued = False
         for run in lost:
-            if not self._may_go_on(run):
-                log.warning(
-                    "Run %s was lost: %s It does not go on; with FL_CHECKPOINT_ENABLED=YES it would.",
-                    run["id"], run["details"] or "Flower ended.",
-                )  # fmt: skip
-                self._given_up.add(run["id"])
+            if reason := self._may_not_go_on(run):
+                self._give_up(run, reason)
                 continue
             try:
                 successor = self._door.resume(run["id"])
             except ValueError as error:
-                log.error("Run %s was lost and cannot go on: %s", run["id"], error)  # noqa: TRY400
-                self._given_up.add(run["id"])
+                self._give_up(run, f"It cannot go on: {error}")
                 continue
             rescued = True
             log.warning("Run %s was lost; run %s goes on from its last checkpoint.", run["id"], successor)
         return rescued
 
-    def _may_go_on(self, run: Mapping[str, Any]) -> bool:
-        asked = self._settings.flag("FL_CHECKPOINT_ENABLED") or run["app"] == self._app
-        return asked and int(run["attempt"]) < _ATTEMPTS
+    def _give_up(self, run: Mapping[str, Any], reason: str) -> None:
+        """Write down for whoever follows a run that it does not go on, and why."""
+        log.warning("Run %s was lost. %s %s", run["id"], run["why_lost"] or run["details"], reason)
+        self._given_up.add(run["id"])
+        try:
+            write_atomic(self._runs / run["id"] / Origin.GIVEN_UP, f"{reason}\n", SHARED)
+        except OneflowerError as error:
+            log.warning("%s", error.sentence)
+
+    def _may_not_go_on(self, run: Mapping[str, Any]) -> str:
+        """Return why a run that was lost may not go on, nothing where it may."""
+        if int(run["attempt"]) >= _ATTEMPTS:
+            return f"It was lost {_ATTEMPTS} times; something ends it again and again."
+        if self._settings.flag("FL_CHECKPOINT_ENABLED") or run["app"] == self._app or self._is_trained(run["id"]):
+            return ""
+        return "It has no checkpoints; with FL_CHECKPOINT_ENABLED=YES it would go on."
+
+    def _is_trained(self, number: str) -> bool:
+        """Whether all rounds were trained, so that only the evaluation of the last one was left to do."""
+        line = Origin.line(self._runs / number)
+        return any((folder / "model.npz").exists() for folder in line)  # which is written then
 
     @property
     def _app(self) -> str:

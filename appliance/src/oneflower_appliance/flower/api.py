@@ -82,7 +82,9 @@ def _run_routes(link: LinkState, runs: Path) -> list[Route]:
     def told(run: dict[str, str]) -> dict[str, Any]:
         folder = runs / run["id"]
         lost = {"lost": "YES"} if (folder / Origin.LOST).exists() else {}
-        return run | lost | {"resumed_as": Origin.successor(folder), "attempt": Origin.of(folder).attempt}
+        files = {"why_lost": Origin.LOST, "given_up": Origin.GIVEN_UP, "resumed_as": Origin.SUCCESSOR}
+        said = {key: Origin.said(folder, name) for key, name in files.items()}
+        return run | lost | said | {"attempt": Origin.of(folder).attempt}
 
     def all_runs(_: Request) -> Response:
         return JSONResponse([told(run) for run in link.runs()])

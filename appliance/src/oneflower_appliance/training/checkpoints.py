@@ -182,6 +182,19 @@ class Checkpoints:
         return Checkpoint(facts["round"], arrays, state, facts["strategy"], facts["row"])
 
 
+def of_trained_model(folder: Path) -> Checkpoint | None:
+    """Return what the folder of a run has after its last training, None where it did not come as far or is damaged."""
+    try:
+        summary = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        content = (folder / "model.npz").read_bytes()
+        if hashlib.sha256(content).hexdigest() != summary["model"]["sha256"]:
+            return None
+        with np.load(io.BytesIO(content), allow_pickle=False) as loaded:
+            return Checkpoint(summary["rounds"], dict(loaded), State(), summary["strategy"], summary["last"])
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        return None
+
+
 class _Hashing(io.RawIOBase):
     """A file that is hashed as it is written; zipfile writes it front to back, since it cannot be wound back."""
 

@@ -16,7 +16,8 @@ class Origin:
 
     FILE: ClassVar[str] = "origin.json"
     SUCCESSOR: ClassVar[str] = "successor"
-    LOST: ClassVar[str] = "lost"  # a file that says that the run's SuperLink was started again in the middle of it
+    LOST: ClassVar[str] = "lost"  # a file that says why the run was lost: what died in the middle of it
+    GIVEN_UP: ClassVar[str] = "given-up"  # a file that says why a run that was lost does not go on
 
     resumes: str
     first: str
@@ -36,9 +37,22 @@ class Origin:
             return cls("", folder.name)
 
     @classmethod
+    def line(cls, folder: Path) -> list[Path]:
+        """Return the folder of a run, of the one it goes on from, and so on, up to the first of them."""
+        folders = [folder]
+        while before := cls.of(folders[-1]).resumes:
+            folders.append(folder.parent / before)
+        return folders
+
+    @classmethod
     def successor(cls, folder: Path) -> str:
         """Return the id of the run that took the place of the one in `folder`, empty where none did."""
+        return cls.said(folder, cls.SUCCESSOR)
+
+    @classmethod
+    def said(cls, folder: Path, name: str) -> str:
+        """Return what one of these files in the folder of a run says, empty where it is not there."""
         try:
-            return (folder / cls.SUCCESSOR).read_text(encoding="utf-8").strip()
+            return (folder / name).read_text(encoding="utf-8").strip()
         except OSError:
             return ""

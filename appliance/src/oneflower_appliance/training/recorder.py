@@ -18,6 +18,7 @@ import logging
 import platform
 import time
 from contextlib import contextmanager, suppress
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.errors import OneflowerError
@@ -49,16 +50,18 @@ class RunRecord:
         self._lines = earlier
         self._row: dict[str, Any] = {}
         self._sources: dict[str, str] = json.loads(earlier[-1]).get("columns", {}) if earlier else {}
+        self._saved: ArrayRecord | None = None  # what is in model.npz
+        self._model: dict[str, Any] | None = None
         self._begun = time.monotonic()
         self._round_begun = self._begun
         if earlier:
             self._save_rounds()
 
-    def open_round(self, number: int) -> None:
-        """Begin round `number`, 1 being the first; the one before is complete now."""
+    def open_round(self, number: int, known: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Begin round `number`, 1 being the first; the one before is complete now. `known` is its row up to now."""
         self.close_round()
-        self._round_begun = time.monotonic()
-        self._row = {"round": number, "rounds": self._rounds, "nodes": 0, "failures": 0, "faults": []}
+        self._round_begun = time.monotonic() - known.get("seconds", 0)
+        self._row = {"round": number, "rounds": self._rounds, "nodes": 0, "failures": 0, "faults": []} | known
 
     def note(self, **values: Any) -> None:
         """Add to the current round."""
@@ -91,7 +94,13 @@ class RunRecord:
     def finish(self, arrays: ArrayRecord | None) -> None:
         """Write the model and the summary."""
         self.close_round()
-        last = json.loads(self._lines[-1]) if self._lines else {}
+        self._summarise(json.loads(self._lines[-1]) if self._lines else {}, arrays)
+
+    def trained(self, arrays: ArrayRecord) -> None:
+        """Write model and summary as they are before the last evaluation: what was trained is then safe."""
+        self._summarise(self.row, arrays)
+
+    def _summarise(self, last: Mapping[str, Any], arrays: ArrayRecord | None) -> None:
         summary: dict[str, Any] = {
             "rounds": last.get("round", 0),
             "seconds": round(time.monotonic() - self._begun, 3),
@@ -99,15 +108,15 @@ class RunRecord:
             "config": dict(self._config),
             "versions": _versions(),
             "last": last,
-            "model": None,
         }
-        if arrays:
+        if arrays and self._saved is not arrays:
             with self._losing("model.npz"):
-                summary["model"] = {
+                self._model = {
                     "sha256": save_model(self._folder / "model.npz", arrays),
                     "arrays": {name: list(array.shape) for name, array in arrays.items()},
                 }
-        self._save("result.json", json.dumps(summary, indent=1) + "\n")
+                self._saved = arrays
+        self._save("result.json", json.dumps(summary | {"model": self._model}, indent=1) + "\n")
 
     def _save_rounds(self) -> None:
         self._save("metrics.jsonl", "\n".join(self._lines) + "\n")

@@ -18,7 +18,7 @@ from flwr.serverapp.strategy import Strategy
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.training.asked import Asked
-from oneflower_appliance.training.checkpoints import Checkpoint, Checkpoints, State
+from oneflower_appliance.training.checkpoints import Checkpoint, Checkpoints, State, of_trained_model
 from oneflower_appliance.training.guard import sift
 from oneflower_appliance.training.origin import Origin
 from oneflower_appliance.training.recorder import RunRecord, earlier_rounds
@@ -66,16 +66,21 @@ class _Run:
         self._checkpoints = Checkpoints(folder, self._form.integer("FL_CHECKPOINT_KEEP"))
         self._done = 0
         self._rounds = 0
+        self._unevaluated: dict[str, Any] = {}  # the row of a round that is begun again with its evaluation
         self._arrays = ArrayRecord()
 
     def start(self, original: Callable[..., Any], bound: dict[str, Any], *, timed: bool) -> Any:
         """Call Flower's `Strategy.start` with what it was given, or with what is left to do of it."""
         self._rounds = bound["num_rounds"]
         earlier: list[str] = []
-        if self._origin.resumes and (found := self._checkpoints.latest()):
+        before = Origin.line(self._folder)[1:]
+        trained = (of_trained_model(folder) for folder in before)
+        if before and (found := self._checkpoints.latest() or next(filter(None, trained), None)):
+            # Of those that it goes on from, the nearest may have died before it could note anything.
+            earlier = next(filter(None, (earlier_rounds(folder, found.round) for folder in before)), [])
+            if not any(json.loads(line)["round"] == found.round for line in earlier):
+                self._unevaluated = dict(found.row)  # it died after the training of that round
             self._resume(found, bound)
-            earlier = earlier_rounds(self._folder.parent / self._origin.resumes, found.round - 1)
-            earlier.append(json.dumps(found.row))  # what died after saving it may not have noted it
         if not timed:
             bound["timeout"] = float(self._form.integer("FL_ROUND_TIMEOUT"))
         self._timeout = bound["timeout"]
@@ -102,7 +107,7 @@ class _Run:
                 ExitCode.INVALID_INPUT,
             )
         log.info("Going on from the checkpoint of round %d of run %s.", found.round, self._origin.resumes)
-        self._done = found.round
+        self._done = found.round - bool(self._unevaluated)
         bound["num_rounds"] -= self._done
         bound["initial_arrays"] = ArrayRecord({name: Array(array) for name, array in found.arrays.items()})
         found.state.restore(self._strategy)
@@ -115,7 +120,9 @@ class _Run:
 
         def configuring_train(server_round: int, arrays: ArrayRecord, *args: Any, **kwargs: Any) -> Any:
             self._arrays = arrays
-            self._record.open_round(server_round + self._done)
+            self._record.open_round(server_round + self._done, self._unevaluated)
+            if self._unevaluated:
+                return []
             messages = list(configure_train(server_round + self._done, arrays, *args, **kwargs))
             self._asked = Asked("train", messages, self._timeout)
             self._record.note(asked=len(messages))
@@ -123,6 +130,11 @@ class _Run:
 
         def aggregating_train(server_round: int, replies: Iterable[Any]) -> Any:
             number = server_round + self._done
+            if self._unevaluated:
+                self._unevaluated = {}
+                if number == self._rounds:
+                    self._record.trained(self._arrays)
+                return self._arrays, None
             sound, reasons = sift(self._asked.sort(replies), self._arrays)
             for node, reason in reasons.items():
                 self._asked.blame(node, "left out", reason)
@@ -131,6 +143,8 @@ class _Run:
             self._note_faults(number)
             if arrays is not None:
                 self._checkpoint(number, arrays, _plain(metrics))
+            if number == self._rounds:
+                self._record.trained(self._arrays if arrays is None else arrays)
             return arrays, metrics
 
         def configuring_evaluate(server_round: int, *args: Any, **kwargs: Any) -> Any:

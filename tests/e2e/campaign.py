@@ -1,0 +1,376 @@
+"""A campaign of kills: every process of a federation, in every phase of a run, in an order that a seed decides.
+
+The app counts: each node adds one to every number of the model, so after N rounds the model is N, whichever nodes took
+part. A round that is lost, done twice or made of half a reply shows in the result, to the last digit. It writes down
+what it does, by which the campaign knows in which phase a run is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import statistics
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import product
+
+import numpy as np
+import psutil
+
+from oneflower.local import daemon
+
+ROUNDS = 8
+NODES = 2
+KINDS = ("SuperLink", "its agent", "its init", "its SuperExec", "ServerApp",
+         "SuperNode", "a node's agent", "a node's init", "a node's SuperExec", "ClientApp", "daemon")  # fmt: skip
+PHASES = ("between rounds", "train", "push of the reply", "checkpoint", "evaluate", "last evaluation")
+_ALWAYS = 5.0  # seconds after which a round that nobody disturbs is over, however busy this machine is
+_LONGEST = 100.0
+_PER_RUN = 6
+_OFTEN, _WITHIN = 3, 300.0  # what is killed more often than that is given up, as it should be
+_WITH_AGENT, _WITH_INIT, _WITH_FLOWER = "oneflower_appliance.agent", "init", "oneflower_appliance.flower.main"
+
+APP = {
+    "pyproject.toml": """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+[project]
+name = "counting"
+version = "1.0.0"
+license = "Apache-2.0"
+dependencies = ["flwr>=1.41", "numpy"]
+[tool.flwr.app]
+publisher = "campaign"
+[tool.flwr.app.components]
+serverapp = "counting.server:app"
+clientapp = "counting.client:app"
+[tool.flwr.app.config]
+num-server-rounds = 8
+marks = "MARKS"
+""",
+    "counting/__init__.py": """
+import json, os
+
+def mark(context, what, number):
+    line = json.dumps({"what": what, "round": number, "pid": os.getpid()}) + "\\n"
+    handle = os.open(context.run_config["marks"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(handle, line.encode())
+    os.close(handle)
+""",
+    "counting/client.py": """
+import time
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from counting import mark
+
+app = ClientApp()
+
+def number_of(message):
+    return message.content["config"]["server-round"]
+
+@app.train()
+def train(message, context):
+    mark(context, "train", number_of(message))
+    time.sleep(0.3)
+    arrays = [array + 1 for array in message.content["arrays"].to_numpy_ndarrays()]
+    metrics = MetricRecord({"train_loss": 1.0, "num-examples": 1})
+    reply = Message(RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics}), reply_to=message)
+    mark(context, "push of the reply", number_of(message))
+    return reply
+
+@app.evaluate()
+def evaluate(message, context):
+    mark(context, "evaluate", number_of(message))
+    time.sleep(0.3)
+    count = float(message.content["arrays"].to_numpy_ndarrays()[0].mean())
+    metrics = MetricRecord({"accuracy": count / 100, "loss": 100 - count, "num-examples": 1})
+    return Message(RecordDict({"metrics": metrics}), reply_to=message)
+""",
+    "counting/server.py": """
+import numpy as np
+from flwr.app import ArrayRecord
+from flwr.serverapp import ServerApp
+from flwr.serverapp.strategy import FedAvg
+from counting import mark
+
+app = ServerApp()
+
+@app.main()
+def main(grid, context):
+    class Marking(FedAvg):
+        def configure_train(self, number, *args, **kwargs):
+            mark(context, "between rounds", number)
+            return super().configure_train(number, *args, **kwargs)
+
+        def aggregate_train(self, number, replies):
+            result = super().aggregate_train(number, replies)
+            mark(context, "checkpoint", number)
+            return result
+
+    Marking(min_available_nodes=NODES, min_train_nodes=1, min_evaluate_nodes=1).start(
+        grid, ArrayRecord([np.zeros(500_000)] * 2), num_rounds=context.run_config["num-server-rounds"])
+""",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to kill, and when: in a phase, `after` seconds into it."""
+
+    kind: str
+    phase: str
+    node: int
+    after: float
+
+
+@dataclass
+class Kill:
+    """A kill that was done, and how long the run took to the end of its next round, or its own, beyond the usual."""
+
+    plan: Plan
+    delay: float = 0.0
+
+
+@dataclass
+class Report:
+    """What a campaign found."""
+
+    seed: int
+    kills: list[Kill] = field(default_factory=list)
+    runs: int = 0
+    lost: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    orphans: list[str] = field(default_factory=list)
+
+    @property
+    def problems(self) -> list[str]:
+        return [f"lost: {text}" for text in self.lost] + [f"wrong: {text}" for text in self.wrong] + [
+            f"orphan: {text}" for text in self.orphans
+        ]
+
+    @property
+    def table(self) -> str:
+        """The kills as a table in Markdown: how many, and in brackets the longest delay in seconds."""
+        lines = ["| killed | " + " | ".join(PHASES) + " | longest delay |", "| --- |" + " --- |" * (len(PHASES) + 1)]
+        for kind in KINDS:
+            cells = []
+            for phase in PHASES:
+                delays = [kill.delay for kill in self.kills if (kill.plan.kind, kill.plan.phase) == (kind, phase)]
+                cells.append(f"{len(delays)} ({max(delays):.1f} s)" if delays else "–")
+            of_kind = [kill.delay for kill in self.kills if kill.plan.kind == kind]
+            lines.append(f"| {kind} | " + " | ".join(cells) + f" | {max(of_kind, default=0):.1f} s |")
+        delays = [kill.delay for kill in self.kills]
+        lines += ["", f"{len(delays)} kills in {self.runs} runs of {ROUNDS} rounds (seed {self.seed}): runs lost "
+                  f"{len(self.lost)}, wrong or silent results {len(self.wrong)}, orphans {len(self.orphans)}; "
+                  f"median delay {statistics.median(delays or [0]):.1f} s, longest {max(delays, default=0):.1f} s."]  # fmt: skip
+        return "\n".join(lines)
+
+
+def plans(kills: int, seed: int) -> list[Plan]:
+    """Choose what to kill: every process and every phase before anything twice."""
+    chance = random.Random(seed)
+    possible = [
+        (kind, phase)
+        for kind, phase in product(KINDS, PHASES)
+        if kind != "ClientApp" or phase not in ("between rounds", "checkpoint")  # there is none then
+    ]
+    chosen: list[tuple[str, str]] = []
+    while len(chosen) < kills:
+        left = possible[:]
+        chance.shuffle(left)
+        # Those that are rare so far first; `sort` keeps the chance order of the rest.
+        while left and len(chosen) < kills:
+            left.sort(key=lambda pair: sum(kind == pair[0] for kind, _ in chosen) + sum(p == pair[1] for _, p in chosen))
+            chosen.append(left.pop(0))
+    return [
+        Plan(kind, phase, chance.randrange(NODES), chance.uniform(0, 0.15 if phase != "train" else 0.25))
+        for kind, phase in chosen
+    ]
+
+
+class Campaign:
+    """A federation of its own, in which things are killed."""
+
+    def __init__(self, user, say=print):
+        self._user = user
+        self._say = say
+        self._marks = user.folder / "marks.jsonl"
+        self._app = user.folder / "counting-app"
+        for name, text in APP.items():
+            path = self._app / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text.replace("MARKS", str(self._marks)).replace("NODES", str(NODES)))
+        self._recent: dict[tuple[str, int], deque[float]] = {}
+        self._seen: dict[int, float] = {}
+        self._usual = 1.0
+
+    def run(self, kills: int, seed: int, seconds: float = float("inf")) -> Report:
+        """Deploy, run undisturbed once, then kill; what does not fit into `seconds` is not begun."""
+        report, deadline = Report(seed), time.monotonic() + seconds
+        self._user("up", "camp", "--set", "FL_CHECKPOINT_ENABLED=YES", "--set", "FL_CHECKPOINT_INTERVAL=1",
+                   "--set", f"FL_MIN_AVAILABLE_CLIENTS={NODES}")  # fmt: skip
+        try:
+            self._link, *self._nodes = (vm["id"] for vm in self._user.show("camp")["vms"])
+            rows = self._one_run([], report)
+            self._usual = statistics.median(row["seconds"] for row in rows)
+            left = plans(kills, seed)
+            while left and time.monotonic() < deadline:
+                last = [plan for plan in left if plan.phase == "last evaluation"][:1]
+                batch = [plan for plan in left if plan.phase != "last evaluation"][: _PER_RUN - 1] + last
+                left = [plan for plan in left if plan not in batch]
+                self._one_run(batch, report)
+        finally:
+            self._user("down", "camp", code=None)
+        report.orphans = self._orphans()
+        return report
+
+    def _one_run(self, batch: list[Plan], report: Report) -> list[dict]:
+        self._marks.write_text("")
+        self._done = 0
+        process = self._user.start("run", str(self._app), "-f", "camp", "-o", "json")
+        output: list[str] = []
+
+        def read():
+            for line in process.stdout:
+                output.append(line)
+                if f"/{ROUNDS} " in line and line.split()[0].endswith(f"/{ROUNDS}"):
+                    self._done = int(line.split("/")[0])
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        for plan in batch:
+            if process.poll() is not None:
+                report.wrong.append(f"{plan}: the run had ended before its turn")
+                break
+            if kill := self._strike(plan, process):
+                report.kills.append(kill)
+                self._say(f"  {plan.kind}, {plan.phase}: {kill.delay:.1f} s")
+        try:
+            process.wait(_LONGEST + ROUNDS * (self._usual + _ALWAYS))
+        except Exception:
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+        reader.join(10)
+        report.runs += bool(batch)
+        return self._judge(process.returncode, "".join(output), batch, report)
+
+    def _judge(self, status: int, text: str, batch: list[Plan], report: Report) -> list[dict]:
+        what = "; ".join(f"{plan.kind}, {plan.phase}" for plan in batch) or "undisturbed"
+        try:
+            result = json.loads(text[text.index("\n{") :])
+        except ValueError:
+            report.lost.append(f"[{what}] exit {status}: {text[-1500:]}")
+            return [{"seconds": 1.0}]
+        rows = result["rows"]
+        if status or [row["round"] for row in rows] != list(range(1, ROUNDS + 1)):
+            report.lost.append(f"[{what}] exit {status}, rounds {[row['round'] for row in rows]}")
+        for row in rows:
+            told = len(row.get("reasons") or [])
+            if row["nodes"] + row["failures"] != NODES or (row["failures"] and not told):
+                report.wrong.append(f"[{what}] a reply is missing in silence: {row}")
+            if row.get("accuracy") != row["round"] / 100:
+                report.wrong.append(f"[{what}] round {row['round']} has accuracy {row.get('accuracy')}: {row}")
+        if result.get("model") is None:
+            report.wrong.append(f"[{what}] no model")
+        else:
+            model = np.load(self._user.folder / result["model"])
+            if not all((model[name] == ROUNDS).all() for name in model.files):
+                report.wrong.append(f"[{what}] the model is {[model[name].flat[0] for name in model.files]}")
+        return rows
+
+    def _strike(self, plan: Plan, process) -> Kill | None:
+        """Wait for the phase, kill, and wait for the run to go on."""
+        offset = self._marks.stat().st_size
+        deadline = time.monotonic() + _LONGEST
+        found = None
+        while found is None:
+            if process.poll() is not None or time.monotonic() > deadline:
+                return None
+            marks, offset = self._new_marks(offset)
+            found = next((mark for mark in marks if self._is(mark, plan.phase)), None)
+            time.sleep(0.005)
+        time.sleep(plan.after)
+        victims = self._victims(plan, found)
+        if not victims:
+            return None
+        before = found["round"]
+        for victim in victims:
+            with suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+        began = time.monotonic()
+        if plan.kind == "daemon":
+            self._user("ls")
+        # The round that was struck must end, or, between two rounds, the next one.
+        while self._done < before and process.poll() is None and time.monotonic() - began < _LONGEST:
+            time.sleep(0.05)
+        took = time.monotonic() - began
+        self._settle()
+        return Kill(plan, max(0.0, took - self._usual))
+
+    def _new_marks(self, offset: int) -> tuple[list[dict], int]:
+        with self._marks.open() as stream:
+            stream.seek(offset)
+            text = stream.read()
+        whole = text[: text.rfind("\n") + 1]
+        return [json.loads(line) for line in whole.splitlines()], offset + len(whole)
+
+    def _is(self, mark: dict, phase: str) -> bool:
+        if phase == "last evaluation":
+            return mark["what"] == "evaluate" and mark["round"] == ROUNDS
+        return mark["what"] == phase and mark["round"] < ROUNDS
+
+    def _settle(self) -> None:
+        """Wait until the federation is whole, for a machine that is killed over and over is rightly given up."""
+        deadline = time.monotonic() + 30
+        while not self._user.is_ready("camp") and time.monotonic() < deadline:
+            time.sleep(0.2)
+
+    def _victims(self, plan: Plan, mark: dict) -> list[int]:
+        node = self._nodes[plan.node]
+        if plan.kind == "daemon":
+            found = daemon.find(self._user.home)
+            return [found.pid] if found else []
+        words = {
+            "SuperLink": (self._link, _WITH_FLOWER), "its agent": (self._link, _WITH_AGENT),
+            "its init": (self._link, _WITH_INIT), "SuperNode": (node, _WITH_FLOWER),
+            "a node's agent": (node, _WITH_AGENT), "a node's init": (node, _WITH_INIT),
+        }  # fmt: skip
+        names = {"its SuperExec": (self._link, "flower-superexe"), "ServerApp": (self._link, "flwr-serverapp"),
+                 "a node's SuperExec": (node, "flower-superexe"), "ClientApp": (node, "flwr-clientapp")}  # fmt: skip
+        machine, word = words.get(plan.kind) or names[plan.kind]
+        found = []
+        for process in self._user.processes(machine):
+            with suppress(psutil.Error):
+                self._seen[process.pid] = process.create_time()
+                if process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                if plan.kind in names:
+                    if process.name() == word:
+                        found.append(process.pid)
+                elif self._is_program(process.cmdline(), word) and process.name() not in (
+                    "flower-superexe", "flwr-serverapp", "flwr-clientapp",
+                ):  # fmt: skip
+                    found.append(process.pid)
+        return found
+
+    @staticmethod
+    def _is_program(command: list[str], word: str) -> bool:
+        if word == _WITH_INIT:
+            return any(part.endswith("init.py") for part in command)
+        return word in command and not any(part.endswith("init.py") for part in command)
+
+    def _orphans(self) -> list[str]:
+        """Return what is left after `down` of all processes that were ever seen in a machine."""
+        left = {process.pid for process in self._user.processes()}
+        for pid, created in self._seen.items():
+            with suppress(psutil.Error):
+                process = psutil.Process(pid)
+                if process.create_time() == created and process.status() != psutil.STATUS_ZOMBIE:
+                    left.add(pid)
+        return [str(pid) for pid in sorted(left)]
