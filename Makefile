@@ -2,13 +2,14 @@
 UV = scripts/uv
 RUN = $(UV) run --quiet --frozen
 
-.PHONY: help demo test test-cloud check coverage e2e bench bench-rounds docs lock clean
+.PHONY: help demo test test-cloud check coverage e2e campaign bench bench-rounds docs lock clean
 help:
 	@echo "make demo    the whole job on this machine: deploy, train, show, save, clean up"
 	@echo "make test    all tests (make check, then those with real Flower processes)"
 	@echo "make check   linters, types, layers and the fast tests"
 	@echo "make test-cloud  the life of a federation, against the OpenNebula that ONE_XMLRPC, ONEFLOW_URL, ONE_AUTH name"
 	@echo "make coverage  what the fast tests reach, in other processes, too"
+	@echo "make campaign  kill every process in every phase of a run, a hundred times (half an hour)"
 	@echo "make bench   how fast, as ratios against the same processes started by hand"
 	@echo "make bench-rounds  how fast rounds are, part by part, against stock Flower (half an hour)"
 	@echo "make docs    write the generated pages of docs/ anew"
@@ -35,6 +36,9 @@ test-cloud:
 
 e2e:
 	$(RUN) pytest -m e2e
+
+campaign:
+	$(RUN) python scripts/campaign.py --kills 100
 
 bench:
 	$(RUN) python scripts/bench.py

@@ -25,7 +25,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="oneflower-campaign-") as folder:
         user = User(Path(folder))
         try:
-            report = Campaign(user, lambda line: print(line, file=sys.stderr, flush=True)).run(options.kills, options.seed)
+            report = Campaign(user, lambda line: print(line, file=sys.stderr, flush=True)).run(
+                options.kills, options.seed
+            )
         finally:
             user.leave()
     print(report.table)

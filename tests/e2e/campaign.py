@@ -12,9 +12,9 @@ import os
 import random
 import signal
 import statistics
+import subprocess
 import threading
 import time
-from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
@@ -22,7 +22,9 @@ from itertools import product
 import numpy as np
 import psutil
 
+from oneflower.cloud import Cloud, Endpoints, Federation
 from oneflower.local import daemon
+from oneflower_appliance.errors import OneflowerError
 
 ROUNDS = 8
 NODES = 2
@@ -32,7 +34,6 @@ PHASES = ("between rounds", "train", "push of the reply", "checkpoint", "evaluat
 _ALWAYS = 5.0  # seconds after which a round that nobody disturbs is over, however busy this machine is
 _LONGEST = 100.0
 _PER_RUN = 6
-_OFTEN, _WITHIN = 3, 300.0  # what is killed more often than that is given up, as it should be
 _WITH_AGENT, _WITH_INIT, _WITH_FLOWER = "oneflower_appliance.agent", "init", "oneflower_appliance.flower.main"
 
 APP = {
@@ -53,6 +54,7 @@ clientapp = "counting.client:app"
 [tool.flwr.app.config]
 num-server-rounds = 8
 marks = "MARKS"
+hold = "HOLD"
 """,
     "counting/__init__.py": """
 import json, os
@@ -93,6 +95,7 @@ def evaluate(message, context):
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
 """,
     "counting/server.py": """
+import os, time
 import numpy as np
 from flwr.app import ArrayRecord
 from flwr.serverapp import ServerApp
@@ -105,6 +108,8 @@ app = ServerApp()
 def main(grid, context):
     class Marking(FedAvg):
         def configure_train(self, number, *args, **kwargs):
+            while os.path.exists(context.run_config["hold"]):
+                time.sleep(0.02)
             mark(context, "between rounds", number)
             return super().configure_train(number, *args, **kwargs)
 
@@ -150,9 +155,11 @@ class Report:
 
     @property
     def problems(self) -> list[str]:
-        return [f"lost: {text}" for text in self.lost] + [f"wrong: {text}" for text in self.wrong] + [
-            f"orphan: {text}" for text in self.orphans
-        ]
+        return (
+            [f"lost: {text}" for text in self.lost]
+            + [f"wrong: {text}" for text in self.wrong]
+            + [f"orphan: {text}" for text in self.orphans]
+        )
 
     @property
     def table(self) -> str:
@@ -186,7 +193,9 @@ def plans(kills: int, seed: int) -> list[Plan]:
         chance.shuffle(left)
         # Those that are rare so far first; `sort` keeps the chance order of the rest.
         while left and len(chosen) < kills:
-            left.sort(key=lambda pair: sum(kind == pair[0] for kind, _ in chosen) + sum(p == pair[1] for _, p in chosen))
+            left.sort(
+                key=lambda pair: sum(kind == pair[0] for kind, _ in chosen) + sum(p == pair[1] for _, p in chosen)
+            )
             chosen.append(left.pop(0))
     return [
         Plan(kind, phase, chance.randrange(NODES), chance.uniform(0, 0.15 if phase != "train" else 0.25))
@@ -200,13 +209,13 @@ class Campaign:
     def __init__(self, user, say=print):
         self._user = user
         self._say = say
-        self._marks = user.folder / "marks.jsonl"
+        self._marks, self._hold = user.folder / "marks.jsonl", user.folder / "hold"
         self._app = user.folder / "counting-app"
         for name, text in APP.items():
             path = self._app / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text.replace("MARKS", str(self._marks)).replace("NODES", str(NODES)))
-        self._recent: dict[tuple[str, int], deque[float]] = {}
+            filled = text.replace("MARKS", str(self._marks)).replace("HOLD", str(self._hold))
+            path.write_text(filled.replace("NODES", str(NODES)))
         self._seen: dict[int, float] = {}
         self._usual = 1.0
 
@@ -251,9 +260,10 @@ class Campaign:
             if kill := self._strike(plan, process):
                 report.kills.append(kill)
                 self._say(f"  {plan.kind}, {plan.phase}: {kill.delay:.1f} s")
+        self._hold.unlink(missing_ok=True)
         try:
             process.wait(_LONGEST + ROUNDS * (self._usual + _ALWAYS))
-        except Exception:
+        except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)
             process.wait(60)
         reader.join(10)
@@ -271,8 +281,9 @@ class Campaign:
         if status or [row["round"] for row in rows] != list(range(1, ROUNDS + 1)):
             report.lost.append(f"[{what}] exit {status}, rounds {[row['round'] for row in rows]}")
         for row in rows:
-            told = len(row.get("reasons") or [])
-            if row["nodes"] + row["failures"] != NODES or (row["failures"] and not told):
+            named = [fault for fault in row["faults"] if fault["node"] and fault["reason"]]
+            missing = 2 * NODES - row["nodes"] - row["metrics"]["evaluated"]
+            if row["metrics"]["asked"] != NODES or row["metrics"]["evaluate_asked"] != NODES or len(named) != missing:
                 report.wrong.append(f"[{what}] a reply is missing in silence: {row}")
             if row.get("accuracy") != row["round"] / 100:
                 report.wrong.append(f"[{what}] round {row['round']} has accuracy {row.get('accuracy')}: {row}")
@@ -287,6 +298,7 @@ class Campaign:
     def _strike(self, plan: Plan, process) -> Kill | None:
         """Wait for the phase, kill, and wait for the run to go on."""
         offset = self._marks.stat().st_size
+        self._hold.unlink(missing_ok=True)
         deadline = time.monotonic() + _LONGEST
         found = None
         while found is None:
@@ -299,15 +311,14 @@ class Campaign:
         victims = self._victims(plan, found)
         if not victims:
             return None
-        before = found["round"]
+        self._hold.touch()  # the rounds after this one wait for the next kill
         for victim in victims:
             with suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
         began = time.monotonic()
         if plan.kind == "daemon":
             self._user("ls")
-        # The round that was struck must end, or, between two rounds, the next one.
-        while self._done < before and process.poll() is None and time.monotonic() - began < _LONGEST:
+        while self._done < found["round"] and process.poll() is None and time.monotonic() - began < _LONGEST:
             time.sleep(0.05)
         took = time.monotonic() - began
         self._settle()
@@ -326,10 +337,18 @@ class Campaign:
         return mark["what"] == phase and mark["round"] < ROUNDS
 
     def _settle(self) -> None:
-        """Wait until the federation is whole, for a machine that is killed over and over is rightly given up."""
-        deadline = time.monotonic() + 30
-        while not self._user.is_ready("camp") and time.monotonic() < deadline:
-            time.sleep(0.2)
+        """Wait until the federation is whole, so that what comes next is what the next kill did."""
+        found, deadline = daemon.find(self._user.home), time.monotonic() + 30
+        cloud = Cloud(Endpoints(found.oneflow, found.xmlrpc, found.auth, direct=True), None)
+        try:
+            while time.monotonic() < deadline:
+                with suppress(OneflowerError):
+                    status = Federation.find(cloud, "camp").status()
+                    if len(status.vms) == NODES + 1 and all(vm.ready for vm in status.vms):
+                        return
+                time.sleep(0.1)
+        finally:
+            cloud.close()
 
     def _victims(self, plan: Plan, mark: dict) -> list[int]:
         node = self._nodes[plan.node]

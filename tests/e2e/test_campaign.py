@@ -13,9 +13,8 @@ pytestmark = pytest.mark.e2e
 KILLS, SEED = 30, int(os.environ.get("CAMPAIGN_SEED", "1"))
 
 
-@pytest.mark.timeout(600)
-def test_whatever_is_killed_whenever_no_run_is_lost_and_no_result_is_wrong(newcomer):
+def test_whatever_is_killed_whenever_no_run_is_lost_and_no_result_is_wrong(newcomer, record_property):
     report = Campaign(newcomer).run(KILLS, SEED)
-    print(report.table)
+    record_property("campaign", report.table)
     assert report.problems == [], report.table
     assert len(report.kills) == KILLS, report.table

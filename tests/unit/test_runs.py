@@ -8,6 +8,7 @@ import io
 import json
 import os
 import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -23,8 +24,8 @@ class Link(http.server.BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        body = self.server.files.get(self.path.partition("?")[0])
-        self.send_response(404 if body is None else 200)
+        status, body = self.server.broken or (200, self.server.files.get(self.path.partition("?")[0]))
+        self.send_response(404 if body is None else status)
         self.end_headers()
         self.wfile.write(body or b"")
 
@@ -40,7 +41,7 @@ class Link(http.server.BaseHTTPRequestHandler):
 def link(tmp_path):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Link)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    server.files = {}
+    server.files, server.broken = {}, None
     server.door = runs.SuperLinkDoor(f"127.0.0.1:{server.server_port}", "", tmp_path / "flwr")
     yield server
     server.door.close()
@@ -135,6 +136,51 @@ def test_a_superlink_that_is_gone_for_good_is_given_up(link, monkeypatch):
     door.close()
 
 
+def test_a_superlink_that_is_silent_is_spoken_of_with_its_machine_and_followed_when_it_is_back(link, monkeypatch):
+    monkeypatch.setattr(runs, "_NOTICE", 0.2)
+    monkeypatch.setattr(runs, "_PULSE", 0.05)
+    finished(link, "completed")
+    record(link, row(1), row(2))
+    state, said = link.files.pop("/oneflower/runs/5"), []
+    link.broken = (502, b"")
+
+    def doing(text):
+        said.append(text)
+        if "is poweroff" in text:
+            link.files["/oneflower/runs/5"], link.broken = state, None
+
+    observer = runs.Observer(print, print, doing, {}, lambda: "its machine, VM 3, is poweroff")
+    assert runs.follow(link.door, "5", observer) == "5"
+    assert "Its machine, VM 3, is poweroff. Waiting up to 90 s." in said[0]
+    assert said[1].startswith("Note: the SuperLink answers again, after ")
+    assert len(said) == 2
+
+
+def test_a_superlink_that_hangs_is_spoken_of_too(monkeypatch, tmp_path):
+    import socket
+
+    monkeypatch.setattr(runs, "_NOTICE", 0.2)
+    monkeypatch.setattr(runs, "_TIMEOUT", 0.2)
+    monkeypatch.setattr(runs, "_PATIENCE", 0.6)
+    said = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        door = runs.SuperLinkDoor(f"127.0.0.1:{listener.getsockname()[1]}", "", tmp_path / "flwr")
+        with pytest.raises(OneflowerError, match="has not answered"):
+            runs.follow(door, "5", runs.Observer(print, print, said.append, {}, lambda: "its machine is running"))
+        door.close()
+    assert "Its machine is running." in said[0]
+
+
+def test_a_full_disk_of_the_superlink_is_said_in_its_own_words(link, monkeypatch):
+    monkeypatch.setattr(runs, "_PATIENCE", 0.3)
+    monkeypatch.setattr(runs, "_PULSE", 0.05)
+    link.broken = (507, b"The disk of the SuperLink's machine is full.\n")
+    said = []
+    with pytest.raises(OneflowerError, match=r"The disk of the SuperLink's machine is full\."):
+        runs.follow(link.door, "5", runs.Observer(print, print, said.append))
+    assert "The disk of the SuperLink's machine is full." in said[0]
+
+
 def test_what_a_run_left_is_saved(link, tmp_path):
     buffer = io.BytesIO()
     np.savez(buffer, w=np.ones(3))
@@ -206,6 +252,18 @@ def test_a_run_that_was_lost_and_that_nothing_takes_the_place_of_is_a_failure(li
     finished(link, "failed", "No heartbeat received", lost="YES")
     with pytest.raises(OneflowerError, match="No heartbeat"):
         runs.follow(link.door, "5", runs.Observer(print, print, print))
+
+
+def test_a_run_that_was_lost_says_at_once_what_died_when_and_what_would_have_saved_it(link):
+    record(link, row(1))
+    hint = "It has no checkpoints; with FL_CHECKPOINT_ENABLED=YES it would go on."
+    finished(link, "stopped", lost="YES", why_lost="Its SuperLink was started again.", given_up=hint)
+    began = time.monotonic()
+    with pytest.raises(OneflowerError) as caught:
+        runs.follow(link.door, "5", runs.Observer(print, print, print))
+    assert caught.value.message == "Run 5 was lost after round 1 of 2. Its SuperLink was started again."
+    assert caught.value.hint == hint
+    assert time.monotonic() - began < runs._GRACE
 
 
 def test_an_app_without_strategy_leaves_nothing_and_that_is_no_error(link, tmp_path):

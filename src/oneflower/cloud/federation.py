@@ -289,7 +289,7 @@ class Federation:
         """
         status = self.status()
         wanted = training.Request(app, rounds, config or {}, save)
-        observer = runs.Observer(on_row, on_log, notify, status.names)
+        observer = runs.Observer(on_row, on_log, notify, status.names, self._superlink)
         return training.train(self.cloud.site, status, wanted, observer)
 
     def resume(
@@ -303,8 +303,20 @@ class Federation:
     ) -> RunResult:
         """Go on with a run that was stopped, lost or failed, from its last checkpoint to its end; as `run` else."""
         status = self.status()
-        observer = runs.Observer(on_row, on_log, notify, status.names)
+        observer = runs.Observer(on_row, on_log, notify, status.names, self._superlink)
         return training.resume(self.cloud.site, status, run, save, observer)
+
+    def _superlink(self) -> str:
+        """Return what the cloud knows of the SuperLink's machine."""
+        try:
+            vms = self.status().vms
+        except OneflowerError as error:
+            return error.message
+        vm = next((vm for vm in vms if vm.role == COORDINATOR), None)
+        if vm is None:
+            return "its machine is gone"
+        more = f" ({vm.error.rstrip('.')})" if vm.error else ""
+        return f"its machine, VM {vm.id}, is {vm.state} and {'ready' if vm.ready else 'not ready'}{more}"
 
     def wait_trained(self, on_row: Callable[[RunRow], None] = _nothing) -> RunProgress:
         """Wait for the run that a form with FL_USE_CASE begins by itself, and return how it ended.

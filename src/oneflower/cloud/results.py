@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from oneflower.cloud.runs import SuperLinkDoor
 
 _MODEL, _ROUNDS, _SUMMARY, _DATA = "model.npz", "metrics.jsonl", "result.json", "data.json"
-_OURS = frozenset({_MODEL, _ROUNDS, _SUMMARY, _DATA, "origin.json", "successor", "lost"})
+_OURS = frozenset({_MODEL, _ROUNDS, _SUMMARY, _DATA, "origin.json", "successor", "lost", "given-up"})
 
 NOBODY: Mapping[str, str] = MappingProxyType({})
 

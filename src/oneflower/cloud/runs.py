@@ -25,7 +25,7 @@ from oneflower_appliance.files import write_atomic
 from oneflower_appliance.runs import RunRow, shortcoming
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from oneflower.cloud.apps import App
     from oneflower.cloud.runconfig import Value
@@ -34,18 +34,24 @@ if TYPE_CHECKING:
 
 _PULSE = 0.4
 _PATIENCE = 90.0
+_NOTICE = 3.0  # seconds after which it is said that the SuperLink does not answer
+_TIMEOUT = 10.0
 _GRACE = 15.0  # in which the SuperLink's agent has a lost run go on, if it is to
 _CONNECTION = "oneflower"
 
 
 @dataclass(frozen=True)
 class Observer:
-    """Who is told of each round, of the app's log, and of what is being done. `names` are machines, by node id."""
+    """Who is told of each round, of the app's log, and of what is being done. `names` are machines, by node id.
+
+    `machine` is asked what the cloud knows of the SuperLink's machine when the SuperLink does not answer.
+    """
 
     row: Callable[[RunRow], None]
     log: Callable[[str], None]
     doing: Callable[[str], None]
     names: Mapping[str, str] = field(default_factory=dict)
+    machine: Callable[[], str] = lambda: "nothing is known of its machine"
 
 
 @dataclass
@@ -61,7 +67,8 @@ class SuperLinkDoor:
     def __post_init__(self) -> None:
         context = ssl.create_default_context(cadata=self.ca) if self.ca else False
         scheme = "https" if self.ca else "http"
-        self._http = httpx.Client(base_url=f"{scheme}://{self.address}", verify=context, timeout=10, trust_env=False)
+        url = f"{scheme}://{self.address}"
+        self._http = httpx.Client(base_url=url, verify=context, timeout=_TIMEOUT, trust_env=False)
 
     def __enter__(self) -> Self:
         return self
@@ -72,6 +79,10 @@ class SuperLinkDoor:
     def close(self) -> None:
         """Close connections."""
         self._http.close()
+
+    def wait_at_most(self, seconds: float) -> None:
+        """Give up on an answer after as long."""
+        self._http.timeout = httpx.Timeout(seconds)
 
     def get(self, path: str) -> httpx.Response | None:
         """Return an answer of the status API, None for 404. Raises `httpx.HTTPError`."""
@@ -225,20 +236,57 @@ def follow(door: SuperLinkDoor, number: str, observer: Observer) -> str:
 
     Raises `OneflowerError` with the app's own reason when it fails.
     """
-    following, answered = _Following(door, number, observer), time.monotonic()
-    while True:
-        try:
-            if following.look():
-                return following.number
-            answered = time.monotonic()
-        except httpx.HTTPError as error:
-            if time.monotonic() - answered > _PATIENCE:
-                raise OneflowerError(
-                    f"The SuperLink has not answered for {_PATIENCE:.0f} s: {error}.",
-                    "Look with `oneflower show`; the run may still be going on.",
-                    ExitCode.RUN_FAILED,
-                ) from error
-        time.sleep(_PULSE)
+    following, silence = _Following(door, number, observer), _Silence(observer)
+    try:
+        while True:
+            door.wait_at_most(_TIMEOUT if silence.told else _NOTICE)
+            try:
+                over = following.look()
+                silence.ends()
+                if over:
+                    return following.number
+            except httpx.HTTPError as error:
+                silence.goes_on(error)
+            time.sleep(_PULSE)
+    finally:
+        door.wait_at_most(_TIMEOUT)
+
+
+class _Silence:
+    """That the SuperLink does not answer, or with errors only: it is said soon, and borne for a while."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self.told = False
+        self._answered = time.monotonic()
+
+    def ends(self) -> None:
+        """Note that there was an answer."""
+        if self.told:
+            self._observer.doing(f"Note: the SuperLink answers again, after {time.monotonic() - self._answered:.0f} s.")
+        self.told = False
+        self._answered = time.monotonic()
+
+    def goes_on(self, error: httpx.HTTPError) -> None:
+        """Say what is known, once; raise `OneflowerError` when that has gone on for too long."""
+        seconds = time.monotonic() - self._answered
+        refused = error.response if isinstance(error, httpx.HTTPStatusError) else None
+        if refused is not None and refused.status_code == httpx.codes.INSUFFICIENT_STORAGE:
+            what = refused.text.strip()
+        elif refused is not None:
+            what = f"The SuperLink has answered with an error ({refused.status_code}) for {seconds:.0f} s."
+        else:
+            what = f"The SuperLink has not answered for {seconds:.0f} s."
+        if seconds > _PATIENCE:
+            hint = f"Look with `oneflower show`: {self._observer.machine()}. The run may still be going on."
+            raise OneflowerError(what, hint, ExitCode.RUN_FAILED) from error
+        if not self.told and (seconds > _NOTICE or refused is not None):
+            self.told = True
+            self._observer.doing(f"Note: {what} {_sentence(self._observer.machine())} Waiting up to {_PATIENCE:.0f} s.")
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 class _Following:
@@ -276,8 +324,10 @@ class _Following:
 
     def _is_over(self, state: dict[str, str], lines: list[str]) -> bool:
         self._ended = self._ended or time.monotonic()
-        if state.get("lost") == "YES" and time.monotonic() - self._ended < _GRACE:
-            return False
+        if state.get("lost") == "YES":
+            if not state.get("given_up") and time.monotonic() - self._ended < _GRACE:
+                return False
+            raise _lost(self.number, state, lines)
         if state["sub_status"] != "completed":
             raise _failed(self.number, state, self._tail)
         rows = [self._parse(line) for line in lines]
@@ -291,6 +341,17 @@ class _Following:
 
     def _parse(self, line: str) -> RunRow:
         return RunRow.parse(line).named(self._observer.names)
+
+
+def _lost(run_id: str, state: Mapping[str, str], lines: Sequence[str]) -> OneflowerError:
+    """Return what to say of a run that was lost and that nothing took the place of."""
+    last = RunRow.parse(lines[-1]) if lines else None
+    when = f"after round {last.round} of {last.rounds}" if last else "before its first round had ended"
+    return OneflowerError(
+        f"Run {run_id} was lost {when}. {state.get('why_lost') or state['details'] or state['sub_status']}",
+        state.get("given_up") or "Nobody has it go on. See `oneflower logs`.",
+        ExitCode.RUN_FAILED,
+    )
 
 
 def _failed(run_id: str, status: dict[str, str], tail: str) -> OneflowerError:

@@ -84,7 +84,10 @@ class Trainer:
         lost = [
             run
             for run in runs
-            if run["lost"] == "YES" and not run["resumed_as"] and not run["given_up"] and run["id"] not in self._given_up
+            if run["lost"] == "YES"
+            and not run["resumed_as"]
+            and not run["given_up"]
+            and run["id"] not in self._given_up
         ]
         rescued = False
         for run in lost:
