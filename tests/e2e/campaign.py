@@ -169,14 +169,16 @@ class Report:
             cells = []
             for phase in PHASES:
                 delays = [kill.delay for kill in self.kills if (kill.plan.kind, kill.plan.phase) == (kind, phase)]
-                cells.append(f"{len(delays)} ({max(delays):.1f} s)" if delays else "–")
+                cells.append(f"{len(delays)} ({max(delays):.1f} s)" if delays else "-")
             of_kind = [kill.delay for kill in self.kills if kill.plan.kind == kind]
             lines.append(f"| {kind} | " + " | ".join(cells) + f" | {max(of_kind, default=0):.1f} s |")
         delays = [kill.delay for kill in self.kills]
-        lines += ["", f"{len(delays)} kills in {self.runs} runs of {ROUNDS} rounds (seed {self.seed}): runs lost "
-                  f"{len(self.lost)}, wrong or silent results {len(self.wrong)}, orphans {len(self.orphans)}; "
-                  f"median delay {statistics.median(delays or [0]):.1f} s, longest {max(delays, default=0):.1f} s."]  # fmt: skip
-        return "\n".join(lines)
+        sentence = (
+            f"{len(delays)} kills in {self.runs} runs of {ROUNDS} rounds (seed {self.seed}): runs lost {len(self.lost)}, "
+            f"wrong or silent results {len(self.wrong)}, orphans {len(self.orphans)}; "
+            f"median delay {statistics.median(delays or [0]):.1f} s, longest {max(delays, default=0):.1f} s."
+        )
+        return "\n".join([*lines, "", sentence])
 
 
 def plans(kills: int, seed: int) -> list[Plan]:

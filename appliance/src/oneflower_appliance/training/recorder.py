@@ -61,7 +61,7 @@ class RunRecord:
         """Begin round `number`, 1 being the first; the one before is complete now. `known` is its row up to now."""
         self.close_round()
         self._round_begun = time.monotonic() - known.get("seconds", 0)
-        self._row = {"round": number, "rounds": self._rounds, "nodes": 0, "failures": 0, "faults": []} | known
+        self._row = {"round": number, "rounds": self._rounds, "nodes": 0, "failures": 0, "faults": [], **known}
 
     def note(self, **values: Any) -> None:
         """Add to the current round."""
