@@ -132,8 +132,7 @@ class _Run:
             number = server_round + self._done
             if self._unevaluated:
                 self._unevaluated = {}
-                if number == self._rounds:
-                    self._record.trained(self._arrays)
+                self._keep(number, self._arrays)
                 return self._arrays, None
             sound, reasons = sift(self._asked.sort(replies), self._arrays)
             for node, reason in reasons.items():
@@ -143,8 +142,7 @@ class _Run:
             self._note_faults(number)
             if arrays is not None:
                 self._checkpoint(number, arrays, _plain(metrics))
-            if number == self._rounds:
-                self._record.trained(self._arrays if arrays is None else arrays)
+            self._keep(number, arrays or self._arrays)
             return arrays, metrics
 
         def configuring_evaluate(server_round: int, *args: Any, **kwargs: Any) -> Any:
@@ -168,6 +166,11 @@ class _Run:
         for fault in self._asked.faults:
             log.warning("Round %d: %s", number, fault.sentence)
         self._record.blame(self._asked.faults)
+
+    def _keep(self, number: int, arrays: ArrayRecord) -> None:
+        """Have what was trained be safe before the last evaluation, in which the run may be lost."""
+        if number == self._rounds:
+            self._record.trained(arrays)
 
     def _checkpoint(self, number: int, arrays: ArrayRecord, metrics: dict[str, Any]) -> None:
         if not self._form.flag("FL_CHECKPOINT_ENABLED"):
