@@ -34,7 +34,7 @@ PHASES = ("between rounds", "train", "push of the reply", "checkpoint", "evaluat
 _ALWAYS = 5.0  # seconds after which a round that nobody disturbs is over, however busy this machine is
 _LONGEST = 100.0
 _PER_RUN = 6
-_WITH_AGENT, _WITH_INIT, _WITH_FLOWER = "oneflower_appliance.agent", "init", "oneflower_appliance.flower.main"
+_WITH_AGENT, _WITH_INIT, _WITH_FLOWER = "oneflower_appliance.agent.agent", "init", "oneflower_appliance.flower.main"
 
 APP = {
     "pyproject.toml": """
