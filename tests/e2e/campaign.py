@@ -25,6 +25,7 @@ import psutil
 from oneflower.cloud import Cloud, Endpoints, Federation
 from oneflower.local import daemon
 from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.files import write_atomic
 
 ROUNDS = 8
 NODES = 2
@@ -95,7 +96,7 @@ def evaluate(message, context):
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
 """,
     "counting/server.py": """
-import os, time
+import time
 import numpy as np
 from flwr.app import ArrayRecord
 from flwr.serverapp import ServerApp
@@ -104,11 +105,18 @@ from counting import mark
 
 app = ServerApp()
 
+def held(context):
+    try:
+        with open(context.run_config["hold"]) as file:
+            return int(file.read())
+    except FileNotFoundError:
+        return 1000
+
 @app.main()
 def main(grid, context):
     class Marking(FedAvg):
         def configure_train(self, number, *args, **kwargs):
-            while os.path.exists(context.run_config["hold"]):
+            while number > held(context):
                 time.sleep(0.02)
             mark(context, "between rounds", number)
             return super().configure_train(number, *args, **kwargs)
@@ -313,7 +321,7 @@ class Campaign:
         victims = self._victims(plan, found)
         if not victims:
             return None
-        self._hold.touch()  # the rounds after this one wait for the next kill
+        write_atomic(self._hold, str(found["round"]))  # the rounds after this one wait for the next kill
         for victim in victims:
             with suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
