@@ -31,9 +31,9 @@ DOCS = Path(__file__).parent.parent / "docs"
 NOTE = "<!-- Written by `make docs` from the code. Do not edit. -->\n"
 INTRODUCTION = """# Context variables
 
-Every variable, on the level at which the service template asks for it. Set one with `oneflower up --set NAME=VALUE`,
-or in the form on OpenNebula. All of them are optional. The client checks them before it asks for anything, and the
-appliance checks them again when a machine boots; both name every error at once.
+This page lists every variable, by the level at which the service template asks for it. Set a variable with
+`oneflower up --set NAME=VALUE`, or in the form on OpenNebula. All of them are optional. The client checks them before it
+sends a request. The appliance checks them again when a machine boots. Both report all errors at once.
 """
 RULES = """## Rules between variables
 
@@ -41,17 +41,17 @@ RULES = """## Rules between variables
   of the role `supernode`.
 - Krum and MultiKrum need `FL_MIN_AVAILABLE_CLIENTS >= 2 f + 3`, Bulyan `>= 4 f + 3`, where f is `FL_NUM_MALICIOUS`.
 - `FL_SSL_CA_CERTFILE`, `FL_SSL_CERTFILE` and `FL_SSL_KEYFILE` are given together or not at all, and must form a
-  chain. On a SuperNode, `FL_SSL_CA_CERTFILE` alone names the CA to trust.
-- `FL_SUPERNODE_AUTH` needs TLS: where `FL_TLS_ENABLED` is NO, set it to NO, too.
-- `ML_FRAMEWORK` must be one that `FL_USE_CASE` has, and `FL_MODEL` one of its models:
+  chain. On a SuperNode, `FL_SSL_CA_CERTFILE` alone is the CA to trust.
+- `FL_SUPERNODE_AUTH` needs TLS: if `FL_TLS_ENABLED` is NO, set `FL_SUPERNODE_AUTH` to NO as well.
+- `ML_FRAMEWORK` must be a framework that `FL_USE_CASE` supports, and `FL_MODEL` one of its models:
 {use_cases}
-- `FL_DP_CLIPPING=adaptive` goes with `FL_PRIVACY=dp-central` only.
-- A variable that is for another strategy, for privacy, checkpoints or GPUs that are off, is ignored, with one line that
+- `FL_DP_CLIPPING=adaptive` works only with `FL_PRIVACY=dp-central`.
+- A variable is ignored if it belongs to another strategy, or to privacy, checkpoints or GPUs when these are off. One line
   says so.
 """
 AGENT_CODES = """
-`oneflower-agent status` exits with 0 when the machine is done or degraded, and with 7 otherwise. The agent itself ends
-with 75 when starting it again may help, and with 78 when its settings must be changed first.
+`oneflower-agent status` exits with 0 if the machine is done or degraded, and with 7 otherwise. The agent itself exits with 75
+if starting it again may help, and with 78 if its settings must be changed first.
 """
 PART = re.compile(r"(<!-- generated: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -59,7 +59,7 @@ PART = re.compile(r"(<!-- generated: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", 
 def _use_cases() -> str:
     lines = []
     for name, use_case in USE_CASES.items():
-        models = "any" if use_case.models is None else ", ".join(use_case.models) or "none: it has one"
+        models = "any" if use_case.models is None else ", ".join(use_case.models) or "none to choose: it has one"
         lines.append(f"  - {name}: frameworks {', '.join(use_case.frameworks)}; models {models}")
     return "\n".join(lines)
 
@@ -87,9 +87,9 @@ def parameter_rows(parameters: list[Parameter]) -> list[tuple[str, ...]]:
 def parameters_page() -> str:
     """Return docs/parameters.md."""
     heads = {
-        Level.SERVICE: "Asked for once, for the whole federation: both roles must agree on them.",
-        Level.SUPERLINK: "Asked for on the role `superlink`: they concern the coordinator alone.",
-        Level.SUPERNODE: "Asked for on the role `supernode`: they concern the training nodes alone.",
+        Level.SERVICE: "The form asks for these once, for the whole federation: both roles must have the same values.",
+        Level.SUPERLINK: "The form of the role `superlink` asks for these: only the coordinator uses them.",
+        Level.SUPERNODE: "The form of the role `supernode` asks for these: only the training nodes use them.",
     }
     parts = [
         NOTE,

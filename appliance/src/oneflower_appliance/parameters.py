@@ -2,9 +2,9 @@
 
 From these declarations come the user inputs of the service template, the client's defaults and checks, the checks
 that the appliance repeats at boot, and docs/parameters.md. OneFlow itself checks neither type nor range and applies
-no default (it only insists that every declared input has a value), so nobody else would notice a wrong one.
+no default. It only requires that every declared input has a value, so nothing else would find a wrong one.
 
-A variable sits on exactly one level. *service* variables must agree on both roles; *superlink* and *supernode*
+A variable is on exactly one level. *service* variables must agree on both roles; *superlink* and *supernode*
 variables concern one role only and are never shown to the other.
 """
 
@@ -53,9 +53,9 @@ class Parameter:
     """One context variable.
 
     `expects` completes the sentence "NAME is 'x': expected ...". `check` takes the typed value and says whether it is
-    acceptable. `key` is what a Flower app finds it under in its run config. `only` names another variable and the
-    values of it with which this one counts. `planned` names what is still missing when setting the variable has no
-    effect in this release.
+    acceptable. `key` is its name in the run config of a Flower app. `only` names another variable and the values of
+    that variable for which this one has an effect. If the variable has no effect in this release, `planned` says
+    what is still missing.
     """
 
     name: str
@@ -153,26 +153,26 @@ _POSITIVE = _number(lambda n: n > 0)
 _CHECKPOINTS = ("FL_CHECKPOINT_ENABLED", ("YES",))
 _ADAPTIVE = ("FedAdam", "FedYogi", "FedAdagrad")
 _PRIVATE = ("FL_PRIVACY", ("dp-central", "dp-local"))
-_METRICS = "there is no exporter yet"
+_METRICS = "this release has no exporter"
 _WITH_GPU = ("FL_GPU_ENABLED", ("YES",))
 
 _SERVICE = [
-    Parameter("FLOWER_VERSION", Level.SERVICE, Kind.TEXT, FLOWER_TESTED, "Flower release, the same on every VM",
+    Parameter("FLOWER_VERSION", Level.SERVICE, Kind.TEXT, FLOWER_TESTED, "Flower release on every VM",
               f"a release x.y.z of a supported series ({', '.join(FLOWER_MINORS)})", check=_version),
     Parameter("FL_TLS_ENABLED", Level.SERVICE, Kind.BOOLEAN, "YES", "TLS on every Flower connection", "YES or NO"),
     Parameter("FL_SUPERNODE_AUTH", Level.SERVICE, Kind.BOOLEAN, "YES",
-              "Only SuperNodes of this service may join, each by a key of its own", "YES or NO"),
+              "Only SuperNodes of this service may join, each with its own key", "YES or NO"),
     Parameter("FL_LOG_LEVEL", Level.SERVICE, Kind.LIST, "INFO", "Log level of Flower and of the agent",
               "one of DEBUG, INFO, WARNING, ERROR", options=("DEBUG", "INFO", "WARNING", "ERROR")),
-    Parameter("FL_LOG_FORMAT", Level.SERVICE, Kind.LIST, "text", "Log lines as text, or one JSON object a line",
+    Parameter("FL_LOG_FORMAT", Level.SERVICE, Kind.LIST, "text", "Log lines as text, or as one JSON object per line",
               "one of text, json", options=("text", "json")),
-    Parameter("FL_SSL_CA_CERTFILE", Level.SERVICE, Kind.TEXT64, "", "CA certificate to trust, base64 PEM",
+    Parameter("FL_SSL_CA_CERTFILE", Level.SERVICE, Kind.TEXT64, "", "CA certificate to trust, as base64 PEM",
               "a base64-encoded PEM certificate"),
     Parameter("FL_ISOLATION", Level.SERVICE, Kind.LIST, "subprocess", "How Flower runs app code",
               "one of subprocess, process", options=("subprocess", "process"),
               planned="apps always run as subprocesses"),
     Parameter("FL_EXECUTION", Level.SERVICE, Kind.LIST, "warm",
-              "warm: tasks start at once, from a process that has imported what they need. stock: as Flower itself",
+              "warm: a process with the imports loaded starts tasks at once. stock: tasks start as in plain Flower",
               "one of warm, stock", options=("warm", "stock")),
     Parameter("FL_GRPC_KEEPALIVE_TIME", Level.SERVICE, Kind.NUMBER, "60", "gRPC keepalive interval in seconds",
               "an integer of at least 1", check=_AT_LEAST_ONE,
@@ -183,12 +183,12 @@ _SERVICE = [
 ]  # fmt: skip
 
 _SUPERLINK = [
-    Parameter("FL_NUM_ROUNDS", Level.SUPERLINK, Kind.NUMBER, "3", "Rounds of the run",
+    Parameter("FL_NUM_ROUNDS", Level.SUPERLINK, Kind.NUMBER, "3", "Number of training rounds",
               "an integer of at least 1", check=_AT_LEAST_ONE, key="num-server-rounds"),
     Parameter("FL_STRATEGY", Level.SUPERLINK, Kind.LIST, "FedAvg", "Aggregation strategy",
               f"one of {', '.join(STRATEGIES)}", options=STRATEGIES, key="strategy"),
     Parameter("FL_MODEL", Level.SUPERLINK, Kind.TEXT, "",
-              "Model to train: cnn or resnet18 for images; a folder or a hub's name for an LLM. Empty = what suits",
+              "Model: cnn or resnet18 for images; a folder or a hub name for an LLM. Empty = chosen to suit the data",
               "a name or a path", check=lambda v: bool(re.fullmatch(r"[\w./-]+", str(v))), key="model"),
     Parameter("FL_MIN_FIT_CLIENTS", Level.SUPERLINK, Kind.NUMBER, "2", "Nodes that must train in a round",
               "an integer of at least 1", check=_AT_LEAST_ONE, key="min-train-nodes"),
@@ -198,20 +198,20 @@ _SUPERLINK = [
               "an integer of at least 1", check=_AT_LEAST_ONE, key="min-available-nodes"),
     Parameter("FL_PROXIMAL_MU", Level.SUPERLINK, Kind.FLOAT, "1.0", "Weight of the proximal term",
               "a number of at least 0", check=_NOT_NEGATIVE, key="proximal-mu", only=("FL_STRATEGY", ("FedProx",))),
-    Parameter("FL_SERVER_LR", Level.SUPERLINK, Kind.FLOAT, "0.1", "Learning rate with which the server moves the model",
+    Parameter("FL_SERVER_LR", Level.SUPERLINK, Kind.FLOAT, "0.1", "Learning rate of the server",
               "a number above 0", check=_POSITIVE, key="server-lr", only=("FL_STRATEGY", _ADAPTIVE)),
-    Parameter("FL_CLIENT_LR", Level.SUPERLINK, Kind.FLOAT, "0.1", "Learning rate with which the nodes train",
+    Parameter("FL_CLIENT_LR", Level.SUPERLINK, Kind.FLOAT, "0.1", "Learning rate of the nodes",
               "a number above 0", check=_POSITIVE, key="client-lr", only=("FL_STRATEGY", (*_ADAPTIVE, "QFedAvg"))),
-    Parameter("FL_NUM_MALICIOUS", Level.SUPERLINK, Kind.NUMBER, "0", "Bad nodes tolerated",
+    Parameter("FL_NUM_MALICIOUS", Level.SUPERLINK, Kind.NUMBER, "0", "Malicious nodes that the strategy tolerates",
               "an integer of at least 0", check=_NOT_NEGATIVE, key="num-malicious",
               only=("FL_STRATEGY", ("Krum", "MultiKrum", "Bulyan"))),
-    Parameter("FL_TRIM_BETA", Level.SUPERLINK, Kind.FLOAT, "0.2", "Share of the nodes cut off at each end",
+    Parameter("FL_TRIM_BETA", Level.SUPERLINK, Kind.FLOAT, "0.2", "Share of values dropped at each end",
               "a number above 0 and below 0.5", check=_number(lambda b: 0 < b < 0.5), key="trim-beta",
               only=("FL_STRATEGY", ("FedTrimmedAvg",))),
-    Parameter("FL_FAIRNESS_Q", Level.SUPERLINK, Kind.FLOAT, "0.1", "How much more nodes with a high loss count",
+    Parameter("FL_FAIRNESS_Q", Level.SUPERLINK, Kind.FLOAT, "0.1", "How much more weight nodes with a high loss get",
               "a number of at least 0", check=_NOT_NEGATIVE, key="fairness-q", only=("FL_STRATEGY", ("QFedAvg",))),
     Parameter("FL_ROUND_TIMEOUT", Level.SUPERLINK, Kind.NUMBER, "3600",
-              "Seconds after which a round goes on without the nodes that have not answered",
+              "Seconds after which a round ends without the nodes that have not replied",
               "an integer of at least 1", check=_AT_LEAST_ONE),
     Parameter("FL_PRIVACY", Level.SUPERLINK, Kind.LIST, "none",
               "Differential privacy: noise added by the SuperLink (central) or by every node (local)",
@@ -220,32 +220,32 @@ _SUPERLINK = [
               "Noise multiplier: standard deviation of the noise as a multiple of the clipping norm",
               "a number above 0", check=_POSITIVE, key="dp-noise", only=_PRIVATE),
     Parameter("FL_DP_CLIP", Level.SUPERLINK, Kind.FLOAT, "1.0",
-              "Clipping norm: the longest update that a node may contribute (adaptive: the first round's)",
+              "Clipping norm: the longest update that a node may send (adaptive: in the first round)",
               "a number above 0", check=_POSITIVE, key="dp-clip", only=_PRIVATE),
-    Parameter("FL_DP_CLIPPING", Level.SUPERLINK, Kind.LIST, "fixed", "Whether the clipping norm follows the updates",
+    Parameter("FL_DP_CLIPPING", Level.SUPERLINK, Kind.LIST, "fixed", "Clipping norm: fixed, or adapted to the updates",
               "one of fixed, adaptive", options=("fixed", "adaptive"), key="dp-clipping", only=_PRIVATE),
     Parameter("FL_CHECKPOINT_ENABLED", Level.SUPERLINK, Kind.BOOLEAN, "NO", "Save the global model while training",
               "YES or NO"),
     Parameter("FL_CHECKPOINT_INTERVAL", Level.SUPERLINK, Kind.NUMBER, "5", "Rounds between two checkpoints",
               "an integer of at least 1", check=_AT_LEAST_ONE, only=_CHECKPOINTS),
-    Parameter("FL_CHECKPOINT_KEEP", Level.SUPERLINK, Kind.NUMBER, "3", "How many checkpoints of a run are kept",
+    Parameter("FL_CHECKPOINT_KEEP", Level.SUPERLINK, Kind.NUMBER, "3", "Checkpoints to keep for each run",
               "an integer of at least 1", check=_AT_LEAST_ONE, only=_CHECKPOINTS),
     Parameter("FL_CHECKPOINT_PATH", Level.SUPERLINK, Kind.TEXT, "",
-              "Folder for checkpoints, on a mounted volume for instance. Empty = in the appliance's folder",
+              "Folder for checkpoints, for example on a mounted volume. Empty = inside the appliance's folder",
               "an absolute path", check=lambda v: str(v).startswith("/"), only=_CHECKPOINTS),
     Parameter("FL_FLEET_API_ADDRESS", Level.SUPERLINK, Kind.TEXT, "",
-              "Where SuperNodes connect. Empty = the VM's address and port 9092", "host:port",
+              "Address that SuperNodes connect to. Empty = the VM's address, port 9092", "host:port",
               check=_readable(split_address)),
     Parameter("FL_CONTROL_API_ADDRESS", Level.SUPERLINK, Kind.TEXT, "",
-              "Where runs are started, loopback only. Empty = 127.0.0.1 and port 8000",
+              "Address where runs are submitted, loopback only. Empty = 127.0.0.1, port 8000",
               "host:port with a loopback host", check=lambda v: is_loopback(str(v))),
     Parameter("FL_DATABASE", Level.SUPERLINK, Kind.TEXT, "state/state.db",
-              "State file of the SuperLink, relative to the appliance's folder or absolute",
+              "State file of the SuperLink: an absolute path, or relative to the appliance's folder",
               "a path", check=lambda v: bool(str(v)) and not str(v).endswith("/") and ".." not in str(v).split("/")),
-    Parameter("FL_SSL_CERTFILE", Level.SUPERLINK, Kind.TEXT64, "", "Server certificate of your own, base64 PEM",
+    Parameter("FL_SSL_CERTFILE", Level.SUPERLINK, Kind.TEXT64, "", "Your own server certificate, as base64 PEM",
               "a base64-encoded PEM certificate"),
-    Parameter("FL_SSL_KEYFILE", Level.SUPERLINK, Kind.TEXT64, "", "Its private key, base64 PEM",
-              "a base64-encoded PEM private key"),
+    Parameter("FL_SSL_KEYFILE", Level.SUPERLINK, Kind.TEXT64, "",
+              "Private key of your own server certificate, as base64 PEM", "a base64-encoded PEM private key"),
     Parameter("FL_CERT_EXTRA_SAN", Level.SUPERLINK, Kind.TEXT, "", "More names for the generated certificate",
               "a comma-separated list of IP:address and DNS:name", check=_readable(split_names)),
     Parameter("FL_METRICS_ENABLED", Level.SUPERLINK, Kind.BOOLEAN, "NO", "Prometheus exporter", "YES or NO",
@@ -259,32 +259,34 @@ _SUPERLINK = [
 _SUPERNODE = [
     Parameter("FL_USE_CASE", Level.SUPERNODE, Kind.LIST, "none", "Pre-built app to train without code",
               f"one of {', '.join((NO_USE_CASE, *USE_CASES))}", options=(NO_USE_CASE, *USE_CASES)),
-    Parameter("ML_FRAMEWORK", Level.SUPERNODE, Kind.LIST, "sklearn", "Machine-learning framework of the VMs",
+    Parameter("ML_FRAMEWORK", Level.SUPERNODE, Kind.LIST, "sklearn", "Machine-learning framework on the VMs",
               f"one of {', '.join(FRAMEWORKS)}", options=tuple(FRAMEWORKS), key="framework"),
     Parameter("FL_NODE_CONFIG", Level.SUPERNODE, Kind.TEXT, "",
-              "Space-separated key=value pairs for the ClientApp. Empty = partition computed",
+              "Space-separated key=value pairs for the ClientApp. Empty = the partition is assigned",
               "space-separated key=value pairs, each key once, 0 <= partition-id < num-partitions",
               check=_readable(split_node_config)),
     Parameter("FL_SUPERLINK_ADDRESS", Level.SUPERNODE, Kind.TEXT, "",
-              "Address of a SuperLink outside this service. Empty = discovered", "host:port",
+              "Address of a SuperLink outside this service. Empty = discover this service's SuperLink", "host:port",
               check=_readable(split_address)),
-    Parameter("FL_MAX_RETRIES", Level.SUPERNODE, Kind.NUMBER, "0", "Reconnection attempts, 0 = no limit",
+    Parameter("FL_MAX_RETRIES", Level.SUPERNODE, Kind.NUMBER, "0", "Attempts to reconnect, 0 = no limit",
               "an integer of at least 0", check=_NOT_NEGATIVE),
-    Parameter("FL_MAX_WAIT_TIME", Level.SUPERNODE, Kind.NUMBER, "0", "Seconds of reconnecting, 0 = no limit",
+    Parameter("FL_MAX_WAIT_TIME", Level.SUPERNODE, Kind.NUMBER, "0", "Seconds spent trying to reconnect, 0 = no limit",
               "an integer of at least 0", check=_NOT_NEGATIVE),
-    Parameter("FL_EDGE_BACKOFF", Level.SUPERNODE, Kind.LIST, "exponential", "Waiting between discovery attempts",
+    Parameter("FL_EDGE_BACKOFF", Level.SUPERNODE, Kind.LIST, "exponential",
+              "How the wait between discovery attempts grows",
               "one of exponential, fixed", options=("exponential", "fixed")),
-    Parameter("FL_EDGE_MAX_BACKOFF", Level.SUPERNODE, Kind.NUMBER, "300", "Longest wait between attempts in seconds",
+    Parameter("FL_EDGE_MAX_BACKOFF", Level.SUPERNODE, Kind.NUMBER, "300",
+              "Longest wait between discovery attempts, in seconds",
               "an integer of at least 1", check=_AT_LEAST_ONE),
     Parameter("FL_DATA_PATH", Level.SUPERNODE, Kind.TEXT, "",
-              "Folder with the data of the node, {partition} in it being its number. Empty = data/ of the appliance",
+              "Folder with the node's data; {partition} stands for the node's number. Empty = data/ in the appliance",
               "an absolute path without quotes", check=lambda v: bool(re.fullmatch(r"/[^\"'\x00-\x1f]*", str(v)))),
-    Parameter("FL_GPU_ENABLED", Level.SUPERNODE, Kind.BOOLEAN, "NO", "Use the passed-through GPU", "YES or NO"),
+    Parameter("FL_GPU_ENABLED", Level.SUPERNODE, Kind.BOOLEAN, "NO", "Use the GPU that is passed through", "YES or NO"),
     Parameter("FL_CUDA_VISIBLE_DEVICES", Level.SUPERNODE, Kind.TEXT, "all", "GPUs to use",
               "all, or a comma-separated list of indices or UUIDs", only=_WITH_GPU,
               check=lambda v: bool(re.fullmatch(r"all|[A-Za-z0-9-]+(,[A-Za-z0-9-]+)*", str(v)))),
     Parameter("FL_GPU_MEMORY_FRACTION", Level.SUPERNODE, Kind.FLOAT, "0.8", "Share of GPU memory for PyTorch",
-              "a number above 0, at most 1", check=_number(lambda f: 0 < f <= 1), only=_WITH_GPU),
+              "a number above 0 and at most 1", check=_number(lambda f: 0 < f <= 1), only=_WITH_GPU),
     Parameter("FL_DCGM_ENABLED", Level.SUPERNODE, Kind.BOOLEAN, "NO", "GPU metrics exporter", "YES or NO",
               planned=_METRICS, only=_WITH_GPU),
 ]  # fmt: skip
