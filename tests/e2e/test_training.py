@@ -42,11 +42,14 @@ motto = "none"
 """,
     "minimal/__init__.py": "",
     "minimal/apps.py": """
+import os
+import pathlib
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import FedAvg
+from oneflower_appliance.training.data import DataError
 
 server = ServerApp()
 client = ClientApp()
@@ -55,6 +58,8 @@ client = ClientApp()
 def train(message, context):
     if context.run_config["sick"]:
         raise ValueError("this node is unwell")
+    with open("seen.txt", "a") as seen:
+        seen.write("x")
     arrays = [array + 1 for array in message.content["arrays"].to_numpy_ndarrays()]
     metrics = MetricRecord({"train_loss": 0.5, "num-examples": 1})
     return Message(RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics}), reply_to=message)
@@ -67,8 +72,15 @@ def evaluate(message, context):
 def main(grid, context):
     if context.run_config["boom"]:
         raise RuntimeError("the moon is in the wrong house")
+    if context.run_config["motto"] == "no data":
+        raise DataError("There is no data.", "Put some there.")
     strategy = FedAvg(fraction_evaluate=float(context.run_config["blind"]))
-    strategy.start(grid, ArrayRecord([np.zeros(3)]), num_rounds=context.run_config["num-server-rounds"])
+    result = strategy.start(grid, ArrayRecord([np.zeros(3)]), num_rounds=context.run_config["num-server-rounds"])
+    np.savez("final_model.npz", *result.arrays.to_numpy_ndarrays())
+    pathlib.Path("notes").mkdir()
+    pathlib.Path("notes/motto of today?.txt").write_text(context.run_config["motto"])
+    os.symlink("/etc/passwd", "secret")
+    os.symlink("/etc", "secrets")
 """,
 }
 
@@ -113,6 +125,36 @@ def test_anybodys_app_is_trained_recorded_and_saved_without_a_change(user, fed, 
     assert [(row["train_loss"], row["loss"]) for row in result["rows"]] == [(0.5, None)]
     saved = np.load(user.folder / result["model"])
     assert saved[saved.files[0]].tolist() == [1.0, 1.0, 1.0]
+
+
+MOTTO = "say \"hi\" = 5\\n\nand 'bye'"
+
+
+@pytest.mark.parametrize("execution", ["warm", "stock"])
+def test_what_an_app_writes_into_its_working_folder_comes_with_the_results(newcomer, user, fed, app, execution):
+    """And a text arrives as it was given, through Flower's command line."""
+    if execution == "stock":
+        user, fed = newcomer, "stock"
+        user("up", fed, "--set", "FL_EXECUTION=stock")
+    done = user("run", str(app), "-f", fed, "-r", "2", "-c", f"motto={MOTTO}", "-o", "json")
+    result = json.loads(done.stdout)
+    folder = user.folder / result["model"]
+    folder = folder.parent
+    assert sorted(str((user.folder / path).relative_to(folder)) for path in result["more"]) == [
+        "files/final_model.npz", "files/notes/motto of today?.txt",
+    ]  # fmt: skip
+    assert np.load(folder / "files" / "final_model.npz")["arr_0"].tolist() == [2.0, 2.0, 2.0]
+    assert (folder / "files" / "notes" / "motto of today?.txt").read_text() == MOTTO
+    for vm in user.show(fed)["vms"][1:]:
+        assert (user.machine(vm["id"]) / "var" / "runs" / result["id"] / "files" / "seen.txt").read_text() == "xx"
+
+
+def test_an_error_of_data_is_told_once_and_without_a_traceback(user, fed, app):
+    done = user("run", str(app), "-f", fed, "-c", "motto=no data", code=8)
+    assert (done.stderr.count("There is no data."), done.stderr.count("Put some there.")) == (1, 1)
+    done = user("run", str(app), "-f", fed, "-c", "motto=no data", "--log", code=8)
+    assert "ServerApp raised an exception: There is no data." in done.stderr
+    assert "DataError" not in done.stderr
 
 
 def test_an_app_that_raises_says_so_and_leaves_the_federation_whole(user, fed, app):

@@ -10,11 +10,13 @@ import os
 import threading
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import numpy as np
 import pytest
 
+from oneflower.cli import screen
 from oneflower.cloud import FederationStatus, VmStatus, results, runs, training
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
@@ -200,6 +202,36 @@ def test_what_a_run_left_is_saved(link, tmp_path):
     card = result.card.read_text()
     assert all(text in card for text in ("| Strategy | Krum |", "| 7 | 900 | digits |", "| flwr | 1.41.0 |", "0.9"))
     assert [path.relative_to(tmp_path) for path in result.more] == [Path("out/adapter/weights")]
+
+
+def test_files_that_are_too_much_stay_where_they_are_and_are_named(link, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(results, "_MOST_BYTES", 10)
+    monkeypatch.setattr(results, "_MOST_FILES", 2)
+    for name, content in (
+        ("files/a", b"12345"), ("files/big", b"1234567"), ("files/c?d#e%41", b"12345"), ("files/d", b""),
+        ("/etc/cron.d/x", b"no"), ("files/../../x", b"no"), ("files/a\x1b[31m", b"no"),
+    ):  # fmt: skip
+        leave(link, "5", quote(name), content)
+        link.files["/oneflower/runs/5/files"] = json.dumps(
+            [*json.loads(link.files["/oneflower/runs/5/files"])[:-1], name]
+        ).encode()
+    result = results.collect(link.door, "5", "app", results.Places.within(tmp_path / "out"))
+    assert [str(path.relative_to(tmp_path / "out")) for path in result.more] == ["files/a", "files/c?d#e%41"]
+    assert [path.read_bytes() for path in result.more] == [b"12345", b"12345"]
+    assert result.not_saved == ("files/big", "files/d")
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["a", "c?d#e%41"]
+    screen.show_files(result)
+    assert "2 files of the app are too large or too many" in capsys.readouterr().err
+
+
+def test_an_error_of_oneflowers_own_is_the_whole_message(link):
+    finished(link, "failed", "ServerApp failed with exception: No data.", log="Traceback ...\nNo data.\n")
+    link.files["/oneflower/runs/5/files/failure.json"] = b'{"message": "No data.", "hint": "Put some there."}'
+    with pytest.raises(OneflowerError) as caught:
+        runs.follow(link.door, "5", runs.Observer(print, print, print))
+    assert str(caught.value).count("No data.") == 1
+    assert (caught.value.message, caught.value.hint) == ("Run 5 failed: No data.", "Put some there.")
+    assert caught.value.code is ExitCode.RUN_FAILED
 
 
 def test_the_model_of_the_newest_run_that_left_one_is_found(link):

@@ -80,6 +80,14 @@ def test_files_of_a_run_are_listed_and_fetched_and_no_others(ask, tmp_path):
     (tmp_path / "5" / "link").symlink_to(tmp_path / "secret")
     assert "adapter/weights" in ask("GET", "/runs/5/files").json()
     assert ask("GET", "/runs/9/files").json() == []
+    (tmp_path / "5" / "stolen").symlink_to("/etc/passwd")
+    (tmp_path / "5" / "stolen-folder").symlink_to("/etc")
+    (tmp_path / "5" / "alias").symlink_to(tmp_path / "5" / "adapter" / "weights")
+    listed = ask("GET", "/runs/5/files").json()
+    assert not [name for name in listed if "stolen" in name], "what leads out of the folder is not in it"
+    assert "alias" in listed
+    assert ask("GET", "/runs/5/files/stolen").status_code == 404
+    assert ask("GET", "/runs/5/files/stolen-folder/passwd").status_code == 404
     assert ask("GET", "/runs/5/files/adapter/weights").text == "yes"
     for path in ("../secret", "%2e%2e/secret", "adapter/../../secret", "link", "adapter", "%2fetc%2fpasswd"):
         assert ask("GET", f"/runs/5/files/{path}").status_code == 404, path

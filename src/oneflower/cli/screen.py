@@ -255,6 +255,9 @@ def show_files(result: RunResult) -> None:
         show(f"{name:8} {getattr(result, name) or 'none: the app trained no global model through a strategy'}")
     for path in result.more:
         show(f"{'more':8} {path}")
+    if lost := result.not_saved:
+        names = ", ".join(lost[:5]) + (" ..." if len(lost) > 5 else "")
+        warn(f"Note: {len(lost)} files of the app are too large or too many and stay on the SuperLink: {names}")
 
 
 def progress_line(found: RunProgress) -> str:

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import httpx
 
 from oneflower.cloud.card import model_card
+from oneflower.cloud.runs import TooLongError
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, replacing, write_atomic
-from oneflower_appliance.runs import RunRow
+from oneflower_appliance.runs import FAILURE, RunRow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +23,8 @@ if TYPE_CHECKING:
     from oneflower.cloud.runs import SuperLinkDoor
 
 _MODEL, _ROUNDS, _SUMMARY, _DATA = "model.npz", "metrics.jsonl", "result.json", "data.json"
-_OURS = frozenset({_MODEL, _ROUNDS, _SUMMARY, _DATA, "origin.json", "successor", "lost", "given-up"})
+_OURS = frozenset({_MODEL, _ROUNDS, _SUMMARY, _DATA, "origin.json", "successor", "lost", "given-up", FAILURE})
+_MOST_BYTES, _MOST_FILES = 2 << 30, 1000  # of what an app left, together
 
 NOBODY: Mapping[str, str] = MappingProxyType({})
 
@@ -28,7 +33,8 @@ NOBODY: Mapping[str, str] = MappingProxyType({})
 class RunResult:
     """A finished run: its rounds and the files it left, None for what it did not.
 
-    `card` tells in Markdown what the model was trained on and how; `more` are files that the app itself left.
+    `card` tells in Markdown what the model was trained on and how; `more` are files that the app itself left, in its
+    working folder for instance, and `not_saved` those that were too large or too many to be fetched.
     """
 
     id: str
@@ -40,6 +46,7 @@ class RunResult:
     plot: Path | None = None
     card: Path | None = None
     more: tuple[Path, ...] = ()
+    not_saved: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,9 +96,7 @@ def collect(
         plot_convergence(rows, name, places.plot)
         write_atomic(places.card, model_card(name, number, rows, summary, data, saved.get("model")), SHARED)
         saved |= {"metrics": places.metrics, "plot": places.plot, "card": places.card}
-    saved["more"] = tuple(
-        _fetch(door, number, path, places.more / path) for path in left if path not in _OURS and _is_inside(path)
-    )
+    saved["more"], saved["not_saved"] = _fetch_more(door, number, [path for path in left if path not in _OURS], places)
     return RunResult(number, name, rows, float(summary.get("seconds", 0)), **saved)
 
 
@@ -121,12 +126,40 @@ def known_run(door: SuperLinkDoor, name: str, wanted: str) -> dict[str, Any]:
     raise OneflowerError(f"{name} has no run {wanted}.", f"It has: {known}.", ExitCode.NOT_FOUND)
 
 
+def _fetch_more(
+    door: SuperLinkDoor, number: str, left: list[str], places: Places
+) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """Fetch what the app itself left, as far as it is not too much, and return what was saved and what was not."""
+    saved: list[Path] = []
+    lost: list[str] = []
+    bytes_left = _MOST_BYTES
+    for name in left:
+        if not _is_inside(name):
+            continue
+        path = places.more / name
+        if len(saved) == _MOST_FILES:
+            lost.append(name)
+            continue
+        try:
+            with replacing(path, SHARED) as stream:
+                bytes_left -= door.download(_path_of(number, name), stream, bytes_left)
+        except (TooLongError, httpx.HTTPStatusError):
+            lost.append(name)
+        else:
+            saved.append(path)
+    return tuple(saved), tuple(lost)
+
+
 def _fetch(door: SuperLinkDoor, number: str, name: str, path: Path) -> Path:
     with replacing(path, SHARED) as stream:
-        door.download(f"/runs/{number}/files/{name}", stream)
+        door.download(_path_of(number, name), stream)
     return path
+
+
+def _path_of(number: str, name: str) -> str:
+    return f"/runs/{number}/files/{quote(name)}"
 
 
 def _is_inside(path: str) -> bool:
     """Whether a name that a SuperLink gave stays inside the folder that it is to be saved in."""
-    return not path.startswith("/") and ".." not in path.split("/")
+    return path.isprintable() and not path.startswith("/") and ".." not in path.split("/")

@@ -22,7 +22,7 @@ from oneflower.cloud.runconfig import toml_key, toml_string, toml_text
 from oneflower.process import run as run_program
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
-from oneflower_appliance.runs import RunRow, shortcoming
+from oneflower_appliance.runs import FAILURE, RunRow, shortcoming
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -52,6 +52,10 @@ class Observer:
     doing: Callable[[str], None]
     names: Mapping[str, str] = field(default_factory=dict)
     machine: Callable[[], str] = lambda: "nothing is known of its machine"
+
+
+class TooLongError(Exception):
+    """An answer is longer than it may be."""
 
 
 @dataclass
@@ -105,10 +109,22 @@ class SuperLinkDoor:
         answer = self.get(path)
         return "" if answer is None else answer.text
 
-    def download(self, path: str, stream: BinaryIO) -> None:
-        """Write an answer of the status API into `stream`, piece by piece. Raises `httpx.HTTPError`."""
+    def download(self, path: str, stream: BinaryIO, most: int | None = None) -> int:
+        """Write an answer of the status API into `stream`, piece by piece, and return its bytes.
+
+        Raises `httpx.HTTPError`, and `TooLongError` when there are more than `most`.
+        """
+        length = 0
         with self._http.stream("GET", f"/oneflower{path}") as answer:
-            stream.writelines(answer.raise_for_status().iter_bytes())
+            announced = int(answer.raise_for_status().headers.get("Content-Length", 0))
+            if most is not None and announced > most:
+                raise TooLongError
+            for piece in answer.iter_bytes():
+                length += len(piece)
+                if most is not None and length > most:
+                    raise TooLongError
+                stream.write(piece)
+        return length
 
     def resume(self, number: str) -> str:
         """Ask for a run that goes on from another, and return its id. Raises `OneflowerError`."""
@@ -329,7 +345,7 @@ class _Following:
                 return False
             raise _lost(self.number, state, lines)
         if state["sub_status"] != "completed":
-            raise _failed(self.number, state, self._tail)
+            raise self._failed(state)
         rows = [self._parse(line) for line in lines]
         if rows and not any(row.nodes for row in rows):
             raise OneflowerError(
@@ -338,6 +354,12 @@ class _Following:
                 ExitCode.RUN_FAILED,
             )
         return True
+
+    def _failed(self, state: dict[str, str]) -> OneflowerError:
+        if said := self._door.json(f"/runs/{self.number}/files/{FAILURE}"):
+            # An error of oneflower's own in the ServerApp: it says what is wrong and how to fix it, once.
+            return OneflowerError(f"Run {self.number} failed: {said['message']}", said["hint"], ExitCode.RUN_FAILED)
+        return _failed(self.number, state, self._tail)
 
     def _parse(self, line: str) -> RunRow:
         return RunRow.parse(line).named(self._observer.names)

@@ -78,9 +78,10 @@ def environment(home: Path, settings: Settings) -> dict[str, str]:
 
 
 def install_helpers(home: Path) -> None:
-    """Put our `flwr-serverapp` before Flower's, so that every run is supervised (see training.supervisor)."""
-    script = f"#!{sys.executable}\nfrom oneflower_appliance.flower.main import serverapp\nserverapp()\n"
-    write_atomic(home / "bin" / "flwr-serverapp", script, 0o755)
+    """Put our `flwr-serverapp` and `flwr-clientapp` before Flower's, which do more before they do the same."""
+    for name in ("serverapp", "clientapp"):
+        script = f"#!{sys.executable}\nfrom oneflower_appliance.flower.main import {name}\n{name}()\n"
+        write_atomic(home / "bin" / f"flwr-{name}", script, 0o755)
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,7 @@ class SuperNode:
         machine = self._machine
         self._node_id = ""
         self._silence = Patience(_SILENCE)
+        flower.install_helpers(machine.home)
         environment = flower.environment(machine.home, machine.settings) | gpu.environment(machine.settings)
         environment[flower.FRAMEWORK_VARIABLE] = machine.settings.text("ML_FRAMEWORK")
         self.child = Child(flower.prepare(self.name), environment, self._on_line)

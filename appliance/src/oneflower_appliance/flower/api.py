@@ -110,8 +110,9 @@ def _run_routes(link: LinkState, runs: Path) -> list[Route]:
         return FileResponse(path) if path.is_relative_to(folder) and path.is_file() else _MISSING
 
     def files(request: Request) -> Response:
-        folder = runs / str(request.path_params["id"])
-        return JSONResponse(sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()))
+        folder = (runs / str(request.path_params["id"])).resolve()
+        found = (path for path in folder.rglob("*") if path.is_file() and path.resolve().is_relative_to(folder))
+        return JSONResponse(sorted(str(path.relative_to(folder)) for path in found))
 
     def start(wanted: dict[str, Any]) -> str:
         return link.start(USE_CASES[wanted["use_case"]].folder, wanted["config"])

@@ -31,6 +31,7 @@ from oneflower_appliance.agent.flower_process import (
 )
 from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.flower import warm
+from oneflower_appliance.flower.workplace import clientapp_works_in, serverapp_works_in
 from oneflower_appliance.process import die_with_parent
 
 if TYPE_CHECKING:
@@ -69,13 +70,22 @@ def main() -> None:
 
 
 def serverapp() -> None:
-    """Run Flower's `flwr-serverapp` with every strategy supervised."""
+    """Run Flower's `flwr-serverapp` with every strategy supervised, in a folder of the run's own."""
     from oneflower_appliance.training.supervisor import supervise  # noqa: PLC0415 - imports Flower
 
     sys.argv[0] = "flwr-serverapp"
     if folder := os.environ.get(RUNS_VARIABLE):
         supervise(Path(folder), Path(folder).parent / "checkpoints")
+        serverapp_works_in(Path(folder))
     importlib.import_module("flwr.superlink.cli").flwr_serverapp()
+
+
+def clientapp() -> None:
+    """Run Flower's `flwr-clientapp`, in a folder of the run's own."""
+    sys.argv[0] = "flwr-clientapp"
+    if folder := os.environ.get(RUNS_VARIABLE):
+        clientapp_works_in(Path(folder))
+    importlib.import_module("flwr.supernode.cli.flwr_clientapp").flwr_clientapp()
 
 
 def _warm_superexec(role: str) -> WarmSuperExec | None:

@@ -92,14 +92,14 @@ def ask(grid: Grid, least: int, question: Mapping[str, Any] | None = None) -> Su
             continue
         found[node] = said
         log.info("Node %d has %s examples: %s", node, said["examples"], said["source"])
-    for problem in problems:
-        log.error("%s", problem)
     if len(found) < least:
         raise OneflowerError(
             f"{len(found)} of {len(nodes)} nodes have data to train on, and {least} are needed. " + " ".join(problems),
-            "Mend the data on the nodes that are named.",
+            "Fix the data on the nodes that are named.",
             ExitCode.INVALID_INPUT,
         )
+    for problem in problems:
+        log.error("%s", problem)
     told = {node: {name: value for name, value in said.items() if name[0] != "_"} for node, said in found.items()}
     leave(grid, _FILE, json.dumps(told, indent=1) + "\n")
     return Survey(found)

@@ -41,13 +41,13 @@ log = logging.getLogger("flwr")
 
 # What a task needs, by Flower's type of task: the function that is Flower's command for it, and what it imports.
 _COMMANDS = {
-    "flwr-clientapp": ("flwr.supernode.cli.flwr_clientapp", "flwr_clientapp"),
+    "flwr-clientapp": ("oneflower_appliance.flower.main", "clientapp"),
     "flwr-serverapp": ("oneflower_appliance.flower.main", "serverapp"),
 }
 _IMPORTS = {
     "superlink": ("oneflower_appliance.flower.main", "oneflower_appliance.training.supervisor", "flwr.superlink.cli",
                   "flwr.serverapp.strategy"),
-    "supernode": ("flwr.supernode.cli", "flwr.clientapp.mod"),
+    "supernode": ("oneflower_appliance.flower.main", "flwr.supernode.cli", "flwr.clientapp.mod"),
 }  # fmt: skip
 _GRID = "flwr.superlink.grid.http_grid"
 _PR_SET_DUMPABLE = 4

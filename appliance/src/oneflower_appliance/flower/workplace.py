@@ -1,0 +1,99 @@
+"""Where an app works, and how its failure is told: what is put around an app in the process of its task.
+
+Flower's tasks begin in whatever folder their SuperLink or SuperNode was started in, which is `/` in an image. Here each
+run has a folder of its own, `runs`/<run id>/files: on the SuperLink what a ServerApp leaves there goes to the user with
+the results; on a SuperNode it is there for the ClientApp's next message of the same run.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import logging
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.files import SHARED, private_directory, write_atomic
+from oneflower_appliance.runs import FAILURE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+FILES = "files"
+_KEPT_ON_NODES = 8  # runs
+
+
+def serverapp_works_in(runs: Path) -> None:
+    """Have this process's ServerApp work in its run's folder, and leave there what an error of oneflower's own says."""
+    grid: Any = importlib.import_module("flwr.superlink.grid.http_grid").HttpGrid
+    task: Any = importlib.import_module("flwr.superlink.runtime.run_serverapp")
+    set_run, run_app = grid.set_run, task.run_
+    folders: list[Path] = []
+
+    @functools.wraps(set_run)
+    def entering(self: Any, run: Any) -> None:
+        set_run(self, run)
+        folders.append(_enter(runs, run.run_id))
+
+    @functools.wraps(run_app)
+    def running(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return run_app(*args, **kwargs)
+        except OneflowerError as error:
+            said = {"message": error.message, "hint": error.hint}
+            write_atomic(folders[-1].parent / FAILURE, json.dumps(said) + "\n", SHARED)
+            raise
+
+    grid.set_run, task.run_ = entering, running
+    _tell_without_traceback()
+
+
+def clientapp_works_in(runs: Path) -> None:
+    """Have this process's ClientApp work in its run's folder. The folders of the last few runs are kept."""
+    task: Any = importlib.import_module("flwr.supernode.runtime.run_clientapp")
+    pull: Callable[..., Any] = task.pull_task_input
+
+    @functools.wraps(pull)
+    def entering(*args: Any, **kwargs: Any) -> Any:
+        found = pull(*args, **kwargs)
+        _message, _context, run, _fab = found
+        folder = _enter(runs, run.run_id).parent
+        os.utime(folder)
+        for old in _newest_first(runs)[_KEPT_ON_NODES:]:
+            shutil.rmtree(old, ignore_errors=True)
+        return found
+
+    task.pull_task_input = entering
+    _tell_without_traceback()
+
+
+def _enter(runs: Path, run: int) -> Path:
+    folder = private_directory(runs / str(run) / FILES)
+    os.chdir(folder)
+    return folder
+
+
+def _newest_first(runs: Path) -> list[Path]:
+    found = []
+    for path in runs.iterdir():
+        try:
+            found.append((path.stat().st_mtime, path))
+        except OSError:  # removed by another task
+            continue
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def _tell_without_traceback() -> None:
+    """Have Flower log an error of oneflower's own, which says what is wrong and how to fix it, as that and no more."""
+
+    def shorten(record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, OneflowerError):
+            record.msg, record.args, record.exc_info = f"{record.getMessage()}: %s", (error.sentence,), None
+        return True
+
+    logging.getLogger("flwr").addFilter(shorten)

@@ -1,0 +1,48 @@
+"""The folder that an app works in, and what of it others may see."""
+
+from __future__ import annotations
+
+import logging
+import os
+from types import SimpleNamespace
+
+import pytest
+from flwr.supernode.runtime import run_clientapp
+
+from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.flower.workplace import _tell_without_traceback, clientapp_works_in
+
+
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    log = logging.getLogger("flwr")
+    before = list(log.filters)
+    yield
+    log.filters[:] = before
+
+
+def test_a_clientapp_works_in_its_runs_folder_and_only_the_last_runs_are_kept(monkeypatch, tmp_path):
+    runs = tmp_path / "runs"
+    number = [0]
+    monkeypatch.setattr(run_clientapp, "pull_task_input", lambda: (None, None, SimpleNamespace(run_id=number[0]), None))
+    clientapp_works_in(runs)
+    clock = iter(range(1, 100))
+    utime = os.utime
+    monkeypatch.setattr(os, "utime", lambda path: utime(path, (next(clock),) * 2))
+    for number[0] in [*range(12), 4, 12]:
+        run_clientapp.pull_task_input()
+        assert os.getcwd() == str(runs / str(number[0]) / "files")
+        (runs / str(number[0]) / "files" / "state").write_text(str(number[0]))
+    assert sorted(int(path.name) for path in runs.iterdir()) == [4, 6, 7, 8, 9, 10, 11, 12]
+    assert (runs / "4" / "files").stat().st_mode & 0o077 == 0
+
+
+def test_an_error_of_oneflowers_own_is_logged_without_a_traceback(caplog):
+    _tell_without_traceback()
+    log = logging.getLogger("flwr")
+    for error in (OneflowerError("No data.", "Put some there."), ValueError("deep")):
+        log.error("%s raised an exception", "ServerApp", exc_info=error)
+    assert "ServerApp raised an exception: No data." in caplog.text
+    assert "OneflowerError" not in caplog.text
+    assert "ValueError: deep" in caplog.text
