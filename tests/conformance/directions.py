@@ -27,6 +27,9 @@ NEW_ROLE = {"name": "newrole", "type": "vm", "template_id": 0, "cardinality": 1}
 NATIVE = full({"FL_TLS_ENABLED": True}, {"user_inputs_values": {"FL_NUM_ROUNDS": 7, "FL_STRATEGY": "FedProx"}})
 EXTRA = {"name": "extra", "type": "vm", "template_id": 1, "cardinality": 1}
 
+# Attributes that a guest put by requests that are not recorded, in the form that OneGate takes: `NAME=value`.
+UNRECORDED = ("FL_C", "FL_C2", "FL_CA", "FL_CA1", "FL_CA2", "FL_EQ", "FL_FORM", "FL_T1")
+
 DIRECTIONS = {
     "056": [("instantiate", 16, 0, ONE_ROLE)],
     "063": [("instantiate", 18, 0, full({"EXTRA_UNDECLARED": "surplus"}))],
@@ -43,7 +46,7 @@ DIRECTIONS = {
     ],
     "127": [("template of reply", 44, "127")],
     "173": [("update", (34, "superlink", 0), 'SERVICE_ID="34"')],
-    "182": [("erase", (34, "superlink", 0), "FL_B"), ("catch up", (34, "superlink", 0), "182")],
+    "182": [("erase", (34, "superlink", 0), "FL_B"), ("put", (34, "superlink", 0), "182", UNRECORDED)],
     "204": [("template of reply", 46, "204")],
     "207": [("fail boot", 47, "superlink")],
     "218": [("ready", 34, "supernode")],

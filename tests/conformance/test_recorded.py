@@ -90,11 +90,11 @@ class Replay:
     def do_update(self, place, text):
         self.cloud.compute.update(self.cloud.compute.find(self.vm(place)), text, append=True)
 
-    def do_catch_up(self, place, exchange):
-        """Put what must have been put by requests that were not recorded."""
-        vm = self.cloud.compute.find(self.vm(place))
-        recorded = BY_NUMBER[exchange]["response"]["VM"]["USER_TEMPLATE"]
-        vm.user_template |= {key: value for key, value in recorded.items() if key not in vm.user_template}
+    def do_put(self, place, exchange, names):
+        """Put attributes with the values they were seen to have afterwards."""
+        seen = BY_NUMBER[exchange]["response"]["VM"]["USER_TEMPLATE"]
+        for name in names:
+            assert self.cloud.put(self.vm(place), f"{name}={seen[name]}").status_code == 200
 
     def do_ready(self, service, role):
         waiting = self.until(lambda: [n for n in self.nodes(service, role) if self.unready(n)])

@@ -41,7 +41,6 @@ def test_a_vm_follows_from_its_attributes():
 def test_without_context_a_vm_knows_nothing_but_has_an_address():
     vm = make({"CPU": "1"})
     assert vm.context == {}
-    assert vm.name == "one-41"
     assert vm.template["NIC"]["IP"] == "127.20.0.2"
     assert vm.service_id is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -84,6 +85,7 @@ PARKED = frozenset({VmState.STOPPED, VmState.SUSPENDED, VmState.POWEROFF, VmStat
 
 TEMPLATE_TYPE, SERVICE_TYPE = 101, 100
 
+_DIGITS = frozenset("0123456789")
 PRIVATE = "600"  # permissions of what is created, as an octet
 
 
@@ -93,6 +95,11 @@ class CloudError(OneflowerError):
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
         self.status = status
+
+
+def internal(reason: str) -> CloudError:
+    """Return what OneFlow answers to an exception that nobody caught."""
+    return CloudError(500, json.dumps({"message": "Internal server error", "reason": reason}, separators=(",", ":")))
 
 
 def permission_bits(octet: str) -> dict[str, str]:
@@ -105,11 +112,14 @@ def permission_bits(octet: str) -> dict[str, str]:
 
 
 def octet_of(value: Any) -> str:
-    """Return three octal digits. Raises `CloudError` 500, as OneFlow answers an octet that is none."""
-    text = str(value)
-    if len(text) != 3 or not set(text) <= set("01234567"):
-        raise CloudError(500, "Invalid octed")
-    return text
+    """Return permissions as three octal digits. Source: chmod_octet of pool_element.rb, which refuses nothing.
+
+    Of each character's number three bits count; a character that is not a digit, or not there, counts as 0. Of an
+    integer Ruby takes bits instead of digits, and of each only the lowest place is left.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return "".join(str(value >> place & 1) for place in range(3))
+    return "".join(str(int(digit) & 7) if digit in _DIGITS else "0" for digit in str(value)[:3].ljust(3))
 
 
 OWNER = {"UID": "0", "GID": "0", "UNAME": "oneadmin", "GNAME": "oneadmin"}

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from starlette.responses import JSONResponse, Response
 
+from oneflower.local import ruby
 from oneflower.local.models import CloudError, Document, Vm, node_ids
 from oneflower.local.oned.corexml import vm_data
 from oneflower.local.oned.tokens import is_token
-from oneflower.local.wire import Call, application, json_body, text_body, whole
+from oneflower.local.wire import Call, application, json_body, parse_json, text_body, whole
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -49,7 +49,8 @@ def onegate_app(documents: Documents, lifecycle: Lifecycle, compute: Compute) ->
         return None
 
     async def unsupported(_: Request) -> Response:
-        raise CloudError(400, "OneGate server doesn't support this feature")
+        # As by the real server: this one answers whoever asks.
+        return Response("OneGate server doesn't support this feature", 400, media_type=_TYPE)
 
     return application(onegate_calls(documents, lifecycle, compute), refuse, unsupported, _TYPE)
 
@@ -103,10 +104,11 @@ def onegate_calls(documents: Documents, lifecycle: Lifecycle, compute: Compute) 
         return await update(request, peer(request))
 
     async def update(request: Request, vm: Vm) -> Response:
-        text, kind = await text_body(request), request.query_params.get("type")
-        if text.startswith(("data=", "type=")):
-            form = parse_qs(text, keep_blank_values=True)
-            text, kind = form.get("data", [""])[0], form.get("type", [kind or "1"])[0]
+        text, given = await text_body(request), dict(request.query_params)
+        is_form = request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded")
+        if is_form or text.startswith(("data=", "type=")):
+            given |= {key: values[-1] for key, values in parse_qs(text, keep_blank_values=True).items()}
+        text, kind = given.get("data", text), given.get("type")
         appends = kind is None or whole(kind) == 1
         attributes = escape(text)
         _check_restricted(attributes, "modified" if appends else "deleted")
@@ -131,7 +133,7 @@ def onegate_calls(documents: Documents, lifecycle: Lifecycle, compute: Compute) 
 
     async def show_service(request: Request) -> Response:
         service = own_service(request.state.vm)
-        extended = "extended" in request.query_params or b"extended" in await request.body()
+        extended = "extended" in request.query_params or "extended" in await text_body(request)
         roles = [
             {
                 "name": role["name"],
@@ -163,10 +165,8 @@ def onegate_calls(documents: Documents, lifecycle: Lifecycle, compute: Compute) 
     async def act(request: Request) -> Response:
         vm, text = peer(request), await text_body(request)
         try:
-            action = json.loads(text)["action"]
-            perform, params = str(action["perform"]), action.get("params")
-        except ValueError as error:
-            raise CloudError(400, f"unexpected token at '{text}'") from error
+            action = parse_json(text, 400)["action"]
+            perform, params = ruby.text(action["perform"]), action.get("params")
         except (KeyError, TypeError, AttributeError) as error:
             raise CloudError(400, "Error parsing JSON: Wrong resource type") from error
         if perform.lower() in FORBIDDEN:

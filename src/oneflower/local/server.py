@@ -9,6 +9,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import secrets
 import signal
 import socket
@@ -16,9 +17,10 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import uvicorn
+from starlette.responses import PlainTextResponse
 
 from oneflower.local.build import build_id
 from oneflower.local.clock import TIMINGS, Clock, Pace, SteppedClock, WallClock
@@ -48,20 +50,36 @@ log = logging.getLogger(__name__)
 
 XMLRPC_PORT, ONEFLOW_PORT, ONEGATE_PORT = 2633, 2474, 5030
 IDLE_LIMIT = 600.0
+HEADER_SECONDS = 15.0
 _LONGEST_STEP = 10_000_000
 _NETWORKS = range(16, 250)
 
 
 class ByPort:
-    """Serves each listening port with its own application."""
+    """Serves each listening port with its own application, under the names that this machine alone has.
+
+    A web page whose own name leads to a loopback address (DNS rebinding) asks with that name, and is refused.
+    """
 
     def __init__(self, applications: Mapping[int, ASGIApp]) -> None:
         self._applications = applications
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; there are no WebSockets and no lifespan here."""
-        if scope["type"] == "http":
-            await self._applications[scope["server"][1]](scope, receive, send)
+        if scope["type"] != "http":
+            return
+        address, port = scope["server"]
+        hosts = [value for name, value in scope["headers"] if name == b"host"]
+        if all(is_ours(host.decode("latin-1"), address) for host in hosts):
+            await self._applications[port](scope, receive, send)
+        else:
+            text = f"The local cloud answers as {address}, 127.0.0.1 and localhost only.\n"
+            await PlainTextResponse(text, 403)(scope, receive, send)
+
+
+def is_ours(host: str, address: str) -> bool:
+    """Whether a Host header names this machine: the address that was asked, 127.0.0.1 or localhost, with any port."""
+    return re.sub(r":\d*$", "", host).lower() in (address, "127.0.0.1", "localhost")
 
 
 class _Server(uvicorn.Server):
@@ -76,6 +94,29 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def bound_waiting(config: uvicorn.Config, seconds: float = HEADER_SECONDS) -> None:
+    """Have uvicorn close a connection that does not come to ask anything: its own limit begins after an answer."""
+    config.load()
+    protocol: Any = config.http_protocol_class
+
+    class ImpatientProtocol(protocol):  # type: ignore[misc]
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            self.loop.call_later(seconds, self.leave_unless_asked, None)
+
+        def data_received(self, data: bytes) -> None:
+            before = self.cycle
+            super().data_received(data)
+            if self.cycle is before and (before is None or before.response_complete):
+                self.loop.call_later(seconds, self.leave_unless_asked, before)
+
+        def leave_unless_asked(self, before: object) -> None:
+            if self.cycle is before and not self.transport.is_closing():
+                self.transport.close()
+
+    config.http_protocol_class = ImpatientProtocol
 
 
 def _listen(address: str, port: int) -> socket.socket:
@@ -175,6 +216,7 @@ async def serve(home: LocalHome, options: Options = Options()) -> None:
     config = uvicorn.Config(
         ByPort(applications), log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=1
     )
+    bound_waiting(config)
     server = _Server(config)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -93,6 +93,10 @@ class Store:
         row = self._db.execute("SELECT body FROM vm WHERE id = ?", (number,)).fetchone()
         return _vm(row[0]) if row else None
 
+    def vm_ids(self) -> list[int]:
+        """Return the ids of all VMs, done or not."""
+        return [number for (number,) in self._db.execute("SELECT id FROM vm ORDER BY id")]
+
     def save_vm(self, vm: Vm) -> None:
         """Insert or replace a VM."""
         self._db.execute("INSERT OR REPLACE INTO vm VALUES (?, ?, ?)", (vm.id, vm.gone, json.dumps(asdict(vm))))

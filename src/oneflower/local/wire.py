@@ -1,20 +1,27 @@
-"""What the servers share: a table of routes, plain-text errors, and reading a request's body."""
+"""What the servers share: a table of routes, plain-text errors, and reading a request's body, within limits.
+
+Each server is one thread, so what is asked is bounded before it costs anything: who asks is looked at first, then how
+much is sent and how long that takes, then how deep it is.
+"""
 
 from __future__ import annotations
 
-import json
+import asyncio
 import logging
+import re
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from oneflower.local.models import CloudError
+from oneflower.local import ruby
+from oneflower.local.models import CloudError, internal
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from starlette.requests import Request
 
@@ -22,8 +29,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_CONFUSION = (TypeError, AttributeError, KeyError, IndexError)
-METHODS = ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]
+_CONFUSION = (TypeError, AttributeError, KeyError, IndexError, OverflowError, RecursionError)
+_WHOLE = re.compile(r"\s*([+-]?[0-9]{1,18})")
+METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]
+LONGEST_BODY = 4 * 1024 * 1024
+BODY_SECONDS = 30.0
+_TOO_SLOW, _TOO_LARGE = 408, 413
 
 
 @dataclass(frozen=True)
@@ -52,18 +63,36 @@ def application(
     def guard(handler: Handler) -> Handler:
         return _guarded(handler, refuse, error_type)
 
-    rest = [Route("/", guard(otherwise), methods=METHODS), Route("/{path:path}", guard(otherwise), methods=METHODS)]
+    async def unknown(request: Request) -> Response:
+        return _protected(await otherwise(request))
+
+    rest = [Route("/", unknown, methods=METHODS), Route("/{path:path}", unknown, methods=METHODS)]
     return Starlette(routes=[*(call.route(guard) for call in calls), *rest])
+
+
+def _protected(response: Response) -> Response:
+    """Add the headers that Sinatra gives every answer (rack-protection)."""
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    if response.headers.get("content-type", "").startswith("text/html"):
+        response.headers["X-XSS-Protection"] = "1; mode=block"
+        response.headers["X-Frame-Options"] = "SAMEORIGIN"
+    return response
 
 
 def _guarded(handler: Handler, refuse: Callable[[Request], Response | None], error_type: str) -> Handler:
     async def handle(request: Request) -> Response:
+        return _protected(await answer(request))
+
+    async def answer(request: Request) -> Response:
         if refusal := refuse(request):
             return refusal
         try:
             return await handler(request)
         except CloudError as error:
-            return Response(error.message, error.status, media_type=error_type)
+            response = Response(error.message, error.status, media_type=error_type)
+            if error.status in (_TOO_SLOW, _TOO_LARGE):
+                response.headers["Connection"] = "close"  # what is still to come is not read
+            return response
         except _CONFUSION as error:
             # The body is of another shape than anybody expects. The real server stumbles, too, and says the same.
             log.warning("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)
@@ -76,35 +105,83 @@ def _guarded(handler: Handler, refuse: Callable[[Request], Response | None], err
 
 
 def html(content: Any, status: int = 200) -> Response:
-    """Return JSON as OneFlow sends it, but for its indentation, which would take ten times as long."""
-    return HTMLResponse(json.dumps(content), status_code=status)
+    """Return JSON as OneFlow sends it."""
+    return HTMLResponse(ruby.pretty(content), status_code=status)
 
 
-def internal(reason: str) -> CloudError:
-    """Return what OneFlow answers to an exception that nobody caught."""
-    return CloudError(500, json.dumps({"message": "Internal server error", "reason": reason}, separators=(",", ":")))
+def not_found(method: str, path: str) -> Response:
+    """Return Sinatra's page for a route that is not there, as it is outside of production, where OneFlow runs it."""
+    code = escape(f"{method.lower()} '{path}' do\n  \"Hello World\"\nend\n").replace("&#x27;", "&#39;")
+    return HTMLResponse(_PAGE.format(code=code), 404)
+
+
+_PAGE = """\
+<!DOCTYPE html>
+<html>
+<head>
+  <style type="text/css">
+  body {{ text-align:center;font-family:helvetica,arial;font-size:22px;
+    color:#888;margin:20px}}
+  #c {{margin:0 auto;width:500px;text-align:left}}
+  </style>
+</head>
+<body>
+  <h2>Sinatra doesn\u2019t know this ditty.</h2>
+  <img src='/__sinatra__/404.png'>
+  <div id="c">
+    Try this:
+    <pre>{code}</pre>
+  </div>
+</body>
+</html>
+"""
+
+
+def chunks_of(request: Request) -> AsyncIterator[bytes]:
+    """Yield the body as it comes. Raises `CloudError` 413 where it is too long, 408 where it takes too long."""
+    if whole(request.headers.get("content-length", "0")) > LONGEST_BODY:
+        raise _too_large()
+    return _limited(request)
+
+
+async def _limited(request: Request) -> AsyncIterator[bytes]:
+    size, stream = 0, request.stream()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in stream:
+                size += len(chunk)
+                if size > LONGEST_BODY:
+                    raise _too_large()
+                yield chunk
+    except TimeoutError as error:
+        raise CloudError(_TOO_SLOW, f"The request was not all there after {BODY_SECONDS:.0f} seconds") from error
+
+
+def _too_large() -> CloudError:
+    return CloudError(_TOO_LARGE, f"The local cloud takes requests of at most {LONGEST_BODY // 1024} KB")
 
 
 async def text_body(request: Request) -> str:
     """Return the body as text, whatever its content type."""
-    return (await request.body()).decode(errors="replace")
+    return b"".join([chunk async for chunk in chunks_of(request)]).decode(errors="replace")
 
 
 async def json_body(request: Request, status: int = 500) -> Any:
     """Return the body as JSON, whatever its content type. Raises `CloudError`: 400 in the parser's words, or 500."""
-    text = await text_body(request)
+    return parse_json(await text_body(request), status)
+
+
+def parse_json(text: str, status: int) -> Any:
+    """Return what JSON text says. Raises `CloudError`: `status` in the parser's words, 500 for what cannot be kept."""
     try:
-        return json.loads(text)
-    except ValueError as error:
-        words = f"unexpected token at '{text}'"
-        raise (CloudError(400, words) if status == 400 else internal(words)) from error
+        return ruby.load(text)
+    except ruby.GeneratorError as error:
+        raise internal(str(error)) from error
+    except ruby.JsonError as error:
+        raise (CloudError(400, str(error)) if status == 400 else internal(str(error))) from error
 
 
 def whole(text: Any) -> int:
-    """Return what Ruby's to_i makes of a path parameter: the digits it begins with, else 0."""
-    digits = ""
-    for character in str(text).strip():
-        if not (character.isascii() and character.isdigit()):
-            break
-        digits += character
-    return int(digits[:18] or 0)
+    """Return what Ruby's to_i makes of a text: the digits it begins with, else 0."""
+    match = _WHOLE.match(str(text))
+    return int(match[1]) if match else 0

@@ -134,6 +134,10 @@ class Compute:
             raise CloudError(404, f"[one.vm.info] Error getting virtual machine [{number}].")
         return vm
 
+    def every_vm(self) -> list[int]:
+        """Return the ids of all VMs, also of those that are done."""
+        return self._store.vm_ids()
+
     def token(self, vm: Vm) -> str:
         """Return the token of a VM for OneGate."""
         return make_token(self.token_password, vm.id, vm.stime)
@@ -148,7 +152,7 @@ class Compute:
                 check_network(nic, self.networks)
             addresses = tuple(self.host.address() for _ in nics_of(attributes))
             place = Place(self._store.next_id("vm"), addresses, self._onegate, int(self.clock.now()))
-            vm = new_vm(attributes, name, place, self.user)
+            vm = new_vm(attributes, name or f"{base.get('NAME', 'one')}-{place.number}", place, self.user)
             vm.template["TEMPLATE_ID"] = str(template_id)
             self.host.prepare(vm, self.token(vm))
         except CloudError as error:

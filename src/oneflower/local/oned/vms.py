@@ -43,10 +43,9 @@ def nics_of(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def new_vm(attributes: Mapping[str, Any], name: str, place: Place, user: Mapping[str, str]) -> Vm:
-    """Return a VM with `attributes`; `user` are those of the user it belongs to. Raises `CloudError`."""
+    """Return a VM called `name` with `attributes`; `user` are those of its user. Raises `CloudError`."""
     mine = {key: value for key, value in attributes.items() if key in _OF_THE_MACHINE}
     theirs = {key: value for key, value in attributes.items() if key not in _OF_THE_MACHINE and key != "NAME"}
-    name = name or str(attributes.get("NAME") or f"one-{place.number}")
     nics = [
         {"NETWORK": "loopback", "NETWORK_ID": "0", **nic, "IP": ip, "MAC": mac(place.number, index),
          "NAME": f"NIC{index}", "NIC_ID": str(index)}

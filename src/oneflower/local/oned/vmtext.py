@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from oneflower.local import ruby
 from oneflower.local.models import CloudError
 
 if TYPE_CHECKING:
@@ -141,16 +142,9 @@ def render_contents(contents: Mapping[str, Any]) -> str:
         elif isinstance(value, list):
             text += "".join(render_contents({key: element}) for element in value)
         else:
-            escaped = ruby_text(value).replace('"', '\\"')
+            escaped = ruby.text(value).replace('"', '\\"')
             text += f'{key} = "{escaped}"\n'
     return text
-
-
-def ruby_text(value: Any) -> str:
-    """Return a JSON value as Ruby's to_s does: nil is empty, booleans are lower-case."""
-    if value is None:
-        return ""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def fill_references(text: str, find: Callable[[str], str]) -> str:
@@ -172,7 +166,7 @@ def resolve_context(context: Mapping[str, Any], find: Callable[[str, str, str, s
         parts = (match["name"].upper(), *((match[part] or "") for part in ("attribute", "key", "value")))
         return find(*parts)
 
-    return {key.upper(): _DOLLAR.sub(replace, ruby_text(value)) for key, value in context.items()}
+    return {key.upper(): _DOLLAR.sub(replace, ruby.text(value)) for key, value in context.items()}
 
 
 def context_sh(context: Mapping[str, str]) -> str:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import HTMLResponse, Response
 
-from oneflower.local.models import SERVICE_TYPE, TEMPLATE_TYPE, CloudError, Document
-from oneflower.local.oneflow.documents import load_json
+from oneflower.local import ruby
+from oneflower.local.models import SERVICE_TYPE, TEMPLATE_TYPE, CloudError, Document, internal
 from oneflower.local.oneflow.instantiation import rename_legacy_values
 from oneflower.local.oneflow.lifecycle import ACTIONS
 from oneflower.local.oneflow.schema import check_role, check_template
-from oneflower.local.wire import Call, application, html, internal, json_body, whole
+from oneflower.local.wire import Call, application, html, json_body, not_found, parse_json, whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,8 +47,8 @@ def oneflow_app(
             return HTMLResponse("Invalid credentials", 401)
         return None
 
-    async def unknown(_: Request) -> Response:
-        return HTMLResponse("<h1>Not Found</h1>", 404)
+    async def unknown(request: Request) -> Response:
+        return refuse(request) or not_found(request.method, request.url.path)
 
     return application([*oneflow_calls(documents, lifecycle, compute), *extra], refuse, unknown, "text/html")
 
@@ -96,14 +96,14 @@ def oneflow_calls(documents: Documents, lifecycle: Lifecycle, compute: Compute) 
     async def update_service(request: Request) -> Response:
         body, append = await json_body(request, 400), False
         if not isinstance(body, dict):
-            raise internal(f"undefined method `key?' for {body!r}")
+            raise internal(ruby.no_method("key?", body))
         if "append" in body:
             if "template" not in body:
                 raise CloudError(400, "Missing template to append")
             append = bool(body["append"])
             if not isinstance(body["template"], str):
-                raise internal(f"no implicit conversion of {_RUBY[type(body['template'])]} into String")
-            body = load_json(body["template"])
+                raise internal(f"no implicit conversion of {ruby.kind(body['template'])} into String")
+            body = parse_json(body["template"], 400)
         if not append:
             check_template(body)
         lifecycle.update(service_of(request), body, append=append)
@@ -113,11 +113,11 @@ def oneflow_calls(documents: Documents, lifecycle: Lifecycle, compute: Compute) 
         body = await json_body(request)
         if not isinstance(body, dict):
             raise internal("no implicit conversion of String into Integer")
-        found, cardinality, force = service_of(request), _number(body.get("cardinality")), body.get("force")
-        if found.state.name == "RUNNING" and found.role(str(body.get("role_name"))) and not isinstance(force, bool):
-            given = "" if force is None else force
-            raise internal(f'unexpected token at \'{{ "cardinality" : {cardinality},\n  "force" : {given} }}\'')
-        lifecycle.scale(found, str(body.get("role_name") or ""), cardinality, force)
+        found, cardinality = service_of(request), _number(body.get("cardinality"))
+        try:
+            lifecycle.scale(found, ruby.text(body.get("role_name")), cardinality, body.get("force"))
+        except ruby.JsonError as error:
+            raise internal(str(error)) from error
         return Response(status_code=_NO_CONTENT)
 
     async def act_on_role(request: Request) -> Response:
@@ -135,9 +135,11 @@ def oneflow_calls(documents: Documents, lifecycle: Lifecycle, compute: Compute) 
         options, found = params or {}, service_of(request)
         if perform == "add_role":
             role = options.get("role")
-            lifecycle.add_role(found, check_role(role if isinstance(role, dict) else load_json(role)))
+            if not isinstance(role, dict | str):
+                raise internal(f"no implicit conversion of {ruby.kind(role)} into String")
+            lifecycle.add_role(found, check_role(role if isinstance(role, dict) else parse_json(role, 400)))
         elif perform == "remove_role":
-            lifecycle.remove_role(found, str(options.get("role")))
+            lifecycle.remove_role(found, ruby.text(options.get("role")))
         else:
             raise CloudError(500, f"Action {perform} not supported")
         return Response(status_code=_NO_CONTENT)
@@ -177,7 +179,7 @@ def oneflow_calls(documents: Documents, lifecycle: Lifecycle, compute: Compute) 
         except CloudError:
             body = {}
         what = body.get("delete_type") if isinstance(body, dict) else None
-        documents.delete_template(template_of(request).id, str(what or "none"), compute)
+        documents.delete_template(template_of(request).id, ruby.text(what), compute)
         return Response(status_code=_NO_CONTENT)
 
     async def act_on_template(request: Request) -> Response:
@@ -187,12 +189,12 @@ def oneflow_calls(documents: Documents, lifecycle: Lifecycle, compute: Compute) 
             number = template_of(request).id
             merge = options.get("merge_template") or {}
             if not isinstance(merge, dict):
-                raise CloudError(400, f"undefined method `key?' for {merge!r}")
+                raise CloudError(400, ruby.no_method("key?", merge))
             rename_legacy_values(merge)
             return html(lifecycle.instantiate(number, merge), 201)
         if perform == "clone":
             found = template_of(request)
-            name, recursive = str(options.get("name")), str(options.get("recursive") or "templates")
+            name, recursive = ruby.text(options.get("name")), ruby.text(options.get("recursive") or "templates")
             return html(documents.clone_template(found.id, name, recursive, compute).wire(), 201)
         if perform == "update":
             return update_by_action(request, options)
@@ -200,11 +202,14 @@ def oneflow_calls(documents: Documents, lifecycle: Lifecycle, compute: Compute) 
             return Response(media_type="text/html")  # an error object is made, and never looked at
         with suppress(CloudError):  # the result is not looked at, either
             _change(documents, template_of(request), perform, options)
-        return Response(status_code=_NO_CONTENT if _needed(perform) in options else 200, media_type="text/html")
+        given = options.get(_needed(perform)) not in (None, False) or perform == "rename"
+        return Response(status_code=_NO_CONTENT if given else 200, media_type="text/html")
 
     def update_by_action(request: Request, options: dict[str, Any]) -> Response:
-        if "template_json" in options:
-            body = load_json(options["template_json"])
+        if options.get("template_json"):
+            if not isinstance(options["template_json"], str):
+                raise internal(f"no implicit conversion of {ruby.kind(options['template_json'])} into String")
+            body = parse_json(options["template_json"], 400)
             documents.update_template(template_of(request).id, body, append=options.get("append") is True)
             return Response(status_code=_NO_CONTENT)
         if "template_raw" in options:
@@ -232,7 +237,6 @@ def oneflow_calls(documents: Documents, lifecycle: Lifecycle, compute: Compute) 
     ]
 
 
-_RUBY = {dict: "Hash", list: "Array", int: "Integer", float: "Float", bool: "true", type(None): "nil"}
 _CHANGES = {"chown": "owner_id", "chgrp": "group_id", "chmod": "octet", "rename": "name"}
 _NAMES = {"owner_id": "a UID", "group_id": "a GID", "octet": "an OCTET", "name": "a name"}
 
@@ -244,15 +248,18 @@ def _needed(perform: str) -> str:
 def _change(documents: Documents, document: Document, perform: str, options: dict[str, Any]) -> None:
     """Change what any document has. Raises `CloudError` 500."""
     needed = _needed(perform)
-    if needed not in options:
+    if options.get(needed) in (None, False):
         raise CloudError(500, f"Action {perform}: You have to specify {_NAMES[needed]}")
     if perform == "rename":
-        documents.rename(document, str(options["name"]))
+        documents.rename(document, ruby.text(options["name"]))
     elif perform == "chmod":
-        documents.chmod(document, options["octet"])
+        octet = options["octet"]
+        if not isinstance(octet, str | int) or isinstance(octet, bool):
+            raise internal(ruby.no_method("[]", octet))
+        documents.chmod(document, octet)
     else:
-        owner = whole(options["owner_id"]) if perform == "chown" else -1
-        documents.chown(document, owner, whole(options["group_id"]) if "group_id" in options else -1)
+        owner = _number(options["owner_id"]) if perform == "chown" else -1
+        documents.chown(document, owner, _number(options.get("group_id") or -1))
 
 
 def _action(body: Any) -> tuple[str, dict[str, Any] | None]:
@@ -263,7 +270,7 @@ def _action(body: Any) -> tuple[str, dict[str, Any] | None]:
     params = action.get("params")
     if params is not None and not isinstance(params, dict):
         raise internal("no implicit conversion of String into Integer")
-    return str(action.get("perform")), params
+    return ruby.text(action.get("perform")), params
 
 
 def _pace(params: dict[str, Any] | None) -> tuple[int, int]:
@@ -277,5 +284,5 @@ def _pace(params: dict[str, Any] | None) -> tuple[int, int]:
 
 def _number(value: Any) -> int:
     if isinstance(value, bool | dict | list):
-        raise internal(f"undefined method `to_i' for {value!r}")
-    return int(value) if isinstance(value, int | float) else whole(value)
+        raise internal(ruby.no_method("to_i", value))
+    return int(value) if isinstance(value, int | float) else whole(ruby.text(value))

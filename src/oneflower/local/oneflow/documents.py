@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -168,11 +167,3 @@ class Documents:
             for vm_template in {role["template_id"] for role in template.roles}:
                 compute.delete_template(vm_template)
         self.forget(number)
-
-
-def load_json(text: Any) -> Any:
-    """Return JSON text as data. Raises `CloudError` 400 with the words of Ruby's parser."""
-    try:
-        return json.loads(text)
-    except (TypeError, ValueError) as error:
-        raise CloudError(400, f"unexpected token at '{text}'") from error

@@ -17,6 +17,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from oneflower.local import ruby
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -33,6 +35,9 @@ _CLASSES = {
 }
 
 
+MOST_NESTED = 150
+
+
 class ParseError(Exception):
     """Why a text is no expression, in the words of OneFlow's parser."""
 
@@ -46,7 +51,7 @@ class Number:
     def value(self, _lookup: Lookup) -> tuple[float, str]:
         """Return the number, and how it is written."""
         number = float(self.text) if "." in self.text else int(self.text)
-        return number, str(number)
+        return number, ruby.text(number)
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Variable:
     def value(self, lookup: Lookup) -> tuple[float | None, str]:
         """Return the mean over the VMs, None when none has it, and how that is written."""
         found = lookup(self.name)
-        return found, f"{self.name}[{'--' if found is None else found}]"
+        return found, f"{self.name}[{'--' if found is None else ruby.text(found)}]"
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,7 @@ class _Parser:
         self._text = text
         self.position = 0
         self._furthest = 0
+        self._depth = 0
         self._wanted: list[str] = []
 
     def reason(self, start: int) -> str:
@@ -152,16 +158,25 @@ class _Parser:
             self._wanted.append(wanted)
 
     def _run(self, name: str) -> str:
-        run = ""
-        while character := self._class(name):
-            run += character
-        return run
+        start = self.position
+        while self._class(name):
+            pass
+        return self._text[start : self.position]
 
     def _space(self) -> None:
         while self._literal(" "):
             pass
 
     def expression(self) -> Expression | None:
+        self._depth += 1
+        if self._depth > MOST_NESTED:
+            raise ParseError(f"more than {MOST_NESTED} conditions within one another")
+        try:
+            return self._expression()
+        finally:
+            self._depth -= 1
+
+    def _expression(self) -> Expression | None:
         start = self.position
         self._space()
         left = self._condition()

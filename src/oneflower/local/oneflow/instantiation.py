@@ -75,7 +75,7 @@ def merge_service(template: dict[str, Any], merge: dict[str, Any]) -> dict[str, 
     if values := rest.pop("networks_values", None):
         base["networks_values"] = _by_first_key(base.get("networks_values") or [], values)
     if roles := rest.pop("roles", None):
-        given = {item.get("name"): item for item in roles if isinstance(item, dict)}
+        given = {item["name"]: item for item in roles if isinstance(item, dict) and isinstance(item.get("name"), str)}
         base["roles"] = [deep_merge(role, given.get(role["name"], {})) for role in base["roles"]]
     try:
         return check_template(deep_merge(base, rest))

@@ -13,6 +13,7 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from oneflower.local import ruby
 from oneflower.local.models import (
     FAILED,
     SERVICE_TYPE,
@@ -134,7 +135,11 @@ class Lifecycle:
             self._documents.enter(service, ServiceState.DEPLOYING)
 
     def scale(self, service: Document, name: str, cardinality: int, force: Any) -> None:
-        """Change how many VMs a role has; on the way down the oldest go. Raises `CloudError` 500."""
+        """Change how many VMs a role has; on the way down the oldest go. Raises `CloudError` 500.
+
+        `force` is what the request says. OneFlow writes it into JSON text, unquoted, and reads that again: "true" is
+        true, and what is no JSON then, as nothing at all, raises `JsonError`, with the service unwatched from then on.
+        """
         if service.state is not ServiceState.RUNNING:
             raise CloudError(500, f"Service cannot be scaled in state: {service.state.name}")
         # From here on OneFlow watches over the service only when it is RUNNING again: a refusal leaves it unwatched.
@@ -144,9 +149,10 @@ class Lifecycle:
             raise CloudError(500, f"Role {name} not found")
         if role["type"] == "vr":
             raise CloudError(500, f"Virtual Router role {name} does not support cardinality update")
+        given = ruby.load(f'{{ "cardinality" : {cardinality},\n  "force" : {ruby.text(force)} }}')
         with self._documents.changing(service):
             before = role["cardinality"]
-            if force is not True:
+            if given["force"] is not True:
                 try:
                     rules.check_cardinality(role, cardinality)
                 except CloudError as error:

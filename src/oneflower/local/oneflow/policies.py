@@ -7,26 +7,47 @@ documents of the real server.
 from __future__ import annotations
 
 import datetime
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from cronsim import CronSim, CronSimError
 from dateutil import parser as dates
 
+from oneflower.local.oned.corexml import vm_data
 from oneflower.local.oneflow import expressions
+from oneflower.local.oneflow.cron import Cron, CronError
 
 if TYPE_CHECKING:
     from oneflower.local.models import Vm
 
+_THREE_NUMBERS = re.compile(r"(?<!\d)(\d{1,4})([-/.])(\d{1,4})\2(\d{1,4})(?!\d)")
+_SHORT, _LAST_CENTURY = 2, 69
+
 
 def parse_time(text: str) -> float | None:
-    """Return seconds since the epoch for digits or a date, None for anything else."""
+    """Return seconds since the epoch for digits or a date, None for anything else.
+
+    Three numbers are read as Ruby reads them: the longest is the year and the middle one the month, whatever separates
+    them, so `31/12/2031` is a date and `12/31/2031` is none. A weekday alone is no time to Ruby.
+    """
     if re.search(r"^\d+$", text, re.MULTILINE):
         return float(re.findall(r"\d+", text)[0])
-    try:
-        return dates.parse(text).timestamp()
-    except (ValueError, OverflowError, OSError):
+    if not re.search(r"\d", text):
         return None
+    try:
+        return dates.parse(_THREE_NUMBERS.sub(_iso_date, text, count=1)).timestamp()
+    except (ValueError, OverflowError, OSError, TypeError):
+        return None
+
+
+def _iso_date(found: re.Match[str]) -> str:
+    year, month, day = found[1], found[3], found[4]
+    if len(day) > _SHORT:
+        year, day = day, year
+    number = int(year)
+    if len(year) <= _SHORT:
+        number += 1900 if number >= _LAST_CENTURY else 2000
+    return datetime.date(number, int(month), int(day)).isoformat()
 
 
 def valid_recurrence(text: str) -> bool:
@@ -36,10 +57,9 @@ def valid_recurrence(text: str) -> bool:
 
 def _next_time(recurrence: str, after: float) -> float | None:
     try:
-        moment = next(CronSim(recurrence, datetime.datetime.fromtimestamp(after).astimezone()))
-    except (CronSimError, StopIteration):
+        return Cron(recurrence).next(datetime.datetime.fromtimestamp(after).astimezone()).timestamp()
+    except CronError:
         return None
-    return moment.timestamp()
 
 
 def wanted(role: dict[str, Any], vms: list[Vm], now: float) -> tuple[int, int | None]:
@@ -71,7 +91,10 @@ def _scheduled(policy: dict[str, Any], role: dict[str, Any], now: float) -> int:
 def _elastic(policy: dict[str, Any], role: dict[str, Any], vms: list[Vm], now: float) -> int:
     if now < policy.get("last_eval", 0) + policy.get("period", 0):
         return 0
-    holds, text = expressions.parse(policy["expression"]).value(lambda name: mean(name, vms))
+    try:
+        holds, text = expressions.parse(policy["expression"]).value(lambda name: mean(name, vms))
+    except expressions.ParseError:
+        return 0  # written by an update of the service, which nobody checks
     needed, change, trues = policy.get("period_number", 0), 0, 0
     if holds:
         trues = min(policy.get("true_evals", 0) + 1, needed)
@@ -103,10 +126,21 @@ def mean(name: str, vms: list[Vm]) -> float | None:
 
     Text that begins with no number counts as 0, as Ruby's to_f has it.
     """
-    values = []
-    for vm in vms:
-        found = vm.user_template.get(name, vm.template.get(name))
-        if vm.running and isinstance(found, str):
-            number = re.match(r"\s*[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", found)
-            values.append(float(number[0]) if number else 0.0)
-    return round(sum(values) / len(values) * 100) / 100 if values else None
+    values = [_number(found) for vm in vms if vm.running and isinstance(found := _attribute(vm, name), str)]
+    found = sum(values) / len(values) if values else math.inf
+    if not math.isfinite(found):
+        return None  # Ruby cannot round Infinity, and OneFlow's autoscaler stumbles; here no VM counts as having it
+    return math.copysign(math.floor(abs(found) * 100 + 0.5), found) / 100
+
+
+def _attribute(vm: Vm, name: str) -> Any:
+    """Return an attribute from the first part of a VM that has it: its templates, or itself (LCM_STATE)."""
+    data = vm_data(vm)
+    places = (data["USER_TEMPLATE"], data["TEMPLATE"], data)
+    return next((place[name] for place in places if name in place), None)
+
+
+def _number(text: str) -> float:
+    """Return what Ruby's to_f makes of a text."""
+    number = re.match(r"\s*[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", text)
+    return float(number[0]) if number else 0.0

@@ -12,7 +12,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from oneflower.local.models import CloudError
+from oneflower.local import ruby
+from oneflower.local.models import CloudError, internal
 from oneflower.local.oneflow import expressions
 from oneflower.local.oneflow.legacy import convert, is_legacy
 from oneflower.local.oneflow.policies import parse_time, valid_recurrence
@@ -101,11 +102,11 @@ def check_template(body: Any) -> dict[str, Any]:
 def check_role(role: Any) -> dict[str, Any]:
     """Check one role by itself, as `add_role` does. Raises `CloudError` 400, or 500."""
     if not isinstance(role, dict):
-        raise CloudError(500, _internal(f"undefined method `fetch' for {json.dumps(role)}"))
+        raise internal(ruby.no_method("fetch", role))
     schemas = {"vm": _VM_ROLE, "vr": _VR_ROLE}
     kind = role.get("type", "vm")
-    if kind not in schemas:
-        raise CloudError(400, f'Unsupported role type "{kind}"')
+    if not isinstance(kind, str) or kind not in schemas:
+        raise CloudError(400, f'Unsupported role type "{ruby.text(kind)}"')
     checked: dict[str, Any] = _check(role, schemas[kind], "")
     return checked
 
@@ -122,7 +123,8 @@ def _object(value: Any, schema: Field, key: str) -> Any:
         if given is not None and given is not False:
             value[name] = _check(given, inner, name)
         elif inner.required:
-            missing = f"'{name} ({inner.kind})' is missing from {json.dumps(value, separators=(',', ':'))}"
+            text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+            missing = f"'{name} ({inner.kind})' is missing from {text}"
             raise CloudError(400, f"Mandatory document key {missing}")
         elif inner.default is not None:
             value[name] = inner.default
@@ -145,8 +147,7 @@ def _integer(value: Any, schema: Field, key: str) -> int:
 def _as_integer(value: Any, key: str) -> int:
     """Return what Ruby's Integer() makes of a value: prefixes 0x, 0b, 0o and a bare 0 count."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        kind = {bool: "true", list: "Array", dict: "Hash"}[type(value)]
-        raise CloudError(500, _internal(f"can't convert {kind} into Integer"))
+        raise internal(f"can't convert {ruby.kind(value)} into Integer")
     try:
         if isinstance(value, str):
             octal = re.fullmatch(r"\s*([+-]?)0+(\d[\d_]*)\s*", value)
@@ -174,11 +175,6 @@ def _string(value: Any, schema: Field, key: str) -> Any:
 
 
 _CHECKS = {"object": _object, "array": _array, "integer": _integer, "boolean": _boolean, "string": _string}
-
-
-def _internal(reason: str) -> str:
-    """Return the body of OneFlow's answer to an exception nobody caught."""
-    return json.dumps({"message": "Internal server error", "reason": reason}, separators=(",", ":"))
 
 
 def _check_together(roles: list[dict[str, Any]]) -> None:
