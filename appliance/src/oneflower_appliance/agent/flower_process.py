@@ -25,7 +25,7 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from oneflower_appliance.settings import Settings
 
@@ -269,6 +269,10 @@ class LoopbackDoor:
     def resume(self, run: str) -> str:
         """Have a run that was lost go on, and return the id of the one that takes its place."""
         return str(self._ask("POST", "/runs", {"resumes": run})["id"])
+
+    def tidy(self, forget: Iterable[str]) -> None:
+        """Delete what runs that have ended do not need any more, and all that there is of the runs to `forget`."""
+        self._ask("POST", "/retention", {"forget": list(forget)})
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
         data = json.dumps(body).encode() if body is not None else None

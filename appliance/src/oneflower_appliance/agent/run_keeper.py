@@ -47,6 +47,7 @@ class Trainer:
         self._door = door
         self._settings = settings
         self._runs = runs
+        self.runs: list[dict[str, Any]] = []  # all, as they were when it last looked
         self._given_up: set[str] = set()  # also where it cannot be written down
         self._wanted: tuple[str, str] | None = None
         self._refused: dict[str, str] | None = None
@@ -76,6 +77,7 @@ class Trainer:
         if changed:
             runs = self._door.runs()
         self._going = any(run["status"] != _FINISHED for run in runs)
+        self.runs = runs
         newest = runs[-1] if runs else self._refused
         return self._news(newest) if newest else {}
 

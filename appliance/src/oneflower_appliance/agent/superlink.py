@@ -16,6 +16,7 @@ from oneflower_appliance.agent.backoff import Backoff, Patience
 from oneflower_appliance.agent.journal import Step
 from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.agent.partition import Partitions
+from oneflower_appliance.agent.retention import Retention
 from oneflower_appliance.agent.run_keeper import Trainer
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import private_directory
@@ -52,6 +53,7 @@ class SuperLink:
         self._partitions = Partitions()
         self._registrar: Registrar | None = None
         self._trainer: Trainer | None = None
+        self._retention: Retention | None = None
         self._published: dict[str, str] = {}
         self._delays: Iterator[float] = iter(())
         self._due = 0.0
@@ -85,6 +87,8 @@ class SuperLink:
                 self._nodes = self._look_at_nodes(onegate)
             if self._trainer and (news := self._trainer.look(onegate, self._nodes)) and onegate:
                 self._tell(onegate, self._trainer, news)
+            if self._trainer and self._retention:
+                self._retention.look(self._trainer.runs)
         except OneGateError as error:
             log.debug("%s", error.sentence)
         except OSError as error:
@@ -168,6 +172,8 @@ class SuperLink:
         machine = self._machine
         door = flower.LoopbackDoor(self._ca, f"{self._control[0]}:{self._control[1]}")
         self._trainer = Trainer(door, machine.settings, machine.home / "runs")
+        checkpoints = Path(machine.settings.text("FL_CHECKPOINT_PATH") or machine.home / "checkpoints")
+        self._retention = Retention(door, machine.settings.integer("FL_KEEP_RUNS"), machine.home / "runs", checkpoints)
         if machine.onegate is None:
             return "not inside OpenNebula: SuperNodes are registered by hand and take FL_NODE_CONFIG"
         attributes = machine.insist(lambda onegate: onegate.attributes())

@@ -140,7 +140,13 @@ def _run_routes(link: LinkState, runs: Path) -> list[Route]:
         except (KeyError, TypeError, ValueError) as error:
             return PlainTextResponse(f"That is no run: {error!r}.\n", status_code=400)
 
+    async def tidy(request: Request) -> Response:
+        forget = [int(number) for number in (await request.json())["forget"]]
+        await run_in_threadpool(link.tidy, forget)
+        return JSONResponse({})
+
     return [
+        Route("/oneflower/retention", tidy, methods=["POST"]),
         Route("/oneflower/runs", all_runs),
         Route("/oneflower/runs", new_run, methods=["POST"]),
         Route("/oneflower/runs/{id:id}", one_run),

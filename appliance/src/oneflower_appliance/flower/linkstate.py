@@ -10,9 +10,10 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.flower.retention import tidy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
 log = logging.getLogger("flwr")
@@ -120,6 +121,10 @@ class LinkState:
     def going(self) -> list[int]:
         """Return the runs that have not ended."""
         return [info.run_id for info in self._state.get_run_info() if info.status.status != "finished"]
+
+    def tidy(self, forget: Iterable[int]) -> None:
+        """Delete what runs that have ended do not need any more, and all that there is of the runs to `forget`."""
+        tidy(self._state, forget)
 
     def _fab(self, **values: Any) -> Any:
         return importlib.import_module("flwr.proto.fab_pb2").Fab(**values)

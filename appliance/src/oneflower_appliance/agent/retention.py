@@ -1,0 +1,76 @@
+"""Which runs a SuperLink keeps: the newest FL_KEEP_RUNS, with what they left and their checkpoints.
+
+Kept besides: runs that have not ended, the ones that these go on from, and the newest run of each pre-built app, by
+which the agent knows that what the form asks for was started.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from oneflower_appliance.training.origin import Origin
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from oneflower_appliance.agent.flower_process import LoopbackDoor
+
+log = logging.getLogger(__name__)
+
+_OURS = "oneflower/"
+
+
+class Retention:
+    """Looks after what the runs of one SuperLink leave in the folders `runs` and `checkpoints`."""
+
+    def __init__(self, door: LoopbackDoor, keep: int, runs: Path, checkpoints: Path) -> None:
+        self._door = door
+        self._keep = keep
+        self._runs = runs
+        self._checkpoints = checkpoints
+        self._ended: set[str] | None = None
+
+    def look(self, runs: Sequence[Mapping[str, Any]]) -> None:
+        """Remove what is too old, if a run has ended since the last look. `runs` are all there are, oldest first.
+
+        Raises `OSError` when the SuperLink does not answer, and `ValueError` when it refuses.
+        """
+        ended = {run["id"] for run in runs if run["status"] == "finished"}
+        if ended == self._ended:
+            return
+        kept = self._kept(runs)
+        old = [run["id"] for run in runs if run["id"] not in kept]
+        needed = {Origin.of(self._runs / number).first for number in kept}
+        # The SuperLink forgets a run last: where this is interrupted, it is done again.
+        removed = [number for number in old if self._remove(number, needed)]
+        self._door.tidy(removed)
+        self._ended = ended - set(removed)
+        if removed:
+            log.info("Runs removed: %d. The newest %d are kept (FL_KEEP_RUNS).", len(removed), self._keep)
+
+    def _remove(self, number: str, needed: set[str]) -> bool:
+        """Remove the checkpoints of a run, unless they are another's, too, and then the folder that leads to them."""
+        folder = self._runs / number
+        first = Origin.of(folder).first
+        folders = [folder] if first in needed else [self._checkpoints / first, folder]
+        try:
+            for found in folders:
+                if found.exists():
+                    shutil.rmtree(found)
+        except OSError as error:
+            log.warning("Run %s cannot be removed: %s.", number, error)
+            return False
+        return True
+
+    def _kept(self, runs: Sequence[Mapping[str, Any]]) -> set[str]:
+        kept = {run["id"] for run in runs[-self._keep :]}
+        kept |= set({run["app"]: run["id"] for run in runs if run["app"].startswith(_OURS)}.values())
+        for run in runs:
+            number = "" if run["status"] == "finished" else run["id"]
+            while number:
+                kept.add(number)
+                number = Origin.of(self._runs / number).resumes
+        return kept

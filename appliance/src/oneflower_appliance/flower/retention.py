@@ -1,0 +1,89 @@
+"""What a SuperLink keeps of runs that have ended, in Flower's own state.
+
+Flower deletes the messages and objects of a run that has ended only when somebody looks at its log or lists the runs,
+and never its tasks, its log and its app. SQLite gives no space back to the disk by itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import shutil
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+log = logging.getLogger("flwr")
+
+_SLACK = 16 * 2**20  # bytes that a state may hold free before it is written anew
+
+
+def tidy(state: Any, forget: Iterable[int]) -> None:
+    """Delete what runs that have ended do not need any more, and all that there is of the runs to `forget`.
+
+    A run that has not ended is left alone. Then the file is made as small as it can be, unless a run is going.
+    """
+    unwanted = set(forget)
+    going = False
+    for info in state.get_run_info():
+        if info.status.status != "finished":
+            going = True
+            continue
+        state.cleanup_run(info.run_id)
+        if info.run_id in unwanted:
+            _forget(state, info)
+    if not going:
+        _shrink(state)
+
+
+def _forget(state: Any, info: Any) -> None:
+    """Delete a run's rows, in one transaction. Flower has no call for it."""
+    sql: Any = importlib.import_module("sqlalchemy")
+    core: Any = importlib.import_module("flwr.supercore.state.schema.corestate_models")
+    link: Any = importlib.import_module("flwr.supercore.state.schema.linkstate_models")
+    signed = importlib.import_module("flwr.supercore.utils").uint64_to_int64(info.run_id)
+    with state.session() as session:
+        tasks = session.scalars(sql.select(core.Task.task_id).where(core.Task.run_id == signed)).all()
+        series = session.scalars(sql.select(core.SeriesRuns.series_id).where(core.SeriesRuns.run_id == signed)).all()
+        session.execute(sql.delete(core.TaskLogsTable).where(core.TaskLogsTable.c.task_id.in_(tasks)))
+        session.execute(sql.delete(core.Message).where(core.Message.run_id == info.run_id,
+                                                       core.Message.reply_to_message_id.is_not(None)))  # fmt: skip
+        session.execute(sql.delete(core.Message).where(core.Message.run_id == info.run_id))
+        for model in (link.MessageRes, link.MessageIns, core.TaskEvent, core.TaskMessage, core.TaskUsage,
+                      core.RunConnector, core.SeriesRuns, link.Run, core.Task):  # fmt: skip
+            session.execute(sql.delete(model).where(model.run_id == signed))
+        for number in series:
+            users = (core.SeriesRuns.series_id, core.Automation.series_id)
+            if all(session.scalar(sql.select(column).where(column == number)) is None for column in users):
+                for model in (core.SeriesContext, core.CompactedContext, core.RunSeries):
+                    session.execute(sql.delete(model).where(model.series_id == number))
+        if session.scalar(sql.select(link.Run.fab_id).where(link.Run.fab_id == info.fab_id)) is None:
+            state.delete_app(info.federation_id, f"@{info.fab_id}")
+        used = [link.Run.fab_hash, core.FederationApp.fab_hash]
+        if not any(session.scalar(sql.select(column).where(column == info.fab_hash)) for column in used):
+            session.execute(sql.delete(core.Fab).where(core.Fab.fab_hash == info.fab_hash))
+            uninstall(info.fab_hash)
+    log.debug("Run %d is forgotten.", info.run_id)
+
+
+def uninstall(fab_hash: str) -> None:
+    """Remove the folder into which Flower unpacked an app for its processes, if it is there."""
+    constants: Any = importlib.import_module("flwr.common.constant")
+    home = importlib.import_module("flwr.supercore.utils").get_flwr_home()
+    for folder in (home / constants.APP_DIR).glob(f"*.{fab_hash[: constants.FAB_HASH_TRUNCATION]}"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _shrink(state: Any) -> None:
+    """Give free space back to the disk, where there is much of it."""
+    errors: Any = importlib.import_module("sqlalchemy.exc")
+    with state._engine.connect() as connection:  # noqa: SLF001 - a vacuum cannot be in a session, which is a transaction
+        raw = connection.execution_options(isolation_level="AUTOCOMMIT")
+        free, page = (raw.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("freelist_count", "page_size"))
+        try:
+            if free * page > _SLACK:
+                raw.exec_driver_sql("VACUUM")
+            raw.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        except errors.OperationalError as error:
+            log.debug("The state is not written anew: %s", error)  # somebody uses it; the next time will do
