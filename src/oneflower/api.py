@@ -73,7 +73,11 @@ class LocalSite(_Runtimes):
     def console(self, vm: int, lines: int) -> list[str]:
         """Return the last lines of a machine's console."""
         path = self.home.machine(vm) / "console.log"
-        return path.read_text(errors="replace").splitlines()[-lines:] if path.exists() else []
+        found: list[str] = []
+        for part in (path, path.with_name("console.log.1")):  # which it was moved to when it grew too long
+            if len(found) < lines and part.exists():
+                found = part.read_text(errors="replace").splitlines() + found
+        return found[-lines:]
 
     def revive(self) -> Endpoints | None:
         """Start the daemon again if it has ended."""

@@ -91,7 +91,6 @@ def test_many_runs_of_many_apps_stay_within_bounds(newcomer, tmp_path):
         until(lambda: known() <= KEEP, 30, "the end of older runs")
         samples.append(measure())
         assert len(list((home / "runs").iterdir())) <= KEEP
-    print(*samples, sep="\n")
     (database, memory, _), (last_database, last_memory, apps) = samples[2], samples[-1]
     assert last_database - database < MEGABYTES
     # Four more apps: each would stay in the memory of a SuperNode, whose allocator returns what it had not at once.

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from oneflower.api import LocalSite
 from oneflower.local.host import init, machines
 
 
@@ -105,3 +106,61 @@ def test_a_sweep_ends_a_machine_whose_init_was_killed(start, tmp_path):
     assert alive(int(agent))
     machines.sweep(tmp_path)
     until(lambda: not alive(int(agent)))
+
+
+def test_a_console_that_grows_too_long_is_moved_aside_and_written_on(tmp_path):
+    """Real writers: an init, and a child of its that keeps the same file open."""
+    script = (
+        "import subprocess, sys\n"
+        f"sys.path.insert(0, {str(Path(init.__file__).parent)!r})\n"
+        "import init\n"
+        "for number in range(200):\n"
+        "    subprocess.run(['sh', '-c', f'seq {number * 1000} {number * 1000 + 999} >&2'])\n"
+        "    init.rotate(limit=50_000)\n"
+    )
+    console = tmp_path / "console.log"
+    with console.open("ab") as stream:
+        subprocess.run([sys.executable, "-c", script], stderr=stream, check=True)
+    older = tmp_path / "console.log.1"
+    assert sorted(tmp_path.iterdir()) == [console, older]
+    assert console.stat().st_size <= 60_000
+    assert older.stat().st_size <= 50_000
+    last = [int(line) for line in older.read_text().splitlines()[1:] + console.read_text().splitlines()]
+    assert last == list(range(last[0], 200_000)), "nothing in between is lost"
+
+
+def test_a_machines_console_is_rotated_while_its_agent_runs(tmp_path):
+    console = tmp_path / "console.log"
+    small = Path(init.__file__).read_text().replace("CONSOLE_LIMIT = 10_000_000", "CONSOLE_LIMIT = 20_000")
+    small = small.replace("CONSOLE_LOOK = 5.0", "CONSOLE_LOOK = 0.05")
+    (tmp_path / "small_init.py").write_text(small)
+    agent = tmp_path / "agent.py"
+    agent.write_text("import sys, time\nwhile True:\n    print('x' * 999, file=sys.stderr)\n    time.sleep(0.001)\n")
+    with console.open("ab") as stream:
+        process = subprocess.Popen([sys.executable, "-I", "-S", tmp_path / "small_init.py", sys.executable, agent],
+                                   stderr=stream, env={**os.environ, machines.MARK: str(tmp_path)})  # fmt: skip
+    try:
+        until((tmp_path / "console.log.1").exists)
+        first = (tmp_path / "console.log.1").stat().st_mtime_ns
+        until(lambda: (tmp_path / "console.log.1").stat().st_mtime_ns != first)
+        assert (tmp_path / "console.log.1").stat().st_size <= 20_000
+    finally:
+        process.kill()
+        process.wait()
+        machines.sweep(tmp_path)
+
+
+def test_a_terminal_and_a_pipe_are_left_alone():
+    script = f"import sys; sys.path.insert(0, {str(Path(init.__file__).parent)!r}); import init; init.rotate(limit=0)"
+    assert subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, check=True).stderr == b""
+
+
+def test_logs_are_read_on_in_what_was_moved_aside():
+    site = LocalSite()
+    folder = site.home.machine(3)
+    folder.mkdir(parents=True)
+    assert site.console(3, 5) == []
+    (folder / "console.log.1").write_text("1\n2\n3\n")
+    (folder / "console.log").write_text("4\n5\n")
+    assert site.console(3, 4) == ["2", "3", "4", "5"]
+    assert site.console(3, 1) == ["5"]

@@ -286,6 +286,7 @@ def down(
     output: Format = Output.TEXT,
 ) -> None:
     """Remove a federation and all its machines. Removing one that is gone is not an error."""
+    from oneflower.cli.connections import forget_gone  # noqa: PLC0415
     from oneflower.cloud import Federation  # noqa: PLC0415
 
     cloud = Session.cloud()
@@ -306,5 +307,7 @@ def down(
             except KeyboardInterrupt:
                 screen.say(f"Interrupted while removing {federation.name}. {federation.remains}")
                 raise
+    if doomed:
+        forget_gone(cloud, {federation.id for federation in Federation.all(cloud)})
     if output is Output.JSON:
         screen.show_json([{"id": federation.id, "name": federation.name} for federation in doomed])

@@ -108,23 +108,16 @@ def connect(
     output: Format = Output.TEXT,
 ) -> None:
     """Print what plain `flwr` needs to reach a federation's SuperLink; on OpenNebula, keep an SSH tunnel open to it."""
+    from oneflower.cli.connections import forget_gone, keep_ca  # noqa: PLC0415
     from oneflower.cloud import Federation  # noqa: PLC0415
-    from oneflower.cloud.names import file_name  # noqa: PLC0415
     from oneflower.cloud.runs import connection  # noqa: PLC0415
-    from oneflower.local.home import LocalHome  # noqa: PLC0415
-    from oneflower_appliance.files import private_directory, write_atomic  # noqa: PLC0415
 
     federation = Federation.find(Session.cloud(), name)
     status = federation.status()
     status.reachable()
     with federation.cloud.site.reach(status) as address:
-        ca = None
-        if status.ca:
-            ca = (
-                private_directory(LocalHome.of_user().state / "connections")
-                / f"{file_name(status.name)}-{status.id}.crt"
-            )
-            write_atomic(ca, status.ca)
+        forget_gone(federation.cloud, {found.id for found in Federation.all(federation.cloud)})
+        ca = keep_ca(federation.cloud, status)
         settings = {"superlink": status.name, "address": address, "root-certificates": ca}
         text = "# for config.toml in the folder that FLWR_HOME names (~/.flwr)\n" + connection(status.name, address, ca)
         screen.show_result(output, settings, text.rstrip("\n"))

@@ -25,6 +25,7 @@ from starlette.responses import PlainTextResponse
 from oneflower.local.build import build_id
 from oneflower.local.clock import TIMINGS, Clock, Pace, SteppedClock, WallClock
 from oneflower.local.home import LocalHome
+from oneflower.local.host import init
 from oneflower.local.host.machines import Machines
 from oneflower.local.models import CloudError
 from oneflower.local.oned.compute import Compute
@@ -224,7 +225,8 @@ async def serve(home: LocalHome, options: Options = Options()) -> None:
     machines.adopt()
     compute.resume()
     lifecycle.start()
-    idle = asyncio.create_task(_leave_when_idle(compute, server, stay=options.stay))
+    ours = _log_is(home.log)
+    idle = asyncio.create_task(_leave_when_idle(compute, server, ours=ours, stay=options.stay))
     server.on_start = lambda: _announce(home, address, secret, options)
     await server.serve(sockets=sockets)
     idle.cancel()
@@ -264,10 +266,18 @@ def _announce(home: LocalHome, address: str, secret: str, options: Options) -> N
     log.info("serving on %s%s, pace %s", address, also, options.pace)
 
 
-async def _leave_when_idle(compute: Compute, server: uvicorn.Server, *, stay: bool) -> None:
+def _log_is(file: Path) -> bool:
+    """Whether this process writes to that file, and not where somebody else had it write to."""
+    return Path("/proc/self/fd/2").resolve() == file.resolve()
+
+
+async def _leave_when_idle(compute: Compute, server: uvicorn.Server, *, ours: bool, stay: bool) -> None:
+    """Leave after a time without machines; meanwhile keep the log short, if it is `ours`."""
     busy = time.monotonic()
     while True:
         await asyncio.sleep(30)
+        if ours:
+            init.rotate()
         if compute.vms or stay:
             busy = time.monotonic()
         elif time.monotonic() - busy > IDLE_LIMIT:

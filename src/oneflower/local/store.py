@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _VERSION = 2
+_DONE_KEPT = 2000  # ids back from the newest: more VMs than one service is made of
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS document
     (id INTEGER PRIMARY KEY, type INTEGER NOT NULL, name TEXT NOT NULL, permissions TEXT NOT NULL, body TEXT NOT NULL);
@@ -98,8 +99,10 @@ class Store:
         return [number for (number,) in self._db.execute("SELECT id FROM vm ORDER BY id")]
 
     def save_vm(self, vm: Vm) -> None:
-        """Insert or replace a VM."""
+        """Insert or replace a VM. Of those that are done, the last ones are remembered."""
         self._db.execute("INSERT OR REPLACE INTO vm VALUES (?, ?, ?)", (vm.id, vm.gone, json.dumps(asdict(vm))))
+        if vm.gone:
+            self._db.execute("DELETE FROM vm WHERE done AND id <= (SELECT max(id) FROM vm) - ?", (_DONE_KEPT,))
 
     def records(self, kind: str) -> dict[int, dict[str, Any]]:
         """Return all records of a kind (VM templates, images, networks) by id."""

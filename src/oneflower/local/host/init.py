@@ -16,11 +16,14 @@ import signal
 import subprocess
 import sys
 import time
+from stat import S_IMODE, S_ISREG
 
 PR_SET_CHILD_SUBREAPER = 36
 EX_CONFIG = 78
 GRACE = 2.0
 LONGEST_PAUSE = 30.0
+CONSOLE_LIMIT = 10_000_000
+CONSOLE_LOOK = 5.0  # seconds between two looks at the console's size
 
 
 class Init:
@@ -83,7 +86,8 @@ class Init:
             self._sleep(60)
 
     def _sleep(self, seconds: float) -> None:
-        select.select([self._wakeup], [], [], min(seconds, 3600))
+        select.select([self._wakeup], [], [], min(seconds, CONSOLE_LOOK))
+        rotate()
         try:
             while os.read(self._wakeup, 1024):
                 pass
@@ -125,6 +129,27 @@ def children() -> list[int]:
             if parent == mine:
                 found.append(int(entry))
     return found
+
+
+def rotate(limit: int = CONSOLE_LIMIT) -> None:
+    """Keep what this process and its children write to standard error, a file, within twice the limit.
+
+    All of them have it open for appending, so it is copied beside itself and emptied, which none of them notices.
+    """
+    descriptor = sys.stderr.fileno()
+    try:
+        state = os.fstat(descriptor)
+        if not S_ISREG(state.st_mode) or state.st_size <= limit:
+            return
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        with open(path, "rb") as console, open(f"{path}.1", "wb") as older:
+            os.fchmod(older.fileno(), S_IMODE(state.st_mode))
+            console.seek(-limit, os.SEEK_END)
+            while chunk := console.read(1 << 20):
+                older.write(chunk)
+    except OSError:
+        pass  # the disk is full: what was written before is lost, as it would be if nothing could be written any more
+    os.ftruncate(descriptor, 0)
 
 
 def say(message: str) -> None:
