@@ -18,8 +18,8 @@ from flwr.superlink.config_loader import get_federation_manager, get_objectstore
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 from oneflower_appliance.agent.retention import Retention
-from oneflower_appliance.flower import noderuns
 from oneflower_appliance.flower.linkstate import LinkState
+from oneflower_appliance.flower.noderuns import forget_what_has_ended
 from oneflower_appliance.training.origin import Origin
 
 USE_CASES = Path(__file__).parents[2] / "appliance/src/oneflower_appliance/apps"
@@ -264,7 +264,7 @@ def node(monkeypatch):
         return run
 
     monkeypatch.setattr(loop, "_pull_and_store_message", receive)
-    noderuns.forget_what_has_ended()
+    forget_what_has_ended()
 
     def pull(run):
         return loop._pull_and_store_message(state=state, object_store=store, get_run=fleet.get_run, run=run)

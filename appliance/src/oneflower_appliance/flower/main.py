@@ -164,13 +164,14 @@ def _run_superlink(command: Any, orders: dict[str, Any], superexec: WarmSuperExe
 
 
 def _run_supernode(command: Any, orders: dict[str, Any], superexec: WarmSuperExec | None) -> None:
-    from oneflower_appliance.flower import nodeloop, noderuns  # noqa: PLC0415
+    from oneflower_appliance.flower import nodeloop  # noqa: PLC0415
+    from oneflower_appliance.flower.noderuns import forget_what_has_ended  # noqa: PLC0415
 
     if session := orders.get("close_session"):
         _close_session(**session)
     logging.getLogger("flwr").addHandler(_NodeIdSayer())
     nodeloop.answer_in_turn()
-    noderuns.forget_what_has_ended()
+    forget_what_has_ended()
     if superexec:
         nodeloop.run_warm(superexec)
     command.flower_supernode()
