@@ -13,6 +13,7 @@ import httpx
 import pytest
 import uvicorn
 
+from oneflower.cloud import Cloud, Endpoints
 from oneflower.local import daemon, wire
 from oneflower.local.home import LocalHome
 from oneflower.local.oneflow import expressions
@@ -39,6 +40,16 @@ def home(tmp_path_factory):
     made = LocalHome(tmp_path_factory.mktemp("cloud"), tmp_path_factory.mktemp("cache"))
     yield made
     daemon.stop(made)
+
+
+class Away:
+    """A site that can start nothing."""
+
+    def revive(self):
+        return None
+
+    def when_unreachable(self, variable):
+        return variable
 
 
 class Counted:
@@ -253,5 +264,13 @@ def test_a_daemon_says_who_has_its_port_and_no_machine_sends_it_a_token(home):
             daemon.connect(home)
         with pytest.raises(OneGateError, match="uid 65534"):
             OneGate(found.onegate, "token", "0").publish({"READY": "YES"})
+        for ask in (Cloud.services, Cloud.version):
+            # The site of the command would start the daemon again, and so say who has the port.
+            cloud = Cloud(
+                Endpoints(found.oneflow.replace("2474", port), f"{found.onegate}/RPC2", found.auth, direct=True), Away()
+            )
+            with pytest.raises(OneflowerError, match="another user of this machine .uid 65534. listens there"):
+                ask(cloud)
+            cloud.close()
         assert received() == b""
     assert daemon.connect(home).onegate == found.onegate

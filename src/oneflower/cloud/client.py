@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 
+from oneflower.cloud import direct
 from oneflower.cloud.answer import Answer
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.peers import StrangerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -77,9 +79,10 @@ class Cloud:
 
     def _connect(self, endpoints: Endpoints) -> None:
         self.endpoints = endpoints
-        self._http = httpx.Client(
-            base_url=endpoints.oneflow, auth=endpoints.login, timeout=_SILENCE, trust_env=not endpoints.direct
-        )
+        if endpoints.direct:
+            self._http = direct.client(endpoints.oneflow, endpoints.login, _SILENCE)
+        else:
+            self._http = httpx.Client(base_url=endpoints.oneflow, auth=endpoints.login, timeout=_SILENCE)
 
     def close(self) -> None:
         """Close connections."""
@@ -142,9 +145,10 @@ class Cloud:
         where = f"OneFlow at {self.endpoints.oneflow}"
         try:
             answer = Answer(lambda: self._http.request(method, path, json=body)).wait(_LONGEST)
-        except (httpx.HTTPError, TimeoutError) as error:
+        except (httpx.HTTPError, TimeoutError, StrangerError) as error:
             hint = self.site.when_unreachable("ONEFLOW_URL")
-            raise _unreachable(where, hint, error, asked=not isinstance(error, httpx.ConnectError)) from error
+            asked = not isinstance(error, httpx.ConnectError | StrangerError)
+            raise _unreachable(where, hint, error, asked=asked) from error
         if answer.is_error:
             raise RefusedError(answer.status_code, _reason(answer.text))
         try:
@@ -217,11 +221,13 @@ class Cloud:
     @functools.cached_property
     def _one(self) -> Any:
         import pyone  # noqa: PLC0415 - costs time that most commands need not spend
+        import requests  # noqa: PLC0415 - what pyone speaks through
 
         # Its own `timeout` changes the default of every socket of this process, and does not reach its own.
         one = pyone.OneServer(self.endpoints.xmlrpc, session=self.endpoints.session)
         transport = one("transport")
-        transport.request = functools.partial(_post, transport)
+        post = direct.session(_SILENCE).post if self.endpoints.direct else requests.post
+        transport.request = functools.partial(_post, transport, post)
         return one
 
     def _ask(self, call: Callable[[Any], Any], *, again: bool = True) -> Any:
@@ -244,8 +250,9 @@ class Cloud:
         except (xml.parsers.expat.ExpatError, xmlrpc.client.Error) as error:
             raise _foreign(where) from error
         except (OSError, requests.RequestException) as error:
-            hint = self.site.when_unreachable("ONE_XMLRPC")
-            raise _unreachable(where, hint, error, asked=not _was_refused(error)) from error
+            hint, stranger = self.site.when_unreachable("ONE_XMLRPC"), direct.stranger_of(error)
+            asked = stranger is None and not _was_refused(error)
+            raise _unreachable(where, hint, stranger or error, asked=asked) from error
 
     def version(self) -> tuple[int, ...]:
         """Return the release of OpenNebula, such as (7, 4, 0)."""
@@ -375,14 +382,12 @@ def _core_refusal(error: Exception) -> RefusedError:
     return RefusedError(status.get(type(error).__name__, 500), _reason(str(error)), "OpenNebula")
 
 
-def _post(transport: Any, host: str, handler: str, body: bytes, verbose: bool = False) -> Any:  # noqa: ARG001, FBT001, FBT002 - as xmlrpc calls it
+def _post(transport: Any, post: Any, host: str, handler: str, body: bytes, verbose: bool = False) -> Any:  # noqa: ARG001, FBT001, FBT002 - as xmlrpc calls it
     """Post a request as pyone's transport does, but with an end to the waiting."""
     import xmlrpc.client  # noqa: PLC0415 - as pyone
 
-    import requests  # noqa: PLC0415
-
     url = f"{'https' if transport.use_https else 'http'}://{host}/{handler.lstrip('/')}"
-    answer = requests.post(url, data=body, headers=transport.headers, timeout=_SILENCE)
+    answer = post(url, data=body, headers=transport.headers, timeout=_SILENCE)
     if not answer.ok:
         raise xmlrpc.client.ProtocolError(url, answer.status_code, answer.text, dict(answer.headers))
     return transport.parse_response(answer)
