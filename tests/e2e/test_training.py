@@ -38,6 +38,7 @@ num-server-rounds = 1
 boom = false
 sick = false
 blind = false
+hang = false
 motto = "none"
 """,
     "minimal/__init__.py": "",
@@ -58,6 +59,10 @@ client = ClientApp()
 def train(message, context):
     if context.run_config["sick"]:
         raise ValueError("this node is unwell")
+    if context.run_config["hang"] and context.node_config["partition-id"] == 0 and not os.path.exists("seen.txt"):
+        open("seen.txt", "w").close()
+        while True:
+            pass
     with open("seen.txt", "a") as seen:
         seen.write("x")
     arrays = [array + 1 for array in message.content["arrays"].to_numpy_ndarrays()]
@@ -75,7 +80,8 @@ def main(grid, context):
     if context.run_config["motto"] == "no data":
         raise DataError("There is no data.", "Put some there.")
     strategy = FedAvg(fraction_evaluate=float(context.run_config["blind"]))
-    result = strategy.start(grid, ArrayRecord([np.zeros(3)]), num_rounds=context.run_config["num-server-rounds"])
+    rounds, patience = context.run_config["num-server-rounds"], 25.0 if context.run_config["hang"] else 3600.0
+    result = strategy.start(grid, ArrayRecord([np.zeros(3)]), num_rounds=rounds, timeout=patience)
     np.savez("final_model.npz", *result.arrays.to_numpy_ndarrays())
     pathlib.Path("notes").mkdir()
     pathlib.Path("notes/motto of today?.txt").write_text(context.run_config["motto"])
@@ -125,6 +131,20 @@ def test_anybodys_app_is_trained_recorded_and_saved_without_a_change(user, fed, 
     assert [(row["train_loss"], row["loss"]) for row in result["rows"]] == [(0.5, None)]
     saved = np.load(user.folder / result["model"])
     assert saved[saved.files[0]].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_node_whose_clientapp_hangs_is_named_and_takes_part_again(user, fed, app):
+    done = user("run", str(app), "-f", fed, "--config", "hang=true", "-r", "3", "-o", "json")
+    [stuck] = [vm for vm in user.show(fed)["vms"] if vm["partition"] == "0"]
+    sentence = f"{stuck['name']} (node {stuck['node_id']}) did not answer in training: nothing came within 25 s"
+    assert sentence in done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert [(row["nodes"], row["asked"]) for row in (rows[0], rows[-1])] == [(1, 2), (2, 2)]
+    assert rows[0]["faults"][0]["kind"] == "no answer"
+    assert "did not answer in the time that its round had" in (user.machine(stuck["id"]) / "console.log").read_text()
+    [app_process] = [p for p in user.processes(stuck["id"]) if p.cpu_percent(0.5) > 50] or [None]
+    assert app_process is None, "the ClientApp that hung is gone"
+    assert user.is_ready(fed)
 
 
 MOTTO = "say \"hi\" = 5\\n\nand 'bye'"

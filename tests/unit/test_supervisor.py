@@ -13,6 +13,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from oneflower_appliance.runs import RunRow, shortcoming
 from oneflower_appliance.training import supervisor
+from oneflower_appliance.training.abandoned import Abandoned
 
 
 class Grid:
@@ -129,6 +130,20 @@ def test_a_node_that_does_not_answer_is_named(record):
     silent = {"node": "2", "phase": "train", "kind": "no answer", "reason": "nothing came within 7 s"}
     assert row["faults"][0] == silent
     assert (row["nodes"], row["asked"]) == (1, 2)
+
+
+def test_a_message_that_is_not_waited_for_any_more_is_noted_for_the_superlink(record):
+    grid = Grid()
+
+    def one_of_two(messages, *, timeout=None):
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = f"{message.metadata.message_type} {message.metadata.dst_node_id}"
+        return [grid.answer(message) for message in messages if message.metadata.dst_node_id == 1]
+
+    grid.send_and_receive = one_of_two
+    start(grid, num_rounds=1)
+    notes = Abandoned.beside(record.parent)
+    assert (notes.of(1), notes.of(2)) == ("", "evaluate 2")
 
 
 def test_an_error_that_the_superlink_answers_is_the_nodes_that_was_asked(record):

@@ -114,6 +114,7 @@ class Superlinked:
     def __init__(self, *heard, ahead=0.0):
         self.heard = iter(heard)
         self.ahead = ahead
+        self.stuck = False
 
     def clock_difference(self, endpoint):
         return self.ahead
@@ -123,6 +124,20 @@ class Superlinked:
         if found is None:
             raise ConnectionRefusedError
         return found
+
+    def knows_stuck(self, endpoint, node_id):
+        return self.stuck
+
+
+def test_a_supernode_whose_clientapp_holds_it_is_started_again(machine, monkeypatch):
+    seen = Superlinked(True, False)
+    monkeypatch.setattr(supernode.SuperNode, "_probe", seen)
+    node = supernode.SuperNode(machine)
+    node._superlink = {"FL_ENDPOINT": "10.0.0.1:9092"}
+    node.tick()
+    seen.stuck = True
+    with pytest.raises(flower.HungError, match="did not answer in the time that its round had"):
+        node.tick()
 
 
 def test_a_supernode_that_is_not_heard_for_long_hangs_and_a_superlink_that_is_away_is_another_matter(

@@ -215,6 +215,10 @@ class Probe:
         """Whether the SuperLink lists the SuperNode as online. Raises `OSError` when there is no connection."""
         return self._status(address, f"/health/supernode/{node_id}") == 200
 
+    def knows_stuck(self, address: str, node_id: str) -> bool:
+        """Whether the SuperNode still works on a message whose round is over. Raises `OSError` without connection."""
+        return self._status(address, f"/health/supernode/{node_id}") == 409
+
 
 class KeyRefusedError(ValueError):
     """Flower does not take a node's key. `spent` when that is because the key was unregistered before."""

@@ -90,12 +90,17 @@ class SuperNode:
     def tick(self) -> float:
         """See that the SuperLink hears from this node. Returns the seconds until the next tick.
 
-        Raises `HungError` when it has not for a while; a SuperLink that does not answer is another's business.
+        Raises `HungError` when it has not for a while, and when a ClientApp is still at what its round no longer waits
+        for, so that this node can take part in the next; a SuperLink that does not answer is another's business.
         """
+        endpoint, stuck = self._superlink["FL_ENDPOINT"], False
         try:
-            heard = self._probe.lists_online(self._superlink["FL_ENDPOINT"], self._node_id)
+            heard = self._probe.lists_online(endpoint, self._node_id)
+            stuck = not heard and self._probe.knows_stuck(endpoint, self._node_id)
         except OSError:
             heard = True
+        if stuck:
+            raise flower.HungError("The ClientApp of this SuperNode did not answer in the time that its round had.")
         if self._silence.is_over(wrong=not heard):
             raise flower.HungError("The SuperLink does not hear from this SuperNode any more, though its Flower runs.")
         return _HEARING

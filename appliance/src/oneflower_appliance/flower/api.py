@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
+from oneflower_appliance.training.abandoned import Abandoned
 from oneflower_appliance.training.origin import Origin
 from oneflower_appliance.use_cases import USE_CASES
 
@@ -48,13 +49,19 @@ register_url_convertor("id", _Id())
 
 def status_api(link: LinkState, runs: Path) -> ASGIApp:
     """Return the API over a SuperLink's state and the folder where its runs leave what they leave."""
-    return Starlette(routes=[*_node_routes(link), *_run_routes(link, runs)])
+    return Starlette(routes=[*_node_routes(link, Abandoned.beside(runs)), *_run_routes(link, runs)])
 
 
-def _node_routes(link: LinkState) -> list[Route]:
+def _node_routes(link: LinkState, abandoned: Abandoned) -> list[Route]:
     def health(request: Request) -> Response:
-        online = link.is_online(int(request.path_params["id"]))
-        return PlainTextResponse("online\n" if online else "not online\n", status_code=200 if online else 404)
+        node = int(request.path_params["id"])
+        if not link.is_online(node):
+            return PlainTextResponse("not online\n", status_code=404)
+        if message := abandoned.of(node):
+            if link.is_at(message):
+                return PlainTextResponse("stuck\n", status_code=409)
+            abandoned.forget(node)
+        return PlainTextResponse("online\n")
 
     def nodes(_: Request) -> Response:
         return JSONResponse(link.nodes())

@@ -22,11 +22,15 @@ _LOST = "No heartbeat"
 
 
 class LinkState:
-    """Flower's state. `factory` is what its application was made with; `on_start` is called when a run was started."""
+    """Flower's state. `factory` is what its application was made with; `on_start` is called when a run was started.
 
-    def __init__(self, factory: Any, on_start: Callable[[], None] = lambda: None) -> None:
+    `warm` says whether nodes end what they do for a run that has ended.
+    """
+
+    def __init__(self, factory: Any, on_start: Callable[[], None] = lambda: None, *, warm: bool = False) -> None:
         self._factory = factory
         self._on_start = on_start
+        self._warm = warm
         self._handlers = importlib.import_module("flwr.superlink.servicer.control.control_handlers")
         self._requests = importlib.import_module("flwr.proto.control_pb2")
         constants = importlib.import_module("flwr.common.constant")
@@ -44,6 +48,18 @@ class LinkState:
         """Whether a node is online."""
         found = self._state.get_node_info(node_ids=[node])
         return bool(found) and found[0].status == "online"
+
+    def is_at(self, message: str) -> bool:
+        """Whether a node took this message, has not answered it, and does not end by itself what it does for it."""
+        sql = importlib.import_module("flwr.server.superlink.linkstate.sql_linkstate")
+        sent, replies = sql.MessageInsModel, sql.MessageResModel
+        taken = sql.select(sent.run_id).where(sent.message_id == message, sent.delivered_at != "")
+        answered = sql.select(replies.message_id).where(replies.reply_to_message_id == message)
+        with self._state.session() as session:
+            run, answer = session.scalar(taken), session.scalar(answered)
+        if run is None or answer is not None:
+            return False
+        return not self._warm or sql.int64_to_uint64(run) in self.going()
 
     def register(self, public_key: bytes) -> int:
         """Register a key as Flower's own command does; a key that is known keeps its node id.

@@ -130,7 +130,9 @@ def _run_superlink(command: Any, orders: dict[str, Any], superexec: WarmSuperExe
                 polls.wake(path)
 
         answer_for_the_dead(wake_serverapps)
-        link = LinkState(app.state.linkstate_factory, on_start=lambda: polls.wake(ACQUIRE_TASK))
+        link = LinkState(
+            app.state.linkstate_factory, on_start=lambda: polls.wake(ACQUIRE_TASK), warm=superexec is not None
+        )
         for run in link.going():
             # Its ServerApp ended with the Flower before. Stopped before any SuperNode can ask, for one that has just
             # taken a message when its run is stopped answers every later message too late (Flower 1.41).

@@ -17,6 +17,7 @@ from flwr.app import Array, ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.training.abandoned import Abandoned
 from oneflower_appliance.training.asked import Asked
 from oneflower_appliance.training.checkpoints import Checkpoint, Checkpoints, State, of_trained_model
 from oneflower_appliance.training.guard import sift
@@ -58,6 +59,7 @@ class _Run:
         self._strategy = strategy
         self._name = type(getattr(strategy, "strategy", strategy)).__name__
         self._folder = runs / str(run.run_id)
+        self._abandoned = Abandoned.beside(runs)
         self._form = read_form({})
         self._config = dict(run.override_config)
         self._origin = Origin.of(self._folder)
@@ -166,6 +168,7 @@ class _Run:
         for fault in self._asked.faults:
             log.warning("Round %d: %s", number, fault.sentence)
         self._record.blame(self._asked.faults)
+        self._abandoned.note({node: message for node, message in self._asked.silent.items() if message})
 
     def _keep(self, number: int, arrays: ArrayRecord) -> None:
         """Have what was trained be safe before the last evaluation, in which the run may be lost."""
