@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 import struct
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterator
 
 Address = tuple[str, int]
 
 _ESTABLISHED, _LISTENING = "01", "0A"
 _NOBODY = "0"
+_TABLES = (("tcp", False), ("tcp6", True))  # and whether an IPv4 address stands there as one of IPv6
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.05
 
 
@@ -43,11 +44,30 @@ def can_tell() -> bool:
 
 def peer_uid(peer: Address, own: Address) -> int | None:
     """Return the user id that holds the `peer` end of a connection to `own` on this machine, None where nobody does."""
-    wanted = {(_hexadecimal(peer, mapped=mapped), _hexadecimal(own, mapped=mapped)) for mapped in (False, True)}
-    for local, remote, state, uid, inode in _rows():
-        if state == _ESTABLISHED and inode != _NOBODY and (local, remote) in wanted:
-            return int(uid)
+    for table, mapped in _TABLES:
+        # Looked for as it stands there: with a hundred connections a second there are thousands of rows.
+        ends = f" {_hexadecimal(peer, mapped=mapped)} {_hexadecimal(own, mapped=mapped)} {_ESTABLISHED} "
+        _, found, rest = _read(table).partition(ends)
+        if found:
+            _queues, _timer, _retransmissions, uid, _timeout, inode = rest.split(None, 6)[:6]
+            return int(uid) if inode != _NOBODY else None
     return None
+
+
+def is_ours(connection: socket.socket) -> bool:
+    """Whether a process of this user, or of root, holds the other end of an accepted connection. When unsure: no.
+
+    It is enough to ask once in the life of a connection, for its other end is one socket, which belongs to whom made
+    it. But the kernel is asked by addresses, and these can be used again as soon as the other end is gone. So at last
+    it is made sure that this end has not heard of its end: then it was there all the time, and no other could be.
+    """
+    try:
+        peer, own = connection.getpeername()[:2], connection.getsockname()[:2]
+        uid = peer_uid(peer, own)
+        state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    except OSError:
+        return False
+    return uid in (0, os.geteuid()) and state == int(_ESTABLISHED, 16)
 
 
 def listener_uid(address: Address) -> int | None:
@@ -81,14 +101,17 @@ def check_server(connection: socket.socket, patience: float) -> None:
 
 def _rows() -> Iterator[tuple[str, str, str, str, str]]:
     """Yield of each socket: local and remote address, state, uid, inode."""
-    for table in ("tcp", "tcp6"):
-        try:
-            lines = Path(f"/proc/net/{table}").read_text(encoding="ascii").splitlines()[1:]
-        except OSError:
-            continue
-        for line in lines:
+    for table, _ in _TABLES:
+        for line in _read(table).splitlines()[1:]:
             fields = line.split()
             yield fields[1], fields[2], fields[3], fields[7], fields[9]
+
+
+def _read(table: str) -> str:
+    try:
+        return Path(f"/proc/net/{table}").read_text(encoding="ascii")
+    except OSError:
+        return ""
 
 
 def _hexadecimal(address: Address, *, mapped: bool) -> str:

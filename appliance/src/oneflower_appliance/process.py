@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_MOST_FILES = 65536
 _KEPT = ("HOME", "LANG", "LC_ALL", "ONEFLOWER_MACHINE", "PATH", "PYTHONPATH", "TZ")
 
 
@@ -27,6 +29,16 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         raise SystemExit("the process that started this one has gone")
+
+
+def raise_file_limit() -> int:
+    """Let this process have as many open files as it may, within reason, and return how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return min(soft, _MOST_FILES) if soft != resource.RLIM_INFINITY else _MOST_FILES
 
 
 def name_process(name: str) -> None:

@@ -1,82 +1,134 @@
-"""The front door of a SuperLink: what each of its two sockets lets through.
+"""The doors of Flower's applications: what gets through each of their sockets.
 
 Since Flower 1.40 the Fleet API (SuperNodes), the Control API (start a run: arbitrary code on every node) and the
-Runtime API (tasks, objects) are routes of one application without authentication. So the application is served on two
+Runtime API (tasks, objects) are routes of one application without authentication. So a SuperLink's is served on two
 sockets: the federation's, through which only Fleet and health pass, and one on the machine's own loopback, which
-answers processes of the same user (or root) only. Whatever is not named here stays shut.
+answers processes of the same user (or root) only. A SuperNode's has the second kind only. Whatever is not named here
+stays shut.
 """
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any
+import ipaddress
+from typing import TYPE_CHECKING
 
-import uvicorn
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 
-from oneflower_appliance.peers import can_tell, peer_uid
+from oneflower_appliance.flower.bodies import Bodies
+from oneflower_appliance.flower.membership import StrangerError
+from oneflower_appliance.flower.serving import VISIT
 
 if TYPE_CHECKING:
-    from asyncio import Transport
-
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from oneflower_appliance.peers import Address
+    from oneflower_appliance.flower.membership import Membership
+    from oneflower_appliance.flower.visits import Visit
 
 _FLEET = "/v1/fleet/"
 _STATUS = "/oneflower/"
 _NODE_HEALTH = "/health/supernode/"
-_SAME_USER = "same_user"
+_CLOSE = {"Connection": "close"}
+# A message's objects are sent one by one, arrays in parts of 5 MiB. What cannot be parted is a record of an app's.
+_LARGEST = 128 * 2**20
+_LARGEST_OF_STRANGERS = 64 * 2**10
+_AT_A_TIME = 512 * 2**20
 
 
-class FrontDoor:
-    """ASGI middleware before Flower's application `flower` and the API beside it, `status`."""
+class OwnDoor:
+    """ASGI middleware before `app`, for processes of the user who runs it: no other user's, and no web browser."""
 
-    def __init__(self, flower: ASGIApp, status: ASGIApp, control: Address) -> None:
-        self._flower = flower
-        self._status = status
-        self._control = control
+    def __init__(self, app: ASGIApp, status: ASGIApp | None = None) -> None:
+        self._app = app
+        self._status = status or app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on to whom it is for, or refuse it."""
-        if scope["type"] == "lifespan":
-            await self._flower(scope, receive, send)
-        elif scope["type"] == "http":
-            await self._choose(scope)(scope, receive, send)
-        # A WebSocket is not part of any of the three APIs: it is left unanswered, which closes it.
+        """Pass a request on, or refuse it."""
+        await self._choose(scope)(scope, receive, send)
 
     def _choose(self, scope: Scope) -> ASGIApp:
+        visit: Visit = scope["state"][VISIT]
+        headers = Headers(scope=scope)
+        if not visit.who:
+            return _refused("This door is for the user who runs Flower here.")
+        # Any page that the user's browser shows may send requests here: with a name of its own that leads to this
+        # address, or straight, and then a browser says where the page is from.
+        if not all(_is_loopback(host) for host in headers.getlist("host") or [""]) or "origin" in headers:
+            return _refused("This door is for programs on this machine, which call it by a loopback address.")
+        return self._status if scope["path"].startswith((_STATUS, _NODE_HEALTH)) else self._app
+
+
+class FleetDoor:
+    """ASGI middleware before a SuperLink's application, for its SuperNodes."""
+
+    def __init__(self, flower: ASGIApp, status: ASGIApp, membership: Membership) -> None:
+        self._flower = flower
+        self._status = status
+        self._membership = membership
+        self._bodies = Bodies(_AT_A_TIME)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
         path: str = scope["path"]
-        ours = path.startswith((_STATUS, _NODE_HEALTH))
-        if tuple(scope.get("server") or ())[:2] == self._control:
-            if not scope.get("state", {}).get(_SAME_USER):
-                return PlainTextResponse("This door is for the user who runs the SuperLink.\n", status_code=403)
-        elif not (path.startswith((_FLEET, _NODE_HEALTH)) or path == "/health"):
-            return PlainTextResponse(
-                "Only the Fleet API is served here. The Control API is on the SuperLink's own loopback address.\n",
-                status_code=403,
+        if path.startswith(_FLEET):
+            answer = await self._refusal(scope)
+            if answer is None:
+                visit: Visit = scope["state"][VISIT]
+                size = _size(scope) or 0
+                await self._bodies.bring(self._flower, scope, receive, send, size=size, give_up=visit.drop)
+                return
+        elif path.startswith(_NODE_HEALTH):
+            answer = self._status
+        elif path == "/health":
+            answer = self._flower
+        else:
+            answer = _refused(
+                "Only the Fleet API is served here. The Control API is on the SuperLink's own loopback address."
             )
-        return self._status if ours else self._flower
+        await answer(scope, receive, send)
+
+    async def _refusal(self, scope: Scope) -> ASGIApp | None:
+        """Return the answer to a request that is none of a SuperNode. Its body is not looked at."""
+        visit: Visit = scope["state"][VISIT]
+        size = _size(scope)
+        if size is None:
+            return PlainTextResponse("Say how long the body is (Content-Length).\n", 411, _CLOSE)
+        if size > _LARGEST:
+            return _too_large(_LARGEST)
+        if visit.who:
+            return None
+        try:
+            who = await run_in_threadpool(self._membership.member, scope["path"], Headers(scope=scope))
+        except StrangerError as stranger:
+            return stranger.answer
+        if who:
+            visit.know(who)
+        elif size > _LARGEST_OF_STRANGERS:
+            return _too_large(_LARGEST_OF_STRANGERS)
+        return None
 
 
-def configuration(door: FrontDoor, control: Address, **settings: Any) -> uvicorn.Config:
-    """Return how uvicorn is to serve the door: whose a connection is, is found out once, when it is made."""
-    config = uvicorn.Config(door, proxy_headers=False, **settings)
-    config.load()
-    protocol: Any = config.http_protocol_class
-
-    class KnowingProtocol(protocol):  # type: ignore[misc]
-        def connection_made(self, transport: Transport) -> None:
-            super().connection_made(transport)
-            if self.server == control:
-                connection: Any = self
-                connection.app_state = {**connection.app_state, _SAME_USER: _same_user(self.client, control)}
-
-    config.http_protocol_class = KnowingProtocol
-    return config
+def _refused(why: str) -> ASGIApp:
+    return PlainTextResponse(f"{why}\n", 403, _CLOSE)
 
 
-def _same_user(client: Address | None, server: Address) -> bool:
-    if not can_tell():
-        return True
-    return client is not None and peer_uid(client, server) in (0, os.geteuid())
+def _too_large(limit: int) -> ASGIApp:
+    return PlainTextResponse(f"A body may have {limit} bytes here.\n", 413, _CLOSE)
+
+
+def _size(scope: Scope) -> int | None:
+    """Return the length of a request's body, None where it does not say."""
+    headers = Headers(scope=scope)
+    if "transfer-encoding" in headers:
+        return None
+    length = headers.get("content-length", "0")
+    return int(length) if length.isascii() and length.isdigit() else None
+
+
+def _is_loopback(host: str) -> bool:
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    try:
+        return name.lower() == "localhost" or ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -14,29 +14,25 @@ import importlib
 import json
 import logging
 import os
-import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives import serialization
 
 from oneflower_appliance.agent.flower_process import (
-    ADDRESS_TAKEN,
     EXECUTION_VARIABLE,
     LEVEL_VARIABLE,
     RUNS_VARIABLE,
-    join_address,
     node_id_in,
 )
 from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.flower import warm
 from oneflower_appliance.flower.workplace import clientapp_works_in, serverapp_works_in
-from oneflower_appliance.process import die_with_parent
+from oneflower_appliance.process import die_with_parent, raise_file_limit
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from oneflower_appliance.flower.warm.superexec import WarmSuperExec
 
 log = logging.getLogger("flwr")
@@ -57,6 +53,7 @@ def main() -> None:
     parser.add_argument("--parent", type=int, required=True, help="end when this process ends")
     options = parser.parse_args()
     die_with_parent(options.parent)
+    raise_file_limit()
     command, _ = (importlib.import_module(name) for name in _MODULES[options.role])
     _set_log_level()
     superexec = _warm_superexec(options.role)
@@ -106,19 +103,21 @@ def _set_log_level() -> None:
 
 
 def _run_superlink(command: Any, orders: dict[str, Any], superexec: WarmSuperExec | None) -> None:
-    control, fleet = (tuple(orders[name]) for name in ("control", "fleet"))
+    from oneflower_appliance.flower.serving import Server, fleet_entrance, listen, own_entrance  # noqa: PLC0415
+
+    control, fleet = (listen(tuple(orders[name])) for name in ("control", "fleet"))
     runs = Path(orders["runs"])
-    sockets = [_listen(control), _listen(fleet)]
     uvicorn: Any = importlib.import_module("uvicorn")
 
     def serve(app: Any, **settings: Any) -> None:
         from oneflower_appliance.flower.api import status_api  # noqa: PLC0415
-        from oneflower_appliance.flower.door import FrontDoor, configuration  # noqa: PLC0415 - only here is starlette needed
+        from oneflower_appliance.flower.door import FleetDoor, OwnDoor  # noqa: PLC0415
         from oneflower_appliance.flower.linkstate import (  # noqa: PLC0415
             LinkState,
             answer_for_the_dead,
             look_for_expired_tasks_once_a_second,
         )
+        from oneflower_appliance.flower.membership import Membership  # noqa: PLC0415
         from oneflower_appliance.flower.warm.longpoll import ACQUIRE_TASK, REPLIES, LongPoll  # noqa: PLC0415
         from oneflower_appliance.flower.warm.shortcuts import Shortcuts  # noqa: PLC0415
         from oneflower_appliance.training.origin import Origin  # noqa: PLC0415
@@ -148,15 +147,14 @@ def _run_superlink(command: Any, orders: dict[str, Any], superexec: WarmSuperExe
         if superexec:
             look_for_expired_tasks_once_a_second()
             superexec.tasks.on_death = died
-        door = FrontDoor(polls if superexec else app, status_api(link, runs), control)
+        flower, status = polls if superexec else app, status_api(link, runs)
         settings["access_log"] = os.environ.get(LEVEL_VARIABLE) == "DEBUG"
-
-        class Server(uvicorn.Server):  # type: ignore[misc]
-            def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-                polls.close()
-                super().handle_exit(sig, frame)
-
-        Server(configuration(door, control, timeout_graceful_shutdown=1, **settings)).run(sockets=sockets)
+        config = uvicorn.Config(app, timeout_graceful_shutdown=1, **settings)
+        entrances = [
+            own_entrance(control, OwnDoor(flower, status)),
+            fleet_entrance(fleet, FleetDoor(flower, status, Membership(app))),
+        ]
+        Server(config, entrances, on_exit=polls.close).run()
 
     # Flower offers no way to serve its application on a second socket, so the one call that serves it is replaced.
     uvicorn.run = serve
@@ -174,9 +172,23 @@ def _run_supernode(command: Any, orders: dict[str, Any], superexec: WarmSuperExe
     logging.getLogger("flwr").addHandler(_NodeIdSayer())
     nodeloop.answer_in_turn()
     forget_what_has_ended()
+    _guard_runtime_api(command)
     if superexec:
         nodeloop.run_warm(superexec)
     command.flower_supernode()
+
+
+def _guard_runtime_api(command: Any) -> None:
+    """Have a SuperNode serve its tasks through a door: who gets in there is given apps and models, and may answer."""
+    from oneflower_appliance.flower.door import OwnDoor  # noqa: PLC0415
+    from oneflower_appliance.flower.serving import Server, listen, own_entrance  # noqa: PLC0415
+
+    original = command.uvicorn
+
+    def server(config: Any) -> Server:
+        return Server(config, [own_entrance(listen((config.host, config.port)), OwnDoor(config.app))])
+
+    command.uvicorn = SimpleNamespace(Config=original.Config, Server=server)
 
 
 class _NodeIdSayer(logging.Handler):
@@ -202,19 +214,6 @@ def _close_session(superlink: str, ca: str, key: str, id: str) -> None:  # noqa:
         client.DeactivateNode(messages.DeactivateNodeRequest(node_id=int(id)))
     except Exception as error:  # noqa: BLE001 - whatever it is, the session then ends by itself, within a minute
         sys.stderr.write(f"The earlier session of node {id} could not be closed: {error}\n")
-
-
-def _listen(address: tuple[str, int]) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    # Named as TCP, so that asyncio switches Nagle's algorithm off: without that an answer may wait 40 ms.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(address)
-    except OSError as error:
-        sys.stderr.write(f"Cannot listen on {join_address(address)}: [Errno {error.errno}] {error.strerror}\n")
-        raise SystemExit(ADDRESS_TAKEN) from error
-    return listener
 
 
 if __name__ == "__main__":

@@ -1,0 +1,76 @@
+"""Who may be served by the Fleet API, told by the headers of a request alone: before its body is received.
+
+With each request a SuperNode signs the time at which it sends it. Flower looks at that when it has the whole body.
+"""
+
+from __future__ import annotations
+
+import importlib
+from base64 import b64decode
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import JSONResponse
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.datastructures import Headers
+
+_CLOSE = {"Connection": "close"}
+_REGISTER, _ACTIVATE = "/v1/fleet/register-node", "/v1/fleet/activate-node"
+
+
+class StrangerError(Exception):
+    """The request is none of a registered SuperNode. Its answer is Flower's own."""
+
+    def __init__(self, answer: JSONResponse) -> None:
+        super().__init__()
+        self.answer = answer
+
+
+class Membership:
+    """The SuperNodes of the SuperLink that `flower` is the application of."""
+
+    def __init__(self, flower: FastAPI) -> None:
+        self._flower = flower
+        self._auth: Any = importlib.import_module("flwr.superlink.routers.fleet.node_auth")
+        self._errors: Any = importlib.import_module("flwr.supercore.error.catalog")
+        self._codes: Any = importlib.import_module("flwr.supercore.error").ApiErrorCode
+        self._activate: Any = importlib.import_module("flwr.proto.fleet_pb2").ActivateNodeRequest
+
+    def member(self, path: str, headers: Headers) -> str:
+        """Return by which key the sender of a request is known; nothing where anybody may ask that and be unknown.
+
+        Raises `StrangerError` where the request is to be refused. It looks into Flower's database, so it takes a while.
+        """
+        key = self._signer(headers)
+        state = self._flower.state
+        if state.linkstate_factory.state().get_node_id_by_public_key(key) is not None:
+            return key.hex()
+        if path == _REGISTER and not state.enable_supernode_auth:
+            return ""
+        # In Flower's words, by which a SuperNode says what is wrong.
+        if path == _REGISTER:
+            raise StrangerError(self._refusal(self._codes.FLEET_SUPERNODE_REGISTRATION_DISABLED))
+        if path == _ACTIVATE:
+            raise StrangerError(self._refusal(self._codes.FLEET_NODE_ACTIVATION_FAILED))
+        raise StrangerError(_unauthorized())
+
+    def _signer(self, headers: Headers) -> bytes:
+        """Return the public key by which a request is signed now."""
+        try:
+            key = b64decode(headers[self._auth.FLEET_HTTP_PUBLIC_KEY_HEADER], validate=True)
+            # Of a request to activate, Flower compares the key; of others the node id, which is in the body.
+            asked = SimpleNamespace(protobuf_request=self._activate(public_key=key))
+            self._auth.authenticate_node(SimpleNamespace(headers=headers, state=asked))
+        except Exception as error:  # whatever it is, it is no signature
+            raise StrangerError(_unauthorized()) from error
+        return key
+
+    def _refusal(self, code: Any) -> JSONResponse:
+        known = self._errors.API_ERROR_MAP[code]
+        return JSONResponse({"code": int(code), "detail": known.public_message}, known.http_status_code, _CLOSE)
+
+
+def _unauthorized() -> JSONResponse:
+    return JSONResponse({"detail": "Invalid SuperNode authentication"}, 401, _CLOSE)
