@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as that of typing, whose import would be a long moment in which Ctrl-C has no answer
 if TYPE_CHECKING:
+    from typing import Any
+
     from oneflower.api import Federation, local_cloud, opennebula_cloud
 
 __version__ = "0.1.0"

@@ -3,7 +3,8 @@
 By default it is the local cloud, in a daemon of its own. With ONEFLOWER_TEST_CLOUD=opennebula it is the OpenNebula that
 ONE_XMLRPC, ONEFLOW_URL and ONE_AUTH name; ONEFLOWER_TEST_NETWORK names a network for the machines, if they shall have
 one, and ONEFLOWER_TEST_ONEGATE the address of OneGate as seen from here, if it is not the one that machines are told: a
-guest trusts a OneGate on loopback only if it is root's or of the user who runs the tests.
+guest trusts a OneGate on loopback only if it is root's or of the user who runs the tests. ONEFLOWER_TEST_PATIENCE says
+how many seconds that cloud may take for any one thing.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from oneflower_appliance.agent.onegate import OneGate
 from oneflower_appliance.settings import Bounds
 
 ON_OPENNEBULA = os.environ.get("ONEFLOWER_TEST_CLOUD") == "opennebula"
-PATIENCE = 180 if ON_OPENNEBULA else 15
+PATIENCE = float(os.environ.get("ONEFLOWER_TEST_PATIENCE", "180" if ON_OPENNEBULA else "15"))
 
 
 class Site:
@@ -104,7 +105,7 @@ class World:
     def close(self):
         for federation in Federation.all(self.cloud):
             if federation.name.startswith(self.prefix):
-                federation.delete()
+                federation.delete(PATIENCE)
         for document in self.cloud.service_templates():
             if document["NAME"].startswith(self.prefix):
                 self.cloud.delete_service_template(int(document["ID"]))
@@ -198,7 +199,7 @@ class World:
             yield
         finally:
             stop.set()
-            thread.join(30)
+            thread.join(PATIENCE)
 
     def play(self, federation, silent):
         document = self.cloud.service(federation.id)

@@ -14,7 +14,7 @@ from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.settings import Bounds, resolve
 
-from .conftest import ON_OPENNEBULA, PATIENCE, say_why
+from .conftest import PATIENCE, say_why
 
 RUNNING, WARNING, COOLDOWN = 2, 4, 10
 
@@ -217,7 +217,7 @@ def test_a_name_made_by_several_at_once_is_had_by_the_first(world):
         """Lets everybody check the names before anybody makes a service."""
 
         def template(self, cloud):
-            begin.wait(30)
+            begin.wait(PATIENCE)
             return world.cloud.site.number
 
     def make():
@@ -387,8 +387,14 @@ def test_the_python_api_deploys_and_cleans_up(world):
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_deployment_that_fails_leaves_nothing_unless_asked_to(world, keep):
     name = f"{world.prefix}-fails"
-    with world.guests(silent=(NODES,)), pytest.raises(OneflowerError, match="still waiting for supernode_0"):
-        Federation.deploy(world.cloud, 2, name=name, timeout=20 if ON_OPENNEBULA else 1.5, keep=keep)
+
+    def give_up(status):
+        """Wait as long as this cloud takes to boot SuperNodes, which then stay silent, and no longer."""
+        if any(vm.role == NODES and vm.state == "running" for vm in status.vms):
+            raise OneflowerError(f"still waiting for {status.vms[-1].name}")
+
+    with world.guests(silent=(NODES,)), pytest.raises(OneflowerError, match="still waiting for supernode_"):
+        Federation.deploy(world.cloud, 2, name=name, timeout=PATIENCE, watch=give_up, keep=keep)
     left = [made for made in Federation.all(world.cloud) if made.name == name]
     assert len(left) == keep
     for made in left:

@@ -6,6 +6,7 @@ import hashlib
 
 import pytest
 
+from oneflower.cloud import RefusedError
 from oneflower.cloud.register import ImageSource, Registration, Wishes, find_registered, unregister
 from oneflower.opennebula import COORDINATOR, NODES, VmOptions, render
 from oneflower_appliance.errors import OneflowerError
@@ -147,6 +148,32 @@ def test_an_image_is_registered_once_for_each_content(world, name, tmp_path):
     assert [change.kind for change in Registration(world.cloud, newer).apply().changes] == ["create", "update"]
     unregister(world.cloud, name)
     assert not [image for image in world.cloud.images() if image.startswith(name)]
+
+
+def test_an_image_that_the_core_refuses_is_the_same_sentence_as_one_that_it_gives_up(world, name, monkeypatch):
+    def refuse(*_):
+        text = "[one.image.allocate] Cannot determine Image SIZE. Failed to stat /root/node.qcow2"
+        raise RefusedError(500, text, "OpenNebula")
+
+    monkeypatch.setattr(world.cloud, "create_image", refuse)
+    with pytest.raises(OneflowerError, match="OpenNebula could not make the image .*Cannot determine") as caught:
+        Registration(world.cloud, Wishes(name, images={NODES: ImageSource("/root/node.qcow2")})).apply()
+    assert "SAFE_DIRS" in caught.value.hint
+    assert "500" not in str(caught.value)
+
+
+def test_the_roles_that_have_nothing_to_boot_from_are_named_before_and_after(world, name):
+    image = world.cloud.create_image(render({"NAME": f"{name}-own", "TYPE": "DATABLOCK", "SIZE": "1"}), 1)
+    try:
+        for dry_run in (True, False):
+            assert register(world, name, dry_run=dry_run).diskless == (COORDINATOR, NODES)
+        for dry_run in (True, False):
+            chosen = VmOptions(image=f"{name}-own")
+            assert register(world, name, node=chosen, dry_run=dry_run).diskless == (COORDINATOR,)
+        assert register(world, name).diskless == (COORDINATOR,), "what is there already counts"
+    finally:
+        unregister(world.cloud, name)
+        world.cloud.delete_image(image)
 
 
 def test_an_image_that_cannot_be_made_leaves_nothing(world, name):

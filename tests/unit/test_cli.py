@@ -112,8 +112,12 @@ def test_what_is_rendered_is_valid(oneflower, tmp_path, compat):
     done = oneflower("validate", "-", stdin=rendered.stdout)
     assert (done.returncode, done.stdout) == (0, "No trap found.\n")
     assert "placeholder" in done.stderr
-    assert oneflower("render", "--compat", compat, "-o", "out.json").returncode == 0
+    saved = oneflower("render", "--compat", compat, "--save", "out.json")
+    assert "put in the ids of the VM templates (superlink and supernode)" in saved.stderr
     assert (tmp_path / "out.json").read_text() == rendered.stdout
+    assert oneflower("render", "--compat", compat, "-o", "json").stdout == rendered.stdout
+    given = oneflower("render", "--superlink-template", "1", "--supernode-template", "2", "--save", "out.json")
+    assert given.stderr == "Wrote out.json. Next: `oneflow-template create out.json`.\n"
 
 
 def test_a_trap_is_one_line_and_exit_code_three(oneflower):
@@ -187,6 +191,43 @@ def test_serving_for_foreign_tools_with_a_clock_that_is_stepped(oneflower, tmp_p
         _, said = serving.communicate(timeout=20)
     assert serving.returncode == 0
     assert said.endswith("The local cloud is stopped.\n")
+
+
+@pytest.mark.parametrize("module", ["oneflower.cli.entry", "click", "oneflower.cli.app", "oneflower.api"])
+def test_an_interrupt_while_modules_are_loaded_is_one_word(tmp_path, module):
+    """From the first import on: what Python itself does before that is not ours."""
+    script = f"""
+import importlib.abc, os, signal, sys
+
+class Interrupt(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+from oneflower.cli import main
+main()
+"""
+    environment = {**os.environ, "ONEFLOWER_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [sys.executable, "-c", script, "ls"], capture_output=True, text=True, check=False, env=environment
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
+
+
+def test_before_the_first_answer_to_an_interrupt_next_to_nothing_is_loaded():
+    script = "import sys; before = set(sys.modules); import oneflower.cli; print(*sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) <= {"oneflower", "oneflower.cli", "__future__"}
+
+
+@pytest.mark.parametrize("name", ["../../x", "", "lab\nevil", "x" * 300, "\x1b]0;owned\x07"])
+def test_a_name_is_checked_before_anything_else(oneflower, tmp_path, name):
+    done = oneflower("up", name)
+    assert done.returncode == 3
+    assert "cannot be the name of a federation" in done.stderr
+    assert "\x1b" not in done.stderr
+    assert not (tmp_path / "home").exists(), "not even the local cloud was started"
 
 
 def test_without_a_stepped_cloud_there_is_nothing_to_step(oneflower):

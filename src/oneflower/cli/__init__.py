@@ -1,64 +1,16 @@
-"""The command line: it parses and prints, and leaves the work to `cloud`, `local` and `template`."""
+"""The command line: it parses and prints, and leaves the work to `cloud`, `local` and `opennebula`."""
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-from typing import TYPE_CHECKING, NoReturn
-
-from oneflower.cli.printable import printable
-from oneflower_appliance.errors import ExitCode, OneflowerError
-
-if TYPE_CHECKING:
-    from types import FrameType
-
 
 def main() -> None:
-    """Entry point of `oneflower`. Ends the process without taking the interpreter apart, which would take a while."""
+    """Entry point of `oneflower`. Nothing is imported before this, so that Ctrl-C has an answer from the start."""
     try:
-        status = _run()
-    except KeyboardInterrupt:  # in the first moment, while modules are being loaded
-        status = _say("Interrupted.", ExitCode.INTERRUPTED)
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:
-        status = ExitCode.OK
-    os._exit(status)
+        from oneflower.cli.entry import run  # noqa: PLC0415
 
+        run()
+    except KeyboardInterrupt:
+        import os  # noqa: PLC0415
 
-def _run() -> int:
-    import click  # noqa: PLC0415 - so that importing this package costs nothing
-
-    from oneflower.cli.app import app  # noqa: PLC0415
-
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        status = app(standalone_mode=False)
-    except OneflowerError as error:
-        return _say(f"Error: {error}", error.code)
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        return _say("Interrupted.", ExitCode.INTERRUPTED)
-    except click.ClickException as error:
-        error.show()
-        return ExitCode.USAGE
-    except BrokenPipeError:
-        return ExitCode.OK
-    except Exception as error:
-        if "--debug" in sys.argv:
-            raise
-        what = f"{type(error).__name__}: {error}"
-        return _say(
-            f"Error: a defect in oneflower: {what}\nRun it again with --debug and report it.", ExitCode.INTERNAL
-        )
-    return status if isinstance(status, int) else ExitCode.OK
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-def _say(text: str, status: ExitCode) -> ExitCode:
-    sys.stderr.write(printable(text) + "\n")
-    return status
+        os.write(2, b"Interrupted.\n")
+        os._exit(130)

@@ -80,11 +80,14 @@ def register(
         return
     for change in done.changes:
         screen.show(str(change))
+    if done.diskless and not Session.is_local():
+        options = " and ".join(f"--{role}-image" for role in done.diskless)
+        screen.say(
+            f"Note: without an image the machines of {' and '.join(done.diskless)} boot nothing; give {options}."
+        )
     if dry_run:
         screen.show("Nothing was changed (--dry-run)." if done.changes else "Nothing to change.")
         return
-    if not (images or named or Session.is_local()):
-        screen.say("Note: without an image the machines boot nothing; give --superlink-image and --supernode-image.")
     screen.show(f"Registered: service template {name} (id {done.template}).")
     screen.show(f"Deploy with: oneflower --cloud opennebula up{'' if name == NAME else f' --template {name}'}")
 

@@ -21,7 +21,10 @@ def render(
     max_vms: Annotated[int, typer.Option(help="Never more SuperNodes than this.")] = 10,
     superlink_template: Annotated[int | None, typer.Option(help="Id of the SuperLink's VM template.")] = None,
     supernode_template: Annotated[int | None, typer.Option(help="Id of the SuperNodes' VM template.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
+    save: Annotated[Path | None, typer.Option("--save", metavar="FILE", help="Write it to this file.")] = None,
+    output: Annotated[Output, typer.Option("--output", "-o", help="How to say where; the template is JSON.")] = (
+        Output.TEXT
+    ),
 ) -> None:
     """Write the OneFlow service template as JSON, complete but for the ids of the two VM templates."""
     from oneflower.opennebula import COORDINATOR, NODES, ServiceOptions, service_template  # noqa: PLC0415
@@ -35,11 +38,16 @@ def render(
         template_ids={role: number for role, number in given.items() if number is not None},
     )
     text = json.dumps(service_template(options), indent=2)
-    if output is None:
+    if save is None:
         screen.show(text)
         return
-    write_atomic(output, text + "\n", SHARED)
-    screen.say(f"Wrote {output}. Next: put in the ids of the VM templates, then `oneflow-template create {output}`.")
+    write_atomic(save, text + "\n", SHARED)
+    missing = [role for role, number in given.items() if number is None]
+    first = f"put in the ids of the VM templates ({' and '.join(missing)}), then " if missing else ""
+    if output is Output.JSON:
+        screen.show_json({"file": save, "ids_missing": missing})
+    else:
+        screen.say(f"Wrote {save}. Next: {first}`oneflow-template create {save}`.")
 
 
 def validate(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from oneflower.cloud.client import RefusedError
 from oneflower.cloud.reconcile import Change, Outcome, digests, reconcile
 from oneflower.opennebula import (
     COORDINATOR,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _SECTION, _SERVICE = "oneflower", "service"
 _IMAGE_READY, _IMAGE_ERROR = (1, 2, 8), 5
 _IMAGE_LIMIT = 3600.0
+_FAILED = 500  # what the core says of a path that it cannot read, among other things
 _PULSE = 0.5
 # Which attributes of a VM template an option decides; an operator who leaves it out leaves them as they are.
 _DECIDES = {"cpu": ("CPU", "VCPU"), "memory": ("MEMORY",), "network": ("NIC", "NIC_DEFAULT"), "image": ("DISK", "OS"),
@@ -121,6 +123,7 @@ class Registered:
     template: int
     vm_templates: Mapping[str, int]
     changes: tuple[Change, ...]
+    diskless: tuple[str, ...] = ()  # roles whose machines have nothing to boot from
 
 
 class Registration:
@@ -148,6 +151,7 @@ class Registration:
         self._base: dict[str, dict[str, str]] = self._known.pop(_SECTION, {})
         self._fresh: dict[str, dict[str, str]] = {}
         self._changes: list[Change] = []
+        self._diskless: list[str] = []
         self._created: list[tuple[str, Callable[[], None]]] = []
 
     def apply(self) -> Registered:
@@ -159,7 +163,7 @@ class Registration:
         except BaseException:
             self._undo()
             raise
-        return Registered(template, ids, tuple(self._changes))
+        return Registered(template, ids, tuple(self._changes), tuple(self._diskless))
 
     def _check(self) -> None:
         for source in self._wishes.images.values():
@@ -195,7 +199,13 @@ class Registration:
         if self._dry_run:
             return _TO_BE
         self._notify(f"image {name}: OpenNebula copies {source.source}, which takes a while")
-        number = self._cloud.create_image(source.template(name), self._cloud.datastores()[self._wishes.datastore])
+        datastore = self._cloud.datastores()[self._wishes.datastore]
+        try:
+            number = self._cloud.create_image(source.template(name), datastore)
+        except RefusedError as error:
+            if error.status != _FAILED:
+                raise
+            raise _not_made(name, error.text) from error
         self._created.append((f"image {name}", lambda: self._cloud.delete_image(number)))
         self._wait_for_image(number, name)
         return str(number)
@@ -212,11 +222,7 @@ class Registration:
             if state in _IMAGE_READY:
                 return
             if state == _IMAGE_ERROR:
-                raise OneflowerError(
-                    f"OpenNebula could not make the image {name}: {error or 'no reason given'}.",
-                    "The path must be on its front-end, in a folder that the datastore allows (SAFE_DIRS).",
-                    ExitCode.CLOUD,
-                )
+                raise _not_made(name, error or "no reason given")
             if time.monotonic() > deadline:
                 raise OneflowerError(f"The image {name} is not ready after an hour.", "", ExitCode.TIMEOUT)
             time.sleep(_PULSE)
@@ -230,6 +236,7 @@ class Registration:
         ours = vm_template(role, VmOptions(options.cpu, options.memory, **chosen))
         number = self._cloud.vm_templates().get(name)
         if number is None:
+            self._note_disk(role, ours)
             self._fresh[role] = digests(ours)
             self._changes.append(Change("create", f"VM template {name}"))
             if self._dry_run:
@@ -243,9 +250,14 @@ class Registration:
         base = self._base.get(role, {})
         outcome = reconcile(f"VM template {name}", base, theirs, ours, undecided=open_, force=self._force)
         self._note(role, outcome)
+        self._note_disk(role, outcome.content)
         if not self._dry_run and outcome.content != theirs:
             self._cloud.update_vm_template(number, render(outcome.content))
         return number
+
+    def _note_disk(self, role: str, content: Mapping[str, Any]) -> None:
+        if "DISK" not in content:
+            self._diskless.append(role)
 
     def _note(self, what: str, outcome: Outcome) -> None:
         self._changes += outcome.changes
@@ -294,6 +306,15 @@ def find_registered(cloud: Cloud, name: str = NAME) -> tuple[int, Bounds]:
     usual, nodes = Bounds(), roles[NODES]
     return int(document["ID"]), Bounds(
         nodes.get("min_vms", usual.minimum), nodes.get("max_vms", usual.maximum), nodes["cardinality"]
+    )
+
+
+def _not_made(image: str, reason: str) -> OneflowerError:
+    return OneflowerError(
+        f"OpenNebula could not make the image {image}: {reason.rstrip('.')}.",
+        "The path must be on its front-end, where OpenNebula can read it, in a folder that the datastore allows "
+        "(SAFE_DIRS).",
+        ExitCode.CLOUD,
     )
 
 

@@ -1,0 +1,63 @@
+"""Runs a command, and turns however it ends into a sentence and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from oneflower.cli.printable import printable
+from oneflower_appliance.errors import ExitCode, OneflowerError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+
+def run() -> None:
+    """Run a command. Ends the process without taking the interpreter apart, which would take a while."""
+    status = _run()
+    if status == ExitCode.INTERRUPTED:  # which typer turns into that number, without a word
+        _say("Interrupted.", ExitCode.INTERRUPTED)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        status = ExitCode.OK
+    os._exit(status)
+
+
+def _run() -> int:
+    import click  # noqa: PLC0415 - so that importing this package costs nothing
+
+    from oneflower.cli.app import app  # noqa: PLC0415
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        status = app(standalone_mode=False)
+    except OneflowerError as error:
+        return _say(f"Error: {error}", error.code)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return ExitCode.USAGE
+    except BrokenPipeError:
+        return ExitCode.OK
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        what = f"{type(error).__name__}: {error}"
+        return _say(
+            f"Error: a defect in oneflower: {what}\nRun it again with --debug and report it.", ExitCode.INTERNAL
+        )
+    return status if isinstance(status, int) else ExitCode.OK
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _say(text: str, status: ExitCode) -> ExitCode:
+    sys.stderr.write(printable(text) + "\n")
+    return status
