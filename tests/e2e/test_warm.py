@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import queue
 import signal
 import threading
 import time
@@ -11,7 +13,7 @@ import psutil
 import pytest
 
 from .conftest import until
-from .test_faults import kill
+from .test_faults import FLOWER, kill
 from .test_survival import training
 from .test_training import app  # noqa: F401 - a fixture
 
@@ -90,22 +92,64 @@ def test_a_superexec_that_is_killed_is_started_again_and_its_task_goes_on(user, 
     assert "it is started again" in (user.machine(number) / "console.log").read_text()
 
 
-def test_a_task_that_is_killed_costs_its_node_the_round_and_the_run_goes_on(user, fed):
+def test_a_clientapp_that_is_killed_costs_its_node_the_round_which_says_so_at_once(user, fed):
     number = node(user)
     result = while_training(user, number, lambda: kill(named(user, number, TASK)[0]))
     assert [row["failures"] for row in result["rows"]] == [1, 0]
-    assert "was ended by signal 9" in (user.machine(number) / "console.log").read_text()
+    [fault] = result["rows"][0]["faults"]
+    assert fault["name"] == "supernode_0"
+    assert fault["reason"] == f"The ClientApp of node {fault['node']} was ended by signal 9."
+    assert result["rows"][0]["seconds"] < result["rows"][1]["seconds"] + 30, "Flower's own path takes a minute more"
 
 
-def test_a_run_that_is_stopped_ends_its_serverapp_and_the_nodes_work_on(user, fed):
+def started(user, *arguments):
+    """A run in a process, and the lines that it says."""
+    process, lines = user.start("run", "image-classification", "-f", "warm", *arguments), queue.Queue()
+    threading.Thread(target=lambda: [lines.put(line) for line in process.stdout], daemon=True).start()
+    return process, lines
+
+
+def said(lines):
+    return "".join(lines.get() for _ in range(lines.qsize()))
+
+
+def test_a_serverapp_that_is_killed_is_spoken_of_at_once_with_what_would_have_saved_its_run(user, fed):
     link, number = (vm["id"] for vm in user.show(fed)["vms"][:2])
-    process = user.start("run", "image-classification", "-f", fed, *LONG)
+    process, lines = started(user, *LONG)
+    until(lambda: training(user, number), 30, "training")
+    kill(named(user, link, "flwr-serverapp")[0])
+    assert process.wait(30) == 8, "Flower's own path takes more than a minute"
+    told = said(lines)
+    assert "was lost before its first round had ended. Its ServerApp was ended by signal 9." in told
+    assert "with FL_CHECKPOINT_ENABLED=YES it would go on" in told
+    # Its nodes are free at once, too.
+    assert len(result_of(user("run", "image-classification", "-f", fed, "--rounds", "1", "-o", "json"))["rows"]) == 1
+
+
+def test_a_superlink_that_is_silent_is_spoken_of_and_its_run_is_lost_with_a_reason(user, fed):
+    link, number = (vm["id"] for vm in user.show(fed)["vms"][:2])
+    process, lines = started(user, *LONG)
+    until(lambda: training(user, number), 30, "training")
+    os.kill(user.process(link, FLOWER, "superlink").pid, signal.SIGSTOP)
+    until(lambda: any("Its machine, VM" in line for line in list(lines.queue)), 30, "a word of it")
+    kill(user.process(link, FLOWER, "superlink"))
+    assert process.wait(90) == 8
+    told = said(lines)
+    assert "The SuperLink has not answered for" in told
+    assert "the SuperLink answers again" in told
+    assert "Its SuperLink was started again." in told
+    assert "with FL_CHECKPOINT_ENABLED=YES it would go on" in told
+    until(lambda: user.is_ready(fed), 60, "recovery")
+
+
+def test_a_run_that_is_stopped_ends_its_serverapp_and_its_clientapps_and_the_nodes_work_on(user, fed):
+    link, number = (vm["id"] for vm in user.show(fed)["vms"][:2])
+    process, _ = started(user, "-c", "local-epochs=1000000")
     until(lambda: training(user, number), 30, "training")
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode == 130
-    until(lambda: not named(user, link, "flwr-serverapp"), 60, "the end of the ServerApp")
-    # Flower lets a ClientApp finish what it does.
+    assert process.wait(60) == 130
+    until(lambda: not named(user, link, "flwr-serverapp"), 30, "the end of the ServerApp")
+    until(lambda: not named(user, number, TASK), 30, "the end of the ClientApp, which would work for hours")
     assert len(result_of(user("run", "image-classification", "-f", fed, "--rounds", "1", "-o", "json"))["rows"]) == 1
 
 
