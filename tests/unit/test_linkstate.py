@@ -1,0 +1,125 @@
+"""What a SuperLink's state forgets of nodes that died, with Flower's own state on a disk."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, Error, Message, RecordDict
+from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
+from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.config_loader import get_federation_manager, get_objectstore_linkstate_factories
+
+from oneflower_appliance.flower import linkstate
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the alembic that makes Flower's database
+
+
+class Fleet:
+    """A running run, a node that took a message of it, and what was called when something was forgotten."""
+
+    def __init__(self, folder):
+        _, factory = get_objectstore_linkstate_factories(str(folder / "state.db"), get_federation_manager())
+        self.changes = []
+        linkstate.answer_for_the_dead(lambda: self.changes.append(1))
+        self.state = factory.state()
+        self.link = linkstate.LinkState(factory)
+        self.run = self.state.create_run(
+            "us/app", "1", "hash", {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
+        )
+        self.task = self.state.get_run_info(run_ids=[self.run])[0].primary_task_id
+        self.token = self.state.claim_task(self.task)
+        assert self.state.activate_task(self.task)
+        self.node = self.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, b"key", 30)
+        assert self.state.activate_node(self.node, 30)
+        TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id = self.run, 1, self.task
+        self.sent = self.send(RecordDict({"arrays": ArrayRecord([np.zeros(3)])}))
+        self.content = RecordDict({"arrays": ArrayRecord([np.ones(3)])})
+
+    def send(self, content):
+        message = Message(content, dst_node_id=self.node, message_type="train")
+        message.metadata.__dict__["_message_id"] = message.object_id
+        self.store(message)
+        [taken] = self.state.get_message_ins(self.node, limit=1)
+        return taken
+
+    def store(self, message):
+        session = self.state.start_session(self.run)
+        return self.state.store_message_and_object_tree(message, get_object_tree(message), session)
+
+    def reply(self, what):
+        TaskIdentity._node_id = self.node
+        reply = Message(what, reply_to=self.sent)
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        stored, missing = self.store(reply)
+        return stored, missing, reply
+
+    def replies(self):
+        return self.state.get_message_res({self.sent.metadata.message_id}, self.run)
+
+
+@pytest.fixture
+def fleet(tmp_path, monkeypatch):
+    for name in ("activate_node", "store_message_res"):
+        monkeypatch.setattr(SqlLinkState, name, getattr(SqlLinkState, name))
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1, raising=False)
+    return Fleet(tmp_path)
+
+
+def test_half_a_reply_is_forgotten_when_its_node_is_back(fleet):
+    stored, missing, reply = fleet.reply(fleet.content)
+    assert stored
+    assert missing
+    assert fleet.state.get_object(fleet.run, reply.object_id) == b"", "there is more to come"
+    fleet.state.deactivate_node(fleet.node)
+    fleet.state.activate_node(fleet.node, 30)
+    assert fleet.changes, "who waits for the rest is told"
+    assert fleet.state.get_object(fleet.run, reply.object_id) is None
+    [found] = fleet.replies()
+    assert found.has_error()
+
+
+def test_a_whole_reply_is_kept_when_its_node_is_back(fleet):
+    _, missing, reply = fleet.reply(fleet.content)
+    objects = get_all_nested_objects(reply)
+    for name in missing:
+        assert fleet.state.store_object(fleet.run, "", name, objects[name].deflate())
+    fleet.state.activate_node(fleet.node, 30)
+    [found] = fleet.replies()
+    assert not found.has_error()
+    assert not fleet.changes
+
+
+def test_a_node_may_say_that_there_is_no_more_of_its_reply_and_why(fleet):
+    _, _, half = fleet.reply(fleet.content)
+    stored, _, _ = fleet.reply(Error(code=3, reason="was ended by signal 9"))
+    assert stored
+    assert fleet.state.get_object(fleet.run, half.object_id) is None
+    [found] = fleet.replies()
+    assert found.error.reason == "was ended by signal 9"
+
+
+def test_another_nodes_error_takes_the_place_of_nothing(fleet):
+    _, _, half = fleet.reply(fleet.content)
+    fleet.node, mine = fleet.state.create_node("x", "y", b"another key", 30), fleet.node
+    TaskIdentity._node_id = fleet.node
+    forged = Message(Error(code=3, reason="forged"), reply_to=fleet.sent)
+    forged.metadata.__dict__["_src_node_id"] = fleet.node
+    forged.metadata.__dict__["_message_id"] = forged.object_id
+    fleet.store(forged)
+    assert fleet.state.get_object(fleet.run, half.object_id) == b""
+    assert mine != fleet.node
+
+
+def test_a_serverapp_that_died_fails_its_run_at_once(fleet):
+    assert fleet.link.run_of_serverapp(fleet.token) == fleet.run
+    fleet.link.fail(fleet.token, "Its ServerApp was ended by signal 9.")
+    found = fleet.link.run(fleet.run)
+    assert (found["status"], found["sub_status"]) == ("finished", "failed")
+    assert found["details"] == "Its ServerApp was ended by signal 9."
+    assert fleet.link.run_of_serverapp(fleet.token) is None
+    fleet.link.fail(fleet.token, "again")
+    assert fleet.link.run(fleet.run) == found
