@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from oneflower.cloud import Cloud, Endpoints, Federation, opennebula_endpoints
 from oneflower.cloud.tunnel import SshOptions, tunnel
 from oneflower.opennebula import NAME
+from oneflower_appliance.files import no_room
 from oneflower_appliance.settings import Bounds
 
 if TYPE_CHECKING:
@@ -70,6 +71,10 @@ class LocalSite(_Runtimes):
         """Yield the address of the Control API: the machines' loopback is this machine's."""
         yield status.control
 
+    def trouble(self) -> str:
+        """Return that the disk is full on which machines and daemon have what is theirs, if it is."""
+        return no_room(self.home.state)
+
     def console(self, vm: int, lines: int) -> list[str]:
         """Return the last lines of a machine's console."""
         path = self.home.machine(vm) / "console.log"
@@ -109,6 +114,10 @@ class OpenNebulaSite(_Runtimes):
 
         bounds = find_registered(cloud, self._name)[1]
         return bounds.minimum, bounds.maximum
+
+    def trouble(self) -> str:
+        """Return nothing: what is wrong there is not seen from here."""
+        return ""
 
     def prepare(self, version: str, framework: str, notify: Callable[[str], None]) -> None:
         """Do nothing: the machines boot from images."""

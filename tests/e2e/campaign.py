@@ -35,7 +35,7 @@ PHASES = ("between rounds", "train", "push of the reply", "checkpoint", "evaluat
 _ALWAYS = 5.0  # seconds after which a round that nobody disturbs is over, however busy this machine is
 _LONGEST = 100.0
 _PER_RUN = 6
-_WITH_AGENT, _WITH_INIT, _WITH_FLOWER = "oneflower_appliance.agent.agent", "init", "oneflower_appliance.flower.main"
+_WITH_AGENT, _WITH_INIT, _WITH_FLOWER = "boot", "init", "oneflower_appliance.flower.main"
 
 APP = {
     "pyproject.toml": """
@@ -208,9 +208,23 @@ def plans(kills: int, seed: int) -> list[Plan]:
             )
             chosen.append(left.pop(0))
     return [
-        Plan(kind, phase, chance.randrange(NODES), chance.uniform(0, 0.15 if phase != "train" else 0.25))
+        Plan(
+            kind,
+            phase,
+            chance.randrange(NODES),
+            chance.uniform(0, 0.25 if phase == "train" else 0.02 if kind == "ClientApp" else 0.1),
+        )
         for kind, phase in chosen
     ]
+
+
+def _end(pid: int) -> bool:
+    """Kill a process. Returns whether it was there."""
+    with suppress(ProcessLookupError, psutil.Error):
+        if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            os.kill(pid, signal.SIGKILL)
+            return True
+    return False
 
 
 class Campaign:
@@ -310,25 +324,26 @@ class Campaign:
         offset = self._marks.stat().st_size
         self._hold.unlink(missing_ok=True)
         deadline = time.monotonic() + _LONGEST
-        found = None
-        while found is None:
-            if process.poll() is not None or time.monotonic() > deadline:
-                return None
+        while process.poll() is None and time.monotonic() < deadline:
             marks, offset = self._new_marks(offset)
-            found = next((mark for mark in marks if self._is(mark, plan.phase)), None)
+            for mark in marks:
+                if self._is(mark, plan.phase) and (kill := self._kill(plan, mark, process)):
+                    return kill
             time.sleep(0.005)
+        return None
+
+    def _kill(self, plan: Plan, mark: dict, process) -> Kill | None:
+        """Kill, unless what is to be killed has ended by itself."""
+        victims = self._victims(plan, mark)
         time.sleep(plan.after)
-        victims = self._victims(plan, found)
-        if not victims:
+        write_atomic(self._hold, str(mark["round"]))  # the rounds after this one wait for the next kill
+        if not any(_end(victim) for victim in victims):
+            self._hold.unlink()
             return None
-        write_atomic(self._hold, str(found["round"]))  # the rounds after this one wait for the next kill
-        for victim in victims:
-            with suppress(ProcessLookupError):
-                os.kill(victim, signal.SIGKILL)
         began = time.monotonic()
         if plan.kind == "daemon":
             self._user("ls")
-        while self._done < found["round"] and process.poll() is None and time.monotonic() - began < _LONGEST:
+        while self._done < mark["round"] and process.poll() is None and time.monotonic() - began < _LONGEST:
             time.sleep(0.05)
         took = time.monotonic() - began
         self._settle()
@@ -361,17 +376,19 @@ class Campaign:
             cloud.close()
 
     def _victims(self, plan: Plan, mark: dict) -> list[int]:
-        node = self._nodes[plan.node]
         if plan.kind == "daemon":
             found = daemon.find(self._user.home)
             return [found.pid] if found else []
+        if plan.kind == "ClientApp":
+            return [mark["pid"]]
+        node = self._nodes[plan.node]
         words = {
             "SuperLink": (self._link, _WITH_FLOWER), "its agent": (self._link, _WITH_AGENT),
             "its init": (self._link, _WITH_INIT), "SuperNode": (node, _WITH_FLOWER),
             "a node's agent": (node, _WITH_AGENT), "a node's init": (node, _WITH_INIT),
         }  # fmt: skip
         names = {"its SuperExec": (self._link, "flower-superexe"), "ServerApp": (self._link, "flwr-serverapp"),
-                 "a node's SuperExec": (node, "flower-superexe"), "ClientApp": (node, "flwr-clientapp")}  # fmt: skip
+                 "a node's SuperExec": (node, "flower-superexe")}  # fmt: skip
         machine, word = words.get(plan.kind) or names[plan.kind]
         found = []
         for process in self._user.processes(machine):

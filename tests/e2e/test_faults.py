@@ -23,7 +23,7 @@ from .conftest import User, until
 pytestmark = pytest.mark.e2e
 
 FLOWER = "oneflower_appliance.flower.main"
-AGENT = "oneflower_appliance.agent.agent"
+AGENT = " boot --parent"
 
 
 def kill(process):

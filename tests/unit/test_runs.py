@@ -173,6 +173,21 @@ def test_a_superlink_that_hangs_is_spoken_of_too(monkeypatch, tmp_path):
     assert "Its machine is running." in said[0]
 
 
+def test_a_disk_that_is_full_is_said_once_while_the_superlink_still_answers(link, monkeypatch):
+    monkeypatch.setattr(runs, "_PULSE", 0.05)
+    running = {"status": "running", "sub_status": "", "details": "", "trouble": "The disk is full."}
+    link.files["/oneflower/runs/5"] = json.dumps(running).encode()
+    said = []
+
+    def doing(text):
+        said.append(text)
+        threading.Timer(0.5, finished, (link, "completed")).start()
+
+    record(link, row(1), row(2))
+    assert runs.follow(link.door, "5", runs.Observer(print, print, doing)) == "5"
+    assert said == ["Note: The disk is full."]
+
+
 def test_a_full_disk_of_the_superlink_is_said_in_its_own_words(link, monkeypatch):
     monkeypatch.setattr(runs, "_PATIENCE", 0.3)
     monkeypatch.setattr(runs, "_PULSE", 0.05)

@@ -73,6 +73,30 @@ def test_runs_are_told_with_where_they_come_from_and_what_goes_on_from_them(ask,
     assert ask("GET", "/runs/5/log?after=3").json() == {"text": "after 3.0", "latest": 9.0}
 
 
+def test_why_a_run_was_lost_and_does_not_go_on_is_told(ask, tmp_path):
+    (tmp_path / "5").mkdir()
+    (tmp_path / "5" / "lost").write_text("Its ServerApp was ended by signal 9.\n")
+    (tmp_path / "5" / "given-up").write_text("It has no checkpoints.\n")
+    told = ask("GET", "/runs/5").json()
+    assert (told["lost"], told["why_lost"]) == ("YES", "Its ServerApp was ended by signal 9.")
+    assert told["given_up"] == "It has no checkpoints."
+
+
+def test_what_fails_on_a_full_disk_is_answered_with_where_it_is_full(ask, link, tmp_path, monkeypatch):
+    def fail():
+        raise OSError(28, "No space left on device")
+
+    assert ask("GET", "/runs/5").json()["trouble"] == ""
+    monkeypatch.setattr("oneflower_appliance.flower.api.no_room", lambda folder: f"The disk is full: {folder}.")
+    assert ask("GET", "/runs/5").json()["trouble"] == f"On the SuperLink's machine: The disk is full: {tmp_path}."
+    link.runs = fail
+    answer = ask("GET", "/runs")
+    assert (answer.status_code, answer.text) == (507, f"On the SuperLink's machine: The disk is full: {tmp_path}.\n")
+    monkeypatch.setattr("oneflower_appliance.flower.api.no_room", lambda folder: "")
+    with pytest.raises(OSError, match="No space"):
+        ask("GET", "/runs")
+
+
 def test_files_of_a_run_are_listed_and_fetched_and_no_others(ask, tmp_path):
     (tmp_path / "secret").write_text("no")
     (tmp_path / "5" / "adapter").mkdir(parents=True)

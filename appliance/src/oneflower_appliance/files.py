@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 PRIVATE = 0o600
 SHARED = 0o644
+_ROOM = 1 << 20  # with less than that left, a disk is full: databases and logs want more at a time
 
 
 def write_atomic(path: Path, content: str | bytes, mode: int = PRIVATE) -> None:
@@ -57,6 +58,18 @@ def private_directory(path: Path) -> Path:
     except OSError as error:
         raise _unwritable(path, error) from error
     return path
+
+
+def no_room(folder: Path) -> str:
+    """Return in a sentence that the disk of `folder` is full, and what to do; nothing where there is room."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return ""
+    free = disk.f_bavail * disk.f_frsize
+    if free >= _ROOM:
+        return ""
+    return f"The disk is full: {free >> 10} KiB are left for {folder}. Free some space there."
 
 
 def _unwritable(path: Path, error: OSError) -> OneflowerError:

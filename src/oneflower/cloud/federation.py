@@ -308,6 +308,8 @@ class Federation:
 
     def _superlink(self) -> str:
         """Return what the cloud knows of the SuperLink's machine."""
+        if trouble := self.cloud.site.trouble():
+            return trouble
         try:
             vms = self.status().vms
         except OneflowerError as error:

@@ -131,7 +131,7 @@ class SuperLinkDoor:
         try:
             answer = self._http.post("/oneflower/runs", json={"resumes": number}, timeout=60)
         except httpx.HTTPError as error:
-            raise self._silent(error) from error
+            raise self.silent(error) from error
         if answer.is_error:
             raise OneflowerError(f"Run {number} cannot go on: {answer.text.strip()}", "", ExitCode.RUN_FAILED)
         return str(answer.json()["id"])
@@ -141,12 +141,13 @@ class SuperLinkDoor:
         try:
             answer = self._http.post(f"/oneflower/runs/{number}/stop", timeout=60)
         except httpx.HTTPError as error:
-            raise self._silent(error) from error
+            raise self.silent(error) from error
         if answer.is_error:
             reason = " ".join(answer.text.split())[:300]
             raise OneflowerError(f"Run {number} cannot be stopped: {reason}", "", ExitCode.RUN_FAILED)
 
-    def _silent(self, error: httpx.HTTPError) -> OneflowerError:
+    def silent(self, error: httpx.HTTPError) -> OneflowerError:
+        """Return what it means that there is no answer."""
         return OneflowerError(
             f"The SuperLink at {self.address} does not answer: {error}.",
             "Check with `oneflower show` that it is ready.",
@@ -158,7 +159,7 @@ class SuperLinkDoor:
         try:
             answer = self.get("/nodes")
         except httpx.HTTPError as error:
-            raise self._silent(error) from error
+            raise self.silent(error) from error
         return sum(node["status"] == "online" for node in answer.json()) if answer is not None else 0
 
     def flower(self, *arguments: str) -> dict[str, Any]:
@@ -205,7 +206,23 @@ def open_door(
 
     status.reachable()
     with site.reach(status) as address, SuperLinkDoor(address, status.ca, flwr, revive) as door:
-        yield door
+        try:
+            yield door
+        except httpx.HTTPStatusError as error:
+            raise refusal(error.response) from error
+        except httpx.HTTPError as error:
+            raise door.silent(error) from error
+
+
+def refusal(answer: httpx.Response) -> OneflowerError:
+    """Return what an answer of the status API means that is an error. One about a full disk says itself what to do."""
+    if answer.status_code == httpx.codes.INSUFFICIENT_STORAGE:
+        return OneflowerError(answer.text.strip(), "", ExitCode.ENVIRONMENT)
+    return OneflowerError(
+        f"The SuperLink answers with an error ({answer.status_code}).",
+        "See `oneflower logs` for what went wrong there.",
+        ExitCode.RUN_FAILED,
+    )
 
 
 def connection(name: str, address: str, ca: Path | None) -> str:
@@ -312,6 +329,7 @@ class _Following:
         self._door = door
         self._observer = observer
         self._told = 0  # a run that goes on from another has its rounds, too
+        self._trouble = ""
         self._begin(number)
 
     def _begin(self, number: str) -> None:
@@ -332,6 +350,9 @@ class _Following:
         for line in lines[self._told :]:
             self._observer.row(self._parse(line))
         self._told = max(self._told, len(lines))
+        if (trouble := state.get("trouble", "")) and not self._trouble:
+            self._observer.doing(f"Note: {trouble}")
+        self._trouble = trouble
         if successor := state.get("resumed_as"):
             self._observer.doing(f"Note: run {self.number} was lost; run {successor} goes on from its last checkpoint.")
             self._begin(successor)

@@ -34,6 +34,9 @@ class Site(Protocol):
     def reach(self, status: FederationStatus) -> AbstractContextManager[str]:
         """Make the SuperLink's Control API reachable and yield its address, host:port."""
 
+    def trouble(self) -> str:
+        """Return what is wrong with this side as a whole, such as a full disk; nothing where all is well."""
+
     def console(self, vm: int, lines: int) -> list[str]:
         """Return the last lines of a machine's console, none where they cannot be had."""
 

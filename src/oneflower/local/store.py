@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oneflower.local.models import Document, LcmState, Vm, VmState
+from oneflower.local.models import CloudError, Document, LcmState, Vm, VmState
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.files import no_room
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 _VERSION = 2
 _DONE_KEPT = 2000  # ids back from the newest: more VMs than one service is made of
+_PRIMARY = 0xFF  # the bits of an extended error code that are the primary one
+_CANNOT_WRITE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS document
     (id INTEGER PRIMARY KEY, type INTEGER NOT NULL, name TEXT NOT NULL, permissions TEXT NOT NULL, body TEXT NOT NULL);
@@ -26,12 +31,33 @@ CREATE TABLE IF NOT EXISTS setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
 
+class _Connection(sqlite3.Connection):
+    """SQLite, which says as a cloud does that the disk is full."""
+
+    @contextmanager
+    def saying(self) -> Iterator[None]:
+        """Raise `CloudError` where something cannot be written, which may be found out while rows are fetched."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & _PRIMARY not in _CANNOT_WRITE:
+                raise
+            path = Path(super().execute("PRAGMA database_list").fetchone()[2])
+            reason = no_room(path.parent) or f"{path} cannot be written: {error}."
+            raise CloudError(500, f"The local cloud cannot keep its state. {reason}") from error
+
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:
+        """Execute a statement. Raises `CloudError`."""
+        with self.saying():
+            return super().execute(*arguments)
+
+
 class Store:
     """Documents, VMs and other records by id. Ids start at 0 and are never used again."""
 
     def __init__(self, path: Path) -> None:
         try:
-            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db = sqlite3.connect(path, isolation_level=None, factory=_Connection)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             [version] = self._db.execute("PRAGMA user_version").fetchone()
@@ -57,9 +83,9 @@ class Store:
 
     def next_id(self, kind: str) -> int:
         """Return a new id of `kind`."""
-        row = self._db.execute(
-            "INSERT INTO counter VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET next = next + 1 RETURNING next", (kind,)
-        ).fetchone()
+        statement = "INSERT INTO counter VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET next = next + 1 RETURNING next"
+        with self._db.saying():
+            row = self._db.execute(statement, (kind,)).fetchone()
         return int(row[0]) - 1
 
     def setting(self, name: str, default: str) -> str:

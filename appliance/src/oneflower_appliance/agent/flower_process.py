@@ -326,7 +326,7 @@ _CAUSES = (
     (r"CERTIFICATE_VERIFY_FAILED|certificate verify failed",
      "The SuperLink's certificate is not signed by the CA that this machine trusts.",
      "Give this SuperNode the ca.crt of that SuperLink (FL_SSL_CA_CERTFILE), or none, to use the published one."),
-    (r"unable to open database file|disk I/O error|readonly database|No space left|Read-only file system",
+    (r"unable to open database file|disk I/O error|readonly database|disk is full|No space left|Read-only file system",
      "Flower cannot write its state.", "Free disk space, or let FL_DATABASE point to a folder that can be written."),
 )  # fmt: skip
 

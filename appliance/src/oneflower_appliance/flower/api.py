@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.convertors import IntegerConvertor, register_url_convertor
+from starlette.middleware import Middleware
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.files import SHARED, write_atomic
+from oneflower_appliance.files import SHARED, no_room, write_atomic
 from oneflower_appliance.training.abandoned import Abandoned
 from oneflower_appliance.training.origin import Origin
 from oneflower_appliance.use_cases import USE_CASES
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
     from starlette.responses import Response
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from oneflower_appliance.flower.linkstate import LinkState
 
+_ON_SUPERLINK = "On the SuperLink's machine:"
 _MISSING = PlainTextResponse("Not found.\n", status_code=404)
 
 
@@ -49,7 +51,24 @@ register_url_convertor("id", _Id())
 
 def status_api(link: LinkState, runs: Path) -> ASGIApp:
     """Return the API over a SuperLink's state and the folder where its runs leave what they leave."""
-    return Starlette(routes=[*_node_routes(link, Abandoned.beside(runs)), *_run_routes(link, runs)])
+    routes = [*_node_routes(link, Abandoned.beside(runs)), *_run_routes(link, runs)]
+    return Starlette(routes=routes, middleware=[Middleware(_Excusing, folder=runs)])
+
+
+class _Excusing:
+    """Answers what fails on a full disk, which is nearly everything, with a sentence that says so."""
+
+    def __init__(self, app: ASGIApp, folder: Path) -> None:
+        self._app = app
+        self._folder = folder
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except Exception:  # nothing was sent: an answer is whole before it is
+            if not (reason := no_room(self._folder)):
+                raise
+            await PlainTextResponse(f"{_ON_SUPERLINK} {reason}\n", status_code=507)(scope, receive, send)
 
 
 def _node_routes(link: LinkState, abandoned: Abandoned) -> list[Route]:
@@ -91,7 +110,9 @@ def _run_routes(link: LinkState, runs: Path) -> list[Route]:
         lost = {"lost": "YES"} if (folder / Origin.LOST).exists() else {}
         files = {"why_lost": Origin.LOST, "given_up": Origin.GIVEN_UP, "resumed_as": Origin.SUCCESSOR}
         said = {key: Origin.said(folder, name) for key, name in files.items()}
-        return run | lost | said | {"attempt": Origin.of(folder).attempt}
+        full = no_room(runs)
+        trouble = {"trouble": f"{_ON_SUPERLINK} {full}" if full else ""}
+        return run | lost | said | trouble | {"attempt": Origin.of(folder).attempt}
 
     def all_runs(_: Request) -> Response:
         return JSONResponse([told(run) for run in link.runs()])

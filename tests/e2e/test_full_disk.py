@@ -1,0 +1,66 @@
+"""A disk that fills up in the middle of a run, for real: everything that is a user's own lies on a small file system."""
+
+from __future__ import annotations
+
+import os
+import queue
+import subprocess
+import threading
+from contextlib import suppress
+
+import pytest
+
+from .conftest import User, until
+from .test_survival import EPOCHS
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A user whose home has room for a federation and not for much more."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", folder], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting is not permitted")
+    somebody = User(tmp_path)
+    try:
+        yield somebody
+        somebody.leave()
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill(path):
+    with path.open("wb", buffering=0) as file:
+        for size in (1 << 16, 1):
+            with suppress(OSError):
+                while True:
+                    file.write(b"x" * size)
+
+
+def test_a_full_disk_is_said_to_be_full_by_whatever_is_asked(small):
+    small("up", "lab")
+    process, lines = (
+        small.start("run", "image-classification", "-f", "lab", "-c", EPOCHS, "-c", "num-server-rounds=50"),
+        queue.Queue(),
+    )
+    threading.Thread(target=lambda: [lines.put(line) for line in process.stdout], daemon=True).start()
+    until(lambda: any(line.lstrip().startswith("1/50") for line in list(lines.queue)), 60, "the first round")
+    filler = small.home.state / "filler"
+    try:
+        fill(filler)
+        until(lambda: any("The disk is full" in line for line in list(lines.queue)), 30, "a word of it from the run")
+        for arguments in (("up", "another"), ("scale", "lab", "3")):
+            said = small(*arguments, code=None)
+            assert "The disk is full" in said.stderr, said.stderr
+            assert str(small.home.state) in said.stderr
+            assert said.returncode not in (0, 1), said.stderr
+    finally:
+        filler.unlink()
+        process.kill()
+        process.wait()
+    assert os.statvfs(small.home.state).f_bavail
