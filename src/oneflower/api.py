@@ -46,6 +46,10 @@ class _Runtimes:
         found = runtime.ensure(self.home.runtimes, version, framework, notify)
         return found.bin / "flwr", found.packages()
 
+    def pins(self) -> Path:
+        """Return the folder for what was published first by SuperLinks whose word cannot be proved."""
+        return self.home.state / "pins"
+
 
 class LocalSite(_Runtimes):
     """The local cloud's side."""

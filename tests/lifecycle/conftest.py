@@ -12,9 +12,12 @@ from __future__ import annotations
 import base64
 import os
 import secrets
+import shutil
+import tempfile
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -23,8 +26,8 @@ from oneflower.cloud import Cloud, Endpoints, Federation, opennebula_endpoints
 from oneflower.cloud.client import plain
 from oneflower.local import daemon
 from oneflower.local.home import LocalHome
-from oneflower.local.oned.tokens import make_token
 from oneflower.opennebula import COORDINATOR, NODES, ServiceOptions, VmOptions, render, service_template, vm_template
+from oneflower.opennebula.tokens import make_token
 from oneflower_appliance.agent.onegate import OneGate
 from oneflower_appliance.settings import Bounds
 
@@ -37,6 +40,7 @@ class Site:
 
     def __init__(self):
         self.number = -1
+        self.folder = Path(tempfile.mkdtemp(prefix="oneflower-test-"))
 
     def template(self, _cloud):
         return self.number
@@ -55,6 +59,15 @@ class Site:
 
     def when_unreachable(self, variable):
         return f"Check {variable}."
+
+    def pins(self):
+        return self.folder / "pins"
+
+    def flwr(self, *_):
+        return Path("flwr"), {"flwr", "numpy", "pillow", "scikit-learn"}
+
+    def reach(self, status):
+        raise AssertionError(f"somebody connects to {status.control}")
 
 
 class World:
@@ -114,6 +127,7 @@ class World:
                 self.cloud.delete_vm_template(number)
         self.cloud.close()
         self.http.close()
+        shutil.rmtree(self.cloud.site.folder)
 
     def begin(self, name="fed", bounds=None, **settings):
         return Federation.begin(self.cloud, f"{self.prefix}-{name}", settings, bounds or Bounds())

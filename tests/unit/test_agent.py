@@ -46,8 +46,9 @@ class Gate(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
 
-def vm(**attributes):
-    return 200, {"VM": {"ID": "7", "USER_TEMPLATE": attributes, "TEMPLATE": {"NIC": []}}}
+def vm(*addresses, **attributes):
+    nics = [{"IP": address} for address in addresses]
+    return 200, {"VM": {"ID": "7", "USER_TEMPLATE": attributes, "TEMPLATE": {"NIC": nics}}}
 
 
 def service(link=(3,), nodes=(7,)):
@@ -205,7 +206,16 @@ def test_a_ready_of_an_earlier_life_is_taken_back_at_once(agent, gate):
 
 def link(gate, endpoint, **attributes):
     published = {"READY": "YES", "FL_ENDPOINT": endpoint, "FL_VERSION": "1.41.0", "FL_TLS": "YES", **attributes}
-    gate["answers"] |= {"/service": service(), "/vms/3": vm(**published)}
+    gate["answers"] |= {"/service": service(), "/vms/3": vm(ADDRESS, **published)}
+    gate["answers"]["/service?extended=true"] = extended()
+
+
+def extended(**context):
+    """OneGate's service with its VMs in full: where the SuperLink's context is."""
+    status, body = service()
+    nodes = body["SERVICE"]["roles"][0]["nodes"]
+    nodes[0]["vm_info"] = {"VM": {"TEMPLATE": {"CONTEXT": {"ETH0_IP": ADDRESS, **context}}}}
+    return status, body
 
 
 @pytest.mark.parametrize(
@@ -215,7 +225,11 @@ def link(gate, endpoint, **attributes):
         ({"FL_CA_CERT": "%%%"}, "is not base64"),
         ({"FL_CA_CERT": base64.b64encode(b"garbage").decode()}, "holds no PEM certificate"),
         ({"FL_VERSION": "1.42.0"}, "The SuperLink runs Flower 1.42.0, this SuperNode 1.41.0"),
-        ({"FL_ENDPOINT": "nowhere"}, "an address that is none"),
+        ({"FL_ENDPOINT": "nowhere"}, "an address that is not valid"),
+        (
+            {"FL_ENDPOINT": "10.6.6.6:9092"},
+            "the address 10.6.6.6, which is not one that OpenNebula gave it (127.77.0.9)",
+        ),
     ],
 )
 def test_a_supernode_without_a_ca_it_can_trust_stays_out(agent, gate, attributes, cause):
@@ -223,6 +237,13 @@ def test_a_supernode_without_a_ca_it_can_trust_stays_out(agent, gate, attributes
     assert agent("supernode").wait(10) in (75, 78)
     assert cause in confession(gate)
     assert never_ready(gate)
+
+
+def test_an_address_that_the_superlinks_context_names_is_its_own(agent, gate):
+    link(gate, "10.6.6.6:9092")
+    gate["answers"]["/service?extended=true"] = extended(FL_FLEET_API_ADDRESS="10.6.6.6:9092")
+    assert agent("supernode").wait(10) in (75, 78)
+    assert "no CA certificate to trust the SuperLink by" in confession(gate)
 
 
 def test_a_superlink_with_another_ones_certificate_is_not_trusted(agent, gate, tmp_path):

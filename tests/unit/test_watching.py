@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import http.server
 import itertools
@@ -12,7 +13,7 @@ import zlib
 
 import pytest
 
-from oneflower_appliance.agent import agent, backoff, journal, superlink, supernode
+from oneflower_appliance.agent import agent, backoff, journal, superlink, supernode, tls
 from oneflower_appliance.agent import flower_process as flower
 from oneflower_appliance.agent.admission import Registrar
 from oneflower_appliance.agent.journal import Journal, Machine, Step
@@ -203,6 +204,29 @@ def test_a_node_does_not_make_keys_for_ever(joining):
     with pytest.raises(OneGateError, match="refused 5 keys"):
         node._admission()
     assert len(gate.published) == 6
+
+
+def test_a_node_does_not_take_another_ca_from_the_same_superlink(joining, machine, monkeypatch, tmp_path):
+    own, foreign = (
+        base64.b64encode(tls.make_certificates(tmp_path / name, [("IP", "10.0.0.1")]).ca.read_bytes()).decode()
+        for name in ("own", "foreign")
+    )
+    monkeypatch.setattr(supernode.SuperNode, "_greet", lambda _: None)
+    node, _ = joining()
+
+    def trust(ca, vm=3):
+        node._superlink_vm, node._superlink = vm, {"FL_ENDPOINT": "10.0.0.1:9092", "FL_CA_CERT": ca}
+        node._trust()
+        return base64.b64encode(node._ca_path.read_bytes()).decode()
+
+    assert trust(own) == trust(own) == own
+    with pytest.raises(OneflowerError, match="VM 3 published another CA certificate"):
+        trust(foreign)
+    assert base64.b64encode(node._ca_path.read_bytes()).decode() == own
+    assert trust(foreign, vm=9) == foreign, "a SuperLink that OneFlow replaced is another VM"
+    settings = resolve({"FL_SSL_CA_CERTFILE": own}, supernode.LEVELS)
+    node._machine = dataclasses.replace(node._machine, settings=settings)
+    assert trust("what a member published", vm=9) == own, "a CA of the context counts"
 
 
 REFUSED = flower.explain(["httpx.HTTPStatusError: Client error '401 Unauthorized' for url"], 1)

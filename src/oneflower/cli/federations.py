@@ -191,7 +191,8 @@ def show(name: Name = None, output: Format = Output.TEXT) -> None:
     )
     if status.training:
         screen.show_line(f"Training: {screen.progress_line(status.training)}")
-    for remark in (*status.causes, *status.remarks, *filter(None, [status.share])):
+    more = (status.trust.refusal, status.trust.note, status.share)
+    for remark in (*status.causes, *status.remarks, *filter(None, more)):
         screen.show_line(f"Note: {remark}")
     rows = [
         (

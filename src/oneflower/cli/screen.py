@@ -78,7 +78,7 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items() if key not in ("ca", "host_keys")}
+        return {key: _plain(item) for key, item in value.items() if key not in ("ca", "host_keys", "pinned")}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 

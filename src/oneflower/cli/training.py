@@ -115,6 +115,9 @@ def connect(
     federation = Federation.find(Session.cloud(), name)
     status = federation.status()
     status.reachable()
+    if status.trust.note:
+        screen.say(f"Note: {status.trust.note}")
+    status.trust.follow()
     with federation.cloud.site.reach(status) as address:
         forget_gone(federation.cloud, {found.id for found in Federation.all(federation.cloud)})
         ca = keep_ca(federation.cloud, status)

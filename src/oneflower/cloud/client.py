@@ -340,6 +340,12 @@ class Cloud:
         pool = self._ask(lambda one: one.vnpool.info(_ALL_MINE_AND_USABLE, -1, -1))
         return {network.NAME: network.ID for network in pool.VNET}
 
+    @functools.cached_property
+    def token_password(self) -> tuple[str, str]:
+        """The id of the user who is asking, and what tokens of the VMs that it created are made with; or nothing."""
+        user = self._ask(lambda one: one.user.info(-1))
+        return str(user.ID), plain(user.TEMPLATE).get("TOKEN_PASSWORD", "")
+
     def own_settings(self) -> dict[str, str]:
         """Return the template of the user who is asking, TOKEN_PASSWORD among it."""
         return plain(self._ask(lambda one: one.user.info(-1)).TEMPLATE)
@@ -354,11 +360,18 @@ class Vm:
         self.state: int = vm.STATE
         self.lcm_state: int = vm.LCM_STATE
         self.started: int = vm.STIME
-        user = plain(vm.USER_TEMPLATE)
+        template, user = plain(vm.TEMPLATE), plain(vm.USER_TEMPLATE)
         self.attributes: dict[str, str] = {key: value for key, value in user.items() if isinstance(value, str)}
-        nic = plain(vm.TEMPLATE).get("NIC")
-        first = nic[0] if isinstance(nic, list) else nic
-        self.ip: str = (first or {}).get("IP", "")
+        nic = template.get("NIC") or []
+        self.addresses: tuple[str, ...] = tuple(
+            one[key]
+            for one in (nic if isinstance(nic, list) else [nic])
+            for key in ("IP", "IP6_GLOBAL", "IP6_SITE")
+            if one.get(key)
+        )
+        self.ip: str = self.addresses[0] if self.addresses else ""
+        self.creator: str = template.get("CREATED_BY", "")
+        self.context: dict[str, str] = template.get("CONTEXT") or {}
 
 
 def plain(content: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import secrets
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,6 +22,7 @@ from oneflower.cloud.client import RefusedError, UnreachableError
 from oneflower.cloud.diagnosis import causes
 from oneflower.cloud.names import check_name
 from oneflower.cloud.status import FederationStatus, RunProgress, VmStatus, read_status
+from oneflower.cloud.trust import trust
 from oneflower.opennebula import COORDINATOR, NODES, merge_template
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.settings import Bounds, resolve
@@ -217,7 +219,10 @@ class Federation:
 
     def _status(self, body: dict[str, Any]) -> FederationStatus:
         found = self.cloud.vms(_vm_ids(body))
-        return read_status(self.id, self.name, body, found, causes(self.cloud, body, found))
+        status = read_status(self.id, self.name, body, found, causes(self.cloud, body, found))
+        if status.superlink is None or not status.control:
+            return status
+        return replace(status, trust=trust(self.cloud, self.id, self.name, found[status.superlink.id]))
 
     def logs(self, lines: int = 40) -> list[str]:
         """Return the service's log, what each machine says of itself, and consoles where they can be had."""

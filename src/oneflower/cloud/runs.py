@@ -205,6 +205,7 @@ def open_door(
             tell("Note: the local cloud had ended, and was started again.")
 
     status.reachable()
+    status.trust.follow()
     with site.reach(status) as address, SuperLinkDoor(address, status.ca, flwr, revive) as door:
         try:
             yield door

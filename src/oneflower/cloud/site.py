@@ -37,6 +37,9 @@ class Site(Protocol):
     def trouble(self) -> str:
         """Return what is wrong with this side as a whole, such as a full disk; nothing where all is well."""
 
+    def pins(self) -> Path:
+        """Return the folder for what was published first by SuperLinks whose word cannot be proved."""
+
     def console(self, vm: int, lines: int) -> list[str]:
         """Return the last lines of a machine's console, none where they cannot be had."""
 

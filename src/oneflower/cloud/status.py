@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from oneflower.cloud.trust import Trust
 from oneflower.opennebula import COORDINATOR, NODES
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.refusals import Refusals
@@ -118,6 +119,7 @@ class FederationStatus:
     causes: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     share: str = ""
+    trust: Trust = field(default=Trust(), repr=False)
 
     @property
     def ready(self) -> bool:

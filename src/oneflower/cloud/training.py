@@ -46,8 +46,8 @@ def train(site: Site, status: FederationStatus, wanted: Request, observer: runs.
         needed, online = int(status.settings.get("FL_MIN_AVAILABLE_CLIENTS", 0)), door.nodes_online()
         if online < needed:
             observer.doing(f"Note: {online} of {needed} SuperNodes are online; the first round waits for the others.")
-        if status.share:
-            observer.doing(f"Note: {status.share}")
+        for note in filter(None, (status.trust.note, status.share)):
+            observer.doing(f"Note: {note}")
         observer.doing(f"submitting {app.name} to {status.name} ({status.supernodes} SuperNodes)")
         submitted = Answer(lambda: runs.submit(door, app, overrides))
         try:

@@ -11,8 +11,8 @@ from starlette.responses import JSONResponse, Response
 from oneflower.local import ruby
 from oneflower.local.models import CloudError, Document, Vm, node_ids
 from oneflower.local.oned.corexml import vm_data
-from oneflower.local.oned.tokens import is_token
 from oneflower.local.wire import Call, application, json_body, parse_json, text_body, whole
+from oneflower.opennebula.tokens import is_token
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -44,7 +44,9 @@ def onegate_app(documents: Documents, lifecycle: Lifecycle, compute: Compute) ->
         number = request.headers.get("x-onegate-vmid", "")
         vm = compute.vms.get(int(number)) if re.fullmatch(r"[0-9]{1,18}", number) else None
         request.state.vm = vm
-        if vm is None or not is_token(request.headers.get("x-onegate-token", ""), compute.token_password, vm):
+        if vm is None or not is_token(
+            request.headers.get("x-onegate-token", ""), compute.token_password, vm.id, vm.stime
+        ):
             return Response("Not authorized", 401, media_type=_TYPE)
         return None
 

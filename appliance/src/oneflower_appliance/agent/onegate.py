@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.peers import check_server, is_loopback
+from oneflower_appliance.proof import PROOF, prove
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _UNSAFE = re.compile(r'[,\[\]\\"\x00-\x1f]')
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*")
+_ADDRESSES = ("IP", "IP6_GLOBAL", "IP6_SITE")
 _LONGEST_REPLY = 64 * 1024 * 1024
 
 
@@ -75,6 +77,7 @@ class OneGate:
 
     def __init__(self, endpoint: str, token: str, vm_id: str, timeout: float = 10.0) -> None:
         self.endpoint = endpoint.rstrip("/")
+        self._token, self._vm_id = token, vm_id
         self._headers = {"X-ONEGATE-TOKEN": token, "X-ONEGATE-VMID": vm_id}
         self._timeout = timeout
         # In the local cloud any user of the machine can listen on OneGate's port while its daemon is down.
@@ -90,6 +93,34 @@ class OneGate:
             return {str(key): value for key, value in template.items() if isinstance(value, str)}
         except (KeyError, TypeError, AttributeError) as error:
             raise self._garbage() from error
+
+    def addresses(self, vm_id: int) -> frozenset[str]:
+        """Return the addresses that OpenNebula gave a VM of the same service. No guest can change them."""
+        reply = self._json(f"/vms/{vm_id}")
+        try:
+            return frozenset(
+                str(nic[key]) for nic in reply["VM"]["TEMPLATE"]["NIC"] for key in _ADDRESSES if key in nic
+            )
+        except (KeyError, TypeError) as error:
+            raise self._garbage() from error
+
+    def context(self, vm_id: int) -> dict[str, str]:
+        """Return the context of a VM of the same service, which no guest can change. It costs a look at every VM."""
+        reply = self._json("/service?extended=true")
+        try:
+            found = [
+                node["vm_info"]["VM"]["TEMPLATE"]["CONTEXT"]
+                for role in reply["SERVICE"]["roles"]
+                for node in role.get("nodes") or ()
+                if int(node["deploy_id"]) == vm_id
+            ]
+            return {str(key): value for key, value in found[0].items() if isinstance(value, str)}
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise self._garbage() from error
+
+    def prove(self, values: Mapping[str, str]) -> dict[str, str]:
+        """Return `values` with the proof that it is this VM that publishes them."""
+        return {**values, PROOF: prove(self._token, int(self._vm_id), values)}
 
     def service(self) -> dict[str, Role]:
         """Return the roles of this VM's service by name."""

@@ -13,7 +13,7 @@ from oneflower_appliance.agent import flower_process as flower
 from oneflower_appliance.agent import tls
 from oneflower_appliance.agent.admission import Registrar
 from oneflower_appliance.agent.backoff import Backoff, Patience
-from oneflower_appliance.agent.journal import Step
+from oneflower_appliance.agent.journal import NOTHING, Step
 from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.agent.partition import Partitions
 from oneflower_appliance.agent.retention import Retention
@@ -235,7 +235,10 @@ class SuperLink:
 
     def _ready(self) -> str:
         machine = self._machine
+        # What there is not is published as nothing, for what an earlier life published must not stay beside the proof.
         values = {
+            "FL_CA_CERT": NOTHING,
+            "FL_SSH_HOST_KEYS": NOTHING,
             "FL_ROLE": self.name,
             "FL_ENDPOINT": self._endpoint,
             "FL_CONTROL_ENDPOINT": f"{self._control[0]}:{self._control[1]}",
@@ -246,6 +249,8 @@ class SuperLink:
             values["FL_CA_CERT"] = base64.b64encode(self._ca.read_bytes()).decode()
         if self._control[0] in _OWN_LOOPBACK and (keys := _host_keys(_SSH_FOLDER)):
             values["FL_SSH_HOST_KEYS"] = base64.b64encode(keys.encode()).decode()
+        if machine.onegate:
+            values = machine.onegate.prove(values)
         self._published = self._tables()
         self._silence = Patience(_SILENCE)
         self._watch_closely()

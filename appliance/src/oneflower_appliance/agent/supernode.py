@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import itertools
 import logging
 import re
 import ssl
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oneflower_appliance.agent import flower_process as flower
 from oneflower_appliance.agent import gpu, tls
 from oneflower_appliance.agent.backoff import Backoff, Patience
-from oneflower_appliance.agent.journal import Step
+from oneflower_appliance.agent.journal import NOTHING, Step
 from oneflower_appliance.agent.node_key import NodeKey
 from oneflower_appliance.agent.onegate import OneGate, OneGateError
 from oneflower_appliance.agent.partition import Partitions
@@ -180,11 +182,12 @@ class SuperNode:
         self._superlink = self._machine.insist(self._published, _PATIENCE, self._backoff())
         endpoint = self._superlink["FL_ENDPOINT"]
         try:
-            split_address(endpoint)
+            host, _ = split_address(endpoint)
         except ValueError as error:
             raise OneflowerError(
-                f"The SuperLink published an address that is none: {endpoint!r}.", "Recover the SuperLink's VM."
+                f"The SuperLink published an address that is not valid: {endpoint!r}.", "Recover the SuperLink's VM."
             ) from error
+        self._check_address(host)
         wanted, theirs = settings.text("FLOWER_VERSION"), self._superlink.get("FL_VERSION", "")
         if theirs != wanted:
             raise OneflowerError(
@@ -192,6 +195,29 @@ class SuperNode:
                 "Set FLOWER_VERSION on the service level only, so that it is the same on every VM.",
             )
         return f"SuperLink at {endpoint}, VM {self._superlink_vm}"
+
+    def _check_address(self, host: str) -> None:
+        """Refuse an address that is not the SuperLink's own.
+
+        Every VM of the service can write what the SuperLink published. What OpenNebula says of a VM, its addresses and
+        its context, none of them can.
+        """
+        superlink = self._superlink_vm
+        assert superlink is not None  # noqa: S101 - it was just found
+        own = self._machine.insist(lambda onegate: onegate.addresses(superlink), _PATIENCE, self._backoff())
+        if host in own:
+            return
+        context = self._machine.insist(lambda onegate: onegate.context(superlink), _PATIENCE, self._backoff())
+        with suppress(ValueError):
+            if split_address(context.get("FL_FLEET_API_ADDRESS", ""))[0] == host:
+                return
+        raise OneflowerError(
+            f"The SuperLink's VM {superlink} published the address {host}, which is not one that OpenNebula gave it"
+            f" ({', '.join(sorted(own)) or 'none'}).",
+            "Another VM of the service may have changed it: restart the SuperLink's VM, which publishes it again. "
+            "If the address is right, name it in FL_FLEET_API_ADDRESS.",
+            ExitCode.CONFLICT,
+        )
 
     def _backoff(self) -> Backoff:
         settings = self._machine.settings
@@ -218,8 +244,8 @@ class SuperNode:
             return "TLS is switched off (FL_TLS_ENABLED=NO)"
         given = settings.text("FL_SSL_CA_CERTFILE")
         source = "FL_SSL_CA_CERTFILE" if given else "FL_CA_CERT, as the SuperLink published it"
-        encoded = given or self._superlink.get("FL_CA_CERT", "")
-        if not encoded:
+        encoded = given or self._superlink.get("FL_CA_CERT", NOTHING)
+        if encoded == NOTHING:
             raise OneflowerError(
                 "There is no CA certificate to trust the SuperLink by, and this SuperNode does not start without.",
                 "Set FL_SSL_CA_CERTFILE to the base64 of the SuperLink's ca.crt.",
@@ -229,9 +255,36 @@ class SuperNode:
         except binascii.Error as error:
             raise OneflowerError(f"{source} is not base64.", "Recover the SuperLink's VM.") from error
         tls.check_ca(pem, source)
+        pin = f"{self._superlink_vm} {hashlib.sha256(pem).hexdigest()}"
+        if not given and self._superlink_vm is not None:
+            self._check_pin(pin)
         write_atomic(self._ca_path, pem, SHARED)
         self._greet()
+        if not given and self._superlink_vm is not None:
+            write_atomic(self._pin_path, pin)
         return f"the CA from {source.split(',', maxsplit=1)[0]}"
+
+    def _check_pin(self, pin: str) -> None:
+        """Refuse another CA than the one that this VM has trusted before, from the same VM.
+
+        A SuperLink that OneFlow replaced is another VM, as OneFlow itself tells; no other VM can feign that.
+        """
+        try:
+            vm, ca = self._pin_path.read_text(encoding="ascii").split()
+        except (OSError, ValueError):
+            return
+        if pin != f"{vm} {ca}" and pin.startswith(f"{vm} "):
+            raise OneflowerError(
+                f"The SuperLink's VM {vm} published another CA certificate than the one that this SuperNode has "
+                "trusted so far.",
+                "Another VM of the service may have changed it: restart the SuperLink's VM, which publishes its own "
+                f"again. If that VM was made anew with an empty disk, accept its CA: delete {self._pin_path} here.",
+                ExitCode.CONFLICT,
+            )
+
+    @property
+    def _pin_path(self) -> Path:
+        return self._machine.home / "tls" / "superlink.pin"
 
     @property
     def _ca_path(self) -> Path:

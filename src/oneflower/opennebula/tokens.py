@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import base64
 import hmac
-from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.padding import PKCS7
-
-if TYPE_CHECKING:
-    from oneflower.local.models import Vm
 
 
 def make_token(password: str, vm_id: int, stime: int) -> str:
@@ -24,6 +20,6 @@ def make_token(password: str, vm_id: int, stime: int) -> str:
     return base64.b64encode(cipher.update(content) + cipher.finalize()).decode()
 
 
-def is_token(given: str, password: str, vm: Vm) -> bool:
+def is_token(given: str, password: str, vm_id: int, stime: int) -> bool:
     """Whether `given` is the token of this VM."""
-    return hmac.compare_digest(given.strip().encode(), make_token(password, vm.id, vm.stime).encode())
+    return hmac.compare_digest(given.strip().encode(), make_token(password, vm_id, stime).encode())

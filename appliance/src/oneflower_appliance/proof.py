@@ -1,0 +1,31 @@
+"""A proof that a SuperLink published what it seems to have published.
+
+OneGate lets every VM of a service write the attributes of every other. What it does not let anybody read is the token
+of another VM, which is on that VM's disk only. The owner of the service can make it from the TOKEN_PASSWORD of its
+OpenNebula user. So a SuperLink puts beside its attributes an authentication code keyed with its token (FL_PROOF), and
+the owner's client checks it before it connects.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PROOF = "FL_PROOF"
+PROVEN = ("FL_ENDPOINT", "FL_CONTROL_ENDPOINT", "FL_TLS", "FL_VERSION", "FL_CA_CERT", "FL_SSH_HOST_KEYS")
+
+
+def prove(token: str, vm: int, published: Mapping[str, str]) -> str:
+    """Return the proof of what the VM that has `token` published."""
+    text = json.dumps([vm, [[name, published.get(name, "")] for name in PROVEN]])
+    key = hmac.digest(token.encode(), b"oneflower FL_PROOF, version 1", "sha256")
+    return hmac.digest(key, text.encode(), "sha256").hex()
+
+
+def proves(token: str, vm: int, published: Mapping[str, str]) -> bool:
+    """Whether what a VM published carries its proof."""
+    return hmac.compare_digest(published.get(PROOF, "").encode(), prove(token, vm, published).encode())

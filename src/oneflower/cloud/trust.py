@@ -1,0 +1,110 @@
+"""Whether what a SuperLink published is its own word, before anybody connects to it.
+
+Every VM of a service can write the attributes of every other, so a member could lead the operator to a SuperLink of its
+own. Three things are looked at. The addresses must be those that OpenNebula gave the VM, or that the form names. The
+proof (see `oneflower_appliance.proof`) must fit, which the user can tell who created the VM. Others cannot; for them
+what was published first is kept in a file, and must not change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from oneflower.opennebula.tokens import make_token
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.files import write_atomic
+from oneflower_appliance.formats import split_address
+from oneflower_appliance.proof import PROVEN, proves
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from oneflower.cloud.client import Cloud, Vm
+
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_SHORTEST = 32  # of a TOKEN_PASSWORD
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What is known of a SuperLink's word. `refusal` is why it must not be followed; `note` what to tell beside it.
+
+    `pin` is the file that is to hold `pinned` from the first connection on, where there is no proof.
+    """
+
+    refusal: str = ""
+    hint: str = ""
+    note: str = ""
+    pin: Path | None = None
+    pinned: str = field(default="", repr=False)
+
+    def follow(self) -> None:
+        """Keep what is to be kept. Raises `OneflowerError` when the SuperLink's word must not be followed."""
+        if self.refusal:
+            raise OneflowerError(self.refusal, self.hint, ExitCode.CONFLICT)
+        if self.pin is not None:
+            write_atomic(self.pin, self.pinned)
+
+
+def trust(cloud: Cloud, service: int, name: str, link: Vm) -> Trust:
+    """Return whether the word of the SuperLink on `link` can be followed. Raises `OneflowerError`."""
+    if foreign := _foreign_address(link):
+        return _tampered(foreign, name)
+    me, password = cloud.token_password
+    if link.creator == me and len(password) >= _SHORTEST:
+        if proves(make_token(password, link.id, link.started), link.id, link.attributes):
+            return Trust()
+        what = "does not carry the proof that only this VM can make"
+        return _tampered(f"What the SuperLink's VM {link.id} published {what}.", name)
+    return _by_pin(cloud, service, name, link)
+
+
+def _tampered(what: str, name: str) -> Trust:
+    return Trust(
+        what,
+        "Another VM of the service may have changed it, so nothing is sent there. Restart the SuperLink's VM of "
+        f"{name}, which publishes it again. If its image has an older oneflower than this client, deploy from a "
+        "current one.",
+    )
+
+
+def _foreign_address(link: Vm) -> str:
+    """Return which published address is not the VM's own, if one is."""
+    for attribute, setting, own in (
+        ("FL_ENDPOINT", "FL_FLEET_API_ADDRESS", frozenset(link.addresses)),
+        ("FL_CONTROL_ENDPOINT", "FL_CONTROL_API_ADDRESS", _LOOPBACK.union(link.addresses)),
+    ):
+        published = link.attributes.get(attribute, "")
+        allowed = set(own)
+        with suppress(ValueError):
+            allowed.add(split_address(link.context.get(setting, ""))[0])
+        try:
+            host = split_address(published)[0]
+        except ValueError:
+            return f"{attribute} of the SuperLink's VM {link.id} is not an address: {published[:100]!r}."
+        if host not in allowed:
+            return f"{attribute} of the SuperLink's VM {link.id} names {host}, which is not an address of that VM."
+    return ""
+
+
+def _by_pin(cloud: Cloud, service: int, name: str, link: Vm) -> Trust:
+    known = {attribute: link.attributes.get(attribute, "") for attribute in PROVEN if attribute != "FL_VERSION"}
+    pinned = json.dumps({"vm": link.id, **known}, indent=1) + "\n"
+    place = hashlib.sha256(f"{cloud.endpoints.xmlrpc} {service} {name}".encode()).hexdigest()[:16]
+    pin = cloud.site.pins() / f"{service}-{place}.json"
+    try:
+        before = pin.read_text(encoding="utf-8")
+    except OSError:
+        note = f"Only the user who created {name} can check who published its addresses; they are taken on first use."
+        return Trust(note=note, pin=pin, pinned=pinned)
+    if before == pinned:
+        return Trust()
+    return Trust(
+        f"The SuperLink of {name} published other addresses, keys or certificates than when it was used first.",
+        "Another VM of the service may have changed them, so nothing is sent there. If its VM was made anew, accept "
+        f"that: delete {pin}.",
+    )
