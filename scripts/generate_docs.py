@@ -32,8 +32,8 @@ NOTE = "<!-- Written by `make docs` from the code. Do not edit. -->\n"
 INTRODUCTION = """# Context variables
 
 This page lists every variable, by the level at which the service template asks for it. Set a variable with
-`oneflower up --set NAME=VALUE`, or in the form on OpenNebula. All of them are optional. The client checks them before it
-sends a request. The appliance checks them again when a machine boots. Both report all errors at once.
+`oneflower up --set NAME=VALUE`, or in the form on OpenNebula. All of them are optional. The client checks them before
+it sends a request. The appliance checks them again when a machine boots. Both report all errors at once.
 """
 RULES = """## Rules between variables
 
@@ -46,12 +46,12 @@ RULES = """## Rules between variables
 - `ML_FRAMEWORK` must be a framework that `FL_USE_CASE` supports, and `FL_MODEL` one of its models:
 {use_cases}
 - `FL_DP_CLIPPING=adaptive` works only with `FL_PRIVACY=dp-central`.
-- A variable is ignored if it belongs to another strategy, or to privacy, checkpoints or GPUs when these are off. One line
-  says so.
+- A variable is ignored if it belongs to another strategy, or to privacy, checkpoints or GPUs when these are off. One
+  line says so.
 """
 AGENT_CODES = """
-`oneflower-agent status` exits with 0 if the machine is done or degraded, and with 7 otherwise. The agent itself exits with 75
-if starting it again may help, and with 78 if its settings must be changed first.
+`oneflower-agent status` exits with 0 if the machine is done or degraded, and with 7 otherwise. The agent itself exits
+with 75 if starting it again may help, and with 78 if its settings must be changed first.
 """
 PART = re.compile(r"(<!-- generated: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -110,7 +110,7 @@ def test_what_was_begun_is_removed_again_when_something_fails(world, name, monke
     ("wishes", "text"),
     [
         ({"machines": {NODES: VmOptions(network="nowhere")}}, "no virtual network called 'nowhere'"),
-        ({"machines": {NODES: VmOptions(gpu="quick")}}, "'quick' is no PCI device"),
+        ({"machines": {NODES: VmOptions(gpu="quick")}}, "'quick' is not a valid PCI device"),
         ({"machines": {NODES: VmOptions(image="no such")}}, "no image called 'no such'"),
         ({"images": {NODES: ImageSource("http://host/image")}}, "does not verify whom it downloads"),
         ({"images": {NODES: ImageSource("http://host/image", "sha256:" + "0" * 64)}}, "does not verify whom"),

@@ -327,5 +327,5 @@ def test_credentials_and_addresses_are_found_as_opennebulas_own_tools_find_them(
 @pytest.mark.parametrize("line", ["", "alice", "alice:", ":secret", "\xff\xfe"])
 def test_a_file_without_credentials_is_named(home, line):
     (home / "one_auth").write_bytes(line.encode("latin-1"))
-    with pytest.raises(OneflowerError, match="one_auth does not hold a line"):
+    with pytest.raises(OneflowerError, match="one_auth has no line"):
         opennebula_endpoints()

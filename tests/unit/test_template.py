@@ -101,7 +101,7 @@ def test_vm_templates_are_valid_opennebula_text():
 
 @pytest.mark.parametrize("device", ["nvidia", "10de", "10de:23", "0x10de:0x2331", "41:00"])
 def test_what_is_no_pci_device_is_refused(device):
-    with pytest.raises(OneflowerError, match="is no PCI device"):
+    with pytest.raises(OneflowerError, match="is not a valid PCI device"):
         vm_template(NODES, VmOptions(gpu=device))
 
 

@@ -68,14 +68,14 @@ def test_what_is_asked_at_one_end_is_answered_at_the_other_and_nothing_stays(ser
 
 def test_a_machine_with_another_host_key_is_not_spoken_with(server, control):
     foreign = " ".join(asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().split()[:2])
-    with pytest.raises(OneflowerError, match="is not the machine that it should be") as caught:
+    with pytest.raises(OneflowerError, match="is not the expected machine") as caught:
         tunnel(status(control, foreign), options(server)).__enter__()
     assert caught.value.code is ExitCode.CONFLICT
     assert server.forwarded == []
 
 
 def test_a_key_that_is_not_let_in_is_one_sentence(server, control):
-    with pytest.raises(OneflowerError, match="root@127.0.0.1 does not let us in"):
+    with pytest.raises(OneflowerError, match="root@127.0.0.1 refuses the SSH login"):
         tunnel(status(control, server.public), options(server, server.other_key)).__enter__()
 
 
@@ -105,7 +105,7 @@ def test_options_come_from_the_environment(monkeypatch):
     monkeypatch.setenv("ONEFLOWER_SSH_KEY", "/keys/id")
     assert SshOptions.of_environment() == SshOptions("debian", 2222, Path("/keys/id"))
     monkeypatch.setenv("ONEFLOWER_SSH_PORT", "ssh")
-    with pytest.raises(OneflowerError, match="is no port"):
+    with pytest.raises(OneflowerError, match="is not a valid port"):
         SshOptions.of_environment()
 
 

@@ -19,7 +19,7 @@ def model_card(
     data: Mapping[str, Mapping[str, Any]],
     model: Path | None,
 ) -> str:
-    """Return the card of the model that run `number` of `app` left; `data` is what each node said of its data."""
+    """Return the card of the model from run `number` of `app`; `data` is what each node reported about its data."""
     last = rows[-1]
     facts: dict[str, Any] = {
         "Strategy": summary.get("strategy", "unknown"),
@@ -34,7 +34,7 @@ def model_card(
     if measured:
         parts += ["## Tested after the last round", _table(("Metric", "Value"), measured.items())]
     if any(row.faults for row in rows):
-        parts += ["## Faults", "What the rounds did not get from the nodes, and why.", _faults(rows)]
+        parts += ["## Faults", "What the nodes failed to deliver, and why.", _faults(rows)]
     parts += ["## Data", _data(data)]
     if config := summary.get("config"):
         parts += ["## Run config", _table(("Key", "Value"), config.items())]
@@ -43,7 +43,7 @@ def model_card(
     if model is not None and (arrays := (summary.get("model") or {}).get("arrays")):
         shapes = ((f"`{name}`", " x ".join(map(str, shape)) or "one number") for name, shape in arrays.items())
         parts += [
-            f"## Arrays\n\n`numpy.load({model.name!r})` holds them; sha256 {summary['model']['sha256']}.",
+            f"## Arrays\n\n`numpy.load({model.name!r})` loads them; sha256 {summary['model']['sha256']}.",
             _table(("Name", "Shape"), shapes),
         ]
     return "\n\n".join(parts) + "\n"
@@ -66,7 +66,7 @@ def _faults(rows: Sequence[RunRow]) -> str:
 
 def _data(data: Mapping[str, Mapping[str, Any]]) -> str:
     if not data:
-        return "The app did not ask the nodes what they have."
+        return "The app did not ask the nodes about their data."
     names = sorted({name for said in data.values() for name in said})
     return _table(
         ("Node", *names), ((node, *(_plain(said.get(name, "")) for name in names)) for node, said in data.items())

@@ -1,4 +1,4 @@
-"""Where the cloud is and who we are there, found as OpenNebula's own tools find it."""
+"""The cloud's endpoints and our credentials, found the same way as OpenNebula's own tools find them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SYSTEM = Path("/var/lib/one/.one")
 class Endpoints:
     """URLs of OneFlow and of OpenNebula's XML-RPC, and the session string `user:password`.
 
-    `direct` ones are on this machine: no proxy is asked for them.
+    `direct` endpoints are on this machine and are reached without a proxy.
     """
 
     oneflow: str
@@ -31,7 +31,7 @@ class Endpoints:
 
 
 def opennebula_endpoints() -> Endpoints:
-    """Read ONEFLOW_URL, ONE_XMLRPC, ONE_AUTH, ~/.one and the administrator's. Raises `OneflowerError` without any."""
+    """Read the environment, ~/.one and the administrator's folder. Raises `OneflowerError` without credentials."""
     folders = (Path.home() / ".one", _SYSTEM)
     oneflow = _first(os.environ.get("ONEFLOW_URL"), *(_line(f / "oneflow_endpoint") for f in folders))
     xmlrpc = _first(os.environ.get("ONE_XMLRPC"), *(_line(f / "one_endpoint") for f in folders))
@@ -40,14 +40,16 @@ def opennebula_endpoints() -> Endpoints:
     session = f"{user}:{password}" if user and password else _first(*map(_line, files))
     if ":" not in session.strip(":"):
         raise OneflowerError(
-            f"No OpenNebula credentials: {files[0]} does not hold a line `user:password`.",
+            f"No OpenNebula credentials: {files[0]} has no line `user:password`.",
             "Write one there (mode 0600), or name another file in ONE_AUTH.",
             ExitCode.CLOUD,
         )
     oneflow, xmlrpc = oneflow or "http://localhost:2474", xmlrpc or "http://localhost:2633/RPC2"
     for variable, url in (("ONEFLOW_URL", oneflow), ("ONE_XMLRPC", xmlrpc)):
         if not url.startswith(("http://", "https://")):
-            raise OneflowerError(f"{variable} is {url!r}, which is not a URL.", "It begins with http:// or https://.")
+            raise OneflowerError(
+                f"{variable} is {url!r}, which is not a URL.", "A URL begins with http:// or https://."
+            )
     return Endpoints(oneflow.rstrip("/"), xmlrpc, session)
 
 

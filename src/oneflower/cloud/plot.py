@@ -19,7 +19,7 @@ _COLOURS = {"loss": "#b5472f", "accuracy": "#1f6f8b"}
 
 
 def plot_convergence(rows: Sequence[RunRow], title: str, path: Path) -> None:
-    """Write a PNG with loss and accuracy by round, as far as the run has them."""
+    """Write a PNG with the loss and the accuracy of each round, if the run has them."""
     figure = Figure(figsize=(7, 4), dpi=130, layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title)

@@ -1,8 +1,8 @@
-"""Brings what is registered up to date without undoing what an operator changed by hand.
+"""Updates what is registered without undoing what an operator changed by hand.
 
-Three versions of every value are compared: what we registered last (its digest is kept with it), what is there now,
-and what we would register today. A value that is there as we left it is ours to change; one that is not was changed
-by somebody, and stays.
+Three versions of every value are compared: the one that we registered last (its digest is stored with it), the current
+one, and the one that we would register today. If the current value is the one that we registered, we may change it. If
+it differs, somebody changed it, and it stays.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Path = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Change:
-    """One difference: `kind` is create, update, remove, or keep where an operator's own value stays."""
+    """One difference: `kind` is create, update, remove, or keep if an operator's own value stays."""
 
     kind: str
     what: str
@@ -40,7 +40,7 @@ class Change:
 
 
 def flatten(value: Any, path: Path = ()) -> dict[Path, Any]:
-    """Return data as leaves by path: objects open up, lists of objects with names by name, anything else is a leaf."""
+    """Return data as leaves by path. Objects are flattened, and so are lists of named objects, by name."""
     if isinstance(value, dict) and value:
         items = value.items()
     elif isinstance(value, list) and value and all(isinstance(item, dict) and "name" in item for item in value):
@@ -51,7 +51,7 @@ def flatten(value: Any, path: Path = ()) -> dict[Path, Any]:
 
 
 def digests(value: Any) -> dict[str, str]:
-    """Return a short digest of every leaf, by its path as text: what is kept to tell our values from others'."""
+    """Return a short digest of every leaf, by its path as text. It is stored to tell our values from others'."""
     return {label(path): digest(leaf) for path, leaf in flatten(value).items()}
 
 
@@ -85,9 +85,9 @@ def reconcile(
 ) -> Outcome:
     """Return what should be there.
 
-    `base` are the digests of what we registered last, `theirs` is what is there, `ours` what we would register.
-    Values below the `undecided` paths stay as they are, whatever they are, once there are any. With `force` ours wins
-    elsewhere; what we never registered stays in any case.
+    `base` are the digests of what we registered last, `theirs` is what is there now, and `ours` is what we would
+    register. If there are values below an `undecided` path, they stay as they are. Everywhere else, `force` makes ours
+    win. What we never registered always stays.
     """
     there, wanted = flatten(theirs), flatten(ours)
     settled = [path for path in undecided if any(leaf[: len(path)] == path for leaf in there)]
@@ -118,7 +118,7 @@ def _below(path: Path, prefixes: Collection[Path]) -> bool:
 
 
 def _opens_up(path: Path, wanted: Mapping[Path, Any]) -> bool:
-    """Whether a leaf that is there has become an object."""
+    """Whether a current leaf is an object in what we want."""
     return any(other[: len(path)] == path for other in wanted)
 
 

@@ -1,7 +1,7 @@
-"""An SSH tunnel to the SuperLink, whose Control API is on its virtual machine's own loopback.
+"""An SSH tunnel to the SuperLink, whose Control API listens only on the loopback of its virtual machine.
 
-The user's own `ssh` is used, with their keys and agent. Whom it speaks with is not taken on trust: the host keys are
-those that the SuperLink published through OneGate, and no other is accepted.
+It uses the user's own `ssh`, with their keys and agent. It verifies the machine: it accepts only the host keys that the
+SuperLink published through OneGate.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PULSE = 0.05
 
 @dataclass(frozen=True)
 class SshOptions:
-    """How to log in on the SuperLink's machine. Without a `key`, those that `ssh` finds by itself."""
+    """How to log in to the SuperLink's machine. Without a `key`, `ssh` uses the keys that it finds."""
 
     user: str = "root"
     port: int = 22
@@ -42,7 +42,7 @@ class SshOptions:
         """Read ONEFLOWER_SSH_USER, ONEFLOWER_SSH_PORT and ONEFLOWER_SSH_KEY. Raises `OneflowerError`."""
         port, key = os.environ.get("ONEFLOWER_SSH_PORT", "22"), os.environ.get("ONEFLOWER_SSH_KEY")
         if not port.isdigit() or not 0 < int(port) < 65536:
-            raise OneflowerError(f"ONEFLOWER_SSH_PORT is {port!r}, which is no port.", "It is 22 in most machines.")
+            raise OneflowerError(f"ONEFLOWER_SSH_PORT is {port!r}, which is not a valid port.", "Most machines use 22.")
         return cls(os.environ.get("ONEFLOWER_SSH_USER", "root"), int(port), Path(key).expanduser() if key else None)
 
 
@@ -52,8 +52,8 @@ def tunnel(status: FederationStatus, options: SshOptions) -> Iterator[str]:
     link, control = status.reachable()
     if not status.host_keys:
         raise OneflowerError(
-            f"{link.name} published no SSH host key, so nobody can tell whether it is the right machine.",
-            "Its image needs an SSH server with host keys in /etc/ssh; deploy it again with one that has.",
+            f"{link.name} published no SSH host key, so it cannot be verified.",
+            "Its image needs an SSH server with host keys in /etc/ssh. Deploy again with such an image.",
             ExitCode.CONFLICT,
         )
     with tempfile.TemporaryDirectory(prefix="oneflower-ssh-") as folder:
@@ -100,22 +100,22 @@ def _wait(process: Background, port: int, whom: str) -> None:
 def _failed(whom: str, output: str) -> OneflowerError:
     if "Host key verification failed" in output or "REMOTE HOST IDENTIFICATION" in output:
         return OneflowerError(
-            f"{whom} is not the machine that it should be: its SSH host key is none of those that the SuperLink "
-            "published through OneGate.",
-            "Somebody may be listening in. If the machine was set up anew by hand, restart it so that it publishes "
-            "its keys again.",
+            f"{whom} is not the expected machine: its SSH host key is not one that the SuperLink published through "
+            "OneGate.",
+            "Somebody may be intercepting the connection. If you set up the machine again by hand, restart it so that "
+            "it publishes its keys again.",
             ExitCode.CONFLICT,
         )
     if "Permission denied" in output:
         return OneflowerError(
-            f"{whom} does not let us in.",
-            "The federation takes the public key of your OpenNebula user (SSH_PUBLIC_KEY): set it and deploy again, "
-            "or name a key in ONEFLOWER_SSH_KEY.",
+            f"{whom} refuses the SSH login.",
+            "The machine accepts the public key of your OpenNebula user (SSH_PUBLIC_KEY). Set it and deploy again, or "
+            "give another key in ONEFLOWER_SSH_KEY.",
             ExitCode.CONFLICT,
         )
     last = " ".join(output.split()[-40:]) or "ssh ended"
     return OneflowerError(
-        f"No SSH tunnel to {whom}: {last}", "Check that this machine reaches that address.", ExitCode.CONFLICT
+        f"No SSH tunnel to {whom}: {last}", "Check that this machine can reach that address.", ExitCode.CONFLICT
     )
 
 

@@ -1,8 +1,8 @@
 """The OneFlow service template, built from the declared parameters.
 
 OpenNebula 7 copies every user input into the CONTEXT of the VMs by itself and merges `template_contents` as an
-object. OpenNebula 6 knows other names (`vm_template`, `vm_template_contents` as text, `custom_attrs`) and only replaces
-`$NAME` in that text, so there each variable is wired into CONTEXT by hand. Source: OneFlow's service_template.rb and
+object. OpenNebula 6 uses other names (`vm_template`, `vm_template_contents` as text, `custom_attrs`) and only replaces
+`$NAME` in that text, so each variable is written into CONTEXT here. Source: OneFlow's service_template.rb and
 service.rb of both releases.
 """
 
@@ -22,7 +22,7 @@ NODES = "supernode"
 NAME = "oneflower"
 READY_SCRIPT = "/usr/lib/oneflower/ready"
 
-# OneFlow refuses a template_id that is no number, so a template that still holds these cannot be registered by mistake.
+# OneFlow refuses a template_id that is not a number, so nobody can register a template with these by mistake.
 PLACEHOLDERS = {COORDINATOR: "SUPERLINK_VM_TEMPLATE_ID", NODES: "SUPERNODE_VM_TEMPLATE_ID"}
 
 _LEVEL_OF_ROLE = {COORDINATOR: Level.SUPERLINK, NODES: Level.SUPERNODE}
@@ -32,7 +32,7 @@ _LEVEL_OF_ROLE = {COORDINATOR: Level.SUPERLINK, NODES: Level.SUPERNODE}
 class ServiceOptions:
     """What may differ between two service templates.
 
-    `cooldown` is how long, in seconds, OneFlow rests after each scaling, manual ones included.
+    `cooldown` is how long, in seconds, OneFlow waits after each scaling, including manual ones.
     """
 
     name: str = NAME
@@ -69,7 +69,7 @@ def service_template(options: ServiceOptions) -> dict[str, Any]:
 
 
 def infrastructure(role: str) -> dict[str, str]:
-    """Return the CONTEXT entries that the appliance needs and that no tenant is asked for."""
+    """Return the CONTEXT entries that the appliance needs and that the form does not ask for."""
     return {
         "NETWORK": "YES",
         "TOKEN": "YES",
@@ -113,8 +113,8 @@ def _role_of_6(role: dict[str, Any], options: ServiceOptions) -> dict[str, Any]:
 def merge_template(name: str, settings: Settings, bounds: Bounds) -> dict[str, Any]:
     """Return the `merge_template` with which one federation is instantiated on OpenNebula 7.
 
-    OneFlow applies no defaults and wants a value for every declared input, those of each role under that role; it
-    takes the cardinality from the role's entry and keeps min_vms <= cardinality <= max_vms.
+    OneFlow applies no defaults and requires a value for every declared input. The values of a role belong in the
+    role's entry. OneFlow takes the cardinality from that entry and requires min_vms <= cardinality <= max_vms.
     """
     return {
         "name": name,

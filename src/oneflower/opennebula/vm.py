@@ -20,10 +20,10 @@ _SHORT = re.compile(r"[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class VmOptions:
-    """What an operator chooses for the machines of a role; what is left out has a default.
+    """What an operator chooses for the machines of a role. Everything has a default.
 
-    `cpu` is in cores, of which fractions can be had; `memory` in MB; `network` and `image` are ids, because names would
-    be looked up among the tenant's own; `gpu` is a PCI device, `VENDOR:DEVICE[:CLASS]` or an address like `41:00.0`.
+    `cpu` is in cores and may be a fraction. `memory` is in MB. `network` and `image` are ids, because OpenNebula would
+    look up names among the tenant's own. `gpu` is a PCI device, `VENDOR:DEVICE[:CLASS]` or an address like `41:00.0`.
     """
 
     cpu: float | None = None
@@ -34,9 +34,9 @@ class VmOptions:
 
 
 def vm_template(role: str, options: VmOptions = VmOptions()) -> dict[str, Any]:
-    """Return the VM template of `role`, but for its name: KVM, virtio, host CPU (numpy needs x86-64-v2).
+    """Return the VM template of `role`, without its name: KVM, virtio, host CPU (numpy needs x86-64-v2).
 
-    Raises `OneflowerError` for a GPU that is none.
+    Raises `OneflowerError` if the GPU is not a valid PCI device.
     """
     cpu = options.cpu or _CPU
     template: dict[str, Any] = {
@@ -65,7 +65,7 @@ def _pci(device: str) -> dict[str, str]:
         names = zip(("VENDOR", "DEVICE", "CLASS"), match.groups(), strict=True)
         return {name: value.lower() for name, value in names if value}
     raise OneflowerError(
-        f"{device!r} is no PCI device.",
+        f"{device!r} is not a valid PCI device.",
         "Give VENDOR:DEVICE or VENDOR:DEVICE:CLASS in hexadecimal (10de:2331:0302), or an address (41:00.0); "
         "`onehost show` lists them.",
     )
@@ -84,6 +84,6 @@ def render(template: Mapping[str, Any]) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, dict):
         return "[" + ", ".join(f"{key}={_value(item)}" for key, item in value.items()) + "]"
-    # OpenNebula knows one escape, that of a quote: a backslash stands for itself.
+    # OpenNebula has one escape, for a quote. A backslash is an ordinary character.
     escaped = str(value).replace('"', '\\"')
     return f'"{escaped}"'
