@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a crash, never sees half of one."""
+"""Writes files so that no reader ever sees half a file, not even after a crash."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ROOM = 1 << 20  # with less than that left, a disk is full: databases and logs 
 
 
 def write_atomic(path: Path, content: str | bytes, mode: int = PRIVATE) -> None:
-    """Replace `path` by `content` in one step, with permissions `mode` from the first byte on.
+    """Write `content` to `path` in one step. The file has the permissions `mode` from its first byte on.
 
     Raises `OneflowerError` when the disk is full, read-only or not permitted.
     """
@@ -29,7 +29,7 @@ def write_atomic(path: Path, content: str | bytes, mode: int = PRIVATE) -> None:
 
 @contextmanager
 def replacing(path: Path, mode: int = PRIVATE) -> Iterator[BinaryIO]:
-    """Yield a file that takes the place of `path` at the end, whole and safe on the disk, or not at all.
+    """Yield a file that replaces `path` at the end: either whole and synced to disk, or not at all.
 
     Raises `OneflowerError` when the disk is full, read-only or not permitted.
     """
@@ -52,7 +52,7 @@ def replacing(path: Path, mode: int = PRIVATE) -> Iterator[BinaryIO]:
 
 
 def private_directory(path: Path) -> Path:
-    """Create `path` (and its parents) readable by its owner only, and return it."""
+    """Create `path` (and its parents), readable by its owner only, and return it."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:

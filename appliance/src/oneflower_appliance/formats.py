@@ -1,4 +1,4 @@
-"""How addresses, names of a certificate and node configs are written in a variable."""
+"""The formats of variables: addresses, names in a certificate, node configs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _NODE_CONFIG_PAIR = re.compile(r"""\s*([A-Za-z_][A-Za-z0-9_.-]*)=("[^"]*"|'[^']*
 
 
 def split_node_config(config: str) -> dict[str, str]:
-    """Split space-separated `key=value` pairs; a value with spaces is quoted, and stays so. Raises `ValueError`."""
+    """Split space-separated `key=value` pairs. Values with spaces keep their quotes. Raises `ValueError`."""
     pairs: dict[str, str] = {}
     position = 0
     while config[position:].strip():
@@ -52,7 +52,7 @@ def split_node_config(config: str) -> dict[str, str]:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether `host:port` names this machine's own loopback."""
+    """Whether the host of `host:port` is this machine's loopback."""
     try:
         host, _ = split_address(address)
         return host == "localhost" or ipaddress.ip_address(host).is_loopback

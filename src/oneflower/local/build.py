@@ -1,4 +1,4 @@
-"""Names the code that a daemon runs, so that a newer command can tell that it talks to an older daemon."""
+"""Identifies the code that a daemon runs, so that a newer command can detect an older daemon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Time, and how fast a cloud is: at once, like a real one, or only when told."""
+"""The clocks of the local cloud: states change at once, as fast as in a real cloud, or only when a test says so."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Pace(StrEnum):
 class Timing:
     """How long things take, in seconds.
 
-    `boot` and `shutdown` are for machines that run no guest of ours; the others take the time they take. `poll` is
-    how often OneFlow looks at VMs it waits for, where no event comes; 0 is after every change. `autoscaler` is how
+    `boot` and `shutdown` are for machines without a guest; machines with a guest take their real time. `poll` is how
+    often OneFlow checks the VMs that it waits for if no event comes; 0 means after every change. `autoscaler` is how
     often policies are evaluated.
     """
 
@@ -80,11 +80,11 @@ class SteppedClock:
         return self._now
 
     def later(self, seconds: float, callback: Callable[[], None]) -> None:
-        """Call `callback` when the time has been moved so far."""
+        """Call `callback` once the time has been moved on by so many seconds."""
         heapq.heappush(self._due, (self._now + seconds, next(self._order), callback))
 
     def advance(self, seconds: float) -> None:
-        """Move the time and do, in order, what falls due."""
+        """Move the time on and call, in order, every callback that is due."""
         until = self._now + seconds
         while self._due and self._due[0][0] <= until:
             self._now, _, callback = heapq.heappop(self._due)

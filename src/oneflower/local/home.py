@@ -1,4 +1,4 @@
-"""Where the local cloud keeps things: what matters in the user's state folder, what can be rebuilt in the cache."""
+"""Where the local cloud keeps its files: state in the user's state folder, and what can be rebuilt in the cache."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class LocalHome:
 
     @classmethod
     def of_user(cls) -> LocalHome:
-        """Return the folders that the environment names."""
+        """Return the folders that the environment sets."""
         chosen = os.environ.get("ONEFLOWER_HOME")
         state = Path(chosen) if chosen else _folder("XDG_STATE_HOME", ".local/state")
         return cls(state.absolute(), _folder("XDG_CACHE_HOME", ".cache").absolute())
 
     def make(self) -> LocalHome:
-        """Create the state folder, for this user alone."""
+        """Create the state folder, readable by this user only."""
         private_directory(self.state)
         return self
 
@@ -40,7 +40,7 @@ class LocalHome:
 
     @property
     def record(self) -> Path:
-        """What the running daemon says of itself: pid, ports, credentials."""
+        """The record of the running daemon: pid, ports, credentials."""
         return self.state / "daemon.json"
 
     @property
@@ -50,7 +50,7 @@ class LocalHome:
 
     @property
     def lock(self) -> Path:
-        """Held by the daemon while it lives."""
+        """The lock that the daemon holds while it runs."""
         return self.state / "daemon.lock"
 
     @property

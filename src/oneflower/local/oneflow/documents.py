@@ -1,4 +1,4 @@
-"""Service templates and services as documents: what OneFlow keeps of them, and what can be done with any document."""
+"""Service templates and services as OneFlow's documents, and the operations on any document."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KEPT_LINES = 50
 
 
 class StuckError(Exception):
-    """What makes the real OneFlow lose a service: an exception in the middle of a step that nobody takes up again."""
+    """An error with which the real OneFlow loses a service: a step raises, and nothing resumes the service."""
 
 
 class Documents:
@@ -39,7 +39,7 @@ class Documents:
         return [document for document in self._all.values() if document.type == kind][::-1]
 
     def get(self, number: int, kind: int) -> Document:
-        """Return a document. Raises `CloudError` 404, or 500 when it is of the other type."""
+        """Return a document. Raises `CloudError` 404, or 500 if it has the other type."""
         document = self._all.get(number)
         if document is None:
             raise CloudError(404, f"[one.document.info] Error getting document [{number}].")
@@ -48,7 +48,7 @@ class Documents:
         return document
 
     def service(self, number: int) -> Document | None:
-        """Return a service, None when there is none of that id."""
+        """Return a service, or None if there is none with that id."""
         document = self._all.get(number)
         return document if document is not None and document.type == SERVICE_TYPE else None
 
@@ -70,14 +70,14 @@ class Documents:
         self._store.delete_document(number)
 
     def note(self, service: Document, message: str, severity: str = "I") -> None:
-        """Add a line to a service's log, of which OneFlow keeps 50."""
+        """Add a line to a service's log. OneFlow keeps the last 50."""
         log = service.body.setdefault("log", [])
         log.append({"timestamp": int(self._clock.now()), "severity": severity, "message": message})
         del log[:-_KEPT_LINES]
 
     @contextmanager
     def changing(self, service: Document) -> Iterator[None]:
-        """Write a service down after a change. Where OneFlow would be stuck, leave it as it was and say so."""
+        """Save a service after a change. If OneFlow would be stuck, restore the service and log a warning."""
         before = copy.deepcopy(service.body)
         try:
             yield
@@ -85,7 +85,7 @@ class Documents:
             service.body.clear()
             service.body.update(before)
             log.warning(
-                "service %d stays %s for ever: %s. The real OneFlow loses it, too; `recover` with delete removes it.",
+                "service %d stays %s forever: %s. The real OneFlow loses it too; `recover` with delete removes it.",
                 service.id, service.state.name, error,
             )  # fmt: skip
         except Exception:
@@ -95,13 +95,13 @@ class Documents:
         self.save(service)
 
     def enter(self, service: Document, state: ServiceState) -> None:
-        """Change the state of a service, and say so in its log."""
+        """Change the state of a service and log it."""
         service.body["state"] = int(state)
         self.note(service, f"New state: {state.name}")
         log.info("service %d: %s", service.id, state.name)
 
     def set_cardinality(self, service: Document, role: dict[str, Any], number: int) -> None:
-        """Change how many VMs a role should have, and say so in the service's log."""
+        """Change how many VMs a role should have and log it."""
         way = "up" if number > role["cardinality"] else "down"
         message = f"Role {role['name']} scaling {way} from {role['cardinality']} to {number} nodes"
         self.note(service, message)
@@ -120,7 +120,7 @@ class Documents:
         self.save(document)
 
     def chown(self, document: Document, user: int, group: int) -> None:
-        """Change the owner: there is one user and one group here. Raises `CloudError` 404 for any other."""
+        """Change the owner. There is one user and one group; any other raises `CloudError` 404."""
         self.save(document)
         for what, number in (("user", user), ("group", group)):
             if number not in (-1, 0):
@@ -134,7 +134,7 @@ class Documents:
         return self.insert(TEMPLATE_TYPE, checked | {"registration_time": int(self._clock.now())})
 
     def update_template(self, number: int, body: Any, *, append: bool = False) -> Document:
-        """Replace a service template, or with `append` its top-level keys. Raises `CloudError`."""
+        """Replace a service template, or only the given top-level keys with `append`. Raises `CloudError`."""
         template = self.get(number, TEMPLATE_TYPE)
         registered = template.body["registration_time"]
         if isinstance(body, dict) and body.get("registration_time") not in (None, *(() if append else (registered,))):
@@ -146,7 +146,7 @@ class Documents:
         return template
 
     def clone_template(self, number: int, name: str, recursive: str, compute: Compute) -> Document:
-        """Copy a service template, and with `recursive` its VM templates. Raises `CloudError`."""
+        """Copy a service template, and with `recursive` also its VM templates. Raises `CloudError`."""
         original = self.get(number, TEMPLATE_TYPE)
         body = copy.deepcopy(original.body) | {"registration_time": int(self._clock.now())}
         copies: dict[int, int] = {}
@@ -161,7 +161,7 @@ class Documents:
         return clone
 
     def delete_template(self, number: int, what: str, compute: Compute) -> None:
-        """Remove a service template; its VM templates, too, where `what` is templates or all. Raises `CloudError`."""
+        """Remove a service template, and its VM templates if `what` is templates or all. Raises `CloudError`."""
         template = self.get(number, TEMPLATE_TYPE)
         if what in ("templates", "all"):
             for vm_template in {role["template_id"] for role in template.roles}:

@@ -1,4 +1,4 @@
-"""What becomes of a service template and a `merge_template` at `instantiate`.
+"""How `instantiate` makes a service of a service template and a `merge_template`.
 
 Sources: oneflow-server.rb, service_template.rb, service.rb.
 """
@@ -13,7 +13,7 @@ from oneflower.local.oneflow.schema import check_template
 
 
 def rename_legacy_values(merge: dict[str, Any]) -> None:
-    """Accept OpenNebula 6's name for input values, of the service and of roles."""
+    """Accept OpenNebula 6's name for the input values of the service and of its roles."""
     roles = merge.get("roles")
     for entry in (merge, *(roles if isinstance(roles, list) else ())):
         if isinstance(entry, dict) and "custom_attrs_values" in entry:
@@ -51,7 +51,7 @@ def _complete(declared: Any, values: Any) -> None:
 
 
 def check_networks(template: dict[str, Any], merge: dict[str, Any]) -> None:
-    """Check that every declared network has a value, deriving it from the declaration. Raises `CloudError` 400."""
+    """Check that every declared network has a value, if need be from its declaration. Raises `CloudError` 400."""
     networks = template.get("networks")
     if networks and not merge.get("networks_values"):
         try:
@@ -67,9 +67,9 @@ def check_networks(template: dict[str, Any], merge: dict[str, Any]) -> None:
 
 
 def merge_service(template: dict[str, Any], merge: dict[str, Any]) -> dict[str, Any]:
-    """Return a service's body: the template with `merge` over it. Raises `CloudError` 500 where it is not valid then.
+    """Return a service's body: the template with `merge` over it. Raises `CloudError` 500 if the result is not valid.
 
-    Objects merge, arrays are joined, roles are matched by name and unknown ones dropped.
+    Objects are merged and arrays are joined. Roles are matched by name, and unknown roles are dropped.
     """
     base, rest = copy.deepcopy(template), dict(merge)
     if values := rest.pop("networks_values", None):
@@ -89,7 +89,7 @@ def _by_first_key(before: list[Any], values: list[Any]) -> list[Any]:
 
 
 def deep_merge(base: dict[str, Any], over: dict[str, Any], *, join: bool = True) -> dict[str, Any]:
-    """Return `base` with `over` over it. Arrays are joined (objects in them once each), or replaced without `join`."""
+    """Return `base` with `over` merged over it. Arrays are joined (without duplicates), or replaced without `join`."""
     merged = dict(base)
     for key, value in over.items():
         mine = base.get(key)
@@ -109,9 +109,9 @@ def _joined(items: list[Any]) -> list[Any]:
 
 
 def fill_contents(service: dict[str, Any]) -> None:
-    """Write user inputs into each role's `template_contents` and a reference to each into CONTEXT, in place.
+    """Write the user inputs into each role's `template_contents`, and a reference to each into CONTEXT, in place.
 
-    Raises `TypeError` where CONTEXT is an array, as it is after a conversion from OpenNebula 6: OneFlow fails there.
+    Raises `TypeError` if CONTEXT is an array, as it is after a conversion from OpenNebula 6: OneFlow fails there too.
     """
     shared = service.get("user_inputs_values") or {}
     networks = service.get("networks_values") or []

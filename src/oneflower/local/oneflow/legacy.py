@@ -1,7 +1,8 @@
-"""Service templates with the names of OpenNebula 6, as OneFlow 7 converts them, weak points included.
+"""Converts service templates with the names of OpenNebula 6 as OneFlow 7 does, including its bugs.
 
-It converts only when every role has `vm_template` or `vm_template_contents`, and then also what is of 7 already: a
-role with `template_id` and stray `vm_template_contents` ends up with template 0. Source: service_template.rb.
+OneFlow converts only if every role has `vm_template` or `vm_template_contents`. Then it also converts roles that have
+the names of 7: a role with `template_id` and a leftover `vm_template_contents` gets template 0.
+Source: service_template.rb.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def convert(body: dict[str, Any]) -> None:
 
 
 def upgrade_contents(text: str) -> dict[str, Any]:
-    """Return `vm_template_contents` as an object: quotes vanish, every comma separates, vectors become lists."""
+    """Return `vm_template_contents` as an object: quotes are dropped, every comma separates, vectors become lists."""
     result: dict[str, Any] = {}
     for line in re.split(r"\n(?![^\[]*\])", text):
         name, separator, value = line.partition("=")
@@ -56,6 +57,6 @@ def upgrade_contents(text: str) -> dict[str, Any]:
 
 
 def _leading_integer(value: Any) -> int:
-    """Return what Ruby's to_i makes of a value: the digits it begins with, else 0."""
+    """Return a value as Ruby's to_i does: the digits that it begins with, or 0."""
     match = re.match(r"\s*[+-]?\d+", str(value))
     return int(match[0]) if match else 0

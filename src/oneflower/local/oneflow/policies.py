@@ -1,6 +1,6 @@
 """Scaling policies: how many VMs a role should have. Source: OneFlow's vmrole.rb and ServiceAutoScaler.rb.
 
-Policies are evaluated in place: they carry `last_eval`, `true_evals` and `expression_evaluated` along, as in the
+Evaluating a policy changes it in place: it stores `last_eval`, `true_evals` and `expression_evaluated`, as in the
 documents of the real server.
 """
 
@@ -25,7 +25,7 @@ _SHORT, _LAST_CENTURY = 2, 69
 
 
 def parse_time(text: str) -> float | None:
-    """Return seconds since the epoch for digits or a date, None for anything else.
+    """Return the seconds since the epoch for digits or a date, and None for anything else.
 
     Three numbers are read as Ruby reads them: the longest is the year and the middle one the month, whatever separates
     them, so `31/12/2031` is a date and `12/31/2031` is none. A weekday alone is no time to Ruby.
@@ -63,9 +63,9 @@ def _next_time(recurrence: str, after: float) -> float | None:
 
 
 def wanted(role: dict[str, Any], vms: list[Vm], now: float) -> tuple[int, int | None]:
-    """Evaluate a role's policies. Returns by how many VMs it should grow (negative: shrink), and a new cooldown.
+    """Evaluate a role's policies. Return how many VMs to add (negative: to remove), and a new cooldown.
 
-    Scheduled policies come first, then elasticity policies, each until one wants a change; then `min_vms`.
+    Scheduled policies come first, then elasticity policies, then `min_vms`. The first that asks for a change wins.
     """
     for policy in role.get("scheduled_policies") or ():
         if change := _scheduled(policy, role, now):
@@ -122,9 +122,9 @@ def _target(policy: dict[str, Any], role: dict[str, Any]) -> int:
 
 
 def mean(name: str, vms: list[Vm]) -> float | None:
-    """Return the mean of an attribute over the running VMs that have it, rounded to hundredths; None when none has.
+    """Return the mean of an attribute over the running VMs that have it, rounded to hundredths, or None if none has it.
 
-    Text that begins with no number counts as 0, as Ruby's to_f has it.
+    Text that does not begin with a number counts as 0, as in Ruby's to_f.
     """
     values = [_number(found) for vm in vms if vm.running and isinstance(found := _attribute(vm, name), str)]
     found = sum(values) / len(values) if values else math.inf

@@ -1,4 +1,4 @@
-"""What OneFlow's rules say about a service, as questions that change nothing but what they are asked to complete."""
+"""OneFlow's rules about a service. Only `complete` changes anything."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def deployable(service: Document, state: RoleState = RoleState.PENDING) -> list[
 
 
 def parent_on_hold(service: Document, role: Role) -> bool:
-    """Whether a role must be held because one that it waits for is."""
+    """Whether a role must be held because a parent is held."""
     parents = (service.role(name) for name in role.get("parents") or ())
     return any(parent and parent.get("on_hold") for parent in parents)
 
 
 def removable(service: Document) -> list[Role]:
-    """Return the roles that are not on their way down and that no role left depends on."""
+    """Return the roles that are not being removed and that no remaining role depends on."""
     parents = {name for role in service.roles if role["state"] != RoleState.DONE for name in role.get("parents") or ()}
     return [
         role for role in service.roles
@@ -47,7 +47,7 @@ def complete(role: Role) -> None:
 
 
 def check_cardinality(role: Role, number: int) -> None:
-    """Raise `CloudError` 500 unless a role may have so many VMs."""
+    """Raise `CloudError` 500 unless the role may have that many VMs."""
     least, most = role.get("min_vms"), role.get("max_vms")
     if number < (least or 0):
         raise CloudError(500, f"Minimum cardinality is {'' if least is None else least}")
@@ -56,7 +56,7 @@ def check_cardinality(role: Role, number: int) -> None:
 
 
 def refuse_unsupported(body: dict[str, Any]) -> None:
-    """Raise `CloudError` 501 for what OneFlow has and the local cloud has not."""
+    """Raise `CloudError` 501 for features of OneFlow that the local cloud does not have."""
     if any(role.get("type") == "vr" for role in body["roles"]):
         raise CloudError(501, "The local cloud does not implement virtual routers")
     for value in body.get("networks_values") or ():
@@ -70,7 +70,7 @@ _FIXED_IN_ROLES = ("cardinality", "last_vmname", "nodes", "parents", "state", "t
 
 
 def immutable_change(service: Document, body: dict[str, Any], *, append: bool) -> str:
-    """Return what of a new body must not differ and does, empty when all is well."""
+    """Return the key that a new body changes although it must not, or an empty string."""
     if append:
         return next((f"service/{key}" for key in _FIXED if body.get(key) is not None), "")
     if len(body["roles"]) != len(service.roles):

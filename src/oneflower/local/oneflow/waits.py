@@ -1,7 +1,7 @@
-"""What OneFlow waits for, role by role, until every VM of a kind of change is where it should be.
+"""What OneFlow waits for, role by role, until a change has reached every VM.
 
-Source: EventManager.rb. Some ends of waiting are events, others are seen only when OneFlow next looks; with a poll
-interval of 0 it looks after every change.
+Source: EventManager.rb. OneFlow learns some changes from events. It sees others only at its next poll. With a poll
+interval of 0 it polls after every change.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _READY = re.compile("READY=YES")
 
 
 class For(Enum):
-    """What is waited for."""
+    """The purpose of a wait."""
 
     DEPLOY = "deploy"
     SCALE_UP = "scale up"
@@ -41,7 +41,7 @@ _GOING_DOWN = frozenset({For.UNDEPLOY, For.SCALE_DOWN, For.REMOVE})
 
 @dataclass
 class Wait:
-    """A role on its way. `left` are the VMs still waited for; `gate` whether they must report ready."""
+    """A wait for the VMs of one role. `left` are the VMs still missing; `gate` says whether they must report ready."""
 
     purpose: For
     service: int
@@ -55,14 +55,14 @@ class Wait:
 
     @property
     def key(self) -> tuple[int, str]:
-        """By what the wait is known: there is one a role."""
+        """The wait's key: each role has at most one wait."""
         return self.service, self.role
 
     def arrived(self, vm: Vm | None, *, polled: bool) -> bool:
-        """Whether a VM is where it should be, None being one that is done.
+        """Whether a VM has reached the state that is waited for. None stands for a VM that is done.
 
-        Going up, a VM that is parked or gone counts, too: OneFlow waits for nothing that cannot come. With the gate a
-        READY=YES of the user template is seen at a poll only; the event is `reported`.
+        On the way up, a VM that is parked or gone counts too: OneFlow does not wait for what cannot come. With the
+        gate, READY=YES in the user template is seen only at a poll; `reported` handles the event.
         """
         if vm is None or vm.gone:
             return True
@@ -82,12 +82,12 @@ class Wait:
 
     @property
     def can_fail(self) -> bool:
-        """Whether a VM in failure ends it."""
+        """Whether a failed VM ends the wait."""
         return self.purpose in _GOING_UP | _GOING_DOWN
 
 
 class Waiting:
-    """All waits there are. `finished` is told when the last VM of one has arrived, `failed` when one never will."""
+    """All waits. Calls `finished` when the last VM of a wait has arrived, and `failed` when a VM has failed."""
 
     def __init__(self, compute: Compute, finished: Callable[[Wait], None], failed: Callable[[Wait], None]) -> None:
         self._compute = compute
@@ -100,14 +100,14 @@ class Waiting:
         self._quiet_since = self._clock.now()
 
     def open(self, wait: Wait) -> None:
-        """Begin to wait, instead of whatever that role was waiting for."""
+        """Start a wait. It replaces the wait that the role had before."""
         self._drop(self._waits.get(wait.key))
         self._waits[wait.key] = wait
         self._awaited |= dict.fromkeys(wait.vms, wait)
         self._clock.later(0, lambda: self._poll(wait))
 
     def cancel(self, service: int) -> None:
-        """Stop waiting for anything of a service."""
+        """Cancel all waits of a service."""
         for wait in [wait for wait in self._waits.values() if wait.service == service]:
             self._drop(wait)
 
@@ -119,7 +119,7 @@ class Waiting:
                     del self._awaited[number]
 
     def _poll(self, wait: Wait) -> None:
-        """Look at every VM that is waited for; again after a while in which nothing happened."""
+        """Check every VM that is waited for; do so again after a quiet poll interval."""
         if self._waits.get(wait.key) is not wait:
             return
         vms = {number: self._compute.vms.get(number) for number in wait.left}
@@ -132,7 +132,7 @@ class Waiting:
             self._clock.later(self._poll_interval, lambda: self._poll_if_quiet(wait))
 
     def _poll_if_quiet(self, wait: Wait) -> None:
-        """Poll, unless an update of any VM in the cloud has just postponed that."""
+        """Poll, unless an update of any VM in the cloud has postponed it."""
         rest = self._quiet_since + self._poll_interval - self._clock.now() if wait.gate else 0
         if rest > 0:
             self._clock.later(rest, lambda: self._poll_if_quiet(wait))
@@ -140,7 +140,7 @@ class Waiting:
             self._poll(wait)
 
     def vm_changed(self, vm: Vm) -> None:
-        """Take note of a new state of a VM."""
+        """Handle a new state of a VM."""
         polled = not self._poll_interval
         wait = self._awaited.get(vm.id)
         if wait is None:
@@ -151,7 +151,7 @@ class Waiting:
             self._failed(wait)
 
     def vm_updated(self, vm: Vm, text: str) -> None:
-        """Take note that a VM's user template was updated with `text`."""
+        """Handle an update of a VM's user template with `text`."""
         self._quiet_since = self._clock.now()
         wait = self._awaited.get(vm.id)
         if wait is not None and (wait.reported(text) or wait.arrived(vm, polled=not self._poll_interval)):
