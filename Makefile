@@ -16,7 +16,9 @@ help:
 	@echo "make lock    resolve all dependencies anew"
 
 demo:
-	@$(UV) run --quiet --frozen --no-dev oneflower demo
+	@[ -x .venv/bin/oneflower ] || echo "Installing oneflower into .venv, once: Python packages ..." >&2
+	@quiet=--quiet; if [ -t 2 ]; then quiet=; fi; $(UV) sync $$quiet --frozen --no-dev --inexact
+	@ONEFLOWER_COMMAND=.venv/bin/oneflower .venv/bin/oneflower demo
 
 test: check e2e
 

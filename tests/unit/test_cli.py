@@ -8,8 +8,12 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import typer
+
+from oneflower.cli.app import app
 
 COMMANDS = [
     "demo",
@@ -228,6 +232,41 @@ def test_a_name_is_checked_before_anything_else(oneflower, tmp_path, name):
     assert "cannot be the name of a federation" in done.stderr
     assert "\x1b" not in done.stderr
     assert not (tmp_path / "home").exists(), "not even the local cloud was started"
+
+
+def commands(group, path=()):
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield " ".join((*path, name)), command
+
+
+def test_o_is_a_format_on_every_command_that_ends():
+    found = dict(commands(typer.main.get_command(app)))
+    formats = {
+        name: [param.type.choices for param in command.params if "-o" in param.opts] for name, command in found.items()
+    }
+    assert formats.pop("local serve") == []
+    assert len(formats) > 15
+    for name, choices in formats.items():
+        assert [list(map(str, one)) for one in choices] == [["text", "json"]], name
+
+
+def test_removing_nothing_is_an_empty_list(oneflower):
+    done = oneflower("down", "nobody", "-o", "json")
+    assert (done.returncode, json.loads(done.stdout)) == (0, [])
+    assert json.loads(oneflower("local", "stop", "-o", "json").stdout) == {"stopped": True}
+
+
+def test_a_shell_can_complete(tmp_path):
+    program = Path(sys.executable).parent / "oneflower"
+    environment = {
+        **os.environ, "_ONEFLOWER_COMPLETE": "complete_bash", "COMP_WORDS": "oneflower sc", "COMP_CWORD": "1",
+        "ONEFLOWER_HOME": str(tmp_path),
+    }  # fmt: skip
+    done = subprocess.run([program], capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stdout.split()) == (0, ["scale"])
 
 
 def test_without_a_stepped_cloud_there_is_nothing_to_step(oneflower):

@@ -15,7 +15,7 @@ app = typer.Typer(
     epilog="Start with `oneflower demo`. Exit codes: docs/exit-codes.md.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    add_completion=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

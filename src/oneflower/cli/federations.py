@@ -86,22 +86,25 @@ def up(
     name = federation.name
     ready = f"Federation {name} is ready: SuperLink {status.endpoint}, {status.supernodes} SuperNodes."
     if status.settings.get("FL_USE_CASE", NO_USE_CASE) == NO_USE_CASE:
-        follow_up = f"Train with: oneflower run image-classification --federation {name}"
+        follow_up = f"Train with: {screen.program()} run image-classification --federation {name}"
     elif detach:
-        follow_up = f"It trains now. Look with: oneflower show {name}"
+        follow_up = f"It trains now. Look with: {screen.program()} show {name}"
     else:
         screen.say(f"{ready}\nIt trains {status.settings['FL_USE_CASE']}; Ctrl-C leaves it going on.")
-        ready, follow_up = _watch_training(federation), f"Fetch the model with: oneflower model {name} -o model.npz"
+        ready = _watch_training(federation)
+        follow_up = f"Fetch the model with: {screen.program()} model {name} --save model.npz"
         status = federation.status()
     screen.show_result(output, status, f"{ready}\n{follow_up}")
 
 
 def _watch_training(federation: Federation) -> str:
     """Show the run that the form began, and return how it ended. Ctrl-C leaves it going on."""
+    table = screen.RunTable()
     try:
-        return screen.progress_line(federation.wait_trained(screen.RunTable().add))
+        with screen.Pulse(table.waiting):
+            return screen.progress_line(federation.wait_trained(table.add))
     except KeyboardInterrupt:
-        screen.say(f"{federation.name} goes on training. Look with: oneflower show {federation.name}")
+        screen.say(f"{federation.name} goes on training. Look with: {screen.program()} show {federation.name}")
         raise
 
 

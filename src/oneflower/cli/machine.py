@@ -171,7 +171,10 @@ def serve(
 
 
 @local.command()
-def step(seconds: Annotated[float, typer.Argument(min=0, help="How far to move the time.")]) -> None:
+def step(
+    seconds: Annotated[float, typer.Argument(min=0, help="How far to move the time.")],
+    output: Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")] = Output.TEXT,
+) -> None:
     """Let time pass in a local cloud that was started with `serve --pace stepped`."""
     import httpx  # noqa: PLC0415
 
@@ -190,14 +193,17 @@ def step(seconds: Annotated[float, typer.Argument(min=0, help="How far to move t
     answer = httpx.post(url, json={"advance": seconds}, auth=(user, password), trust_env=False)
     if answer.is_error:
         raise OneflowerError(answer.text, "")
-    screen.show(f"{seconds:g} s have passed.")
+    screen.show_result(output, {"passed": seconds}, f"{seconds:g} s have passed.")
 
 
 @local.command()
-def stop() -> None:
+def stop(
+    output: Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")] = Output.TEXT,
+) -> None:
     """Stop the daemon. Federations go on running and are found again when it starts."""
     from oneflower.local import daemon  # noqa: PLC0415
     from oneflower.local.home import LocalHome  # noqa: PLC0415
 
     stopped = daemon.stop(LocalHome.of_user())
-    screen.show("The local cloud is stopped." if stopped else "The local cloud was not running.")
+    text = "The local cloud is stopped." if stopped else "The local cloud was not running."
+    screen.show_result(output, {"stopped": stopped}, text)

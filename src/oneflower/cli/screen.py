@@ -7,11 +7,16 @@ lines anywhere else.
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import statistics
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from oneflower.cli.printable import in_a_line, printable
@@ -23,6 +28,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from oneflower.cloud import FederationStatus, RunProgress, RunResult, RunRow
+
+
+_TICK = 0.5
+_SILENCE = 15.0  # seconds after which those who read a log would wonder
 
 
 class Output(StrEnum):
@@ -115,14 +124,59 @@ def _safe(text: str) -> str:
     return escape(in_a_line(text))
 
 
+class Pulse:
+    """Shows that what takes long is alive: a line that counts on a terminal, another line now and then elsewhere."""
+
+    def __init__(self, text: Callable[[], str]) -> None:
+        self._text = text
+        self._console = console()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Begin to show it."""
+        self._stopped.clear()
+        self._thread = threading.Thread(target=self._count if self._console.is_terminal else self._tell, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Show it no longer. It may be started again."""
+        if self._thread is not None:
+            self._stopped.set()
+            self._thread.join()
+            self._thread = None
+
+    def _count(self) -> None:
+        with self._console.status(_safe(self._text())) as shown:
+            while not self._stopped.wait(_TICK):
+                shown.update(_safe(self._text()))
+
+    def _tell(self) -> None:
+        while not self._stopped.wait(_SILENCE):
+            say(f"  ... {self._text()}")
+
+
 @contextmanager
-def steps() -> Iterator[Callable[[str], None]]:
-    """Yield a function that shows what is being done from now on, one thing after the other."""
+def steps(waiting: Callable[[], str] = lambda: "") -> Iterator[Callable[[str], None]]:
+    """Yield a function that shows what is being done from now on, one thing after the other.
+
+    While a run goes on, `waiting` says what is waited for.
+    """
     current: list[tuple[str, float]] = []
     screen = console()
+    pulse = Pulse(waiting)
+    going = False
     live = screen.status("") if screen.is_terminal else None
 
     def finish(mark: str) -> None:
+        pulse.stop()
         if live:
             live.stop()
         if current:
@@ -130,9 +184,13 @@ def steps() -> Iterator[Callable[[str], None]]:
             screen.print(f"{mark} {_safe(text)} [dim]({time.monotonic() - started:.1f} s)[/]")
 
     def begin(text: str) -> None:
+        nonlocal going
         finish("[green]✓[/]")
+        going = text.startswith("run ") or (going and text.startswith("Note:"))
         if text.startswith(("Note:", "run ")):
             say(f"  {text}")
+            if going:
+                pulse.start()
             return
         current.append((text, time.monotonic()))
         if live:
@@ -200,6 +258,20 @@ def _vm_line(vm: Any) -> str:
     return text + (f", partition {vm.partition}" if vm.ready and vm.partition else "")
 
 
+def program() -> str:
+    """Return how this program is called from where the user stands: by its name only where that finds it.
+
+    Whoever starts it in an environment of its own, as `make demo` does, says in ONEFLOWER_COMMAND what works outside.
+    """
+    if command := os.environ.get("ONEFLOWER_COMMAND"):
+        return command
+    called = Path(sys.argv[0])
+    if called.name != "oneflower":
+        return "oneflower"
+    found = shutil.which("oneflower")
+    return "oneflower" if found and Path(found).resolve() == called.resolve() else str(called)
+
+
 _IN_COLUMNS = ("loss", "accuracy")
 _MOST_OTHERS = 3
 
@@ -210,6 +282,19 @@ class RunTable:
     def __init__(self) -> None:
         self._rows: list[RunRow] = []
         self._untested = False
+        self._since = time.monotonic()
+
+    def waiting(self) -> str:
+        """Return which round is waited for, for how long, and how long it will all take if it goes on like this."""
+        spent = time.monotonic() - self._since
+        if not self._rows:
+            return f"first round, {spent:.0f} s"
+        last = self._rows[-1]
+        if last.round >= last.rounds:
+            return f"after the last round, {spent:.0f} s"
+        usual = statistics.median(row.seconds for row in self._rows)
+        left = max(0.0, usual * (last.rounds - last.round) - spent)
+        return f"round {last.round + 1} of {last.rounds}, {spent:.0f} s; about {left:.0f} s to go"
 
     def add(self, row: RunRow) -> None:
         """Print one more round."""
@@ -219,6 +304,7 @@ class RunTable:
             trained = f"  {'train loss':>10}" if self._untested else ""
             say(f"  {'round':>7}{trained}  {'loss':>8}  {'accuracy':>8}  {'seconds':>7}  nodes")
         self._rows.append(row)
+        self._since = time.monotonic()
         trained = f"  {_number(row.train_loss):>10}" if self._untested else ""
         say(
             f"  {f'{row.round}/{row.rounds}':>7}{trained}  {_number(row.loss):>8}  {_number(row.accuracy):>8}  "

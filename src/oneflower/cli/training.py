@@ -75,21 +75,21 @@ def _summary(result: RunResult, table: screen.RunTable) -> None:
 
 def model(
     name: Name = None,
-    file: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="What to save the model as.")] = Path(
+    file: Annotated[Path, typer.Option("--save", metavar="FILE", help="What to save the model as.")] = Path(
         "model.npz"
     ),
     run_id: Annotated[str | None, typer.Option("--run", help="Of which run; else of the last that left one.")] = None,
-    form: Annotated[Output, typer.Option("--format", help="How to print the result.")] = Output.TEXT,
+    output: Format = Output.TEXT,
 ) -> None:
     """Fetch the trained model, with its metrics, convergence plot and model card beside it."""
     from oneflower.cloud import Federation  # noqa: PLC0415
 
     if file.is_dir():
-        raise OneflowerError(f"{file} is a folder.", f"Name a file: `-o {file / 'model.npz'}`.", ExitCode.USAGE)
+        raise OneflowerError(f"{file} is a folder.", f"Name a file: `--save {file / 'model.npz'}`.", ExitCode.USAGE)
     federation = Federation.find(Session.cloud(), name)
     with screen.step(f"fetching the model of {federation.name}"):
         result = federation.fetch_model(file, run_id)
-    if form is Output.JSON:
+    if output is Output.JSON:
         screen.show_json(result)
     else:
         screen.show_files(result)
@@ -99,7 +99,7 @@ def _observed(train: Callable[..., RunResult], *, show_log: bool = False) -> tup
     """Train to the end, showing what happens. Ctrl-C stops the run."""
     table = screen.RunTable()
     log = screen.say if show_log else lambda _: None
-    with screen.steps() as notify:
+    with screen.steps(table.waiting) as notify:
         return train(on_row=table.add, on_log=log, notify=notify), table
 
 
@@ -156,5 +156,5 @@ def demo(
         screen.show_json(result)
         return
     _summary(result, table)
-    follow_up = f"oneflower run ./my-flower-app --federation {name}" if keep else "oneflower up"
-    screen.show(f"Next: {follow_up}")
+    follow_up = f"run ./my-flower-app --federation {name}" if keep else "up"
+    screen.show(f"Next: {screen.program()} {follow_up}")

@@ -1,0 +1,102 @@
+"""What people see while something takes long, on a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+
+import pytest
+from rich.console import Console
+
+from oneflower.cli import screen
+from oneflower_appliance.runs import RunRow
+
+
+def row(number, rounds=5, seconds=10.0):
+    return RunRow.parse(
+        json.dumps({"round": number, "rounds": rounds, "seconds": seconds, "nodes": 2, "failures": 0}),
+    )
+
+
+def test_what_is_waited_for_in_a_run_is_told_with_how_long_it_will_take(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(screen.time, "monotonic", lambda: now[0])
+    table = screen.RunTable()
+    now[0] += 7
+    assert table.waiting() == "first round, 7 s"
+    table.add(row(1))
+    now[0] += 3
+    assert table.waiting() == "round 2 of 5, 3 s; about 37 s to go"
+    now[0] += 90
+    assert table.waiting() == "round 2 of 5, 93 s; about 0 s to go", "never less than nothing"
+    table.add(row(5))
+    now[0] += 2
+    assert table.waiting() == "after the last round, 2 s"
+
+
+def test_off_a_terminal_there_is_a_line_now_and_then_and_only_while_it_waits(monkeypatch):
+    monkeypatch.setattr(screen, "_SILENCE", 0.01)
+    said, told = [], threading.Event()
+
+    def say(text):
+        said.append(text)
+        if len(said) > 2:
+            told.set()
+
+    monkeypatch.setattr(screen, "say", say)
+    with screen.Pulse(lambda: "round 2 of 5"):
+        assert told.wait(20)
+    assert set(said) == {"  ... round 2 of 5"}
+    before = len(said)
+    time.sleep(0.05)
+    assert len(said) == before
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """A terminal, and what was drawn on it."""
+    drawn = io.StringIO()
+    monkeypatch.setattr(screen, "console", lambda: Console(file=drawn, force_terminal=True, width=80))
+    monkeypatch.setattr(screen, "_TICK", 0.01)
+    return drawn
+
+
+def test_on_a_terminal_a_line_counts_while_a_run_goes_on(terminal):
+    texts = iter(f"round 1, {number} s" for number in range(100000))
+    counted = threading.Event()
+
+    def waiting():
+        text = next(texts)
+        if text == "round 1, 20 s":
+            counted.set()
+        return text
+
+    with screen.steps(waiting) as notify:
+        notify("submitting")
+        assert "round 1" not in terminal.getvalue()
+        notify("run 5")
+        assert counted.wait(20)
+        notify("stopping run 5")
+        shown = terminal.getvalue()
+        notify("Note: run 5 is stopped.")
+    assert "round 1," in shown
+    assert "stopping run 5" in terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("command", "called", "found", "shown"),
+    [
+        (".venv/bin/oneflower", "/x/.venv/bin/oneflower", "", ".venv/bin/oneflower"),
+        ("", "{tmp}/oneflower", "{tmp}/oneflower", "oneflower"),
+        ("", ".venv/bin/oneflower", "", ".venv/bin/oneflower"),
+        ("", ".venv/bin/oneflower", "/elsewhere/oneflower", ".venv/bin/oneflower"),
+        ("", "-c", "", "oneflower"),
+    ],
+)
+def test_what_to_type_next_works_from_where_the_user_stands(monkeypatch, tmp_path, command, called, found, shown):
+    monkeypatch.setenv("ONEFLOWER_COMMAND", command)
+    monkeypatch.setattr(screen.sys, "argv", [called.format(tmp=tmp_path)])
+    monkeypatch.setattr(screen.shutil, "which", lambda _: found.format(tmp=tmp_path) or None)
+    assert screen.program() == shown
