@@ -18,7 +18,9 @@ class Vm:
 
 def status(nodes, settings=None, **link):
     """Return the status of a SuperLink, VM 1, and `nodes`, the attributes of SuperNodes from VM 2 on."""
-    vms = {1: Vm(1, FL_CONTROL_ENDPOINT="127.0.0.1:8000", **link)} | {number: Vm(number, **values) for number, values in enumerate(nodes, 2)}
+    vms = {1: Vm(1, FL_CONTROL_ENDPOINT="127.0.0.1:8000", **link)} | {
+        number: Vm(number, **values) for number, values in enumerate(nodes, 2)
+    }
     roles = [("superlink", [1]), ("supernode", [number for number in vms if number > 1])]
     body = {
         "state": 2,
