@@ -1,6 +1,6 @@
 """Kill every process of a federation in every phase of a run, and print what became of it as a table.
 
-usage: python scripts/campaign.py [--kills N] [--seed N]     docs/survival.md has the table of a long one
+usage: python scripts/campaign.py [--kills N] [--seed N] [--seconds S]    docs/survival.md has the table of a long one
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no run after as long")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="oneflower-campaign-") as folder:
         user = User(Path(folder))

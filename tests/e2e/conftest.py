@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import queue
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -42,6 +44,18 @@ class User:
             [sys.executable, "-c", "from oneflower.cli import main; main()", *arguments],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.folder, env=self.environment,
         )  # fmt: skip
+
+    def say(self, *arguments):
+        """Start a command, and return it with a queue of the lines that it says."""
+        process, lines = self.start(*arguments), queue.Queue()
+
+        def read():
+            with process.stdout:
+                for line in process.stdout:
+                    lines.put(line)
+
+        threading.Thread(target=read, daemon=True).start()
+        return process, lines
 
     def show(self, name):
         return json.loads(self("show", name, "-o", "json").stdout)

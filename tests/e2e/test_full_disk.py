@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import queue
 import subprocess
-import threading
 from contextlib import suppress
 
 import pytest
@@ -44,11 +42,7 @@ def fill(path):
 
 def test_a_full_disk_is_said_to_be_full_by_whatever_is_asked(small):
     small("up", "lab")
-    process, lines = (
-        small.start("run", "image-classification", "-f", "lab", "-c", EPOCHS, "-c", "num-server-rounds=50"),
-        queue.Queue(),
-    )
-    threading.Thread(target=lambda: [lines.put(line) for line in process.stdout], daemon=True).start()
+    process, lines = small.say("run", "image-classification", "-f", "lab", "-c", EPOCHS, "-c", "num-server-rounds=50")
     until(lambda: any(line.lstrip().startswith("1/50") for line in list(lines.queue)), 60, "the first round")
     filler = small.home.state / "filler"
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import signal
 import threading
 import time
@@ -103,10 +102,7 @@ def test_a_clientapp_that_is_killed_costs_its_node_the_round_which_says_so_at_on
 
 
 def started(user, *arguments):
-    """A run in a process, and the lines that it says."""
-    process, lines = user.start("run", "image-classification", "-f", "warm", *arguments), queue.Queue()
-    threading.Thread(target=lambda: [lines.put(line) for line in process.stdout], daemon=True).start()
-    return process, lines
+    return user.say("run", "image-classification", "-f", "warm", *arguments)
 
 
 def said(lines):
