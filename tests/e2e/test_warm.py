@@ -102,7 +102,12 @@ def test_a_clientapp_that_is_killed_costs_its_node_the_round_which_says_so_at_on
 
 
 def started(user, *arguments):
-    return user.say("run", "image-classification", "-f", "warm", *arguments)
+    """A run that a node trains for."""
+    process, lines = user.say("run", "image-classification", "-f", "warm", *arguments)
+    until(lambda: any(line.startswith("  run ") for line in list(lines.queue)), 60, "the submission")
+    until(lambda: named(user, node(user), TASK), 30, "a ClientApp")
+    until(lambda: training(user, node(user)), 30, "training")
+    return process, lines
 
 
 def said(lines):
@@ -110,9 +115,8 @@ def said(lines):
 
 
 def test_a_serverapp_that_is_killed_is_spoken_of_at_once_with_what_would_have_saved_its_run(user, fed):
-    link, number = (vm["id"] for vm in user.show(fed)["vms"][:2])
+    link = user.show(fed)["vms"][0]["id"]
     process, lines = started(user, *LONG)
-    until(lambda: training(user, number), 30, "training")
     kill(named(user, link, "flwr-serverapp")[0])
     assert process.wait(30) == 8, "Flower's own path takes more than a minute"
     told = said(lines)
@@ -123,9 +127,8 @@ def test_a_serverapp_that_is_killed_is_spoken_of_at_once_with_what_would_have_sa
 
 
 def test_a_superlink_that_is_silent_is_spoken_of_and_its_run_is_lost_with_a_reason(user, fed):
-    link, number = (vm["id"] for vm in user.show(fed)["vms"][:2])
+    link = user.show(fed)["vms"][0]["id"]
     process, lines = started(user, *LONG)
-    until(lambda: training(user, number), 30, "training")
     os.kill(user.process(link, FLOWER, "superlink").pid, signal.SIGSTOP)
     until(lambda: any("Its machine, VM" in line for line in list(lines.queue)), 30, "a word of it")
     kill(user.process(link, FLOWER, "superlink"))
@@ -141,7 +144,6 @@ def test_a_superlink_that_is_silent_is_spoken_of_and_its_run_is_lost_with_a_reas
 def test_a_run_that_is_stopped_ends_its_serverapp_and_its_clientapps_and_the_nodes_work_on(user, fed):
     link, number = (vm["id"] for vm in user.show(fed)["vms"][:2])
     process, _ = started(user, "-c", "local-epochs=1000000")
-    until(lambda: training(user, number), 30, "training")
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     until(lambda: not named(user, link, "flwr-serverapp"), 30, "the end of the ServerApp")
