@@ -62,6 +62,60 @@ def test_the_rest_of_a_reply_is_not_waited_for_when_its_clientapp_died(monkeypat
     assert objects.get(message.object_id) == message.deflate()
 
 
+@pytest.fixture
+def node(monkeypatch):
+    """Flower's own state of a node that has a message and a task for it."""
+    from flwr.app import Message, RecordDict
+    from flwr.supercore.object_store import ObjectStoreFactory
+    from flwr.supercore.task_identity import TaskIdentity
+    from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
+
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1, raising=False)
+    state = InMemoryNodeState(object_store=ObjectStoreFactory().store())
+    state.set_node_id(7)
+    message = Message(RecordDict(), dst_node_id=7, message_type="train")
+    message.metadata.__dict__["_message_id"] = message.object_id
+    state.store_message(message)
+    task = state.create_task(task_type="flwr-clientapp", run_id=1, fab_hash="x")
+    token = state.claim_task(task)
+    state.activate_task(task_id=task)
+    return SimpleNamespace(state=state, message=message, task=task, token=token)
+
+
+def test_a_clientapp_that_died_is_answered_for_even_before_it_took_its_message(node):
+    nodeloop.answer_for(node.state, {1}, "was ended by signal 9")
+    [reply] = node.state.get_messages_legacy(is_reply=True)
+    assert reply.metadata.reply_to_message_id == node.message.metadata.message_id
+    assert reply.error.reason == "The ClientApp of node 7 was ended by signal 9."
+    nodeloop.answer_for(node.state, {1}, "again")
+    assert not node.state.get_messages_legacy(is_reply=True), "once"
+
+
+def test_a_run_that_has_ended_ends_its_task_and_one_of_which_nothing_is_known_does_not(node, monkeypatch):
+    from flwr.supercore.run import RunNotRunningException
+
+    monkeypatch.setattr(nodeloop, "_BETWEEN_LOOKS", -1.0)
+    news, ended = [None, OSError("no answer"), RunNotRunningException()], []
+
+    def get_run(number):
+        assert number == 1
+        if (found := news.pop(0)) is not None:
+            raise found
+
+    waiting = nodeloop._Ending(node.state, 1, get_run, lambda: ended.append(1))
+    for _ in range(2):
+        assert not waiting.get_messages_legacy(is_reply=True)
+        assert not ended
+        assert node.state.get_task_by_token(node.token)
+    waiting.get_messages_legacy(is_reply=True)
+    assert ended == [1]
+    assert node.state.get_task_by_token(node.token) is None
+    [reply] = waiting.get_messages_legacy(is_reply=True)
+    assert reply.has_error()
+    assert not news
+
+
 def test_flower_has_what_is_corrected():
     from flwr.supernode import start_client_internal
     from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
