@@ -157,7 +157,7 @@ def test_what_the_real_oneflow_loses_is_lost_here_too_and_the_log_says_why(world
     made = world.deploy("lost")
     world.cloud.site.number = world.template
     try:
-        world.until(lambda: f"service {made.id} stays DEPLOYING_NETS for ever" in world.home.log.read_text())
+        world.until(lambda: f"service {made.id} stays DEPLOYING_NETS forever" in world.home.log.read_text())
         assert world.body_of(made)["state"] == 11
     finally:
         made.delete()
