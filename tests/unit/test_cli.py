@@ -113,7 +113,10 @@ def test_an_opennebula_that_is_not_there_is_one_sentence(oneflower, tmp_path):
 def test_what_is_rendered_is_valid(oneflower, tmp_path, compat):
     rendered = oneflower("render", "--compat", compat)
     assert rendered.returncode == 0
-    done = oneflower("validate", "-", stdin=rendered.stdout)
+    assert ("OpenNebula 6.8 and 6.10 only" in rendered.stderr) == (compat == "6")
+    other = oneflower("validate", "-", "--compat", {"6": "7", "7": "6"}[compat], stdin=rendered.stdout)
+    assert (other.returncode, "[other-release]" in other.stdout) == (3, True)
+    done = oneflower("validate", "-", "--compat", compat, stdin=rendered.stdout)
     assert (done.returncode, done.stdout) == (0, "No trap found.\n")
     assert "placeholder" in done.stderr
     saved = oneflower("render", "--compat", compat, "--save", "out.json")

@@ -21,7 +21,7 @@ INVALID = {
     "FL_MIN_EVALUATE_CLIENTS": ["0", "-2"],
     "FL_MIN_AVAILABLE_CLIENTS": ["0", "1", "x"],
     "FL_MODEL": ["two words", "a;b", "resnet 18"],
-    "FL_DATA_PATH": ["relative", '/with"quote', "/with'quote", "data"],
+    "FL_DATA_PATH": ["relative", '/with"quote', "/with'quote", "data", "/with\\backslash", "/data\\"],
     "FL_PROXIMAL_MU": ["-0.1", "mu", "nan", "inf"],
     "FL_SERVER_LR": ["0", "-1", ""],
     "FL_CLIENT_LR": ["0", "fast"],

@@ -66,9 +66,9 @@ def test_the_names_of_opennebula_6():
     assert "FL_NUM_ROUNDS" not in context
 
 
-@pytest.mark.parametrize("template", [SEVEN, SIX])
-def test_our_own_templates_have_no_trap_and_survive_json(template):
-    assert lint(json.loads(json.dumps(template))) == []
+@pytest.mark.parametrize(("template", "release"), [(SEVEN, 7), (SIX, 6)])
+def test_our_own_templates_have_no_trap_and_survive_json(template, release):
+    assert lint(json.loads(json.dumps(template)), release) == []
     assert placeholders(template) == []
 
 
@@ -207,6 +207,12 @@ def test_each_trap_is_found_with_where_why_and_how_to_mend(name):
                                       {"user_inputs": [1], "roles": [{"user_inputs": "x", "parents": 3}]}])  # fmt: skip
 def test_nonsense_is_linted_without_a_traceback(template):
     assert lint(template)
+
+
+@pytest.mark.parametrize(("template", "release"), [(SIX, 7), (SEVEN, 6)])
+def test_a_template_for_the_other_release_is_named(template, release):
+    [finding] = lint(copy.deepcopy(template), release)
+    assert finding.rule == "other-release"
 
 
 def test_what_oneflow_shows_of_a_stored_template_can_be_linted():

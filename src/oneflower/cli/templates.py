@@ -13,9 +13,11 @@ from oneflower.cli import screen
 from oneflower.cli.screen import Output
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
+_SIX = 6
+
 
 def render(
-    compat: Annotated[int, typer.Option(min=6, max=7, help="Names of OpenNebula 6 or 7.")] = 7,
+    compat: Annotated[int, typer.Option(min=6, max=7, help="For servers of OpenNebula 6 or 7.")] = 7,
     supernodes: Annotated[int, typer.Option("--supernodes", "-n", help="SuperNodes at first.")] = 2,
     min_vms: Annotated[int, typer.Option(help="Never fewer SuperNodes than this.")] = 2,
     max_vms: Annotated[int, typer.Option(help="Never more SuperNodes than this.")] = 10,
@@ -38,6 +40,10 @@ def render(
         template_ids={role: number for role, number in given.items() if number is not None},
     )
     text = json.dumps(service_template(options), indent=2)
+    if compat == _SIX:
+        screen.say(
+            "Note: this is for servers of OpenNebula 6.8 and 6.10 only. OpenNebula 7 accepts it and deploys garbage."
+        )
     if save is None:
         screen.show(text)
         return
@@ -52,13 +58,14 @@ def render(
 
 def validate(
     file: Annotated[str, typer.Argument(help="A service template as JSON; - for standard input.")],
+    compat: Annotated[int, typer.Option(min=6, max=7, help="For servers of OpenNebula 6 or 7.")] = 7,
     output: Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")] = Output.TEXT,
 ) -> None:
     """Look for the known traps in any service template. Exit code 3 when there is one."""
     from oneflower.opennebula import lint, placeholders  # noqa: PLC0415
 
     template = _read(file)
-    findings = lint(template)
+    findings = lint(template, compat)
     if output is Output.JSON:
         screen.show_json(findings)
     else:

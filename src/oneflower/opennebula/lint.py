@@ -24,6 +24,7 @@ _INFRASTRUCTURE = {
     "START_SCRIPT_BASE64",
     "ONEGATE_ENDPOINT",
 }
+_SEVEN = 7
 _TYPES = {*(str(kind) for kind in Kind), "password", "range", "range-float", "fixed", "list-multiple"}
 
 
@@ -76,8 +77,11 @@ class _Role:
 
 
 class _Service:
-    def __init__(self, data: dict[str, Any]) -> None:
+    """A template, and for which release of OpenNebula (6 or 7) it is meant."""
+
+    def __init__(self, data: dict[str, Any], release: int = 7) -> None:
         self.data = data
+        self.release = release
         entries = data.get("roles")
         self.roles = [
             _Role(_mapping(role), index) for index, role in enumerate(entries if isinstance(entries, list) else [])
@@ -109,12 +113,12 @@ def _rule(name: str) -> Callable[[Callable[[_Service], Iterator[Found]]], Callab
     return register
 
 
-def lint(template: Any) -> list[Finding]:
-    """Return every trap found in a service template given as parsed JSON."""
+def lint(template: Any, release: int = 7) -> list[Finding]:
+    """Return every trap found in a service template, given as parsed JSON, for a server of OpenNebula 6 or 7."""
     if not isinstance(template, dict):
         return [Finding("not-a-template", "file", "The JSON is not an object.", "Give one service template.")]
     body = template.get("DOCUMENT", {}).get("TEMPLATE", {}).get("BODY") if "DOCUMENT" in template else None
-    service = _Service(body if isinstance(body, dict) else template)
+    service = _Service(body if isinstance(body, dict) else template, release)
     return [Finding(name, *found) for name, check in _RULES for found in check(service)]
 
 
@@ -319,6 +323,28 @@ def _names(service: _Service) -> Iterator[Found]:
                 yield role.where, "It has no template_id.", "Add the id of a VM template."
             if "template_contents" in role.data and not isinstance(role.data["template_contents"], dict):
                 yield role.where, "template_contents is not an object; OpenNebula 7 refuses it.", "Write an object."
+
+
+_CONVERTED = (
+    "It has the names of OpenNebula 6. OpenNebula 7 accepts and converts them: CONTEXT becomes a list, so that "
+    "deployment fails where there are user inputs, and VMs have no TOKEN where there are none."
+)
+
+
+@_rule("other-release")
+def _other_release(service: _Service) -> Iterator[Found]:
+    if service.release == _SEVEN and service.compat6:
+        yield (
+            "service",
+            _CONVERTED,
+            "Render it for 7, or validate it for a server of OpenNebula 6 with --compat 6.",
+        )
+    elif service.release != _SEVEN and service.roles and not service.compat6:
+        yield (
+            "service",
+            "It has the names of OpenNebula 7, and OpenNebula 6 refuses a role without vm_template.",
+            "Render it with --compat 6.",
+        )
 
 
 @_rule("user-input")
