@@ -41,7 +41,7 @@ def test_a_federation_deployed_with_variables_only_ends_with_a_model_that_predic
     assert f"{ROUNDS}/{ROUNDS}" in auto.stderr
     training = user.show("auto")["training"]
     assert (training["status"], training["round"], training["rounds"]) == ("completed", ROUNDS, ROUNDS)
-    user("model", "auto", "-o", str(tmp_path / "digits.npz"))
+    user("model", "auto", "--save", str(tmp_path / "digits.npz"))
     model = np.load(tmp_path / "digits.npz")
     pixels, labels = load_digits(return_X_y=True)
     scores = pixels / 16 @ model["weights"] + model["biases"]

@@ -33,7 +33,7 @@ def outcome(result):
 
 
 def fetched(user, name, path):
-    user("model", name, "-o", str(path))
+    user("model", name, "--save", str(path))
     return np.load(path)
 
 
