@@ -16,11 +16,11 @@ from pathlib import Path
 
 import httpx
 import psutil
+from oneflower.local.oned.tokens import make_token
 
 from oneflower.cloud import Cloud, Endpoints
 from oneflower.local import daemon
 from oneflower.local.home import LocalHome
-from oneflower.local.oned.tokens import make_token
 from oneflower.opennebula import (
     COORDINATOR,
     NODES,

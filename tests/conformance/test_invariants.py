@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from oneflower.local.clock import REAL
-from oneflower.local.models import ServiceState
 from oneflower.opennebula import (
     COORDINATOR,
     NODES,
@@ -25,6 +24,7 @@ from oneflower.opennebula import (
     service_template,
     vm_template,
 )
+from oneflower.opennebula.states import ServiceState
 from oneflower_appliance.agent.partition import Partitions
 from oneflower_appliance.settings import Bounds, resolve
 

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from oneflower.local.clock import REAL
-from oneflower.local.models import ServiceState as S
+from oneflower.opennebula.states import ServiceState as S
 
 from .cloud import LocalServers
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from oneflower.local.clock import Timing
-from oneflower.local.models import Image, Vm
 from oneflower.local.oned.vmtext import context_sh
+from oneflower.opennebula.states import ImageState
 
 from .cloud import LocalServers
 from .compare import differences, summary
@@ -31,7 +31,7 @@ class Replay:
         self.cloud = LocalServers(path, START, Timing(boot=4.0, shutdown=4.0, poll=30.0, autoscaler=90.0))
         compute = self.cloud.compute
         compute.add_network("flnet")
-        compute.save_image({"NAME": "flower-os"}, Image.READY)
+        compute.save_image({"NAME": "flower-os"}, ImageState.READY)
         for name in ("superlink", "supernode"):
             disk, nic = {"IMAGE_ID": "0"}, {"NETWORK": "flnet"}
             compute.save_template(
@@ -113,7 +113,7 @@ class Replay:
         self.cloud.clock.advance(4)
 
     def do_fail_boot(self, service, role):
-        vm: Vm = self.cloud.compute.find(self.vm((service, role, 0)))
+        vm = self.cloud.compute.find(self.vm((service, role, 0)))
         self.until(lambda: vm.lcm_state == 1)
         self.cloud.compute.recover(vm, 0)
 

@@ -10,10 +10,11 @@ import xmlrpc.client
 
 import pytest
 
-from oneflower.local.models import LcmState, Vm, VmState
-from oneflower.local.models import ServiceState as S
+from oneflower.local.models import Vm
 from oneflower.local.oneflow import policies
 from oneflower.local.oneflow.cron import Cron, CronError
+from oneflower.opennebula.states import LcmState, VmState
+from oneflower.opennebula.states import ServiceState as S
 
 from .cloud import SECRET, LocalServers
 

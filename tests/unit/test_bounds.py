@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 from oneflower.cli import connections
 from oneflower.local import store as module
-from oneflower.local.models import Vm, VmState
+from oneflower.local.models import Vm
 from oneflower.local.store import Store
+from oneflower.opennebula.states import VmState
 
 
 def test_vms_that_are_done_leave_the_store_after_a_while(tmp_path, monkeypatch):

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneflower.local.models import LcmState, Vm, VmState
+from oneflower.local.models import Vm
 from oneflower.local.oneflow import expressions, policies
+from oneflower.opennebula.states import LcmState, VmState
 
 
 def vm(**attributes):

@@ -4,84 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any
 
+from oneflower.opennebula.states import PARKED, VM_FAILED, ImageState, LcmState, RoleState, ServiceState, VmState
 from oneflower_appliance.errors import OneflowerError
-
-
-class ServiceState(IntEnum):
-    """States of a service. Source: OneFlow's service.rb."""
-
-    PENDING = 0
-    DEPLOYING = 1
-    RUNNING = 2
-    UNDEPLOYING = 3
-    WARNING = 4
-    DONE = 5
-    FAILED_UNDEPLOYING = 6
-    FAILED_DEPLOYING = 7
-    SCALING = 8
-    FAILED_SCALING = 9
-    COOLDOWN = 10
-    DEPLOYING_NETS = 11
-    UNDEPLOYING_NETS = 12
-    FAILED_DEPLOYING_NETS = 13
-    FAILED_UNDEPLOYING_NETS = 14
-    HOLD = 15
-
-
-class RoleState(IntEnum):
-    """States of a role: 11 means something else than in a service. Source: OneFlow's role.rb."""
-
-    PENDING = 0
-    DEPLOYING = 1
-    RUNNING = 2
-    UNDEPLOYING = 3
-    WARNING = 4
-    DONE = 5
-    FAILED_UNDEPLOYING = 6
-    FAILED_DEPLOYING = 7
-    SCALING = 8
-    FAILED_SCALING = 9
-    COOLDOWN = 10
-    HOLD = 11
-
-
-TRANSIENT = frozenset({
-    ServiceState.DEPLOYING, ServiceState.UNDEPLOYING, ServiceState.SCALING, ServiceState.COOLDOWN,
-    ServiceState.DEPLOYING_NETS, ServiceState.UNDEPLOYING_NETS,
-})  # fmt: skip
-FAILED = frozenset(state for state in ServiceState if state.name.startswith("FAILED"))
-
-
-class VmState(IntEnum):
-    """STATE of a VM, as far as machines here take it."""
-
-    PENDING = 1
-    HOLD = 2
-    ACTIVE = 3
-    STOPPED = 4
-    SUSPENDED = 5
-    DONE = 6
-    POWEROFF = 8
-    UNDEPLOYED = 9
-
-
-class LcmState(IntEnum):
-    """LCM_STATE of an active VM."""
-
-    LCM_INIT = 0
-    PROLOG = 1
-    BOOT = 2
-    RUNNING = 3
-    EPILOG = 11
-    SHUTDOWN = 12
-    BOOT_FAILURE = 36
-    PROLOG_FAILURE = 39
-
-
-PARKED = frozenset({VmState.STOPPED, VmState.SUSPENDED, VmState.POWEROFF, VmState.UNDEPLOYED})
 
 TEMPLATE_TYPE, SERVICE_TYPE = 101, 100
 
@@ -219,7 +145,7 @@ class Vm:
     @property
     def failed(self) -> bool:
         """Whether OpenNebula would report a failure state."""
-        return self.lcm_state in (LcmState.PROLOG_FAILURE, LcmState.BOOT_FAILURE)
+        return self.lcm_state in VM_FAILED
 
     @property
     def context(self) -> dict[str, str]:
@@ -236,10 +162,8 @@ class Vm:
 class Image:
     """An image of a disk, as the datastore knows it; machines here have none, so it is only kept in the books."""
 
-    READY, ERROR = 1, 5
-
     id: int
     name: str
     template: dict[str, Any]
-    state: int = READY
+    state: int = ImageState.READY
     regtime: int = 0

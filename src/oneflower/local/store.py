@@ -9,7 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oneflower.local.models import CloudError, Document, LcmState, Vm, VmState
+from oneflower.local.models import CloudError, Document, Vm
+from oneflower.opennebula.states import LcmState, VmState
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import no_room
 

@@ -11,9 +11,10 @@ import logging
 import secrets
 from typing import TYPE_CHECKING, Any, Protocol
 
-from oneflower.local.models import CloudError, Image, LcmState, Vm, VmState
+from oneflower.local.models import CloudError, Image, Vm
 from oneflower.local.oned.vms import Place, check_network, merge_extra, new_vm, nics_of
 from oneflower.local.oned.vmtext import parse_template, render_contents
+from oneflower.opennebula.states import LcmState, VmState
 from oneflower.opennebula.tokens import make_token
 from oneflower_appliance.errors import OneflowerError
 

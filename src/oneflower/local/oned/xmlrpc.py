@@ -17,11 +17,12 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
-from oneflower.local.models import CloudError, Image, VmState
+from oneflower.local.models import CloudError
 from oneflower.local.oned.compute import DATASTORES
 from oneflower.local.oned.corexml import datastore_xml, image_xml, network_xml, text, user_xml, vm_template_xml, vm_xml
 from oneflower.local.oned.vmtext import parse_template
 from oneflower.local.wire import chunks_of
+from oneflower.opennebula.states import ImageState, VmState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -251,7 +252,7 @@ def _image_methods(compute: Compute) -> dict[str, Method]:
         there = not path.startswith("/") or Path(path).is_file()
         if not there:
             template["ERROR"] = f"Error copying image in the datastore: {path} cannot be read"
-        return compute.save_image(template, Image.READY if there else Image.ERROR)
+        return compute.save_image(template, ImageState.READY if there else ImageState.ERROR)
 
     def info(number: int, *_: Any) -> str:
         if number not in compute.images:

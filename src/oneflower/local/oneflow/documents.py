@@ -7,7 +7,7 @@ import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from oneflower.local.models import SERVICE_TYPE, TEMPLATE_TYPE, CloudError, Document, ServiceState, octet_of
+from oneflower.local.models import SERVICE_TYPE, TEMPLATE_TYPE, CloudError, Document, octet_of
 from oneflower.local.oneflow.schema import check_template
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from oneflower.local.clock import Clock
     from oneflower.local.oned.compute import Compute
     from oneflower.local.store import Store
+    from oneflower.opennebula.states import ServiceState
 
 log = logging.getLogger(__name__)
 

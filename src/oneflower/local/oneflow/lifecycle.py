@@ -14,19 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from oneflower.local import ruby
-from oneflower.local.models import (
-    FAILED,
-    SERVICE_TYPE,
-    TEMPLATE_TYPE,
-    TRANSIENT,
-    CloudError,
-    Document,
-    RoleState,
-    ServiceState,
-    Vm,
-    VmState,
-    node_ids,
-)
+from oneflower.local.models import SERVICE_TYPE, TEMPLATE_TYPE, CloudError, Document, Vm, node_ids
 from oneflower.local.oned import corexml
 from oneflower.local.oned.compute import VERBS
 from oneflower.local.oned.vmtext import fill_references, render_contents
@@ -35,6 +23,7 @@ from oneflower.local.oneflow.documents import StuckError
 from oneflower.local.oneflow.instantiation import check_inputs, check_networks, deep_merge, fill_contents, merge_service
 from oneflower.local.oneflow.waits import For, Wait, Waiting
 from oneflower.local.oneflow.watchdog import Autoscaler, Watchdog
+from oneflower.opennebula.states import FAILED, TRANSIENT, RoleState, ServiceState, VmState
 
 if TYPE_CHECKING:
     from oneflower.local.oned.compute import Compute

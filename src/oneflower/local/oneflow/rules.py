@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from oneflower.local.models import CloudError, RoleState
+from oneflower.local.models import CloudError
+from oneflower.opennebula.states import RoleState
 
 if TYPE_CHECKING:
     from oneflower.local.models import Document

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from oneflower.local.models import VmState
+from oneflower.opennebula.states import VmState
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from oneflower.local.models import SERVICE_TYPE, CloudError, Document, RoleState, ServiceState, Vm, VmState, node_ids
+from oneflower.local.models import SERVICE_TYPE, CloudError, Document, Vm, node_ids
 from oneflower.local.oneflow import policies
+from oneflower.opennebula.states import RoleState, ServiceState, VmState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
