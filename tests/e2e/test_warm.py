@@ -11,6 +11,8 @@ import time
 import psutil
 import pytest
 
+from tests.unit.intruder import as_another_user
+
 from .conftest import until
 from .test_faults import FLOWER, kill
 from .test_survival import training
@@ -65,17 +67,37 @@ def while_training(user, number, act):
     return json.loads(output[0][output[0].index("\n{") :])
 
 
+def refuse_another_user(user, name):
+    """Another user of this machine can start no run at a SuperLink, and take and answer no task at a SuperNode."""
+    status = user.show(name)
+    tasks = f"http://{status['vms'][1]['ip']}:9094/v1/runtime"
+    control = f"https://{status['control']}"
+    wanted = [f"{tasks}/{call}" for call in ("acquire-task", "pull-task-input", "pull-object", "push-object")]
+    wanted += [f"{control}{path}" for path in ("/v1/control/start-run", "/oneflower/runs")]
+
+    with user.client(status) as client:
+
+        def ask(**headers):
+            headers = {"content-type": "application/protobuf", **headers}
+            return [client.post(url, content=b"", headers=headers).status_code for url in wanted]
+
+        assert as_another_user(ask) == ask(host="rebound.example") == [403] * len(wanted)
+        assert 403 not in ask()
+
+
 def test_results_are_those_of_stock_flower_to_the_last_digit(user, fed):
     def rows(name):
         done = result_of(user("run", "image-classification", "-f", name, "--rounds", "2", "-o", "json"))
         return [(row["loss"], row["accuracy"]) for row in done["rows"]]
 
+    refuse_another_user(user, fed)
     warm = rows(fed)
     user("up", "stock", "--set", "FL_EXECUTION=stock")
     try:
         number = user.show("stock")["vms"][1]["id"]
         # A program of its own, not a fork.
         assert "flower-superexec" in " ".join(user.process(number, "flower-superexec").cmdline())
+        refuse_another_user(user, "stock")
         assert rows("stock") == warm
     finally:
         user("down", "stock")
