@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from flwr.app import Context, RecordDict
 from PIL import Image
 
 from oneflower_appliance.errors import OneflowerError
@@ -118,12 +119,33 @@ def test_a_node_with_bad_data_is_passed_over_where_others_are_enough(monkeypatch
     assert trained.result.arrays is not None
 
 
+def test_files_that_are_no_images_are_named_before_anything_is_trained(monkeypatch, tmp_path):
+    paint(tmp_path / "good", {"red": RED, "green": GREEN})
+    paint(tmp_path / "bad", {"red": RED, "green": GREEN})
+    (tmp_path / "bad" / "red" / "0.png").write_text("no image")
+    whole = (tmp_path / "bad" / "green" / "1.png").read_bytes()
+    (tmp_path / "bad" / "green" / "1.png").write_bytes(whole[: len(whole) // 2])
+    asked = []
+
+    def spoil(node, message, reply):
+        asked.append(message.metadata.message_type)
+        return reply
+
+    with pytest.raises(OneflowerError, match=r"1\.png cannot be read as an image: .*0\.png cannot be read as an image"):
+        federation.train(
+            monkeypatch, USE_CASE, node_configs=own(tmp_path, "good", "bad"), spoil=spoil, framework="sklearn"
+        )
+    assert set(asked) == {"query"}
+
+
 def test_a_file_that_is_no_image_is_named_when_it_is_read(images, tmp_path):
-    paint(tmp_path / "good", {"red": RED})
-    (tmp_path / "good" / "red" / "0.png").write_text("no image")
-    broken = images._from_files([tmp_path / "good" / "red" / "0.png"], [0], 8)
-    with pytest.raises(OneflowerError, match="0.png cannot be read as an image"):
-        broken.batch(np.zeros(1, dtype=int))
+    paint(tmp_path / "node", {"red": RED}, 2)
+    context = Context(1, 1, {"data-path": str(tmp_path / "node")}, RecordDict(), {"image-size": 8, "seed": 1})
+    train, _ = images.load(context, ["red"])
+    for path in (tmp_path / "node" / "red").iterdir():
+        path.write_text("no image")
+    with pytest.raises(OneflowerError, match="png cannot be read as an image"):
+        train.batch(np.zeros(1, dtype=int))
 
 
 def test_digits_here_and_images_there_do_not_fit_together(monkeypatch, tmp_path):

@@ -6,11 +6,15 @@ import functools
 import hashlib
 from pathlib import Path
 
+import oneflower
+import oneflower_appliance
+
 
 @functools.cache
 def build_id() -> str:
-    """Return a digest of the modules of the local cloud."""
+    """Return a digest of everything that a daemon may import from here: this distribution and the appliance's."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
+    for package in (oneflower, oneflower_appliance):
+        for path in sorted(Path(package.__path__[0]).rglob("*.py")):
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

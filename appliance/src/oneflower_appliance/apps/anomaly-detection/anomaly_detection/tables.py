@@ -85,7 +85,7 @@ def _read(path: Path, label: str) -> Table:
     try:
         table = csv.read_csv(path) if path.suffix.lower() == ".csv" else parquet.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}", "Mend or remove that file.") from error
+        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}", "Fix or remove that file.") from error
     if label not in table.column_names:
         raise DataError(
             f"{path} has no column {label!r}; it has {', '.join(table.column_names)}.",
@@ -117,5 +117,5 @@ def _numbers(path: Path, table: pa.Table, name: str) -> Floats:
             "Turn it into numbers, or remove it.",
         ) from error
     if not np.isfinite(values).all():
-        raise DataError(f"{path}: column {name!r} has infinite values.", "Mend or remove those rows.")
+        raise DataError(f"{path}: column {name!r} has infinite values.", "Fix or remove those rows.")
     return np.asarray(values, dtype=np.float64)

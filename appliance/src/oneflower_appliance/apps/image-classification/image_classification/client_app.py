@@ -18,6 +18,7 @@ def describe(message: Message, context: Context) -> Message:
     """Say which classes this node has, and how many images."""
 
     def look() -> dict[str, object]:
+        images.check_files(context)
         classes = images.own_classes(context)
         train, test = images.load(context, classes or list(images.DIGITS))
         return {

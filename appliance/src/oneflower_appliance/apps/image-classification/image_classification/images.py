@@ -22,6 +22,7 @@ Integers = NDArray[np.int64]
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _HELD_OUT = 0.2
+_NAMED = 5  # how many files that cannot be read are named
 DIGITS = tuple(str(digit) for digit in range(10))
 DIGITS_SHAPE = (8, 8, 1)
 
@@ -96,16 +97,31 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in _ENDINGS)
 
 
-def _from_files(paths: list[Path], labels: list[int], size: int) -> Images:
-    from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 - not needed for the digits
-
-    def pixels(path: Path) -> Floats:
+def check_files(context: Context) -> None:
+    """Read every image that this node has of its own. Raises `DataError` naming those that cannot be read."""
+    folder, size = data_folder(context), int(context.run_config["image-size"])
+    reasons = []
+    for path in (path for name in own_classes(context) or () for path in _files(folder / name)) if folder else ():
         try:
-            with Image.open(path) as image:
-                return np.asarray(image.convert("RGB").resize((size, size)), dtype=np.float32) / 255
-        except (OSError, UnidentifiedImageError) as error:
-            raise DataError(f"{path} cannot be read as an image: {error}.", "Mend or remove that file.") from error
+            _pixels(path, size)
+        except DataError as error:
+            reasons.append(error.message)
+    if reasons:
+        more = f" And {len(reasons) - _NAMED} more." if len(reasons) > _NAMED else ""
+        raise DataError(" ".join(reasons[:_NAMED]) + more, "Replace or remove these files.")
 
+
+def _pixels(path: Path, size: int) -> Floats:
+    from PIL import Image  # noqa: PLC0415 - not needed for the digits
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB").resize((size, size)), dtype=np.float32) / 255
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be read as an image: {error}.", "Replace or remove that file.") from error
+
+
+def _from_files(paths: list[Path], labels: list[int], size: int) -> Images:
     return Images(
-        lambda indices: np.stack([pixels(paths[index]) for index in indices]), np.asarray(labels, dtype=np.int64)
+        lambda indices: np.stack([_pixels(paths[index], size) for index in indices]), np.asarray(labels, dtype=np.int64)
     )

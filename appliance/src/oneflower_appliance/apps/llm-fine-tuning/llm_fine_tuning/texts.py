@@ -61,7 +61,7 @@ def _read(path: Path) -> Iterator[Example]:
                 if line.strip():
                     yield _example(json.loads(line), f"{path}, line {number}")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}.", "Mend or remove that file.") from error
+        raise DataError(f"{path} cannot be read: {error}.", "Fix or remove that file.") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {number}, is no JSON: {error.msg}.", "Write one JSON object a line.") from error
 
