@@ -6,7 +6,6 @@ import functools
 import hashlib
 from pathlib import Path
 
-import oneflower
 import oneflower_appliance
 
 
@@ -14,7 +13,7 @@ import oneflower_appliance
 def build_id() -> str:
     """Return a digest of everything that a daemon may import from here: this distribution and the appliance's."""
     digest = hashlib.sha256()
-    for package in (oneflower, oneflower_appliance):
-        for path in sorted(Path(package.__path__[0]).rglob("*.py")):
+    for package in (Path(__file__).parents[1], Path(oneflower_appliance.__path__[0])):
+        for path in sorted(package.rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
