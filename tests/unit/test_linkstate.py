@@ -62,7 +62,7 @@ class Fleet:
 
 @pytest.fixture
 def fleet(tmp_path, monkeypatch):
-    for name in ("activate_node", "store_message_res"):
+    for name in ("activate_node", "store_message_and_object_tree"):
         monkeypatch.setattr(SqlLinkState, name, getattr(SqlLinkState, name))
     for name in ("_task_id", "_run_id", "_node_id"):
         monkeypatch.setattr(TaskIdentity, name, 1, raising=False)
@@ -80,6 +80,15 @@ def test_half_a_reply_is_forgotten_when_its_node_is_back(fleet):
     assert fleet.state.get_object(fleet.run, reply.object_id) is None
     [found] = fleet.replies()
     assert found.has_error()
+
+
+def test_half_a_reply_is_forgotten_also_when_the_serverapp_has_its_message_and_waits_for_the_rest(fleet):
+    _, _, reply = fleet.reply(fleet.content)
+    assert fleet.replies()
+    fleet.state.delete_messages({fleet.sent.metadata.message_id})  # as Flower does when it is pulled
+    fleet.state.activate_node(fleet.node, 30)
+    assert fleet.changes
+    assert fleet.state.get_object(fleet.run, reply.object_id) is None
 
 
 def test_a_whole_reply_is_kept_when_its_node_is_back(fleet):

@@ -168,33 +168,30 @@ def answer_for_the_dead(on_change: Callable[[], None]) -> None:
     """
     sql = importlib.import_module("flwr.server.superlink.linkstate.sql_linkstate")
     core = importlib.import_module("flwr.supercore.corestate.sql_corestate")
-    sent, replies, roots = sql.MessageInsModel, sql.MessageResModel, core.ObjectPushSessionRootModel
-    activate, store_reply = sql.SqlLinkState.activate_node, sql.SqlLinkState.store_message_res
+    sent, replies, sessions = sql.MessageInsModel, sql.MessageResModel, core.ObjectPushSessionModel
+    activate, store = sql.SqlLinkState.activate_node, sql.SqlLinkState.store_message_and_object_tree
+    # A node hands over one reply at a time. The message may be with the ServerApp already, which waits for the rest.
+    handed_over: dict[int, str] = {}
 
-    def forget_halves(state: Any, *conditions: Any) -> None:
+    def forget_half(state: Any, node: int) -> None:
         with state.session() as session:
-            halves = (
-                sql.select(roots.session_id)
-                .join(replies, replies.message_id == roots.root_object_id)
-                .where(*conditions)
-            )
-            found = set(session.scalars(halves).all())
-        for half in found:
-            state._cleanup_push_session(half, cleanup_messages=True)  # noqa: SLF001 - there is no other way in
-        if found:
+            half = session.get(sessions, handed_over.pop(node, ""))
+            name = half.session_id if half is not None else ""
+        if name:
+            state._cleanup_push_session(name, cleanup_messages=True)  # noqa: SLF001 - there is no other way in
             on_change()
 
-    @functools.wraps(store_reply)
-    def store_message_res(self: Any, message: Any) -> Any:
-        if message.has_error():
-            node, about = message.metadata.src_node_id, message.metadata.reply_to_message_id
-            mine = replies.src_node_id == sql.uint64_to_int64(node)
-            forget_halves(self, mine, replies.reply_to_message_id == about)
-        return store_reply(self, message)
+    @functools.wraps(store)
+    def store_message_and_object_tree(self: Any, message: Any, object_tree: Any, session_id: str) -> Any:
+        if message.metadata.reply_to_message_id:
+            if message.has_error():
+                forget_half(self, message.metadata.src_node_id)
+            handed_over[message.metadata.src_node_id] = session_id
+        return store(self, message, object_tree, session_id)
 
     @functools.wraps(activate)
     def activate_node(self: Any, node_id: int, heartbeat_interval: float) -> bool:
-        forget_halves(self, replies.src_node_id == sql.uint64_to_int64(node_id))
+        forget_half(self, node_id)
         with self.session() as session:
             answered = sql.select(replies.reply_to_message_id)
             lost = sql.select(sent.message_id).where(
@@ -209,7 +206,8 @@ def answer_for_the_dead(on_change: Callable[[], None]) -> None:
             on_change()
         return bool(activate(self, node_id, heartbeat_interval))
 
-    sql.SqlLinkState.activate_node, sql.SqlLinkState.store_message_res = activate_node, store_message_res
+    sql.SqlLinkState.activate_node = activate_node
+    sql.SqlLinkState.store_message_and_object_tree = store_message_and_object_tree
 
 
 def look_for_expired_tasks_once_a_second() -> None:
