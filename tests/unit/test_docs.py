@@ -50,7 +50,7 @@ def test_every_variable_that_a_page_names_exists():
         "FL_ENDPOINT", "FL_CONTROL_ENDPOINT", "FL_TLS", "FL_CA_CERT", "FL_VERSION", "FL_ROLE", "FL_READY", "FL_ERROR",
         "FL_PARTITION_ID", "FL_PUBLIC_KEY", "FL_SSH_HOST_KEYS", "FL_NODES", "FL_NUM_PARTITIONS", "FL_NODE_ID", "FL_PARTITIONS",
         "FL_RUN", "FL_CHECKPOINT", "FL_RUN_STATUS", "FL_RUN_ROUND", "FL_RUN_ROUNDS", "FL_RUN_LOSS", "FL_RUN_ACCURACY",
-        "FL_RUN_MODEL", "FL_RUN_ROWS", "FL_RUN_FAULT", "FL_PROOF", "FL_REFUSED",
+        "FL_RUN_MODEL", "FL_RUN_ROWS", "FL_RUN_FAULT", "FL_PROOF", "FL_REFUSED", "FL_CERT_EXPIRES",
     }  # fmt: skip
     for page in PAGES:
         assert set(re.findall(r"\bFL_[A-Z_]*[A-Z]\b", page.read_text())) <= known, page.name

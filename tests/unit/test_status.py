@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import pytest
 
 from oneflower.cloud.status import read_status
+
+TODAY = date(2027, 1, 1)
 
 
 class Vm:
@@ -30,7 +34,7 @@ def status(nodes, settings=None, **link):
             for name, found in roles
         ],
     }
-    return read_status(1, "lab", body, vms, ())
+    return read_status(1, "lab", body, vms, (), TODAY)
 
 
 def share(*parts, settings=None, **more):
@@ -68,3 +72,11 @@ def test_a_node_that_is_not_let_in_is_named_with_the_reason():
         "vm_3 (VM 3): it published a key that is not valid: base64 of a PEM, elliptic curve P-256, P-384 or P-521.",
     )
     assert status([{}], FL_REFUSED="\x1b[31m2:ab:evil").remarks == ()
+
+
+def test_certificates_that_end_soon_are_told():
+    assert status([{}], FL_CERT_EXPIRES="2027-02-01").remarks == ()
+    [told] = status([{}], FL_CERT_EXPIRES="2027-01-10").remarks
+    assert told.startswith("The SuperLink's certificates end in 9 days, on 2027-01-10")
+    for nothing in ("-", "soon", ""):
+        assert status([{}], FL_CERT_EXPIRES=nothing).remarks == ()

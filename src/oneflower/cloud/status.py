@@ -7,16 +7,19 @@ import binascii
 import json
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from oneflower.cloud.trust import Trust
 from oneflower.opennebula import COORDINATOR, NODES
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.expiry import published_end, warning
 from oneflower_appliance.refusals import Refusals
 from oneflower_appliance.runs import Fault, RunRow, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from datetime import date
 
     from oneflower.cloud.client import Vm
 
@@ -167,7 +170,12 @@ class FederationStatus:
 
 
 def read_status(
-    number: int, name: str, body: dict[str, Any], found: Mapping[int, Vm], causes: Iterable[str]
+    number: int,
+    name: str,
+    body: dict[str, Any],
+    found: Mapping[int, Vm],
+    causes: Iterable[str],
+    today: date | None = None,
 ) -> FederationStatus:
     """Return the status that a service's document and its live VMs tell."""
     homes = {node["deploy_id"]: role["name"] for role in body["roles"] for node in role.get("nodes") or ()}
@@ -190,7 +198,11 @@ def read_status(
         training=_training(link, {vm.node_id: vm.name for vm in vms if vm.node_id}),
         log=tuple(entry["message"] for entry in body.get("log", ())),
         causes=tuple(causes),
-        remarks=(*_not_let_in(vms, link), *_remarks(vms, nodes, link)),
+        remarks=(
+            *_not_let_in(vms, link),
+            *_remarks(vms, nodes, link),
+            *_certificates(link, today or datetime.now(UTC).date()),
+        ),
         share=_share([vm for vm in vms if vm.role == NODES], _settings(body)),
     )
 
@@ -200,6 +212,13 @@ def _not_let_in(vms: tuple[VmStatus, ...], link: Mapping[str, str]) -> list[str]
     names = {vm.id: vm.name for vm in vms if vm.role == NODES}
     refused = Refusals.recall(link.get("FL_REFUSED", "")).of
     return [f"{names[vm]} (VM {vm}): {reason.sentence}" for vm, (_, reason) in refused.items() if vm in names]
+
+
+def _certificates(link: Mapping[str, str], today: date) -> list[str]:
+    """Return that the SuperLink's certificates end soon, if they do."""
+    end = published_end(link)
+    line = warning(end, today) if end else ""
+    return [line] if line else []
 
 
 def _share(nodes: Sequence[VmStatus], settings: Mapping[str, str]) -> str:

@@ -78,7 +78,7 @@ class Journal:
 
     def __init__(self, role: str, path: Path) -> None:
         self._path = path
-        self._remarks: list[str] = []
+        self._remarks: dict[str, list[str]] = {}
         self.status = Status(role)
         self._write()
 
@@ -105,11 +105,15 @@ class Journal:
                 log.info("%s: %s (%.2f s)", step.name, record.detail or record.outcome, record.seconds)
         self.ready()
 
-    def remark(self, lines: Iterable[str]) -> None:
-        """Keep `lines` as the causes for which a ready machine counts as degraded."""
-        self._remarks = list(lines)
-        for line in self._remarks:
+    def remark(self, lines: Iterable[str], about: str = "settings") -> None:
+        """Keep `lines` about something as the causes for which a ready machine counts as degraded."""
+        before, self._remarks[about] = self._remarks.get(about, []), list(lines)
+        if self._remarks[about] == before:
+            return
+        for line in self._remarks[about]:
             log.warning("%s", line)
+        if self.status.ready:
+            self.ready()
 
     def waiting(self, cause: str) -> None:
         """Say what a step is waiting for."""
@@ -120,7 +124,8 @@ class Journal:
     def ready(self) -> None:
         """Record that READY is published."""
         self.status.ready = True
-        self._set(Health.DEGRADED if self._remarks else Health.DONE, self._remarks)
+        causes = [line for lines in self._remarks.values() for line in lines]
+        self._set(Health.DEGRADED if causes else Health.DONE, causes)
 
     def broken(self, health: Health, cause: str) -> None:
         """Record that the machine is not ready (any more), and why."""

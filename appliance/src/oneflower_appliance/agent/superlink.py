@@ -13,12 +13,14 @@ from oneflower_appliance.agent import flower_process as flower
 from oneflower_appliance.agent import tls
 from oneflower_appliance.agent.admission import Registrar
 from oneflower_appliance.agent.backoff import Backoff, Patience
+from oneflower_appliance.agent.expiry import Expiry
 from oneflower_appliance.agent.journal import NOTHING, Step
 from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.agent.partition import Partitions
 from oneflower_appliance.agent.retention import Retention
 from oneflower_appliance.agent.run_keeper import Trainer
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.expiry import ATTRIBUTE as CERTIFICATES_END
 from oneflower_appliance.files import private_directory
 from oneflower_appliance.formats import split_address, split_names
 from oneflower_appliance.parameters import Kind, Level, of_level
@@ -26,6 +28,7 @@ from oneflower_appliance.process import Child
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from datetime import datetime
 
     from oneflower_appliance.agent.journal import Machine
     from oneflower_appliance.agent.onegate import OneGate
@@ -47,9 +50,11 @@ class SuperLink:
 
     name = "superlink"
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, clock: Callable[[], datetime] = tls.current_time) -> None:
         self._machine = machine
+        self._clock = clock
         self._certificates: tls.Certificates | None = None
+        self._expiry: Expiry | None = None
         self._partitions = Partitions()
         self._registrar: Registrar | None = None
         self._trainer: Trainer | None = None
@@ -75,13 +80,16 @@ class SuperLink:
         return [Step("start", self._start), Step("answer", self._answer), Step("ready", self._ready)]
 
     def tick(self) -> float:
-        """Let new nodes in, hand out partition ids, look after runs. Returns the seconds until the next tick.
+        """Let new nodes in, hand out partition ids, look after runs and certificates.
+
+        Returns the seconds until the next tick.
 
         Raises `HungError` when Flower has not answered for a while.
         """
         onegate = self._machine.onegate
         silent = False
         due = not (self._trainer and self._trainer.following) or time.monotonic() >= self._due
+        self._look_at_certificates()
         try:
             if onegate and due:
                 self._nodes = self._look_at_nodes(onegate)
@@ -102,6 +110,10 @@ class SuperLink:
             self._due = time.monotonic() + next(self._delays)
         pause = max(0.0, self._due - time.monotonic())
         return min(pause, _CLOSE_LOOK) if self._trainer and self._trainer.following else pause
+
+    def _look_at_certificates(self) -> None:
+        if self._expiry and self._expiry.look(busy=bool(self._trainer and self._trainer.following)):
+            self._machine.journal.remark(self._expiry.remarks, "certificates")
 
     def _tell(self, onegate: OneGate, trainer: Trainer, news: dict[str, str]) -> None:
         try:
@@ -129,8 +141,10 @@ class SuperLink:
         return nodes
 
     def _tables(self) -> dict[str, str]:
-        """Return what SuperNodes look for: their partitions and their admission."""
+        """Return what SuperNodes look for, their partitions and their admission, and until when they can connect."""
         tables = {"FL_PARTITIONS": str(self._partitions)}
+        if self._expiry:
+            tables |= self._expiry.attributes
         if self._registrar:
             tables |= {"FL_NODES": str(self._registrar.roster), "FL_REFUSED": str(self._registrar.refusals)}
         return tables
@@ -162,10 +176,12 @@ class SuperLink:
         given = [settings[f"FL_SSL_{part}"] for part in ("CA_CERTFILE", "CERTFILE", "KEYFILE")]
         if all(given):
             self._certificates = tls.use_certificates(folder, *given)
+            self._expiry = Expiry(self._certificates, (), self._clock)
             return "the given certificate, its chain checked"
         names = {("IP", machine.address), ("IP", machine.loopback), ("IP", "127.0.0.1"), ("DNS", "localhost")}
         names |= set(split_names(settings.text("FL_CERT_EXTRA_SAN")))
-        self._certificates = tls.make_certificates(folder, sorted(names))
+        self._certificates = tls.make_certificates(folder, sorted(names), self._clock())
+        self._expiry = Expiry(self._certificates, sorted(names), self._clock)
         return "for " + ", ".join(name for _, name in sorted(names))
 
     def _recall(self) -> str:
@@ -239,6 +255,7 @@ class SuperLink:
         values = {
             "FL_CA_CERT": NOTHING,
             "FL_SSH_HOST_KEYS": NOTHING,
+            CERTIFICATES_END: NOTHING,
             "FL_ROLE": self.name,
             "FL_ENDPOINT": self._endpoint,
             "FL_CONTROL_ENDPOINT": f"{self._control[0]}:{self._control[1]}",
@@ -251,6 +268,7 @@ class SuperLink:
             values["FL_SSH_HOST_KEYS"] = base64.b64encode(keys.encode()).decode()
         if machine.onegate:
             values = machine.onegate.prove(values)
+        self._look_at_certificates()
         self._published = self._tables()
         self._silence = Patience(_SILENCE)
         self._watch_closely()

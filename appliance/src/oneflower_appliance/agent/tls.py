@@ -1,7 +1,7 @@
 """Certificates: made at boot, or given; either way checked as a chain before Flower sees them.
 
 The CA's key and the server's key never leave the machine and are readable by their owner only; what is published is
-`ca.crt`. A certificate that still fits is kept, so that SuperNodes go on trusting a SuperLink that was restarted.
+`ca.crt`. The CA is kept, so that SuperNodes go on trusting a SuperLink that was restarted or has a new certificate.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 _YEAR = datetime.timedelta(days=365)
-_MARGIN = datetime.timedelta(days=30)
+RENEWED = datetime.timedelta(days=30)  # so long before its end a generated certificate is replaced
 _SKEW = datetime.timedelta(hours=24)
 
 Name = tuple[str, str]
@@ -36,25 +36,63 @@ Name = tuple[str, str]
 
 @dataclass(frozen=True)
 class Certificates:
-    """Paths of the CA certificate, the server certificate and the server key, all PEM."""
+    """Paths of the CA certificate, the server certificate and the server key, all PEM.
+
+    Certificate and key are in one file where they were made here. So they are replaced in one step, and a server that
+    reads them again never sees a key with the certificate of another.
+    """
 
     ca: Path
     certificate: Path
     key: Path
 
 
-def _paths(folder: Path) -> Certificates:
-    return Certificates(folder / "ca.crt", folder / "server.crt", folder / "server.key")
+@dataclass(frozen=True)
+class Ends:
+    """When the server certificate and its CA end."""
+
+    server: datetime.datetime
+    ca: datetime.datetime
+
+    @classmethod
+    def of(cls, certificates: Certificates) -> Ends:
+        """Read them. Raises `OneflowerError` when a file cannot be read."""
+        try:
+            server, ca = (path.read_bytes() for path in (certificates.certificate, certificates.ca))
+        except OSError as error:
+            raise OneflowerError(f"A certificate cannot be read: {error}.", "Restart this machine.") from error
+        return cls(
+            _load_certificates(server, str(certificates.certificate))[0].not_valid_after_utc,
+            min(found.not_valid_after_utc for found in _load_certificates(ca, str(certificates.ca))),
+        )
+
+    @property
+    def first(self) -> datetime.datetime:
+        """When the first of them ends."""
+        return min(self.server, self.ca)
+
+    def are_due(self, now: datetime.datetime) -> bool:
+        """Whether the server certificate ends soon, and another from the same CA would last longer."""
+        return now + RENEWED >= self.server and self.server < self.ca
 
 
-def make_certificates(folder: Path, names: Sequence[Name]) -> Certificates:
-    """Return a server certificate for `names` signed by a CA of this machine, making in `folder` what is not there."""
-    paths = _paths(folder)
-    if _still_fits(paths, names):
+def current_time() -> datetime.datetime:
+    """Return the time by which certificates are valid or not."""
+    return datetime.datetime.now(datetime.UTC)
+
+
+def make_certificates(folder: Path, names: Sequence[Name], now: datetime.datetime | None = None) -> Certificates:
+    """Return a server certificate for `names` signed by a CA of this machine, making in `folder` what is not there.
+
+    One that ends soon is replaced, by the same CA.
+    """
+    server = folder / "server.pem"
+    paths = Certificates(folder / "ca.crt", server, server)
+    now = now or current_time()
+    if _still_fits(paths, names, now):
         return paths
-    ca_certificate, ca_key = _ca(folder)
+    ca_certificate, ca_key = _ca(folder, now)
     key = ec.generate_private_key(ec.SECP256R1())
-    now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(_subject("oneflower SuperLink"))
@@ -62,15 +100,14 @@ def make_certificates(folder: Path, names: Sequence[Name]) -> Certificates:
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _SKEW)
-        .not_valid_after(now + 2 * _YEAR)
+        .not_valid_after(min(now + 2 * _YEAR, ca_certificate.not_valid_after_utc))
         .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
-    write_atomic(paths.key, _private_pem(key))
-    write_atomic(paths.certificate, certificate.public_bytes(serialization.Encoding.PEM), SHARED)
+    write_atomic(server, certificate.public_bytes(serialization.Encoding.PEM) + _private_pem(key))
     return paths
 
 
@@ -90,7 +127,7 @@ def use_certificates(folder: Path, ca: str, certificate: str, key: str) -> Certi
         raise OneflowerError(
             "FL_SSL_KEYFILE is not the private key of FL_SSL_CERTFILE.", "Give the key the certificate was made with."
         )
-    paths = _paths(folder)
+    paths = Certificates(folder / "ca.crt", folder / "server.crt", folder / "server.key")
     write_atomic(paths.key, key_pem)
     write_atomic(paths.certificate, certificate_pem, SHARED)
     write_atomic(paths.ca, ca_pem, SHARED)
@@ -126,7 +163,7 @@ def _check_chain(chain: Sequence[x509.Certificate], authorities: Sequence[x509.C
 
 
 def _check_time(certificate: x509.Certificate, source: str) -> None:
-    now = datetime.datetime.now(datetime.UTC)
+    now = current_time()
     if now >= certificate.not_valid_after_utc:
         raise OneflowerError(f"The certificate in {source} expired on {certificate.not_valid_after_utc:%Y-%m-%d}.",
                              "Give a current one.")  # fmt: skip
@@ -137,7 +174,7 @@ def _check_time(certificate: x509.Certificate, source: str) -> None:
         )
 
 
-def _still_fits(paths: Certificates, names: Sequence[Name]) -> bool:
+def _still_fits(paths: Certificates, names: Sequence[Name], now: datetime.datetime) -> bool:
     try:
         authorities = x509.load_pem_x509_certificates(paths.ca.read_bytes())
         certificate = x509.load_pem_x509_certificate(paths.certificate.read_bytes())
@@ -146,13 +183,15 @@ def _still_fits(paths: Certificates, names: Sequence[Name]) -> bool:
         held = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (OSError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
         return False
-    fresh = datetime.datetime.now(datetime.UTC) + _MARGIN < certificate.not_valid_after_utc
+    due = Ends(certificate.not_valid_after_utc, authorities[0].not_valid_after_utc).are_due(now)
     return (
-        fresh and {_general_name(name) for name in names} <= set(held) and key.public_key() == certificate.public_key()
+        not due
+        and {_general_name(name) for name in names} <= set(held)
+        and key.public_key() == certificate.public_key()
     )
 
 
-def _ca(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+def _ca(folder: Path, now: datetime.datetime) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     certificate_path, key_path = folder / "ca.crt", folder / "ca.key"
     try:
         certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
@@ -162,7 +201,6 @@ def _ca(folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     except (OSError, ValueError):
         pass
     key = ec.generate_private_key(ec.SECP256R1())
-    now = datetime.datetime.now(datetime.UTC)
     subject = _subject("oneflower federation CA")
     certificate = (
         x509.CertificateBuilder()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
+import ssl
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -36,7 +38,9 @@ _FAREWELL = 5.0  # seconds for the other end to say goodbye, too
 _LARGEST_HEADERS = 64 * 1024
 _RESERVE = 512  # descriptors that strangers never get: for our own connections, databases, files
 _PAUSE = 0.1
+BETWEEN_LOOKS = 2.0  # at the files of the certificate
 
+log = logging.getLogger("flwr")
 _quiet = logging.getLogger("uvicorn.error.connections")
 _quiet.setLevel(logging.ERROR)  # anybody can send garbage, as often as he likes: not worth a line each time
 
@@ -106,6 +110,8 @@ class Server(uvicorn.Server):
             entrance.listener.listen(self.config.backlog)
         await super().startup(sockets=[])
         if self.started:
+            if self.config.ssl:
+                self._do(self._follow_certificate(self.config.ssl))
             for entrance in self._entrances:
                 self._do(self._receive(entrance))
 
@@ -122,6 +128,24 @@ class Server(uvicorn.Server):
         self._work.add(task)
         task.add_done_callback(self._work.discard)
         return task
+
+    async def _follow_certificate(self, context: ssl.SSLContext) -> None:
+        """Serve new connections with the certificate that is in its files by then. Those that are open go on."""
+        certificate, key = str(self.config.ssl_certfile), str(self.config.ssl_keyfile)
+        served = _state_of(certificate, key)
+        while True:
+            await asyncio.sleep(BETWEEN_LOOKS)
+            found = _state_of(certificate, key)
+            if found == served:
+                continue
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)  # whether they fit
+                context.load_cert_chain(certificate, key)
+            except OSError as error:  # an ssl.SSLError among them. It is tried again: the other file may be on its way
+                log.warning("The new certificate cannot be used: %s", error)
+                continue
+            served = found
+            log.info("The certificate was replaced.")
 
     async def _receive(self, entrance: Entrance) -> None:
         loop = asyncio.get_running_loop()
@@ -163,6 +187,14 @@ class Server(uvicorn.Server):
             # A handshake that failed, or took too long.
             if not isinstance(error, OSError):
                 raise
+
+
+def _state_of(*files: str) -> list[tuple[int, int]] | None:
+    """Return what changes when one of some files is replaced, None while one is missing."""
+    try:
+        return [(found.st_ino, found.st_mtime_ns) for found in map(os.stat, files)]
+    except OSError:
+        return None
 
 
 class _Hall:

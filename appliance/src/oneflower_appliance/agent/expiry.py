@@ -1,0 +1,65 @@
+"""When the certificates of a SuperLink end, and what its agent does about it while Flower runs.
+
+It looks once a day. A server certificate that was made here is replaced 30 days before its end, by the same CA, while
+no run goes on, or on its last day whatever goes on. Flower's server reads it again (`flower/serving.py`), so that no
+SuperNode notices. What cannot be replaced, a given certificate or a CA, is reported from 14 days before its end.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from typing import TYPE_CHECKING
+
+from oneflower_appliance.agent import tls
+from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.expiry import ATTRIBUTE, warning
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+log = logging.getLogger(__name__)
+
+_DAY = datetime.timedelta(days=1)
+
+
+class Expiry:
+    """Looks at `certificates`, which were made here for `names`, or given where there are none."""
+
+    def __init__(
+        self,
+        certificates: tls.Certificates,
+        names: Sequence[tls.Name],
+        clock: Callable[[], datetime.datetime] = tls.current_time,
+    ) -> None:
+        self._certificates = certificates
+        self._names = names
+        self._clock = clock
+        self._looked: datetime.datetime | None = None
+        self._ends: tls.Ends | None = None
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """What the SuperLink publishes of it."""
+        return {ATTRIBUTE: self._ends.first.date().isoformat()} if self._ends else {}
+
+    @property
+    def remarks(self) -> list[str]:
+        """Why the machine counts as degraded, empty while it does not."""
+        line = warning(self._ends.first.date(), self._clock().date()) if self._ends else ""
+        return [line] if line else []
+
+    def look(self, *, busy: bool) -> bool:
+        """Look, if a day has passed, and renew what is due. `busy` while a run goes on. Returns whether it looked."""
+        now = self._clock()
+        looks = self._looked is None or not _DAY > now - self._looked >= datetime.timedelta(0)
+        try:
+            if looks:
+                self._looked, self._ends = now, tls.Ends.of(self._certificates)
+            if self._names and self._ends and self._ends.are_due(now) and not (busy and self._ends.server - now > _DAY):
+                tls.make_certificates(self._certificates.ca.parent, self._names, now)
+                self._ends, looks = tls.Ends.of(self._certificates), True
+                log.info("The server certificate was renewed. It ends on %s.", self._ends.server.date())
+        except OneflowerError as error:
+            log.warning("The certificates cannot be looked after: %s", error.sentence)
+        return looks

@@ -1,0 +1,33 @@
+"""The end of a SuperLink's certificates, as its agent publishes it and its owner is warned of it."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ATTRIBUTE = "FL_CERT_EXPIRES"  # an ISO date
+_WARNED = 14  # days ahead
+
+
+def published_end(attributes: Mapping[str, str]) -> date | None:
+    """Return the date that a SuperLink published, None where it published none."""
+    try:
+        return date.fromisoformat(attributes.get(ATTRIBUTE, ""))
+    except ValueError:
+        return None
+
+
+def warning(end: date, today: date) -> str:
+    """Return what to tell of certificates that end soon or have ended, empty while there is time."""
+    left = (end - today).days
+    if left > _WARNED:
+        return ""
+    when = f"in {left} days, on {end}" if left > 1 else f"on {end}" if left >= 0 else f"{-left} days ago, on {end}"
+    return (
+        f"The SuperLink's certificates {'end' if left >= 0 else 'ended'} {when}; after that no SuperNode can connect. "
+        "If they were given (FL_SSL_*), give new ones. Generated ones are replaced between runs; if their CA "
+        "ends, deploy the federation again."
+    )

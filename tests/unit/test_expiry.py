@@ -1,0 +1,216 @@
+"""Certificates that end: renewed between runs, read again by a server that goes on, reported where neither is possible."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import json
+import socket
+import ssl
+import time
+
+import httpx
+import pytest
+from cryptography import x509
+
+from oneflower_appliance.agent import tls
+from oneflower_appliance.agent.expiry import Expiry
+from oneflower_appliance.agent.journal import Journal, Machine
+from oneflower_appliance.agent.superlink import LEVELS, SuperLink
+from oneflower_appliance.expiry import warning
+from oneflower_appliance.flower import serving
+from oneflower_appliance.settings import resolve
+
+from .served import ADDRESS, Counting, Served
+
+NAMES = [("IP", ADDRESS)]
+DAY = datetime.timedelta(days=1)
+
+
+class Clock:
+    """A time that a test sets."""
+
+    def __init__(self):
+        self.now = datetime.datetime(2027, 1, 1, tzinfo=datetime.UTC)
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def made(tmp_path, clock):
+    return tls.make_certificates(tmp_path, NAMES, clock())
+
+
+def served_until(certificates):
+    return x509.load_pem_x509_certificate(certificates.certificate.read_bytes()).not_valid_after_utc
+
+
+def test_a_certificate_is_renewed_within_30_days_of_its_end_by_the_same_ca(made, clock):
+    expiry, ca, first = Expiry(made, NAMES, clock), made.ca.read_bytes(), served_until(made)
+    clock.now = first - 31 * DAY
+    expiry.look(busy=False)
+    assert served_until(made) == first
+    clock.now += 2 * DAY
+    expiry.look(busy=False)
+    assert served_until(made) > first + 600 * DAY
+    assert made.ca.read_bytes() == ca
+    renewed = x509.load_pem_x509_certificate(made.certificate.read_bytes())
+    renewed.verify_directly_issued_by(x509.load_pem_x509_certificate(ca))
+
+
+def test_while_a_run_goes_on_it_is_renewed_on_its_last_day_only(made, clock):
+    expiry, first = Expiry(made, NAMES, clock), served_until(made)
+    for left in (29, 14, 2):
+        clock.now = first - left * DAY
+        expiry.look(busy=True)
+        assert served_until(made) == first
+    clock.now = first - DAY / 2
+    expiry.look(busy=True)
+    assert served_until(made) > first
+
+
+def test_what_is_due_is_renewed_as_soon_as_the_run_has_ended(made, clock):
+    expiry, first = Expiry(made, NAMES, clock), served_until(made)
+    clock.now = first - 29 * DAY
+    expiry.look(busy=True)
+    clock.now += datetime.timedelta(seconds=5)
+    expiry.look(busy=False)
+    assert served_until(made) > first
+
+
+def test_it_looks_once_a_day(made, clock):
+    expiry = Expiry(made, NAMES, clock)
+    looks = []
+    for _ in range(96):
+        looks.append(expiry.look(busy=False))
+        clock.now += DAY / 24
+    assert sum(looks) == 4
+
+
+def test_given_certificates_are_never_replaced_and_reported_14_days_ahead(made, clock):
+    expiry, content, end = Expiry(made, (), clock), made.certificate.read_bytes(), served_until(made)
+    for left, reported in ((20, False), (14, True), (1, True), (0, True), (-3, True)):
+        clock.now = end - left * DAY
+        expiry.look(busy=False)
+        assert bool(expiry.remarks) is reported, left
+    assert made.certificate.read_bytes() == content
+    assert "ended 3 days ago" in expiry.remarks[0]
+    assert expiry.attributes == {"FL_CERT_EXPIRES": end.date().isoformat()}
+
+
+def test_the_end_of_the_ca_is_reported_and_no_certificate_outlives_it(made, clock):
+    expiry, ca = Expiry(made, NAMES, clock), x509.load_pem_x509_certificate(made.ca.read_bytes()).not_valid_after_utc
+    clock.now = ca - 400 * DAY
+    expiry.look(busy=False)
+    assert served_until(made) == ca
+    assert expiry.remarks == []
+    clock.now = ca - 10 * DAY
+    before = made.certificate.read_bytes()
+    expiry.look(busy=False)
+    assert "in 10 days" in expiry.remarks[0]
+    assert made.certificate.read_bytes() == before, "another would end on the same day"
+
+
+def test_a_certificate_that_cannot_be_read_ends_nothing(made, clock):
+    expiry = Expiry(made, NAMES, clock)
+    made.certificate.write_text("garbage")
+    expiry.look(busy=False)
+    assert expiry.attributes == {}
+
+
+@pytest.mark.parametrize(
+    ("left", "said"), [(15, ""), (14, "end in 14 days, on 2027-"), (1, "end on 2027-"), (-2, "ended 2 days ago")]
+)
+def test_the_warning_names_the_day(clock, left, said):
+    assert said in warning((clock.now + left * DAY).date(), clock.now.date())
+    assert bool(warning((clock.now + left * DAY).date(), clock.now.date())) is bool(said)
+
+
+class Gate:
+    """OneGate, as a SuperLink without nodes needs it."""
+
+    def __init__(self):
+        self.attributes_now = {}
+
+    def publish(self, values):
+        self.attributes_now |= values
+
+    def service(self):
+        return {}
+
+
+def test_a_superlink_publishes_when_its_certificates_end_and_its_machine_is_degraded(tmp_path, clock):
+    given = tls.make_certificates(tmp_path / "given", NAMES, datetime.datetime.now(datetime.UTC))
+    end = served_until(given)
+    pems = {
+        f"FL_SSL_{part}": base64.b64encode(path.read_bytes()).decode()
+        for part, path in (("CA_CERTFILE", given.ca), ("CERTFILE", given.certificate), ("KEYFILE", given.key))
+    }
+    journal, gate = Journal("superlink", tmp_path / "status.json"), Gate()
+    machine = Machine(tmp_path, {"ETH0_IP": ADDRESS}, resolve(pems, LEVELS), journal, gate)
+    link = SuperLink(machine, clock)
+    steps = {step.name: step for step in link.steps()}
+    clock.now = end - 20 * DAY
+    journal.run([steps["certificate"]])
+    link.tick()
+    assert gate.attributes_now["FL_CERT_EXPIRES"] == end.date().isoformat()
+    assert health(tmp_path)["health"] == "done"
+    clock.now += 7 * DAY
+    link.tick()
+    assert health(tmp_path)["health"] == "degraded"
+    assert "in 13 days" in health(tmp_path)["causes"][0]
+    assert health(tmp_path)["ready"]
+
+
+def health(home):
+    return json.loads((home / "status.json").read_text())
+
+
+def serial(certificate):
+    return x509.load_der_x509_certificate(certificate).serial_number
+
+
+def test_a_running_server_takes_a_renewed_certificate_and_open_connections_go_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(serving, "BETWEEN_LOOKS", 0.05)
+    now = datetime.datetime.now(datetime.UTC)
+    made = tls.make_certificates(tmp_path, NAMES, now - 710 * DAY)
+    trusting = ssl.create_default_context(cafile=str(made.ca))
+
+    def connect(address):
+        return trusting.wrap_socket(socket.create_connection(address, timeout=10), server_hostname=ADDRESS)
+
+    with Served(Counting("flower"), certificates=made) as served, connect(served.control) as old:
+        before = serial(old.getpeercert(binary_form=True))
+        with httpx.Client(verify=trusting, trust_env=False) as client:
+            url = f"https://{ADDRESS}:{served.control[1]}"
+            assert client.get(url).text == "flower"
+            Expiry(made, NAMES).look(busy=False)
+            deadline = time.monotonic() + 10
+            while True:
+                with connect(served.control) as new:
+                    after = serial(new.getpeercert(binary_form=True))
+                if after != before:
+                    break
+                assert time.monotonic() < deadline, "the server does not take the new certificate"
+            assert after == serial(ssl.PEM_cert_to_DER_cert(made.certificate.read_text().split("-----BEGIN PRIV")[0]))
+            assert client.get(url).text == "flower"
+        old.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert b"flower" in b"".join(iter(lambda: old.recv(4096), b""))
+
+
+def test_a_server_keeps_its_certificate_while_the_one_in_the_files_cannot_be_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(serving, "BETWEEN_LOOKS", 0.05)
+    made = tls.make_certificates(tmp_path, NAMES)
+    trusting = ssl.create_default_context(cafile=str(made.ca))
+    with Served(Counting("flower"), certificates=made) as served:
+        for content in ("garbage", made.ca.read_text()):
+            made.certificate.write_text(content)
+            time.sleep(0.2)
+            url = f"https://{ADDRESS}:{served.control[1]}"
+            assert httpx.get(url, verify=trusting, trust_env=False).text == "flower"
