@@ -13,12 +13,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oneflower.local import onegate
 from oneflower.local.oned.compute import VERBS
-from oneflower.local.oned.xmlrpc import VERSION, xmlrpc_methods
+from oneflower.local.oned.methods import VERSION, xmlrpc_methods
 from oneflower.local.oneflow import lifecycle
 from oneflower.local.oneflow.calls import oneflow_calls
-from oneflower.local.onegate import onegate_calls
+from oneflower.local.onegate import calls as onegate
 from oneflower.opennebula import COORDINATOR, NODES, ServiceOptions, service_template
 from oneflower_appliance.errors import EXIT_CODE_MEANINGS
 from oneflower_appliance.parameters import Level, Parameter, of_level
@@ -145,7 +144,7 @@ def coverage_page() -> str:
         "### Actions on the roles of a service\n",
         table(columns, [("`add_role`", "yes", ""), ("`remove_role`", "yes", "")]),
         "### Actions on a service template\n", table(columns, template),
-        "## OneGate\n", calls_table(onegate_calls(nothing, nothing, nothing)),
+        "## OneGate\n", calls_table(onegate.OneGateCalls(nothing, nothing, nothing).table()),
         "### Actions on a VM\n", table(columns, guests),
         "## XML-RPC\n", "Of the core's own calls these, which registering, deploying and watching need:\n",
         table(("method",), methods),

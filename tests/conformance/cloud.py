@@ -14,7 +14,7 @@ from oneflower.local.oned.xmlrpc import xmlrpc_app
 from oneflower.local.oneflow.calls import oneflow_app
 from oneflower.local.oneflow.documents import Documents
 from oneflower.local.oneflow.lifecycle import Lifecycle
-from oneflower.local.onegate import onegate_app
+from oneflower.local.onegate.calls import onegate_app
 from oneflower.local.store import Store
 
 SECRET = "oneadmin:pass:word"

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from oneflower.local.oned.xmlrpc import xmlrpc_methods
+from oneflower.local.oned.methods import xmlrpc_methods
 from oneflower.local.oneflow.calls import oneflow_calls
 from oneflower.local.oneflow.lifecycle import ACTIONS
-from oneflower.local.onegate import onegate_calls
+from oneflower.local.onegate.calls import OneGateCalls
 from oneflower.opennebula import ServiceOptions, service_template
 
 from .cloud import SECRET, LocalServers
@@ -126,7 +126,7 @@ def test_any_merge_template_is_taken_or_refused(cloud, caplog, merge):
 def test_onegate_never_hands_out_what_is_another_tenants(cloud, caplog, data):
     caplog.clear()
     mine = next(iter(cloud.compute.vms))
-    calls = onegate_calls(cloud.documents, cloud.lifecycle, cloud.compute)
+    calls = OneGateCalls(cloud.documents, cloud.lifecycle, cloud.compute).table()
     call = data.draw(st.sampled_from([call for call in calls if "action" not in call.path and "role" not in call.path]))
     headers = cloud.headers(mine)
     forged = data.draw(st.sampled_from([None, "X-ONEGATE-TOKEN", "X-ONEGATE-VMID"]))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from oneflower.local.models import CloudError
 from oneflower.local.oned.vmtext import parse_template
-from oneflower.local.onegate import escape
+from oneflower.local.onegate.attributes import escape
 
 MEGABYTE, MUCH = 1_000_000, 200_000
 

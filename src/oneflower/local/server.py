@@ -33,7 +33,7 @@ from oneflower.local.oned.xmlrpc import xmlrpc_app
 from oneflower.local.oneflow.calls import oneflow_app
 from oneflower.local.oneflow.documents import Documents
 from oneflower.local.oneflow.lifecycle import Lifecycle
-from oneflower.local.onegate import onegate_app
+from oneflower.local.onegate.calls import onegate_app
 from oneflower.local.store import Store
 from oneflower.local.wire import Call, html, json_body
 from oneflower_appliance.errors import ExitCode, OneflowerError

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     Handler = Callable[[Request], Awaitable[Response]]
+    Refuse = Callable[[Request], Response | None]
 
 log = logging.getLogger(__name__)
 
@@ -46,67 +47,75 @@ class Call:
     handler: Handler | None
     note: str = ""
 
-    def route(self, guard: Callable[[Handler], Handler]) -> Route:
-        """Return the route of the call."""
-        return Route(self.path, guard(self.handler or _missing), methods=[self.method])
-
 
 async def _missing(request: Request) -> Response:
     raise CloudError(501, f"The local cloud does not implement {request.method} {request.url.path}")
 
 
-def application(
-    calls: Sequence[Call], refuse: Callable[[Request], Response | None], otherwise: Handler, error_type: str
-) -> Starlette:
+def application(calls: Sequence[Call], refuse: Refuse, otherwise: Handler, error_type: str) -> Starlette:
     """Return an application that serves `calls` behind `refuse` (authentication), anything else by `otherwise`."""
-
-    def guard(handler: Handler) -> Handler:
-        return _guarded(handler, refuse, error_type)
-
-    async def unknown(request: Request) -> Response:
-        return _protected(await otherwise(request))
-
+    routes = [
+        Route(call.path, _Guarded(call.handler or _missing, refuse, error_type).serve, methods=[call.method])
+        for call in calls
+    ]
+    unknown = _Protected(otherwise).serve
     rest = [Route("/", unknown, methods=METHODS), Route("/{path:path}", unknown, methods=METHODS)]
-    return Starlette(routes=[*(call.route(guard) for call in calls), *rest])
+    return Starlette(routes=[*routes, *rest])
 
 
-def _protected(response: Response) -> Response:
-    """Add the headers that Sinatra gives every answer (rack-protection)."""
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    if response.headers.get("content-type", "").startswith("text/html"):
-        response.headers["X-XSS-Protection"] = "1; mode=block"
-        response.headers["X-Frame-Options"] = "SAMEORIGIN"
-    return response
+class _Protected:
+    """A handler whose answers have the headers that Sinatra gives every answer (rack-protection)."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    async def serve(self, request: Request) -> Response:
+        response = await self.answer(request)
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        if response.headers.get("content-type", "").startswith("text/html"):
+            response.headers["X-XSS-Protection"] = "1; mode=block"
+            response.headers["X-Frame-Options"] = "SAMEORIGIN"
+        return response
+
+    async def answer(self, request: Request) -> Response:
+        return await self._handler(request)
 
 
-def _guarded(handler: Handler, refuse: Callable[[Request], Response | None], error_type: str) -> Handler:
-    async def handle(request: Request) -> Response:
-        return _protected(await answer(request))
+class _Guarded(_Protected):
+    """A handler behind authentication. Its errors become answers, as those of the real server do."""
 
-    async def answer(request: Request) -> Response:
-        if refusal := refuse(request):
+    def __init__(self, handler: Handler, refuse: Refuse, error_type: str) -> None:
+        super().__init__(handler)
+        self._refuse = refuse
+        self._error_type = error_type
+
+    async def answer(self, request: Request) -> Response:
+        if refusal := self._refuse(request):
             return refusal
         try:
-            return await handler(request)
+            return await self._handler(request)
         except CloudError as error:
-            response = Response(error.message, error.status, media_type=error_type)
+            response = Response(error.message, error.status, media_type=self._error_type)
             if error.status in (_TOO_SLOW, _TOO_LARGE):
-                response.headers["Connection"] = "close"  # what is still to come is not read
+                response.headers["Connection"] = "close"  # the rest of the request is not read
             return response
         except _CONFUSION as error:
-            # The body is of another shape than anybody expects. The real server stumbles, too, and says the same.
+            # The body has a shape that nobody expects. The real server stumbles too, and says the same.
             log.warning("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)
-            return Response(internal(str(error)).message, 500, media_type=error_type)
+            return Response(internal(str(error)).message, 500, media_type=self._error_type)
         except Exception:
             log.exception("%s %s", request.method, request.url.path)
             return PlainTextResponse("Internal server error", status_code=500)
-
-    return handle
 
 
 def html(content: Any, status: int = 200) -> Response:
     """Return JSON as OneFlow sends it."""
     return HTMLResponse(ruby.pretty(content), status_code=status)
+
+
+def no_content(media_type: str | None = None) -> Response:
+    """Return an answer that says only that it is done."""
+    return Response(status_code=204, media_type=media_type)
 
 
 def not_found(method: str, path: str) -> Response:

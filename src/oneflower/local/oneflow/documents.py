@@ -39,6 +39,11 @@ class Documents:
         """Return the documents of a type, newest first."""
         return [document for document in self._all.values() if document.type == kind][::-1]
 
+    def wire(self, kind: int) -> dict[str, Any]:
+        """Return the documents of a type as OneFlow sends them."""
+        found = [document.wire()["DOCUMENT"] for document in self.pool(kind)]
+        return {"DOCUMENT_POOL": {"DOCUMENT": found} if found else {}}
+
     def get(self, number: int, kind: int) -> Document:
         """Return a document. Raises `CloudError` 404, or 500 if it has the other type."""
         document = self._all.get(number)
