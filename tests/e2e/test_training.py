@@ -273,7 +273,7 @@ def test_no_secret_is_in_a_log_and_keys_are_private(user, fed):
         token = (folder / "context" / "token.txt").read_text()
         assert token not in (folder / "console.log").read_text()
         assert token not in user.home.log.read_text()
-        for key in folder.glob("var/tls/*.key"):
+        for key in (*folder.glob("var/tls/*.key"), *folder.glob("var/tls/server.pem")):
             assert key.stat().st_mode & 0o077 == 0
     text = user("logs", fed).stdout
     assert "PRIVATE KEY" not in text

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flwr.serverapp.strategy import Strategy
 
-from oneflower_appliance.agent.flower_process import FORM_VARIABLE
 from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.orders import FORM_VARIABLE
 from oneflower_appliance.training import supervisor
 
 from . import federation

@@ -347,9 +347,9 @@ SERVER = """
 import json, resource, sys, threading
 resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
 from pathlib import Path
-from oneflower_appliance.agent.tls import Certificates
+from oneflower_appliance.orders import CertificateFiles
 from tests.unit.test_fleet_door import SuperLink
-link = SuperLink(Certificates(*map(Path, sys.argv[1:])))
+link = SuperLink(CertificateFiles(*map(Path, sys.argv[1:])))
 with link.served as served:
     print(json.dumps([served.control, served.fleet, link.node, link.member.private.private_numbers().private_value]), flush=True)
     sys.stdin.read()

@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from oneflower_appliance.agent.flower_process import node_config_text
+from oneflower_appliance.flower.commands import node_config_text
 from oneflower_appliance.formats import split_node_config
 from oneflower_appliance.parameters import PARAMETERS, Kind, Level, of_level
 from oneflower_appliance.settings import Bounds, InvalidParametersError, ignored, remarks, resolve

@@ -19,6 +19,7 @@ from oneflower.runtimes import registry, runtime
 from oneflower.runtimes.registry import find_links, local_torch
 from oneflower_appliance.agent import gpu
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.orders import MEMORY_VARIABLE
 from oneflower_appliance.parameters import FLOWER_MINORS
 from oneflower_appliance.settings import resolve
 
@@ -229,9 +230,9 @@ def test_a_uv_of_another_hash_is_not_installed(tmp_path, checkout):
     ("given", "expected"),
     [
         ({}, {"CUDA_VISIBLE_DEVICES": ""}),
-        ({"FL_GPU_ENABLED": "YES"}, {gpu.MEMORY_VARIABLE: "0.8"}),
+        ({"FL_GPU_ENABLED": "YES"}, {MEMORY_VARIABLE: "0.8"}),
         ({"FL_GPU_ENABLED": "YES", "FL_CUDA_VISIBLE_DEVICES": "0,2", "FL_GPU_MEMORY_FRACTION": "0.5"},
-         {gpu.MEMORY_VARIABLE: "0.5", "CUDA_VISIBLE_DEVICES": "0,2"}),
+         {MEMORY_VARIABLE: "0.5", "CUDA_VISIBLE_DEVICES": "0,2"}),
     ],
 )  # fmt: skip
 def test_gpus_are_hidden_unless_asked_for(tmp_path, given, expected):

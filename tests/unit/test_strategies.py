@@ -9,8 +9,8 @@ import pytest
 from flwr.app import Array, ArrayRecord
 from flwr.serverapp import strategy as flower
 
-from oneflower_appliance.agent.flower_process import FORM_VARIABLE
 from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.orders import FORM_VARIABLE
 from oneflower_appliance.parameters import STRATEGIES
 from oneflower_appliance.settings import ignored, resolve
 from oneflower_appliance.training.strategies import make_strategy

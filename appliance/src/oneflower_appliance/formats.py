@@ -51,6 +51,12 @@ def split_node_config(config: str) -> dict[str, str]:
     return pairs
 
 
+def join_address(address: tuple[str, int]) -> str:
+    """Return (host, port) as it is written in a URL."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def is_loopback(address: str) -> bool:
     """Whether the host of `host:port` is this machine's loopback."""
     try:

@@ -18,6 +18,8 @@ from oneflower_appliance.expiry import ATTRIBUTE, warning
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from oneflower_appliance.orders import CertificateFiles
+
 log = logging.getLogger(__name__)
 
 _DAY = datetime.timedelta(days=1)
@@ -28,7 +30,7 @@ class Expiry:
 
     def __init__(
         self,
-        certificates: tls.Certificates,
+        certificates: CertificateFiles,
         names: Sequence[tls.Name],
         clock: Callable[[], datetime.datetime] = tls.current_time,
     ) -> None:

@@ -15,7 +15,6 @@ import ssl
 import sys
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
+from oneflower_appliance.orders import EXECUTION_VARIABLE, LEVEL_VARIABLE, RUNS_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -35,13 +35,6 @@ CONTROL_PORT = 8000
 SUPERNODE_PORT = 9094
 
 EARLIEST, LATEST = -4.0, 304.0  # of a signature's age in seconds, at its SuperLink (-5 and 305, less the rounding)
-ADDRESS_TAKEN = 98
-RUNS_VARIABLE = "ONEFLOWER_RUNS"
-FORM_VARIABLE = "ONEFLOWER_FORM"
-LEVEL_VARIABLE = "ONEFLOWER_LOG_LEVEL"
-EXECUTION_VARIABLE = "ONEFLOWER_EXECUTION"
-FRAMEWORK_VARIABLE = "ONEFLOWER_FRAMEWORK"
-_NODE_ID = re.compile(r"SuperNode ID: (\d+)")
 _PROTOBUF = {"Content-Type": "application/protobuf", "Accept": "application/protobuf"}
 
 
@@ -84,91 +77,9 @@ def install_helpers(home: Path) -> None:
         write_atomic(home / "bin" / f"flwr-{name}", script, 0o755)
 
 
-@dataclass(frozen=True)
-class SuperLinkPlan:
-    """How a SuperLink is to run. Addresses are (host, port); `certificates` are CA, certificate and key, or none."""
-
-    fleet: tuple[str, int]
-    control: tuple[str, int]
-    database: Path
-    home: Path
-    certificates: tuple[Path, Path, Path] | None
-    authenticate: bool
-
-    def orders(self) -> str:
-        """Return what a prepared process is told to do (see `inside`)."""
-        arguments = [
-            "--host", self.control[0],
-            "--port", str(self.control[1]),
-            "--database", str(self.database),
-            "--disable-runtime-dependency-installation",
-            *(["--enable-supernode-auth"] if self.authenticate else []),
-            *_tls_options(self.certificates),
-        ]  # fmt: skip
-        runs = str(self.home / "runs")
-        return json.dumps({"arguments": arguments, "control": self.control, "fleet": self.fleet, "runs": runs})
-
-
-def node_config_text(pairs: Mapping[str, str]) -> str:
-    """Return a node config as Flower reads it: TOML values, so a bare word is quoted."""
-    literal = re.compile(r"true|false|[+-]?\d+(\.\d+)?|\".*\"|'.*'")
-    return " ".join(
-        f"{key}={value}" if literal.fullmatch(value) else f'{key}="{value}"' for key, value in pairs.items()
-    )
-
-
-def _tls_options(certificates: tuple[Path, Path, Path] | None) -> list[str]:
-    if certificates is None:
-        return ["--insecure"]
-    names = ("--ssl-ca-certfile", "--ssl-certfile", "--ssl-keyfile")
-    return [word for name, path in zip(names, certificates, strict=True) for word in (name, str(path))]
-
-
-@dataclass(frozen=True)
-class SuperNodePlan:
-    """How a SuperNode is to run.
-
-    `superlink` is host:port, `ca` the certificate to trust or None for plaintext, `key` the private key by which it is
-    known or None, `previous_id` the node id of an earlier process of this node, whose session may still be open.
-    """
-
-    superlink: str
-    ca: Path | None
-    node_config: Mapping[str, str]
-    host: str
-    key: Path | None
-    previous_id: str = ""
-    max_retries: int = 0
-    max_wait_time: int = 0
-
-    def orders(self) -> str:
-        """Return what a prepared process is told to do (see `inside`)."""
-        arguments = [
-            "--superlink", self.superlink,
-            "--host", self.host,
-            "--port", str(SUPERNODE_PORT),
-            *(["--insecure"] if self.ca is None else ["--root-certificates", str(self.ca)]),
-            *(["--auth-supernode-private-key", str(self.key)] if self.key else []),
-            *(["--node-config", node_config_text(self.node_config)] if self.node_config else []),
-            *(["--max-retries", str(self.max_retries)] if self.max_retries else []),
-            *(["--max-wait-time", str(self.max_wait_time)] if self.max_wait_time else []),
-        ]  # fmt: skip
-        orders: dict[str, Any] = {"arguments": arguments}
-        if self.previous_id and self.key and self.ca:
-            session = {"superlink": self.superlink, "ca": str(self.ca), "key": str(self.key), "id": self.previous_id}
-            orders["close_session"] = session
-        return json.dumps(orders)
-
-
 def prepare(role: str) -> list[str]:
     """Return the command line of a process that gets ready to be a SuperLink or a SuperNode and waits for orders."""
     return [sys.executable, "-P", "-m", "oneflower_appliance.flower.main", role, "--parent", str(os.getpid())]
-
-
-def join_address(address: tuple[str, int]) -> str:
-    """Return (host, port) as it is written in a URL."""
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Probe:
@@ -287,12 +198,6 @@ class LoopbackDoor:
         except urllib.error.HTTPError as error:
             with error:
                 raise ValueError(error.read().decode(errors="replace").strip() or str(error)) from error
-
-
-def node_id_in(line: str) -> str | None:
-    """Return the node id when `line` is the log line in which a SuperNode says which one it was given."""
-    match = _NODE_ID.search(line)
-    return match[1] if match else None
 
 
 class HungError(OneflowerError):

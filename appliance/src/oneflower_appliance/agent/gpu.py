@@ -6,12 +6,13 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from oneflower_appliance.orders import MEMORY_VARIABLE
+
 if TYPE_CHECKING:
     from oneflower_appliance.settings import Settings
 
 log = logging.getLogger(__name__)
 
-MEMORY_VARIABLE = "ONEFLOWER_GPU_MEMORY_FRACTION"
 _DEVICES = Path("/dev")
 
 

@@ -23,6 +23,7 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.expiry import ATTRIBUTE as CERTIFICATES_END
 from oneflower_appliance.files import private_directory
 from oneflower_appliance.formats import split_address, split_names
+from oneflower_appliance.orders import FORM_VARIABLE, SuperLinkOrders
 from oneflower_appliance.parameters import Kind, Level, of_level
 from oneflower_appliance.process import Child
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from oneflower_appliance.agent.journal import Machine
     from oneflower_appliance.agent.onegate import OneGate
+    from oneflower_appliance.orders import CertificateFiles
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ class SuperLink:
     def __init__(self, machine: Machine, clock: Callable[[], datetime] = tls.current_time) -> None:
         self._machine = machine
         self._clock = clock
-        self._certificates: tls.Certificates | None = None
+        self._certificates: CertificateFiles | None = None
         self._expiry: Expiry | None = None
         self._partitions = Partitions()
         self._registrar: Registrar | None = None
@@ -213,7 +215,7 @@ class SuperLink:
         machine = self._machine
         flower.install_helpers(machine.home)
         form = {p.name: machine.settings[p.name] for p in of_level(Level.SUPERLINK) if p.kind is not Kind.TEXT64}
-        environment = flower.environment(machine.home, machine.settings) | {flower.FORM_VARIABLE: json.dumps(form)}
+        environment = flower.environment(machine.home, machine.settings) | {FORM_VARIABLE: json.dumps(form)}
         self.child = Child(flower.prepare(self.name), environment, log_flower)
         return f"Flower in process {self.child.pid}"
 
@@ -222,17 +224,15 @@ class SuperLink:
         assert self.child is not None  # noqa: S101 - prepared
         database = machine.home / machine.settings.text("FL_DATABASE")
         private_directory(database.parent)
-        private_directory(machine.home / "runs")
-        certificates = self._certificates
-        plan = flower.SuperLinkPlan(
+        orders = SuperLinkOrders(
             fleet=self._fleet,
             control=self._control,
             database=database,
-            home=machine.home,
-            certificates=(certificates.ca, certificates.certificate, certificates.key) if certificates else None,
+            runs=private_directory(machine.home / "runs"),
+            certificates=self._certificates,
             authenticate=self._authenticates,
         )
-        self.child.tell(plan.orders())
+        self.child.tell(orders.line())
         return "flower-superlink" + (", only registered SuperNodes may join" if self._authenticates else "")
 
     def _answer(self) -> str:

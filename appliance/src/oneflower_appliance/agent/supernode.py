@@ -26,6 +26,7 @@ from oneflower_appliance.agent.superlink import log_flower, wait_for
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.formats import split_address, split_node_config
+from oneflower_appliance.orders import FRAMEWORK_VARIABLE, SuperNodeOrders, node_id_in
 from oneflower_appliance.parameters import Level
 from oneflower_appliance.process import Child
 from oneflower_appliance.refusals import Reason, Refusals
@@ -150,7 +151,7 @@ class SuperNode:
         self._silence = Patience(_SILENCE)
         flower.install_helpers(machine.home)
         environment = flower.environment(machine.home, machine.settings) | gpu.environment(machine.settings)
-        environment[flower.FRAMEWORK_VARIABLE] = machine.settings.text("ML_FRAMEWORK")
+        environment[FRAMEWORK_VARIABLE] = machine.settings.text("ML_FRAMEWORK")
         self.child = Child(flower.prepare(self.name), environment, self._on_line)
         return f"Flower in process {self.child.pid}"
 
@@ -417,22 +418,22 @@ class SuperNode:
     def _start(self) -> str:
         machine, settings = self._machine, self._machine.settings
         assert self.child is not None  # noqa: S101 - prepared
-        plan = flower.SuperNodePlan(
+        orders = SuperNodeOrders(
             superlink=self._superlink["FL_ENDPOINT"],
             ca=self._ca,
             node_config=self._node_config,
-            host=machine.loopback,
+            listen=(machine.loopback, flower.SUPERNODE_PORT),
             key=self._key.path if self._key else None,
             previous_id=self._session_file.read_text(encoding="ascii") if self._session_file.exists() else "",
             max_retries=settings.integer("FL_MAX_RETRIES"),
             max_wait_time=settings.integer("FL_MAX_WAIT_TIME"),
         )
-        self.child.tell(plan.orders())
+        self.child.tell(orders.line())
         return "flower-supernode" + (", with a key" if self._key else "")
 
     def _on_line(self, line: str) -> None:
         if not self._node_id:
-            self._node_id = flower.node_id_in(line) or ""
+            self._node_id = node_id_in(line) or ""
         log_flower(line)
 
     def _online(self) -> str:

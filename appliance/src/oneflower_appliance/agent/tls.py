@@ -1,4 +1,7 @@
-"""Certificates: made at boot, or given; either way checked as a chain before Flower sees them.
+"""CertificateFiles: made at boot, or given; either way checked as a chain before Flower sees them.
+
+Certificate and key are in one file where they were made here. So they are replaced in one step, and a server that reads
+them again never sees a key with the certificate of another.
 
 The CA's key and the server's key never leave the machine and are readable by their owner only; what is published is
 `ca.crt`. The CA is kept, so that SuperNodes go on trusting a SuperLink that was restarted or has a new certificate.
@@ -20,6 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
+from oneflower_appliance.orders import CertificateFiles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,19 +39,6 @@ Name = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Certificates:
-    """Paths of the CA certificate, the server certificate and the server key, all PEM.
-
-    Certificate and key are in one file where they were made here. So they are replaced in one step, and a server that
-    reads them again never sees a key with the certificate of another.
-    """
-
-    ca: Path
-    certificate: Path
-    key: Path
-
-
-@dataclass(frozen=True)
 class Ends:
     """When the server certificate and its CA end."""
 
@@ -55,7 +46,7 @@ class Ends:
     ca: datetime.datetime
 
     @classmethod
-    def of(cls, certificates: Certificates) -> Ends:
+    def of(cls, certificates: CertificateFiles) -> Ends:
         """Read them. Raises `OneflowerError` when a file cannot be read."""
         try:
             server, ca = (path.read_bytes() for path in (certificates.certificate, certificates.ca))
@@ -81,13 +72,13 @@ def current_time() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
-def make_certificates(folder: Path, names: Sequence[Name], now: datetime.datetime | None = None) -> Certificates:
+def make_certificates(folder: Path, names: Sequence[Name], now: datetime.datetime | None = None) -> CertificateFiles:
     """Return a server certificate for `names` signed by a CA of this machine, making in `folder` what is not there.
 
     One that ends soon is replaced, by the same CA.
     """
     server = folder / "server.pem"
-    paths = Certificates(folder / "ca.crt", server, server)
+    paths = CertificateFiles(folder / "ca.crt", server, server)
     now = now or current_time()
     if _still_fits(paths, names, now):
         return paths
@@ -111,7 +102,7 @@ def make_certificates(folder: Path, names: Sequence[Name], now: datetime.datetim
     return paths
 
 
-def use_certificates(folder: Path, ca: str, certificate: str, key: str) -> Certificates:
+def use_certificates(folder: Path, ca: str, certificate: str, key: str) -> CertificateFiles:
     """Write the given base64 PEMs to `folder` after checking that they belong together.
 
     Raises `OneflowerError` when one cannot be read, has expired, is not signed by the CA, or the key is another's.
@@ -127,7 +118,7 @@ def use_certificates(folder: Path, ca: str, certificate: str, key: str) -> Certi
         raise OneflowerError(
             "FL_SSL_KEYFILE is not the private key of FL_SSL_CERTFILE.", "Give the key the certificate was made with."
         )
-    paths = Certificates(folder / "ca.crt", folder / "server.crt", folder / "server.key")
+    paths = CertificateFiles(folder / "ca.crt", folder / "server.crt", folder / "server.key")
     write_atomic(paths.key, key_pem)
     write_atomic(paths.certificate, certificate_pem, SHARED)
     write_atomic(paths.ca, ca_pem, SHARED)
@@ -174,7 +165,7 @@ def _check_time(certificate: x509.Certificate, source: str) -> None:
         )
 
 
-def _still_fits(paths: Certificates, names: Sequence[Name], now: datetime.datetime) -> bool:
+def _still_fits(paths: CertificateFiles, names: Sequence[Name], now: datetime.datetime) -> bool:
     try:
         authorities = x509.load_pem_x509_certificates(paths.ca.read_bytes())
         certificate = x509.load_pem_x509_certificate(paths.certificate.read_bytes())

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import logging
 import os
 import sys
@@ -21,15 +20,18 @@ from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives import serialization
 
-from oneflower_appliance.agent.flower_process import (
+from oneflower_appliance.files import SHARED, write_atomic
+from oneflower_appliance.flower import warm
+from oneflower_appliance.flower.commands import superlink_arguments, supernode_arguments
+from oneflower_appliance.flower.workplace import clientapp_works_in, serverapp_works_in
+from oneflower_appliance.orders import (
     EXECUTION_VARIABLE,
     LEVEL_VARIABLE,
     RUNS_VARIABLE,
+    SuperLinkOrders,
+    SuperNodeOrders,
     node_id_in,
 )
-from oneflower_appliance.files import SHARED, write_atomic
-from oneflower_appliance.flower import warm
-from oneflower_appliance.flower.workplace import clientapp_works_in, serverapp_works_in
 from oneflower_appliance.process import die_with_parent, raise_file_limit
 
 if TYPE_CHECKING:
@@ -60,10 +62,10 @@ def main() -> None:
     line = sys.stdin.readline().strip()
     if not line:
         return
-    orders = json.loads(line)
-    sys.argv = [f"flower-{options.role}", *orders["arguments"]]
-    run = _run_superlink if options.role == "superlink" else _run_supernode
-    run(command, orders, superexec)
+    if options.role == "superlink":
+        _run_superlink(command, SuperLinkOrders.read(line), superexec)
+    else:
+        _run_supernode(command, SuperNodeOrders.read(line), superexec)
 
 
 def serverapp() -> None:
@@ -102,11 +104,12 @@ def _set_log_level() -> None:
     logger.console_handler.setLevel(os.environ.get(LEVEL_VARIABLE, "INFO"))
 
 
-def _run_superlink(command: Any, orders: dict[str, Any], superexec: WarmSuperExec | None) -> None:
+def _run_superlink(command: Any, orders: SuperLinkOrders, superexec: WarmSuperExec | None) -> None:
     from oneflower_appliance.flower.serving import Server, fleet_entrance, listen, own_entrance  # noqa: PLC0415
 
-    control, fleet = (listen(tuple(orders[name])) for name in ("control", "fleet"))
-    runs = Path(orders["runs"])
+    sys.argv = ["flower-superlink", *superlink_arguments(orders)]
+    control, fleet = listen(orders.control), listen(orders.fleet)
+    runs = orders.runs
     uvicorn: Any = importlib.import_module("uvicorn")
 
     def serve(app: Any, **settings: Any) -> None:
@@ -163,12 +166,12 @@ def _run_superlink(command: Any, orders: dict[str, Any], superexec: WarmSuperExe
     command.flower_superlink()
 
 
-def _run_supernode(command: Any, orders: dict[str, Any], superexec: WarmSuperExec | None) -> None:
+def _run_supernode(command: Any, orders: SuperNodeOrders, superexec: WarmSuperExec | None) -> None:
     from oneflower_appliance.flower import nodeloop  # noqa: PLC0415
     from oneflower_appliance.flower.noderuns import forget_what_has_ended  # noqa: PLC0415
 
-    if session := orders.get("close_session"):
-        _close_session(**session)
+    sys.argv = ["flower-supernode", *supernode_arguments(orders)]
+    _close_session(orders)
     logging.getLogger("flwr").addHandler(_NodeIdSayer())
     nodeloop.answer_in_turn()
     forget_what_has_ended()
@@ -201,19 +204,21 @@ class _NodeIdSayer(logging.Handler):
             sys.stdout.flush()
 
 
-def _close_session(superlink: str, ca: str, key: str, id: str) -> None:  # noqa: A002 - the names of the orders
+def _close_session(orders: SuperNodeOrders) -> None:
     """Close the session of an earlier process of this node: while it is open, a node with a key cannot come back."""
+    if not (orders.previous_id and orders.key and orders.ca):
+        return
     fleet_client = importlib.import_module("flwr.supernode.fleet_http_client").FleetHttpClient
     signer = importlib.import_module("flwr.supernode.node_auth_http_interceptor").NodeAuthHttpInterceptor
     messages = importlib.import_module("flwr.proto.fleet_pb2")
-    private = serialization.load_ssh_private_key(Path(key).read_bytes(), None)
+    private = serialization.load_ssh_private_key(orders.key.read_bytes(), None)
     client = fleet_client.from_server_address(
-        superlink, False, ca, interceptors=[signer(private, private.public_key())]
+        orders.superlink, False, str(orders.ca), interceptors=[signer(private, private.public_key())]
     )
     try:
-        client.DeactivateNode(messages.DeactivateNodeRequest(node_id=int(id)))
+        client.DeactivateNode(messages.DeactivateNodeRequest(node_id=int(orders.previous_id)))
     except Exception as error:  # noqa: BLE001 - whatever it is, the session then ends by itself, within a minute
-        sys.stderr.write(f"The earlier session of node {id} could not be closed: {error}\n")
+        sys.stderr.write(f"The earlier session of node {orders.previous_id} could not be closed: {error}\n")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 from starlette.responses import PlainTextResponse
 
-from oneflower_appliance.agent.flower_process import ADDRESS_TAKEN, join_address
 from oneflower_appliance.flower.visits import Limits, Visit, Visits
+from oneflower_appliance.formats import join_address
+from oneflower_appliance.orders import ADDRESS_TAKEN
 from oneflower_appliance.peers import is_ours
 from oneflower_appliance.process import raise_file_limit
 

@@ -6,7 +6,7 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-from oneflower_appliance.agent.gpu import MEMORY_VARIABLE
+from oneflower_appliance.orders import MEMORY_VARIABLE
 
 if TYPE_CHECKING:
     import torch

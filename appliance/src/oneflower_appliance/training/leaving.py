@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oneflower_appliance.agent.flower_process import RUNS_VARIABLE
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
+from oneflower_appliance.orders import RUNS_VARIABLE
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid

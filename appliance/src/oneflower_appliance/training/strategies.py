@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from flwr.serverapp import strategy as flower
 
-from oneflower_appliance.agent.flower_process import FORM_VARIABLE
+from oneflower_appliance.orders import FORM_VARIABLE
 from oneflower_appliance.parameters import PARAMETERS, Level
 from oneflower_appliance.settings import Settings, ignored, resolve
 

@@ -28,9 +28,9 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from oneflower_appliance.agent.flower_process import FRAMEWORK_VARIABLE
 from oneflower_appliance.flower.warm.waits import WAITS, ask_to_wait, replace_sleep
 from oneflower_appliance.flower.warm.watch import DONE, Reports
+from oneflower_appliance.orders import FRAMEWORK_VARIABLE
 from oneflower_appliance.process import name_process
 from oneflower_appliance.use_cases import FRAMEWORKS, Framework
 

@@ -1,0 +1,109 @@
+"""What the agent tells Flower's processes: written by `agent/`, read by `flower/`, `training/` and the apps' helpers.
+
+There are two ways. Orders are one line of JSON on the standard input of a process that has imported Flower by then. The
+environment says what all processes below it need as well: ServerApps, ClientApps and their tasks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Address = tuple[str, int]
+
+# The environment of Flower's processes.
+RUNS_VARIABLE = "ONEFLOWER_RUNS"  # the folder that has one folder for each run
+FORM_VARIABLE = "ONEFLOWER_FORM"  # the variables of the form that a ServerApp may read, as JSON
+LEVEL_VARIABLE = "ONEFLOWER_LOG_LEVEL"  # FL_LOG_LEVEL
+EXECUTION_VARIABLE = "ONEFLOWER_EXECUTION"  # FL_EXECUTION
+FRAMEWORK_VARIABLE = "ONEFLOWER_FRAMEWORK"  # ML_FRAMEWORK, on a SuperNode
+MEMORY_VARIABLE = "ONEFLOWER_GPU_MEMORY_FRACTION"  # FL_GPU_MEMORY_FRACTION, on a SuperNode that may use its GPUs
+
+ADDRESS_TAKEN = 98  # exit status of a process that cannot listen at the address it was given
+_NODE_ID = re.compile(r"SuperNode ID: (\d+)")
+
+
+@dataclass(frozen=True)
+class CertificateFiles:
+    """Paths of the CA certificate, the server certificate and the server key."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True)
+class SuperLinkOrders:
+    """How a SuperLink is to run. Without `certificates` it speaks plain HTTP."""
+
+    fleet: Address
+    control: Address
+    database: Path
+    runs: Path
+    certificates: CertificateFiles | None
+    authenticate: bool
+
+    def line(self) -> str:
+        """Return them as one line."""
+        return json.dumps(asdict(self), default=str)
+
+    @classmethod
+    def read(cls, line: str) -> SuperLinkOrders:
+        """Read what `line` wrote."""
+        said = json.loads(line)
+        files = said["certificates"]
+        return cls(
+            fleet=_address(said["fleet"]),
+            control=_address(said["control"]),
+            database=Path(said["database"]),
+            runs=Path(said["runs"]),
+            certificates=CertificateFiles(**{name: Path(path) for name, path in files.items()}) if files else None,
+            authenticate=said["authenticate"],
+        )
+
+
+@dataclass(frozen=True)
+class SuperNodeOrders:
+    """How a SuperNode is to run.
+
+    `superlink` is host:port, `listen` where it serves its tasks, `ca` the certificate to trust or None for plain HTTP,
+    `key` the private key by which it is known or None. `previous_id` is the node id of an earlier process of this node,
+    whose session may still be open. 0 retries and seconds mean no limit.
+    """
+
+    superlink: str
+    listen: Address
+    ca: Path | None
+    key: Path | None
+    node_config: Mapping[str, str] = field(default_factory=dict)
+    previous_id: str = ""
+    max_retries: int = 0
+    max_wait_time: int = 0
+
+    def line(self) -> str:
+        """Return them as one line."""
+        return json.dumps({**asdict(self), "node_config": dict(self.node_config)}, default=str)
+
+    @classmethod
+    def read(cls, line: str) -> SuperNodeOrders:
+        """Read what `line` wrote."""
+        said = json.loads(line)
+        paths = {name: Path(said[name]) if said[name] else None for name in ("ca", "key")}
+        return cls(**{**said, **paths, "listen": _address(said["listen"])})
+
+
+def node_id_in(line: str) -> str | None:
+    """Return the node id when `line` is the one in which a SuperNode's process says which one it was given."""
+    match = _NODE_ID.search(line)
+    return match[1] if match else None
+
+
+def _address(said: Any) -> Address:
+    host, port = said
+    return str(host), int(port)
