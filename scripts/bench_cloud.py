@@ -42,7 +42,7 @@ class Bench:
         self.cloud = Cloud(Endpoints(self.found.oneflow, self.found.xmlrpc, self.found.auth, direct=True), None)  # type: ignore[arg-type]
         self.process = psutil.Process(self.found.pid)
         self.gate = httpx.Client(base_url=self.found.onegate, trust_env=False)
-        self.password = self.cloud.own_settings()["TOKEN_PASSWORD"]
+        self.password = self.cloud.core.own_settings()["TOKEN_PASSWORD"]
 
     def close(self) -> None:
         """End the daemon."""
@@ -57,9 +57,9 @@ class Bench:
         body = service_template(ServiceOptions(name=f"bench-{number}", bounds=bounds, template_ids=ids))
         for role in body["roles"]:
             role["template_contents"]["CONTEXT"].pop("ONEFLOWER_ROLE")
-        template = self.cloud.create_service_template(body)
+        template = self.cloud.oneflow.create_service_template(body)
         started, cpu = time.monotonic(), self._cpu()
-        service = self.cloud.instantiate(template, merge_template("bench", resolve({}, bounds=bounds), bounds))
+        service = self.cloud.oneflow.instantiate(template, merge_template("bench", resolve({}, bounds=bounds), bounds))
         [link] = self._nodes(service, COORDINATOR, 1)
         self._boot(link, link)
         nodes = self._nodes(service, NODES, number)
@@ -76,18 +76,20 @@ class Bench:
             "requests_per_second": 3 * number / (played - created),
             "memory": self.process.memory_info().rss / 1e6,
         }
-        self.cloud.delete_service(service)
-        while self.cloud.service(service) is not None:
+        self.cloud.oneflow.delete_service(service)
+        while self.cloud.oneflow.service(service) is not None:
             time.sleep(0.05)
         return result
 
     def _template(self, role: str, number: int) -> int:
         template = vm_template(role)
         del template["CONTEXT"]["ONEFLOWER_ROLE"]
-        return self.cloud.create_vm_template(render({"NAME": f"{role}-{number}-{time.monotonic_ns()}", **template}))
+        return self.cloud.core.create_vm_template(
+            render({"NAME": f"{role}-{number}-{time.monotonic_ns()}", **template})
+        )
 
     def _body(self, service: int) -> dict[str, object]:
-        document = self.cloud.service(service)
+        document = self.cloud.oneflow.service(service)
         assert document is not None  # noqa: S101 - nobody else is there
         body: dict[str, object] = document["TEMPLATE"]["BODY"]
         return body
@@ -111,7 +113,7 @@ class Bench:
         token = self.home.machine(vm) / "context" / "token.txt"
         if token.exists():
             return token.read_text()
-        found = self.cloud.vm(vm)
+        found = self.cloud.core.vm(vm)
         return make_token(self.password, vm, found.started if found else 0)
 
     def _cpu(self) -> float:

@@ -51,7 +51,7 @@ class _Runtimes:
         return self.home.state / "pins"
 
 
-class LocalSite(_Runtimes):
+class LocalSurroundings(_Runtimes):
     """The local cloud's side."""
 
     def template(self, cloud: Cloud) -> int:
@@ -99,7 +99,7 @@ class LocalSite(_Runtimes):
         return f"Run it again; `oneflower local status` tells whether the daemon runs, and its log is {self.home.log}."
 
 
-class OpenNebulaSite(_Runtimes):
+class OpenNebulaSurroundings(_Runtimes):
     """OpenNebula's side. `name` is that of the service template an operator registered."""
 
     def __init__(self, name: str, ssh: SshOptions) -> None:
@@ -154,7 +154,7 @@ def local_cloud(tell: Callable[[str], None] = lambda _: None) -> Cloud:
 
     found = daemon.connect(LocalHome.of_user())
     _bypass_proxies()
-    return Cloud(_endpoints(found), LocalSite(), tell)
+    return Cloud(_endpoints(found), LocalSurroundings(), tell)
 
 
 def _endpoints(found: Daemon) -> Endpoints:
@@ -168,7 +168,7 @@ def opennebula_cloud(
 
     `tell` hears of outages. Raises `OneflowerError` without credentials.
     """
-    return Cloud(opennebula_endpoints(), OpenNebulaSite(template, ssh or SshOptions.of_environment()), tell)
+    return Cloud(opennebula_endpoints(), OpenNebulaSurroundings(template, ssh or SshOptions.of_environment()), tell)
 
 
 def _bypass_proxies() -> None:

@@ -239,10 +239,10 @@ def test_a_machine_that_is_powered_off_is_a_warning_and_resumes_with_its_partiti
     cloud = Cloud(Endpoints(found.oneflow, found.xmlrpc, found.auth, direct=True), None)
     before = next(vm for vm in user.show(fed)["vms"] if vm["role"] == "supernode")
     try:
-        cloud.act_on_vm(before["id"], "poweroff")
+        cloud.core.act_on_vm(before["id"], "poweroff")
         until(lambda: user.show(fed)["state"] == "WARNING", 20, "the warning")
         assert user.processes(before["id"]) == []
-        cloud.act_on_vm(before["id"], "resume")
+        cloud.core.act_on_vm(before["id"], "resume")
     finally:
         cloud.close()
     until(lambda: user.is_ready(fed), 60, "its return")

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from oneflower.api import OpenNebulaSite
+from oneflower.api import OpenNebulaSurroundings
 from oneflower.cloud import Cloud, Endpoints, Federation, runs, training
 from oneflower.cloud.tunnel import SshOptions
 from oneflower.local import daemon
@@ -310,13 +310,13 @@ def test_a_run_goes_through_an_ssh_tunnel_to_a_machine_that_proves_who_it_is(use
     cloud = Cloud(Endpoints(found.oneflow, found.xmlrpc, found.auth, direct=True), None)
     server = SshServer(tmp_path)
     try:
-        cloud.site = OpenNebulaSite("oneflower", SshOptions("root", server.port, server.key))
+        cloud.surroundings = OpenNebulaSurroundings("oneflower", SshOptions("root", server.port, server.key))
         status = Federation.find(cloud, fed).status()
         link = dataclasses.replace(status.superlink, ip="127.0.0.1")
         status = dataclasses.replace(status, vms=(link,), host_keys=(server.public,))
         rows = []
         wanted = training.Request("image-classification", 1, {}, tmp_path)
-        result = training.train(cloud.site, status, wanted, runs.Observer(rows.append, print, print))
+        result = training.train(cloud.surroundings, status, wanted, runs.Observer(rows.append, print, print))
     finally:
         server.close()
         cloud.close()

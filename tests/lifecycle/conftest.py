@@ -23,7 +23,6 @@ import httpx
 import pytest
 
 from oneflower.cloud import Cloud, Endpoints, Federation, opennebula_endpoints
-from oneflower.cloud.client import plain
 from oneflower.local import daemon
 from oneflower.local.home import LocalHome
 from oneflower.opennebula import COORDINATOR, NODES, ServiceOptions, VmOptions, render, service_template, vm_template
@@ -35,7 +34,7 @@ ON_OPENNEBULA = os.environ.get("ONEFLOWER_TEST_CLOUD") == "opennebula"
 PATIENCE = float(os.environ.get("ONEFLOWER_TEST_PATIENCE", "180" if ON_OPENNEBULA else "15"))
 
 
-class Site:
+class Surroundings:
     """Deploys from the templates of the tests."""
 
     def __init__(self):
@@ -74,12 +73,12 @@ class World:
     """The cloud under test, with templates under a name of their own."""
 
     def __init__(self, endpoints):
-        self.cloud = Cloud(endpoints, Site())
+        self.cloud = Cloud(endpoints, Surroundings())
         self.http = httpx.Client(base_url=endpoints.oneflow, auth=endpoints.login, trust_env=False, timeout=30)
         self.prefix = f"oneflower-test-{secrets.token_hex(3)}"
-        self.password = self.cloud.own_settings()["TOKEN_PASSWORD"]
+        self.password = self.cloud.core.own_settings()["TOKEN_PASSWORD"]
         self.vm_templates = {
-            role: self.cloud.create_vm_template(self.empty_machine(role)) for role in (COORDINATOR, NODES)
+            role: self.cloud.core.create_vm_template(self.empty_machine(role)) for role in (COORDINATOR, NODES)
         }
         self.template = self.register(service_template(self.options))
 
@@ -91,12 +90,12 @@ class World:
         for role in body["roles"]:
             if "template_contents" in role:
                 role["template_contents"]["CONTEXT"].pop("ONEFLOWER_ROLE", None)
-        self.cloud.site.number = self.cloud.create_service_template(body)
-        return self.cloud.site.number
+        self.cloud.surroundings.number = self.cloud.oneflow.create_service_template(body)
+        return self.cloud.surroundings.number
 
     def empty_machine(self, role):
         network = os.environ.get("ONEFLOWER_TEST_NETWORK")
-        template = vm_template(role, VmOptions(0.1, 64, str(self.cloud.networks()[network]) if network else ""))
+        template = vm_template(role, VmOptions(0.1, 64, str(self.cloud.core.networks()[network]) if network else ""))
         for key in ("CPU_MODEL", "HYPERVISOR"):
             del template[key]
         del template["CONTEXT"]["ONEFLOWER_ROLE"]
@@ -107,27 +106,27 @@ class World:
         """Deploy from a changed template for a while."""
         body = service_template(self.options) | {"name": f"{self.prefix}-changed"}
         change(body)
-        usual = self.cloud.site.number
+        usual = self.cloud.surroundings.number
         number = self.register(body)
         try:
             yield number
         finally:
-            self.cloud.site.number = usual
-            self.cloud.delete_service_template(number)
+            self.cloud.surroundings.number = usual
+            self.cloud.oneflow.delete_service_template(number)
 
     def close(self):
         for federation in Federation.all(self.cloud):
             if federation.name.startswith(self.prefix):
                 federation.delete(PATIENCE)
-        for document in self.cloud.service_templates():
+        for document in self.cloud.oneflow.service_templates():
             if document["NAME"].startswith(self.prefix):
-                self.cloud.delete_service_template(int(document["ID"]))
-        for name, number in self.cloud.vm_templates().items():
+                self.cloud.oneflow.delete_service_template(int(document["ID"]))
+        for name, number in self.cloud.core.vm_templates().items():
             if name.startswith(self.prefix):
-                self.cloud.delete_vm_template(number)
+                self.cloud.core.delete_vm_template(number)
         self.cloud.close()
         self.http.close()
-        shutil.rmtree(self.cloud.site.folder)
+        shutil.rmtree(self.cloud.surroundings.folder)
 
     def begin(self, name="fed", bounds=None, **settings):
         return Federation.begin(self.cloud, f"{self.prefix}-{name}", settings, bounds or Bounds())
@@ -141,7 +140,7 @@ class World:
             Federation(self.cloud, made.id, made.name).delete(PATIENCE)
 
     def body(self, federation):
-        document = self.cloud.service(federation.id)
+        document = self.cloud.oneflow.service(federation.id)
         return document["TEMPLATE"]["BODY"] if document else {"state": 5, "roles": [], "log": []}
 
     def state(self, federation):
@@ -161,13 +160,13 @@ class World:
         return result
 
     def context(self, vm):
-        return plain(self.cloud._ask(lambda one: one.vm.info(vm)).TEMPLATE)["CONTEXT"]
+        return self.cloud.core.vm_context(vm)
 
     def onegate(self, vm):
         return os.environ.get("ONEFLOWER_TEST_ONEGATE") or self.context(vm)["ONEGATE_ENDPOINT"]
 
     def token(self, vm):
-        return make_token(self.password, vm, self.cloud.vm(vm).started)
+        return make_token(self.password, vm, self.cloud.core.vm(vm).started)
 
     def guest(self, vm):
         """Return OneGate as the guest of a VM sees it."""
@@ -182,14 +181,14 @@ class World:
         return httpx.request(method, self.onegate(vm) + path, headers=headers, trust_env=False, **arguments)
 
     def report(self, vm, **values):
-        self.until(lambda: (found := self.cloud.vm(vm)) and (found.state, found.lcm_state) == (3, 3))
+        self.until(lambda: (found := self.cloud.core.vm(vm)) and (found.state, found.lcm_state) == (3, 3))
         self.guest(vm).publish(values or {"FL_ENDPOINT": "127.0.0.9:9092", "FL_VERSION": "1.41.0", "READY": "YES"})
 
     def ready(self, federation):
         """Play the guests until the service runs."""
         for role in (COORDINATOR, NODES):
             for vm in self.until(lambda role=role: self.nodes(federation, role)):
-                if self.cloud.vm(vm).attributes.get("READY") != "YES":
+                if self.cloud.core.vm(vm).attributes.get("READY") != "YES":
                     self.report(vm)
         self.until(lambda: self.state(federation) == 2)
 
@@ -200,7 +199,7 @@ class World:
 
         def play():
             mine = World.__new__(World)
-            mine.__dict__ |= self.__dict__ | {"cloud": Cloud(self.cloud.endpoints, self.cloud.site)}
+            mine.__dict__ |= self.__dict__ | {"cloud": Cloud(self.cloud.endpoints, self.cloud.surroundings)}
             while not stop.wait(0.02):
                 for federation in Federation.all(mine.cloud):
                     if federation.name.startswith(self.prefix):
@@ -216,10 +215,10 @@ class World:
             thread.join(PATIENCE)
 
     def play(self, federation, silent):
-        document = self.cloud.service(federation.id)
+        document = self.cloud.oneflow.service(federation.id)
         roles = document["TEMPLATE"]["BODY"]["roles"] if document else ()
         numbers = {node["deploy_id"]: role["name"] for role in roles for node in role.get("nodes") or ()}
-        for vm, found in self.cloud.vms(numbers).items():
+        for vm, found in self.cloud.core.vms(numbers).items():
             running = (found.state, found.lcm_state) == (3, 3)
             if running and numbers[vm] not in silent and found.attributes.get("READY") != "YES":
                 self.guest(vm).publish({"FL_ENDPOINT": "127.0.0.9:9092", "READY": "YES"})

@@ -46,7 +46,7 @@ def test_a_lower_case_ready_is_seen_at_the_next_poll(world, federation):
     [link] = world.until(lambda: world.nodes(federation, COORDINATOR))
     world.report(link, FL_ROLE="superlink")
     assert world.raw(link, "PUT", "/vm", content='ready="YES"').status_code == 200
-    assert world.cloud.vm(link).attributes["READY"] == "YES"
+    assert world.cloud.core.vm(link).attributes["READY"] == "YES"
     assert world.until(lambda: world.nodes(federation, NODES))
 
 
@@ -92,7 +92,7 @@ def test_one_machine_cannot_be_another_nor_see_another_service(world, federation
         with pytest.raises(OneGateError, match="does not contain VM"):
             world.guest(link).attributes(foreign)
         assert world.raw(link, "PUT", f"/vms/{foreign}", content="FL_X=1").status_code == 400
-        assert "FL_X" not in world.cloud.vm(foreign).attributes
+        assert "FL_X" not in world.cloud.core.vm(foreign).attributes
 
 
 def test_every_input_must_be_given_and_bounds_are_kept(world):
@@ -127,9 +127,9 @@ def test_scaling_keeps_the_bounds_takes_the_oldest_and_waits_through_the_cooldow
             federation.scale(number)
         assert not isinstance(caught.value, RefusedError), "nobody was asked"
         with pytest.raises(RefusedError, match=refusal):
-            world.cloud.scale_service(federation.id, NODES, number)
+            world.cloud.oneflow.scale_service(federation.id, NODES, number)
     with pytest.raises(RefusedError, match="Maximum cardinality is 1"):
-        world.cloud.scale_service(federation.id, COORDINATOR, 2)
+        world.cloud.oneflow.scale_service(federation.id, COORDINATOR, 2)
     first = world.nodes(federation, NODES)
     with world.guests():
         assert federation.leaving(4) == []
@@ -160,26 +160,26 @@ def test_it_can_be_removed_in_every_state_and_twice(world):
 
     def scaling(made):
         world.ready(made)
-        world.cloud.scale_service(made.id, NODES, 3)
+        world.cloud.oneflow.scale_service(made.id, NODES, 3)
 
     def shrinking(made):
         """Here OneFlow forgets the machines that were to stay: they are terminated one by one."""
         world.ready(made)
         with world.guests():
             made.scale(4, PATIENCE)
-        world.cloud.scale_service(made.id, NODES, 2)
+        world.cloud.oneflow.scale_service(made.id, NODES, 2)
 
     def going(made):
         world.ready(made)
-        world.cloud.delete_service(made.id)
+        world.cloud.oneflow.delete_service(made.id)
 
     for prepare in (at_once, deploying, world.ready, scaling, shrinking, going):
         made = world.begin("doomed")
         prepare(made)
         vms = [vm for role in (COORDINATOR, NODES) for vm in world.nodes(made, role)]
         made.delete(PATIENCE)
-        assert world.cloud.service(made.id) is None
-        assert world.cloud.vms(vms) == {}, f"nothing is left ({prepare})"
+        assert world.cloud.oneflow.service(made.id) is None
+        assert world.cloud.core.vms(vms) == {}, f"nothing is left ({prepare})"
         made.delete()
     with pytest.raises(OneflowerError, match="is gone") as caught:
         made.status()
@@ -200,7 +200,7 @@ def test_what_a_second_delete_leaves_behind_is_cleared_up(world):
     thread.start()
     made.delete(PATIENCE)
     thread.join()
-    world.until(lambda: world.cloud.vms(vms) == {})
+    world.until(lambda: world.cloud.core.vms(vms) == {})
 
 
 def test_a_name_can_be_used_once(world, federation):
@@ -213,12 +213,12 @@ def test_a_name_made_by_several_at_once_is_had_by_the_first(world):
     name, ended = f"{world.prefix}-same", []
     begin = threading.Barrier(3)
 
-    class AtOnce(type(world.cloud.site)):
+    class AtOnce(type(world.cloud.surroundings)):
         """Lets everybody check the names before anybody makes a service."""
 
         def template(self, cloud):
             begin.wait(PATIENCE)
-            return world.cloud.site.number
+            return world.cloud.surroundings.number
 
     def make():
         cloud = Cloud(world.cloud.endpoints, AtOnce())
@@ -242,7 +242,7 @@ def test_a_name_made_by_several_at_once_is_had_by_the_first(world):
 def test_of_several_of_one_name_none_is_taken_for_another(world):
     name = f"{world.prefix}-twin"
     merge = merge_template(name, resolve({}), Bounds())
-    twins = [world.cloud.instantiate(world.template, merge) for _ in range(2)]
+    twins = [world.cloud.oneflow.instantiate(world.template, merge) for _ in range(2)]
     with pytest.raises(
         OneflowerError, match=f"2 federations called '{name}': services {twins[0]}, {twins[1]}"
     ) as caught:
@@ -253,14 +253,14 @@ def test_of_several_of_one_name_none_is_taken_for_another(world):
 
 
 def test_an_invalid_setting_starts_nothing(world):
-    before = [document["ID"] for document in world.cloud.services()]
+    before = [document["ID"] for document in world.cloud.oneflow.services()]
     with pytest.raises(OneflowerError, match="FL_NUM_ROUNDS"):
         world.begin("never", FL_NUM_ROUNDS="0")
     with pytest.raises(OneflowerError, match="cannot be the name of a federation"):
         world.begin("../never")
     with pytest.raises(OneflowerError, match="supernodes: is 12"):
         world.begin("never", Bounds(2, 10, 12))
-    assert [document["ID"] for document in world.cloud.services()] == before
+    assert [document["ID"] for document in world.cloud.oneflow.services()] == before
 
 
 def broken_template(role):
@@ -295,19 +295,19 @@ def test_what_can_never_finish_is_named_and_not_waited_for(world, change, cause)
 
 def test_a_template_that_goes_missing_is_named_in_whatever_state_the_service_is(world):
     """The SuperLink boots, and only then is it the SuperNodes' turn."""
-    spare = world.cloud.create_vm_template(world.empty_machine("spare"))
+    spare = world.cloud.core.create_vm_template(world.empty_machine("spare"))
 
     def change(body):
         body["roles"][1]["template_id"] = spare
 
     with world.template_with(change), world.federation("later") as made:
         [link] = world.until(lambda: world.nodes(made, COORDINATOR))
-        world.cloud.delete_vm_template(spare)
+        world.cloud.core.delete_vm_template(spare)
         assert world.until(lambda: world.state(made) == 1)
         for _ in range(2):
             assert f"VM template {spare} of role supernode does not exist" in "".join(made.status().causes)
             world.report(link)
-            world.until(lambda: world.cloud.vm(link).attributes.get("READY") == "YES")
+            world.until(lambda: world.cloud.core.vm(link).attributes.get("READY") == "YES")
         with pytest.raises(OneflowerError, match=f"VM template {spare} of role supernode does not exist"):
             made.wait_ready(PATIENCE)
 
@@ -334,17 +334,17 @@ def test_waiting_has_an_end_and_notices_that_somebody_else_removed_it(world, fed
 def test_a_machine_that_goes_down_is_a_warning_and_coming_back_ends_it(world, federation):
     world.ready(federation)
     node = world.nodes(federation, NODES)[0]
-    world.cloud.act_on_vm(node, "poweroff-hard")
+    world.cloud.core.act_on_vm(node, "poweroff-hard")
     world.until(lambda: world.state(federation) == WARNING)
     for call in (
-        lambda: world.cloud.recover_service(federation.id),
-        lambda: world.cloud.scale_service(federation.id, NODES, 3),
+        lambda: world.cloud.oneflow.recover_service(federation.id),
+        lambda: world.cloud.oneflow.scale_service(federation.id, NODES, 3),
     ):
         with pytest.raises(RefusedError, match="in state: WARNING"):
             call()
     assert [vm.state for vm in federation.status().vms if vm.id == node] == ["poweroff"]
-    world.until(lambda: world.cloud.vm(node).state == 8)
-    world.cloud.act_on_vm(node, "resume")
+    world.until(lambda: world.cloud.core.vm(node).state == 8)
+    world.cloud.core.act_on_vm(node, "resume")
     assert federation.wait_ready(PATIENCE, grace=60).state == "RUNNING"
 
 
@@ -352,7 +352,7 @@ def test_a_machine_terminated_behind_its_back_is_made_up_for(world, federation):
     """OneFlow takes it out of the books; being below min_vms, it boots another when it next looks at policies."""
     world.ready(federation)
     gone = world.nodes(federation, NODES)[0]
-    world.cloud.act_on_vm(gone, "terminate-hard")
+    world.cloud.core.act_on_vm(gone, "terminate-hard")
     world.until(lambda: gone not in world.nodes(federation, NODES))
     with world.guests():
         world.until(lambda: len(world.nodes(federation, NODES)) == 2 and world.state(federation) == RUNNING)
@@ -366,10 +366,10 @@ def test_cooldown_refuses_and_recover_ends_it(world):
 
     with world.template_with(long_cooldown), world.federation("resting", Bounds(2, 5, 3)) as made:
         world.ready(made)
-        world.cloud.scale_service(made.id, NODES, 2)
+        world.cloud.oneflow.scale_service(made.id, NODES, 2)
         world.until(lambda: world.state(made) == COOLDOWN)
         with pytest.raises(RefusedError, match="in state: COOLDOWN"):
-            world.cloud.delete_service(made.id)
+            world.cloud.oneflow.delete_service(made.id)
         assert made.recover(PATIENCE).state == "RUNNING"
 
 
@@ -380,7 +380,7 @@ def test_the_python_api_deploys_and_cleans_up(world):
             status = made.status()
             assert (status.ready, status.supernodes) == (True, 3)
             assert any(line.startswith("superlink_0: ready") for line in made.logs())
-        assert world.cloud.service(made.id) is None
+        assert world.cloud.oneflow.service(made.id) is None
         assert str(made.id) in repr(made)
 
 
@@ -432,7 +432,7 @@ def test_a_boot_failure_is_named_and_can_be_recovered(world):
     with world.federation("failing") as made:
         [link] = world.until(lambda: world.nodes(made, COORDINATOR))
         try:
-            world.cloud.recover_vm(link, 0)
+            world.cloud.core.recover_vm(link, 0)
         except RefusedError:
             return
         with pytest.raises(OneflowerError, match=f"VM {link} of role superlink failed"):

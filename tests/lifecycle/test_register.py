@@ -29,8 +29,8 @@ def register(world, name, *, force=False, dry_run=False, node=VmOptions(), bound
 
 def there(world, name):
     return (
-        [template for template in world.cloud.vm_templates() if template.startswith(name)],
-        [document["NAME"] for document in world.cloud.service_templates() if document["NAME"] == name],
+        [template for template in world.cloud.core.vm_templates() if template.startswith(name)],
+        [document["NAME"] for document in world.cloud.oneflow.service_templates() if document["NAME"] == name],
     )
 
 
@@ -39,7 +39,7 @@ def changes(done):
 
 
 def body(world, number):
-    return next(d for d in world.cloud.service_templates() if d["ID"] == str(number))["TEMPLATE"]["BODY"]
+    return next(d for d in world.cloud.oneflow.service_templates() if d["ID"] == str(number))["TEMPLATE"]["BODY"]
 
 
 def test_registering_twice_changes_nothing_the_second_time(world, name):
@@ -66,7 +66,7 @@ def test_what_differs_is_updated_and_what_is_not_mentioned_stays(world, name):
     assert changes(planned) == [f"~ VM template {name}-supernode: MEMORY 512 -> 1024"]
     register(world, name, node=VmOptions(memory=1024))
     assert register(world, name).changes == (), "an option that is left out leaves its value alone"
-    assert world.cloud.vm_template(done.vm_templates[NODES])["MEMORY"] == "1024"
+    assert world.cloud.core.vm_template(done.vm_templates[NODES])["MEMORY"] == "1024"
     nodes = body(world, done.template)["roles"][1]
     assert [nodes[key] for key in ("cardinality", "min_vms", "max_vms")] == [3, 2, 20]
     assert find_registered(world.cloud, name)[1] == Bounds(2, 20, 3), "what `up` goes by"
@@ -75,20 +75,20 @@ def test_what_differs_is_updated_and_what_is_not_mentioned_stays(world, name):
 def test_what_was_changed_by_hand_stays_unless_forced(world, name):
     done = register(world, name, node=VmOptions(memory=512))
     number = done.vm_templates[NODES]
-    edited = world.cloud.vm_template(number) | {"MEMORY": "768", "SCHED_REQUIREMENTS": 'HYPERVISOR="kvm"'}
+    edited = world.cloud.core.vm_template(number) | {"MEMORY": "768", "SCHED_REQUIREMENTS": 'HYPERVISOR="kvm"'}
     edited["CONTEXT"]["SET_HOSTNAME"] = "$NAME"
-    world.cloud.update_vm_template(number, render(edited))
+    world.cloud.core.update_vm_template(number, render(edited))
     template = body(world, done.template) | {"description": "ours now"}
-    world.cloud.update_service_template(done.template, template)
+    world.cloud.oneflow.update_service_template(done.template, template)
     kept = register(world, name, node=VmOptions(memory=1024))
     assert sorted(change.kind for change in kept.changes) == ["keep", "keep"]
-    found = world.cloud.vm_template(number)
+    found = world.cloud.core.vm_template(number)
     assert (found["MEMORY"], found["SCHED_REQUIREMENTS"]) == ("768", 'HYPERVISOR="kvm"')
     assert found["CONTEXT"]["SET_HOSTNAME"] == "$NAME"
     assert body(world, done.template)["description"] == "ours now"
     forced = register(world, name, force=True, node=VmOptions(memory=1024))
     assert {change.kind for change in forced.changes} == {"update"}
-    found = world.cloud.vm_template(number)
+    found = world.cloud.core.vm_template(number)
     assert found["MEMORY"] == "1024"
     assert found["SCHED_REQUIREMENTS"] == 'HYPERVISOR="kvm"', "what was never ours stays in any case"
     assert register(world, name, node=VmOptions(memory=1024)).changes == ()
@@ -99,7 +99,7 @@ def test_what_was_begun_is_removed_again_when_something_fails(world, name, monke
         raise OneflowerError("OneFlow is gone.")
 
     said = []
-    monkeypatch.setattr(world.cloud, "create_service_template", refuse)
+    monkeypatch.setattr(world.cloud.oneflow, "create_service_template", refuse)
     with pytest.raises(OneflowerError, match="OneFlow is gone"):
         Registration(world.cloud, Wishes(name), notify=said.append).apply()
     assert there(world, name) == ([], [])
@@ -138,8 +138,8 @@ def test_an_image_is_registered_once_for_each_content(world, name, tmp_path):
         assert "could not make the image" in error.message
         assert there(world, name) == ([], [])
         return
-    disk = world.cloud.vm_template(done.vm_templates[NODES])["DISK"]["IMAGE_ID"]
-    assert int(disk) in [number for image, number in world.cloud.images().items() if image.startswith(name)]
+    disk = world.cloud.core.vm_template(done.vm_templates[NODES])["DISK"]["IMAGE_ID"]
+    assert int(disk) in [number for image, number in world.cloud.core.images().items() if image.startswith(name)]
     assert Registration(world.cloud, wishes).apply().changes == ()
     path.write_bytes(b"another one")
     with pytest.raises(OneflowerError, match="has the sha256"):
@@ -147,7 +147,7 @@ def test_an_image_is_registered_once_for_each_content(world, name, tmp_path):
     newer = Wishes(name, images={NODES: ImageSource(str(path))})
     assert [change.kind for change in Registration(world.cloud, newer).apply().changes] == ["create", "update"]
     unregister(world.cloud, name)
-    assert not [image for image in world.cloud.images() if image.startswith(name)]
+    assert not [image for image in world.cloud.core.images() if image.startswith(name)]
 
 
 def test_an_image_that_the_core_refuses_is_the_same_sentence_as_one_that_it_gives_up(world, name, monkeypatch):
@@ -155,7 +155,7 @@ def test_an_image_that_the_core_refuses_is_the_same_sentence_as_one_that_it_give
         text = "[one.image.allocate] Cannot determine Image SIZE. Failed to stat /root/node.qcow2"
         raise RefusedError(500, text, "OpenNebula")
 
-    monkeypatch.setattr(world.cloud, "create_image", refuse)
+    monkeypatch.setattr(world.cloud.core, "create_image", refuse)
     with pytest.raises(OneflowerError, match="OpenNebula could not make the image .*Cannot determine") as caught:
         Registration(world.cloud, Wishes(name, images={NODES: ImageSource("/root/node.qcow2")})).apply()
     assert "SAFE_DIRS" in caught.value.hint
@@ -163,7 +163,7 @@ def test_an_image_that_the_core_refuses_is_the_same_sentence_as_one_that_it_give
 
 
 def test_the_roles_that_have_nothing_to_boot_from_are_named_before_and_after(world, name):
-    image = world.cloud.create_image(render({"NAME": f"{name}-own", "TYPE": "DATABLOCK", "SIZE": "1"}), 1)
+    image = world.cloud.core.create_image(render({"NAME": f"{name}-own", "TYPE": "DATABLOCK", "SIZE": "1"}), 1)
     try:
         for dry_run in (True, False):
             assert register(world, name, dry_run=dry_run).diskless == (COORDINATOR, NODES)
@@ -173,7 +173,7 @@ def test_the_roles_that_have_nothing_to_boot_from_are_named_before_and_after(wor
         assert register(world, name).diskless == (COORDINATOR,), "what is there already counts"
     finally:
         unregister(world.cloud, name)
-        world.cloud.delete_image(image)
+        world.cloud.core.delete_image(image)
 
 
 def test_an_image_that_cannot_be_made_leaves_nothing(world, name):
@@ -181,4 +181,4 @@ def test_an_image_that_cannot_be_made_leaves_nothing(world, name):
     with pytest.raises(OneflowerError, match="could not make the image"):
         Registration(world.cloud, wishes).apply()
     assert there(world, name) == ([], [])
-    assert not [image for image in world.cloud.images() if image.startswith(name)]
+    assert not [image for image in world.cloud.core.images() if image.startswith(name)]

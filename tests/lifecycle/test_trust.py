@@ -23,8 +23,8 @@ def service(world, federation):
     """A federation that is ready, with the VM ids of its SuperLink and of one member."""
     with world.guests(silent=(COORDINATOR,)):
         [link] = world.until(lambda: world.nodes(federation, COORDINATOR))
-        world.until(lambda: (found := world.cloud.vm(link)) and (found.state, found.lcm_state) == (3, 3))
-        if not world.cloud.vm(link).ip:
+        world.until(lambda: (found := world.cloud.core.vm(link)) and (found.state, found.lcm_state) == (3, 3))
+        if not world.cloud.core.vm(link).ip:
             pytest.skip("the machines have no network")
         publish(world, link)
         world.until(lambda: world.state(federation) == 2)
@@ -33,7 +33,7 @@ def service(world, federation):
 
 def publish(world, link, **changes):
     """Publish as the SuperLink's agent does."""
-    address = world.cloud.vm(link).ip
+    address = world.cloud.core.vm(link).ip
     values = {
         "FL_ENDPOINT": f"{address}:9092",
         "FL_CONTROL_ENDPOINT": "127.0.0.1:8000",
@@ -90,7 +90,7 @@ def test_a_member_cannot_redirect_the_operator(
 
 def test_a_member_can_neither_make_the_proof_nor_do_away_with_it(world, service):
     federation, link, member = service
-    values = {**world.cloud.vm(link).attributes, "FL_CA_CERT": encoded("another CA")}
+    values = {**world.cloud.core.vm(link).attributes, "FL_CA_CERT": encoded("another CA")}
     forged = world.guest(member).prove(values)
     lines = "\n".join(f"{name}={forged[name]}" for name in ("FL_CA_CERT", "FL_PROOF"))
     assert world.raw(member, "PUT", f"/vms/{link}", content=lines).status_code == 200
@@ -110,7 +110,7 @@ def test_a_member_reads_no_secret_of_another(world, service):
 
 def test_who_cannot_check_the_proof_pins_what_was_published_first(world, service):
     known, link, member = service
-    cloud = Cloud(world.cloud.endpoints, world.cloud.site)
+    cloud = Cloud(world.cloud.endpoints, world.cloud.surroundings)
     cloud.__dict__["token_password"] = ("4711", "")
     federation = Federation(cloud, known.id, known.name)
     first = federation.status().trust

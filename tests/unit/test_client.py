@@ -12,14 +12,15 @@ import time
 
 import pytest
 
-from oneflower.api import OpenNebulaSite
-from oneflower.cloud import Cloud, Endpoints, Federation, RefusedError, client, opennebula_endpoints
-from oneflower.cloud.client import UnreachableError
+from oneflower.api import OpenNebulaSurroundings
+from oneflower.cloud import Cloud, Endpoints, Federation, Limits, RefusedError, opennebula_endpoints
+from oneflower.cloud.outages import USUAL
+from oneflower.cloud.refused import UnreachableError
 from oneflower.cloud.tunnel import SshOptions
 from oneflower_appliance.agent import tls
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
-SITE = OpenNebulaSite("oneflower", SshOptions())
+SURROUNDINGS = OpenNebulaSurroundings("oneflower", SshOptions())
 
 
 @contextlib.contextmanager
@@ -57,8 +58,8 @@ def server(status, body, kind="text/plain", context=None):
 
 
 @contextlib.contextmanager
-def cloud(url):
-    made = Cloud(Endpoints(url, f"{url}/RPC2", "me:pass:word", direct=True), SITE)
+def cloud(url, limits=USUAL):
+    made = Cloud(Endpoints(url, f"{url}/RPC2", "me:pass:word", direct=True), SURROUNDINGS, limits=limits)
     try:
         yield made
     finally:
@@ -105,25 +106,25 @@ def test_what_oneflow_says_becomes_one_sentence(status, body, text):
 def test_what_the_core_says_becomes_one_sentence(status, body, text):
     with server(status, body, "text/xml") as url, cloud(url) as made:
         with pytest.raises(OneflowerError) as caught:
-            made.vm_templates()
+            made.core.vm_templates()
         assert text in str(caught.value)
 
 
 def test_a_service_that_is_gone_is_none_and_other_refusals_are_not():
     with server(404, "[one.document.info] Error getting document [7].") as url, cloud(url) as made:
-        assert made.service(7) is None
+        assert made.oneflow.service(7) is None
     with server(500, "[DocumentInfo] Error getting document [7].") as url, cloud(url) as made:
         with pytest.raises(RefusedError) as caught:
-            made.service(7)
+            made.oneflow.service(7)
         assert caught.value.status == 500
 
 
 def test_nobody_there_is_one_sentence_for_both_servers():
     with cloud("http://127.0.0.1:9") as made:
         with pytest.raises(OneflowerError, match=r"OneFlow at http://127.0.0.1:9 cannot be reached.*\n.*ONEFLOW_URL"):
-            made.services()
+            made.oneflow.services()
         with pytest.raises(OneflowerError, match=r"OpenNebula at .* cannot be reached(.|\n)*ONE_XMLRPC"):
-            made.vm_templates()
+            made.core.vm_templates()
 
 
 def test_a_server_that_hangs_up_is_one_sentence():
@@ -137,9 +138,9 @@ def test_a_server_that_hangs_up_is_one_sentence():
         threading.Thread(target=hang_up, daemon=True).start()
         with cloud(f"http://127.0.0.1:{listener.getsockname()[1]}") as made:
             with pytest.raises(OneflowerError, match="cannot be reached"):
-                made.services()
+                made.oneflow.services()
             with pytest.raises(OneflowerError, match="cannot be reached"):
-                made.vm_templates()
+                made.core.vm_templates()
         listener.shutdown(socket.SHUT_RDWR)
 
 
@@ -186,11 +187,16 @@ def drip(connection):
 
 
 @pytest.mark.parametrize("serve", [silent, drip])
-@pytest.mark.parametrize("call", [Cloud.services, Cloud.vm_templates, lambda made: made.create_vm_template("NAME=x")])
-def test_a_server_that_accepts_and_does_not_answer_is_not_waited_for_for_ever(monkeypatch, serve, call):
-    monkeypatch.setattr(client, "_SILENCE", 1.0)
-    monkeypatch.setattr(client, "_LONGEST", 2.0)
-    with listener(serve) as url, cloud(url) as made:
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda made: made.oneflow.services(),
+        lambda made: made.core.vm_templates(),
+        lambda made: made.core.create_vm_template("NAME=x"),
+    ],
+)
+def test_a_server_that_accepts_and_does_not_answer_is_not_waited_for_for_ever(serve, call):
+    with listener(serve) as url, cloud(url, Limits(silence=1, answer=2)) as made:
         started = time.monotonic()
         with pytest.raises(UnreachableError, match="cannot be reached") as caught:
             call(made)
@@ -200,7 +206,7 @@ def test_a_server_that_accepts_and_does_not_answer_is_not_waited_for_for_ever(mo
 
 def test_other_sockets_of_the_program_keep_their_own_time_outs():
     with server(200, "", "text/xml") as url, cloud(url) as made, contextlib.suppress(OneflowerError):
-        made.vm_templates()
+        made.core.vm_templates()
     assert socket.getdefaulttimeout() is None
 
 
@@ -221,8 +227,7 @@ def answering(port, body):
     return made
 
 
-def test_who_waits_for_a_cloud_waits_through_its_outage_and_is_told_so(monkeypatch):
-    monkeypatch.setattr(client, "_PAUSE", 0.05)
+def test_who_waits_for_a_cloud_waits_through_its_outage_and_is_told_so():
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     said, servers = [], []
@@ -232,12 +237,17 @@ def test_who_waits_for_a_cloud_waits_through_its_outage_and_is_told_so(monkeypat
         if not servers:
             servers.append(answering(port, b'{"DOCUMENT_POOL":{}}'))
 
-    made = Cloud(Endpoints(f"http://127.0.0.1:{port}", "http://127.0.0.1:9", "me:pass", direct=True), SITE, tell)
+    made = Cloud(
+        Endpoints(f"http://127.0.0.1:{port}", "http://127.0.0.1:9", "me:pass", direct=True),
+        SURROUNDINGS,
+        tell,
+        Limits(pause=0.05),
+    )
     with pytest.raises(UnreachableError):
-        made.services()
+        made.oneflow.services()
     assert said == [], "without patience it is an error at once"
     with made.patient():
-        assert made.services() == []
+        assert made.oneflow.services() == []
     assert "cannot be reached" in said[0]
     assert "Waiting up to 60 s" in said[0]
     assert "answers again" in said[1]
@@ -246,27 +256,24 @@ def test_who_waits_for_a_cloud_waits_through_its_outage_and_is_told_so(monkeypat
     servers[0].server_close()
 
 
-def test_an_outage_that_lasts_is_an_error(monkeypatch):
-    monkeypatch.setattr(client, "_PAUSE", 0.01)
-    monkeypatch.setattr(client, "_OUTAGE", 0.3)
-    with cloud("http://127.0.0.1:9") as made, made.patient():
-        for call in (made.services, made.vm_templates, lambda: made.delete_service(3)):
+def test_an_outage_that_lasts_is_an_error():
+    with cloud("http://127.0.0.1:9", Limits(outage=0.3, pause=0.01)) as made, made.patient():
+        for call in (made.oneflow.services, made.core.vm_templates, lambda: made.oneflow.delete_service(3)):
             with pytest.raises(UnreachableError, match="cannot be reached"):
                 call()
 
 
-def test_what_changes_something_is_not_asked_twice_if_it_may_have_got_through(monkeypatch):
-    monkeypatch.setattr(client, "_PAUSE", 0.01)
+def test_what_changes_something_is_not_asked_twice_if_it_may_have_got_through():
     asked = []
 
     def hang_up(connection):
         asked.append(connection.recv(4096)[:6])
 
-    with listener(hang_up) as url, cloud(url) as made, made.patient():
+    with listener(hang_up) as url, cloud(url, Limits(pause=0.01)) as made, made.patient():
         with pytest.raises(UnreachableError):
-            made.delete_service(3)
+            made.oneflow.delete_service(3)
         with pytest.raises(UnreachableError):
-            made.act_on_vm(3, "terminate-hard")
+            made.core.act_on_vm(3, "terminate-hard")
     assert asked == [b"DELETE", b"POST /"]
 
 
@@ -276,13 +283,13 @@ def test_a_certificate_that_nobody_knows_is_not_trusted(tmp_path, monkeypatch):
     context.load_cert_chain(made_here.certificate, made_here.key)
     with server(200, '{"DOCUMENT_POOL":{}}', context=context) as url:
         with cloud(url) as made:
-            for call in (made.services, made.vm_templates):
+            for call in (made.oneflow.services, made.core.vm_templates):
                 with pytest.raises(OneflowerError, match="certificate that is not trusted here") as caught:
                     call()
                 assert "SSL_CERT_FILE" in caught.value.hint
         monkeypatch.setenv("SSL_CERT_FILE", str(made_here.ca))
-        known = Cloud(Endpoints(url, url, "me:pass"), SITE)
-        assert known.services() == []
+        known = Cloud(Endpoints(url, url, "me:pass"), SURROUNDINGS)
+        assert known.oneflow.services() == []
         known.close()
 
 

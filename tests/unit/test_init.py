@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from oneflower.api import LocalSite
+from oneflower.api import LocalSurroundings
 from oneflower.local.host import init, machines
 
 
@@ -156,11 +156,11 @@ def test_a_terminal_and_a_pipe_are_left_alone():
 
 
 def test_logs_are_read_on_in_what_was_moved_aside():
-    site = LocalSite()
-    folder = site.home.machine(3)
+    here = LocalSurroundings()
+    folder = here.home.machine(3)
     folder.mkdir(parents=True)
-    assert site.console(3, 5) == []
+    assert here.console(3, 5) == []
     (folder / "console.log.1").write_text("1\n2\n3\n")
     (folder / "console.log").write_text("4\n5\n")
-    assert site.console(3, 4) == ["2", "3", "4", "5"]
-    assert site.console(3, 1) == ["5"]
+    assert here.console(3, 4) == ["2", "3", "4", "5"]
+    assert here.console(3, 1) == ["5"]

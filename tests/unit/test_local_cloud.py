@@ -26,7 +26,7 @@ def empty_machine(role):
     return render({"NAME": f"empty-{role}", **template})
 
 
-class Site:
+class Surroundings:
     """Deploys from one template."""
 
     def __init__(self, number):
@@ -51,12 +51,12 @@ class World:
     def __init__(self, home):
         self.home = home
         self.connect()
-        ids = {role: self.cloud.create_vm_template(empty_machine(role)) for role in (COORDINATOR, NODES)}
+        ids = {role: self.cloud.core.create_vm_template(empty_machine(role)) for role in (COORDINATOR, NODES)}
         body = service_template(ServiceOptions(name="empty", cooldown=0, template_ids=ids))
         for role in body["roles"]:
             del role["template_contents"]["CONTEXT"]["ONEFLOWER_ROLE"]
         self.body = body
-        self.template = self.cloud.site.number = self.cloud.create_service_template(body)
+        self.template = self.cloud.surroundings.number = self.cloud.oneflow.create_service_template(body)
 
     def close(self):
         self.cloud.close()
@@ -69,7 +69,7 @@ class World:
     def connect(self):
         self.daemon = daemon.connect(self.home)
         endpoints = Endpoints(self.daemon.oneflow, self.daemon.xmlrpc, self.daemon.auth, direct=True)
-        self.cloud = Cloud(endpoints, Site(getattr(self, "template", None)))
+        self.cloud = Cloud(endpoints, Surroundings(getattr(self, "template", None)))
         self.http = httpx.Client(
             base_url=self.daemon.oneflow, auth=tuple(self.daemon.auth.split(":", 1)), trust_env=False
         )
@@ -82,7 +82,7 @@ class World:
         return OneGate(self.daemon.onegate, (context / "token.txt").read_text(), str(number))
 
     def body_of(self, federation):
-        return self.cloud.service(federation.id)["TEMPLATE"]["BODY"]
+        return self.cloud.oneflow.service(federation.id)["TEMPLATE"]["BODY"]
 
     def nodes(self, federation, role):
         entry = next(entry for entry in self.body_of(federation)["roles"] if entry["name"] == role)
@@ -153,9 +153,9 @@ def test_errors_are_plain_text_and_unknown_calls_say_so(world):
 def test_what_the_real_oneflow_loses_is_lost_here_too_and_the_log_says_why(world):
     body = copy.deepcopy(world.body) | {"name": "no template"}
     body["roles"][0]["template_id"] = 4711
-    world.cloud.site.number = world.cloud.create_service_template(body)
+    world.cloud.surroundings.number = world.cloud.oneflow.create_service_template(body)
     made = world.deploy("lost")
-    world.cloud.site.number = world.template
+    world.cloud.surroundings.number = world.template
     try:
         world.until(lambda: f"service {made.id} stays DEPLOYING_NETS forever" in world.home.log.read_text())
         assert world.body_of(made)["state"] == 11

@@ -12,8 +12,8 @@ import time
 
 import pytest
 
-from oneflower.api import LocalSite, local_cloud
-from oneflower.cloud import Cloud, Federation, client
+from oneflower.api import LocalSurroundings, local_cloud
+from oneflower.cloud import Cloud, Federation, Limits
 from oneflower.local import daemon
 from oneflower.local.home import LocalHome
 from oneflower.opennebula import COORDINATOR, NODES, ServiceOptions, render, service_template, vm_template
@@ -21,7 +21,7 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.settings import Bounds
 
 
-class Here(LocalSite):
+class Here(LocalSurroundings):
     """The local cloud, its machines empty."""
 
     number = -1
@@ -50,20 +50,20 @@ class World:
         for role in (COORDINATOR, NODES):
             template = vm_template(role)
             del template["CONTEXT"]["ONEFLOWER_ROLE"]
-            ids[role] = made.create_vm_template(render({"NAME": f"empty-{role}", **template}))
+            ids[role] = made.core.create_vm_template(render({"NAME": f"empty-{role}", **template}))
         body = service_template(ServiceOptions(name="empty", template_ids=ids))
         for role in body["roles"]:
             del role["template_contents"]["CONTEXT"]["ONEFLOWER_ROLE"]
-        self.number = made.create_service_template(body)
+        self.number = made.oneflow.create_service_template(body)
         self.endpoints = made.endpoints
         made.close()
         self.said = []
         self.clouds = []
 
-    def cloud(self, kind=Here):
-        site = kind()
-        site.number = self.number
-        self.clouds.append(Cloud(self.endpoints, site, self.said.append))
+    def cloud(self, kind=Here, outage=60):
+        surroundings = kind()
+        surroundings.number = self.number
+        self.clouds.append(Cloud(self.endpoints, surroundings, self.said.append, Limits(outage=outage, pause=0.05)))
         return self.clouds[-1]
 
     def kill(self):
@@ -76,8 +76,7 @@ class World:
 
 
 @pytest.fixture
-def world(monkeypatch):
-    monkeypatch.setattr(client, "_PAUSE", 0.05)
+def world():
     made = World()
     yield made
     for cloud in made.clouds:
@@ -107,13 +106,12 @@ def test_a_daemon_that_dies_is_started_again_and_the_waiting_goes_on(world):
 def test_without_waiting_too_a_dead_daemon_is_started_again(world):
     cloud = world.cloud()
     world.kill()
-    assert cloud.services() == []
+    assert cloud.oneflow.services() == []
     world.kill()
-    assert cloud.images() == {}
+    assert cloud.core.images() == {}
 
 
-def test_when_the_rollback_fails_the_first_error_is_what_is_seen_and_what_is_left_is_named(world, monkeypatch):
-    monkeypatch.setattr(client, "_OUTAGE", 0.3)
+def test_when_the_rollback_fails_the_first_error_is_what_is_seen_and_what_is_left_is_named(world):
 
     def watch(status):
         if status.vms:
@@ -121,7 +119,7 @@ def test_when_the_rollback_fails_the_first_error_is_what_is_seen_and_what_is_lef
             raise ValueError("the first error")
 
     with pytest.raises(ValueError, match="the first error") as caught:
-        Federation.deploy(world.cloud(Elsewhere), 2, name="lab", watch=watch)
+        Federation.deploy(world.cloud(Elsewhere, outage=0.3), 2, name="lab", watch=watch)
     [note] = caught.value.__notes__
     assert "lab could not be removed" in note
     assert world.said[-1] == note
@@ -149,8 +147,8 @@ def test_a_second_interrupt_says_what_is_left(world, monkeypatch):
     def interrupted(_number):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(made.cloud, "delete_service", interrupted)
-    monkeypatch.setattr(made.cloud, "recover_service", lambda number, delete: interrupted(number))
+    monkeypatch.setattr(made.cloud.oneflow, "delete_service", interrupted)
+    monkeypatch.setattr(made.cloud.oneflow, "recover_service", lambda number, delete: interrupted(number))
     with pytest.raises(KeyboardInterrupt):
         made.roll_back()
     assert f"Interrupted while removing lab. Left behind: service {made.id}" in world.said[-1]
@@ -159,14 +157,14 @@ def test_a_second_interrupt_says_what_is_left(world, monkeypatch):
 
 def test_an_interrupt_while_the_cloud_makes_it_leaves_nothing(world, monkeypatch):
     cloud = world.cloud()
-    make = cloud.instantiate
+    make = cloud.oneflow.instantiate
 
     def slowly(template, merge):
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         time.sleep(0.3)
         return make(template, merge)
 
-    monkeypatch.setattr(cloud, "instantiate", slowly)
+    monkeypatch.setattr(cloud.oneflow, "instantiate", slowly)
     with pytest.raises(KeyboardInterrupt):
         Federation.begin(cloud, "lab", {}, Bounds())
     assert "removing lab as soon as" in world.said[0]

@@ -327,7 +327,7 @@ def test_the_nodes_that_are_online_are_counted_and_a_superlink_that_is_away_is_n
     door.close()
 
 
-class AnySite:
+class AnySurroundings:
     def flwr(self, version, framework, notify):
         return Path("flwr"), {"flwr", "numpy", "scikit-learn", "pillow"}
 
@@ -336,7 +336,7 @@ def test_a_federation_that_is_not_ready_trains_nothing():
     status = FederationStatus(1, "lab", "DEPLOYING", 2)
     request = training.Request("image-classification", None, {}, Path())
     with pytest.raises(OneflowerError, match="no SuperLink that is ready") as caught:
-        training.train(AnySite(), status, request, runs.Observer(print, print, print))
+        training.train(AnySurroundings(), status, request, runs.Observer(print, print, print))
     assert caught.value.code is ExitCode.CONFLICT
 
 
@@ -344,7 +344,7 @@ def test_a_federation_that_is_not_ready_trains_nothing():
 def submitting(link, tmp_path, monkeypatch):
     """Train with a `flwr` that an interrupt of this process meets while it submits; returns what was done and said."""
 
-    class Site:
+    class Surroundings:
         def flwr(self, version, framework, notify):
             return link.door.flwr, {"flwr", "numpy", "scikit-learn", "pillow"}
 
@@ -367,7 +367,7 @@ def submitting(link, tmp_path, monkeypatch):
         status = FederationStatus(1, "lab", "RUNNING", 2, vms=(vm,), control=link.door.address)
         request = training.Request("image-classification", None, {}, Path())
         with pytest.raises(KeyboardInterrupt):
-            training.train(Site(), status, request, runs.Observer(print, print, said.append))
+            training.train(Surroundings(), status, request, runs.Observer(print, print, said.append))
         return posted, said
 
     return train

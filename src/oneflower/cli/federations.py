@@ -225,7 +225,7 @@ def logs(
 ) -> None:
     """Show the service's log, what each machine says of itself, and (local cloud) the machines' consoles."""
     federation = _find(name)
-    status, site = federation.status(), federation.cloud.site
+    status, surroundings = federation.status(), federation.cloud.surroundings
     shown = [found for found in status.vms if vm in (None, found.name, str(found.id))]
     if vm is not None and not shown:
         raise OneflowerError(
@@ -233,7 +233,7 @@ def logs(
             f"It has {', '.join(found.name for found in status.vms)}.",
             ExitCode.NOT_FOUND,
         )
-    consoles = {found.name: site.console(found.id, lines) for found in shown}
+    consoles = {found.name: surroundings.console(found.id, lines) for found in shown}
     if output is Output.JSON:
         screen.show_json({"service": status.log, "vms": status.vms, "consoles": consoles})
         return
@@ -254,7 +254,7 @@ def _show_consoles(federation: Federation) -> None:
     except OneflowerError:
         return
     for vm in failed:
-        for line in federation.cloud.site.console(vm.id, 15):
+        for line in federation.cloud.surroundings.console(vm.id, 15):
             screen.say(f"{vm.name} | {line}")
 
 

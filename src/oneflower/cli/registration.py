@@ -62,7 +62,7 @@ def register(
     from oneflower_appliance.settings import Bounds  # noqa: PLC0415
 
     cloud = Session.cloud()
-    known = cloud.images() if superlink_image or supernode_image else {}
+    known = cloud.core.images() if superlink_image or supernode_image else {}
     given = {COORDINATOR: (superlink_image, superlink_checksum), NODES: (supernode_image, supernode_checksum)}
     images = {role: _source(*pair) for role, pair in given.items() if pair[0] not in ("", NONE, *known)}
     named = {role: pair[0] for role, pair in given.items() if pair[0] in (NONE, *known)}

@@ -118,7 +118,7 @@ def connect(
     if status.trust.note:
         screen.say(f"Note: {status.trust.note}")
     status.trust.follow()
-    with federation.cloud.site.reach(status) as address:
+    with federation.cloud.surroundings.reach(status) as address:
         forget_gone(federation.cloud, {found.id for found in Federation.all(federation.cloud)})
         ca = keep_ca(federation.cloud, status)
         settings = {"superlink": status.name, "address": address, "root-certificates": ca}

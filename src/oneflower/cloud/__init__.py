@@ -1,8 +1,10 @@
 """The client: one federation's life over OneFlow's REST and OpenNebula's XML-RPC, the same for both clouds."""
 
-from oneflower.cloud.client import Cloud, RefusedError
+from oneflower.cloud.client import Cloud
 from oneflower.cloud.credentials import Endpoints, opennebula_endpoints
 from oneflower.cloud.federation import Federation, scaling_bounds
+from oneflower.cloud.outages import Limits
+from oneflower.cloud.refused import RefusedError
 from oneflower.cloud.results import RunResult
 from oneflower.cloud.status import FederationStatus, RunProgress, VmStatus
 from oneflower_appliance.runs import RunRow
@@ -12,6 +14,7 @@ __all__ = [
     "Endpoints",
     "Federation",
     "FederationStatus",
+    "Limits",
     "RefusedError",
     "RunProgress",
     "RunResult",

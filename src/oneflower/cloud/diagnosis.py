@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from oneflower.cloud.client import RefusedError
+from oneflower.cloud.refused import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from oneflower.cloud.client import Cloud, Vm
+    from oneflower.cloud.client import Cloud
+    from oneflower.cloud.core import Vm
 
 _PENDING, _FAILED_DEPLOYING, _FAILED_SCALING = 0, 7, 9
 _LEAVING = frozenset({3, 5, 6, 12, 14})  # UNDEPLOYING, DONE, and what comes with them: nothing is to be made any more
@@ -42,7 +43,7 @@ def _templates(cloud: Cloud, roles: Mapping[str, dict[str, Any]]) -> Iterator[st
             continue
         number = role["template_id"]
         try:
-            missing = cloud.vm_template(number) is None
+            missing = cloud.core.vm_template(number) is None
         except RefusedError as error:
             yield f"VM template {number} of role {name} may not be used: {error.text}. OneFlow does not notice."
             continue

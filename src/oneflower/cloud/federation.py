@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from oneflower.cloud import results, runs, training
 from oneflower.cloud.answer import Answer
-from oneflower.cloud.client import RefusedError, UnreachableError
 from oneflower.cloud.diagnosis import causes
 from oneflower.cloud.names import check_name
+from oneflower.cloud.refused import RefusedError, UnreachableError
 from oneflower.cloud.status import FederationStatus, RunProgress, VmStatus, read_status
 from oneflower.cloud.trust import trust
 from oneflower.opennebula import COORDINATOR, NODES, merge_template
@@ -98,7 +98,7 @@ class Federation:
     @classmethod
     def all(cls, cloud: Cloud) -> Iterator[Federation]:
         """Yield every service that has the two roles of a federation."""
-        for document in cloud.services():
+        for document in cloud.oneflow.services():
             body = document["TEMPLATE"]["BODY"]
             if {COORDINATOR, NODES} <= {role.get("name") for role in body.get("roles", ())}:
                 yield cls(cloud, int(document["ID"]), document["NAME"])
@@ -119,10 +119,10 @@ class Federation:
         check_name(name)
         wanted = resolve(settings, bounds=bounds)
         cls._check_free(cloud, name)
-        cloud.site.prepare(wanted["FLOWER_VERSION"], wanted["ML_FRAMEWORK"], notify)
+        cloud.surroundings.prepare(wanted["FLOWER_VERSION"], wanted["ML_FRAMEWORK"], notify)
         cls._check_free(cloud, name)  # which may have taken minutes
-        template, merge = cloud.site.template(cloud), merge_template(name, wanted, bounds)
-        made = Answer(lambda: cloud.instantiate(template, merge))
+        template, merge = cloud.surroundings.template(cloud), merge_template(name, wanted, bounds)
+        made = Answer(lambda: cloud.oneflow.instantiate(template, merge))
         try:
             number = made.wait()
         except UnreachableError as error:
@@ -210,7 +210,7 @@ class Federation:
         return self._status(self._body())
 
     def _body(self) -> dict[str, Any]:
-        document = self.cloud.service(self.id)
+        document = self.cloud.oneflow.service(self.id)
         if document is None:
             raise OneflowerError(f"The federation {self.name!r} is gone.", "Somebody deleted it.", ExitCode.NOT_FOUND)
         body: dict[str, Any] = document["TEMPLATE"]["BODY"]
@@ -218,7 +218,7 @@ class Federation:
         return body
 
     def _status(self, body: dict[str, Any]) -> FederationStatus:
-        found = self.cloud.vms(_vm_ids(body))
+        found = self.cloud.core.vms(_vm_ids(body))
         status = read_status(self.id, self.name, body, found, causes(self.cloud, body, found))
         if status.superlink is None or not status.control:
             return status
@@ -230,7 +230,7 @@ class Federation:
         text = [f"service: {line}" for line in status.log]
         text += [f"{vm.name}: {'ready' if vm.ready else vm.error or vm.state}" for vm in status.vms]
         for vm in status.vms:
-            text += [f"{vm.name} | {line}" for line in self.cloud.site.console(vm.id, lines)]
+            text += [f"{vm.name} | {line}" for line in self.cloud.surroundings.console(vm.id, lines)]
         return text
 
     def wait_ready(self, timeout: float = 600, watch: Watch = _nothing, grace: float = 0) -> FederationStatus:
@@ -295,7 +295,7 @@ class Federation:
         status = self.status()
         wanted = training.Request(app, rounds, config or {}, save)
         observer = runs.Observer(on_row, on_log, notify, status.names, self._superlink)
-        return training.train(self.cloud.site, status, wanted, observer)
+        return training.train(self.cloud.surroundings, status, wanted, observer)
 
     def resume(
         self,
@@ -309,11 +309,11 @@ class Federation:
         """Go on with a run that was stopped, lost or failed, from its last checkpoint to its end; as `run` else."""
         status = self.status()
         observer = runs.Observer(on_row, on_log, notify, status.names, self._superlink)
-        return training.resume(self.cloud.site, status, run, save, observer)
+        return training.resume(self.cloud.surroundings, status, run, save, observer)
 
     def _superlink(self) -> str:
         """Return what the cloud knows of the SuperLink's machine."""
-        if trouble := self.cloud.site.trouble():
+        if trouble := self.cloud.surroundings.trouble():
             return trouble
         try:
             vms = self.status().vms
@@ -361,7 +361,7 @@ class Federation:
         Raises `OneflowerError`.
         """
         status = self.status()
-        with runs.open_door(self.cloud.site, status) as door:
+        with runs.open_door(self.cloud.surroundings, status) as door:
             number, app = results.run_with_model(door, self.name, run)
             return results.collect(door, number, app, results.Places.beside(path), status.names)
 
@@ -381,7 +381,7 @@ class Federation:
         On the way down the oldest go. Raises `OneflowerError`, and changes nothing, outside of its bounds.
         """
         self.leaving(supernodes)
-        self.cloud.scale_service(self.id, NODES, supernodes)
+        self.cloud.oneflow.scale_service(self.id, NODES, supernodes)
         return self.wait_ready(timeout, watch, HEALING)
 
     def recover(self, timeout: float = 600, watch: Watch = _nothing) -> FederationStatus:
@@ -390,7 +390,7 @@ class Federation:
         if status.ready:
             return status
         if status.state not in ("RUNNING", "WARNING"):
-            self.cloud.recover_service(self.id)
+            self.cloud.oneflow.recover_service(self.id)
         return self.wait_ready(timeout, watch, HEALING)
 
     def close(self) -> None:
@@ -439,7 +439,7 @@ class Federation:
     def _delete(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         asked, refusal = False, ""
-        while (document := self.cloud.service(self.id)) is not None:
+        while (document := self.cloud.oneflow.service(self.id)) is not None:
             body = document["TEMPLATE"]["BODY"]
             self._seen |= set(_vm_ids(body))
             if not asked:
@@ -458,9 +458,9 @@ class Federation:
         """Ask OneFlow to undeploy. Returns why it will not, as when the state has changed meanwhile."""
         try:
             if state in _DELETABLE:
-                self.cloud.delete_service(self.id)
+                self.cloud.oneflow.delete_service(self.id)
             elif state not in _LEAVING:
-                self.cloud.recover_service(self.id, delete=state != _FAILED_UNDEPLOYING)
+                self.cloud.oneflow.recover_service(self.id, delete=state != _FAILED_UNDEPLOYING)
         except RefusedError as error:
             if error.status in (401, 403):
                 raise
@@ -472,10 +472,10 @@ class Federation:
     def _clear(self, vms: set[int], deadline: float) -> None:
         """Wait for the VMs of a service that is gone, and terminate those that OneFlow left behind."""
         asked: set[int] = set()
-        while left := self.cloud.vms(vms):
+        while left := self.cloud.core.vms(vms):
             for number in {number for number, vm in left.items() if vm.lcm_state not in _ENDING} - asked:
                 with suppress(UnreachableError):  # then it is asked again
-                    self.cloud.act_on_vm(number, "terminate-hard")
+                    self.cloud.core.act_on_vm(number, "terminate-hard")
                     asked.add(number)
             if time.monotonic() > deadline:
                 raise OneflowerError(
@@ -534,7 +534,7 @@ def scaling_bounds(
 
     A federation must not be scaled below what a round needs, so the lower bound follows FL_MIN_AVAILABLE_CLIENTS.
     """
-    usual = cloud.site.limits(cloud) if None in limits else (0, 0)
+    usual = cloud.surroundings.limits(cloud) if None in limits else (0, 0)
     least, most = (known if given is None else given for given, known in zip(limits, usual, strict=True))
     wanted = settings.get("FL_MIN_AVAILABLE_CLIENTS", "")
     if wanted.isdigit() and least < int(wanted) <= supernodes:

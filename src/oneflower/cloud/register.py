@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oneflower.cloud.client import RefusedError
 from oneflower.cloud.reconcile import Change, Outcome, digests, reconcile
+from oneflower.cloud.refused import RefusedError
 from oneflower.opennebula import (
     COORDINATOR,
     NAME,
@@ -170,12 +170,12 @@ class Registration:
             source.check()
         networks = {options.network for options in self._wishes.machines.values() if options.network} - {NONE}
         for network in networks:
-            _need("virtual network", network, self._cloud.networks())
+            _need("virtual network", network, self._cloud.core.networks())
         for options in self._wishes.machines.values():
             if options.image not in ("", NONE):
-                _need("image", options.image, self._cloud.images())
+                _need("image", options.image, self._cloud.core.images())
         if self._wishes.images:
-            _need("datastore", self._wishes.datastore, self._cloud.datastores())
+            _need("datastore", self._wishes.datastore, self._cloud.core.datastores())
 
     def _undo(self) -> None:
         for what, remove in reversed(self._created):
@@ -190,35 +190,35 @@ class Registration:
         source = self._wishes.images.get(role)
         if source is None:
             name = self._wishes.machines.get(role, VmOptions()).image
-            return name if name in ("", NONE) else str(self._cloud.images()[name])
+            return name if name in ("", NONE) else str(self._cloud.core.images()[name])
         name = source.name(self._wishes.vm_template_name(role))
-        known = self._cloud.images()
+        known = self._cloud.core.images()
         if name in known:
             return str(known[name])
         self._changes.append(Change("create", f"image {name} from {source.source}"))
         if self._dry_run:
             return _TO_BE
         self._notify(f"image {name}: OpenNebula copies {source.source}, which takes a while")
-        datastore = self._cloud.datastores()[self._wishes.datastore]
+        datastore = self._cloud.core.datastores()[self._wishes.datastore]
         try:
-            number = self._cloud.create_image(source.template(name), datastore)
+            number = self._cloud.core.create_image(source.template(name), datastore)
         except RefusedError as error:
             if error.status != _FAILED:
                 raise
             raise _not_made(name, error.text) from error
-        self._created.append((f"image {name}", lambda: self._cloud.delete_image(number)))
+        self._created.append((f"image {name}", lambda: self._cloud.core.delete_image(number)))
         self._wait_for_image(number, name)
         return str(number)
 
     def _network(self, role: str) -> str:
         """Return the id of a role's network; empty or `none` where none is chosen."""
         name = self._wishes.machines.get(role, VmOptions()).network
-        return name if name in ("", NONE) else str(self._cloud.networks()[name])
+        return name if name in ("", NONE) else str(self._cloud.core.networks()[name])
 
     def _wait_for_image(self, number: int, name: str) -> None:
         deadline = time.monotonic() + _IMAGE_LIMIT
         while True:
-            state, error = self._cloud.image(number)
+            state, error = self._cloud.core.image(number)
             if state in _IMAGE_READY:
                 return
             if state == _IMAGE_ERROR:
@@ -234,17 +234,17 @@ class Registration:
         given = {"network": self._network(role), "image": image, "gpu": options.gpu}
         chosen = {option: value for option, value in given.items() if value != NONE}
         ours = vm_template(role, VmOptions(options.cpu, options.memory, **chosen))
-        number = self._cloud.vm_templates().get(name)
+        number = self._cloud.core.vm_templates().get(name)
         if number is None:
             self._note_disk(role, ours)
             self._fresh[role] = digests(ours)
             self._changes.append(Change("create", f"VM template {name}"))
             if self._dry_run:
                 return -1
-            number = self._cloud.create_vm_template(render({"NAME": name, **ours}))
-            self._created.append((f"VM template {name}", lambda: self._cloud.delete_vm_template(number)))
+            number = self._cloud.core.create_vm_template(render({"NAME": name, **ours}))
+            self._created.append((f"VM template {name}", lambda: self._cloud.core.delete_vm_template(number)))
             return number
-        theirs = self._cloud.vm_template(number) or {}
+        theirs = self._cloud.core.vm_template(number) or {}
         decided = {"cpu": options.cpu, "memory": options.memory, **given}
         open_ = [(key,) for option, keys in _DECIDES.items() if not decided[option] for key in keys]
         base = self._base.get(role, {})
@@ -252,7 +252,7 @@ class Registration:
         self._note(role, outcome)
         self._note_disk(role, outcome.content)
         if not self._dry_run and outcome.content != theirs:
-            self._cloud.update_vm_template(number, render(outcome.content))
+            self._cloud.core.update_vm_template(number, render(outcome.content))
         return number
 
     def _note_disk(self, role: str, content: Mapping[str, Any]) -> None:
@@ -266,13 +266,13 @@ class Registration:
     def _service_template(self, ids: Mapping[str, int]) -> int:
         wishes, theirs = self._wishes, self._known
         cooldown = ServiceOptions.cooldown if wishes.cooldown is None else wishes.cooldown
-        compat = 6 if self._cloud.version()[:1] == (6,) else 7
+        compat = 6 if self._cloud.core.version()[:1] == (6,) else 7
         options = ServiceOptions(wishes.name, wishes.bounds or Bounds(), cooldown, compat, ids)
         ours = service_template(options)
         if self._document is None:
             self._changes.append(Change("create", f"service template {wishes.name}"))
             section = {_SECTION: self._fresh | {_SERVICE: digests(ours)}}
-            return -1 if self._dry_run else self._cloud.create_service_template(ours | section)
+            return -1 if self._dry_run else self._cloud.oneflow.create_service_template(ours | section)
         number = int(self._document["ID"])
         scaling = [("roles", f"[{NODES}]", key) for key in ("cardinality", "min_vms", "max_vms")]
         open_ = [] if wishes.bounds else scaling
@@ -283,7 +283,7 @@ class Registration:
         outcome = reconcile(what, base, theirs, ours, undecided=open_, force=self._force)
         self._note(_SERVICE, outcome)
         if not self._dry_run and (outcome.content != theirs or self._fresh != self._base):
-            self._cloud.update_service_template(number, outcome.content | {_SECTION: self._fresh})
+            self._cloud.oneflow.update_service_template(number, outcome.content | {_SECTION: self._fresh})
         return number
 
 
@@ -324,14 +324,14 @@ def unregister(cloud: Cloud, name: str = NAME, *, dry_run: bool = False) -> list
     document = _find(cloud, name)
     if document is not None:
         number = int(document["ID"])
-        doomed.append((f"service template {name}", lambda: cloud.delete_service_template(number)))
-    templates, images = cloud.vm_templates(), cloud.images()
+        doomed.append((f"service template {name}", lambda: cloud.oneflow.delete_service_template(number)))
+    templates, images = cloud.core.vm_templates(), cloud.core.images()
     for role in (COORDINATOR, NODES):
         known = f"{name}-{role}"
         if known in templates:
-            doomed.append((f"VM template {known}", lambda known=known: cloud.delete_vm_template(templates[known])))  # type: ignore[misc]
+            doomed.append((f"VM template {known}", lambda known=known: cloud.core.delete_vm_template(templates[known])))  # type: ignore[misc]
         doomed += [
-            (f"image {image}", lambda number=number: cloud.delete_image(number))  # type: ignore[misc]
+            (f"image {image}", lambda number=number: cloud.core.delete_image(number))  # type: ignore[misc]
             for image, number in images.items()
             if image.startswith(f"{known}-")
         ]
@@ -341,7 +341,7 @@ def unregister(cloud: Cloud, name: str = NAME, *, dry_run: bool = False) -> list
 
 
 def _find(cloud: Cloud, name: str) -> dict[str, Any] | None:
-    return next((document for document in cloud.service_templates() if document["NAME"] == name), None)
+    return next((document for document in cloud.oneflow.service_templates() if document["NAME"] == name), None)
 
 
 def _need(what: str, name: str, known: Mapping[str, int]) -> None:

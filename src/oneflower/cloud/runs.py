@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from oneflower.cloud.apps import App
     from oneflower.cloud.runconfig import Value
-    from oneflower.cloud.site import Site
     from oneflower.cloud.status import FederationStatus
+    from oneflower.cloud.surroundings import Surroundings
 
 _PULSE = 0.4
 _PATIENCE = 90.0
@@ -193,7 +193,10 @@ class SuperLinkDoor:
 
 @contextmanager
 def open_door(
-    site: Site, status: FederationStatus, flwr: Path = Path("flwr"), tell: Callable[[str], None] = lambda _: None
+    surroundings: Surroundings,
+    status: FederationStatus,
+    flwr: Path = Path("flwr"),
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Iterator[SuperLinkDoor]:
     """Reach a federation's SuperLink; `flwr` is needed to start runs. `tell` hears of what had to be started again.
 
@@ -201,12 +204,12 @@ def open_door(
     """
 
     def revive() -> None:
-        if site.revive() is not None:
+        if surroundings.revive() is not None:
             tell("Note: the local cloud had ended, and was started again.")
 
     status.reachable()
     status.trust.follow()
-    with site.reach(status) as address, SuperLinkDoor(address, status.ca, flwr, revive) as door:
+    with surroundings.reach(status) as address, SuperLinkDoor(address, status.ca, flwr, revive) as door:
         try:
             yield door
         except httpx.HTTPStatusError as error:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from oneflower.cloud.site import Site
     from oneflower.cloud.status import FederationStatus
+    from oneflower.cloud.surroundings import Surroundings
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,18 @@ class Request:
     save: Path
 
 
-def train(site: Site, status: FederationStatus, wanted: Request, observer: runs.Observer) -> results.RunResult:
+def train(
+    surroundings: Surroundings, status: FederationStatus, wanted: Request, observer: runs.Observer
+) -> results.RunResult:
     """Run an app on a federation to its end and fetch what it left. An interrupt stops the run.
 
     Raises `OneflowerError`.
     """
     app = apps.load_app(wanted.app or _use_case(status), status.settings)
     overrides = app.run_config(status.settings, wanted.rounds, wanted.config)
-    flwr, packages = site.flwr(status.version, status.settings.get("ML_FRAMEWORK", "sklearn"), observer.doing)
+    flwr, packages = surroundings.flwr(status.version, status.settings.get("ML_FRAMEWORK", "sklearn"), observer.doing)
     app.check_installed(packages, status.name)
-    with runs.open_door(site, status, flwr, observer.doing) as door:
+    with runs.open_door(surroundings, status, flwr, observer.doing) as door:
         needed, online = int(status.settings.get("FL_MIN_AVAILABLE_CLIENTS", 0)), door.nodes_online()
         if online < needed:
             observer.doing(f"Note: {online} of {needed} SuperNodes are online; the first round waits for the others.")
@@ -58,13 +60,15 @@ def train(site: Site, status: FederationStatus, wanted: Request, observer: runs.
         return _to_its_end(door, run_id, app.name, wanted.save / file_name(status.name), observer)
 
 
-def resume(site: Site, status: FederationStatus, run_id: str, save: Path, observer: runs.Observer) -> results.RunResult:
+def resume(
+    surroundings: Surroundings, status: FederationStatus, run_id: str, save: Path, observer: runs.Observer
+) -> results.RunResult:
     """Have a run that was stopped, lost or failed go on from its last checkpoint, to its end; as `train` else.
 
     Raises `OneflowerError`.
     """
-    flwr, _ = site.flwr(status.version, status.settings.get("ML_FRAMEWORK", "sklearn"), observer.doing)
-    with runs.open_door(site, status, flwr, observer.doing) as door:
+    flwr, _ = surroundings.flwr(status.version, status.settings.get("ML_FRAMEWORK", "sklearn"), observer.doing)
+    with runs.open_door(surroundings, status, flwr, observer.doing) as door:
         before = results.known_run(door, status.name, run_id)
         observer.doing(f"Note: going on with run {run_id} of {before['app']}, from its last checkpoint if it has one.")
         name = before["app"].rpartition("/")[2]

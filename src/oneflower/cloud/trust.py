@@ -23,7 +23,8 @@ from oneflower_appliance.proof import PROVEN, proves
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from oneflower.cloud.client import Cloud, Vm
+    from oneflower.cloud.client import Cloud
+    from oneflower.cloud.core import Vm
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _SHORTEST = 32  # of a TOKEN_PASSWORD
@@ -54,7 +55,7 @@ def trust(cloud: Cloud, service: int, name: str, link: Vm) -> Trust:
     """Return whether the word of the SuperLink on `link` can be followed. Raises `OneflowerError`."""
     if foreign := _foreign_address(link):
         return _tampered(foreign, name)
-    me, password = cloud.token_password
+    me, password = cloud.core.token_password
     if link.creator == me and len(password) >= _SHORTEST:
         if proves(make_token(password, link.id, link.started), link.id, link.attributes):
             return Trust()
@@ -95,7 +96,7 @@ def _by_pin(cloud: Cloud, service: int, name: str, link: Vm) -> Trust:
     known = {attribute: link.attributes.get(attribute, "") for attribute in PROVEN if attribute != "FL_VERSION"}
     pinned = json.dumps({"vm": link.id, **known}, indent=1) + "\n"
     place = hashlib.sha256(f"{cloud.endpoints.xmlrpc} {service} {name}".encode()).hexdigest()[:16]
-    pin = cloud.site.pins() / f"{service}-{place}.json"
+    pin = cloud.surroundings.pins() / f"{service}-{place}.json"
     try:
         before = pin.read_text(encoding="utf-8")
     except OSError:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Notify = Callable[[str], None]
 
 
-class Site(Protocol):
+class Surroundings(Protocol):
     """One side of the two. Every method raises `OneflowerError`."""
 
     def template(self, cloud: Cloud) -> int:

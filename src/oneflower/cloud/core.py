@@ -1,0 +1,235 @@
+"""Speaks with OpenNebula's core, over XML-RPC (pyone)."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from oneflower.cloud import direct
+from oneflower.cloud.answer import Answer
+from oneflower.cloud.refused import RefusedError, foreign, reason, unreachable
+from oneflower.opennebula.states import VmState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from oneflower.cloud.credentials import Endpoints
+    from oneflower.cloud.outages import Limits, Outages
+
+_ALL_MINE_AND_USABLE = -2
+_STATUS_OF = {"OneNoExistsException": 404, "OneAuthenticationException": 401, "OneAuthorizationException": 401}
+
+
+class Vm:
+    """A VM as the core describes it."""
+
+    def __init__(self, vm: Any) -> None:
+        self.id: int = vm.ID
+        self.name: str = vm.NAME
+        self.state: int = vm.STATE
+        self.lcm_state: int = vm.LCM_STATE
+        self.started: int = vm.STIME
+        template, user = plain(vm.TEMPLATE), plain(vm.USER_TEMPLATE)
+        self.attributes: dict[str, str] = {key: value for key, value in user.items() if isinstance(value, str)}
+        nic = template.get("NIC") or []
+        self.addresses: tuple[str, ...] = tuple(
+            one[key]
+            for one in (nic if isinstance(nic, list) else [nic])
+            for key in ("IP", "IP6_GLOBAL", "IP6_SITE")
+            if one.get(key)
+        )
+        self.ip: str = self.addresses[0] if self.addresses else ""
+        self.creator: str = template.get("CREATED_BY", "")
+        self.context: dict[str, str] = template.get("CONTEXT") or {}
+
+
+class CoreClient:
+    """The core's VMs, VM templates, images, datastores, networks and users. Methods raise `OneflowerError`.
+
+    `help_of` returns what to do when the server does not answer, given the variable that holds its address.
+    """
+
+    def __init__(self, endpoints: Endpoints, outages: Outages, help_of: Callable[[str], str], limits: Limits) -> None:
+        self._endpoints = endpoints
+        self._outages = outages
+        self._help_of = help_of
+        self._limits = limits
+
+    def connect(self, endpoints: Endpoints) -> None:
+        """Speak with the server at these endpoints from now on."""
+        self._endpoints = endpoints
+        self.__dict__.pop("_one", None)
+
+    def version(self) -> tuple[int, ...]:
+        """Return the release of OpenNebula, such as (7, 4, 0)."""
+        text = str(self._ask(lambda one: one.system.version()))
+        return tuple(int(part) for part in text.split(".") if part.isdigit())
+
+    def vms(self, numbers: Iterable[int]) -> dict[int, Vm]:
+        """Return those of the VMs that exist and are not done, by id."""
+        wanted = ",".join(map(str, numbers))
+        if not wanted:
+            return {}
+        pool = self._ask(lambda one: one.vmpool.infoset(wanted, True))
+        return {vm.ID: Vm(vm) for vm in pool.VM if vm.STATE != VmState.DONE}
+
+    def vm(self, number: int) -> Vm | None:
+        """Return a VM, None when there is none of that id."""
+        found: Vm | None = self._found(lambda one: Vm(one.vm.info(number)))
+        return found
+
+    def vm_context(self, number: int) -> dict[str, Any]:
+        """Return CONTEXT of a VM, whole."""
+        context: dict[str, Any] = plain(self._ask(lambda one: one.vm.info(number)).TEMPLATE)["CONTEXT"]
+        return context
+
+    def act_on_vm(self, number: int, action: str) -> None:
+        """Do an action of OpenNebula's on a VM, such as terminate-hard, poweroff or resume."""
+        self._ask(lambda one: one.vm.action(action, number), again=False)
+
+    def recover_vm(self, number: int, operation: int) -> None:
+        """Recover a VM: 0 declares a failure, 1 a success, 2 tries again."""
+        self._ask(lambda one: one.vm.recover(number, operation), again=False)
+
+    def vm_template(self, number: int) -> dict[str, Any] | None:
+        """Return the content of a VM template, None when it does not exist. Raises `RefusedError` if it is not ours."""
+        found = self._found(lambda one: one.template.info(number))
+        return None if found is None else plain(found.TEMPLATE)
+
+    def vm_templates(self) -> dict[str, int]:
+        """Return the ids of the VM templates that we may use, by name."""
+        pool = self._ask(lambda one: one.templatepool.info(_ALL_MINE_AND_USABLE, -1, -1))
+        return {template.NAME: template.ID for template in pool.VMTEMPLATE}
+
+    def create_vm_template(self, text: str) -> int:
+        """Store a VM template and return its id."""
+        return int(self._ask(lambda one: one.template.allocate(text), again=False))
+
+    def update_vm_template(self, number: int, text: str) -> None:
+        """Replace the content of a VM template."""
+        self._ask(lambda one: one.template.update(number, text, 0))
+
+    def delete_vm_template(self, number: int) -> None:
+        """Remove a VM template, and nothing else."""
+        self._ask(lambda one: one.template.delete(number), again=False)
+
+    def images(self) -> dict[str, int]:
+        """Return the ids of the images that we may use, by name."""
+        pool = self._ask(lambda one: one.imagepool.info(_ALL_MINE_AND_USABLE, -1, -1))
+        return {image.NAME: image.ID for image in pool.IMAGE}
+
+    def image(self, number: int) -> tuple[int, str]:
+        """Return STATE of an image, and what went wrong with it."""
+        image = self._ask(lambda one: one.image.info(number))
+        return int(image.STATE), str((image.TEMPLATE or {}).get("ERROR", ""))
+
+    def create_image(self, text: str, datastore: int) -> int:
+        """Store an image, which takes a while, and return its id."""
+        return int(self._ask(lambda one: one.image.allocate(text, datastore), again=False))
+
+    def delete_image(self, number: int) -> None:
+        """Remove an image."""
+        self._ask(lambda one: one.image.delete(number), again=False)
+
+    def datastores(self) -> dict[str, int]:
+        """Return the ids of the datastores, by name."""
+        pool = self._ask(lambda one: one.datastorepool.info())
+        return {datastore.NAME: datastore.ID for datastore in pool.DATASTORE}
+
+    def networks(self) -> dict[str, int]:
+        """Return the ids of the virtual networks that we may use, by name."""
+        pool = self._ask(lambda one: one.vnpool.info(_ALL_MINE_AND_USABLE, -1, -1))
+        return {network.NAME: network.ID for network in pool.VNET}
+
+    @functools.cached_property
+    def token_password(self) -> tuple[str, str]:
+        """The id of the user who is asking, and what tokens of the VMs that it created are made with; or nothing."""
+        user = self._ask(lambda one: one.user.info(-1))
+        return str(user.ID), plain(user.TEMPLATE).get("TOKEN_PASSWORD", "")
+
+    def own_settings(self) -> dict[str, str]:
+        """Return the template of the user who is asking, TOKEN_PASSWORD among it."""
+        return plain(self._ask(lambda one: one.user.info(-1)).TEMPLATE)
+
+    @functools.cached_property
+    def _one(self) -> Any:
+        import pyone  # noqa: PLC0415 - costs time that most commands need not spend
+        import requests  # noqa: PLC0415 - what pyone speaks through
+
+        # Its own `timeout` changes the default of every socket of this process, and does not reach its own.
+        one = pyone.OneServer(self._endpoints.xmlrpc, session=self._endpoints.session)
+        transport, silence = one("transport"), self._limits.silence
+        post = direct.session(silence).post if self._endpoints.direct else requests.post
+        transport.request = functools.partial(_post, transport, functools.partial(post, timeout=silence))
+        return one
+
+    def _ask(self, call: Callable[[Any], Any], *, again: bool = True) -> Any:
+        return self._outages.ask(lambda: self._ask_once(call), again=again)
+
+    def _ask_once(self, call: Callable[[Any], Any]) -> Any:
+        import xml.parsers.expat  # noqa: PLC0415 - as pyone
+        import xmlrpc.client  # noqa: PLC0415
+
+        import pyone  # noqa: PLC0415
+        import requests  # noqa: PLC0415 - what pyone speaks through
+
+        where = f"OpenNebula at {self._endpoints.xmlrpc}"
+        try:
+            return Answer(lambda: call(self._one)).wait(self._limits.answer)
+        except pyone.OneException as error:
+            # pyone has a class for each of the core's error codes.
+            raise RefusedError(_STATUS_OF.get(type(error).__name__, 500), reason(str(error)), "OpenNebula") from error
+        except xmlrpc.client.ProtocolError as error:
+            raise RefusedError(error.errcode, reason(error.errmsg), "OpenNebula") from error
+        except (xml.parsers.expat.ExpatError, xmlrpc.client.Error) as error:
+            raise foreign(where) from error
+        except (OSError, requests.RequestException) as error:
+            hint, stranger = self._help_of("ONE_XMLRPC"), direct.stranger_of(error)
+            asked = stranger is None and not _was_refused(error)
+            raise unreachable(where, hint, stranger or error, asked=asked) from error
+
+    def _found(self, call: Callable[[Any], Any]) -> Any:
+        """Return what the core answers, None where it knows no such object."""
+        try:
+            return self._ask(call)
+        except RefusedError as error:
+            if error.not_found:
+                return None
+            raise
+
+
+def plain(content: Any) -> dict[str, Any]:
+    """Return one of pyone's ordered dictionaries as an ordinary one, empty values as empty text."""
+    if not content:
+        return {}
+    return {key: _plain_value(value) for key, value in content.items()}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain_value(item) for item in value]
+    if hasattr(value, "items"):
+        return plain(value)
+    return "" if value is None else value
+
+
+def _post(transport: Any, post: Any, host: str, handler: str, body: bytes, verbose: bool = False) -> Any:  # noqa: ARG001, FBT001, FBT002 - as xmlrpc calls it
+    """Post a request as pyone's transport does, but with an end to the waiting."""
+    import xmlrpc.client  # noqa: PLC0415 - as pyone
+
+    url = f"{'https' if transport.use_https else 'http'}://{host}/{handler.lstrip('/')}"
+    answer = post(url, data=body, headers=transport.headers)
+    if not answer.ok:
+        raise xmlrpc.client.ProtocolError(url, answer.status_code, answer.text, dict(answer.headers))
+    return transport.parse_response(answer)
+
+
+def _was_refused(error: BaseException) -> bool:
+    """Whether nobody can have got the request, because there was no connection."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ConnectionRefusedError):
+            return True
+        inner = getattr(seen, "reason", None) or next(iter(getattr(seen, "args", ())), None)
+        seen = seen.__cause__ or seen.__context__ or (inner if isinstance(inner, BaseException) else None)
+    return False

@@ -1,0 +1,84 @@
+"""What a server's answer means when it is an error, and what to do when there is no answer."""
+
+from __future__ import annotations
+
+import json
+import ssl
+
+from oneflower_appliance.errors import ExitCode, OneflowerError
+
+_NOT_FOUND = 404
+_AWAY = (502, 503, 504)
+_HINTS = {
+    401: "Check user and password (ONE_AUTH), and that this user may use the object.",
+    403: "Check user and password (ONE_AUTH).",
+    502: "OpenNebula is starting, or a proxy before it cannot reach it: try again in a moment.",
+    503: "OpenNebula is starting, or a proxy before it cannot reach it: try again in a moment.",
+    504: "OpenNebula is busy, or a proxy before it cannot reach it: try again in a moment.",
+}
+
+
+class RefusedError(OneflowerError):
+    """The cloud understood and said no. `status` is HTTP's, 500 for refusals of the core."""
+
+    def __init__(self, status: int, text: str, who: str = "OneFlow") -> None:
+        quota = "quota" in text.lower()
+        hint = "Ask the operator for a larger quota, or deploy fewer SuperNodes." if quota else _HINTS.get(status, "")
+        super().__init__(f"{who} answered {status}: {text}", hint, ExitCode.CLOUD)
+        self.status = status
+        self.text = text
+
+    @property
+    def not_found(self) -> bool:
+        """Whether there is no such object."""
+        return self.status == _NOT_FOUND
+
+    @property
+    def away(self) -> bool:
+        """Whether a proxy answered because the server does not."""
+        return self.status in _AWAY
+
+
+class UnreachableError(OneflowerError):
+    """A server did not answer. `asked` tells whether it may have got the request all the same."""
+
+    def __init__(self, message: str, hint: str, *, asked: bool) -> None:
+        super().__init__(message, hint, ExitCode.CLOUD)
+        self.asked = asked
+
+
+def unreachable(where: str, hint: str, error: Exception, *, asked: bool) -> OneflowerError:
+    """Return what to raise when a request to `where` ended with `error` instead of an answer."""
+    text, cause = str(error), error.__cause__ or error.__context__
+    if isinstance(cause, ssl.SSLError) or "CERTIFICATE_VERIFY_FAILED" in text:
+        return OneflowerError(
+            f"{where} shows a certificate that is not trusted here.",
+            "If it is the right one, name its CA: SSL_CERT_FILE and REQUESTS_CA_BUNDLE, both.",
+            ExitCode.CLOUD,
+        )
+    return UnreachableError(
+        f"{where} cannot be reached: {' '.join(text.split())[:300] or type(error).__name__}.",
+        hint,
+        asked=asked,
+    )
+
+
+def foreign(where: str) -> OneflowerError:
+    """Return what to raise when `where` answers something that OpenNebula would not."""
+    return OneflowerError(
+        f"{where} answered something that OpenNebula does not say.",
+        "Check the address: it must be that of the server itself, not of Sunstone or of a proxy's error page.",
+        ExitCode.CLOUD,
+    )
+
+
+def reason(text: str) -> str:
+    """Return the reason that the body of an error gives, in one line."""
+    if text.lstrip()[:1] == "<":
+        return "a page of HTML, from a proxy or another server"
+    try:
+        parsed = json.loads(text)
+        text = parsed.get("reason") or parsed.get("message") or text
+    except (ValueError, AttributeError):
+        pass
+    return " ".join(text.split())[:300] or "no reason given"
