@@ -111,7 +111,7 @@ def test_a_member_reads_no_secret_of_another(world, service):
 def test_who_cannot_check_the_proof_pins_what_was_published_first(world, service):
     known, link, member = service
     cloud = Cloud(world.cloud.endpoints, world.cloud.surroundings)
-    cloud.__dict__["token_password"] = ("4711", "")
+    cloud.core.__dict__["token_password"] = ("4711", "")
     federation = Federation(cloud, known.id, known.name)
     first = federation.status().trust
     assert "taken on first use" in first.note
