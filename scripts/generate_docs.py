@@ -11,11 +11,12 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from oneflower.local.oned.compute import VERBS
 from oneflower.local.oned.methods import VERSION, xmlrpc_methods
-from oneflower.local.oneflow import lifecycle
+from oneflower.local.oneflow import scheduling
 from oneflower.local.oneflow.calls import oneflow_calls
 from oneflower.local.onegate import calls as onegate
 from oneflower.opennebula import COORDINATOR, NODES, ServiceOptions, service_template
@@ -123,9 +124,9 @@ def calls_table(calls: list[Call]) -> str:
 
 def coverage_page() -> str:
     """Return docs/coverage.md."""
-    nothing: Any = None
+    nothing: Any = SimpleNamespace(catalogue=None)  # no call is made
     documents = [(name, "yes", "") for name in ("`chown`", "`chgrp`", "`chmod`", "`rename`")]
-    planned = [(f"`{name}`", _act(name), "as a scheduled action of each VM") for name in sorted(lifecycle.ACTIONS)]
+    planned = [(f"`{name}`", _act(name), "as a scheduled action of each VM") for name in sorted(scheduling.ACTIONS)]
     service = [("`recover`", "yes", "also with `delete`"), ("`release`", "yes", "the service's own"), *documents]
     template = [
         ("`instantiate`", "yes", "not roles of type vr, nor networks that are made with the service"),

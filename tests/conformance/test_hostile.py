@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from oneflower.local.oned.methods import xmlrpc_methods
 from oneflower.local.oneflow.calls import oneflow_calls
-from oneflower.local.oneflow.lifecycle import ACTIONS
+from oneflower.local.oneflow.scheduling import ACTIONS
 from oneflower.local.onegate.calls import OneGateCalls
 from oneflower.opennebula import ServiceOptions, service_template
 
@@ -56,7 +56,7 @@ SEGMENTS = st.sampled_from(
 def cloud(tmp_path):
     made = LocalServers(tmp_path / "cloud.db")
     for name in ("mine", "theirs"):
-        made.compute.save_template({"NAME": name, "CPU": "1", "CONTEXT": {"NETWORK": "YES", "TOKEN": "YES"}})
+        made.compute.catalogue.save_template({"NAME": name, "CPU": "1", "CONTEXT": {"NETWORK": "YES", "TOKEN": "YES"}})
     body = service_template(ServiceOptions(template_ids={"superlink": 0, "supernode": 1}))
     for role in body["roles"]:
         role["template_contents"]["CONTEXT"].pop("ONEFLOWER_ROLE")

@@ -104,7 +104,7 @@ class Life(RuleBasedStateMachine):
             del template["CONTEXT"]["ONEFLOWER_ROLE"]
             from oneflower.local.oned.vmtext import parse_template
 
-            ids[name] = self.cloud.compute.save_template(parse_template(render({"NAME": name, **template})))
+            ids[name] = self.cloud.compute.catalogue.save_template(parse_template(render({"NAME": name, **template})))
         options = ServiceOptions(bounds=Bounds(2, 10, 2), cooldown=20, template_ids=ids)
         body = service_template(options)
         for role in body["roles"]:
@@ -195,7 +195,7 @@ class Life(RuleBasedStateMachine):
     @rule(data=st.data(), action=st.sampled_from(["poweroff-hard", "terminate-hard", "resume", "reboot"]))
     def a_machine_is_meddled_with(self, data, action):
         vm = data.draw(st.sampled_from(self.alive()))
-        from oneflower.local.models import CloudError
+        from oneflower.local.errors import CloudError
 
         try:
             self.cloud.compute.act(self.cloud.compute.vms[vm], action)

@@ -26,7 +26,7 @@ TEMPLATE = {
 class World(LocalServers):
     def __init__(self, path):
         super().__init__(path, 1_700_000_000.0, REAL)
-        self.compute.save_template({"NAME": "vm", "CPU": "1", "CONTEXT": {"NETWORK": "YES", "TOKEN": "YES"}})
+        self.compute.catalogue.save_template({"NAME": "vm", "CPU": "1", "CONTEXT": {"NETWORK": "YES", "TOKEN": "YES"}})
 
     def create(self, change=lambda body: None):
         body = copy.deepcopy(TEMPLATE)
@@ -247,7 +247,7 @@ def test_templates_are_cloned_shared_renamed_and_removed_with_what_they_use(worl
     assert world.oneflow.get(path).json()["DOCUMENT"]["TEMPLATE"]["BODY"]["description"] == "new"
     gone = world.oneflow.request("DELETE", f"/service_template/{document['ID']}", json={"delete_type": "templates"})
     assert gone.status_code == 204
-    assert set(world.compute.templates) == {0}
+    assert set(world.compute.catalogue.templates) == {0}
     changed = world.oneflow.put(path, json=TEMPLATE | {"registration_time": 1})
     assert (changed.status_code, changed.text[:16]) == (500, "Immutable value:")
 

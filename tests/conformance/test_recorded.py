@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from oneflower.local.clock import Timing
-from oneflower.local.oned.vmtext import context_sh
 from oneflower.opennebula.states import ImageState
+from oneflower.opennebula.text import context_sh
 
 from .cloud import LocalServers
 from .compare import differences, summary
@@ -30,11 +30,11 @@ class Replay:
     def __init__(self, path):
         self.cloud = LocalServers(path, START, Timing(boot=4.0, shutdown=4.0, poll=30.0, autoscaler=90.0))
         compute = self.cloud.compute
-        compute.add_network("flnet")
-        compute.save_image({"NAME": "flower-os"}, ImageState.READY)
+        compute.catalogue.add_network("flnet")
+        compute.catalogue.save_image({"NAME": "flower-os"}, ImageState.READY)
         for name in ("superlink", "supernode"):
             disk, nic = {"IMAGE_ID": "0"}, {"NETWORK": "flnet"}
-            compute.save_template(
+            compute.catalogue.save_template(
                 {"NAME": name, "CPU": "0.1", "MEMORY": "128", "DISK": disk, "NIC": nic, "CONTEXT": CONTEXT}
             )
         self.vms = {0: compute.instantiate(0, "", "", hold=False).id}
@@ -48,7 +48,7 @@ class Replay:
 
     def next_document(self, number):
         """The recorded cloud had more documents than were recorded."""
-        self.cloud.store._db.execute("INSERT OR REPLACE INTO counter VALUES ('document', ?)", (number,))
+        self.cloud.store.execute("INSERT OR REPLACE INTO counter VALUES ('document', ?)", (number,))
 
     def do_instantiate(self, number, template, merge):
         self.next_document(number)

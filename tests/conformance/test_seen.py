@@ -10,7 +10,7 @@ import xmlrpc.client
 
 import pytest
 
-from oneflower.local.models import Vm
+from oneflower.local.oned.models import Vm
 from oneflower.local.oneflow import policies
 from oneflower.local.oneflow.cron import Cron, CronError
 from oneflower.opennebula.states import LcmState, VmState
@@ -29,7 +29,7 @@ TEMPLATE = {
 @pytest.fixture
 def cloud(tmp_path):
     made = LocalServers(tmp_path / "cloud.db", 1_700_000_000.0)
-    made.compute.save_template({"NAME": "worker", "CPU": "1", "CONTEXT": {"NETWORK": "YES", "TOKEN": "YES"}})
+    made.compute.catalogue.save_template({"NAME": "worker", "CPU": "1", "CONTEXT": {"NETWORK": "YES", "TOKEN": "YES"}})
     yield made
     made.close()
 

@@ -16,7 +16,7 @@ import time
 
 import pytest
 
-from oneflower.local.oned.vmtext import context_sh
+from oneflower.opennebula.text import context_sh
 from oneflower_appliance.agent import flower_process as flower
 from oneflower_appliance.agent import tls
 

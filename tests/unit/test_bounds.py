@@ -5,24 +5,24 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from oneflower.cli import connections
-from oneflower.local import store as module
-from oneflower.local.models import Vm
+from oneflower.local.oned.memory import VmMemory
+from oneflower.local.oned.models import Vm
 from oneflower.local.store import Store
 from oneflower.opennebula.states import VmState
 
 
-def test_vms_that_are_done_leave_the_store_after_a_while(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_DONE_KEPT", 20)
+def test_vms_that_are_done_leave_the_store_after_a_while(tmp_path):
     store = Store(tmp_path / "cloud.db")
-    store.save_vm(Vm(0, "old and alive", {}, {}, 0))
+    memory = VmMemory(store, done_kept=20)
+    memory.save(Vm(0, "old and alive", {}, {}, 0))
     for number in range(1, 200):
         vm = Vm(number, f"vm{number}", {}, {}, 0)
-        store.save_vm(vm)
+        memory.save(vm)
         vm.state = VmState.DONE
-        store.save_vm(vm)
-    kept = [number for number in range(200) if store.vm(number)]
+        memory.save(vm)
+    kept = [number for number in range(200) if memory.find(number)]
     assert kept == [0, *range(180, 200)]
-    assert [vm.id for vm in store.vms()] == [0]
+    assert [vm.id for vm in memory.living()] == [0]
     store.close()
 
 

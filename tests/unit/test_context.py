@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneflower.local.oned.vmtext import context_sh
+from oneflower.opennebula.text import context_sh
 from oneflower_appliance.agent.context import parse_context, read_context, read_token
 from oneflower_appliance.errors import OneflowerError
 

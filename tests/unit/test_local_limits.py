@@ -29,7 +29,7 @@ DEEP = 200_000
 @pytest.fixture
 def cloud(tmp_path):
     made = LocalServers(tmp_path / "cloud.db")
-    made.compute.save_template({"NAME": "vm", "CPU": "1", "CONTEXT": {"TOKEN": "YES"}})
+    made.compute.catalogue.save_template({"NAME": "vm", "CPU": "1", "CONTEXT": {"TOKEN": "YES"}})
     made.compute.instantiate(0, "vm", "", hold=False)
     yield made
     made.close()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneflower.local.models import Vm
+from oneflower.local.oned.models import Vm
 from oneflower.local.oneflow import expressions, policies
 from oneflower.opennebula.states import LcmState, VmState
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from oneflower.local.models import CloudError
+from oneflower.local.errors import CloudError
 from oneflower.local.oned.vms import Place, new_vm
-from oneflower.local.oned.vmtext import fill_references, parse_template, render_contents, resolve_context
-from oneflower.local.oneflow.instantiation import fill_contents
+from oneflower.local.oned.vmtext import parse_template, render_contents, resolve_context
+from oneflower.local.oneflow.contents import fill_contents, fill_references
 
 PLACE = Place(41, ("127.20.0.2",), "http://127.20.0.1:5030", 1000)
 

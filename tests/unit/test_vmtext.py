@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oneflower.local.models import CloudError
+from oneflower.local.errors import CloudError
 from oneflower.local.oned.vmtext import parse_template
 from oneflower.local.onegate.attributes import escape
 

@@ -24,10 +24,10 @@ from starlette.responses import PlainTextResponse
 
 from oneflower.local.build import build_id
 from oneflower.local.clock import TIMINGS, Clock, Pace, SteppedClock, WallClock
+from oneflower.local.errors import CloudError
 from oneflower.local.home import LocalHome
 from oneflower.local.host import init
 from oneflower.local.host.machines import Machines
-from oneflower.local.models import CloudError
 from oneflower.local.oned.compute import Compute
 from oneflower.local.oned.xmlrpc import xmlrpc_app
 from oneflower.local.oneflow.calls import oneflow_app

@@ -18,7 +18,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from oneflower.local import ruby
-from oneflower.local.models import CloudError, internal
+from oneflower.local.errors import CloudError, internal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence

@@ -2,7 +2,8 @@
 
 from oneflower.opennebula.lint import Finding, lint, placeholders
 from oneflower.opennebula.service import COORDINATOR, NAME, NODES, ServiceOptions, merge_template, service_template
-from oneflower.opennebula.vm import VmOptions, render, vm_template
+from oneflower.opennebula.text import render
+from oneflower.opennebula.vm import VmOptions, vm_template
 
 __all__ = [
     "COORDINATOR",

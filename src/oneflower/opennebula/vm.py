@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from oneflower.opennebula.service import COORDINATOR, infrastructure
 from oneflower_appliance.errors import OneflowerError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _CPU, _MEMORY = 2.0, {COORDINATOR: 2048}
 _NODE_MEMORY = 4096
@@ -69,21 +66,3 @@ def _pci(device: str) -> dict[str, str]:
         "Give VENDOR:DEVICE or VENDOR:DEVICE:CLASS in hexadecimal (10de:2331:0302), or an address (41:00.0); "
         "`onehost show` lists them.",
     )
-
-
-def render(template: Mapping[str, Any]) -> str:
-    """Return `template` as OpenNebula text: `KEY="value"` and `KEY=[A="1", B="2"]`; a list is repeated."""
-    lines = (
-        f"{key}={_value(item)}\n"
-        for key, value in template.items()
-        for item in (value if isinstance(value, list) else [value])
-    )
-    return "".join(lines)
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, dict):
-        return "[" + ", ".join(f"{key}={_value(item)}" for key, item in value.items()) + "]"
-    # OpenNebula has one escape, for a quote. A backslash is an ordinary character.
-    escaped = str(value).replace('"', '\\"')
-    return f'"{escaped}"'

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from oneflower.local.host import init
-from oneflower.local.oned.vmtext import context_sh
 from oneflower.opennebula.states import LcmState
+from oneflower.opennebula.text import context_sh
 from oneflower.process import launch
 from oneflower.runtimes import runtime
 from oneflower_appliance.errors import OneflowerError
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from oneflower.local.home import LocalHome
-    from oneflower.local.models import Vm
     from oneflower.local.oned.compute import Compute
+    from oneflower.local.oned.models import Vm
     from oneflower.local.oneflow.documents import Documents
 
 MARK = "ONEFLOWER_MACHINE"

@@ -1,33 +1,34 @@
-"""oned's part of the cloud: virtual machines and what they are made of. What becomes of a service is not its business.
+"""The core's virtual machines: how they are made, what is done to them, and what becomes of them.
 
-Machines with a guest of ours are run by the `Host` and take the time they take. Machines without one (any VM template
-that does not set ONEFLOWER_ROLE) run nothing, and take the time that `Timing` says, as with OpenNebula's dummy drivers.
-Changes are told to one listener, never from within the request that asked for them, except for updates.
+The `Host` runs machines that have a guest of ours; they take the time that they need. Machines without one (from any VM
+template that does not set ONEFLOWER_ROLE) run nothing and take the time that `Timing` says, as with OpenNebula's dummy
+drivers. One listener is told of changes, never from within the request that asked for them, except for updates.
 """
 
 from __future__ import annotations
 
 import logging
-import secrets
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-from oneflower.local.models import CloudError, Image, Vm
+from oneflower.local.errors import CloudError
+from oneflower.local.oned.catalogue import Catalogue
+from oneflower.local.oned.memory import VmMemory
 from oneflower.local.oned.vms import Place, check_network, merge_extra, new_vm, nics_of
 from oneflower.local.oned.vmtext import parse_template, render_contents
 from oneflower.opennebula.states import LcmState, VmState
-from oneflower.opennebula.tokens import make_token
+from oneflower.opennebula.tokens import is_token, make_token
 from oneflower_appliance.errors import OneflowerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oneflower.local.clock import Clock, Timing
+    from oneflower.local.oned.interfaces import Host, Listener
+    from oneflower.local.oned.models import Vm
     from oneflower.local.store import Store
 
 log = logging.getLogger(__name__)
 
-NETWORK = "loopback"
-DATASTORES = {0: "system", 1: "default", 2: "files"}
 _GUEST = "ONEFLOWER_ROLE"
 VERBS = ("terminate", "poweroff", "suspend", "stop", "undeploy", "resume", "reboot", "hold", "release")
 _PARKING = {
@@ -35,37 +36,8 @@ _PARKING = {
 }  # fmt: skip
 
 
-class Host(Protocol):
-    """Where machines with a guest run. It answers through the `vm_...` methods of `Compute`."""
-
-    def prepare(self, vm: Vm, token: str) -> None:
-        """Write what the machine reads at boot. Raises `OneflowerError`."""
-
-    def start(self, vm: Vm) -> None:
-        """Boot a machine."""
-
-    def stop(self, vm: Vm, *, hard: bool, keep: bool) -> None:
-        """Shut a machine down; its disk goes too, unless `keep`."""
-
-    def discard(self, vm: Vm) -> None:
-        """Remove what was prepared for a machine that never ran anything."""
-
-    def address(self) -> str:
-        """Return a free address for a machine. Raises `OneflowerError`."""
-
-
-class Listener(Protocol):
-    """Who wants to know what happens to VMs."""
-
-    def vm_changed(self, vm: Vm) -> None:
-        """Take note of a new state."""
-
-    def vm_updated(self, vm: Vm, text: str) -> None:
-        """Take note that a VM's user template was updated with `text`."""
-
-
 class Compute:
-    """All VMs that are not done, VM templates, images and networks."""
+    """All VMs that are not done."""
 
     listener: Listener
     host: Host
@@ -74,86 +46,44 @@ class Compute:
         self.clock = clock
         self.timing = timing
         self._store = store
+        self.catalogue = Catalogue(store, clock)
         self._onegate = onegate
-        self.vms = {vm.id: vm for vm in store.vms()}
-        self.templates = store.records("template")
-        self.images = {number: Image(number, **record) for number, record in store.records("image").items()}
-        self.networks = {0: NETWORK} | {number: str(r["NAME"]) for number, r in store.records("network").items()}
-        self.token_password = store.setting("token_password", secrets.token_hex(32))
+        self._memory = VmMemory(store)
+        self.vms = {vm.id: vm for vm in self._memory.living()}
         self._after_stop: dict[int, Callable[[Vm], None]] = {}
-        self.user: dict[str, str] = {"TOKEN_PASSWORD": self.token_password}
 
-    # -- what VMs are made of ----------------------------------------------------------------------------------------
-
-    def save_template(self, template: dict[str, Any], number: int | None = None) -> int:
-        """Insert or replace a VM template and return its id."""
-        number = self._store.next_id("vm_template") if number is None else number
-        self.templates[number] = template
-        self._store.save_record("template", number, template)
-        return number
-
-    def template(self, number: int, call: str) -> dict[str, Any]:
-        """Return a VM template. Raises `CloudError` 404."""
-        if number not in self.templates:
-            raise CloudError(404, f"[{call}] Error getting virtual machine template [{number}].")
-        return self.templates[number]
-
-    def delete_template(self, number: int) -> None:
-        """Remove a VM template. Raises `CloudError` 404."""
-        self.template(number, "one.template.delete")
-        del self.templates[number]
-        self._store.delete_record("template", number)
-
-    def save_image(self, template: dict[str, Any], state: int) -> int:
-        """Enter an image into the books and return its id."""
-        image = Image(self._store.next_id("image"), str(template["NAME"]), template, state, int(self.clock.now()))
-        self.images[image.id] = image
-        record = {"name": image.name, "template": image.template, "state": image.state, "regtime": image.regtime}
-        self._store.save_record("image", image.id, record)
-        return image.id
-
-    def delete_image(self, number: int) -> None:
-        """Remove an image from the books. Raises `CloudError` 404."""
-        if number not in self.images:
-            raise CloudError(404, f"[one.image.delete] Error getting image [{number}].")
-        del self.images[number]
-        self._store.delete_record("image", number)
-
-    def add_network(self, name: str) -> int:
-        """Enter a virtual network into the books: another name for the loopback of this machine."""
-        number = self._store.next_id("network") + 1
-        self.networks[number] = name
-        self._store.save_record("network", number, {"NAME": name})
-        return number
-
-    # -- VMs ---------------------------------------------------------------------------------------------------------
+    # -- requests ----------------------------------------------------------------------------------------------------
 
     def find(self, number: int) -> Vm:
         """Return a VM, done or not. Raises `CloudError` 404."""
-        vm = self.vms.get(number) or self._store.vm(number)
+        vm = self.vms.get(number) or self._memory.find(number)
         if vm is None:
             raise CloudError(404, f"[one.vm.info] Error getting virtual machine [{number}].")
         return vm
 
     def every_vm(self) -> list[int]:
         """Return the ids of all VMs, also of those that are done."""
-        return self._store.vm_ids()
+        return self._memory.ids()
 
     def token(self, vm: Vm) -> str:
         """Return the token of a VM for OneGate."""
-        return make_token(self.token_password, vm.id, vm.stime)
+        return make_token(self.catalogue.token_password, vm.id, vm.stime)
+
+    def proves(self, token: str, vm: Vm) -> bool:
+        """Whether `token` is the token of this VM."""
+        return is_token(token, self.catalogue.token_password, vm.id, vm.stime)
 
     def instantiate(self, template_id: int, name: str, extra: str, *, hold: bool) -> Vm:
         """Make a VM from a template with `extra` text over it, and boot it. Raises `CloudError`."""
         call = "one.template.instantiate"
-        base = self.template(template_id, call)
+        base = self.catalogue.template(template_id, call)
         try:
             attributes = merge_extra(base, parse_template(extra))
             for nic in nics_of(attributes):
-                check_network(nic, self.networks)
+                check_network(nic, self.catalogue.networks)
             addresses = tuple(self.host.address() for _ in nics_of(attributes))
             place = Place(self._store.next_id("vm"), addresses, self._onegate, int(self.clock.now()))
-            vm = new_vm(attributes, name or f"{base.get('NAME', 'one')}-{place.number}", place, self.user)
+            vm = new_vm(attributes, name or f"{base.get('NAME', 'one')}-{place.number}", place, self.catalogue.user)
             vm.template["TEMPLATE_ID"] = str(template_id)
             self.host.prepare(vm, self.token(vm))
         except CloudError as error:
@@ -163,15 +93,15 @@ class Compute:
         self.vms[vm.id] = vm
         if hold:
             vm.state = VmState.HOLD
-        self._store.save_vm(vm)
+        self._memory.save(vm)
         self.clock.later(0, lambda: self._emit(vm) if hold else self._schedule(vm))
         return vm
 
     def update(self, vm: Vm, text: str, *, append: bool) -> None:
-        """Change a VM's user template with OpenNebula's text. Raises `CloudError` 500 where that is none."""
+        """Change a VM's user template with OpenNebula's text. Raises `CloudError` 500 if it is not a template."""
         fresh = parse_template(text)
         vm.user_template = {**vm.user_template, **fresh} if append else fresh
-        self._store.save_vm(vm)
+        self._memory.save(vm)
         self.listener.vm_updated(vm, text)
 
     def erase(self, vm: Vm, name: str) -> None:
@@ -219,7 +149,7 @@ class Compute:
             raise CloudError(501, f"The local cloud does not implement the recover operation {operation}")
 
     def schedule(self, vm: Vm, action: str, delay: float) -> None:
-        """Do an action later, as a VM's SCHED_ACTION. What it comes to then is in the daemon's log."""
+        """Do an action later, as a SCHED_ACTION of the VM. If it fails then, the daemon's log says why."""
         entry = {"ID": str(len(vm.sched_actions)), "ACTION": action, "TIME": str(int(self.clock.now() + delay))}
         vm.sched_actions.append(entry)
         self._later(delay, vm, lambda: self._run_scheduled(vm, entry))
@@ -228,19 +158,19 @@ class Compute:
         if entry not in vm.sched_actions or vm.gone:
             return
         vm.sched_actions.remove(entry)
-        self._store.save_vm(vm)
+        self._memory.save(vm)
         try:
             self.act(vm, entry["ACTION"])
         except CloudError as error:
             log.warning("VM %d: scheduled %s: %s", vm.id, entry["ACTION"], error.message)
 
     def unschedule(self, vm: Vm, number: int) -> None:
-        """Take back a scheduled action, if the VM has it."""
+        """Take back a scheduled action if the VM has it."""
         vm.sched_actions = [entry for entry in vm.sched_actions if entry["ID"] != str(number)]
-        self._store.save_vm(vm)
+        self._memory.save(vm)
 
     def resume(self) -> None:
-        """Carry on, after a restart of the daemon, with machines that run no guest, and with what was planned."""
+        """Carry on after a restart of the daemon: with machines that run no guest, and with scheduled actions."""
         for vm in list(self.vms.values()):
             for entry in vm.sched_actions:
                 delay = max(0.0, int(entry["TIME"]) - self.clock.now())
@@ -274,7 +204,7 @@ class Compute:
         if vm.gone or vm.state is VmState.HOLD or vm.lcm_state is LcmState.SHUTDOWN:
             return
         vm.state, vm.lcm_state, vm.error = VmState.ACTIVE, LcmState.PROLOG, ""
-        self._store.save_vm(vm)
+        self._memory.save(vm)
         if self.has_guest(vm):
             self.host.start(vm)
         else:
@@ -301,8 +231,8 @@ class Compute:
         self._stop(vm, parked, hard=hard, keep=True)
 
     def _stop(self, vm: Vm, then: Callable[[Vm], None], *, hard: bool, keep: bool) -> None:
-        """Shut a machine down, which takes a while, and then do what it was shut down for."""
-        self._store.save_vm(vm)
+        """Shut a machine down, and when it is down, do what follows."""
+        self._memory.save(vm)
         if self.has_guest(vm):
             self._after_stop[vm.id] = then
             self.host.stop(vm, hard=hard, keep=keep)
@@ -334,13 +264,13 @@ class Compute:
         self._emit(vm)
 
     def vm_stopped(self, vm: Vm) -> None:
-        """Take note that a machine has been shut down: for good, unless it was asked for something else."""
+        """Take note that a machine has been shut down, and do what follows; by default it is done."""
         self._after_stop.pop(vm.id, self._done)(vm)
 
     def _emit(self, vm: Vm) -> None:
-        self._store.save_vm(vm)
+        self._memory.save(vm)
         self.listener.vm_changed(vm)
 
     def _later(self, seconds: float, vm: Vm, callback: Callable[[], None]) -> None:
-        self._store.save_vm(vm)
+        self._memory.save(vm)
         self.clock.later(seconds, callback)

@@ -6,13 +6,12 @@ import re
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING, Any
 
-from oneflower.local.models import OWNER, PRIVATE, permission_bits
+from oneflower.local.oned.models import OWNER, PRIVATE, permission_bits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from oneflower.local.models import Image, Vm
-
+    from oneflower.local.oned.models import Image, Vm
 
 _ILLEGAL = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -25,20 +24,13 @@ def element(name: str, content: Any) -> ET.Element:
             for item in value if isinstance(value, list) else [value]:
                 node.append(element(key, item))
     else:
-        node.text = _legal(str(content))
+        node.text = _ILLEGAL.sub("", str(content))
     return node
 
 
 def text(node: ET.Element) -> str:
     """Return an element as text."""
     return ET.tostring(node, encoding="unicode")
-
-
-def _legal(value: str) -> str:
-    """Leave out what XML cannot say."""
-    return "".join(
-        c for c in value if c in "\t\n\r" or " " <= c <= "\ud7ff" or "\ue000" <= c <= "\ufffd" or c > "\uffff"
-    )
 
 
 def _sorted(template: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oneflower.local.models import CloudError
-from oneflower.local.oned.compute import DATASTORES
+from oneflower.local.errors import CloudError
+from oneflower.local.oned.catalogue import DATASTORES
 from oneflower.local.oned.corexml import datastore_xml, image_xml, network_xml, text, user_xml, vm_template_xml, vm_xml
 from oneflower.local.oned.vmtext import parse_template
 from oneflower.opennebula.states import ImageState, VmState
@@ -46,7 +46,7 @@ class SystemMethods:
 
     def user(self, *_: Any) -> str:
         """Return the one user."""
-        return text(user_xml(self._compute.user))
+        return text(user_xml(self._compute.catalogue.user))
 
     def datastores(self, *_: Any) -> str:
         """Return the datastores."""
@@ -66,44 +66,45 @@ class TemplateMethods:
 
     def __init__(self, compute: Compute) -> None:
         self._compute = compute
+        self._catalogue = compute.catalogue
 
     def allocate(self, content: str, *_: Any) -> int:
         """Store a VM template."""
         template = parse_template(content)
-        known = {body.get("NAME"): number for number, body in self._compute.templates.items()}
+        known = {body.get("NAME"): number for number, body in self._catalogue.templates.items()}
         _check_name("one.template.allocate", "TEMPLATE", template, known)
-        return self._compute.save_template(template)
+        return self._catalogue.save_template(template)
 
     def update(self, number: int, content: str, append: int = 0) -> int:
         """Replace a VM template, or add to it; its name stays."""
-        known = self._compute.template(number, "one.template.update")
+        known = self._catalogue.template(number, "one.template.update")
         fresh = {key: value for key, value in parse_template(content).items() if key != "NAME"}
-        self._compute.save_template({**(known if append else {"NAME": known.get("NAME", "")}), **fresh}, number)
+        self._catalogue.save_template({**(known if append else {"NAME": known.get("NAME", "")}), **fresh}, number)
         return number
 
     def rename(self, number: int, name: str) -> int:
         """Give a VM template another name."""
-        self._compute.save_template({**self._compute.template(number, "one.template.rename"), "NAME": name}, number)
+        self._catalogue.save_template({**self._catalogue.template(number, "one.template.rename"), "NAME": name}, number)
         return number
 
     def delete(self, number: int, *_: Any) -> int:
         """Remove a VM template."""
-        self._compute.delete_template(number)
+        self._catalogue.delete_template(number)
         return number
 
     def info(self, number: int, *_: Any) -> str:
         """Return a VM template."""
-        return text(vm_template_xml(number, self._compute.template(number, "one.template.info")))
+        return text(vm_template_xml(number, self._catalogue.template(number, "one.template.info")))
 
     def pool(self, *which: int) -> str:
         """Return VM templates."""
-        templates = self._compute.templates
+        templates = self._catalogue.templates
         chosen = _chosen(templates, *which[:3])
         return _pool("VMTEMPLATE_POOL", [vm_template_xml(number, templates[number]) for number in chosen])
 
     def clone(self, number: int, name: str, *_: Any) -> int:
         """Copy a VM template under another name."""
-        return self._compute.save_template({**self._compute.template(number, "one.template.clone"), "NAME": name})
+        return self._catalogue.save_template({**self._catalogue.template(number, "one.template.clone"), "NAME": name})
 
     def instantiate(self, number: int, name: str = "", hold: bool = False, extra: str = "", *_: Any) -> int:  # noqa: FBT001, FBT002
         """Make a VM from a template."""
@@ -182,35 +183,35 @@ class ImageMethods:
     """Methods about images."""
 
     def __init__(self, compute: Compute) -> None:
-        self._compute = compute
+        self._catalogue = compute.catalogue
 
     def allocate(self, content: str, datastore: int, *_: Any) -> int:
-        """Enter an image."""
+        """Store what is known of an image."""
         template = parse_template(content)
         if datastore not in DATASTORES:
             raise CloudError(404, f"[one.image.allocate] Error getting datastore [{datastore}].")
-        known = {image.name: image.id for image in self._compute.images.values()}
+        known = {image.name: image.id for image in self._catalogue.images.values()}
         _check_name("one.image.allocate", "IMAGE", template, known)
         path = str(template.get("PATH", ""))
         there = not path.startswith("/") or Path(path).is_file()
         if not there:
             template["ERROR"] = f"Error copying image in the datastore: {path} cannot be read"
-        return self._compute.save_image(template, ImageState.READY if there else ImageState.ERROR)
+        return self._catalogue.save_image(template, ImageState.READY if there else ImageState.ERROR)
 
     def info(self, number: int, *_: Any) -> str:
         """Return an image."""
-        if number not in self._compute.images:
+        if number not in self._catalogue.images:
             raise CloudError(404, f"[one.image.info] Error getting image [{number}].")
-        return text(image_xml(self._compute.images[number]))
+        return text(image_xml(self._catalogue.images[number]))
 
     def pool(self, *which: int) -> str:
         """Return images."""
-        images = self._compute.images
+        images = self._catalogue.images
         return _pool("IMAGE_POOL", [image_xml(images[number]) for number in _chosen(images, *which[:3])])
 
     def delete(self, number: int, *_: Any) -> int:
         """Remove an image."""
-        self._compute.delete_image(number)
+        self._catalogue.delete_image(number)
         return number
 
     def table(self) -> dict[str, Method]:
@@ -227,24 +228,24 @@ class NetworkMethods:
     """Methods about virtual networks."""
 
     def __init__(self, compute: Compute) -> None:
-        self._compute = compute
+        self._catalogue = compute.catalogue
 
     def allocate(self, content: str, *_: Any) -> int:
-        """Enter a virtual network."""
+        """Store a virtual network."""
         template = parse_template(content)
-        known = {name: number for number, name in self._compute.networks.items()}
+        known = {name: number for number, name in self._catalogue.networks.items()}
         _check_name("one.vn.allocate", "NET", template, known)
-        return self._compute.add_network(str(template["NAME"]))
+        return self._catalogue.add_network(str(template["NAME"]))
 
     def info(self, number: int, *_: Any) -> str:
         """Return a virtual network."""
-        if number not in self._compute.networks:
+        if number not in self._catalogue.networks:
             raise CloudError(404, f"[one.vn.info] Error getting virtual network [{number}].")
-        return text(network_xml(number, self._compute.networks[number]))
+        return text(network_xml(number, self._catalogue.networks[number]))
 
     def pool(self, *which: int) -> str:
         """Return virtual networks."""
-        networks = self._compute.networks
+        networks = self._catalogue.networks
         return _pool("VNET_POOL", [network_xml(number, networks[number]) for number in _chosen(networks, *which[:3])])
 
     def table(self) -> dict[str, Method]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from oneflower.local.models import CloudError, Vm
+from oneflower.local.errors import CloudError
+from oneflower.local.oned.models import Vm
 from oneflower.local.oned.vmtext import resolve_context
 
 if TYPE_CHECKING:

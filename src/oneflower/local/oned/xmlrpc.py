@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
-from oneflower.local.models import CloudError
+from oneflower.local.errors import CloudError
 from oneflower.local.oned.methods import xmlrpc_methods
 from oneflower.local.wire import chunks_of
 

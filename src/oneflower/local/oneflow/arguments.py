@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from oneflower.local import ruby
-from oneflower.local.models import internal
+from oneflower.local.errors import internal
 from oneflower.local.wire import whole
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from oneflower.local import ruby
-from oneflower.local.models import CloudError, internal
+from oneflower.local.errors import CloudError, internal
 from oneflower.local.oneflow.arguments import number_of
 
 if TYPE_CHECKING:
-    from oneflower.local.models import Document
     from oneflower.local.oneflow.documents import Documents
+    from oneflower.local.oneflow.models import Document
 
 NEEDED = {"chown": "owner_id", "chgrp": "group_id", "chmod": "octet", "rename": "name"}
 _NAMES = {"owner_id": "a UID", "group_id": "a GID", "octet": "an OCTET", "name": "a name"}

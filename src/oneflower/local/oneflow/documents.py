@@ -7,14 +7,16 @@ import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from oneflower.local.models import SERVICE_TYPE, TEMPLATE_TYPE, CloudError, Document, octet_of
+from oneflower.local.errors import CloudError
+from oneflower.local.oneflow.memory import DocumentMemory
+from oneflower.local.oneflow.models import SERVICE_TYPE, TEMPLATE_TYPE, Document, Role, octet_of
 from oneflower.local.oneflow.schema import check_template
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from oneflower.local.clock import Clock
-    from oneflower.local.oned.compute import Compute
+    from oneflower.local.oned.catalogue import Catalogue
     from oneflower.local.store import Store
     from oneflower.opennebula.states import ServiceState
 
@@ -31,9 +33,9 @@ class Documents:
     """All documents by id."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
-        self._store = store
+        self._memory = DocumentMemory(store)
         self._clock = clock
-        self._all = {document.id: document for document in store.documents()}
+        self._all = {document.id: document for document in self._memory.all()}
 
     def pool(self, kind: int) -> list[Document]:
         """Return the documents of a type, newest first."""
@@ -60,7 +62,7 @@ class Documents:
 
     def insert(self, kind: int, body: dict[str, Any]) -> Document:
         """Store a new document."""
-        document = Document(self._store.next_id("document"), kind, body)
+        document = Document(self._memory.next_id(), kind, body)
         self._all[document.id] = document
         self.save(document)
         return document
@@ -68,12 +70,12 @@ class Documents:
     def save(self, document: Document) -> None:
         """Write a document to the store, unless it is gone."""
         if document.id in self._all:
-            self._store.save_document(document)
+            self._memory.save(document)
 
     def forget(self, number: int) -> None:
         """Remove a document."""
         self._all.pop(number, None)
-        self._store.delete_document(number)
+        self._memory.delete(number)
 
     def note(self, service: Document, message: str, severity: str = "I") -> None:
         """Add a line to a service's log. OneFlow keeps the last 50."""
@@ -106,7 +108,7 @@ class Documents:
         self.note(service, f"New state: {state.name}")
         log.info("service %d: %s", service.id, state.name)
 
-    def set_cardinality(self, service: Document, role: dict[str, Any], number: int) -> None:
+    def set_cardinality(self, service: Document, role: Role, number: int) -> None:
         """Change how many VMs a role should have and log it."""
         way = "up" if number > role["cardinality"] else "down"
         message = f"Role {role['name']} scaling {way} from {role['cardinality']} to {number} nodes"
@@ -151,7 +153,7 @@ class Documents:
         self.save(template)
         return template
 
-    def clone_template(self, number: int, name: str, recursive: str, compute: Compute) -> Document:
+    def clone_template(self, number: int, name: str, recursive: str, catalogue: Catalogue) -> Document:
         """Copy a service template, and with `recursive` also its VM templates. Raises `CloudError`."""
         original = self.get(number, TEMPLATE_TYPE)
         body = copy.deepcopy(original.body) | {"registration_time": int(self._clock.now())}
@@ -159,17 +161,17 @@ class Documents:
         for role in body["roles"] if recursive != "none" else ():
             old = role["template_id"]
             if old not in copies:
-                content = compute.template(old, "one.template.info")
-                copies[old] = compute.save_template({**content, "NAME": f"{content.get('NAME', '')}-{name}"[:119]})
+                content = catalogue.template(old, "one.template.info")
+                copies[old] = catalogue.save_template({**content, "NAME": f"{content.get('NAME', '')}-{name}"[:119]})
             role["template_id"] = copies[old]
         clone = self.insert(TEMPLATE_TYPE, body)
         self.rename(clone, name)
         return clone
 
-    def delete_template(self, number: int, what: str, compute: Compute) -> None:
+    def delete_template(self, number: int, what: str, catalogue: Catalogue) -> None:
         """Remove a service template, and its VM templates if `what` is templates or all. Raises `CloudError`."""
         template = self.get(number, TEMPLATE_TYPE)
         if what in ("templates", "all"):
             for vm_template in {role["template_id"] for role in template.roles}:
-                compute.delete_template(vm_template)
+                catalogue.delete_template(vm_template)
         self.forget(number)

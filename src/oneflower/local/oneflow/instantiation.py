@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from oneflower.local.models import CloudError
+from oneflower.local.errors import CloudError
 from oneflower.local.oneflow.schema import check_template
 
 
@@ -106,31 +106,3 @@ def _joined(items: list[Any]) -> list[Any]:
     if not all(isinstance(item, dict) for item in items):
         return items
     return [item for index, item in enumerate(items) if item not in items[:index]]
-
-
-def fill_contents(service: dict[str, Any]) -> None:
-    """Write the user inputs into each role's `template_contents`, and a reference to each into CONTEXT, in place.
-
-    Raises `TypeError` if CONTEXT is an array, as it is after a conversion from OpenNebula 6: OneFlow fails there too.
-    """
-    shared = service.get("user_inputs_values") or {}
-    networks = service.get("networks_values") or []
-    for role in service["roles"]:
-        contents = role.get("template_contents") or {}
-        values = deep_merge(shared, role.get("user_inputs_values") or {})
-        for nic in contents.get("NIC") or ():
-            _resolve_network(nic, networks)
-        if values:
-            context = contents.setdefault("CONTEXT", {})
-            for key, value in values.items():
-                contents[key] = value
-                context[key] = f"${key}"
-        role["template_contents"] = contents
-
-
-def _resolve_network(nic: Any, networks: list[dict[str, Any]]) -> None:
-    name = nic.get("NETWORK_ID") if isinstance(nic, dict) else None
-    if isinstance(name, str) and name.startswith("$"):
-        found = next((value[name[1:]] for value in networks if name[1:] in value), None)
-        if found is not None:
-            nic["NETWORK_ID"] = found.get("id")

@@ -18,7 +18,7 @@ from oneflower.local.oneflow import expressions
 from oneflower.local.oneflow.cron import Cron, CronError
 
 if TYPE_CHECKING:
-    from oneflower.local.models import Vm
+    from oneflower.local.oned.models import Vm
 
 _THREE_NUMBERS = re.compile(r"(?<!\d)(\d{1,4})([-/.])(\d{1,4})\2(\d{1,4})(?!\d)")
 _SHORT, _LAST_CENTURY = 2, 69

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from oneflower.local.models import CloudError
+from oneflower.local.errors import CloudError
 from oneflower.opennebula.states import RoleState
 
 if TYPE_CHECKING:
-    from oneflower.local.models import Document
-
-Role = dict[str, Any]
+    from oneflower.local.oneflow.models import Document, Role
 
 DEFAULT_COOLDOWN = 300
 _LEAVING = (RoleState.UNDEPLOYING, RoleState.DONE, RoleState.FAILED_UNDEPLOYING)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from oneflower.local import ruby
-from oneflower.local.models import CloudError, internal
+from oneflower.local.errors import CloudError, internal
 from oneflower.local.oneflow import expressions
 from oneflower.local.oneflow.legacy import convert, is_legacy
 from oneflower.local.oneflow.policies import parse_time, valid_recurrence

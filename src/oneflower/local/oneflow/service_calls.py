@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from oneflower.local import ruby
-from oneflower.local.models import SERVICE_TYPE, CloudError, Document, internal
+from oneflower.local.errors import CloudError, internal
 from oneflower.local.oneflow import changes
 from oneflower.local.oneflow.arguments import action_of, number_of, pace_of, text_of
-from oneflower.local.oneflow.lifecycle import ACTIONS
+from oneflower.local.oneflow.models import SERVICE_TYPE, Document
+from oneflower.local.oneflow.scheduling import ACTIONS, Scheduler
 from oneflower.local.oneflow.schema import check_role, check_template
 from oneflower.local.wire import Call, html, json_body, no_content, parse_json, whole
 
@@ -27,7 +28,7 @@ class ServiceCalls:
     def __init__(self, documents: Documents, lifecycle: Lifecycle, compute: Compute) -> None:
         self._documents = documents
         self._lifecycle = lifecycle
-        self._compute = compute
+        self._scheduler = Scheduler(documents, compute)
 
     def _service(self, request: Request) -> Document:
         return self._documents.get(whole(request.path_params["id"]), SERVICE_TYPE)
@@ -58,7 +59,7 @@ class ServiceCalls:
             changes.apply(self._documents, service, perform, options)
         elif perform in ACTIONS:
             period, number = pace_of(params)
-            self._lifecycle.schedule(service, service.roles, perform, period, number)
+            self._scheduler.schedule(service, service.roles, perform, period, number)
         else:
             raise CloudError(500, f"Action {perform} not supported")
         return no_content()
@@ -98,7 +99,7 @@ class ServiceCalls:
         role = service.role(name)
         if role is None:
             raise CloudError(500, f"Role '{name}' not found")
-        self._lifecycle.schedule(service, [role], perform, period, number)
+        self._scheduler.schedule(service, [role], perform, period, number)
         return no_content()
 
     async def change_roles(self, request: Request) -> Response:
@@ -124,10 +125,7 @@ class ServiceCalls:
         service, name = self._service(request), request.path_params.get("role")
         if name is not None and service.role(name) is None:
             raise CloudError(500, f"Role '{name}' not found")
-        for role in service.roles:
-            for node in role["nodes"] if name in (None, role["name"]) else ():
-                if vm := self._compute.vms.get(node["deploy_id"]):
-                    self._compute.unschedule(vm, int(number))
+        self._scheduler.unschedule([role for role in service.roles if name in (None, role["name"])], int(number))
         return no_content()
 
     async def purge(self, _: Request) -> Response:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response
 
 from oneflower.local import ruby
-from oneflower.local.models import TEMPLATE_TYPE, CloudError, Document
+from oneflower.local.errors import CloudError
 from oneflower.local.oneflow import changes
 from oneflower.local.oneflow.arguments import action_of, text_of
 from oneflower.local.oneflow.instantiation import rename_legacy_values
+from oneflower.local.oneflow.models import TEMPLATE_TYPE, Document
 from oneflower.local.wire import Call, html, json_body, no_content, parse_json, whole
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class TemplateCalls:
     def __init__(self, documents: Documents, lifecycle: Lifecycle, compute: Compute) -> None:
         self._documents = documents
         self._lifecycle = lifecycle
-        self._compute = compute
+        self._catalogue = compute.catalogue
 
     def _template(self, request: Request) -> Document:
         return self._documents.get(whole(request.path_params["id"]), TEMPLATE_TYPE)
@@ -57,7 +58,7 @@ class TemplateCalls:
         except CloudError:
             body = {}
         what = body.get("delete_type") if isinstance(body, dict) else None
-        self._documents.delete_template(self._template(request).id, ruby.text(what), self._compute)
+        self._documents.delete_template(self._template(request).id, ruby.text(what), self._catalogue)
         return no_content()
 
     async def act(self, request: Request) -> Response:
@@ -85,7 +86,7 @@ class TemplateCalls:
     def _clone(self, request: Request, options: dict[str, Any]) -> Response:
         template = self._template(request)
         name, recursive = ruby.text(options.get("name")), ruby.text(options.get("recursive") or "templates")
-        return html(self._documents.clone_template(template.id, name, recursive, self._compute).wire(), 201)
+        return html(self._documents.clone_template(template.id, name, recursive, self._catalogue).wire(), 201)
 
     def _update_by_action(self, request: Request, options: dict[str, Any]) -> Response:
         if options.get("template_json"):

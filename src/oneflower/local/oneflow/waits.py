@@ -16,14 +16,14 @@ from oneflower.opennebula.states import VmState
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from oneflower.local.models import Vm
     from oneflower.local.oned.compute import Compute
+    from oneflower.local.oned.models import Vm
 
 _READY = re.compile("READY=YES")
 
 
-class For(Enum):
-    """The purpose of a wait."""
+class Purpose(Enum):
+    """Why a role waits for its VMs."""
 
     DEPLOY = "deploy"
     SCALE_UP = "scale up"
@@ -35,15 +35,15 @@ class For(Enum):
     HOLD = "hold"
 
 
-_GOING_UP = frozenset({For.DEPLOY, For.SCALE_UP, For.ADD, For.RELEASE})
-_GOING_DOWN = frozenset({For.UNDEPLOY, For.SCALE_DOWN, For.REMOVE})
+_GOING_UP = frozenset({Purpose.DEPLOY, Purpose.SCALE_UP, Purpose.ADD, Purpose.RELEASE})
+_GOING_DOWN = frozenset({Purpose.UNDEPLOY, Purpose.SCALE_DOWN, Purpose.REMOVE})
 
 
 @dataclass
 class Wait:
     """A wait for the VMs of one role. `left` are the VMs still missing; `gate` says whether they must report ready."""
 
-    purpose: For
+    purpose: Purpose
     service: int
     role: str
     left: set[int]
@@ -68,7 +68,7 @@ class Wait:
             return True
         if self.purpose in _GOING_DOWN:
             return False
-        if self.purpose is For.HOLD:
+        if self.purpose is Purpose.HOLD:
             return vm.state is VmState.HOLD
         if vm.parked:
             return True

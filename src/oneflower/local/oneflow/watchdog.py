@@ -8,21 +8,21 @@ than `min_vms`. Sources: ServiceWatchDog.rb, ServiceAutoScaler.rb.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from oneflower.local.models import SERVICE_TYPE, CloudError, Document, Vm, node_ids
+from oneflower.local.errors import CloudError
 from oneflower.local.oneflow import policies
+from oneflower.local.oneflow.models import SERVICE_TYPE, Document, Role, node_ids
 from oneflower.opennebula.states import RoleState, ServiceState, VmState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oneflower.local.oned.compute import Compute
+    from oneflower.local.oned.models import Vm
     from oneflower.local.oneflow.documents import Documents
 
 log = logging.getLogger(__name__)
-
-Role = dict[str, Any]
 
 
 class Watchdog:
@@ -46,8 +46,8 @@ class Watchdog:
 
         self._compute.clock.later(0, look)
 
-    def leave(self, service: Document) -> None:
-        """Look after a service no more."""
+    def unwatch(self, service: Document) -> None:
+        """Stop looking after a service."""
         self._watched.discard(service.id)
 
     def vm_changed(self, vm: Vm) -> None:

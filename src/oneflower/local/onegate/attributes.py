@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from oneflower.local.models import CloudError
+from oneflower.local.errors import CloudError
 
 _RESTRICTED = ("SCHED_REQUIREMENTS", "SERVICE_ID", "ROLE_NAME")
 _SPECIAL = re.compile(r"[=,\\\n\[\]]")

@@ -9,17 +9,18 @@ from urllib.parse import parse_qs
 from starlette.responses import JSONResponse, Response
 
 from oneflower.local import ruby
-from oneflower.local.models import CloudError, Document, Vm, node_ids
+from oneflower.local.errors import CloudError
 from oneflower.local.oned.corexml import vm_data
+from oneflower.local.oneflow.models import Document, node_ids
 from oneflower.local.onegate.attributes import check_restricted, escape
 from oneflower.local.wire import Call, application, json_body, no_content, parse_json, text_body, whole
-from oneflower.opennebula.tokens import is_token
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
 
     from oneflower.local.oned.compute import Compute
+    from oneflower.local.oned.models import Vm
     from oneflower.local.oneflow.documents import Documents
     from oneflower.local.oneflow.lifecycle import Lifecycle
 
@@ -56,7 +57,7 @@ class OneGateCalls:
         vm = self._compute.vms.get(int(number)) if re.fullmatch(r"[0-9]{1,18}", number) else None
         request.state.vm = vm
         token = request.headers.get("x-onegate-token", "")
-        if vm is None or not is_token(token, self._compute.token_password, vm.id, vm.stime):
+        if vm is None or not self._compute.proves(token, vm):
             return Response("Not authorized", 401, media_type=_TYPE)
         return None
 

@@ -1,0 +1,37 @@
+"""What the core needs of others: a host that runs machines, and a listener who is told what becomes of VMs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from oneflower.local.oned.models import Vm
+
+
+class Host(Protocol):
+    """Runs machines with a guest. It reports through the `vm_...` methods of `Compute`."""
+
+    def prepare(self, vm: Vm, token: str) -> None:
+        """Write what the machine reads at boot. Raises `OneflowerError`."""
+
+    def start(self, vm: Vm) -> None:
+        """Boot a machine."""
+
+    def stop(self, vm: Vm, *, hard: bool, keep: bool) -> None:
+        """Shut a machine down. Its disk is removed, unless `keep`."""
+
+    def discard(self, vm: Vm) -> None:
+        """Remove what was prepared for a machine that never ran anything."""
+
+    def address(self) -> str:
+        """Return a free address for a machine. Raises `OneflowerError`."""
+
+
+class Listener(Protocol):
+    """Who wants to know what happens to VMs."""
+
+    def vm_changed(self, vm: Vm) -> None:
+        """Take note of a new state."""
+
+    def vm_updated(self, vm: Vm, text: str) -> None:
+        """Take note that a VM's user template was updated with `text`."""

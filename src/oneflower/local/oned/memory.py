@@ -1,0 +1,52 @@
+"""Virtual machines in the store."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from oneflower.local.oned.models import Vm
+from oneflower.opennebula.states import LcmState, VmState
+
+if TYPE_CHECKING:
+    from oneflower.local.store import Store
+
+DONE_KEPT = 2000  # ids back from the newest: more VMs than one service is made of
+_TABLES = """
+CREATE TABLE IF NOT EXISTS vm (id INTEGER PRIMARY KEY, done INTEGER NOT NULL, body TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS living ON vm (id) WHERE NOT done;
+"""
+
+
+class VmMemory:
+    """All VMs. Of those that are done, the last ones are remembered."""
+
+    def __init__(self, store: Store, done_kept: int = DONE_KEPT) -> None:
+        self._store = store
+        self._done_kept = done_kept
+        store.create(_TABLES)
+
+    def living(self) -> list[Vm]:
+        """Return all VMs that are not done."""
+        return [_vm(body) for (body,) in self._store.execute("SELECT body FROM vm WHERE NOT done ORDER BY id")]
+
+    def find(self, number: int) -> Vm | None:
+        """Return a VM, done or not."""
+        row = self._store.execute("SELECT body FROM vm WHERE id = ?", (number,)).fetchone()
+        return _vm(row[0]) if row else None
+
+    def ids(self) -> list[int]:
+        """Return the ids of all VMs, done or not."""
+        return [number for (number,) in self._store.execute("SELECT id FROM vm ORDER BY id")]
+
+    def save(self, vm: Vm) -> None:
+        """Insert or replace a VM."""
+        self._store.execute("INSERT OR REPLACE INTO vm VALUES (?, ?, ?)", (vm.id, vm.gone, json.dumps(asdict(vm))))
+        if vm.gone:
+            self._store.execute("DELETE FROM vm WHERE done AND id <= (SELECT max(id) FROM vm) - ?", (self._done_kept,))
+
+
+def _vm(body: str) -> Vm:
+    row = json.loads(body)
+    return Vm(**(row | {"state": VmState(row["state"]), "lcm_state": LcmState(row["lcm_state"])}))

@@ -1,0 +1,42 @@
+"""OneFlow's documents in the store."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from oneflower.local.oneflow.models import Document
+
+if TYPE_CHECKING:
+    from oneflower.local.store import Store
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS document
+    (id INTEGER PRIMARY KEY, type INTEGER NOT NULL, name TEXT NOT NULL, permissions TEXT NOT NULL, body TEXT NOT NULL);
+"""
+
+
+class DocumentMemory:
+    """All documents."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        store.create(_TABLES)
+
+    def next_id(self) -> int:
+        """Return a new id."""
+        return self._store.next_id("document")
+
+    def all(self) -> list[Document]:
+        """Return all documents."""
+        rows = self._store.execute("SELECT id, type, body, name, permissions FROM document ORDER BY id")
+        return [Document(number, kind, json.loads(body), *rest) for number, kind, body, *rest in rows]
+
+    def save(self, document: Document) -> None:
+        """Insert or replace a document."""
+        row = (document.id, document.type, document.name, document.permissions, json.dumps(document.body))
+        self._store.execute("INSERT OR REPLACE INTO document VALUES (?, ?, ?, ?, ?)", row)
+
+    def delete(self, number: int) -> None:
+        """Remove a document."""
+        self._store.execute("DELETE FROM document WHERE id = ?", (number,))
