@@ -155,7 +155,7 @@ def test_scaling_keeps_partitions_apart_and_reuses_freed_ones(user, fed):
     user("scale", fed, "3")
     assert partitions(user, fed) == ["0", "1", "2"]
     user("scale", fed, "2")
-    assert "Minimum cardinality is 2" in user("scale", fed, "1", code=6).stderr
+    assert "it was deployed for 2 to 10" in user("scale", fed, "1", code=3).stderr
     assert "Maximum cardinality is 10" in user("scale", fed, "11", code=6).stderr
 
 
