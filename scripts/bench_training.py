@@ -29,7 +29,8 @@ import numpy as np
 from bench import Bench, pyproject
 
 from oneflower.local import daemon
-from oneflower_appliance.training.checkpoints import Checkpoints, State
+from oneflower_appliance.training.checkpoints import Checkpoints, Progress
+from oneflower_appliance.training.memory import Memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -134,7 +135,7 @@ def checkpoint() -> tuple[float, float]:
         kept, written = [], []
         for number in range(5):
             started = time.perf_counter()
-            checkpoints.save(number, model, State(), {})
+            checkpoints.save(number, model, Memory(), Progress(5, "1", "FedAvg", {}, {}))
             kept.append(time.perf_counter() - started)
             checkpoints.wait()
             written.append(time.perf_counter() - started)

@@ -200,4 +200,4 @@ def test_a_checkpoint_of_another_model_is_refused(link, monkeypatch):
 def test_a_disk_that_is_full_costs_the_checkpoint_and_not_the_run(link, caplog, monkeypatch):
     link.checkpoints.write_text("in the way")
     assert link.train(1).accuracy > 0.8
-    assert "The run goes on; the checkpoint of round 2 is lost" in caplog.text
+    assert "The run continues; the checkpoint of round 2 is lost" in caplog.text

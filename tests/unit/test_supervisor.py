@@ -194,4 +194,4 @@ def test_a_disk_that_is_full_does_not_end_the_run(record, caplog):
     record.write_text("in the way")
     result = start(Grid(), num_rounds=1)
     assert result.arrays.to_numpy_ndarrays()[0].sum() == 6
-    assert "The run goes on; metrics.jsonl is lost" in caplog.text
+    assert "The run continues; metrics.jsonl is lost" in caplog.text

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.runs import sources_of
-from oneflower_appliance.training.checkpoints import save_model
+from oneflower_appliance.training.npz import save_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -52,6 +52,7 @@ class RunRecord:
         self._sources: dict[str, str] = json.loads(earlier[-1]).get("columns", {}) if earlier else {}
         self._saved: ArrayRecord | None = None  # what is in model.npz
         self._model: dict[str, Any] | None = None
+        self._unfit = ""
         self._begun = time.monotonic()
         self._round_begun = self._begun
         if earlier:
@@ -96,8 +97,12 @@ class RunRecord:
         self.close_round()
         self._summarise(json.loads(self._lines[-1]) if self._lines else {}, arrays)
 
-    def trained(self, arrays: ArrayRecord) -> None:
-        """Write model and summary as they are before the last evaluation: what was trained is then safe."""
+    def trained(self, arrays: ArrayRecord, unfit: str = "") -> None:
+        """Write model and summary as they are before the last evaluation: what was trained is then safe.
+
+        `unfit` says why the run cannot be resumed from these two alone, empty where it can.
+        """
+        self._unfit = unfit
         self._summarise(self.row, arrays)
 
     def _summarise(self, last: Mapping[str, Any], arrays: ArrayRecord | None) -> None:
@@ -109,10 +114,12 @@ class RunRecord:
             "versions": _versions(),
             "last": last,
         }
+        if self._unfit:
+            summary["unfit"] = self._unfit
         if arrays and self._saved is not arrays:
             with self._losing("model.npz"):
                 self._model = {
-                    "sha256": save_model(self._folder / "model.npz", arrays),
+                    "sha256": save_record(self._folder / "model.npz", arrays),
                     "arrays": {name: list(array.shape) for name, array in arrays.items()},
                 }
                 self._saved = arrays
@@ -130,7 +137,7 @@ class RunRecord:
         try:
             yield
         except OneflowerError as error:
-            log.error("%s The run goes on; %s is lost.", error.sentence, name)  # noqa: TRY400
+            log.error("%s The run continues; %s is lost.", error.sentence, name)  # noqa: TRY400
 
 
 def _versions() -> dict[str, str]:

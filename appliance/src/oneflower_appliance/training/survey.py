@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.training.leaving import leave
+from oneflower_appliance.training.results import save_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -101,5 +101,5 @@ def ask(grid: Grid, least: int, question: Mapping[str, Any] | None = None) -> Su
     for problem in problems:
         log.error("%s", problem)
     told = {node: {name: value for name, value in said.items() if name[0] != "_"} for node, said in found.items()}
-    leave(grid, _FILE, json.dumps(told, indent=1) + "\n")
+    save_result(grid, _FILE, json.dumps(told, indent=1) + "\n")
     return Survey(found)

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 from anomaly_detection.models import initial
 from anomaly_detection.scores import metrics
 from oneflower_appliance.training import survey
-from oneflower_appliance.training.leaving import leave
+from oneflower_appliance.training.results import save_result
 from oneflower_appliance.training.strategies import make_strategy
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def main(grid: Grid, context: Context) -> None:
     deviation = np.sqrt(np.maximum(np.asarray(nodes.total("_squares")) / rows - mean**2, 0))
     scale = np.where(deviation > 1e-12 * np.maximum(np.abs(mean), 1), deviation, 1.0)
     preparation = {"mean": mean.tolist(), "scale": scale.tolist()}
-    leave(grid, "preparation.json", json.dumps({"columns": columns, **preparation}, indent=1) + "\n")
+    save_result(grid, "preparation.json", json.dumps({"columns": columns, **preparation}, indent=1) + "\n")
     settings = ConfigRecord(preparation)
     start = initial(len(columns), int(config["bottleneck"]), int(config["seed"]))
     strategy.start(

@@ -10,7 +10,7 @@ from flwr.serverapp import Grid, ServerApp
 from safetensors.numpy import save
 
 from oneflower_appliance.training import survey
-from oneflower_appliance.training.leaving import leave
+from oneflower_appliance.training.results import save_result
 from oneflower_appliance.training.strategies import make_strategy
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def main(grid: Grid, context: Context) -> None:
         evaluate_config=ConfigRecord({}),
     )
     # `PeftModel.from_pretrained(model, "adapter")` loads these two.
-    leave(grid, "adapter/adapter_config.json", nodes.agreed("_config") + "\n")
-    leave(grid, "adapter/adapter_model.safetensors", save({name: a.numpy() for name, a in result.arrays.items()}))
+    save_result(grid, "adapter/adapter_config.json", nodes.agreed("_config") + "\n")
+    save_result(grid, "adapter/adapter_model.safetensors", save({name: a.numpy() for name, a in result.arrays.items()}))
 
 
 def _initial(name: str, shape: str, rng: np.random.Generator) -> NDArray[np.float32]:

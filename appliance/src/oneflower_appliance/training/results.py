@@ -1,4 +1,4 @@
-"""Files that an app leaves with its run, for `oneflower model` to fetch."""
+"""Files that an app saves with its run. `oneflower model` fetches them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("flwr")
 
 
-def leave(grid: Grid, name: str, content: str | bytes) -> None:
-    """Leave a file, called `name`, in the folder of the run. Outside a federation of oneflower nothing is written.
+def save_result(grid: Grid, name: str, content: str | bytes) -> None:
+    """Save a file, called `name`, in the folder of the run. Outside a federation of oneflower nothing is written.
 
-    What cannot be written is said in the log; the run goes on.
+    The log says what cannot be written; the run continues.
     """
     runs = os.environ.get(RUNS_VARIABLE)
     if not runs:
@@ -28,4 +28,4 @@ def leave(grid: Grid, name: str, content: str | bytes) -> None:
     try:
         write_atomic(Path(runs) / str(grid.run.run_id) / name, content, SHARED)
     except OneflowerError as error:
-        log.error("%s The run goes on; %s is lost.", error.sentence, name)  # noqa: TRY400
+        log.error("%s The run continues; %s is lost.", error.sentence, name)  # noqa: TRY400

@@ -1,0 +1,211 @@
+"""One run of a strategy: recorded, guarded, saved, and resumed where the run before it ended.
+
+Replies that would ruin the model are left out, checkpoints are written, and a run that takes the place of one that was
+lost begins where the last checkpoint of that one ended.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flwr.app import Array, ArrayRecord
+
+from oneflower_appliance.training.abandoned import Abandoned
+from oneflower_appliance.training.asked import Asked
+from oneflower_appliance.training.beginning import EVALUATE_AGAIN, Beginning
+from oneflower_appliance.training.checkpoints import Checkpoints, Progress
+from oneflower_appliance.training.guard import sift
+from oneflower_appliance.training.memory import Memory, Watched
+from oneflower_appliance.training.origin import Origin
+from oneflower_appliance.training.recorder import RunRecord
+from oneflower_appliance.training.strategies import read_form
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from flwr.app import Message, MetricRecord
+    from flwr.serverapp.strategy import Strategy
+    from flwr.supercore.run import Run
+
+log = logging.getLogger("flwr")
+
+
+class SupervisedRun:
+    """One run of a strategy. Its methods are called in each round, and call those of the strategy."""
+
+    def __init__(self, strategy: Strategy, run: Run, runs: Path, checkpoints: Path) -> None:
+        self._strategy = strategy
+        self._name = type(getattr(strategy, "strategy", strategy)).__name__
+        self._watched = Watched(strategy)
+        self._folder = runs / str(run.run_id)
+        self._abandoned = Abandoned.beside(runs)
+        self._form = read_form({})
+        self._config = dict(run.override_config)
+        self._origin = Origin.of(self._folder)
+        path = self._form.text("FL_CHECKPOINT_PATH")
+        folder = (Path(path) if path else checkpoints) / self._origin.first
+        self._checkpoints = Checkpoints(folder, self._form.integer("FL_CHECKPOINT_KEEP"))
+        self._beginning = Beginning()
+        self._evaluate_only = False  # the current round was trained before the run was lost
+        self._saved: Memory | None = None  # in the checkpoint of the current round
+        self._arrays = ArrayRecord()
+
+    def start(self, original: Callable[..., Any], given: dict[str, Any], *, timed: bool) -> Any:
+        """Call Flower's `Strategy.start` with what it was given, or with what is left to do of it."""
+        self._rounds = given["num_rounds"]
+        self._beginning = Beginning.of(self._folder, self._checkpoints)
+        self._beginning.check(given["initial_arrays"], self._name, self._rounds)
+        if found := self._beginning.checkpoint:
+            log.info("Resuming from the checkpoint of round %d of run %s.", found.round, self._origin.resumes)
+            given["num_rounds"] -= self._beginning.done
+            given["initial_arrays"] = ArrayRecord({name: Array(array) for name, array in found.arrays.items()})
+            self._evaluate_only = bool(self._beginning.unevaluated)
+            self._restore()
+        if not timed:
+            given["timeout"] = float(self._form.integer("FL_ROUND_TIMEOUT"))
+        self._timeout = given["timeout"]
+        self._evaluate_fn = given.get("evaluate_fn")
+        if self._evaluate_fn is not None:
+            given["evaluate_fn"] = self._evaluate_here
+        self._record = RunRecord(self._folder, self._rounds, self._name, self._config, self._beginning.earlier)
+        given["self"] = _in_place_of(self._strategy, self)
+        try:
+            result = original(**given)
+        finally:
+            self._checkpoints.wait()
+        return self._finish(result, given["initial_arrays"])
+
+    def _finish(self, result: Any, initial: ArrayRecord) -> Any:
+        result.arrays = result.arrays or initial
+        for metrics in ("train_metrics_clientapp", "evaluate_metrics_clientapp", "evaluate_metrics_serverapp"):
+            rounds = {self._number(server_round): row for server_round, row in getattr(result, metrics).items()}
+            setattr(result, metrics, rounds)
+        self._note_what_evaluation_changed()
+        self._record.finish(result.arrays)
+        return result
+
+    def _restore(self) -> None:
+        if self._beginning.checkpoint:
+            self._beginning.checkpoint.memory.restore(self._strategy)
+
+    def _number(self, server_round: int) -> int:
+        """Return the number of a round; Flower counts from the first round after the checkpoint."""
+        return server_round + self._beginning.done
+
+    def configure_train(self, server_round: int, arrays: ArrayRecord, *args: Any, **kwargs: Any) -> Iterable[Message]:
+        """Open a round, and return the messages that ask nodes to train."""
+        number = self._number(server_round)
+        self._arrays = arrays
+        self._note_what_evaluation_changed()
+        self._record.open_round(number, self._beginning.unevaluated if self._evaluate_only else {})
+        if self._evaluate_only:
+            return []
+        messages = list(self._strategy.configure_train(number, arrays, *args, **kwargs))
+        self._asked = Asked("train", messages, self._timeout)
+        self._record.note(asked=len(messages))
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Aggregate the replies that are sound, and save what was trained."""
+        number = self._number(server_round)
+        if self._evaluate_only and self._beginning.checkpoint:
+            self._evaluate_only = False
+            self._saved = self._beginning.checkpoint.memory
+            self._keep(number, self._arrays, self._saved)
+            return self._arrays, None
+        sound, reasons = sift(self._asked.sort(replies), self._arrays)
+        for node, reason in reasons.items():
+            self._asked.blame(node, "left out", reason)
+        arrays, metrics = self._strategy.aggregate_train(number, sound)
+        self._record.note(nodes=len(sound), failures=len(self._asked.faults), train=_plain(metrics))
+        self._note_faults(number)
+        self._save(number, arrays, _plain(metrics))
+        return arrays, metrics
+
+    def configure_evaluate(self, server_round: int, *args: Any, **kwargs: Any) -> Iterable[Message]:
+        """Return the messages that ask nodes to evaluate."""
+        messages = list(self._strategy.configure_evaluate(self._number(server_round), *args, **kwargs))
+        self._asked = Asked("evaluate", messages, self._timeout)
+        return messages
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Aggregate the nodes' evaluations."""
+        number = self._number(server_round)
+        received = list(replies)
+        good = self._asked.sort(received)
+        metrics = self._strategy.aggregate_evaluate(number, received)
+        self._record.note(evaluate_asked=len(self._asked), evaluated=len(good), evaluate=_plain(metrics))
+        self._note_faults(number)
+        return metrics
+
+    def _evaluate_here(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        """Evaluate in the ServerApp, before the first round and after each one."""
+        metrics: MetricRecord | None = self._evaluate_fn(self._number(server_round), arrays)  # type: ignore[misc]
+        if server_round:
+            self._record.note(server=_plain(metrics))
+        else:
+            self._record.foresee(server=_plain(metrics))
+            self._restore()  # an unbroken run does not evaluate here
+        return metrics
+
+    def _note_faults(self, number: int) -> None:
+        for fault in self._asked.faults:
+            log.warning("Round %d: %s", number, fault.sentence)
+        self._record.blame(self._asked.faults)
+        self._abandoned.note({node: message for node, message in self._asked.silent.items() if message})
+
+    def _note_what_evaluation_changed(self) -> None:
+        """Have the last round evaluated again where it is resumed, if its checkpoint is older than the memory now."""
+        if self._saved is not None and not self._saved.same(self._watched.look()):
+            self._record.note(**{EVALUATE_AGAIN: True})
+        self._saved = None
+
+    def _save(self, number: int, arrays: ArrayRecord | None, metrics: dict[str, Any]) -> None:
+        """Write the checkpoint of a round if there is to be one, and the model after the last round."""
+        last = number == self._rounds
+        interval = self._form.integer("FL_CHECKPOINT_INTERVAL")
+        wanted = self._form.flag("FL_CHECKPOINT_ENABLED") and arrays is not None and (last or number % interval == 0)
+        if not wanted and not last:
+            return
+        memory = self._watched.look().copy
+        model = arrays or self._arrays
+        if wanted or memory.used:  # a model alone is not enough to go on with a strategy that remembers something
+            self._saved = memory
+            progress = Progress(self._rounds, self._folder.name, self._name, metrics, self._record.row)
+            self._checkpoints.save(number, model, memory, progress)
+            if memory.unfit:
+                log.warning("A run that is lost after round %d cannot be resumed. %s", number, memory.unfit)
+        self._keep(number, model, memory)
+
+    def _keep(self, number: int, arrays: ArrayRecord, memory: Memory) -> None:
+        """Have what was trained be safe before the last evaluation, in which the run may be lost."""
+        if number != self._rounds:
+            return
+        if memory.used:
+            self._checkpoints.wait()
+        self._record.trained(arrays, unfit=memory.unfit_without)
+
+
+class _StandIn:
+    """What Flower's loop takes for the strategy: a round's steps go through the run, all else to the strategy."""
+
+    def __init__(self, strategy: Strategy, run: SupervisedRun) -> None:
+        self._strategy = strategy
+        self.configure_train, self.aggregate_train = run.configure_train, run.aggregate_train
+        self.configure_evaluate, self.aggregate_evaluate = run.configure_evaluate, run.aggregate_evaluate
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._strategy, name)
+
+
+def _in_place_of(strategy: Strategy, run: SupervisedRun) -> Any:
+    """Return a stand-in whose class is called as the strategy's, for Flower logs that name."""
+    return type(type(strategy).__name__, (_StandIn,), {})(strategy, run)
+
+
+def _plain(metrics: MetricRecord | None) -> dict[str, Any]:
+    return {} if metrics is None else {str(name): value for name, value in metrics.items()}
