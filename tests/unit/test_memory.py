@@ -14,8 +14,8 @@ from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import FedAvg, Strategy
 from flwr.supercore.task_identity import TaskIdentity
 
-from oneflower_appliance.agent.flower_process import FORM_VARIABLE
 from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.orders import FORM_VARIABLE
 from oneflower_appliance.training import supervisor
 from oneflower_appliance.training.memory import Watched
 from oneflower_appliance.training.packing import Packer, UnpackableError
