@@ -70,3 +70,17 @@ def test_every_sentence_of_the_troubleshooting_is_one_that_the_program_prints():
     for sentence in sentences:
         for part in re.split(r"…|\b\d{3}\b", sentence):
             assert part.strip(" ,:.") in text or part.strip(" ,:.") in theirs, sentence
+
+
+def test_every_cannot_of_the_security_page_names_tests_that_exist():
+    page = (ROOT / "SECURITY.md").read_text()
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    named = re.findall(r"`(test_\w+)`", page)
+    assert len(named) > 40
+    assert [name for name in named if f"def {name}(" not in tests] == []
+    rows = [
+        line
+        for line in page.splitlines()
+        if line.startswith("| ") and "---" not in line and not line.endswith("| test |")
+    ]
+    assert [line for line in rows if "`test_" not in line] == []
