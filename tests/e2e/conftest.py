@@ -19,7 +19,7 @@ import pytest
 
 from oneflower.local import daemon
 from oneflower.local.home import LocalHome
-from oneflower.local.host.machines import MARK
+from oneflower.local.host.processes import MARK
 
 
 class User:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from oneflower.api import LocalSurroundings
-from oneflower.local.host import init, machines
+from oneflower.local.host import init, processes
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def start(tmp_path):
     def begin(script):
         agent = tmp_path / "agent.py"
         agent.write_text("import os, signal, subprocess, sys, time\nhere = sys.argv[1]\n" + script)
-        environment = {**os.environ, machines.MARK: str(tmp_path)}
+        environment = {**os.environ, processes.MARK: str(tmp_path)}
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", init.__file__, sys.executable, str(agent), str(tmp_path), "{init}"],
             env=environment,
@@ -37,7 +37,7 @@ def start(tmp_path):
     for process in started:
         process.kill()
         process.wait()
-    machines.sweep(tmp_path)
+    processes.sweep(tmp_path)
 
 
 def until(condition, limit=8.0):
@@ -104,7 +104,7 @@ def test_a_sweep_ends_a_machine_whose_init_was_killed(start, tmp_path):
     process.kill()
     process.wait()
     assert alive(int(agent))
-    machines.sweep(tmp_path)
+    processes.sweep(tmp_path)
     until(lambda: not alive(int(agent)))
 
 
@@ -138,7 +138,7 @@ def test_a_machines_console_is_rotated_while_its_agent_runs(tmp_path):
     agent.write_text("import sys, time\nwhile True:\n    print('x' * 999, file=sys.stderr)\n    time.sleep(0.001)\n")
     with console.open("ab") as stream:
         process = subprocess.Popen([sys.executable, "-I", "-S", tmp_path / "small_init.py", sys.executable, agent],
-                                   stderr=stream, env={**os.environ, machines.MARK: str(tmp_path)})  # fmt: skip
+                                   stderr=stream, env={**os.environ, processes.MARK: str(tmp_path)})  # fmt: skip
     try:
         until((tmp_path / "console.log.1").exists)
         first = (tmp_path / "console.log.1").stat().st_mtime_ns
@@ -147,7 +147,7 @@ def test_a_machines_console_is_rotated_while_its_agent_runs(tmp_path):
     finally:
         process.kill()
         process.wait()
-        machines.sweep(tmp_path)
+        processes.sweep(tmp_path)
 
 
 def test_a_terminal_and_a_pipe_are_left_alone():

@@ -17,7 +17,7 @@ from oneflower.cloud import Cloud, Endpoints
 from oneflower.local import daemon, wire
 from oneflower.local.home import LocalHome
 from oneflower.local.oneflow import expressions
-from oneflower.local.server import ByPort, bound_waiting
+from oneflower.local.serving import ByPort, bound_waiting
 from tests.conformance.cloud import SECRET, LocalServers
 
 from .strangers import stranger

@@ -44,7 +44,7 @@ def find(home: LocalHome) -> Daemon | None:
 
 
 def connect(home: LocalHome) -> Daemon:
-    """Return the running daemon, starting one if need be; one of another version is replaced, its machines stay."""
+    """Return the running daemon. Start one if there is none; replace one of another version, whose machines stay."""
     home.make()
     record = _record(home)
     if record and _running(home):
@@ -55,25 +55,26 @@ def connect(home: LocalHome) -> Daemon:
 
 
 def start(home: LocalHome, options: Sequence[str] = ()) -> Daemon:
-    """Start a daemon and return it when it answers. Raises `OneflowerError` with the reason when it does not."""
-    home.record.unlink(missing_ok=True)
-    since = home.log.stat().st_size if home.log.exists() else 0
-    launch([sys.executable, "-m", "oneflower.local.server", str(home.state), str(home.cache), *options], home.log)
+    """Start a daemon and return it when it answers. Raises `OneflowerError` with the reason if it does not."""
+    for file in (home.record, home.failure):
+        file.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "oneflower.local.server", str(home.state), str(home.cache), *options]
+    pid = launch(command, home.log)
     deadline = time.monotonic() + _START_LIMIT
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and not _failed(pid):
         if (record := _record(home)) and _running(home):
             return _daemon(record)
-        if "ERROR" in (text := home.log.read_text(errors="replace")[since:]):
-            break
         time.sleep(_PULSE)
-    else:
-        text = ""
-    last = next((line for line in reversed(text.splitlines()) if line.strip()), "no answer")
-    raise OneflowerError(
-        f"The local cloud did not start: {last.partition(': ')[2] or last}",
-        f"Its log is {home.log}.",
-        ExitCode.ENVIRONMENT,
-    )
+    reason = home.failure.read_text(encoding="utf-8") if home.failure.exists() else "no answer"
+    raise OneflowerError(f"The local cloud did not start: {reason}", f"Its log is {home.log}.", ExitCode.ENVIRONMENT)
+
+
+def _failed(pid: int) -> bool:
+    """Whether the daemon has ended with an error. It ends without one if another daemon is starting."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[1] != 0
+    except ChildProcessError:
+        return False
 
 
 def stop(home: LocalHome) -> bool:

@@ -44,6 +44,11 @@ class LocalHome:
         return self.state / "daemon.json"
 
     @property
+    def failure(self) -> Path:
+        """Why the daemon could not start."""
+        return self.state / "daemon.failure"
+
+    @property
     def one_auth(self) -> Path:
         """The credentials as OpenNebula's own tools read them (ONE_AUTH)."""
         return self.state / "one_auth"

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import fcntl
 import json
 import logging
 import os
-import re
 import secrets
 import signal
-import socket
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 import uvicorn
-from starlette.responses import PlainTextResponse
 
 from oneflower.local.build import build_id
 from oneflower.local.clock import TIMINGS, Clock, Pace, SteppedClock, WallClock
-from oneflower.local.errors import CloudError
 from oneflower.local.home import LocalHome
 from oneflower.local.host import init
 from oneflower.local.host.machines import Machines
@@ -34,162 +30,24 @@ from oneflower.local.oneflow.calls import oneflow_app
 from oneflower.local.oneflow.documents import Documents
 from oneflower.local.oneflow.lifecycle import Lifecycle
 from oneflower.local.onegate.calls import onegate_app
+from oneflower.local.serving import ByPort, Server, bound_waiting
+from oneflower.local.sockets import ONEFLOW_PORT, ONEGATE_PORT, XMLRPC_PORT, open_own, open_standard
+from oneflower.local.stepping import ClockCalls
 from oneflower.local.store import Store
-from oneflower.local.wire import Call, html, json_body
-from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import write_atomic
-from oneflower_appliance.peers import listener_uid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from starlette.requests import Request
-    from starlette.responses import Response
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp
 
 log = logging.getLogger(__name__)
 
-XMLRPC_PORT, ONEFLOW_PORT, ONEGATE_PORT = 2633, 2474, 5030
 IDLE_LIMIT = 600.0
-HEADER_SECONDS = 15.0
-_LONGEST_STEP = 10_000_000
-_NETWORKS = range(16, 250)
-
-
-class ByPort:
-    """Serves each listening port with its own application, under the names that this machine alone has.
-
-    A web page whose own name leads to a loopback address (DNS rebinding) asks with that name, and is refused.
-    """
-
-    def __init__(self, applications: Mapping[int, ASGIApp]) -> None:
-        self._applications = applications
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; there are no WebSockets and no lifespan here."""
-        if scope["type"] != "http":
-            return
-        address, port = scope["server"]
-        hosts = [value for name, value in scope["headers"] if name == b"host"]
-        if all(is_ours(host.decode("latin-1"), address) for host in hosts):
-            await self._applications[port](scope, receive, send)
-        else:
-            text = f"The local cloud answers as {address}, 127.0.0.1 and localhost only.\n"
-            await PlainTextResponse(text, 403)(scope, receive, send)
-
-
-def is_ours(host: str, address: str) -> bool:
-    """Whether a Host header names this machine: the address that was asked, 127.0.0.1 or localhost, with any port."""
-    return re.sub(r":\d*$", "", host).lower() in (address, "127.0.0.1", "localhost")
-
-
-class _Server(uvicorn.Server):
-    """Uvicorn without its own signal handlers, which says when it listens."""
-
-    on_start: Callable[[], None]
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.on_start()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def bound_waiting(config: uvicorn.Config, seconds: float = HEADER_SECONDS) -> None:
-    """Have uvicorn close a connection that does not come to ask anything: its own limit begins after an answer."""
-    config.load()
-    protocol: Any = config.http_protocol_class
-
-    class ImpatientProtocol(protocol):  # type: ignore[misc]
-        def connection_made(self, transport: asyncio.Transport) -> None:
-            super().connection_made(transport)
-            self.loop.call_later(seconds, self.leave_unless_asked, None)
-
-        def data_received(self, data: bytes) -> None:
-            before = self.cycle
-            super().data_received(data)
-            if self.cycle is before and (before is None or before.response_complete):
-                self.loop.call_later(seconds, self.leave_unless_asked, before)
-
-        def leave_unless_asked(self, before: object) -> None:
-            if self.cycle is before and not self.transport.is_closing():
-                self.transport.close()
-
-    config.http_protocol_class = ImpatientProtocol
-
-
-def _listen(address: str, port: int) -> socket.socket:
-    # Named as TCP, so that asyncio switches Nagle's algorithm off: without that every answer waits up to 40 ms.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((address, port))
-        listener.listen()
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
-def _open_sockets(store: Store) -> tuple[int, list[socket.socket]]:
-    """Listen on 127.N.0.1, N being this cloud's own for ever: its machines know OneGate by that address."""
-    ports = (XMLRPC_PORT, ONEFLOW_PORT, ONEGATE_PORT)
-    start = secrets.choice(_NETWORKS)
-    known = store.setting("network", "")
-    for number in [int(known)] if known else [*range(start, _NETWORKS.stop), *range(_NETWORKS.start, start)]:
-        sockets: list[socket.socket] = []
-        try:
-            for port in ports:
-                sockets.append(_listen(f"127.{number}.0.1", port))  # noqa: PERF401 - what was opened must be closed
-        except OSError:
-            for opened in sockets:
-                opened.close()
-            continue
-        store.set_setting("network", str(number))
-        return number, sockets
-    raise _taken(f"127.{known or start}.0.1", ports)
-
-
-def _taken(address: str, ports: Sequence[int]) -> OneflowerError:
-    """Return the error that says who has the ports of an address. The machines of this cloud know no other address."""
-    holders = {port: uid for port in ports if (uid := listener_uid((address, port))) is not None}
-    if all(uid == os.geteuid() for uid in holders.values()):
-        return OneflowerError(
-            f"The local cloud cannot listen on {address}, ports {', '.join(map(str, ports))}.",
-            "Another program of yours listens there: stop it, or choose another ONEFLOWER_HOME.",
-            ExitCode.ENVIRONMENT,
-        )
-    who = ", ".join(f"port {port} by user id {uid}" for port, uid in holders.items())
-    return OneflowerError(
-        f"The local cloud cannot listen on {address}: another user of this machine has taken {who}.",
-        "It gets no password and no token, and your machines wait. Have that user or root stop the program "
-        f"(root sees it with `ss -ltnp src {address}`), then try again.",
-        ExitCode.ENVIRONMENT,
-    )
-
-
-def _open_standard() -> list[socket.socket]:
-    """Listen where OpenNebula's servers do by default. Raises `OneflowerError`."""
-    sockets: list[socket.socket] = []
-    for port in (XMLRPC_PORT, ONEFLOW_PORT, ONEGATE_PORT):
-        try:
-            sockets.append(_listen("127.0.0.1", port))
-        except OSError as error:
-            for opened in sockets:
-                opened.close()
-            raise OneflowerError(
-                f"The standard port {port} of 127.0.0.1 cannot be used: {error.strerror}.",
-                "An OpenNebula or another local cloud listens there: stop it, or do without --ports standard.",
-                ExitCode.ENVIRONMENT,
-            ) from error
-    return sockets
 
 
 @dataclass(frozen=True)
 class Options:
-    """How the daemon is run: how fast states change, whether also on 127.0.0.1, and whether it stays when idle."""
+    """How the daemon runs: how fast states change, whether it listens on 127.0.0.1 too, and stays when idle."""
 
     pace: Pace = Pace.IMMEDIATE
     standard_ports: bool = False
@@ -197,36 +55,21 @@ class Options:
 
 
 async def serve(home: LocalHome, options: Options = Options()) -> None:
-    """Run until SIGTERM, or until there has been nothing to look after for a while."""
+    """Run until SIGTERM, or until there has been no machine for a while."""
     store = Store(home.database)
-    network, sockets = _open_sockets(store)
+    network, sockets = open_own(store)
     address = f"127.{network}.0.1"
     if options.standard_ports:
-        sockets += _open_standard()
+        sockets += open_standard()
     secret = "oneadmin:" + store.setting("password", secrets.token_urlsafe(24))
     clock = SteppedClock() if options.pace is Pace.STEPPED else WallClock(asyncio.get_running_loop())
-    compute = Compute(store, clock, TIMINGS[options.pace], f"http://{address}:{ONEGATE_PORT}")
-    documents = Documents(store, clock)
-    lifecycle = Lifecycle(documents, compute)
-    compute.host = machines = Machines(home, compute, documents, network)
-    applications = {
-        XMLRPC_PORT: xmlrpc_app(compute, secret),
-        ONEFLOW_PORT: oneflow_app(documents, lifecycle, compute, secret, _clock_calls(clock)),
-        ONEGATE_PORT: onegate_app(documents, lifecycle, compute),
-    }
-    config = uvicorn.Config(
-        ByPort(applications), log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=1
-    )
-    bound_waiting(config)
-    server = _Server(config)
+    cloud = _Cloud(home, store, clock, options.pace, network)
+    server = Server(_config(cloud.applications(secret)))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: setattr(server, "should_exit", True))
-    machines.adopt()
-    compute.resume()
-    lifecycle.start()
-    ours = _log_is(home.log)
-    idle = asyncio.create_task(_leave_when_idle(compute, server, ours=ours, stay=options.stay))
+    cloud.carry_on()
+    idle = asyncio.create_task(_stop_when_idle(cloud.compute, server, home, stay=options.stay))
     server.on_start = lambda: _announce(home, address, secret, options)
     await server.serve(sockets=sockets)
     idle.cancel()
@@ -234,20 +77,39 @@ async def serve(home: LocalHome, options: Options = Options()) -> None:
     store.close()
 
 
-def _clock_calls(clock: Clock) -> list[Call]:
-    """Return the one call that OneFlow does not have: moving a clock that stands still."""
-    if not isinstance(clock, SteppedClock):
-        return []
+class _Cloud:
+    """All that the servers serve."""
 
-    async def advance(request: Request) -> Response:
-        body = await json_body(request)
-        seconds = body.get("advance") if isinstance(body, dict) else None
-        if not isinstance(seconds, int | float) or not 0 <= seconds <= _LONGEST_STEP:
-            raise CloudError(400, f"advance must be a number of seconds, at most {_LONGEST_STEP}")
-        clock.advance(seconds)
-        return html({"now": clock.now()})
+    def __init__(self, home: LocalHome, store: Store, clock: Clock, pace: Pace, network: int) -> None:
+        self._clock = clock
+        self.compute = Compute(store, clock, TIMINGS[pace], f"http://127.{network}.0.1:{ONEGATE_PORT}")
+        self._documents = Documents(store, clock)
+        self._lifecycle = Lifecycle(self._documents, self.compute)
+        self._machines = Machines(home, self.compute, network, self._documents.input_of)
+        self.compute.host = self._machines
 
-    return [Call("POST", "/oneflower/clock", advance)]
+    def applications(self, secret: str) -> dict[int, ASGIApp]:
+        """Return the application of each port."""
+        documents, lifecycle, compute = self._documents, self._lifecycle, self.compute
+        return {
+            XMLRPC_PORT: xmlrpc_app(compute, secret),
+            ONEFLOW_PORT: oneflow_app(documents, lifecycle, compute, secret, ClockCalls(self._clock).table()),
+            ONEGATE_PORT: onegate_app(documents, lifecycle, compute),
+        }
+
+    def carry_on(self) -> None:
+        """Carry on where an earlier daemon stopped."""
+        self._machines.adopt()
+        self.compute.resume()
+        self._lifecycle.start()
+
+
+def _config(applications: dict[int, ASGIApp]) -> uvicorn.Config:
+    config = uvicorn.Config(
+        ByPort(applications), log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=1
+    )
+    bound_waiting(config)
+    return config
 
 
 def _announce(home: LocalHome, address: str, secret: str, options: Options) -> None:
@@ -266,13 +128,9 @@ def _announce(home: LocalHome, address: str, secret: str, options: Options) -> N
     log.info("serving on %s%s, pace %s", address, also, options.pace)
 
 
-def _log_is(file: Path) -> bool:
-    """Whether this process writes to that file, and not where somebody else had it write to."""
-    return Path("/proc/self/fd/2").resolve() == file.resolve()
-
-
-async def _leave_when_idle(compute: Compute, server: uvicorn.Server, *, ours: bool, stay: bool) -> None:
-    """Leave after a time without machines; meanwhile keep the log short, if it is `ours`."""
+async def _stop_when_idle(compute: Compute, server: Server, home: LocalHome, *, stay: bool) -> None:
+    """Stop after a time without machines; until then keep the log short."""
+    ours = _log_is(home.log)
     busy = time.monotonic()
     while True:
         await asyncio.sleep(30)
@@ -281,8 +139,13 @@ async def _leave_when_idle(compute: Compute, server: uvicorn.Server, *, ours: bo
         if compute.vms or stay:
             busy = time.monotonic()
         elif time.monotonic() - busy > IDLE_LIMIT:
-            log.info("nothing to look after, leaving; the next command starts the local cloud again")
+            log.info("there is nothing to look after: stopping; the next command starts the local cloud again")
             server.should_exit = True
+
+
+def _log_is(file: Path) -> bool:
+    """Whether this process writes to that file, and not where somebody else had it write to."""
+    return Path("/proc/self/fd/2").resolve() == file.resolve()
 
 
 def _take(lock: IO[str]) -> bool:
@@ -316,6 +179,8 @@ def main() -> None:
             asyncio.run(serve(home, Options(given.pace, given.standard_ports, given.stay)))
         except OneflowerError as error:
             log.error("%s", error.sentence)  # noqa: TRY400 - a sentence for people
+            with suppress(OSError):  # the disk may be full
+                write_atomic(home.failure, error.sentence)
             sys.exit(error.code)
 
 

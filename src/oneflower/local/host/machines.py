@@ -1,8 +1,7 @@
 """Machines as process trees: each with its own loopback address, its own disk folder and its own init.
 
-A machine outlives the daemon: it is known by its init's process id and start time, found again after a restart, and
-its end is an event (a pidfd), never a poll. Every process of a machine carries ONEFLOWER_MACHINE in its environment,
-so that what is left of a machine can be found and ended whatever became of its init.
+A machine outlives the daemon. It is known by the process id and start time of its init, by which it is found again
+after a restart. Its end is an event (a pidfd), never a poll.
 """
 
 from __future__ import annotations
@@ -11,16 +10,14 @@ import asyncio
 import os
 import shutil
 import signal
-import socket
 import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from oneflower.local.host import init
+from oneflower.local.host.addresses import Addresses
+from oneflower.local.host.processes import MARK, born, sweep
 from oneflower.opennebula.states import LcmState
 from oneflower.opennebula.text import context_sh
 from oneflower.process import launch
@@ -31,29 +28,32 @@ from oneflower_appliance.parameters import FLOWER_TESTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+    from pathlib import Path
 
     from oneflower.local.home import LocalHome
     from oneflower.local.oned.compute import Compute
     from oneflower.local.oned.models import Vm
-    from oneflower.local.oneflow.documents import Documents
 
-MARK = "ONEFLOWER_MACHINE"
+_FRAMEWORK, _DEFAULT_FRAMEWORK = "ML_FRAMEWORK", "sklearn"
 _STOP_LIMIT = 12.0
 _REBOOT_PAUSE = 1.0
 _REBOOTS, _WINDOW = 5, 300.0
 _KEPT_CONSOLES = 20
-_FLEET_PORT = 9092
 
 
 class Machines:
-    """The host of the local cloud. What is done to one machine is done one after the other."""
+    """The host of the local cloud. What is done to one machine is done in turn.
 
-    def __init__(self, home: LocalHome, compute: Compute, documents: Documents, network: int) -> None:
+    `input_of` tells what a service (its id) has been given for an input (its name).
+    """
+
+    def __init__(
+        self, home: LocalHome, compute: Compute, network: int, input_of: Callable[[int, str], str | None]
+    ) -> None:
         self._home = home
         self._compute = compute
-        self._documents = documents
-        self._network = network
-        self._next_address = 2
+        self._addresses = Addresses(network)
+        self._input_of = input_of
         self._watched: dict[int, Callable[[], None]] = {}
         self._ended: dict[int, asyncio.Event] = {}
         self._turns: dict[int, asyncio.Lock] = {}
@@ -63,7 +63,7 @@ class Machines:
     def adopt(self) -> None:
         """Find the machines of an earlier daemon again; carry on with what it had begun."""
         for vm in [vm for vm in self._compute.vms.values() if self._compute.has_guest(vm)]:
-            alive = vm.pid and _born(vm.pid) == vm.born
+            alive = vm.pid and born(vm.pid) == vm.born
             if alive:
                 self._watch(vm)
             if vm.lcm_state is LcmState.SHUTDOWN:
@@ -74,14 +74,8 @@ class Machines:
                 self._do(vm, self._boot_clean(vm))
 
     def address(self) -> str:
-        """Return the next free address 127.network.x.y."""
-        taken = {vm.ip for vm in self._compute.vms.values()} if self._next_address == 2 else set()
-        for _ in range(65532):
-            number, self._next_address = self._next_address, self._next_address % 65533 + 1
-            address = f"127.{self._network}.{number >> 8}.{number & 255}"
-            if number > 1 and number & 255 not in (0, 255) and address not in taken and _free(address):
-                return address
-        raise OneflowerError("No address is left for another machine.", "Delete a federation first.")
+        """Return a free address for a machine. Raises `OneflowerError`."""
+        return self._addresses.next_free({vm.ip for vm in self._compute.vms.values()})
 
     def prepare(self, vm: Vm, token: str) -> None:
         """Write what the machine reads at boot."""
@@ -137,13 +131,11 @@ class Machines:
 
     def _image(self, vm: Vm) -> tuple[str, str]:
         """Return Flower's version and the framework. A SuperLink gets the framework of its service's SuperNodes."""
-        context = vm.context
-        version = context.get("FLOWER_VERSION") or FLOWER_TESTED
-        if "ML_FRAMEWORK" in context:
-            return version, context["ML_FRAMEWORK"]
-        service = self._documents.service(vm.service_id) if vm.service_id is not None else None
-        values = (role.get("user_inputs_values") or {} for role in (service.roles if service else ()))
-        return version, next((value["ML_FRAMEWORK"] for value in values if "ML_FRAMEWORK" in value), "sklearn")
+        version = vm.context.get("FLOWER_VERSION") or FLOWER_TESTED
+        if _FRAMEWORK in vm.context:
+            return version, vm.context[_FRAMEWORK]
+        told = self._input_of(vm.service_id, _FRAMEWORK) if vm.service_id is not None else None
+        return version, _DEFAULT_FRAMEWORK if told is None else told
 
     def _launch(self, vm: Vm, found: runtime.Runtime) -> None:
         folder = self._home.machine(vm.id)
@@ -161,7 +153,7 @@ class Machines:
             "--home", str(folder / "var"), "--context", str(folder / "context"),
         ]  # fmt: skip
         vm.pid = launch(command, folder / "console.log", environment)
-        vm.born = _born(vm.pid)
+        vm.born = born(vm.pid)
 
     def _watch(self, vm: Vm) -> None:
         try:
@@ -233,29 +225,3 @@ class Machines:
             for old in sorted(self._home.logs.iterdir())[:-_KEPT_CONSOLES]:
                 old.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def sweep(folder: Path) -> None:
-    """End every process that belongs to the machine in `folder`."""
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.uids().real == os.getuid() and process.environ().get(MARK) == str(folder):
-                process.kill()
-
-
-def _born(pid: int) -> int:
-    """Return the start time of a process in clock ticks since boot, 0 when there is none (or only its zombie)."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return 0
-    return 0 if fields[0] == "Z" else int(fields[19])
-
-
-def _free(address: str) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind((address, _FLEET_PORT))
-        except OSError:
-            return False
-        return True

@@ -60,6 +60,12 @@ class Documents:
         document = self._all.get(number)
         return document if document is not None and document.type == SERVICE_TYPE else None
 
+    def input_of(self, service: int, name: str) -> str | None:
+        """Return the value that a role of a service has been given for an input, or None."""
+        document = self.service(service)
+        values = (role.get("user_inputs_values") or {} for role in (document.roles if document else ()))
+        return next((value[name] for value in values if name in value), None)
+
     def insert(self, kind: int, body: dict[str, Any]) -> Document:
         """Store a new document."""
         document = Document(self._memory.next_id(), kind, body)

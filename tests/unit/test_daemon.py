@@ -1,0 +1,46 @@
+"""The daemon of the local cloud: starting one, and knowing what it is told of a service."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+
+import pytest
+
+from oneflower.local import daemon
+from oneflower.local.clock import SteppedClock
+from oneflower.local.home import LocalHome
+from oneflower.local.oneflow.documents import Documents
+from oneflower.local.oneflow.models import SERVICE_TYPE
+from oneflower.local.store import Store
+from oneflower_appliance.errors import OneflowerError
+
+
+@pytest.fixture
+def home(tmp_path):
+    return LocalHome(tmp_path / "state", tmp_path / "cache").make()
+
+
+def test_why_a_daemon_does_not_start_is_told_in_its_own_words_and_at_once(home):
+    with sqlite3.connect(home.database) as other:
+        other.execute("CREATE TABLE from_another_release (id INTEGER)")
+    other.close()
+    home.log.write_text("2026-01-01 12:00:00,000 ERROR oneflower: what went wrong long ago\n")
+    started = time.monotonic()
+    with pytest.raises(OneflowerError) as caught:
+        daemon.start(home)
+    assert time.monotonic() - started < 20, "it is not waited for"
+    sentence = f"The local cloud's state at {home.database} is of another release of oneflower."
+    assert caught.value.message.startswith(f"The local cloud did not start: {sentence}")
+    assert daemon.find(home) is None
+
+
+def test_the_host_is_told_what_a_role_was_given(tmp_path):
+    store = Store(tmp_path / "cloud.db")
+    documents = Documents(store, SteppedClock())
+    roles = [{"name": "superlink"}, {"name": "supernode", "user_inputs_values": {"ML_FRAMEWORK": "pytorch"}}]
+    service = documents.insert(SERVICE_TYPE, {"name": "lab", "state": 2, "roles": roles})
+    assert documents.input_of(service.id, "ML_FRAMEWORK") == "pytorch"
+    assert documents.input_of(service.id, "FL_MODEL") is None
+    assert documents.input_of(service.id + 1, "ML_FRAMEWORK") is None
+    store.close()
