@@ -25,12 +25,12 @@ class Client:
     """Speaks HTTP with an application in this process."""
 
     def __init__(self, app, base, auth=None):
-        self._app, self._base, self._auth = app, base, auth
+        self.app, self.base, self.auth = app, base, auth
 
     def request(self, method, path, **arguments):
         async def send():
-            transport = httpx.ASGITransport(self._app)
-            async with httpx.AsyncClient(transport=transport, base_url=self._base, auth=self._auth) as client:
+            transport = httpx.ASGITransport(self.app)
+            async with httpx.AsyncClient(transport=transport, base_url=self.base, auth=self.auth) as client:
                 return await client.request(method, path, **arguments)
 
         return asyncio.run(send())

@@ -171,7 +171,7 @@ def test_an_unknown_route_of_oneflow_is_sinatras_page(cloud):
     assert answer.status_code == 404
     assert "<h2>Sinatra doesn\u2019t know this ditty.</h2>" in answer.text
     assert "<pre>put &#39;/service/1/role/&lt;a&gt;&#39; do" in answer.text
-    cloud.oneflow._auth = None
+    cloud.oneflow.auth = None
     assert cloud.oneflow.get("/nowhere").status_code == 401
 
 

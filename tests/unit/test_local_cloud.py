@@ -77,9 +77,11 @@ class World:
     def deploy(self, name, bounds=None, **settings):
         return Federation.begin(self.cloud, name, settings, bounds or Bounds())
 
+    def token(self, number):
+        return (self.home.machine(number) / "context" / "token.txt").read_text()
+
     def guest(self, number):
-        context = self.home.machine(number) / "context"
-        return OneGate(self.daemon.onegate, (context / "token.txt").read_text(), str(number))
+        return OneGate(self.daemon.onegate, self.token(number), str(number))
 
     def body_of(self, federation):
         return self.cloud.oneflow.service(federation.id)["TEMPLATE"]["BODY"]
@@ -132,7 +134,8 @@ def federation(world):
 def test_a_put_is_read_as_the_real_onegate_reads_it(world, federation, body, status):
     [link] = world.until(lambda: world.nodes(federation, COORDINATOR))
     guest = world.guest(link)
-    answer = httpx.put(f"{world.daemon.onegate}/vm", content=body, headers=guest._headers, trust_env=False)
+    headers = {"X-ONEGATE-TOKEN": world.token(link), "X-ONEGATE-VMID": str(link)}
+    answer = httpx.put(f"{world.daemon.onegate}/vm", content=body, headers=headers, trust_env=False)
     assert answer.status_code == status
     assert "SERVICE_ID" in guest.attributes()
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import socket
 import threading
-import time
 import xmlrpc.client
 
 import httpx
@@ -17,7 +17,7 @@ from oneflower.cloud import Cloud, Endpoints
 from oneflower.local import daemon, wire
 from oneflower.local.home import LocalHome
 from oneflower.local.oneflow import expressions
-from oneflower.local.serving import ByPort, bound_waiting
+from oneflower.local.serving import ByPort, Server, bound_waiting
 from tests.conformance.cloud import SECRET, LocalServers
 
 from .strangers import stranger
@@ -111,7 +111,7 @@ def test_nobody_is_believed_who_announces_too_much(cloud):
 
 
 def test_a_stranger_sends_no_body_at_all(cloud):
-    cloud.oneflow._auth = None
+    cloud.oneflow.auth = None
     for client, path, method in ((cloud.oneflow, "/service_template", "POST"), (cloud.onegate, "/vm", "PUT")):
         body = Counted()
         assert client.request(method, path, content=body).status_code == 401
@@ -127,13 +127,13 @@ def server(tmp_path_factory):
     made = LocalServers(tmp_path_factory.mktemp("slow") / "cloud.db")
     listener = socket.create_server((ADDRESS, 0))
     port = listener.getsockname()[1]
-    config = uvicorn.Config(ByPort({port: made.oneflow._app}), log_config=None, lifespan="off", ws="none")
+    config = uvicorn.Config(ByPort({port: made.oneflow.app}), log_config=None, lifespan="off", ws="none")
     bound_waiting(config, 0.3)
-    running = uvicorn.Server(config)
+    running, listens = Server(config), threading.Event()
+    running.on_start = listens.set
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
-    while not running.started:
-        time.sleep(0.01)
+    assert listens.wait(10)
     yield port
     running.should_exit = True
     thread.join()
@@ -160,7 +160,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(server, monkeypatch):
     monkeypatch.setattr(wire, "BODY_SECONDS", 0.2)
     answer = b""
     with socket.create_connection((ADDRESS, server), timeout=10) as client:
-        authorization = httpx.BasicAuth(*SECRET.split(":", 1))._auth_header
+        authorization = f"Basic {base64.b64encode(SECRET.encode()).decode()}"
         head = f"POST /service_template HTTP/1.1\r\nHost: localhost\r\nAuthorization: {authorization}\r\n"
         client.sendall(f"{head}Content-Length: 1000\r\n\r\n{{".encode())
         while part := client.recv(1000):
