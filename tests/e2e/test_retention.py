@@ -93,6 +93,6 @@ def test_many_runs_of_many_apps_stay_within_bounds(newcomer, tmp_path):
         assert len(list((home / "runs").iterdir())) <= KEEP
     (database, memory, _), (last_database, last_memory, apps) = samples[2], samples[-1]
     assert last_database - database < MEGABYTES
-    # Four more apps: each would stay in the memory of a SuperNode, whose allocator returns what it had not at once.
-    assert sum(last_memory) - sum(memory) < len(nodes) * 2 * MEGABYTES
+    # Four more apps would stay in the memory of each SuperNode, about 14 MB each. Its allocator returns memory late.
+    assert sum(last_memory) - sum(memory) < len(nodes) * 4 * MEGABYTES
     assert max(apps) <= KEEP + 1
