@@ -15,7 +15,8 @@ from cryptography import x509
 
 from oneflower_appliance.agent import tls
 from oneflower_appliance.agent.expiry import Expiry
-from oneflower_appliance.agent.journal import Journal, Machine
+from oneflower_appliance.agent.journal import Journal
+from oneflower_appliance.agent.machine import Machine
 from oneflower_appliance.agent.superlink import LEVELS, SuperLink
 from oneflower_appliance.expiry import warning
 from oneflower_appliance.flower import serving
@@ -141,6 +142,9 @@ class Gate:
     def publish(self, values):
         self.attributes_now |= values
 
+    def attributes(self):
+        return {}
+
     def service(self):
         return {}
 
@@ -157,7 +161,7 @@ def test_a_superlink_publishes_when_its_certificates_end_and_its_machine_is_degr
     link = SuperLink(machine, clock)
     steps = {step.name: step for step in link.steps()}
     clock.now = end - 20 * DAY
-    journal.run([steps["certificate"]])
+    journal.run([steps["certificate"], steps["recall"]])
     link.tick()
     assert gate.attributes_now["FL_CERT_EXPIRES"] == end.date().isoformat()
     assert health(tmp_path)["health"] == "done"

@@ -14,7 +14,7 @@ import pytest
 
 from oneflower.cloud import FederationStatus, VmStatus
 from oneflower.cloud.tunnel import SshOptions, tunnel
-from oneflower_appliance.agent import superlink
+from oneflower_appliance.agent.host_keys import host_keys
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 from .ssh import SshServer
@@ -114,6 +114,6 @@ def test_a_superlink_publishes_the_public_host_keys_of_its_machine(tmp_path):
     (tmp_path / "ssh_host_rsa_key.pub").write_text("ssh-rsa AAAAB3 root@vm\n")
     (tmp_path / "ssh_host_ed25519_key").write_text("SECRET")
     (tmp_path / "ssh_host_bad_key.pub").write_text("")
-    assert superlink._host_keys(tmp_path) == "ssh-ed25519 AAAAC3\nssh-rsa AAAAB3"
-    assert base64.b64encode(superlink._host_keys(tmp_path).encode()), "free of what OneGate breaks"
-    assert superlink._host_keys(tmp_path / "nowhere") == ""
+    assert host_keys(tmp_path) == "ssh-ed25519 AAAAC3\nssh-rsa AAAAB3"
+    assert base64.b64encode(host_keys(tmp_path).encode()), "free of what OneGate breaks"
+    assert host_keys(tmp_path / "nowhere") == ""

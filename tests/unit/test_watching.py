@@ -13,14 +13,19 @@ import zlib
 
 import pytest
 
-from oneflower_appliance.agent import agent, backoff, journal, superlink, supernode, tls
-from oneflower_appliance.agent import flower_process as flower
-from oneflower_appliance.agent.admission import Registrar
-from oneflower_appliance.agent.journal import Journal, Machine, Step
+from oneflower_appliance.agent import agent, backoff, diagnosis, duties, flower_process, supernode, tls
+from oneflower_appliance.agent import machine as machines
+from oneflower_appliance.agent.admission import Admission
+from oneflower_appliance.agent.discovery import Found
+from oneflower_appliance.agent.journal import Journal, Step
+from oneflower_appliance.agent.link import Probe
+from oneflower_appliance.agent.machine import Machine
+from oneflower_appliance.agent.membership import Membership
 from oneflower_appliance.agent.node_key import NodeKey, PublicKey
 from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.agent.onegate import Role as Role_
 from oneflower_appliance.agent.roster import Roster
+from oneflower_appliance.agent.trust import Trust
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.process import Child
 from oneflower_appliance.settings import resolve
@@ -69,7 +74,7 @@ def test_a_flower_that_keeps_dying_is_given_up_with_the_reason(machine, monkeypa
     role = Role(["sh", "-c", "echo unable to open database file; exit 3"])
     role.start()
     with pytest.raises(OneflowerError, match="Flower ended 5 times within 5 minutes. Flower cannot write its state"):
-        agent._watch_over(role, machine)
+        agent.watch_over(role, machine)
     assert role.starts == 5
     assert pauses == sorted(pauses)
     assert all(put.get("READY") != "YES" for put in machine.onegate.put)
@@ -77,11 +82,11 @@ def test_a_flower_that_keeps_dying_is_given_up_with_the_reason(machine, monkeypa
 
 
 def test_a_flower_that_hangs_is_not_waited_for_for_ever(machine, monkeypatch):
-    monkeypatch.setattr(superlink, "_START_LIMIT", 0.3)
+    monkeypatch.setattr(flower_process, "START_LIMIT", 0.3)
     child = Child(["sleep", "60"], {}, lambda line: None)
     try:
         with pytest.raises(OneflowerError, match="The SuperLink did not answer within 0 s: refused") as caught:
-            superlink.wait_for(child, _refused, "The SuperLink did not answer")
+            flower_process.wait_for(child, _refused, "The SuperLink did not answer")
         assert caught.value.code is ExitCode.TIMEOUT
     finally:
         child.stop(1)
@@ -92,7 +97,7 @@ def test_a_flower_that_hangs_is_started_again(machine, monkeypatch):
     role = Role(["sleep", "60"])
     role.start()
     first = role.child
-    ticks = iter([0.01, flower.HungError("It hangs."), KeyboardInterrupt()])
+    ticks = iter([0.01, diagnosis.HungError("It hangs."), KeyboardInterrupt()])
 
     def tick():
         found = next(ticks)
@@ -102,11 +107,14 @@ def test_a_flower_that_hangs_is_started_again(machine, monkeypatch):
 
     role.tick = tick
     with pytest.raises(KeyboardInterrupt):
-        agent._watch_over(role, machine)
+        agent.watch_over(role, machine)
     role.child.stop(0)
     assert first.ended.is_set()
     assert role.starts == 2
     assert next(put["READY"] for put in machine.onegate.put if "READY" in put) == "NO"
+
+
+FOUND = Found("10.0.0.1:9092", 3)
 
 
 class Superlinked:
@@ -130,14 +138,12 @@ class Superlinked:
         return self.stuck
 
 
-def test_a_supernode_whose_clientapp_holds_it_is_started_again(machine, monkeypatch):
+def test_a_supernode_whose_clientapp_holds_it_is_started_again(machine):
     seen = Superlinked(True, False)
-    monkeypatch.setattr(supernode.SuperNode, "_probe", seen)
-    node = supernode.SuperNode(machine)
-    node._superlink = {"FL_ENDPOINT": "10.0.0.1:9092"}
+    node = supernode.SuperNode(machine, FOUND, lambda _: seen)
     node.tick()
     seen.stuck = True
-    with pytest.raises(flower.HungError, match="did not answer in the time that its round had"):
+    with pytest.raises(diagnosis.HungError, match="did not answer in the time that its round had"):
         node.tick()
 
 
@@ -147,13 +153,11 @@ def test_a_supernode_that_is_not_heard_for_long_hangs_and_a_superlink_that_is_aw
     now = [0.0]
     monkeypatch.setattr(backoff.time, "monotonic", lambda: now[0])
     seen = Superlinked(True, None, None, False, None, False, False, False)
-    monkeypatch.setattr(supernode.SuperNode, "_probe", seen)
-    node = supernode.SuperNode(machine)
-    node._superlink = {"FL_ENDPOINT": "10.0.0.1:9092"}
+    node = supernode.SuperNode(machine, FOUND, lambda _: seen)
     for _ in range(7):
         now[0] += node.tick() * 3
     now[0] += 20
-    with pytest.raises(flower.HungError, match="does not hear from this SuperNode"):
+    with pytest.raises(diagnosis.HungError, match="does not hear from this SuperNode"):
         node.tick()
 
 
@@ -177,15 +181,14 @@ class Superlinks:
 
 @pytest.fixture
 def joining(machine, monkeypatch):
-    """Return a function that makes a SuperNode, VM 7, which has introduced itself."""
-    monkeypatch.setattr(journal.time, "sleep", lambda _: None)
+    """Return a function that makes the membership of a SuperNode, VM 7, which has introduced itself."""
+    monkeypatch.setattr(machines.time, "sleep", lambda _: None)
 
     def make(**known):
         gate = Superlinks(**known)
-        node = supernode.SuperNode(dataclasses.replace(machine, onegate=gate, context={"VMID": "7"}))
-        node._superlink_vm, node._superlink = 3, {"FL_ENDPOINT": "10.0.0.1:9092"}
-        node._introduce()
-        return node, gate
+        member = Membership(dataclasses.replace(machine, onegate=gate, context={"VMID": "7"}))
+        member.introduce()
+        return member, gate
 
     return make
 
@@ -193,43 +196,47 @@ def joining(machine, monkeypatch):
 @pytest.mark.parametrize("reason", ["spent", "taken"])
 def test_a_node_whose_key_is_refused_makes_another_and_gets_in_with_it(joining, machine, reason):
     first = NodeKey.of(machine.home / "tls" / "node.key")
-    node, gate = joining(refused=[first.public.fingerprint], reason=reason)
-    assert node._admission() == "as node 1002"
+    member, gate = joining(refused=[first.public.fingerprint], reason=reason)
+    assert member.wait(FOUND) == "as node 1002"
     assert gate.published[0] == first.published != gate.published[1]
     assert NodeKey.of(machine.home / "tls" / "node.key").published == gate.published[1]
 
 
 def test_a_node_does_not_make_keys_for_ever(joining):
-    node, gate = joining(refused=["all"])
+    member, gate = joining(refused=["all"])
     with pytest.raises(OneGateError, match="refused 5 keys"):
-        node._admission()
+        member.wait(FOUND)
     assert len(gate.published) == 6
 
 
-def test_a_node_does_not_take_another_ca_from_the_same_superlink(joining, machine, monkeypatch, tmp_path):
+def test_a_node_does_not_take_another_ca_from_the_same_superlink(machine, tmp_path):
     own, foreign = (
         base64.b64encode(tls.make_certificates(tmp_path / name, [("IP", "10.0.0.1")]).ca.read_bytes()).decode()
         for name in ("own", "foreign")
     )
-    monkeypatch.setattr(supernode.SuperNode, "_greet", lambda _: None)
-    node, _ = joining()
 
-    def trust(ca, vm=3):
-        node._superlink_vm, node._superlink = vm, {"FL_ENDPOINT": "10.0.0.1:9092", "FL_CA_CERT": ca}
-        node._trust()
-        return base64.b64encode(node._ca_path.read_bytes()).decode()
+    class Answering:
+        def fleet_answers(self, endpoint):
+            return True
+
+    def trust(ca, vm=3, machine=machine):
+        trusting = Trust(machine, lambda _: Answering())
+        trusting.settle(Found("10.0.0.1:9092", vm, {"FL_CA_CERT": ca}))
+        return trusted()
+
+    def trusted():
+        return base64.b64encode(Trust(machine).path.read_bytes()).decode()
 
     assert trust(own) == trust(own) == own
     with pytest.raises(OneflowerError, match="VM 3 published another CA certificate"):
         trust(foreign)
-    assert base64.b64encode(node._ca_path.read_bytes()).decode() == own
+    assert trusted() == own
     assert trust(foreign, vm=9) == foreign, "a SuperLink that OneFlow replaced is another VM"
-    settings = resolve({"FL_SSL_CA_CERTFILE": own}, supernode.LEVELS)
-    node._machine = dataclasses.replace(node._machine, settings=settings)
-    assert trust("what a member published", vm=9) == own, "a CA of the context counts"
+    given = dataclasses.replace(machine, settings=resolve({"FL_SSL_CA_CERTFILE": own}, supernode.LEVELS))
+    assert trust("what a member published", vm=9, machine=given) == own, "a CA of the context counts"
 
 
-REFUSED = flower.explain(["httpx.HTTPStatusError: Client error '401 Unauthorized' for url"], 1)
+REFUSED = diagnosis.explain(["httpx.HTTPStatusError: Client error '401 Unauthorized' for url"], 1)
 
 
 @pytest.mark.parametrize(
@@ -243,13 +250,12 @@ REFUSED = flower.explain(["httpx.HTTPStatusError: Client error '401 Unauthorized
         (Superlinked(None), "refused a signed request", True),
     ],
 )
-def test_a_refused_request_is_the_clocks_fault_or_the_keys(joining, monkeypatch, superlink, sentence, keeps):
-    monkeypatch.setattr(supernode.SuperNode, "_probe", superlink)
-    node, gate = joining()
-    node._admission()
-    assert sentence in node.diagnose(REFUSED).sentence
-    assert ("admission" in [step.name for step in node.restart_steps()]) is not keeps
-    node._introduce()
+def test_a_refused_request_is_the_clocks_fault_or_the_keys(joining, superlink, sentence, keeps):
+    member, gate = joining()
+    member.wait(FOUND)
+    assert sentence in member.diagnose(REFUSED, FOUND.endpoint, superlink).sentence
+    assert member.is_lost is not keeps
+    member.introduce()
     assert (gate.published[0] == gate.published[-1]) is keeps
 
 
@@ -269,16 +275,24 @@ def test_the_clock_of_a_superlink_is_read_from_its_answers(machine):
 
     with http.server.HTTPServer(("127.0.0.1", 0), Health) as server:
         threading.Thread(target=server.handle_request, daemon=True).start()
-        assert abs(flower.Probe(None).clock_difference(f"127.0.0.1:{server.server_port}") - ahead) < 3
+        assert abs(Probe(None).clock_difference(f"127.0.0.1:{server.server_port}") - ahead) < 3
 
 
 def test_a_key_that_an_operator_registered_by_hand_is_never_dropped(machine):
-    node = supernode.SuperNode(dataclasses.replace(machine, onegate=None))
-    node._superlink = {"FL_ENDPOINT": "10.0.0.1:9092"}
-    node._introduce()
-    node._admission()
-    assert "flwr supernode register" in node.diagnose(REFUSED).sentence
-    assert node._key.path.exists()
+    member = Membership(dataclasses.replace(machine, onegate=None))
+    member.introduce()
+    member.wait(Found("10.0.0.1:9092"))
+    assert "flwr supernode register" in member.diagnose(REFUSED, "10.0.0.1:9092", Superlinked()).sentence
+    assert member.key.path.exists()
+
+
+def test_a_node_whose_key_was_dropped_introduces_itself_again(machine):
+    node = supernode.SuperNode(dataclasses.replace(machine, onegate=None), FOUND)
+    introduce = next(step for step in node.steps() if step.name == "introduce")
+    introduce.action()
+    assert "admission" not in [step.name for step in node.restart_steps()]
+    (machine.home / "tls" / "node.key").unlink()
+    assert [step.name for step in node.restart_steps()][:3] == ["prepare", "introduce", "admission"]
 
 
 def test_a_superlink_that_does_not_answer_for_long_hangs(machine, monkeypatch):
@@ -291,18 +305,16 @@ def test_a_superlink_that_does_not_answer_for_long_hangs(machine, monkeypatch):
         def look(self, *_):
             raise TimeoutError
 
-    link = superlink.SuperLink(dataclasses.replace(machine, onegate=None))
-    link._trainer = Silent()
-    link._watch_closely()
-    link.tick()
+    link = duties.Duties(dataclasses.replace(machine, onegate=None), Silent())
+    link.look()
     now[0] += 60
-    with pytest.raises(flower.HungError, match="does not answer any more"):
-        link.tick()
+    with pytest.raises(diagnosis.HungError, match="does not answer any more"):
+        link.look()
 
 
 def test_while_a_run_goes_on_it_is_looked_at_every_second_and_onegate_as_rarely_as_before(machine, monkeypatch):
     now, asked, looked = [0.0], [], []
-    monkeypatch.setattr(superlink.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(duties.time, "monotonic", lambda: now[0])
 
     class Asked(Gate):
         def service(self):
@@ -319,12 +331,10 @@ def test_while_a_run_goes_on_it_is_looked_at_every_second_and_onegate_as_rarely_
         def unsaid(self):
             self.lost = True
 
-    gate = Asked()
-    link = superlink.SuperLink(dataclasses.replace(machine, onegate=gate))
-    link._trainer = Busy()
-    link._watch_closely()
+    gate, keeper = Asked(), Busy()
+    link = duties.Duties(dataclasses.replace(machine, onegate=gate), keeper)
     while now[0] < 60:
-        now[0] += link.tick()
+        now[0] += link.look()
     assert max(after - before for before, after in itertools.pairwise(looked)) < 1.001
     assert len(asked) < len(looked) / 2
 
@@ -332,8 +342,8 @@ def test_while_a_run_goes_on_it_is_looked_at_every_second_and_onegate_as_rarely_
         raise OneGateError("OneGate answered 500.", "", heals=True)
 
     gate.publish = refuse
-    link.tick()
-    assert link._trainer.lost, "what could not be published is told again"
+    link.look()
+    assert keeper.lost, "what could not be published is told again"
 
 
 def _refused():
@@ -353,7 +363,7 @@ def _refused():
 def test_the_end_of_flower_is_explained(output, cause):
     child = Child(["sh", "-c", f"echo '{output}'; exit 1"], {}, lambda line: None)
     with pytest.raises(OneflowerError) as caught:
-        superlink.wait_for(child, lambda: False, "x")
+        flower_process.wait_for(child, lambda: False, "x")
     assert cause in caught.value.sentence
 
 
@@ -413,20 +423,25 @@ def test_partitions_and_admissions_that_could_not_be_published_are_published_lat
                 raise OneGateError("OneGate answered 500.", "", heals=True)
             super().publish(values)
 
-    class LoopbackDoor:
+    class Api:
         def register(self, key):
             return str(zlib.crc32(key.encode()))
 
+    class Idle:
+        following = False
+
+        def look(self, *_):
+            return {}
+
     gate = Flaky()
-    link = superlink.SuperLink(dataclasses.replace(machine, onegate=gate))
-    link._registrar = Registrar(LoopbackDoor(), machine.home / "members.json")
-    link._watch_closely()
-    link.tick()
+    admission = Admission(Api(), machine.home / "members.json")
+    link = duties.Duties(dataclasses.replace(machine, onegate=gate), Idle(), admission=admission)
+    link.look()
     assert gate.put == []
     gate.fail = False
-    link.tick()
+    link.look()
     [published] = gate.put
     assert published["FL_PARTITIONS"] == "/2 41:0 42:1"
     assert list(Roster.parse(published["FL_NODES"]).members) == [41, 42]
-    link.tick()
+    link.look()
     assert len(gate.put) == 1, "what has not changed is not published again"

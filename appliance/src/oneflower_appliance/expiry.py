@@ -5,17 +5,18 @@ from __future__ import annotations
 from datetime import date
 from typing import TYPE_CHECKING
 
+from oneflower_appliance.attributes import CERT_EXPIRES
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-ATTRIBUTE = "FL_CERT_EXPIRES"  # an ISO date
 _WARNED = 14  # days ahead
 
 
 def published_end(attributes: Mapping[str, str]) -> date | None:
     """Return the date that a SuperLink published, None where it published none."""
     try:
-        return date.fromisoformat(attributes.get(ATTRIBUTE, ""))
+        return date.fromisoformat(CERT_EXPIRES.read(attributes))
     except ValueError:
         return None
 

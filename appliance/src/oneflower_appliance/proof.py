@@ -12,11 +12,19 @@ import hmac
 import json
 from typing import TYPE_CHECKING
 
+from oneflower_appliance import attributes
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-PROOF = "FL_PROOF"
-PROVEN = ("FL_ENDPOINT", "FL_CONTROL_ENDPOINT", "FL_TLS", "FL_VERSION", "FL_CA_CERT", "FL_SSH_HOST_KEYS")
+PROOF = attributes.PROOF.name
+PROVEN = tuple(
+    found.name
+    for found in (
+        attributes.ENDPOINT, attributes.CONTROL_ENDPOINT, attributes.TLS, attributes.VERSION, attributes.CA_CERT,
+        attributes.SSH_HOST_KEYS,
+    )
+)  # fmt: skip
 
 
 def prove(token: str, vm: int, published: Mapping[str, str]) -> str:

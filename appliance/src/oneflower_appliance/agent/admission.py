@@ -1,6 +1,6 @@
 """Lets the SuperNodes of one's own service in, and nobody else.
 
-At each look the registrar registers the key of every node of the service that it has not seen yet, checks one of those
+At each look it registers the key of every node of the service that it has not seen yet, checks one of those
 it has seen (a VM that was made anew has a new key), and unregisters those that are gone. All of it costs per node what
 it costs, however large the federation is.
 
@@ -18,10 +18,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from oneflower_appliance.agent.flower_process import KeyRefusedError
+from oneflower_appliance.agent.link import KeyRefusedError
 from oneflower_appliance.agent.node_key import PublicKey
 from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.agent.roster import Member, Roster
+from oneflower_appliance.attributes import PUBLIC_KEY
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import write_atomic
 from oneflower_appliance.refusals import Reason, Refusals
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from oneflower_appliance.agent.flower_process import LoopbackDoor
+    from oneflower_appliance.agent.link import SuperLinkApi
     from oneflower_appliance.agent.onegate import OneGate
 
 log = logging.getLogger(__name__)
@@ -52,10 +53,10 @@ class _NotLetInError(Exception):
         self.reason = reason
 
 
-class Registrar:
+class Admission:
     """Keeps `roster` and `refusals`. What it must not forget is in `file`, which no other member can write."""
 
-    def __init__(self, door: LoopbackDoor, file: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, door: SuperLinkApi, file: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._door = door
         self._file = file
         self._clock = clock
@@ -125,7 +126,7 @@ class Registrar:
     def _consider(self, onegate: OneGate, vm: int) -> None:
         """Let a VM's node in, or note why not."""
         try:
-            published = onegate.attributes(vm).get("FL_PUBLIC_KEY", "")
+            published = onegate.attributes(vm).get(PUBLIC_KEY.name, "")
         except OneGateError as error:
             if not error.answered:
                 raise

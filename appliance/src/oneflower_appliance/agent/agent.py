@@ -19,12 +19,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from oneflower_appliance.agent import flower_process as flower
 from oneflower_appliance.agent import superlink, supernode
 from oneflower_appliance.agent.backoff import Backoff
 from oneflower_appliance.agent.context import read_context, read_token
-from oneflower_appliance.agent.journal import NOTHING, Health, Journal, Machine, encode, read_status
+from oneflower_appliance.agent.diagnosis import HungError, explain
+from oneflower_appliance.agent.flower_process import check_installed
+from oneflower_appliance.agent.journal import Health, Journal, read_status
+from oneflower_appliance.agent.machine import Machine
 from oneflower_appliance.agent.onegate import OneGate, OneGateError
+from oneflower_appliance.attributes import ERROR, NOTHING, READY
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import private_directory
 from oneflower_appliance.parameters import PARAMETERS
@@ -72,13 +75,13 @@ def run_role(name: str, home: Path, context_folder: Path) -> int:
         machine = _identify(name, home, context_folder, journal)
         role = ROLES[name][0](machine)
         journal.run(role.steps())
-        _watch_over(role, machine)
+        watch_over(role, machine)
     except Stopped:
         log.info("stopping")
         return ExitCode.OK
     except OneflowerError as error:
         journal.broken(Health.ERROR, error.sentence)
-        _confess(machine, error)
+        _report(machine, error)
         return EX_CONFIG if error.code is ExitCode.INVALID_INPUT else EX_TEMPFAIL
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -98,9 +101,9 @@ def _identify(name: str, home: Path, context_folder: Path, journal: Journal) -> 
         _withdraw(machine)
         settings = resolve({key: value for key, value in context.items() if key in PARAMETERS}, ROLES[name][1])
         _set_up_log(settings)
-        flower.check_installed(settings.text("FLOWER_VERSION"))
+        check_installed(settings.text("FLOWER_VERSION"))
     except OneflowerError as error:
-        _confess(machine, error)
+        _report(machine, error)
         raise
     journal.remark(remarks(settings))
     for line in ignored(settings):
@@ -114,24 +117,25 @@ def _withdraw(machine: Machine) -> None:
         return
     try:
         attributes = machine.onegate.attributes()
-        stale = {"READY": "NO"} if attributes.get("READY") == "YES" else {}
-        if attributes.get("FL_ERROR", NOTHING) != NOTHING:
-            stale["FL_ERROR"] = NOTHING
+        stale = {READY.name: READY.flag(value=False)} if READY.is_set(attributes) else {}
+        if attributes.get(ERROR.name, NOTHING) != NOTHING:
+            stale[ERROR.name] = NOTHING
         if stale:
             machine.onegate.publish(stale)
     except OneGateError as error:
         log.warning("%s", error.sentence)
 
 
-def _confess(machine: Machine, error: OneflowerError) -> None:
+def _report(machine: Machine, error: OneflowerError) -> None:
     """Publish why this machine is not ready, if there is anybody to tell."""
     if machine.onegate is None:
         return
     with suppress(OneGateError):
-        machine.onegate.publish({"FL_ERROR": encode(error.sentence), "READY": "NO"})
+        machine.onegate.publish({ERROR.name: ERROR.write(error.sentence), READY.name: READY.flag(value=False)})
 
 
-def _watch_over(role: Role, machine: Machine) -> NoReturn:
+def watch_over(role: Role, machine: Machine) -> NoReturn:
+    """Start Flower again whenever it ends or hangs. Raises `OneflowerError` when it ends too often."""
     deaths: deque[float] = deque(maxlen=_DEATHS)
     pauses = Backoff(first=0.5, cap=30, jitter=0).delays()
     while True:
@@ -139,8 +143,8 @@ def _watch_over(role: Role, machine: Machine) -> NoReturn:
         try:
             if not role.child.ended.wait(role.tick()):
                 continue
-            cause = role.diagnose(flower.explain(list(role.child.tail), role.child.status))
-        except flower.HungError as hung:
+            cause = role.diagnose(explain(list(role.child.tail), role.child.status))
+        except HungError as hung:
             cause = hung
         role.child.stop(0)
         now = time.monotonic()
@@ -154,10 +158,10 @@ def _watch_over(role: Role, machine: Machine) -> NoReturn:
                 ExitCode.ENVIRONMENT,
             )
         machine.journal.broken(Health.ERROR, f"{cause.message} Starting it again.")
-        _confess(machine, cause)
+        _report(machine, cause)
         time.sleep(next(pauses))
         machine.journal.run(role.restart_steps())
-        machine.publish({"FL_ERROR": NOTHING})
+        machine.publish({ERROR.name: NOTHING})
 
 
 class _JsonLines(logging.Formatter):

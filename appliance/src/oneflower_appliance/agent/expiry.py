@@ -12,8 +12,9 @@ import logging
 from typing import TYPE_CHECKING
 
 from oneflower_appliance.agent import tls
+from oneflower_appliance.attributes import CERT_EXPIRES
 from oneflower_appliance.errors import OneflowerError
-from oneflower_appliance.expiry import ATTRIBUTE, warning
+from oneflower_appliance.expiry import warning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,7 +44,7 @@ class Expiry:
     @property
     def attributes(self) -> dict[str, str]:
         """What the SuperLink publishes of it."""
-        return {ATTRIBUTE: self._ends.first.date().isoformat()} if self._ends else {}
+        return {CERT_EXPIRES.name: self._ends.first.date().isoformat()} if self._ends else {}
 
     @property
     def remarks(self) -> list[str]:

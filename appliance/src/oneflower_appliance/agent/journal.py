@@ -7,17 +7,14 @@ change, so `oneflower-agent status` and people can trust it while the agent work
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 import time
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from oneflower_appliance.agent.backoff import Backoff
-from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
 
@@ -25,12 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from oneflower_appliance.agent.onegate import OneGate
-    from oneflower_appliance.settings import Settings
-
-NOTHING = "-"  # OneGate cannot store an empty value, and this is no base64
-
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -154,57 +145,3 @@ def read_status(home: Path) -> dict[str, Any]:
             ExitCode.NOT_FOUND,
         ) from error
     return content
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The machine a role boots on: who it is (context), what is wanted (settings), and where things are kept."""
-
-    home: Path
-    context: dict[str, str]
-    settings: Settings
-    journal: Journal
-    onegate: OneGate | None
-
-    @property
-    def address(self) -> str:
-        """The machine's own address. Raises `OneflowerError` when the context names none."""
-        if address := self.context.get("ETH0_IP"):
-            return address
-        raise OneflowerError(
-            "The context names no address for this machine (ETH0_IP).",
-            'Give the VM template a NIC and NETWORK="YES" in its CONTEXT section.',
-            ExitCode.ENVIRONMENT,
-        )
-
-    @property
-    def loopback(self) -> str:
-        """The machine's own loopback address: 127.0.0.1, or its address where machines share one host's loopback."""
-        address = self.context.get("ETH0_IP", "")
-        return address if address.startswith("127.") else "127.0.0.1"
-
-    def insist(self, ask: Callable[[OneGate], T], patience: float = float("inf"), backoff: Backoff | None = None) -> T:
-        """Ask OneGate until it answers; give up when asking again cannot help, or after `patience` seconds."""
-        assert self.onegate is not None  # noqa: S101 - callers ask only inside OpenNebula
-        deadline = time.monotonic() + patience
-        for delay in (backoff or Backoff(cap=10)).delays():
-            try:
-                return ask(self.onegate)
-            except OneGateError as error:
-                if not error.heals or time.monotonic() + delay > deadline:
-                    raise
-                self.journal.waiting(f"{error.message} Trying again.")
-            time.sleep(delay)
-        raise AssertionError  # delays never end
-
-    def publish(self, values: dict[str, str]) -> str:
-        """Publish attributes, insisting. Outside OpenNebula there is nobody to tell."""
-        if self.onegate is None:
-            return "not inside OpenNebula, nothing published"
-        self.insist(lambda onegate: onegate.publish(values))
-        return "published " + ", ".join(values)
-
-
-def encode(text: str) -> str:
-    """Return `text` as OneGate can carry it: base64."""
-    return base64.b64encode(text.encode()).decode()

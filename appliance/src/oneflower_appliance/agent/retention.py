@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from oneflower_appliance.agent.flower_process import LoopbackDoor
+    from oneflower_appliance.agent.link import SuperLinkApi
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _OURS = "oneflower/"
 class Retention:
     """Looks after what the runs of one SuperLink leave in the folders `runs` and `checkpoints`."""
 
-    def __init__(self, door: LoopbackDoor, keep: int, runs: Path, checkpoints: Path) -> None:
+    def __init__(self, door: SuperLinkApi, keep: int, runs: Path, checkpoints: Path) -> None:
         self._door = door
         self._keep = keep
         self._runs = runs

@@ -11,7 +11,8 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from oneflower_appliance.agent.journal import NOTHING, encode
+from oneflower_appliance import attributes
+from oneflower_appliance.attributes import NOTHING
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.parameters import PARAMETERS, Level
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from oneflower_appliance.agent.flower_process import LoopbackDoor
+    from oneflower_appliance.agent.link import SuperLinkApi
     from oneflower_appliance.agent.onegate import OneGate
     from oneflower_appliance.settings import Settings
 
@@ -33,17 +34,17 @@ _PUBLISHER = "oneflower"
 _ATTEMPTS = 20
 _BETWEEN_NEWS = 5.0
 _LONGEST_ERROR = 500
-_NUMBERS = ("FL_RUN_ROUND", "FL_RUN_ROUNDS", "FL_RUN_NODES", "FL_RUN_FAILURES", "FL_RUN_SECONDS", "FL_RUN_LOSS",
-            "FL_RUN_ACCURACY")  # fmt: skip
-_PROGRESS = (*_NUMBERS, "FL_RUN_ROWS", "FL_RUN_FAULT")
+_NUMBERS = (attributes.RUN_ROUND, attributes.RUN_ROUNDS, attributes.RUN_NODES, attributes.RUN_FAILURES,
+            attributes.RUN_SECONDS, attributes.RUN_LOSS, attributes.RUN_ACCURACY)  # fmt: skip
+_PROGRESS = (*_NUMBERS, attributes.RUN_ROWS, attributes.RUN_FAULT)
 _LATEST = 10  # rounds, told together, so that whoever looks now and then misses none
 _FINISHED = "finished"
 
 
-class Trainer:
+class RunKeeper:
     """Looks after the runs of one SuperLink, whose runs leave what they leave in `runs`."""
 
-    def __init__(self, door: LoopbackDoor, settings: Settings, runs: Path) -> None:
+    def __init__(self, door: SuperLinkApi, settings: Settings, runs: Path) -> None:
         self._door = door
         self._settings = settings
         self._runs = runs
@@ -134,10 +135,10 @@ class Trainer:
     def _begin(self, runs: list[dict[str, Any]], onegate: OneGate | None, nodes: Sequence[int]) -> bool:
         """Start the run that the form asks for, once, when enough nodes are online."""
         if self._wanted is None and onegate is not None and nodes:
-            attributes = onegate.attributes(nodes[0])
-            if attributes.get("READY") == "YES":
-                use_case = attributes.get("FL_USE_CASE", NO_USE_CASE)
-                self._wanted = (use_case, attributes.get("ML_FRAMEWORK", ""))
+            published = onegate.attributes(nodes[0])
+            if attributes.READY.is_set(published):
+                use_case = attributes.USE_CASE.read(published) or NO_USE_CASE
+                self._wanted = (use_case, attributes.FRAMEWORK.read(published))
         if self._wanted is None or self._wanted[0] == NO_USE_CASE or any(run["app"] == self._app for run in runs):
             return False
         if self._door.nodes_online() < self._settings.integer("FL_MIN_AVAILABLE_CLIENTS"):
@@ -161,17 +162,17 @@ class Trainer:
     def _news(self, run: Mapping[str, Any]) -> dict[str, str]:
         rows = self._rows(run["id"])
         news = {
-            "FL_RUN_ID": run["id"],
-            "FL_RUN_APP": run["app"],
-            "FL_RUN_STATUS": run["sub_status"] or run["status"],
-            "FL_RUN_ERROR": NOTHING,
+            attributes.RUN_ID.name: run["id"],
+            attributes.RUN_APP.name: run["app"],
+            attributes.RUN_STATUS.name: run["sub_status"] or run["status"],
+            attributes.RUN_ERROR.name: NOTHING,
             **self._progress(run["id"], rows),
         }
         error = shortcoming(rows) if run["sub_status"] == "completed" else run["details"] if run["sub_status"] else ""
         if error:
-            news["FL_RUN_ERROR"] = encode(error[:_LONGEST_ERROR])
+            news[attributes.RUN_ERROR.name] = attributes.RUN_ERROR.write(error[:_LONGEST_ERROR])
         changes = {key: value for key, value in news.items() if self._told.get(key) != value}
-        urgent = {"FL_RUN_ID", "FL_RUN_STATUS"} & set(changes)
+        urgent = {attributes.RUN_ID.name, attributes.RUN_STATUS.name} & set(changes)
         if not changes or (not urgent and time.monotonic() - self._told_at < _BETWEEN_NEWS):
             return {}
         self._told, self._told_at = news, time.monotonic()
@@ -180,17 +181,20 @@ class Trainer:
     def _progress(self, number: str, rows: Sequence[RunRow]) -> dict[str, str]:
         """Return how far a run is. OneGate forgets nothing, so what is not known replaces what was of another run."""
         model = self._runs / number / "model.npz"
-        news = dict.fromkeys(_PROGRESS, NOTHING) | {"FL_RUN_MODEL": str(model) if model.exists() else NOTHING}
+        news = {found.name: NOTHING for found in _PROGRESS}
+        news[attributes.RUN_MODEL.name] = attributes.RUN_MODEL.write(str(model) if model.exists() else "")
         if not rows:
             return news
         row = rows[-1]
         found = (row.round, row.rounds, row.nodes, row.failures, row.seconds, row.loss, row.accuracy)
-        news |= {key: f"{value:.6g}" for key, value in zip(_NUMBERS, found, strict=True) if value is not None}
-        news["FL_RUN_ROWS"] = pack(rows[-_LATEST:])
+        news |= {key.name: f"{value:.6g}" for key, value in zip(_NUMBERS, found, strict=True) if value is not None}
+        news[attributes.RUN_ROWS.name] = pack(rows[-_LATEST:])
         blamed = [(row.round, fault) for row in rows for fault in row.faults]
         if blamed:
             number_of_round, fault = blamed[-1]
-            news["FL_RUN_FAULT"] = encode(json.dumps({"round": number_of_round, **fault.entry}))
+            news[attributes.RUN_FAULT.name] = attributes.RUN_FAULT.write(
+                json.dumps({"round": number_of_round, **fault.entry})
+            )
         return news
 
     def _rows(self, number: str) -> list[RunRow]:

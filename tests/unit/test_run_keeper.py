@@ -8,7 +8,7 @@ import json
 import pytest
 
 from oneflower_appliance.agent import run_keeper as module
-from oneflower_appliance.agent.run_keeper import Trainer
+from oneflower_appliance.agent.run_keeper import RunKeeper
 from oneflower_appliance.parameters import Level
 from oneflower_appliance.runs import unpack
 from oneflower_appliance.settings import resolve
@@ -60,7 +60,7 @@ def door():
 
 
 def make(door, tmp_path, **settings):
-    return Trainer(door, resolve(settings, (Level.SERVICE, Level.SUPERLINK)), tmp_path)
+    return RunKeeper(door, resolve(settings, (Level.SERVICE, Level.SUPERLINK)), tmp_path)
 
 
 def test_the_run_that_the_form_asks_for_is_started_once_even_by_an_agent_that_began_anew(door, tmp_path):

@@ -13,8 +13,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from oneflower_appliance.agent.admission import Registrar
-from oneflower_appliance.agent.flower_process import KeyRefusedError
+from oneflower_appliance.agent.admission import Admission
+from oneflower_appliance.agent.link import KeyRefusedError
 from oneflower_appliance.agent.node_key import NodeKey, PublicKey
 from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.agent.roster import Member, Roster
@@ -31,7 +31,7 @@ def published(text):
     return base64.b64encode(text.encode()).decode()
 
 
-class LoopbackDoor:
+class Api:
     """Flower's registry: a key is known once, and never again after it was unregistered; nor is an id."""
 
     def __init__(self):
@@ -89,12 +89,12 @@ class World:
     """A SuperLink's machine: what it keeps on its disk, and its clock."""
 
     def __init__(self, folder):
-        self.registry, self.gate, self.now = LoopbackDoor(), Gate(), 0.0
+        self.registry, self.gate, self.now = Api(), Gate(), 0.0
         self.file = folder / "members.json"
         self.boot()
 
     def boot(self):
-        self.registrar = Registrar(self.registry, self.file, lambda: self.now)
+        self.registrar = Admission(self.registry, self.file, lambda: self.now)
 
     def look(self, nodes, times=1, every=5.0):
         for _ in range(times):

@@ -1,0 +1,133 @@
+"""What a SuperLink's agent does while Flower runs: it looks after nodes, runs and certificates."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from oneflower_appliance import attributes
+from oneflower_appliance.agent.backoff import Backoff, Patience
+from oneflower_appliance.agent.diagnosis import HungError
+from oneflower_appliance.agent.onegate import OneGateError
+from oneflower_appliance.agent.partition import Partitions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from oneflower_appliance.agent.admission import Admission
+    from oneflower_appliance.agent.expiry import Expiry
+    from oneflower_appliance.agent.machine import Machine
+    from oneflower_appliance.agent.onegate import OneGate
+    from oneflower_appliance.agent.retention import Retention
+    from oneflower_appliance.agent.run_keeper import RunKeeper
+
+log = logging.getLogger(__name__)
+
+NODES_ROLE = "supernode"
+_SILENCE = 45.0  # how long Flower may not answer
+_CLOSE_LOOK = 1.0  # at runs, while there are any: asking this machine's own Flower costs little
+
+
+class Duties:
+    """The duties of one SuperLink on `machine`. Those that are None, it does not have."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        keeper: RunKeeper,
+        *,
+        retention: Retention | None = None,
+        admission: Admission | None = None,
+        expiry: Expiry | None = None,
+        partitions: Partitions | None = None,
+    ) -> None:
+        self._machine = machine
+        self._keeper = keeper
+        self._retention = retention
+        self._admission = admission
+        self._expiry = expiry
+        self._partitions = partitions or Partitions()
+        self._published: dict[str, str] = {}
+        self._nodes: Sequence[int] = ()
+        self._silence = Patience(_SILENCE)
+        self._due = 0.0
+        self._delays: Iterator[float] = iter(())
+        self._look_often()
+
+    def begin(self) -> dict[str, str]:
+        """Begin, now that Flower answers. Returns what is to be published."""
+        self._look_at_certificates()
+        self._published = self._tables()
+        self._silence = Patience(_SILENCE)
+        self._look_often()
+        return self._published
+
+    def look(self) -> float:
+        """Let new nodes in, hand out partition ids, look after runs and certificates.
+
+        Returns the seconds until the next look. Raises `HungError` when Flower has not answered for a while.
+        """
+        onegate = self._machine.onegate
+        silent = False
+        due = not self._keeper.following or time.monotonic() >= self._due
+        self._look_at_certificates()
+        try:
+            if onegate and due:
+                self._nodes = self._look_at_nodes(onegate)
+            if (news := self._keeper.look(onegate, self._nodes)) and onegate:
+                self._publish_news(onegate, news)
+            if self._retention:
+                self._retention.look(self._keeper.runs)
+        except OneGateError as error:
+            log.debug("%s", error.sentence)
+        except OSError as error:
+            silent = True
+            log.debug("The SuperLink does not answer: %s", error)
+        except ValueError as error:
+            log.warning("The SuperLink refuses: %s", error)
+        if self._silence.is_over(wrong=silent):
+            raise HungError("The SuperLink does not answer any more, though its Flower runs.")
+        if due:
+            self._due = time.monotonic() + next(self._delays)
+        pause = max(0.0, self._due - time.monotonic())
+        return min(pause, _CLOSE_LOOK) if self._keeper.following else pause
+
+    def _look_at_certificates(self) -> None:
+        if self._expiry and self._expiry.look(busy=self._keeper.following):
+            self._machine.journal.remark(self._expiry.remarks, "certificates")
+
+    def _look_at_nodes(self, onegate: OneGate) -> Sequence[int]:
+        role = onegate.service().get(NODES_ROLE)
+        nodes = role.nodes if role else ()
+        self._partitions = self._partitions.after(nodes)
+        if self._admission:
+            self._admission.look(onegate, nodes)
+        changes = {key: value for key, value in self._tables().items() if self._published.get(key) != value}
+        if changes:
+            onegate.publish(changes)
+            log.info("%s", ", ".join(f"{key}={value}" for key, value in changes.items()))
+            self._published |= changes
+            self._look_often()
+        return nodes
+
+    def _tables(self) -> dict[str, str]:
+        """Return what SuperNodes look for, their partitions and their admission, and until when they can connect."""
+        tables = {attributes.PARTITIONS.name: str(self._partitions)}
+        if self._expiry:
+            tables |= self._expiry.attributes
+        if self._admission:
+            tables[attributes.NODES.name] = str(self._admission.roster)
+            tables[attributes.REFUSED.name] = str(self._admission.refusals)
+        return tables
+
+    def _publish_news(self, onegate: OneGate, news: dict[str, str]) -> None:
+        try:
+            onegate.publish(news)
+        except OneGateError:
+            self._keeper.unsaid()
+            raise
+
+    def _look_often(self) -> None:
+        self._due = 0.0
+        self._delays = Backoff(first=0.1, cap=5, factor=1.25, jitter=0.1).delays()

@@ -1,0 +1,135 @@
+"""A client of a SuperLink: its health, as its own protocols tell, and the API that oneflower puts beside Flower's."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import urllib.error
+import urllib.request
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+_PROTOBUF = {"Content-Type": "application/protobuf", "Accept": "application/protobuf"}
+
+
+class Probe:
+    """Asks a SuperLink questions over its real protocols. `ca` is the certificate to trust, None for plaintext."""
+
+    def __init__(self, ca: Path | None) -> None:
+        self._scheme = "https" if ca else "http"
+        self._context = ssl.create_default_context(cafile=str(ca)) if ca else None
+
+    def _status(self, address: str, path: str, body: bytes | None = None) -> int:
+        request = urllib.request.Request(  # noqa: S310 - http and https only, by construction
+            f"{self._scheme}://{address}{path}", data=body, headers=_PROTOBUF if body is not None else {}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=5, context=self._context) as response:  # noqa: S310
+                return int(response.status)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+    def fleet_answers(self, address: str) -> bool:
+        """Whether the Fleet API answers there: health is good, and an unsigned Fleet request is refused as such.
+
+        Raises `OSError` (`ssl.SSLError` among them) when there is no connection.
+        """
+        return self._status(address, "/health") == 200 and self._status(address, "/v1/fleet/pull-messages", b"") == 401
+
+    def clock_difference(self, address: str) -> float:
+        """Return by how many seconds the SuperLink's clock is ahead of this machine's, to about a second.
+
+        Raises `OSError` when there is no connection.
+        """
+        with urllib.request.urlopen(  # noqa: S310 - http and https only, by construction
+            f"{self._scheme}://{address}/health", timeout=5, context=self._context
+        ) as response:
+            theirs = parsedate_to_datetime(response.headers.get("Date", ""))
+        return (theirs - datetime.now(UTC)).total_seconds()
+
+    def control_answers(self, address: str) -> bool:
+        """Whether the Control API lists nodes there. Raises `OSError` when there is no connection."""
+        return self._status(address, "/v1/control/list-nodes", b"") == 200
+
+    def lists_online(self, address: str, node_id: str) -> bool:
+        """Whether the SuperLink lists the SuperNode as online. Raises `OSError` when there is no connection."""
+        return self._status(address, f"/health/supernode/{node_id}") == 200
+
+    def knows_stuck(self, address: str, node_id: str) -> bool:
+        """Whether the SuperNode still works on a message whose round is over. Raises `OSError` without connection."""
+        return self._status(address, f"/health/supernode/{node_id}") == 409
+
+
+class KeyRefusedError(ValueError):
+    """Flower does not take a node's key. `spent` when that is because the key was unregistered before."""
+
+    def __init__(self, reason: str, *, spent: bool) -> None:
+        super().__init__(reason)
+        self.spent = spent
+
+
+class SuperLinkApi:
+    """The API beside Flower's own, at a SuperLink's loopback address.
+
+    Every method raises `OSError` when nobody answers, and `ValueError` with the reason when the answer is no. `ca` is
+    the certificate to trust, None for plaintext.
+    """
+
+    def __init__(self, ca: Path | None, control: str) -> None:
+        self._context = ssl.create_default_context(cafile=str(ca)) if ca else None
+        self._url = f"{'https' if ca else 'http'}://{control}/oneflower"
+
+    def register(self, public_key: str) -> str:
+        """Make a PEM public key known and return its node id; one that is known already keeps its id.
+
+        Raises `KeyRefusedError` when it is the key that is refused.
+        """
+        answer = self._ask("POST", "/nodes", {"public_key": public_key})
+        if "id" not in answer:
+            raise KeyRefusedError(str(answer["refused"]), spent=bool(answer["spent"]))
+        return str(answer["id"])
+
+    def unregister(self, node_id: str) -> None:
+        """Forget a node. One that is unknown is not an error."""
+        self._ask("DELETE", f"/nodes/{node_id}")
+
+    def is_online(self, node_id: str) -> bool:
+        """Whether a node is online."""
+        return any(node["id"] == node_id and node["status"] == "online" for node in self._ask("GET", "/nodes"))
+
+    def nodes_online(self) -> int:
+        """Return how many SuperNodes are online."""
+        return sum(node["status"] == "online" for node in self._ask("GET", "/nodes"))
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Return all runs, oldest first."""
+        found: list[dict[str, Any]] = self._ask("GET", "/runs")
+        return found
+
+    def start(self, use_case: str, config: Mapping[str, str | int | float | bool]) -> str:
+        """Start a run of a pre-built app and return its id."""
+        return str(self._ask("POST", "/runs", {"use_case": use_case, "config": dict(config)})["id"])
+
+    def resume(self, run: str) -> str:
+        """Have a run that was lost go on, and return the id of the one that takes its place."""
+        return str(self._ask("POST", "/runs", {"resumes": run})["id"])
+
+    def tidy(self, forget: Iterable[str]) -> None:
+        """Delete what runs that have ended do not need any more, and all that there is of the runs to `forget`."""
+        self._ask("POST", "/retention", {"forget": list(forget)})
+
+    def _ask(self, method: str, path: str, body: Any = None) -> Any:
+        data = json.dumps(body).encode() if body is not None else None
+        request = urllib.request.Request(self._url + path, data=data, method=method)  # noqa: S310 - http(s) only
+        try:
+            with urllib.request.urlopen(request, timeout=30, context=self._context) as response:  # noqa: S310
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise ValueError(error.read().decode(errors="replace").strip() or str(error)) from error

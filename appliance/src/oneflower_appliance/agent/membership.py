@@ -1,0 +1,125 @@
+"""How a SuperNode becomes known to its SuperLink: it publishes a key, and waits until the SuperLink has admitted it."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from typing import TYPE_CHECKING
+
+from oneflower_appliance.agent.diagnosis import EARLIEST, LATEST, RefusedError
+from oneflower_appliance.agent.discovery import CLOSELY, PATIENCE
+from oneflower_appliance.agent.node_key import NodeKey
+from oneflower_appliance.agent.onegate import OneGateError
+from oneflower_appliance.agent.roster import Roster
+from oneflower_appliance.attributes import NODES, PUBLIC_KEY, REFUSED
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.files import SHARED, write_atomic
+from oneflower_appliance.refusals import Reason, Refusals
+
+if TYPE_CHECKING:
+    from oneflower_appliance.agent.discovery import Found
+    from oneflower_appliance.agent.link import Probe
+    from oneflower_appliance.agent.machine import Machine
+    from oneflower_appliance.agent.onegate import OneGate
+
+log = logging.getLogger(__name__)
+
+_MOST_KEYS = 5
+
+
+class Membership:
+    """The membership of the SuperNode on `machine`. `key` is None where no key is needed, or before `introduce`."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._admitted_as = ""
+        self.key: NodeKey | None = None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its key was dropped, so that it has to introduce itself again."""
+        return self.key is not None and not self.key.path.exists()
+
+    def introduce(self) -> str:
+        """Publish the key of this node, made if there is none."""
+        machine = self._machine
+        if not machine.settings.flag("FL_SUPERNODE_AUTH"):
+            return "not needed (FL_SUPERNODE_AUTH=NO)"
+        key = self._make_key()
+        if machine.onegate is None or machine.settings.text("FL_SUPERLINK_ADDRESS"):
+            return "a key of its own"
+        return machine.publish({PUBLIC_KEY.name: key.published})
+
+    def _make_key(self) -> NodeKey:
+        folder = self._machine.home / "tls"
+        self.key = NodeKey.of(folder / "node.key")
+        write_atomic(folder / "node.pub", self.key.public.pem, SHARED)
+        return self.key
+
+    def wait(self, found: Found) -> str:
+        """Wait until the SuperLink has registered this node's key; outside its service that is done by hand."""
+        if self.key is None:
+            return "not needed (FL_SUPERNODE_AUTH=NO)"
+        machine, superlink = self._machine, found.vm
+        if machine.onegate is None or superlink is None:
+            log.warning(
+                "This SuperNode is no VM of the SuperLink's service. Let it in by hand, on the SuperLink's machine: "
+                "flwr supernode register %s (the file is on this machine)", machine.home / "tls" / "node.pub",
+            )  # fmt: skip
+            return "to be registered by hand"
+        vm_id, key, tries = int(machine.context["VMID"]), self.key, itertools.count(1)
+
+        def admitted(onegate: OneGate) -> str:
+            nonlocal key
+            published = onegate.attributes(superlink)
+            refused, reason = Refusals.recall(REFUSED.read(published)).of.get(vm_id, ("", None))
+            if refused == key.public.fingerprint and reason in (Reason.SPENT, Reason.TAKEN):
+                if next(tries) > _MOST_KEYS:
+                    raise OneGateError(
+                        f"The SuperLink refused {_MOST_KEYS} keys of this SuperNode.",
+                        "See the SuperLink's log for the reason.",
+                        heals=False,
+                    )
+                key.path.unlink(missing_ok=True)
+                key = self._make_key()
+                onegate.publish({PUBLIC_KEY.name: key.published})
+                raise OneGateError("The SuperLink refused this SuperNode's key; another is introduced.", "", heals=True)
+            member = Roster.recall(NODES.read(published)).members.get(vm_id)
+            if member is None or member.key != key.public.fingerprint:
+                raise OneGateError("The SuperLink has not registered this SuperNode yet.", "", heals=True)
+            return member.node_id
+
+        self._admitted_as = machine.insist(admitted, PATIENCE, CLOSELY)
+        return f"as node {self._admitted_as}"
+
+    def diagnose(self, cause: OneflowerError, endpoint: str, probe: Probe) -> OneflowerError:
+        """Return why Flower ended, and make up for it where that can be done: a key that is refused is dropped.
+
+        Flower never takes a key again that was unregistered, so the only way back into the federation is another one.
+        """
+        if not isinstance(cause, RefusedError) or self.key is None or not self._admitted_as:
+            return cause
+        try:
+            ahead = probe.clock_difference(endpoint)
+            still_open = probe.lists_online(endpoint, self._admitted_as)
+        except (OSError, ValueError, TypeError):
+            return cause
+        if not EARLIEST < ahead < LATEST:
+            return OneflowerError(
+                f"This machine's clock is {abs(ahead):.0f} s {'behind' if ahead > 0 else 'ahead of'} the SuperLink's, "
+                "which therefore refuses what this SuperNode signs.",
+                "Synchronise the clocks of both machines (NTP).",
+                ExitCode.ENVIRONMENT,
+            )
+        if still_open:
+            return OneflowerError(
+                "The SuperLink refused this SuperNode because an earlier process of it still counts as online.",
+                "It is tried again; within a minute the earlier process no longer counts.",
+                ExitCode.ENVIRONMENT,
+            )
+        self.key.path.unlink(missing_ok=True)
+        return OneflowerError(
+            "The SuperLink does not take this SuperNode's key any more.",
+            "The SuperNode makes another key and introduces itself again.",
+            ExitCode.ENVIRONMENT,
+        )

@@ -1,0 +1,126 @@
+"""Which CA a SuperNode trusts its SuperLink by: the one it was given, or the published one, which it then keeps."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import ssl
+import time
+from typing import TYPE_CHECKING
+
+from oneflower_appliance.agent import tls
+from oneflower_appliance.agent.discovery import PATIENCE, backoff
+from oneflower_appliance.agent.link import Probe
+from oneflower_appliance.attributes import CA_CERT, NOTHING, TLS
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.files import SHARED, write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from oneflower_appliance.agent.discovery import Found
+    from oneflower_appliance.agent.machine import Machine
+
+
+class Trust:
+    """What the SuperNode on `machine` trusts. `probe` is how it asks the SuperLink with a CA."""
+
+    def __init__(self, machine: Machine, probe: Callable[[Path | None], Probe] = Probe) -> None:
+        self._machine = machine
+        self._probe = probe
+
+    @property
+    def path(self) -> Path | None:
+        """The certificate of the CA, None where TLS is switched off."""
+        return self._path if self._machine.settings.flag("FL_TLS_ENABLED") else None
+
+    def settle(self, found: Found) -> str:
+        """Trust the CA of a SuperLink, or raise `OneflowerError`. Returns what was done, in a few words."""
+        settings = self._machine.settings
+        if not settings.flag("FL_TLS_ENABLED"):
+            if TLS.is_set(found.published):
+                raise OneflowerError("The SuperLink speaks TLS and FL_TLS_ENABLED is NO here.",
+                                     "Set FL_TLS_ENABLED on the service level only.")  # fmt: skip
+            return "TLS is switched off (FL_TLS_ENABLED=NO)"
+        given = settings.text("FL_SSL_CA_CERTFILE")
+        source = "FL_SSL_CA_CERTFILE" if given else "FL_CA_CERT, as the SuperLink published it"
+        encoded = given or found.published.get(CA_CERT.name, NOTHING)
+        if encoded == NOTHING:
+            raise OneflowerError(
+                "There is no CA certificate to trust the SuperLink by, and this SuperNode does not start without.",
+                "Set FL_SSL_CA_CERTFILE to the base64 of the SuperLink's ca.crt.",
+            )
+        try:
+            pem = base64.b64decode(encoded, validate=True)
+        except binascii.Error as error:
+            raise OneflowerError(f"{source} is not base64.", "Recover the SuperLink's VM.") from error
+        tls.check_ca(pem, source)
+        pin = f"{found.vm} {hashlib.sha256(pem).hexdigest()}"
+        if not given and found.vm is not None:
+            self._check_pin(pin)
+        write_atomic(self._path, pem, SHARED)
+        self._greet(found.endpoint)
+        if not given and found.vm is not None:
+            write_atomic(self._pin_path, pin)
+        return f"the CA from {source.split(',', maxsplit=1)[0]}"
+
+    def _check_pin(self, pin: str) -> None:
+        """Refuse another CA than the one that this VM has trusted before, from the same VM.
+
+        A SuperLink that OneFlow replaced is another VM, as OneFlow itself tells; no other VM can feign that.
+        """
+        try:
+            vm, ca = self._pin_path.read_text(encoding="ascii").split()
+        except (OSError, ValueError):
+            return
+        if pin != f"{vm} {ca}" and pin.startswith(f"{vm} "):
+            raise OneflowerError(
+                f"The SuperLink's VM {vm} published another CA certificate than the one that this SuperNode has "
+                "trusted so far.",
+                "Another VM of the service may have changed it: restart the SuperLink's VM, which publishes its own "
+                f"again. If that VM was made anew with an empty disk, accept its CA: delete {self._pin_path} here.",
+                ExitCode.CONFLICT,
+            )
+
+    @property
+    def _path(self) -> Path:
+        return self._machine.home / "tls" / "ca.crt"
+
+    @property
+    def _pin_path(self) -> Path:
+        return self._machine.home / "tls" / "superlink.pin"
+
+    def _greet(self, endpoint: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        probe = self._probe(self.path)
+        for delay in backoff(self._machine.settings).delays():
+            try:
+                if probe.fleet_answers(endpoint):
+                    return
+                reason = "it answers, but not as a Fleet API"
+            except ssl.SSLCertVerificationError as error:
+                raise _untrusted(endpoint, error) from error
+            except OSError as error:
+                cause = getattr(error, "reason", error)
+                if isinstance(cause, ssl.SSLCertVerificationError):
+                    raise _untrusted(endpoint, cause) from error
+                reason = str(cause)
+            if time.monotonic() + delay > deadline:
+                raise OneflowerError(
+                    f"The SuperLink at {endpoint} does not answer: {reason}.",
+                    "Check that the network between the machines lets TCP through to that port.",
+                    ExitCode.CLOUD,
+                )
+            self._machine.journal.waiting(f"The SuperLink at {endpoint} does not answer: {reason}. Trying again.")
+            time.sleep(delay)
+
+
+def _untrusted(endpoint: str, error: ssl.SSLCertVerificationError) -> OneflowerError:
+    return OneflowerError(
+        f"The certificate of the SuperLink at {endpoint} is not to be trusted: {error.verify_message}.",
+        "Give this SuperNode the ca.crt of that very SuperLink, and name its address in the certificate "
+        "(FL_CERT_EXTRA_SAN). Nothing is sent in plaintext.",
+        ExitCode.CLOUD,
+    )

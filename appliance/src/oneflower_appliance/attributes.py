@@ -1,0 +1,121 @@
+"""Every attribute that a virtual machine publishes of itself through OneGate, declared once.
+
+The agent writes them and the client reads them through these declarations; docs/attributes.md is made from them.
+OneGate forgets nothing and cannot store an empty value. So what is not there (any more) is published as `-`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NOTHING = "-"  # which is not base64, either
+
+
+class Publisher(StrEnum):
+    """Which machines publish an attribute."""
+
+    SUPERLINK = "SuperLink"
+    SUPERNODE = "SuperNode"
+    BOTH = "both"
+
+
+class Coding(StrEnum):
+    """How a value is written. OneGate damages quotes, commas, brackets, backslashes and newlines."""
+
+    PLAIN = "plain"
+    FLAG = "YES or NO"
+    BASE64 = "base64"
+    PACKED = "packed"
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One attribute. What a packed one is written and read by is named in its meaning."""
+
+    name: str
+    publisher: Publisher
+    coding: Coding
+    meaning: str
+
+    def write(self, value: str) -> str:
+        """Return `value` as it is published."""
+        if not value:
+            return NOTHING
+        return base64.b64encode(value.encode()).decode() if self.coding is Coding.BASE64 else value
+
+    def flag(self, *, value: bool) -> str:
+        """Return a flag as it is published."""
+        return "YES" if value else "NO"
+
+    def read(self, published: Mapping[str, str]) -> str:
+        """Return the value among what a machine published, empty where it is not there or cannot be read."""
+        value = published.get(self.name, NOTHING)
+        if value == NOTHING:
+            return ""
+        if self.coding is not Coding.BASE64:
+            return value
+        try:
+            return base64.b64decode(value, validate=True).decode(errors="replace")
+        except binascii.Error:
+            return ""
+
+    def is_set(self, published: Mapping[str, str]) -> bool:
+        """Whether a flag says YES."""
+        return self.read(published) == "YES"
+
+
+_LINK, _NODE, _BOTH = Publisher.SUPERLINK, Publisher.SUPERNODE, Publisher.BOTH
+
+READY = Attribute("READY", _BOTH, Coding.FLAG, "The machine is ready. OneFlow's gate waits for YES")
+ERROR = Attribute("FL_ERROR", _BOTH, Coding.BASE64, "Why the machine is not ready")
+ROLE = Attribute("FL_ROLE", _BOTH, Coding.PLAIN, "superlink or supernode")
+VERSION = Attribute("FL_VERSION", _BOTH, Coding.PLAIN, "The release of Flower")
+
+ENDPOINT = Attribute("FL_ENDPOINT", _LINK, Coding.PLAIN, "host:port of the Fleet API, for SuperNodes")
+CONTROL_ENDPOINT = Attribute("FL_CONTROL_ENDPOINT", _LINK, Coding.PLAIN, "host:port of the Control API, on loopback")
+TLS = Attribute("FL_TLS", _LINK, Coding.FLAG, "Both speak TLS")
+CA_CERT = Attribute("FL_CA_CERT", _LINK, Coding.BASE64, "The CA certificate to trust, in PEM")
+CERT_EXPIRES = Attribute("FL_CERT_EXPIRES", _LINK, Coding.PLAIN, "The day on which the first of its certificates ends")
+SSH_HOST_KEYS = Attribute("FL_SSH_HOST_KEYS", _LINK, Coding.BASE64, "The machine's SSH host keys, one a line")
+PROOF = Attribute("FL_PROOF", _LINK, Coding.PLAIN, "Proof for the owner that this machine published it (`proof.py`)")
+PARTITIONS = Attribute("FL_PARTITIONS", _LINK, Coding.PACKED, "The partition of each SuperNode: `/COUNT VM:ID VM:ID`")
+NODES = Attribute("FL_NODES", _LINK, Coding.PACKED, "The SuperNodes that were let in: `VM:NODE-ID:FINGERPRINT`")
+REFUSED = Attribute("FL_REFUSED", _LINK, Coding.PACKED, "The SuperNodes that were not: `VM:FINGERPRINT:REASON`")
+
+RUN_ID = Attribute("FL_RUN_ID", _LINK, Coding.PLAIN, "Flower's id of the newest run")
+RUN_APP = Attribute("FL_RUN_APP", _LINK, Coding.PLAIN, "The app of that run, as publisher/name")
+RUN_STATUS = Attribute("FL_RUN_STATUS", _LINK, Coding.PLAIN, "Its status, in Flower's words")
+RUN_ERROR = Attribute("FL_RUN_ERROR", _LINK, Coding.BASE64, "Why it failed, or what a run that completed lacks")
+RUN_MODEL = Attribute(
+    "FL_RUN_MODEL", _LINK, Coding.PLAIN, "The path of its model on the machine, as soon as there is one"
+)
+RUN_ROWS = Attribute("FL_RUN_ROWS", _LINK, Coding.PACKED, "Its last rounds (`runs.pack`)")
+RUN_FAULT = Attribute("FL_RUN_FAULT", _LINK, Coding.BASE64, "The last node that did not do what it was asked for: JSON")
+RUN_ROUND = Attribute("FL_RUN_ROUND", _LINK, Coding.PLAIN, "The last round that has ended")
+RUN_ROUNDS = Attribute("FL_RUN_ROUNDS", _LINK, Coding.PLAIN, "How many rounds there will be")
+RUN_NODES = Attribute("FL_RUN_NODES", _LINK, Coding.PLAIN, "How many nodes trained in the last round")
+RUN_FAILURES = Attribute("FL_RUN_FAILURES", _LINK, Coding.PLAIN, "How many nodes did not")
+RUN_SECONDS = Attribute("FL_RUN_SECONDS", _LINK, Coding.PLAIN, "How long the last round took")
+RUN_LOSS = Attribute("FL_RUN_LOSS", _LINK, Coding.PLAIN, "The loss of the last test")
+RUN_ACCURACY = Attribute("FL_RUN_ACCURACY", _LINK, Coding.PLAIN, "The accuracy of the last test")
+
+PUBLIC_KEY = Attribute(
+    "FL_PUBLIC_KEY", _NODE, Coding.BASE64, "The public key by which its SuperLink is to know it, in PEM"
+)
+NODE_ID = Attribute("FL_NODE_ID", _NODE, Coding.PLAIN, "Flower's id of the node")
+PARTITION_ID = Attribute("FL_PARTITION_ID", _NODE, Coding.PLAIN, "The partition that the node took")
+NUM_PARTITIONS = Attribute("FL_NUM_PARTITIONS", _NODE, Coding.PLAIN, "Of how many")
+OWN_DATA = Attribute("FL_OWN_DATA", _NODE, Coding.FLAG, "The node has data of its own")
+USE_CASE = Attribute("FL_USE_CASE", _NODE, Coding.PLAIN, "The variable of the same name, for the SuperLink")
+FRAMEWORK = Attribute("ML_FRAMEWORK", _NODE, Coding.PLAIN, "The variable of the same name, for the SuperLink")
+
+ATTRIBUTES: dict[str, Attribute] = {
+    found.name: found for found in list(globals().values()) if isinstance(found, Attribute)
+}
