@@ -20,6 +20,7 @@ from oneflower.local.oneflow import scheduling
 from oneflower.local.oneflow.calls import oneflow_calls
 from oneflower.local.onegate import calls as onegate
 from oneflower.opennebula import COORDINATOR, NODES, ServiceOptions, service_template
+from oneflower_appliance.attributes import ATTRIBUTES
 from oneflower_appliance.errors import EXIT_CODE_MEANINGS
 from oneflower_appliance.parameters import Level, Parameter, of_level
 from oneflower_appliance.use_cases import USE_CASES
@@ -102,6 +103,12 @@ def parameters_page() -> str:
     return "\n".join(parts)
 
 
+def attributes_table() -> str:
+    """Return what virtual machines publish."""
+    rows = [(f"`{a.name}`", str(a.publisher), str(a.coding), f"{a.meaning}.") for a in ATTRIBUTES.values()]
+    return table(("attribute", "published by", "written", "meaning"), rows)
+
+
 def exit_codes_page() -> str:
     """Return docs/exit-codes.md."""
     rows = [(str(int(code)), code.name, meaning) for code, meaning in EXIT_CODE_MEANINGS.items()]
@@ -172,6 +179,7 @@ def parts() -> dict[str, str]:
     six = service_template(ServiceOptions(compat=6, template_ids={COORDINATOR: 7, NODES: 8}))
     levels = [(str(level), ", ".join(f"`{p.name}`" for p in of_level(level))) for level in Level]
     return {
+        "attributes": attributes_table(),
         "template-7": _block(seven),
         "template-6": _block(six),
         "levels": table(("level", "variables"), levels),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from oneflower_appliance.attributes import ATTRIBUTES
 from oneflower_appliance.errors import ExitCode
 from oneflower_appliance.parameters import PARAMETERS
 
@@ -46,12 +47,7 @@ def test_every_module_of_the_picture_exists():
 
 
 def test_every_variable_that_a_page_names_exists():
-    known = set(PARAMETERS) | {
-        "FL_ENDPOINT", "FL_CONTROL_ENDPOINT", "FL_TLS", "FL_CA_CERT", "FL_VERSION", "FL_ROLE", "FL_READY", "FL_ERROR",
-        "FL_PARTITION_ID", "FL_PUBLIC_KEY", "FL_SSH_HOST_KEYS", "FL_NODES", "FL_NUM_PARTITIONS", "FL_NODE_ID", "FL_PARTITIONS",
-        "FL_RUN", "FL_CHECKPOINT", "FL_RUN_STATUS", "FL_RUN_ROUND", "FL_RUN_ROUNDS", "FL_RUN_LOSS", "FL_RUN_ACCURACY",
-        "FL_RUN_MODEL", "FL_RUN_ROWS", "FL_RUN_FAULT", "FL_PROOF", "FL_REFUSED", "FL_CERT_EXPIRES",
-    }  # fmt: skip
+    known = set(PARAMETERS) | set(ATTRIBUTES) | {"FL_RUN", "FL_CHECKPOINT"}  # of FL_RUN_* and FL_CHECKPOINT_*
     for page in PAGES:
         assert set(re.findall(r"\bFL_[A-Z_]*[A-Z]\b", page.read_text())) <= known, page.name
 

@@ -1,6 +1,6 @@
 """Every attribute that a virtual machine publishes of itself through OneGate, declared once.
 
-The agent writes them and the client reads them through these declarations; docs/attributes.md is made from them.
+The agent writes them and the client reads them through these declarations. docs/service-template.md lists them.
 OneGate forgets nothing and cannot store an empty value. So what is not there (any more) is published as `-`.
 """
 

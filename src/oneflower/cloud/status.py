@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower.cloud.trust import Trust
 from oneflower.opennebula import COORDINATOR, NODES
+from oneflower_appliance import attributes
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.expiry import published_end, warning
 from oneflower_appliance.refusals import Refusals
@@ -189,11 +188,11 @@ def read_status(
         supernodes=nodes["cardinality"],
         roles={role["name"]: ROLE_STATES[role["state"]] for role in body["roles"]},
         vms=vms,
-        endpoint=link.get("FL_ENDPOINT", ""),
-        control=link.get("FL_CONTROL_ENDPOINT", ""),
-        version=link.get("FL_VERSION", ""),
-        ca=_decode(link.get("FL_CA_CERT", "")),
-        host_keys=tuple(_decode(link.get("FL_SSH_HOST_KEYS", "")).splitlines()),
+        endpoint=attributes.ENDPOINT.read(link),
+        control=attributes.CONTROL_ENDPOINT.read(link),
+        version=attributes.VERSION.read(link),
+        ca=attributes.CA_CERT.read(link),
+        host_keys=tuple(attributes.SSH_HOST_KEYS.read(link).splitlines()),
         settings=_settings(body),
         training=_training(link, {vm.node_id: vm.name for vm in vms if vm.node_id}),
         log=tuple(entry["message"] for entry in body.get("log", ())),
@@ -210,7 +209,7 @@ def read_status(
 def _not_let_in(vms: tuple[VmStatus, ...], link: Mapping[str, str]) -> list[str]:
     """Return which SuperNodes the SuperLink has refused, and why."""
     names = {vm.id: vm.name for vm in vms if vm.role == NODES}
-    refused = Refusals.recall(link.get("FL_REFUSED", "")).of
+    refused = Refusals.recall(attributes.REFUSED.read(link)).of
     return [f"{names[vm]} (VM {vm}): {reason.sentence}" for vm, (_, reason) in refused.items() if vm in names]
 
 
@@ -238,7 +237,7 @@ def _share(nodes: Sequence[VmStatus], settings: Mapping[str, str]) -> str:
 def _remarks(vms: tuple[VmStatus, ...], nodes: dict[str, Any], link: Mapping[str, str]) -> list[str]:
     """Return what is odd about partitions, numbers and addresses, and why it is so."""
     remarks = []
-    if link.get("READY") == "YES" and not link.get("FL_CONTROL_ENDPOINT"):
+    if attributes.READY.is_set(link) and not attributes.CONTROL_ENDPOINT.read(link):
         remarks.append(
             "The SuperLink says that it is ready but not where its Control API is (FL_CONTROL_ENDPOINT), so that "
             "nothing can be trained: its image is not one of oneflower's, or an old one."
@@ -264,8 +263,8 @@ def _vm_status(vm: Vm, role: str) -> VmStatus:
     state = "running" if running else _LCM_FAILURES.get(vm.lcm_state, "") or _VM_STATES.get(vm.state, str(vm.state))
     if vm.state == _ACTIVE and not running and vm.lcm_state not in _LCM_FAILURES:
         state = "booting" if vm.lcm_state < _RUNNING else "stopping"
-    ready = running and vm.attributes.get("READY") == "YES"
-    published = _decode(vm.attributes.get("FL_ERROR", "")) or vm.attributes.get("ERROR", "")
+    ready = running and attributes.READY.is_set(vm.attributes)
+    published = attributes.ERROR.read(vm.attributes) or vm.attributes.get("ERROR", "")
     return VmStatus(
         id=vm.id,
         name=vm.name.partition("_(")[0],
@@ -273,35 +272,35 @@ def _vm_status(vm: Vm, role: str) -> VmStatus:
         state=state,
         ready=ready,
         ip=vm.ip,
-        partition=vm.attributes.get("FL_PARTITION_ID", ""),
-        partitions=vm.attributes.get("FL_NUM_PARTITIONS", ""),
-        node_id=vm.attributes.get("FL_NODE_ID", ""),
-        own_data=vm.attributes.get("FL_OWN_DATA") == "YES",
+        partition=attributes.PARTITION_ID.read(vm.attributes),
+        partitions=attributes.NUM_PARTITIONS.read(vm.attributes),
+        node_id=attributes.NODE_ID.read(vm.attributes),
+        own_data=attributes.OWN_DATA.is_set(vm.attributes),
         error="" if ready or state == "stopping" else published,
         waits=vm.attributes.get("SCHED_MESSAGE", "").strip() if vm.state == _PENDING else "",
     )
 
 
 def _training(link: Mapping[str, str], names: Mapping[str, str]) -> RunProgress | None:
-    if "FL_RUN_ID" not in link:
+    if attributes.RUN_ID.name not in link:
         return None
     latest: tuple[RunRow, ...] = ()
     with suppress(KeyError, ValueError):
-        latest = unpack(link["FL_RUN_ROWS"])
+        latest = unpack(attributes.RUN_ROWS.read(link))
     fault, fault_round = None, 0
     with suppress(KeyError, TypeError, ValueError):
-        said = json.loads(_decode(link["FL_RUN_FAULT"]))
+        said = json.loads(attributes.RUN_FAULT.read(link))
         fault_round, fault = int(said["round"]), Fault.parse(said)
         fault = replace(fault, name=names.get(fault.node, ""))
         latest = tuple(replace(row, faults=(fault,)) if row.round == fault_round else row for row in latest)
     return RunProgress(
-        link["FL_RUN_ID"],
-        link.get("FL_RUN_APP", ""),
-        link.get("FL_RUN_STATUS", ""),
+        link[attributes.RUN_ID.name],
+        attributes.RUN_APP.read(link),
+        attributes.RUN_STATUS.read(link),
         latest[-1].round if latest else 0,
         latest[-1].rounds if latest else 0,
         latest[-1] if latest else None,
-        _decode(link.get("FL_RUN_ERROR", "")),
+        attributes.RUN_ERROR.read(link),
         latest,
         fault,
         fault_round,
@@ -313,10 +312,3 @@ def _settings(body: dict[str, Any]) -> dict[str, str]:
     for role in body["roles"]:
         values |= role.get("user_inputs_values") or {}
     return values
-
-
-def _decode(encoded: str) -> str:
-    try:
-        return base64.b64decode(encoded, validate=True).decode(errors="replace")
-    except binascii.Error:
-        return ""

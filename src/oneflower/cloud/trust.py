@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from oneflower.opennebula.tokens import make_token
+from oneflower_appliance.attributes import CONTROL_ENDPOINT, ENDPOINT, VERSION
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
 from oneflower_appliance.formats import split_address
@@ -76,8 +77,8 @@ def _tampered(what: str, name: str) -> Trust:
 def _foreign_address(link: Vm) -> str:
     """Return which published address is not the VM's own, if one is."""
     for attribute, setting, own in (
-        ("FL_ENDPOINT", "FL_FLEET_API_ADDRESS", frozenset(link.addresses)),
-        ("FL_CONTROL_ENDPOINT", "FL_CONTROL_API_ADDRESS", _LOOPBACK.union(link.addresses)),
+        (ENDPOINT.name, "FL_FLEET_API_ADDRESS", frozenset(link.addresses)),
+        (CONTROL_ENDPOINT.name, "FL_CONTROL_API_ADDRESS", _LOOPBACK.union(link.addresses)),
     ):
         published = link.attributes.get(attribute, "")
         allowed = set(own)
@@ -93,7 +94,7 @@ def _foreign_address(link: Vm) -> str:
 
 
 def _by_pin(cloud: Cloud, service: int, name: str, link: Vm) -> Trust:
-    known = {attribute: link.attributes.get(attribute, "") for attribute in PROVEN if attribute != "FL_VERSION"}
+    known = {attribute: link.attributes.get(attribute, "") for attribute in PROVEN if attribute != VERSION.name}
     pinned = json.dumps({"vm": link.id, **known}, indent=1) + "\n"
     place = hashlib.sha256(f"{cloud.endpoints.xmlrpc} {service} {name}".encode()).hexdigest()[:16]
     pin = cloud.surroundings.pins() / f"{service}-{place}.json"
