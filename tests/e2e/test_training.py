@@ -116,10 +116,12 @@ def test_the_demo_does_the_whole_job_and_cleans_up(newcomer):
 
     sys.path.insert(0, str(USE_CASES["image-classification"].folder))
     from image_classification import images, softmax
-    from image_classification.models import Way
+    from image_classification.models import TrainingOptions
 
     train, test = images.digits(7)
-    central, _ = softmax.train(softmax.initial(images.DIGITS_SHAPE, 10), train, Way("softmax", 60, 32, 0.5, seed=7))
+    central, _ = softmax.train(
+        softmax.initial(images.DIGITS_SHAPE, 10), train, TrainingOptions("softmax", 60, 32, 0.5, seed=7)
+    )
     loss, accuracy = softmax.evaluate(dict(np.load(folder / "model.npz")), test)
     assert accuracy == metrics["rows"][-1]["server"]["accuracy"], "the saved model is the one that was measured"
     assert loss == pytest.approx(metrics["rows"][-1]["server"]["loss"], rel=1e-6)

@@ -26,8 +26,8 @@ def softmax():
 
 def central_accuracy(images, softmax):
     train, test = images.digits(7)
-    way = federation.app_module(USE_CASE, "models").Way("softmax", 60, 32, 0.5, seed=7)
-    arrays, _ = softmax.train(softmax.initial(images.DIGITS_SHAPE, 10), train, way)
+    options = federation.app_module(USE_CASE, "models").TrainingOptions("softmax", 60, 32, 0.5, seed=7)
+    arrays, _ = softmax.train(softmax.initial(images.DIGITS_SHAPE, 10), train, options)
     return softmax.evaluate(arrays, test)[1]
 
 
@@ -56,8 +56,8 @@ def test_the_test_set_is_held_out(images):
 def test_a_node_with_one_digit_only_can_train(images, softmax):
     train, test = images.digits(7)
     only = train.take(np.flatnonzero(train.labels == 3))
-    way = federation.app_module(USE_CASE, "models").Way("softmax", 5, 32, 0.5)
-    arrays, loss = softmax.train(softmax.initial(images.DIGITS_SHAPE, 10), only, way)
+    options = federation.app_module(USE_CASE, "models").TrainingOptions("softmax", 5, 32, 0.5)
+    arrays, loss = softmax.train(softmax.initial(images.DIGITS_SHAPE, 10), only, options)
     assert np.isfinite(loss)
     assert np.isfinite(softmax.evaluate(arrays, test)[0])
 
@@ -98,7 +98,7 @@ def test_images_of_ones_own_in_a_folder_for_each_class(monkeypatch, tmp_path):
         (lambda folder: None, "does not exist on this node"),
         (lambda folder: folder.mkdir(), "is empty on this node"),
         (lambda folder: paint(folder / "x", {"red": RED}), "has no images in a folder for each class"),
-        (lambda folder: paint(folder, {"red": RED}, 1), "has one image only"),
+        (lambda folder: paint(folder, {"red": RED}, 1), "has only one image"),
     ],
 )
 def test_a_node_with_bad_data_is_named_and_too_few_others_end_the_run(monkeypatch, tmp_path, prepare, sentence):

@@ -53,9 +53,9 @@ def test_the_usual_layouts_are_read(tmp_path, entry, question, answer):
 
 def test_what_cannot_be_used_is_named_with_file_and_line(tmp_path):
     good = {"prompt": "Hi", "completion": "Ho"}
-    with pytest.raises(DataError, match=r"x.jsonl, line 2, is no JSON"):
+    with pytest.raises(DataError, match=r"x.jsonl, line 2, is not valid JSON"):
         load(write(tmp_path / "a", good, "{oops\n"))
-    with pytest.raises(DataError, match=r"x.jsonl, line 2: there is no example in it(.|\n)*instruction, output"):
+    with pytest.raises(DataError, match=r"x.jsonl, line 2: it has no example(.|\n)*instruction, output"):
         load(write(tmp_path / "b", good, {"question": "?"}))
     with pytest.raises(DataError, match="has 1 examples"):
         load(write(tmp_path / "c", good))

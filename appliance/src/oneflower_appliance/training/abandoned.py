@@ -1,4 +1,4 @@
-"""The messages that a ServerApp has given up waiting for: by them the SuperLink knows a node that is stuck with one."""
+"""Messages that a ServerApp has stopped waiting for. They tell the SuperLink that a node is stuck with one."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Abandoned:
 
     @classmethod
     def beside(cls, runs: Path) -> Abandoned:
-        """Return the notes of the SuperLink whose runs leave what they leave in `runs`."""
+        """Return the notes of the SuperLink whose runs have their folders in `runs`."""
         return cls(runs.parent / "abandoned")
 
     def note(self, messages: Mapping[int, str]) -> None:
-        """Remember messages, by node, whose answers nobody waits for any more."""
+        """Remember messages, by node, to which no answer is awaited any more."""
         for node, message in messages.items():
             try:
                 write_atomic(self._folder / str(node), message)
@@ -35,12 +35,12 @@ class Abandoned:
                 log.error("%s Node %d is not freed of it.", error.sentence, node)  # noqa: TRY400
 
     def of(self, node: int) -> str:
-        """Return the message of a node, empty where there is none."""
+        """Return the message of a node, empty if it has none."""
         try:
             return (self._folder / str(node)).read_text(encoding="utf-8")
         except OSError:
             return ""
 
     def forget(self, node: int) -> None:
-        """Forget what a node has answered meanwhile, or lost."""
+        """Forget the message of a node, which has answered or lost it."""
         (self._folder / str(node)).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Whom a round asked, who answered, and what became of those who did not."""
+"""Which nodes a round asked, which of them answered, and what happened to the others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Asked:
         return len(self._sent)
 
     def sort(self, replies: Iterable[Message]) -> list[Message]:
-        """Return the replies that carry a result; remember who failed, and who did not answer at all.
+        """Return the replies that carry a result; remember which nodes failed and which did not answer.
 
         `silent` then has, by node, the ids of the messages that were not answered.
         """
@@ -35,7 +35,7 @@ class Asked:
         silent = {sent.dst_node_id: sent.message_id for sent in self._sent}
         good: list[Message] = []
         for reply in replies:
-            # An error that the SuperLink answers in a node's place does not have that node as its source.
+            # If the SuperLink answers with an error for a node, that node is not the source.
             node = nodes.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
             silent.pop(node, None)
             if reply.has_error():
@@ -48,7 +48,7 @@ class Asked:
         return good
 
     def blame(self, node: int, kind: str, reason: str) -> None:
-        """Remember what became of a node."""
+        """Remember what happened to a node."""
         self._faults[node] = Fault(str(node), self._phase, kind, reason)
 
     @property

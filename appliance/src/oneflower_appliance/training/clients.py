@@ -1,4 +1,4 @@
-"""What the ClientApps of the pre-built apps share, and what anybody's may use."""
+"""Helpers for ClientApps, used by the pre-built apps and open to any other."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _DELTA = 1e-5
 
 
 def learning_rate(run_config: Mapping[str, Any], own: float) -> float:
-    """Return FL_CLIENT_LR with the strategies that it is for, else the app's `own` learning rate."""
+    """Return FL_CLIENT_LR if it applies to the strategy, otherwise the app's `own` learning rate."""
     only = PARAMETERS["FL_CLIENT_LR"].only
     applies = only is not None and run_config.get("strategy") in only[1]
     return float(run_config["client-lr"]) if applies else own
 
 
 def settings_of(message: Message) -> dict[str, Any]:
-    """Return what the server says about this round."""
+    """Return the settings that the server sent for this round."""
     return dict(message.content.config_records["config"])
 
 
@@ -35,14 +35,14 @@ def proximal_mu(message: Message) -> float:
 
 
 def seed_of(message: Message, context: Context) -> int:
-    """Return a seed that differs by round and by node, and is the same whenever that round is trained again."""
+    """Return a seed for this node and round. If a round is trained again, its seed is the same."""
     server_round = int(settings_of(message).get("server-round", 0))
     partition = int(context.node_config.get("partition-id", 0))
     return int(context.run_config["seed"]) + 10_000 * server_round + partition
 
 
 def privacy_mod(message: Message, context: Context, call_next: Callable[[Message, Context], Message]) -> Message:
-    """Clip this node's update and add noise to it before it leaves the node, where FL_PRIVACY=dp-local asks for it.
+    """Clip this node's update and add noise to it before it leaves the node, if FL_PRIVACY=dp-local asks for it.
 
     A mod for `@app.train(mods=[privacy_mod])`. The noise of Flower's `LocalDpMod` is given by epsilon and delta; they
     are chosen here so that its standard deviation is FL_DP_NOISE times FL_DP_CLIP.

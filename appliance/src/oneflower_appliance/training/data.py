@@ -1,4 +1,4 @@
-"""Where a node's data is, and how a data set that all nodes have is dealt out among them."""
+"""Where a node's data is, and how a data set that all nodes have is split among them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def data_folder(context: Context) -> Path | None:
         return None
     folder = Path(str(named))
     if not folder.is_dir():
-        raise DataError(f"The data folder {folder} does not exist on this node.", "Mount it, or mend FL_DATA_PATH.")
+        raise DataError(f"The data folder {folder} does not exist on this node.", "Mount it, or correct FL_DATA_PATH.")
     if not any(folder.iterdir()):
         raise DataError(f"The data folder {folder} is empty on this node.", "Put files there, or unset FL_DATA_PATH.")
     return folder
@@ -52,7 +52,7 @@ def partition_of(context: Context) -> tuple[int, int]:
 def share(labels: NDArray[np.int64], number: int, count: int, alpha: float, seed: int) -> NDArray[np.int64]:
     """Return the indices of share `number` of `count`: disjoint, together everything, never empty.
 
-    With `alpha` 0 each share has the same mix of labels; otherwise each label is dealt out by a Dirichlet draw, so that
+    With `alpha` 0 each share has the same mix of labels; otherwise each label is split by a Dirichlet draw, so that
     0.1 leaves most nodes with a few labels only. Raises `DataError`.
     """
     if not 0 <= number < count <= len(labels):
@@ -65,7 +65,7 @@ def share(labels: NDArray[np.int64], number: int, count: int, alpha: float, seed
         indices = rng.permutation(np.flatnonzero(labels == label))
         weights = rng.dirichlet([alpha] * count) if alpha > 0 else np.full(count, 1 / count)
         cuts = (np.cumsum(weights)[:-1] * len(indices)).round().astype(int)
-        # The first share of each label moves on by one, so that left-overs do not all go to the same node.
+        # The first share of each label moves on by one, so that the remainders do not all go to one node.
         for position, part in enumerate(np.split(indices, cuts)):
             shares[(position + int(label)) % count if alpha <= 0 else position].extend(part.tolist())
     for given in shares:
@@ -75,7 +75,7 @@ def share(labels: NDArray[np.int64], number: int, count: int, alpha: float, seed
 
 
 def hold_out(count: int, part: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return indices to train on and indices to test on: `part` of `count` at least one, if there are two."""
+    """Return indices to train on and indices to test on: `part` of `count`, at least one if there are two."""
     order = np.random.default_rng(seed).permutation(count)
     held = min(max(1, round(count * part)), count - 1)
     return np.sort(order[held:]), np.sort(order[:held])

@@ -1,4 +1,4 @@
-"""The device that PyTorch trains on: a GPU if this node may use one and has one, else the CPU."""
+"""The device that PyTorch trains on: a GPU if the node has one and may use it, otherwise the CPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger("flwr")
 
 
 def torch_device() -> torch.device:
-    """Return the device, having said in the log which it is, with this process's share of its memory set."""
+    """Return the device and log it. On a GPU this process takes its share of the memory only."""
     import torch  # noqa: PLC0415 - only in runtimes with PyTorch
 
     if not torch.cuda.is_available():

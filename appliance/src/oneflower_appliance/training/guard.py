@@ -1,4 +1,4 @@
-"""Keeps out of the global model what would ruin it: a node's weights that are no numbers, exploded or misshapen."""
+"""Leaves out replies that would ruin the global model: weights that are not finite, too large or of another shape."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from flwr.app import Array, ArrayRecord, Message
     from numpy.typing import NDArray
 
-_EXPLODED = 1e6
+_TOO_LARGE = 1e6
 
 
 def sift(replies: Iterable[Message], arrays: ArrayRecord) -> tuple[list[Message], dict[int, str]]:
@@ -47,7 +47,7 @@ def _fault(reply: Message, arrays: list[Array], limits: dict[int, float]) -> str
         if metrics.get("num-examples") == 0:
             return "it has no examples"
     found = [item for record in reply.content.array_records.values() for item in record.items()]
-    alike = len(found) == len(arrays)  # not so where nodes send something else than the model, trees for instance
+    alike = len(found) == len(arrays)  # not if nodes send something else than the model, trees for instance
     for number, (name, array) in enumerate(found):
         if np.dtype(array.dtype).kind != "f":
             continue
@@ -55,16 +55,16 @@ def _fault(reply: Message, arrays: list[Array], limits: dict[int, float]) -> str
             return f"its {name} has the shape {_shape(array.shape)}, the global model's {_shape(arrays[number].shape)}"
         peak = _peak(array.numpy())
         if not np.isfinite(peak):
-            return f"its {name} has values that are no numbers"
+            return f"its {name} has values that are not finite"
         if alike and number not in limits:
-            limits[number] = _EXPLODED * (1 + _peak(arrays[number].numpy()))
+            limits[number] = _TOO_LARGE * (1 + _peak(arrays[number].numpy()))
         if alike and peak > limits[number]:
-            return f"its {name} exploded, to {peak:.3g}"
+            return f"its {name} is too large: {peak:.3g}"
     return ""
 
 
 def _peak(array: NDArray[Any]) -> float:
-    """Return the largest magnitude; not a number where any value is none. Takes no memory of the array's size."""
+    """Return the largest magnitude, NaN if any value is NaN. It needs no memory of the array's size."""
     return float(max(array.max(), -array.min())) if array.size else 0.0
 
 

@@ -1,4 +1,4 @@
-"""Where a run comes from, when it takes the place of one that was lost."""
+"""Which run a run resumes, if it takes the place of one that was lost."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Origin:
-    """The run that this one goes on from, and the first of all these, whose checkpoints they share."""
+    """The run that this one resumes, and the first in this line, whose checkpoints they all share."""
 
     FILE: ClassVar[str] = "origin.json"
     SUCCESSOR: ClassVar[str] = "successor"
-    LOST: ClassVar[str] = "lost"  # a file that says why the run was lost: what died in the middle of it
-    GIVEN_UP: ClassVar[str] = "given-up"  # a file that says why a run that was lost does not go on
+    LOST: ClassVar[str] = "lost"  # a file that says why the run was lost: what died during it
+    GIVEN_UP: ClassVar[str] = "given-up"  # a file that says why a lost run is not resumed
 
     resumes: str
     first: str
@@ -30,7 +30,7 @@ class Origin:
 
     @classmethod
     def of(cls, folder: Path) -> Origin:
-        """Return what the folder of a run says; a run that goes on from none is the first itself."""
+        """Return the origin of the run in a folder. A run that resumes none is the first itself."""
         try:
             return cls(**json.loads((folder / cls.FILE).read_text(encoding="utf-8")))
         except (FileNotFoundError, NotADirectoryError):
@@ -38,7 +38,7 @@ class Origin:
 
     @classmethod
     def line(cls, folder: Path) -> list[Path]:
-        """Return the folder of a run, of the one it goes on from, and so on, up to the first of them."""
+        """Return the folders of a run, of the run that it resumes, and so on, back to the first."""
         folders = [folder]
         while before := cls.of(folders[-1]).resumes:
             folders.append(folder.parent / before)
@@ -46,12 +46,12 @@ class Origin:
 
     @classmethod
     def successor(cls, folder: Path) -> str:
-        """Return the id of the run that took the place of the one in `folder`, empty where none did."""
+        """Return the id of the run that took the place of the one in `folder`, empty if none did."""
         return cls.said(folder, cls.SUCCESSOR)
 
     @classmethod
     def said(cls, folder: Path, name: str) -> str:
-        """Return what one of these files in the folder of a run says, empty where it is not there."""
+        """Return what one of these files in the folder of a run says, empty if there is no such file."""
         try:
             return (folder / name).read_text(encoding="utf-8").strip()
         except OSError:

@@ -1,13 +1,13 @@
-"""What a run leaves in its folder, for Flower keeps neither metrics per round nor a model.
+"""What a run writes into its folder, since Flower keeps neither metrics per round nor a model.
 
-- metrics.jsonl: one JSON object a round: round, rounds, seconds; asked, nodes (that trained), failures (those that did
-  not), train; evaluate_asked, evaluated, evaluate; server; columns: from which of these loss and accuracy are to be
-  taken, the same in every round; and faults: node, phase, kind and reason, for each node that failed, was left out or
-  did not answer
+- metrics.jsonl: one JSON object per round: round, rounds, seconds; asked, nodes (that trained), failures (those that
+  did not), train; evaluate_asked, evaluated, evaluate; server; columns: from which of these loss and accuracy are
+  taken, the same in every round; faults: node, phase, kind and reason, for each node that failed, was left out or did
+  not answer; and evaluate_again, if a run that is resumed has to evaluate this round again
 - model.npz: the arrays of the final global model, under their names
 - result.json: rounds done, seconds, strategy, config, versions, metrics of the last round, sha256 of the model
 
-Recording never makes a run fail: what cannot be written is said in the run's log.
+Recording never makes a run fail: the run's log says what could not be written.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _PACKAGES = ("flwr", "numpy", "scikit-learn", "torch", "tensorflow-cpu", "tensor
 
 
 class RunRecord:
-    """The folder of one run. `config` is what was set for it, `earlier` the lines of the run that it goes on from."""
+    """The folder of one run. `config` is what was set for it, `earlier` the lines of the run that it resumes."""
 
     def __init__(self, folder: Path, rounds: int, strategy: str, config: Mapping[str, Any], earlier: list[str]) -> None:
         self._folder = folder
@@ -69,16 +69,16 @@ class RunRecord:
         self._row.update(values)
 
     def blame(self, faults: Iterable[Fault]) -> None:
-        """Add to the current round what nodes did not do."""
+        """Add the faults of nodes to the current round."""
         self._row["faults"] += [fault.entry for fault in faults]
 
     def foresee(self, **found: Mapping[str, Any]) -> None:
-        """Learn from what was tested before the first round which tests there will be."""
+        """Learn from the test before the first round which tests there will be."""
         self._sources = sources_of(found, self._sources)
 
     @property
     def row(self) -> dict[str, Any]:
-        """The current round as far as it is known."""
+        """The current round so far."""
         seconds = round(time.monotonic() - self._round_begun, 3)
         return self._row | {"seconds": seconds, "columns": sources_of(self._row, self._sources)}
 
@@ -98,7 +98,7 @@ class RunRecord:
         self._summarise(json.loads(self._lines[-1]) if self._lines else {}, arrays)
 
     def trained(self, arrays: ArrayRecord, unfit: str = "") -> None:
-        """Write model and summary as they are before the last evaluation: what was trained is then safe.
+        """Write model and summary as they are before the last evaluation: the trained model is then safe.
 
         `unfit` says why the run cannot be resumed from these two alone, empty where it can.
         """
@@ -141,7 +141,7 @@ class RunRecord:
 
 
 def _versions() -> dict[str, str]:
-    """Return the releases of what a model is trained with, as far as they are installed."""
+    """Return the releases of the packages that a model is trained with, if they are installed."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):

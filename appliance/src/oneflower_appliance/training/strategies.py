@@ -5,8 +5,8 @@ Two lines in anybody's ServerApp:
     from oneflower_appliance.training.strategies import make_strategy
     strategy = make_strategy(context.run_config)
 
-What the run config says counts first (under the keys of docs/strategies.md), then the form with which the federation
-was deployed, then the defaults.
+A value is taken from the run config (under the keys of docs/strategies.md), otherwise from the form with which the
+federation was deployed, otherwise from the defaults.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _JUST_ENOUGH = 1e-9
 
 
 def read_form(run_config: Mapping[str, Any]) -> Settings:
-    """Return the SuperLink's variables as they count for a run. Raises `OneflowerError` naming all that are wrong."""
+    """Return the SuperLink's variables as they apply to a run. Raises `OneflowerError` naming all that are wrong."""
     values: dict[str, str] = json.loads(os.environ.get(FORM_VARIABLE, "{}"))
     for name, parameter in PARAMETERS.items():
         if parameter.level is Level.SUPERLINK and parameter.key in run_config:
@@ -61,7 +61,7 @@ def read_form(run_config: Mapping[str, Any]) -> Settings:
 
 
 def make_strategy(run_config: Mapping[str, Any], **more: Any) -> Strategy:
-    """Return the strategy, with differential privacy around it where FL_PRIVACY asks for it.
+    """Return the strategy, with differential privacy around it if FL_PRIVACY asks for it.
 
     `more` goes to the strategy's class, metric functions for instance. Raises `OneflowerError`.
     """
@@ -80,7 +80,7 @@ def make_strategy(run_config: Mapping[str, Any], **more: Any) -> Strategy:
 
 
 class _AdaptiveClipping(flower.DifferentialPrivacyServerSideAdaptiveClipping):
-    """Flower's, moving the other way.
+    """Flower's, with the direction corrected.
 
     The clipping norm is to grow when too many updates are longer than it (Andrew et al., 2021). Flower 1.41 counts
     those that are longer and puts the count where the paper has those that are not, so that its norm shrinks then.
@@ -96,8 +96,8 @@ def _with_privacy(strategy: Strategy, form: Settings) -> Strategy:
     noise, clip, nodes = form.real("FL_DP_NOISE"), form.real("FL_DP_CLIP"), form.integer("FL_MIN_FIT_CLIENTS")
     if form.text("FL_DP_CLIPPING") == "fixed":
         return flower.DifferentialPrivacyServerSideFixedClipping(strategy, noise, clip, nodes)
-    # The number of updates that were clipped is told with noise, too; Flower's own choice for it, a twentieth of the
-    # nodes, is too little for few nodes and is refused then.
+    # The number of updates that were clipped gets noise, too. Flower's default for it, a twentieth of the nodes, is too
+    # little for few nodes, and Flower refuses it.
     return _AdaptiveClipping(
         strategy,
         noise_multiplier=noise,

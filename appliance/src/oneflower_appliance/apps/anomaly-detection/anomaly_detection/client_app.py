@@ -7,16 +7,17 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 from flwr.clientapp import ClientApp
 
 from anomaly_detection import tables
-from anomaly_detection.models import Arrays, Floats, Way, framework_of, scores
+from anomaly_detection.models import Arrays, Floats, TrainingOptions, framework_of, scores
 from anomaly_detection.scores import histogram
-from oneflower_appliance.training import clients, survey
+from oneflower_appliance.training import clients
+from oneflower_appliance.training.description import answer
 
 app = ClientApp()
 
 
 @app.query()
 def describe(message: Message, context: Context) -> Message:
-    """Say which columns this node has, how many rows, and what is needed to bring all nodes to one scale."""
+    """Report the columns and rows of this node, and the sums from which the scale of all nodes follows."""
 
     def look() -> dict[str, object]:
         table = tables.load(context)
@@ -31,7 +32,7 @@ def describe(message: Message, context: Context) -> Message:
             "_squares": (normal**2).sum(axis=0).tolist(),
         }
 
-    return survey.describe(message, look)
+    return answer(message, look)
 
 
 @app.train(mods=[clients.privacy_mod])
@@ -39,14 +40,14 @@ def train(message: Message, context: Context) -> Message:
     """Train the global autoencoder on this node's normal rows."""
     normal, _ = _data(message, context)
     config = context.run_config
-    way = Way(
+    options = TrainingOptions(
         epochs=int(config["local-epochs"]),
         batch=int(config["batch-size"]),
         rate=clients.learning_rate(config, float(config["learning-rate"])),
         mu=clients.proximal_mu(message),
         seed=clients.seed_of(message, context),
     )
-    trained, loss = framework_of(config).train(_arrays(message), normal, way)
+    trained, loss = framework_of(config).train(_arrays(message), normal, options)
     metrics = MetricRecord({"train_loss": loss, "num-examples": len(normal)})
     arrays = ArrayRecord({name: Array(array) for name, array in trained.items()})
     return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)

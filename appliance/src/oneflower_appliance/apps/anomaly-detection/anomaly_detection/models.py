@@ -1,7 +1,7 @@
 """The autoencoder, one module for each framework, all with the same two functions.
 
-- train(arrays, rows, how) -> the trained arrays, and the mean squared error on the last pass over the rows
-- reconstruct(arrays, rows) -> the rows as the autoencoder gives them back, shape as `rows`
+- train(arrays, rows, options) -> the trained arrays, and the mean squared error on the last pass over the rows
+- reconstruct(arrays, rows) -> the rows as the autoencoder reconstructs them, in the shape of `rows`
 
 The arrays are `0.weight` (inputs, outputs), `0.bias`, `1.weight`, ...; between the layers is tanh.
 """
@@ -27,8 +27,8 @@ _PACKAGES = {"pytorch": "torch", "sklearn": "sklearn"}
 
 
 @dataclass(frozen=True)
-class Way:
-    """How to train. `mu` is the weight of FedProx's proximal term."""
+class TrainingOptions:
+    """How a node trains in a round. `mu` is the weight of FedProx's proximal term."""
 
     epochs: int
     batch: int
@@ -37,7 +37,7 @@ class Way:
     seed: int = 0
 
     def batches(self, count: int) -> Iterator[NDArray[np.int64]]:
-        """Yield the indices of each batch of all epochs, shuffled anew in each."""
+        """Yield the indices of each batch of all epochs, reshuffled each epoch."""
         rng = np.random.default_rng(self.seed)
         for _ in range(self.epochs):
             order = rng.permutation(count)
@@ -47,7 +47,7 @@ class Way:
 class Framework(Protocol):
     """What a module of models offers."""
 
-    def train(self, arrays: Arrays, rows: Floats, how: Way) -> tuple[Arrays, float]: ...  # noqa: D102
+    def train(self, arrays: Arrays, rows: Floats, options: TrainingOptions) -> tuple[Arrays, float]: ...  # noqa: D102
     def reconstruct(self, arrays: Arrays, rows: Floats) -> Floats: ...  # noqa: D102
 
 
@@ -73,5 +73,5 @@ def initial(columns: int, bottleneck: int, seed: int) -> Arrays:
 
 
 def scores(framework: Framework, arrays: Arrays, rows: Floats) -> Floats:
-    """Return each row's mean squared error of reconstruction, shape (rows,): the higher, the odder."""
+    """Return each row's mean squared error of reconstruction, shape (rows,): higher means more unusual."""
     return np.asarray(np.mean((framework.reconstruct(arrays, rows) - rows) ** 2, axis=1))

@@ -1,4 +1,4 @@
-"""How well anomalies are told from normal rows, over all nodes, without a single row leaving its node.
+"""How well anomalies are told from normal rows, over all nodes. No row leaves its node.
 
 Each node counts how its scores fall into fixed bins; the sums of these counts give the same ROC and precision-recall
 curves as all scores together would, to within a bin of 2.5 %. Averaging the nodes' own ROC-AUC would be wrong, and
@@ -32,7 +32,7 @@ def metrics(
     """Return ROC-AUC, PR-AUC (average precision), and precision, recall, F1 and accuracy at the threshold.
 
     `normal` and `anomalous` are histograms of the rows tested on, `trained` of the normal rows trained on: the
-    threshold is their `quantile`. Without anomalies, or without normal rows, there is the accuracy only.
+    threshold is their `quantile`. Without anomalies, or without normal rows, only the accuracy is returned.
     """
     below = np.cumsum(np.asarray(trained))
     cut = int(np.searchsorted(below, quantile * below[-1])) + 1

@@ -1,4 +1,4 @@
-"""What the SuperLink does: bring all nodes to one scale, aggregate, and judge over all nodes together."""
+"""What the SuperLink does: compute one scale for all nodes, aggregate, and evaluate over all nodes together."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 class _Judge:
-    """Adds up what the nodes counted, and says how well anomalies are told from normal rows."""
+    """Adds up the nodes' counts and computes how well anomalies are told from normal rows."""
 
     def __init__(self, quantile: float) -> None:
         self._quantile = quantile

@@ -1,4 +1,4 @@
-"""scikit-learn's autoencoder: a multi-layer perceptron that is taught to give back what it gets."""
+"""scikit-learn's autoencoder: a multi-layer perceptron that learns to return its input."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import numpy as np
 from sklearn.neural_network import MLPRegressor
 
 if TYPE_CHECKING:
-    from anomaly_detection.models import Arrays, Floats, Way
+    from anomaly_detection.models import Arrays, Floats, TrainingOptions
 
 
-def train(arrays: Arrays, rows: Floats, how: Way) -> tuple[Arrays, float]:
+def train(arrays: Arrays, rows: Floats, options: TrainingOptions) -> tuple[Arrays, float]:
     """Train by mini-batch gradient descent."""
-    net = _net(arrays, how.rate)
-    for indices in how.batches(len(rows)):
+    net = _net(arrays, options.rate)
+    for indices in options.batches(len(rows)):
         net.partial_fit(rows[indices], rows[indices])
-        if how.mu:
+        if options.mu:
             for name, array in _arrays(net).items():
-                array -= how.rate * how.mu * (array - arrays[name])  # noqa: PLW2901 - in place
+                array -= options.rate * options.mu * (array - arrays[name])  # noqa: PLW2901 - in place
     return _arrays(net), float(np.mean((net.predict(rows) - rows) ** 2))
 
 
 def reconstruct(arrays: Arrays, rows: Floats) -> Floats:
-    """Return the rows as the autoencoder gives them back."""
+    """Return the rows as the autoencoder reconstructs them."""
     return np.asarray(_net(arrays, 0.1).predict(rows)).reshape(rows.shape)
 
 
@@ -42,7 +42,7 @@ def _net(arrays: Arrays, rate: float) -> MLPRegressor:
         hidden_layer_sizes=hidden, activation="tanh", solver="sgd", momentum=0.0, alpha=0.0, learning_rate_init=rate
     )
     nothing = np.zeros((2, weights[0].shape[0]))
-    net.partial_fit(nothing, nothing)  # gives it its shape
+    net.partial_fit(nothing, nothing)  # sets the shapes
     net.coefs_ = [np.array(weight, dtype=np.float64) for weight in weights]
     net.intercepts_ = [np.array(bias, dtype=np.float64) for bias in biases]
     return net

@@ -38,8 +38,8 @@ class Table:
         normal = trained[self.labels[trained] == 0]
         if not len(normal):
             raise DataError(
-                f"None of the {len(trained)} rows to train on is normal: all are labelled 1, anomaly.",
-                "Give this node rows labelled 0; what is normal is what is learnt.",
+                f"None of the {len(trained)} rows to train on is normal: all are labelled 1 (anomaly).",
+                "Give this node rows labelled 0; the model learns from those.",
             )
         return self.features[normal], Table(self.columns, self.features[held], self.labels[held], self.source)
 

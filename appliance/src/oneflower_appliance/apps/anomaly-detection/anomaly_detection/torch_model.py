@@ -13,25 +13,25 @@ from torch.nn import functional
 from oneflower_appliance.training.devices import torch_device
 
 if TYPE_CHECKING:
-    from anomaly_detection.models import Arrays, Floats, Way
+    from anomaly_detection.models import Arrays, Floats, TrainingOptions
 
 log = logging.getLogger("flwr")
 
 
-def train(arrays: Arrays, rows: Floats, how: Way) -> tuple[Arrays, float]:
+def train(arrays: Arrays, rows: Floats, options: TrainingOptions) -> tuple[Arrays, float]:
     """Train by stochastic gradient descent with momentum."""
     device = torch_device()
     net = _net(arrays).to(device)
     start = [parameter.detach().clone() for parameter in net.parameters()]
-    optimiser = torch.optim.SGD(net.parameters(), how.rate, momentum=0.9)
+    optimiser = torch.optim.SGD(net.parameters(), options.rate, momentum=0.9)
     data = torch.from_numpy(rows).float().to(device)
-    for indices in how.batches(len(rows)):
+    for indices in options.batches(len(rows)):
         optimiser.zero_grad()
         batch = data[torch.from_numpy(indices).to(device)]
         loss = functional.mse_loss(net(batch), batch)
-        if how.mu:
+        if options.mu:
             pairs = zip(net.parameters(), start, strict=True)
-            loss = loss + how.mu / 2 * sum(((now - then) ** 2).sum() for now, then in pairs)
+            loss = loss + options.mu / 2 * sum(((now - then) ** 2).sum() for now, then in pairs)
         loss.backward()
         optimiser.step()
     trained = {}
@@ -43,7 +43,7 @@ def train(arrays: Arrays, rows: Floats, how: Way) -> tuple[Arrays, float]:
 
 
 def reconstruct(arrays: Arrays, rows: Floats) -> Floats:
-    """Return the rows as the autoencoder gives them back."""
+    """Return the rows as the autoencoder reconstructs them."""
     with torch.no_grad():
         return np.asarray(_net(arrays)(torch.from_numpy(rows).float()).numpy(), dtype=np.float64)
 

@@ -1,4 +1,4 @@
-"""What each SuperNode does: say what it has, train, and test."""
+"""What each SuperNode does: describe its images, train, and test."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 from flwr.clientapp import ClientApp
 
 from image_classification import images
-from image_classification.models import Arrays, Way, framework_of
-from oneflower_appliance.training import clients, survey
+from image_classification.models import Arrays, TrainingOptions, framework_of
+from oneflower_appliance.training import clients
+from oneflower_appliance.training.description import answer
 
 app = ClientApp()
 
@@ -28,14 +29,14 @@ def describe(message: Message, context: Context) -> Message:
             "examples": len(train) + len(test),
         }
 
-    return survey.describe(message, look)
+    return answer(message, look)
 
 
 @app.train(mods=[clients.privacy_mod])
 def train(message: Message, context: Context) -> Message:
     """Train the global model on this node's images."""
     data, _ = _data(message, context)
-    trained, loss = framework_of(context.run_config).train(_arrays(message), data, _way(message, context))
+    trained, loss = framework_of(context.run_config).train(_arrays(message), data, _options(message, context))
     metrics = MetricRecord({"train_loss": loss, "num-examples": len(data)})
     arrays = ArrayRecord({name: Array(array) for name, array in trained.items()})
     return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
@@ -45,7 +46,7 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Test the global model on images of this node that are never trained on."""
     _, data = _data(message, context)
-    loss, accuracy = framework_of(context.run_config).evaluate(_arrays(message), data, _way(message, context))
+    loss, accuracy = framework_of(context.run_config).evaluate(_arrays(message), data, _options(message, context))
     metrics = MetricRecord({"loss": loss, "accuracy": accuracy, "num-examples": len(data)})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
@@ -58,9 +59,9 @@ def _data(message: Message, context: Context) -> tuple[images.Images, images.Ima
     return images.load(context, clients.settings_of(message)["classes"])
 
 
-def _way(message: Message, context: Context) -> Way:
+def _options(message: Message, context: Context) -> TrainingOptions:
     settings = clients.settings_of(message)
-    return Way(
+    return TrainingOptions(
         model=settings["model"],
         epochs=settings["epochs"],
         batch=int(context.run_config["batch-size"]),

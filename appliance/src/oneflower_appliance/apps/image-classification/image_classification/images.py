@@ -29,7 +29,7 @@ DIGITS_SHAPE = (8, 8, 1)
 
 @dataclass(frozen=True)
 class Images:
-    """Images that are read when they are needed, and their classes as numbers, shape (n,).
+    """Images, which are read when they are needed, and their classes as numbers, shape (n,).
 
     `batch` takes indices, shape (k,), and returns pixels from 0 to 1, shape (k, height, width, channels).
     """
@@ -86,7 +86,7 @@ def load(context: Context, classes: list[str]) -> tuple[Images, Images]:
     paths = [(path, label) for label, name in enumerate(classes) for path in _files(folder / name)]
     everything = _from_files([path for path, _ in paths], [label for _, label in paths], int(config["image-size"]))
     if len(everything) < 2:
-        raise DataError(f"The data folder {folder} has one image only.", "Give this node at least two.")
+        raise DataError(f"The data folder {folder} has only one image.", "Give this node at least two.")
     trained, held = hold_out(len(everything), _HELD_OUT, seed)
     return everything.take(trained), everything.take(held)
 

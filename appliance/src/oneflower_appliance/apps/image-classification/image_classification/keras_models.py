@@ -17,7 +17,7 @@ from image_classification.models import in_order
 
 if TYPE_CHECKING:
     from image_classification.images import Images
-    from image_classification.models import Arrays, Way
+    from image_classification.models import Arrays, TrainingOptions
 
 log = logging.getLogger("flwr")
 
@@ -60,33 +60,34 @@ def initial(shape: tuple[int, int, int], classes: int, model: str, seed: int) ->
     return _arrays(_net(shape, classes, model))
 
 
-def train(arrays: Arrays, data: Images, how: Way) -> tuple[Arrays, float]:
+def train(arrays: Arrays, data: Images, options: TrainingOptions) -> tuple[Arrays, float]:
     """Train by stochastic gradient descent with momentum."""
-    net = _loaded(arrays, data, how)
+    net = _loaded(arrays, data, options)
     start = [tf.identity(variable) for variable in net.trainable_variables]
-    optimiser = keras.optimizers.SGD(how.rate, momentum=0.9)
+    optimiser = keras.optimizers.SGD(options.rate, momentum=0.9)
 
     @tf.function(reduce_retracing=True)
     def step(pixels: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             fit = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, net(pixels, training=True)))
             pairs = zip(net.trainable_variables, start, strict=True)
-            loss = fit + how.mu / 2 * tf.add_n([tf.reduce_sum((now - then) ** 2) for now, then in pairs])
+            loss = fit + options.mu / 2 * tf.add_n([tf.reduce_sum((now - then) ** 2) for now, then in pairs])
         gradients = tape.gradient(loss, net.trainable_variables)
         optimiser.apply_gradients(zip(gradients, net.trainable_variables, strict=True))
         return fit
 
     optimiser.build(net.trainable_variables)
     losses = [
-        float(step(_tensor(data, indices), data.labels[indices])) * len(indices) for indices in how.batches(len(data))
+        float(step(_tensor(data, indices), data.labels[indices])) * len(indices)
+        for indices in options.batches(len(data))
     ]
-    last = -(-len(data) // how.batch)
+    last = -(-len(data) // options.batch)
     return _arrays(net), sum(losses[-last:]) / len(data)
 
 
-def evaluate(arrays: Arrays, data: Images, how: Way) -> tuple[float, float]:
+def evaluate(arrays: Arrays, data: Images, options: TrainingOptions) -> tuple[float, float]:
     """Return cross-entropy loss and accuracy."""
-    net = _loaded(arrays, data, how)
+    net = _loaded(arrays, data, options)
     loss, correct = 0.0, 0
     for indices in in_order(len(data), 256):
         scores, labels = net(_tensor(data, indices), training=False), data.labels[indices]
@@ -95,9 +96,9 @@ def evaluate(arrays: Arrays, data: Images, how: Way) -> tuple[float, float]:
     return loss / len(data), correct / len(data)
 
 
-def _loaded(arrays: Arrays, data: Images, how: Way) -> keras.Model:
+def _loaded(arrays: Arrays, data: Images, options: TrainingOptions) -> keras.Model:
     shape = data.batch(np.zeros(1, dtype=np.int64)).shape[1:]
-    net = _net(shape, next(reversed(arrays.values())).shape[0], how.model)
+    net = _net(shape, next(reversed(arrays.values())).shape[0], options.model)
     net.set_weights(list(arrays.values()))
     log.info("Training on the %s.", "GPU" if tf.config.list_physical_devices("GPU") else "CPU")
     return net

@@ -1,8 +1,8 @@
 """The models, one module for each framework, all with the same three functions.
 
 - initial(shape, classes, model, seed) -> the untrained model, as arrays by name
-- train(arrays, data, how) -> the trained arrays, and the loss on the last pass over the data
-- evaluate(arrays, data, how) -> loss and accuracy
+- train(arrays, data, options) -> the trained arrays, and the loss on the last pass over the data
+- evaluate(arrays, data, options) -> loss and accuracy
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _SMALL = 48
 
 
 @dataclass(frozen=True)
-class Way:
-    """How to train. `mu` is the weight of FedProx's proximal term."""
+class TrainingOptions:
+    """How a node trains in a round. `mu` is the weight of FedProx's proximal term."""
 
     model: str
     epochs: int
@@ -37,7 +37,7 @@ class Way:
     seed: int = 0
 
     def batches(self, count: int) -> Iterator[Integers]:
-        """Yield the indices of each batch of all epochs, shuffled anew in each."""
+        """Yield the indices of each batch of all epochs, reshuffled each epoch."""
         rng = np.random.default_rng(self.seed)
         for _ in range(self.epochs):
             yield from in_order(count, self.batch, rng.permutation(count))
@@ -49,8 +49,8 @@ class Framework(Protocol):
     __name__: str
 
     def initial(self, shape: tuple[int, int, int], classes: int, model: str, seed: int) -> Arrays: ...  # noqa: D102
-    def train(self, arrays: Arrays, data: Images, how: Way) -> tuple[Arrays, float]: ...  # noqa: D102
-    def evaluate(self, arrays: Arrays, data: Images, how: Way) -> tuple[float, float]: ...  # noqa: D102
+    def train(self, arrays: Arrays, data: Images, options: TrainingOptions) -> tuple[Arrays, float]: ...  # noqa: D102
+    def evaluate(self, arrays: Arrays, data: Images, options: TrainingOptions) -> tuple[float, float]: ...  # noqa: D102
 
 
 def in_order(count: int, batch: int, order: Integers | None = None) -> Iterator[Integers]:
@@ -69,5 +69,5 @@ def framework_of(run_config: Mapping[str, Any]) -> Framework:
 
 
 def model_of(run_config: Mapping[str, Any], shape: tuple[int, int, int]) -> str:
-    """Return the model's name; left to us, a small network for small images and ResNet-18 for others."""
+    """Return the model's name; if none is named, a small network for small images and ResNet-18 for others."""
     return str(run_config["model"]) or ("cnn" if shape[0] < _SMALL else "resnet18")

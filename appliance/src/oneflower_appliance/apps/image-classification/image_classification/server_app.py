@@ -6,13 +6,13 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
 from image_classification import images
-from image_classification.models import Way, framework_of, model_of
+from image_classification.models import TrainingOptions, framework_of, model_of
 from oneflower_appliance.training import survey
 from oneflower_appliance.training.strategies import make_strategy
 
 app = ServerApp()
 
-# What suits a model: passes over a node's data in a round, and the learning rate.
+# For each model: passes over a node's data in a round, and the learning rate.
 _SUITED = {"softmax": (20, 0.5), "cnn": (5, 0.05), "resnet18": (1, 0.005)}
 
 
@@ -37,7 +37,9 @@ def main(grid: Grid, context: Context) -> None:
 
     def evaluate(_round: int, arrays: ArrayRecord) -> MetricRecord:
         found = {name: array.numpy() for name, array in arrays.items()}
-        loss, accuracy = framework.evaluate(found, images.digits(int(config["seed"]))[1], Way(model, 1, 256, 0.0))
+        loss, accuracy = framework.evaluate(
+            found, images.digits(int(config["seed"]))[1], TrainingOptions(model, 1, 256, 0.0)
+        )
         return MetricRecord({"loss": loss, "accuracy": accuracy})
 
     start = framework.initial(shape, len(classes), model, int(config["seed"]))
@@ -47,6 +49,6 @@ def main(grid: Grid, context: Context) -> None:
         num_rounds=int(config["num-server-rounds"]),
         train_config=settings,
         evaluate_config=settings,
-        # The digits' test set is here, too; images of the nodes' own are tested where they are.
+        # The SuperLink has the digits' test set, too. The nodes test images of their own.
         evaluate_fn=evaluate if source == "digits" else None,
     )

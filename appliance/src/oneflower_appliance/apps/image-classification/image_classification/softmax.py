@@ -11,7 +11,7 @@ from image_classification.models import in_order
 
 if TYPE_CHECKING:
     from image_classification.images import Floats, Images
-    from image_classification.models import Arrays, Way
+    from image_classification.models import Arrays, TrainingOptions
 
 _PIECE = 1024
 
@@ -21,20 +21,20 @@ def initial(shape: tuple[int, int, int], classes: int, model: str = "", seed: in
     return {"weights": np.zeros((int(np.prod(shape)), classes)), "biases": np.zeros(classes)}
 
 
-def train(arrays: Arrays, data: Images, how: Way) -> tuple[Arrays, float]:
+def train(arrays: Arrays, data: Images, options: TrainingOptions) -> tuple[Arrays, float]:
     """Train by mini-batch gradient descent."""
     weights, biases = arrays["weights"].copy(), arrays["biases"].copy()
-    for indices in how.batches(len(data)):
+    for indices in options.batches(len(data)):
         pixels = _rows(data, indices)
         error = _probabilities(weights, biases, pixels)
         error[np.arange(len(indices)), data.labels[indices]] -= 1
-        weights -= how.rate * (pixels.T @ error / len(indices) + how.mu * (weights - arrays["weights"]))
-        biases -= how.rate * (error.mean(axis=0) + how.mu * (biases - arrays["biases"]))
+        weights -= options.rate * (pixels.T @ error / len(indices) + options.mu * (weights - arrays["weights"]))
+        biases -= options.rate * (error.mean(axis=0) + options.mu * (biases - arrays["biases"]))
     trained = {"weights": weights, "biases": biases}
-    return trained, evaluate(trained, data, how)[0]
+    return trained, evaluate(trained, data, options)[0]
 
 
-def evaluate(arrays: Arrays, data: Images, how: Way | None = None) -> tuple[float, float]:  # noqa: ARG001
+def evaluate(arrays: Arrays, data: Images, options: TrainingOptions | None = None) -> tuple[float, float]:  # noqa: ARG001
     """Return cross-entropy loss and accuracy."""
     predicted = np.concatenate([
         _probabilities(arrays["weights"], arrays["biases"], _rows(data, indices))

@@ -18,7 +18,7 @@ from oneflower_appliance.training.devices import torch_device
 
 if TYPE_CHECKING:
     from image_classification.images import Images
-    from image_classification.models import Arrays, Way
+    from image_classification.models import Arrays, TrainingOptions
 
 
 class _Block(nn.Module):
@@ -65,32 +65,32 @@ def initial(shape: tuple[int, int, int], classes: int, model: str, seed: int) ->
     return _arrays(_MODELS[model](shape[2], classes))
 
 
-def train(arrays: Arrays, data: Images, how: Way) -> tuple[Arrays, float]:
+def train(arrays: Arrays, data: Images, options: TrainingOptions) -> tuple[Arrays, float]:
     """Train by stochastic gradient descent with momentum."""
-    torch.manual_seed(how.seed)
+    torch.manual_seed(options.seed)
     device = torch_device()
-    net = _net(arrays, data, how).to(device).train()
+    net = _net(arrays, data, options).to(device).train()
     start = [parameter.detach().clone() for parameter in net.parameters()]
-    optimiser = torch.optim.SGD(net.parameters(), how.rate, momentum=0.9)
+    optimiser = torch.optim.SGD(net.parameters(), options.rate, momentum=0.9)
     losses, seen = [], 0
-    for indices in how.batches(len(data)):
+    for indices in options.batches(len(data)):
         optimiser.zero_grad()
         loss = functional.cross_entropy(net(_tensor(data, indices, device)), _labels(data, indices, device))
         losses.append(float(loss.detach()) * len(indices))
         seen += len(indices)
-        if how.mu:
+        if options.mu:
             pairs = zip(net.parameters(), start, strict=True)
-            loss = loss + how.mu / 2 * sum(((now - then) ** 2).sum() for now, then in pairs)
+            loss = loss + options.mu / 2 * sum(((now - then) ** 2).sum() for now, then in pairs)
         loss.backward()
         optimiser.step()
-    last = -(-len(data) // how.batch)
+    last = -(-len(data) // options.batch)
     return _arrays(net), sum(losses[-last:]) / len(data)
 
 
-def evaluate(arrays: Arrays, data: Images, how: Way) -> tuple[float, float]:
+def evaluate(arrays: Arrays, data: Images, options: TrainingOptions) -> tuple[float, float]:
     """Return cross-entropy loss and accuracy."""
     device = torch_device()
-    net = _net(arrays, data, how).to(device).eval()
+    net = _net(arrays, data, options).to(device).eval()
     loss, correct = 0.0, 0
     with torch.no_grad():
         for indices in in_order(len(data), 256):
@@ -100,10 +100,10 @@ def evaluate(arrays: Arrays, data: Images, how: Way) -> tuple[float, float]:
     return loss / len(data), correct / len(data)
 
 
-def _net(arrays: Arrays, data: Images, how: Way) -> nn.Module:
+def _net(arrays: Arrays, data: Images, options: TrainingOptions) -> nn.Module:
     channels = data.batch(np.zeros(1, dtype=np.int64)).shape[3]
     classes = next(reversed(arrays.values())).shape[0]
-    net = _MODELS[how.model](channels, classes)
+    net = _MODELS[options.model](channels, classes)
     net.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
     return net
 

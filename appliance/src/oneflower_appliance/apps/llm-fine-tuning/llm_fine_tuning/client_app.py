@@ -1,4 +1,4 @@
-"""What each SuperNode does: load the model that stays, train the adapter that travels."""
+"""What each SuperNode does: load the model, train the adapter and send only that."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 from flwr.clientapp import ClientApp
 
 from llm_fine_tuning import texts
-from llm_fine_tuning.lora import Adapter, Way
-from oneflower_appliance.training import clients, survey
+from llm_fine_tuning.lora import Adapter, TrainingOptions
+from oneflower_appliance.training import clients
+from oneflower_appliance.training.description import answer
 
 app = ClientApp()
 
@@ -30,7 +31,7 @@ def describe(message: Message, context: Context) -> Message:
             "_config": adapter.config,
         }
 
-    return survey.describe(message, look)
+    return answer(message, look)
 
 
 @app.train(mods=[clients.privacy_mod])
@@ -38,7 +39,7 @@ def train(message: Message, context: Context) -> Message:
     """Train the adapter on this node's examples."""
     config = context.run_config
     examples, _, _ = texts.load(context)
-    how = Way(
+    options = TrainingOptions(
         epochs=int(config["local-epochs"]),
         batch=int(config["batch-size"]),
         rate=clients.learning_rate(config, float(config["learning-rate"])),
@@ -47,7 +48,7 @@ def train(message: Message, context: Context) -> Message:
     )
     most = int(config["max-examples"]) or len(examples)
     adapter = _adapter(message, context)
-    loss = adapter.train(examples[:most], how)
+    loss = adapter.train(examples[:most], options)
     arrays = ArrayRecord({name: Array(array) for name, array in adapter.arrays.items()})
     metrics = MetricRecord({"train_loss": loss, "num-examples": min(most, len(examples))})
     return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)

@@ -32,8 +32,8 @@ _IGNORED = -100  # labels that do not count, for transformers
 
 
 @dataclass(frozen=True)
-class Way:
-    """How to train. `mu` is the weight of FedProx's proximal term."""
+class TrainingOptions:
+    """How a node trains in a round. `mu` is the weight of FedProx's proximal term."""
 
     epochs: int
     batch: int
@@ -83,30 +83,30 @@ class Adapter:
 
     @property
     def config(self) -> str:
-        """The adapter's configuration as PEFT keeps it beside the arrays, JSON."""
+        """The adapter's configuration as JSON, as PEFT saves it with the arrays."""
         found = self._model.peft_config["default"].to_dict()
         found["base_model_name_or_path"] = self._name
         found["inference_mode"] = True
         return json.dumps(found, default=_plain, sort_keys=True)
 
-    def train(self, examples: Sequence[Example], how: Way) -> float:
+    def train(self, examples: Sequence[Example], options: TrainingOptions) -> float:
         """Train on the answers and return the mean loss of the last pass."""
-        torch.manual_seed(how.seed)
+        torch.manual_seed(options.seed)
         self._model.train()
         trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
         start = [parameter.detach().clone() for parameter in trained]
-        optimiser = torch.optim.AdamW(trained, how.rate, weight_decay=0.0)
-        rng = np.random.default_rng(how.seed)
+        optimiser = torch.optim.AdamW(trained, options.rate, weight_decay=0.0)
+        rng = np.random.default_rng(options.seed)
         loss = 0.0
-        for _ in range(how.epochs):
+        for _ in range(options.epochs):
             losses = []
-            for batch in self._batches([examples[index] for index in rng.permutation(len(examples))], how.batch):
+            for batch in self._batches([examples[index] for index in rng.permutation(len(examples))], options.batch):
                 optimiser.zero_grad()
                 found = self._model(**batch).loss
                 losses.append(float(found.detach()))
-                if how.mu:
+                if options.mu:
                     pairs = zip(trained, start, strict=True)
-                    found = found + how.mu / 2 * sum(((now - then) ** 2).sum() for now, then in pairs)
+                    found = found + options.mu / 2 * sum(((now - then) ** 2).sum() for now, then in pairs)
                 found.backward()
                 torch.nn.utils.clip_grad_norm_(trained, 1.0)
                 optimiser.step()
@@ -139,7 +139,7 @@ class Adapter:
             yield {name: tensor.to(self._device) for name, tensor in named.items()}
 
     def _encode(self, example: Example) -> tuple[list[int], int] | None:
-        """Return the tokens of an example and how many of them are the question; None when nothing is to be learnt."""
+        """Return the tokens of an example and how many of them are the question; None if it has nothing to learn."""
         asked = self._tokenizer(example.question)["input_ids"] if example.question else []
         answer = self._tokenizer(example.answer, add_special_tokens=not asked)["input_ids"]
         end = [self._tokenizer.eos_token_id] if self._tokenizer.eos_token_id is not None else []

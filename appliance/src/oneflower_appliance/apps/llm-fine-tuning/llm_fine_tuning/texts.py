@@ -29,14 +29,14 @@ _LAYOUTS = (
 
 @dataclass(frozen=True)
 class Example:
-    """What the model is asked, and what it is to answer. Only the answer is learnt."""
+    """What the model is asked, and what it should answer. It learns only the answer."""
 
     question: str
     answer: str
 
 
 def load(context: Context) -> tuple[list[Example], list[Example], str]:
-    """Return the examples to train on, those to test on, and where they come from. Raises `DataError`."""
+    """Return the examples to train on, those to test on, and their source. Raises `DataError`."""
     config, folder = context.run_config, data_folder(context)
     if folder is None:
         number, count = partition_of(context)
@@ -63,7 +63,9 @@ def _read(path: Path) -> Iterator[Example]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}.", "Fix or remove that file.") from error
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {number}, is no JSON: {error.msg}.", "Write one JSON object a line.") from error
+        raise DataError(
+            f"{path}, line {number}, is not valid JSON: {error.msg}.", "Write one JSON object per line."
+        ) from error
 
 
 def _example(entry: Any, where: str) -> Example:
@@ -72,7 +74,7 @@ def _example(entry: Any, where: str) -> Example:
             if isinstance(entry.get(answer), str) and all(isinstance(entry.get(key), str) for key in asked[:1]):
                 return Example(_question(entry, asked), entry[answer])
     layouts = "; ".join(", ".join([*asked[:1], answer]) for asked, answer in _LAYOUTS)
-    raise DataError(f"{where}: there is no example in it.", f"Give each line the keys of one of these: {layouts}.")
+    raise DataError(f"{where}: it has no example.", f"Give each line the keys of one of these: {layouts}.")
 
 
 def _question(entry: Mapping[str, str], keys: tuple[str, ...]) -> str:
