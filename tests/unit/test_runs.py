@@ -405,6 +405,20 @@ def test_an_interrupt_stops_the_run_or_says_that_it_may_go_on(link):
     assert said[-1] == "Note: run 5 may go on: Run 5 cannot be stopped: no such app."
 
 
+def test_an_interrupt_while_the_id_of_the_run_is_told_stops_it_too(link):
+    said = []
+
+    def doing(text):
+        said.append(text)
+        if text == "run 5":
+            raise KeyboardInterrupt
+
+    link.posted = lambda path: b"{}"
+    with pytest.raises(KeyboardInterrupt):
+        training._to_its_end(link.door, "5", "app", Path(), runs.Observer(print, print, doing))
+    assert said == ["run 5", "stopping run 5", "Note: run 5 is stopped."]
+
+
 def test_whoever_keeps_the_superlink_is_started_again_when_it_does_not_answer():
     revived = []
     door = runs.SuperLinkDoor("127.0.0.1:9", "", Path("flwr"), lambda: revived.append(True))

@@ -78,8 +78,8 @@ def resume(
 def _to_its_end(
     door: runs.SuperLinkDoor, run_id: str, app: str, save: Path, observer: runs.Observer
 ) -> results.RunResult:
-    observer.doing(f"run {run_id}")
     try:
+        observer.doing(f"run {run_id}")
         run_id = runs.follow(door, run_id, observer)
     except KeyboardInterrupt:
         _stop(door, run_id, observer)
