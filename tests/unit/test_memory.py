@@ -325,6 +325,15 @@ def test_a_copy_of_the_memory_does_not_change_with_the_strategy():
     assert not kept.same(watched.look())
 
 
+def test_an_array_with_nan_is_the_same_as_long_as_it_does_not_change():
+    array = np.array([1.0, np.nan])
+    before = Packer().pack("name", array).copy
+    assert Packer().pack("name", array).same(before)
+    array[0] = 2
+    assert not Packer().pack("name", array).same(before)
+    assert not Packer().pack("name", array.astype(np.float32)).same(Packer().pack("name", array))
+
+
 SHARED = [1.0]
 
 
