@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import threading
 import time
 
@@ -290,6 +291,24 @@ def test_what_can_never_finish_is_named_and_not_waited_for(world, change, cause)
         assert caught.value.code is ExitCode.DEPLOY_FAILED
         assert time.monotonic() - started < PATIENCE
         assert world.state(made) in (1, 11), "OneFlow itself would wait for ever"
+        assert any(cause in found for found in made.status().causes), "`show` says so, too"
+
+
+def test_a_template_that_is_forbidden_is_named_and_not_waited_for(world, monkeypatch):
+    """OneFlow may not use it, either: it behaves as with one that is missing."""
+    existing = world.cloud.core.vm_template
+
+    def forbidden(number):
+        if number == 987654:
+            raise RefusedError(401, "Not authorized to perform USE TEMPLATE [987654]", "OpenNebula")
+        return existing(number)
+
+    monkeypatch.setattr(world.cloud.core, "vm_template", forbidden)
+    with world.template_with(broken_template(NODES)), world.federation("forbidden") as made:
+        cause = "VM template 987654 of role supernode may not be used: Not authorized to perform USE TEMPLATE [987654]"
+        with pytest.raises(OneflowerError, match=re.escape(cause)) as caught:
+            made.wait_ready(PATIENCE)
+        assert caught.value.code is ExitCode.DEPLOY_FAILED
         assert any(cause in found for found in made.status().causes), "`show` says so, too"
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from datetime import date
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from oneflower.cli import federations, screen
 from oneflower.cloud.status import read_status
 
 TODAY = date(2027, 1, 1)
@@ -22,7 +27,7 @@ class Vm:
 
 def status(nodes, settings=None, **link):
     """Return the status of a SuperLink, VM 1, and `nodes`, the attributes of SuperNodes from VM 2 on."""
-    vms = {1: Vm(1, FL_CONTROL_ENDPOINT="127.0.0.1:8000", **link)} | {
+    vms = {1: Vm(1, **{"FL_CONTROL_ENDPOINT": "127.0.0.1:8000", **link})} | {
         number: Vm(number, **values) for number, values in enumerate(nodes, 2)
     }
     roles = [("superlink", [1]), ("supernode", [number for number in vms if number > 1])]
@@ -80,3 +85,74 @@ def test_certificates_that_end_soon_are_told():
     assert told.startswith("The SuperLink's certificates end in 9 days, on 2027-01-10")
     for nothing in ("-", "soon", ""):
         assert status([{}], FL_CERT_EXPIRES=nothing).remarks == ()
+
+
+_ATTRIBUTES = (
+    "READY", "ERROR", "SCHED_MESSAGE", "FL_ENDPOINT", "FL_CONTROL_ENDPOINT", "FL_VERSION", "FL_CA_CERT", "FL_SSH_HOST_KEYS",
+    "FL_ERROR", "FL_PARTITION_ID", "FL_NUM_PARTITIONS", "FL_NODE_ID", "FL_OWN_DATA", "FL_REFUSED", "FL_RUN_ID", "FL_RUN_APP",
+    "FL_RUN_STATUS", "FL_RUN_ERROR", "FL_RUN_ROWS", "FL_RUN_FAULT", "FL_CERT_EXPIRES",
+)  # fmt: skip
+_FAULT = st.fixed_dictionaries(
+    {name: st.one_of(st.text(), st.floats(), st.integers(), st.lists(st.none())) for name in ("round", "node", "phase", "kind")}
+    | {"reason": st.text()}
+)  # fmt: skip
+_VALUE = st.one_of(
+    st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=60),
+    st.sampled_from(("YES", "NO", "0", "1", "-1", "2", "\u0665", "9" * 5000, "1e400", "nan", "inf", "NaN", "[" * 3000)),
+    st.from_regex(r"([0-9]{1,3}|nan|inf|-)(:([0-9]{1,3}|nan|inf|-)){8}(;.{0,9})?", fullmatch=True),
+    st.from_regex(r"[0-9]{1,3}:[0-9a-f]{2}:(spent|taken|held)", fullmatch=True),
+    st.from_regex(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", fullmatch=True),
+    st.binary(max_size=40).map(lambda some: base64.b64encode(some).decode()),
+    st.sampled_from(("[" * 100_000, '{"round": 1e999}', "[]", "1")).map(lambda some: base64.b64encode(some.encode()).decode()),
+    _FAULT.map(lambda said: base64.b64encode(json.dumps(said).encode()).decode()),
+)  # fmt: skip
+_PUBLISHED = st.dictionaries(st.sampled_from(_ATTRIBUTES), _VALUE)
+
+
+@given(_PUBLISHED, st.lists(_PUBLISHED, max_size=3))
+def test_nothing_that_a_vm_publishes_keeps_a_federation_from_being_shown(link, nodes):
+    found = status(nodes, **{"FL_RUN_ID": "5", **link})
+
+    class Found:
+        """A federation of that status."""
+
+        @staticmethod
+        def status():
+            return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        said = []
+        patch.setattr(federations, "_find", lambda _name: Found)
+        patch.setattr(screen, "show", said.append)
+        federations.show("lab", screen.Output.TEXT)
+        federations.show("lab", screen.Output.JSON)
+        table = screen.RunTable()
+        patch.setattr(screen, "say", said.append)
+        patch.setattr(screen, "warn", said.append)
+        for row in found.training.latest if found.training else ():
+            table.add(row)
+            table.waiting()
+        table.curve()
+    assert said[0].startswith("lab (service 1): RUNNING")
+    assert len([text for text in said if "vm_1" in text]) >= 2, "in the table and in JSON"
+    as_json = next(text for text in said if text.startswith("{"))
+    json.loads(as_json, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [
+        ("FL_NUM_PARTITIONS", "many"),
+        ("FL_PARTITION_ID", "9" * 5000),
+        ("FL_ERROR", "\u00e9"),
+        ("FL_RUN_ROWS", "1:2:nan:2:0:2:nan:nan:-"),
+        ("FL_RUN_FAULT", base64.b64encode(b'{"round": 1e999}').decode()),
+        ("FL_RUN_FAULT", base64.b64encode(b"[" * 100_000).decode()),
+        ("FL_REFUSED", "9" * 5000 + ":ab:taken"),
+    ],
+)
+def test_garbage_counts_as_not_published(attribute, value):
+    found = status(
+        [{"FL_PARTITION_ID": "0", "FL_NUM_PARTITIONS": "2", attribute: value}], FL_RUN_ID="5", **{attribute: value}
+    )
+    assert (found.name, found.share in {"", "Only partition 0 of 2 takes part: 50% of the data."}) == ("lab", True)

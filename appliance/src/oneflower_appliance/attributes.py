@@ -7,7 +7,7 @@ OneGate forgets nothing and cannot store an empty value. So what is not there (a
 from __future__ import annotations
 
 import base64
-import binascii
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 NOTHING = "-"  # which is not base64, either
+_DIGITS = re.compile(r"[0-9]{1,20}")
 
 
 class Publisher(StrEnum):
@@ -31,6 +32,7 @@ class Coding(StrEnum):
 
     PLAIN = "plain"
     FLAG = "YES or NO"
+    DIGITS = "digits"
     BASE64 = "base64"
     PACKED = "packed"
 
@@ -59,11 +61,13 @@ class Attribute:
         value = published.get(self.name, NOTHING)
         if value == NOTHING:
             return ""
+        if self.coding is Coding.DIGITS:
+            return value if _DIGITS.fullmatch(value) else ""
         if self.coding is not Coding.BASE64:
             return value
         try:
             return base64.b64decode(value, validate=True).decode(errors="replace")
-        except binascii.Error:
+        except ValueError:  # not base64, or not even ASCII
             return ""
 
     def is_set(self, published: Mapping[str, str]) -> bool:
@@ -109,9 +113,9 @@ RUN_ACCURACY = Attribute("FL_RUN_ACCURACY", _LINK, Coding.PLAIN, "The accuracy o
 PUBLIC_KEY = Attribute(
     "FL_PUBLIC_KEY", _NODE, Coding.BASE64, "The public key by which its SuperLink is to know it, in PEM"
 )
-NODE_ID = Attribute("FL_NODE_ID", _NODE, Coding.PLAIN, "Flower's id of the node")
-PARTITION_ID = Attribute("FL_PARTITION_ID", _NODE, Coding.PLAIN, "The partition that the node took")
-NUM_PARTITIONS = Attribute("FL_NUM_PARTITIONS", _NODE, Coding.PLAIN, "Of how many")
+NODE_ID = Attribute("FL_NODE_ID", _NODE, Coding.DIGITS, "Flower's id of the node")
+PARTITION_ID = Attribute("FL_PARTITION_ID", _NODE, Coding.DIGITS, "The partition that the node took")
+NUM_PARTITIONS = Attribute("FL_NUM_PARTITIONS", _NODE, Coding.DIGITS, "Of how many")
 OWN_DATA = Attribute("FL_OWN_DATA", _NODE, Coding.FLAG, "The node has data of its own")
 USE_CASE = Attribute("FL_USE_CASE", _NODE, Coding.PLAIN, "The variable of the same name, for the SuperLink")
 FRAMEWORK = Attribute("ML_FRAMEWORK", _NODE, Coding.PLAIN, "The variable of the same name, for the SuperLink")

@@ -55,5 +55,5 @@ class Refusals:
     @classmethod
     def recall(cls, text: str) -> Refusals:
         """Read what `str` wrote; what cannot be read is left out."""
-        found = re.findall(rf"(?:^| )(\d+):([0-9a-f]*):({'|'.join(Reason)})(?= |$)", text)
+        found = re.findall(rf"(?:^| )([0-9]{{1,20}}):([0-9a-f]*):({'|'.join(Reason)})(?= |$)", text)
         return cls({int(vm): (key, Reason(reason)) for vm, key, reason in found})

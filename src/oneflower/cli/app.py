@@ -10,6 +10,7 @@ from oneflower.cli import federations, machine, registration, templates, trainin
 from oneflower.cli.session import CloudName, Session
 
 app = typer.Typer(
+    suggest_commands=False,  # click does it
     name="oneflower",
     help="Federated learning with Flower: the same federation on OpenNebula and on this machine.",
     epilog="Start with `oneflower demo`. Exit codes: docs/exit-codes.md.",

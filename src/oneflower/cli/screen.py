@@ -7,6 +7,7 @@ lines anywhere else.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import statistics
@@ -88,6 +89,8 @@ def _plain(value: Any) -> Any:
         value = asdict(value)
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items() if key not in ("ca", "host_keys", "pinned")}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no word for it
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
@@ -315,7 +318,7 @@ class RunTable:
 
     def curve(self) -> str:
         """Return the accuracy of the rounds as a line of bars, empty when there is none."""
-        points = [row.accuracy for row in self._rows if row.accuracy is not None]
+        points = [row.accuracy for row in self._rows if row.accuracy is not None and math.isfinite(row.accuracy)]
         if not points:
             return ""
         bars = "▁▂▃▄▅▆▇█"

@@ -288,7 +288,7 @@ def _training(link: Mapping[str, str], names: Mapping[str, str]) -> RunProgress 
     with suppress(KeyError, ValueError):
         latest = unpack(attributes.RUN_ROWS.read(link))
     fault, fault_round = None, 0
-    with suppress(KeyError, TypeError, ValueError):
+    with suppress(KeyError, TypeError, ValueError, OverflowError, RecursionError):
         said = json.loads(attributes.RUN_FAULT.read(link))
         fault_round, fault = int(said["round"]), Fault.parse(said)
         fault = replace(fault, name=names.get(fault.node, ""))
