@@ -12,8 +12,9 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 from flwr.supercore.task_identity import TaskIdentity
 
 from oneflower_appliance.runs import RunRow, shortcoming
-from oneflower_appliance.training import supervisor
+from oneflower_appliance.training import supervised_run, supervisor
 from oneflower_appliance.training.abandoned import Abandoned
+from oneflower_appliance.training.strategies import make_strategy
 
 
 class Grid:
@@ -176,6 +177,43 @@ def test_a_round_ends_when_the_form_says_so_unless_the_app_says_otherwise(record
     start(grid, num_rounds=1)
     start(grid, num_rounds=1, timeout=5.0)
     assert given == [77.0, 77.0, 5.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("form", "config", "said"),
+    [
+        ({}, {}, ""),
+        ({"FL_NUM_ROUNDS": "3"}, {}, ""),
+        ({"FL_NUM_ROUNDS": "10"}, {}, "Of the form, FL_NUM_ROUNDS=10 does not count in this run"),
+        ({"FL_STRATEGY": "FedAdam", "FL_MODEL": "cnn"}, {}, "Of the form, FL_STRATEGY=FedAdam, FL_MODEL=cnn do not"),
+        ({"FL_NUM_ROUNDS": "10", "FL_MODEL": "cnn"}, {"num-server-rounds": 1, "model": "cnn"}, ""),
+        ({"FL_ROUND_TIMEOUT": "77"}, {}, ""),
+    ],
+)
+def test_what_of_the_form_does_not_count_is_said_when_a_run_begins(record, monkeypatch, form, config, said):
+    monkeypatch.setenv("ONEFLOWER_FORM", json.dumps(form))
+    lines = []
+    monkeypatch.setattr(supervised_run.log, "warning", lambda text, *values: lines.append(text % values))
+    grid = Grid()
+    grid.run.override_config = config
+    start(grid, num_rounds=1 if config else 3)
+    assert len([line for line in lines if "Of the form" in line]) == bool(said)
+    assert said in "".join(lines)
+
+
+def test_a_strategy_that_was_made_by_the_form_counts_it(record, monkeypatch):
+    form = {"FL_STRATEGY": "FedProx", "FL_PROXIMAL_MU": "0.5", "FL_MODEL": "cnn"}
+    monkeypatch.setenv("ONEFLOWER_FORM", json.dumps(form))
+    lines = []
+    monkeypatch.setattr(supervised_run.log, "warning", lambda text, *values: lines.append(text % values))
+    for config, said in (
+        ({}, "FL_MODEL=cnn does not"),
+        ({"proximal-mu": 0.1}, "FL_PROXIMAL_MU=0.5, FL_MODEL=cnn do not"),
+    ):
+        lines.clear()
+        made = make_strategy(config)
+        made.start(Grid(), ArrayRecord({"weights": _array()}), num_rounds=1)
+        assert said in "".join(lines).replace("FL_MODEL=cnn, FL_PROXIMAL_MU=0.5", "FL_PROXIMAL_MU=0.5, FL_MODEL=cnn")
 
 
 def test_a_node_that_joins_later_takes_part_from_the_next_round(record):

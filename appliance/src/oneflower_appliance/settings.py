@@ -12,7 +12,7 @@ from oneflower_appliance.parameters import PARAMETERS, Level, of_level
 from oneflower_appliance.use_cases import NO_USE_CASE, USE_CASES, frameworks_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Container, Iterable
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,42 @@ def resolve(given: Mapping[str, str], levels: Iterable[Level] = tuple(Level), bo
     if problems:
         raise InvalidParametersError(problems)
     return settings
+
+
+def run_config_keys(names: Iterable[str], has: Container[str] | None = None) -> dict[str, str]:
+    """Return, of variables, those that have a key in a run config, with that key. `has` are the keys that an app has.
+
+    This is the one mapping between a form and a run config, and this the one rule for what of the form counts in a run:
+
+    - A pre-built app has all these keys, and follows the form: `oneflower run` and the run that FL_USE_CASE starts give
+      the form's values as run config. What `--config` says counts before it.
+    - An app of the user's own follows its own configuration, however it is started (`oneflower run`, `flwr run`). It is
+      given nothing of the form. If it makes its strategy by `make_strategy`, a key of the strategy that is not in
+      its configuration is taken from the form.
+    - Variables without a key count in every run: FL_ROUND_TIMEOUT and FL_CHECKPOINT_*, for instance.
+
+    Which variables of the form were set and do not count is said in one line when a run begins (`uncounted`).
+    """
+    keys = {name: PARAMETERS[name].key for name in names if name in PARAMETERS and PARAMETERS[name].key}
+    return keys if has is None else {name: key for name, key in keys.items() if key in has}
+
+
+def uncounted(form: Settings, used: Mapping[str, str]) -> str:
+    """Return in one line which variables of a form were set and do not count in a run, empty where all do.
+
+    `used` are the values that count in the run, by variable.
+    """
+    ignored_here = [
+        f"{name}={form[name]}"
+        for name in run_config_keys(form)
+        if form[name].strip() != PARAMETERS[name].default and used.get(name) != form[name]
+    ]
+    if not ignored_here:
+        return ""
+    return (
+        f"Of the form, {', '.join(ignored_here)} {'does' if len(ignored_here) == 1 else 'do'} not count in this run: "
+        "the app's own configuration does (docs/strategies.md)."
+    )
 
 
 def _unknown(name: str) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from oneflower.cloud.runconfig import typed
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.parameters import PARAMETERS
+from oneflower_appliance.settings import run_config_keys
 from oneflower_appliance.use_cases import USE_CASES
 
 if TYPE_CHECKING:
@@ -35,13 +36,12 @@ class App:
     def run_config(self, form: Mapping[str, str], rounds: int | None, given: Mapping[str, str]) -> dict[str, Value]:
         """Return what overrides the app's own configuration, each value of the type that the app's own has.
 
-        A pre-built app follows the form of its federation; anybody's app is changed only where asked.
+        What of the form counts is written at `run_config_keys`.
         Raises `OneflowerError` for a key that the app does not have, and for a value that is not of its type.
         """
         values: dict[str, str] = {}
         if self.prebuilt:
-            keys = {name: parameter.key for name, parameter in PARAMETERS.items() if parameter.key in self.config}
-            values = {keys[name]: value for name, value in form.items() if name in keys}
+            values = {key: form[name] for name, key in run_config_keys(form, self.config).items()}
         if rounds is not None:
             values[_ROUNDS] = str(rounds)
         values |= given

@@ -15,8 +15,9 @@ from oneflower_appliance import attributes
 from oneflower_appliance.attributes import NOTHING
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
-from oneflower_appliance.parameters import PARAMETERS, Level
+from oneflower_appliance.parameters import PARAMETERS
 from oneflower_appliance.runs import RunRow, pack, shortcoming
+from oneflower_appliance.settings import run_config_keys
 from oneflower_appliance.training.origin import Origin
 from oneflower_appliance.use_cases import NO_USE_CASE
 
@@ -145,9 +146,7 @@ class RunKeeper:
             return False
         use_case, framework = self._wanted
         config = {
-            parameter.key: parameter.parse(self._settings[name])
-            for name, parameter in PARAMETERS.items()
-            if parameter.key and parameter.level is Level.SUPERLINK
+            key: PARAMETERS[name].parse(self._settings[name]) for name, key in run_config_keys(self._settings).items()
         }
         try:
             number = self._door.start(use_case, config | {PARAMETERS["ML_FRAMEWORK"].key: framework})

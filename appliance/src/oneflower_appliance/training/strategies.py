@@ -6,7 +6,8 @@ Two lines in anybody's ServerApp:
     strategy = make_strategy(context.run_config)
 
 A value is taken from the run config (under the keys of docs/strategies.md), otherwise from the form with which the
-federation was deployed, otherwise from the defaults.
+federation was deployed, otherwise from the defaults. The rule for all variables is
+in `settings.run_config_keys`.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import json
 import logging
 import os
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from flwr.serverapp import strategy as flower
 
 from oneflower_appliance.orders import FORM_VARIABLE
-from oneflower_appliance.parameters import PARAMETERS, Level
-from oneflower_appliance.settings import Settings, ignored, resolve
+from oneflower_appliance.parameters import PARAMETERS, Level, of_level
+from oneflower_appliance.settings import Settings, ignored, resolve, run_config_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,16 +50,22 @@ _OWN: dict[str, dict[str, str]] = {
     "Bulyan": {"num_malicious_nodes": "FL_NUM_MALICIOUS"},
     "QFedAvg": {"client_learning_rate": "FL_CLIENT_LR", "q": "FL_FAIRNESS_Q"},
 }
+_NOT_OF_STRATEGIES = ("FL_NUM_ROUNDS", "FL_MODEL")
+_MADE: WeakKeyDictionary[Strategy, Mapping[str, str]] = WeakKeyDictionary()
 _JUST_ENOUGH = 1e-9
 
 
 def read_form(run_config: Mapping[str, Any]) -> Settings:
     """Return the SuperLink's variables as they apply to a run. Raises `OneflowerError` naming all that are wrong."""
     values: dict[str, str] = json.loads(os.environ.get(FORM_VARIABLE, "{}"))
-    for name, parameter in PARAMETERS.items():
-        if parameter.level is Level.SUPERLINK and parameter.key in run_config:
-            values[name] = str(run_config[parameter.key])
+    names = (parameter.name for parameter in of_level(Level.SUPERLINK))
+    values |= {name: str(run_config[key]) for name, key in run_config_keys(names, run_config).items()}
     return resolve(values, (Level.SUPERLINK,))
+
+
+def variables_of(strategy: Strategy) -> Mapping[str, str]:
+    """Return the variables by which `make_strategy` made a strategy, with their values; none where it did not."""
+    return _MADE.get(strategy, {})
 
 
 def make_strategy(run_config: Mapping[str, Any], **more: Any) -> Strategy:
@@ -75,8 +83,9 @@ def make_strategy(run_config: Mapping[str, Any], **more: Any) -> Strategy:
     if form.text("FL_PRIVACY") == "dp-central":
         # The noise is made for a number of nodes, so in each round exactly that many are sampled.
         arguments["fraction_train"] = _JUST_ENOUGH
-    made: Strategy = getattr(flower, name)(**arguments | more)
-    return _with_privacy(made, form)
+    made = _with_privacy(getattr(flower, name)(**arguments | more), form)
+    _MADE[made] = {variable: raw for variable, raw in form.items() if variable not in _NOT_OF_STRATEGIES}
+    return made
 
 
 class _AdaptiveClipping(flower.DifferentialPrivacyServerSideAdaptiveClipping):

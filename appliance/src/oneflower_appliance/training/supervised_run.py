@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flwr.app import Array, ArrayRecord
 
+from oneflower_appliance.settings import run_config_keys, uncounted
 from oneflower_appliance.training.abandoned import Abandoned
 from oneflower_appliance.training.asked import Asked
 from oneflower_appliance.training.beginning import EVALUATE_AGAIN, Beginning
@@ -20,7 +21,7 @@ from oneflower_appliance.training.guard import sift
 from oneflower_appliance.training.memory import Memory, Watched
 from oneflower_appliance.training.origin import Origin
 from oneflower_appliance.training.recorder import RunRecord
-from oneflower_appliance.training.strategies import read_form
+from oneflower_appliance.training.strategies import read_form, variables_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -55,6 +56,8 @@ class SupervisedRun:
     def start(self, original: Callable[..., Any], given: dict[str, Any], *, timed: bool) -> Any:
         """Call Flower's `Strategy.start` with what it was given, or with what is left to do of it."""
         self._rounds = given["num_rounds"]
+        if line := uncounted(self._form, self._used()):
+            log.warning("%s", line)
         self._beginning = Beginning.of(self._folder, self._checkpoints)
         self._beginning.check(given["initial_arrays"], self._name, self._rounds)
         if found := self._beginning.checkpoint:
@@ -76,6 +79,11 @@ class SupervisedRun:
         finally:
             self._checkpoints.wait()
         return self._finish(result, given["initial_arrays"])
+
+    def _used(self) -> dict[str, str]:
+        """Return the variables that count in this run, with their values. What was given for it needs no line."""
+        given = {name: self._form[name] for name in run_config_keys(self._form, self._config)}
+        return {**variables_of(self._strategy), "FL_NUM_ROUNDS": str(self._rounds), **given}
 
     def _finish(self, result: Any, initial: ArrayRecord) -> Any:
         result.arrays = result.arrays or initial
