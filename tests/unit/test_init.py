@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -27,17 +28,42 @@ def start(tmp_path):
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", init.__file__, sys.executable, str(agent), str(tmp_path), "{init}"],
             env=environment,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             start_new_session=True,
         )
         started.append(process)
-        return process
+        return process, Console(process)
 
     yield begin
     for process in started:
         process.kill()
         process.wait()
+        process.stderr.close()
     processes.sweep(tmp_path)
+
+
+class Console:
+    """What a machine writes, line by line."""
+
+    def __init__(self, process):
+        self._stream = process.stderr.fileno()
+        self._rest = b""
+
+    def line(self, word, limit=8.0):
+        """Wait for a line with a word in it, and return what follows the word."""
+        deadline = time.monotonic() + limit
+        while True:
+            line, end, rest = self._rest.partition(b"\n")
+            if not end:
+                ready, _, _ = select.select([self._stream], [], [], max(0.0, deadline - time.monotonic()))
+                assert ready, f"there was no line with {word!r}"
+                more = os.read(self._stream, 4096)
+                assert more, f"it ended without a line with {word!r}"
+                self._rest += more
+                continue
+            self._rest = rest
+            if word in line.decode():
+                return line.decode().partition(word)[2].strip()
 
 
 def until(condition, limit=8.0):
@@ -48,64 +74,69 @@ def until(condition, limit=8.0):
     return result
 
 
-def lines(path: Path):
-    return path.read_text().split() if path.exists() else []
+def wait_for_end(descriptor, limit=8.0):
+    """Wait until a process, by its pidfd, has ended."""
+    ended, _, _ = select.select([descriptor], [], [], limit)
+    os.close(descriptor)
+    assert ended, "it did not end"
 
 
 def alive(pid):
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-NOTE = "open(here + '/pids', 'a').write(f'{os.getpid()} ')\n"
+NOTE = "print('agent', os.getpid(), file=sys.stderr, flush=True)\n"
 SLEEP = "time.sleep(60)\n"
 
 
-def test_an_agent_that_dies_is_started_again(start, tmp_path):
-    start(NOTE + SLEEP)
-    [first] = until(lambda: lines(tmp_path / "pids"))
-    os.kill(int(first), signal.SIGKILL)
-    assert len(until(lambda: len(lines(tmp_path / "pids")) == 2 and lines(tmp_path / "pids"))) == 2
+def test_an_agent_that_dies_is_started_again(start):
+    _, console = start(NOTE + SLEEP)
+    first = int(console.line("agent"))
+    os.kill(first, signal.SIGKILL)
+    assert console.line("the agent ended with status") == "-9; starting it again in 2 s"
+    assert int(console.line("agent")) != first
 
 
-def test_an_agent_that_refused_its_settings_is_not_started_again(start, tmp_path):
-    process = start(NOTE + "sys.exit(78)\n")
-    until(lambda: lines(tmp_path / "pids"))
-    time.sleep(1.5)
-    assert len(lines(tmp_path / "pids")) == 1
+def test_an_agent_that_refused_its_settings_is_not_started_again(start):
+    process, console = start(NOTE + "sys.exit(78)\n")
+    console.line("agent")
+    console.line("the agent refused its settings; waiting to be shut down")
+    with pytest.raises(AssertionError, match="no line"):
+        console.line("agent", limit=1.5)
     assert process.poll() is None, "the machine stays up, as a VM whose unit failed"
     process.send_signal(signal.SIGTERM)
     assert process.wait(5) == 0
 
 
 def test_sigterm_reaches_the_agent_and_is_waited_for(start, tmp_path):
-    process = start(
+    process, console = start(
         "def stop(*_):\n    time.sleep(0.3)\n    open(here + '/clean', 'w').close()\n    sys.exit(0)\n"
         "signal.signal(signal.SIGTERM, stop)\n" + NOTE + SLEEP
     )
-    until(lambda: lines(tmp_path / "pids"))
+    console.line("agent")
     process.send_signal(signal.SIGTERM)
     assert process.wait(5) == 0
     assert (tmp_path / "clean").exists()
 
 
-def test_what_an_agent_leaves_behind_is_ended_also_when_it_hides_in_its_own_session(start, tmp_path):
+def test_what_an_agent_leaves_behind_is_ended_also_when_it_hides_in_its_own_session(start):
     child = "subprocess.Popen([sys.executable, '-c', 'import signal,time; signal.signal(15, signal.SIG_IGN); time.sleep(60)'], start_new_session=True)"
-    process = start(f"p = {child}\nopen(here + '/child', 'w').write(str(p.pid))\n" + NOTE + SLEEP)
-    until(lambda: lines(tmp_path / "pids"))
-    orphan = int(until(lambda: lines(tmp_path / "child"))[0])
+    process, console = start(f"p = {child}\nprint('child', p.pid, file=sys.stderr, flush=True)\n" + SLEEP)
+    orphan = int(console.line("child"))
     process.send_signal(signal.SIGTERM)
     process.wait(8)
     assert not alive(orphan)
 
 
 def test_a_sweep_ends_a_machine_whose_init_was_killed(start, tmp_path):
-    process = start(NOTE + SLEEP)
-    [agent] = until(lambda: lines(tmp_path / "pids"))
+    process, console = start(NOTE + SLEEP)
+    agent = int(console.line("agent"))
     process.kill()
     process.wait()
-    assert alive(int(agent))
+    assert alive(agent)
+    descriptor = os.pidfd_open(agent)
     processes.sweep(tmp_path)
-    until(lambda: not alive(int(agent)))
+    wait_for_end(descriptor)
 
 
 def test_a_console_that_grows_too_long_is_moved_aside_and_written_on(tmp_path):

@@ -1,4 +1,4 @@
-"""The clocks of the local cloud: states change at once, as fast as in a real cloud, or only when a test says so."""
+"""The clocks of the local cloud. States change at once, as fast as in a real cloud, or only when somebody says so."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ class SteppedClock:
         return self._now
 
     def later(self, seconds: float, callback: Callable[[], None]) -> None:
-        """Call `callback` once the time has been moved on by so many seconds."""
+        """Call `callback` when the time has been moved forward by so many seconds."""
         heapq.heappush(self._due, (self._now + seconds, next(self._order), callback))
 
     def advance(self, seconds: float) -> None:
-        """Move the time on and call, in order, every callback that is due."""
+        """Move the time forward and call every callback that is due, in order."""
         until = self._now + seconds
         while self._due and self._due[0][0] <= until:
             self._now, _, callback = heapq.heappop(self._due)

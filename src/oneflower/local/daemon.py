@@ -27,7 +27,7 @@ _PULSE = 0.02
 
 @dataclass(frozen=True)
 class Daemon:
-    """Where the local cloud answers, and by which credentials (`user:password`)."""
+    """Where the local cloud answers, and to which credentials (`user:password`)."""
 
     pid: int
     xmlrpc: str
@@ -93,7 +93,7 @@ def stop(home: LocalHome) -> bool:
 
 
 def _running(home: LocalHome) -> bool:
-    """Whether somebody holds the lock; it goes with the process, however that ends."""
+    """Whether a daemon holds the lock. The lock is released when its process ends, in whatever way."""
     try:
         with home.lock.open("r") as lock:
             try:

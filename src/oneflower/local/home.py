@@ -1,4 +1,4 @@
-"""Where the local cloud keeps its files: state in the user's state folder, and what can be rebuilt in the cache."""
+"""Where the local cloud keeps its files: its state in the user's state folder, what can be rebuilt in the cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How Ruby, in which OneFlow and OneGate are written, reads and writes values: JSON, and text with a value in it."""
+"""How Ruby reads and writes values, in JSON and in sentences. OneFlow and OneGate are written in Ruby."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def load(text: str) -> Any:
         raise
     except (ValueError, RecursionError) as error:
         raise JsonError(f"unexpected token at '{text}'") from error
-    # Half a pair of surrogates is not a character: no encoding could send it on.
+    # Half of a surrogate pair is not a character, and no encoding can represent it.
     broken = "\\ud" in text.lower()
     return json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace")) if broken else value
 
@@ -60,7 +60,7 @@ def _float(digits: str) -> float:
 
 
 def float_text(number: float) -> str:
-    """Return a number as Ruby's Float#to_s writes it: always with a fraction, also before an exponent."""
+    """Return a number as Ruby's Float#to_s writes it: always with a fraction, even before an exponent."""
     digits, exponent, power = repr(number).partition("e")
     return f"{digits}.0e{power}" if exponent and "." not in digits else digits + exponent + power
 
@@ -82,7 +82,7 @@ def pretty(value: Any, margin: str = "") -> str:
 
 
 def text(value: Any) -> str:
-    """Return a value as Ruby's to_s does, as where it stands in a sentence: nil is empty."""
+    """Return a value as Ruby's to_s does, for example inside a sentence: nil is empty."""
     if value is None:
         return ""
     return value if isinstance(value, str) else inspect(value)
@@ -102,7 +102,7 @@ def inspect(value: Any) -> str:
 
 
 def kind(value: Any) -> str:
-    """Return how Ruby names a value that it cannot convert: its class, or itself where there is only one of a kind."""
+    """Return how Ruby names a value that it cannot convert: by its class, or by itself for nil, true and false."""
     return inspect(value) if value is None or isinstance(value, bool) else class_of(value)
 
 

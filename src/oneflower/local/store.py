@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 
 
 class _Connection(sqlite3.Connection):
-    """SQLite, which says as a cloud does that the disk is full."""
+    """SQLite, with a cloud's error if the disk is full."""
 
     @contextmanager
     def saying(self) -> Iterator[None]:

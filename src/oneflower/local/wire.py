@@ -1,7 +1,7 @@
-"""What the servers share: a table of routes, plain-text errors, and reading a request's body, within limits.
+"""What the servers share: tables of calls, plain-text errors, and request bodies within limits.
 
-Each server is one thread, so what is asked is bounded before it costs anything: who asks is looked at first, then how
-much is sent and how long that takes, then how deep it is.
+All servers run in one thread, so a request is checked before it costs anything: first who sends it, then how long its
+body is and how long that takes, then how deep it is.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _TOO_SLOW, _TOO_LARGE = 408, 413
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the real server: how it is made, by what it is served here (None: not at all), and what to know."""
+    """One call of the real server: how it is made, what serves it here (None: nothing), and what to know about it."""
 
     method: str
     path: str
@@ -53,7 +53,7 @@ async def _missing(request: Request) -> Response:
 
 
 def application(calls: Sequence[Call], refuse: Refuse, otherwise: Handler, error_type: str) -> Starlette:
-    """Return an application that serves `calls` behind `refuse` (authentication), anything else by `otherwise`."""
+    """Return an application that serves `calls` behind `refuse` (authentication), and the rest with `otherwise`."""
     routes = [
         Route(call.path, _Guarded(call.handler or _missing, refuse, error_type).serve, methods=[call.method])
         for call in calls
@@ -119,7 +119,7 @@ def no_content(media_type: str | None = None) -> Response:
 
 
 def not_found(method: str, path: str) -> Response:
-    """Return Sinatra's page for a route that is not there, as it is outside of production, where OneFlow runs it."""
+    """Return Sinatra's page for a route that does not exist. It is that of a server that is not in production."""
     code = escape(f"{method.lower()} '{path}' do\n  \"Hello World\"\nend\n").replace("&#x27;", "&#39;")
     return HTMLResponse(_PAGE.format(code=code), 404)
 
@@ -147,7 +147,7 @@ _PAGE = """\
 
 
 def chunks_of(request: Request) -> AsyncIterator[bytes]:
-    """Yield the body as it comes. Raises `CloudError` 413 where it is too long, 408 where it takes too long."""
+    """Yield the body as it comes. Raises `CloudError` 413 if it is too long, 408 if it takes too long."""
     if whole(request.headers.get("content-length", "0")) > LONGEST_BODY:
         raise _too_large()
     return _limited(request)
@@ -181,7 +181,7 @@ async def json_body(request: Request, status: int = 500) -> Any:
 
 
 def parse_json(text: str, status: int) -> Any:
-    """Return what JSON text says. Raises `CloudError`: `status` in the parser's words, 500 for what cannot be kept."""
+    """Return what JSON text says. Raises `CloudError`: `status` in the parser's words, 500 if it cannot be stored."""
     try:
         return ruby.load(text)
     except ruby.GeneratorError as error:
@@ -191,6 +191,6 @@ def parse_json(text: str, status: int) -> Any:
 
 
 def whole(text: Any) -> int:
-    """Return what Ruby's to_i makes of a text: the digits it begins with, else 0."""
+    """Return what Ruby's to_i makes of a text: the digits that it begins with, or 0."""
     match = _WHOLE.match(str(text))
     return int(match[1]) if match else 0

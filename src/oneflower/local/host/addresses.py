@@ -15,7 +15,7 @@ _FLEET_PORT = 9092
 
 
 class Addresses:
-    """Hands out one address after another, and begins again when all have been used."""
+    """Gives one address after another, and starts over when all have been used."""
 
     def __init__(self, network: int) -> None:
         self._network = network

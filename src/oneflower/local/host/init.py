@@ -1,8 +1,8 @@
-"""The init of a machine of the local cloud: what systemd is in a virtual machine's image.
+"""The init of a machine of the local cloud. It does what systemd does in an image.
 
-Run as a plain file, with nothing but the standard library, so that it is small and quick. It starts the agent, starts
-it again when it dies (unless the agent says that trying again is pointless), adopts whatever loses its parent, and on
-SIGTERM shuts everything down. When it ends, no process of the machine is left.
+It runs as a plain file, with nothing but the standard library, so that it is small and quick. It starts the agent, and
+starts it again when it dies, unless the agent says that a retry is pointless. It adopts processes that lose their
+parent. On SIGTERM it shuts everything down. When it ends, no process of the machine is left.
 
 usage: init.py COMMAND [ARGUMENT ...]     (`{init}` in an argument becomes this process's id)
 """
@@ -23,7 +23,7 @@ EX_CONFIG = 78
 GRACE = 2.0
 LONGEST_PAUSE = 30.0
 CONSOLE_LIMIT = 10_000_000
-CONSOLE_LOOK = 5.0  # seconds between two looks at the console's size
+CONSOLE_LOOK = 5.0  # seconds between two checks of the console's size
 
 
 class Init:
@@ -134,7 +134,7 @@ def children() -> list[int]:
 def rotate(limit: int = CONSOLE_LIMIT) -> None:
     """Keep what this process and its children write to standard error, a file, within twice the limit.
 
-    All of them have it open for appending, so it is copied beside itself and emptied, which none of them notices.
+    All of them have the file open for appending. So it is copied and then emptied, which none of them notices.
     """
     descriptor = sys.stderr.fileno()
     try:
@@ -148,7 +148,7 @@ def rotate(limit: int = CONSOLE_LIMIT) -> None:
             while chunk := console.read(1 << 20):
                 older.write(chunk)
     except OSError:
-        pass  # the disk is full: what was written before is lost, as it would be if nothing could be written any more
+        pass  # the disk is full: what was written before is lost, but new lines can be written
     os.ftruncate(descriptor, 0)
 
 

@@ -1,4 +1,4 @@
-"""Machines as process trees: each with its own loopback address, its own disk folder and its own init.
+"""Machines as process trees. Each has its own loopback address, its own disk folder and its own init.
 
 A machine outlives the daemon. It is known by the process id and start time of its init, by which it is found again
 after a restart. Its end is an event (a pidfd), never a poll.
@@ -61,7 +61,7 @@ class Machines:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def adopt(self) -> None:
-        """Find the machines of an earlier daemon again; carry on with what it had begun."""
+        """Find the machines of an earlier daemon, and carry on with what it had begun."""
         for vm in [vm for vm in self._compute.vms.values() if self._compute.has_guest(vm)]:
             alive = vm.pid and born(vm.pid) == vm.born
             if alive:
@@ -89,7 +89,7 @@ class Machines:
         self._do(vm, self._boot(vm))
 
     def stop(self, vm: Vm, *, hard: bool, keep: bool) -> None:
-        """Shut a machine down; its disk goes too, unless `keep`."""
+        """Shut a machine down. Its disk is removed, unless `keep`."""
         self._ended.setdefault(vm.id, asyncio.Event())
         self._do(vm, self._shut_down(vm, hard=hard, keep=keep))
 
@@ -107,7 +107,7 @@ class Machines:
         task.add_done_callback(self._tasks.discard)
 
     async def _boot_clean(self, vm: Vm) -> None:
-        """Boot a machine of which something may be left from before."""
+        """Boot a machine that may have processes left from before."""
         await asyncio.to_thread(sweep, self._home.machine(vm.id))
         await self._boot(vm)
 
@@ -181,7 +181,7 @@ class Machines:
         loop.add_reader(descriptor, ended)
 
     def _lost(self, vm: Vm, reason: str) -> None:
-        """Clear up after a machine that died, and boot it again as a hypervisor's host would, but not for ever."""
+        """Clean up after a machine that died, and boot it again, but not for ever."""
         self._compute.vm_lost(vm, reason)
         self._do(vm, self._reboot(vm))
 

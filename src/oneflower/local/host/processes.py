@@ -24,7 +24,7 @@ def sweep(folder: Path) -> None:
 
 
 def born(pid: int) -> int:
-    """Return the start time of a process in clock ticks since boot, 0 when there is none (or only its zombie)."""
+    """Return the start time of a process in clock ticks since boot, or 0 if it does not exist or is a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:

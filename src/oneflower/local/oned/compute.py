@@ -62,7 +62,7 @@ class Compute:
         return vm
 
     def every_vm(self) -> list[int]:
-        """Return the ids of all VMs, also of those that are done."""
+        """Return the ids of all VMs, including those that are done."""
         return self._memory.ids()
 
     def token(self, vm: Vm) -> str:
@@ -74,7 +74,7 @@ class Compute:
         return is_token(token, self.catalogue.token_password, vm.id, vm.stime)
 
     def instantiate(self, template_id: int, name: str, extra: str, *, hold: bool) -> Vm:
-        """Make a VM from a template with `extra` text over it, and boot it. Raises `CloudError`."""
+        """Make a VM from a template, with `extra` text laid over it, and boot it. Raises `CloudError`."""
         call = "one.template.instantiate"
         base = self.catalogue.template(template_id, call)
         try:
@@ -105,7 +105,7 @@ class Compute:
         self.listener.vm_updated(vm, text)
 
     def erase(self, vm: Vm, name: str) -> None:
-        """Remove an attribute of a VM's user template, by writing the whole template anew, as OneGate does."""
+        """Remove an attribute of a VM's user template. As OneGate does, write the whole template again."""
         rest = {key: value for key, value in vm.user_template.items() if key != name}
         self.update(vm, render_contents(rest), append=False)
 

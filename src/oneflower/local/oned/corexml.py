@@ -1,4 +1,4 @@
-"""VMs, VM templates, images and networks as the core's XML, as far as clients and OneFlow itself read it."""
+"""VMs, VM templates, images and networks as the core's XML: what clients and OneFlow itself read of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ILLEGAL = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def element(name: str, content: Any) -> ET.Element:
-    """Return data as an element: objects as children in alphabetical order of templates, lists as repeated children."""
+    """Return data as an element: an object becomes children, a list becomes repeated children."""
     node = ET.Element(name)
     if isinstance(content, dict):
         for key, value in content.items():
@@ -38,7 +38,7 @@ def _sorted(template: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def vm_data(vm: Vm) -> dict[str, Any]:
-    """Return a VM as one.vm.info and OneGate's extended service tell it; every value is text."""
+    """Return a VM as one.vm.info and OneGate's extended service show it. Every value is text."""
     actions = {"SCHED_ACTION": vm.sched_actions} if vm.sched_actions else {}
     record = {
         "OID": str(vm.id),
@@ -80,7 +80,7 @@ def vm_xml(vm: Vm) -> ET.Element:
 
 
 def find(vm: Vm, path: Sequence[str]) -> str | None:
-    """Return the text of all elements at the end of `path`, wherever in a VM it begins; None when there is none."""
+    """Return the text of all elements at the end of `path`, wherever in a VM it begins, or None if there are none."""
     try:
         found = vm_xml(vm).findall(".//" + "/".join(path))
     except SyntaxError:
@@ -139,7 +139,7 @@ def image_xml(image: Image) -> ET.Element:
 
 
 def network_xml(number: int, name: str) -> ET.Element:
-    """Return a virtual network as one.vn.info does, as far as clients need it."""
+    """Return a virtual network as one.vn.info does, with what clients need."""
     content = {
         "ID": number,
         **OWNER,
@@ -170,7 +170,7 @@ def network_xml(number: int, name: str) -> ET.Element:
 
 
 def datastore_xml(number: int, name: str) -> ET.Element:
-    """Return a datastore as one.datastore.info does, as far as clients need it."""
+    """Return a datastore as one.datastore.info does, with what clients need."""
     content = {
         "ID": number,
         **OWNER,

@@ -1,4 +1,4 @@
-"""The methods of the core's XML-RPC interface that registering, deploying and watching need.
+"""The methods of the core's XML-RPC interface that the client needs.
 
 The session, the first parameter of each, is checked before. Most methods take more parameters than matter here.
 """

@@ -56,7 +56,7 @@ class Vm:
 
     @property
     def failed(self) -> bool:
-        """Whether OpenNebula would report a failure state."""
+        """Whether it could not be booted, or not be shut down."""
         return self.lcm_state in VM_FAILED
 
     @property
@@ -72,7 +72,7 @@ class Vm:
 
 @dataclass
 class Image:
-    """An image of a disk, as the datastore knows it; machines here have none, so it is only kept in the books."""
+    """An image of a disk, as the datastore knows it. Machines here have no disks, so it is only recorded."""
 
     id: int
     name: str

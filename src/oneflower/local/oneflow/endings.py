@@ -37,7 +37,7 @@ class Endings:
                 self._endings[wait.purpose](service, role)
 
     def fail(self, wait: Wait) -> None:
-        """Let a role and its service fail, because a VM has failed."""
+        """Change a role and its service to a failed state, because a VM has failed."""
         service, role = self._waiters(wait)
         if service is None or role is None:
             return

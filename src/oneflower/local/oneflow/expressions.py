@@ -39,7 +39,7 @@ MOST_NESTED = 150
 
 
 class ParseError(Exception):
-    """Why a text is no expression, in the words of OneFlow's parser."""
+    """Why a text is not an expression, in the words of OneFlow's parser."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ class Number:
 
 @dataclass(frozen=True)
 class Variable:
-    """An attribute. In quotes it is looked up with them, as OneFlow does, and so never found."""
+    """An attribute. One in quotes is looked up with the quotes, as OneFlow does, and so is never found."""
 
     name: str
 
     def value(self, lookup: Lookup) -> tuple[float | None, str]:
-        """Return the mean over the VMs, None when none has it, and how that is written."""
+        """Return the mean over the VMs, or None if none has it, and how that is written."""
         found = lookup(self.name)
         return found, f"{self.name}[{'--' if found is None else ruby.text(found)}]"
 
@@ -111,7 +111,7 @@ Expression = Comparison | Joined | Nested
 
 
 def parse(text: str) -> Expression:
-    """Return the expression that `text` is. Raises `ParseError`."""
+    """Return `text` as an expression. Raises `ParseError`."""
     parser = _Parser(text)
     found = parser.expression()
     if found is None or parser.position != len(text):
@@ -120,7 +120,7 @@ def parse(text: str) -> Expression:
 
 
 class _Parser:
-    """Tries alternatives in order and remembers what it would have liked at the furthest place it came to."""
+    """Tries alternatives in order, and remembers what it expected at the furthest place that it reached."""
 
     def __init__(self, text: str) -> None:
         self._text = text

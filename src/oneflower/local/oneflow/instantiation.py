@@ -51,7 +51,7 @@ def _complete(declared: Any, values: Any) -> None:
 
 
 def check_networks(template: dict[str, Any], merge: dict[str, Any]) -> None:
-    """Check that every declared network has a value, if need be from its declaration. Raises `CloudError` 400."""
+    """Check that every declared network has a value, if none is given the declared one. Raises `CloudError` 400."""
     networks = template.get("networks")
     if networks and not merge.get("networks_values"):
         try:

@@ -40,7 +40,7 @@ class Lifecycle:
         self._clock = compute.clock
         self._autoscaler_interval = compute.timing.autoscaler
         self._waiting = Waiting(compute, self._finish, self._fail)
-        self._watchdog = Watchdog(documents, compute, self._emptied)
+        self._watchdog = Watchdog(documents, compute, self._vm_gone)
         self._autoscaler = Autoscaler(documents, compute, partial(self.scale, force=False))
         self._steps = Steps(documents, RoleVms(documents, compute), self._waiting, self._watchdog, compute.clock)
         self._endings = Endings(self._steps)
@@ -204,5 +204,5 @@ class Lifecycle:
     def _fail(self, wait: Wait) -> None:
         self._endings.fail(wait)
 
-    def _emptied(self, service: Document) -> None:
+    def _vm_gone(self, service: Document) -> None:
         self._steps.delete_when_empty(service)

@@ -28,7 +28,7 @@ def parse_time(text: str) -> float | None:
     """Return the seconds since the epoch for digits or a date, and None for anything else.
 
     Three numbers are read as Ruby reads them: the longest is the year and the middle one the month, whatever separates
-    them, so `31/12/2031` is a date and `12/31/2031` is none. A weekday alone is no time to Ruby.
+    them, so `31/12/2031` is a date and `12/31/2031` is not. To Ruby a weekday alone is not a time.
     """
     if re.search(r"^\d+$", text, re.MULTILINE):
         return float(re.findall(r"\d+", text)[0])
@@ -94,7 +94,7 @@ def _elastic(policy: dict[str, Any], role: dict[str, Any], vms: list[Vm], now: f
     try:
         holds, text = expressions.parse(policy["expression"]).value(lambda name: mean(name, vms))
     except expressions.ParseError:
-        return 0  # written by an update of the service, which nobody checks
+        return 0  # an update of the service wrote it, and nobody checks that
     needed, change, trues = policy.get("period_number", 0), 0, 0
     if holds:
         trues = min(policy.get("true_evals", 0) + 1, needed)
@@ -129,7 +129,9 @@ def mean(name: str, vms: list[Vm]) -> float | None:
     values = [_number(found) for vm in vms if vm.running and isinstance(found := _attribute(vm, name), str)]
     found = sum(values) / len(values) if values else math.inf
     if not math.isfinite(found):
-        return None  # Ruby cannot round Infinity, and OneFlow's autoscaler stumbles; here no VM counts as having it
+        return (
+            None  # Ruby cannot round Infinity and OneFlow's autoscaler fails; here no VM counts as having the attribute
+        )
     return math.copysign(math.floor(abs(found) * 100 + 0.5), found) / 100
 
 

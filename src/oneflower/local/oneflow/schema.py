@@ -1,8 +1,8 @@
 """What OneFlow 7.4 accepts as a service template or a role.
 
 The schemas are declared as its validator knows them (service_template.rb, validator.rb): unknown keys stay, `null` and
-`false` count as absent, numbers may be strings, defaults are filled in only where a key is absent. What is wrong and
-what is merely odd follows the server, not good sense: a role may name a parent that does not exist.
+`false` count as absent, numbers may be strings, defaults are filled in only if a key is absent. What is an error
+follows the server, not good sense: a role may name a parent that does not exist.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def _string(value: Any, schema: Field, key: str) -> Any:
         raise CloudError(400, f"KEY: '{key}' must be a String;")
     if schema.enum and value not in schema.enum:
         raise CloudError(400, f"KEY: '{key}' must be one of {', '.join(schema.enum)};")
-    # Ruby's ^ and $ are those of a line, so a name of two lines slips through.
+    # Ruby's ^ and $ match at every line, so a name of two lines is accepted.
     if schema.word and not re.search(r"^\w+$", value, re.MULTILINE | re.ASCII):
         raise CloudError(400, rf"KEY: '{key}' must match regexp /^\w+$/;")
     return value

@@ -41,7 +41,7 @@ class Steps:
     # -- deploying ---------------------------------------------------------------------------------------------------
 
     def deploy(self, service: Document) -> None:
-        """Deploy the roles that have to wait for no other."""
+        """Deploy the roles that do not have to wait for another."""
         if service.state not in (ServiceState.DEPLOYING_NETS, ServiceState.FAILED_DEPLOYING_NETS):
             return
         with self.documents.changing(service):
@@ -95,7 +95,7 @@ class Steps:
             self.wait(purpose, service, role, node_ids(role))
 
     def become_running(self, service: Document) -> bool:
-        """Let a service be RUNNING if all its roles are. Returns whether they are."""
+        """Change a service to RUNNING if all its roles are. Returns whether they are."""
         if not service.all_roles(RoleState.RUNNING):
             return False
         self.documents.enter(service, ServiceState.RUNNING)

@@ -1,8 +1,8 @@
-"""Who looks after running services: OneFlow's watchdog and its autoscaler.
+"""OneFlow's watchdog and its autoscaler, which look after running services.
 
-A VM that goes down makes its role and service WARNING, and RUNNING again when it comes back; one that is terminated
-behind OneFlow's back is taken out of the books and not replaced, except by the autoscaler where there are now fewer
-than `min_vms`. Sources: ServiceWatchDog.rb, ServiceAutoScaler.rb.
+When a VM goes down, its role and service become WARNING, and RUNNING again when it comes back. A VM that is terminated
+without OneFlow is removed from its role and not replaced, except by the autoscaler if there are now fewer than
+`min_vms`. Sources: ServiceWatchDog.rb, ServiceAutoScaler.rb.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ log = logging.getLogger(__name__)
 
 
 class Watchdog:
-    """Looks after the services that it was told to watch. `emptied` is told when one has no machine left."""
+    """Looks after the services that it was told to watch. It calls `vm_gone` when one has lost a VM."""
 
-    def __init__(self, documents: Documents, compute: Compute, emptied: Callable[[Document], None]) -> None:
+    def __init__(self, documents: Documents, compute: Compute, vm_gone: Callable[[Document], None]) -> None:
         self._documents = documents
         self._compute = compute
-        self._emptied = emptied
+        self._vm_gone = vm_gone
         self._watched: set[int] = set()
 
     def watch(self, service: Document) -> None:
-        """Look after a service from now on, at once at what has become of its VMs."""
+        """Look after a service from now on, and first look at its VMs."""
         self._watched.add(service.id)
         nodes = [(role["name"], number) for role in service.roles for number in node_ids(role)]
 
@@ -76,17 +76,17 @@ class Watchdog:
                     self._documents.enter(service, ServiceState.RUNNING)
 
     def _lost(self, service: Document, role: Role, number: int) -> None:
-        """Take a VM that went away behind OneFlow's back out of the books. It is not replaced."""
+        """Remove a VM that was terminated without OneFlow from its role. It is not replaced."""
         if number in node_ids(role):
             with self._documents.changing(service):
                 if role["cardinality"] > 0:
                     self._documents.set_cardinality(service, role, role["cardinality"] - 1)
                 role["nodes"] = [node for node in role["nodes"] if node["deploy_id"] != number]
-                self._emptied(service)
+                self._vm_gone(service)
 
 
 class Autoscaler:
-    """Evaluates the policies of running services from time to time. `scale` changes a role's cardinality."""
+    """Evaluates the policies of running services at an interval. `scale` changes a role's cardinality."""
 
     def __init__(self, documents: Documents, compute: Compute, scale: Callable[[Document, str, int], None]) -> None:
         self._documents = documents
@@ -94,7 +94,7 @@ class Autoscaler:
         self._scale = scale
 
     def run(self) -> None:
-        """Evaluate every policy, and again after the interval that OneFlow has for it."""
+        """Evaluate every policy, and do so again after OneFlow's interval."""
         self._compute.clock.later(self._compute.timing.autoscaler, self.run)
         for service in self._documents.pool(SERVICE_TYPE):
             for name in [role["name"] for role in service.roles]:
