@@ -40,7 +40,8 @@ EXIT_CODE_MEANINGS: dict[ExitCode, str] = {
     ExitCode.RUN_FAILED: "The training run failed; the app's own reason is printed.",
     ExitCode.ENVIRONMENT: "This machine lacks something: disk, a free port, the package registry.",
     ExitCode.TIMEOUT: "It took longer than `--timeout` allows.",
-    ExitCode.INTERRUPTED: "Ctrl-C. What the command had begun was rolled back; what could not be is named.",
+    ExitCode.INTERRUPTED: "Ctrl-C. What the command had begun was rolled back. What could not be is named, and so is "
+    "the training of a form, which goes on.",
 }
 
 
