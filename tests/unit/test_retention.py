@@ -20,7 +20,7 @@ from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 from oneflower_appliance.agent.retention import Retention
 from oneflower_appliance.flower.linkstate import LinkState
 from oneflower_appliance.flower.noderuns import forget_what_has_ended
-from oneflower_appliance.training.origin import Origin
+from oneflower_appliance.run_folder import Origin
 
 USE_CASES = Path(__file__).parents[2] / "appliance/src/oneflower_appliance/apps"
 

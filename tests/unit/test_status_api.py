@@ -12,7 +12,7 @@ from flwr.superlink.config_loader import get_federation_manager, get_objectstore
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.flower.api import status_api
 from oneflower_appliance.flower.linkstate import LinkState
-from oneflower_appliance.training.origin import Origin
+from oneflower_appliance.run_folder import Origin
 
 
 class Link:

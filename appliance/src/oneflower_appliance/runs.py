@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-FAILURE = "failure.json"  # in a run's folder: message and hint of the error of oneflower's own that ended its ServerApp
 LONGEST_REASON = 500
 COLUMNS = {"loss": ("loss",), "accuracy": ("accuracy", "acc")}  # and how the names of their metrics end
 SOURCES = ("server", "evaluate")  # which count as tests, the better one first

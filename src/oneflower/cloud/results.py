@@ -15,15 +15,14 @@ from oneflower.cloud.card import model_card
 from oneflower.cloud.runs import TooLongError
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, replacing, write_atomic
-from oneflower_appliance.runs import FAILURE, RunRow
+from oneflower_appliance.run_folder import DATA, METRICS, MODEL, OURS, RESULT
+from oneflower_appliance.runs import RunRow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from oneflower.cloud.runs import SuperLinkDoor
 
-_MODEL, _ROUNDS, _SUMMARY, _DATA = "model.npz", "metrics.jsonl", "result.json", "data.json"
-_OURS = frozenset({_MODEL, _ROUNDS, _SUMMARY, _DATA, "origin.json", "successor", "lost", "given-up", FAILURE})
 _MOST_BYTES, _MOST_FILES = 2 << 30, 1000  # of what an app left, together
 
 NOBODY: Mapping[str, str] = MappingProxyType({})
@@ -62,7 +61,7 @@ class Places:
     @classmethod
     def within(cls, folder: Path) -> Places:
         """Return places in a folder of the run's own."""
-        return cls(folder / _MODEL, folder / "metrics.json", folder / "convergence.png", folder / "card.md", folder)
+        return cls(folder / MODEL, folder / "metrics.json", folder / "convergence.png", folder / "card.md", folder)
 
     @classmethod
     def beside(cls, model: Path) -> Places:
@@ -80,13 +79,13 @@ def collect(
     Raises `OneflowerError` or `httpx.HTTPError`.
     """
     left = door.json(f"/runs/{number}/files") or []
-    lines = door.text(f"/runs/{number}/files/{_ROUNDS}").splitlines()
+    lines = door.text(f"/runs/{number}/files/{METRICS}").splitlines()
     rows = tuple(RunRow.parse(line).named(names) for line in lines)
-    summary: dict[str, Any] = door.json(f"/runs/{number}/files/{_SUMMARY}") or {}
-    data: dict[str, Any] = door.json(f"/runs/{number}/files/{_DATA}") or {}
+    summary: dict[str, Any] = door.json(f"/runs/{number}/files/{RESULT}") or {}
+    data: dict[str, Any] = door.json(f"/runs/{number}/files/{DATA}") or {}
     saved: dict[str, Any] = {}
-    if _MODEL in left:
-        saved["model"] = _fetch(door, number, _MODEL, places.model)
+    if MODEL in left:
+        saved["model"] = _fetch(door, number, MODEL, places.model)
     if rows:
         from oneflower.cloud.plot import plot_convergence  # noqa: PLC0415 - matplotlib takes its time
 
@@ -96,7 +95,7 @@ def collect(
         plot_convergence(rows, name, places.plot)
         write_atomic(places.card, model_card(name, number, rows, summary, data, saved.get("model")), SHARED)
         saved |= {"metrics": places.metrics, "plot": places.plot, "card": places.card}
-    saved["more"], saved["not_saved"] = _fetch_more(door, number, [path for path in left if path not in _OURS], places)
+    saved["more"], saved["not_saved"] = _fetch_more(door, number, [path for path in left if path not in OURS], places)
     return RunResult(number, name, rows, float(summary.get("seconds", 0)), **saved)
 
 
@@ -104,7 +103,7 @@ def run_with_model(door: SuperLinkDoor, name: str, wanted: str | None) -> tuple[
     """Return id and app of the run `wanted`, else of the newest that left a model. Raises `OneflowerError`."""
     runs = [known_run(door, name, wanted)] if wanted is not None else door.json("/runs") or []
     for run in reversed(runs):
-        if _MODEL in (door.json(f"/runs/{run['id']}/files") or []):
+        if MODEL in (door.json(f"/runs/{run['id']}/files") or []):
             return run["id"], run["app"].rpartition("/")[2]
     going = [run["id"] for run in runs if run["status"] != "finished"]
     raise OneflowerError(

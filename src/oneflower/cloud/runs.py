@@ -22,7 +22,8 @@ from oneflower.cloud.runconfig import toml_key, toml_string, toml_text
 from oneflower.process import run as run_program
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
-from oneflower_appliance.runs import FAILURE, RunRow, shortcoming
+from oneflower_appliance.run_folder import FAILURE
+from oneflower_appliance.runs import RunRow, shortcoming
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -10,7 +10,7 @@ import logging
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from oneflower_appliance.training.origin import Origin
+from oneflower_appliance.run_folder import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

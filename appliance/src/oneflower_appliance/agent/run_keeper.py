@@ -16,9 +16,9 @@ from oneflower_appliance.attributes import NOTHING
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.parameters import PARAMETERS
+from oneflower_appliance.run_folder import METRICS, MODEL, Origin
 from oneflower_appliance.runs import RunRow, pack, shortcoming
 from oneflower_appliance.settings import run_config_keys
-from oneflower_appliance.training.origin import Origin
 from oneflower_appliance.use_cases import NO_USE_CASE
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class RunKeeper:
     def _is_trained(self, number: str) -> bool:
         """Whether all rounds were trained, so that only the evaluation of the last one was left to do."""
         line = Origin.line(self._runs / number)
-        return any((folder / "model.npz").exists() for folder in line)  # which is written then
+        return any((folder / MODEL).exists() for folder in line)  # which is written then
 
     @property
     def _app(self) -> str:
@@ -179,7 +179,7 @@ class RunKeeper:
 
     def _progress(self, number: str, rows: Sequence[RunRow]) -> dict[str, str]:
         """Return how far a run is. OneGate forgets nothing, so what is not known replaces what was of another run."""
-        model = self._runs / number / "model.npz"
+        model = self._runs / number / MODEL
         news = {found.name: NOTHING for found in _PROGRESS}
         news[attributes.RUN_MODEL.name] = attributes.RUN_MODEL.write(str(model) if model.exists() else "")
         if not rows:
@@ -198,7 +198,7 @@ class RunKeeper:
 
     def _rows(self, number: str) -> list[RunRow]:
         """Return the rounds of a run so far, read again only when there are more."""
-        path = self._runs / number / "metrics.jsonl"
+        path = self._runs / number / METRICS
         try:
             state = (number, path.stat().st_mtime)
             if self._read[0] != state:

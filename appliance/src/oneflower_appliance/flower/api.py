@@ -17,8 +17,8 @@ from starlette.routing import Route
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, no_room, write_atomic
+from oneflower_appliance.run_folder import Origin
 from oneflower_appliance.training.abandoned import Abandoned
-from oneflower_appliance.training.origin import Origin
 from oneflower_appliance.use_cases import USE_CASES
 
 if TYPE_CHECKING:

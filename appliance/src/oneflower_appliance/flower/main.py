@@ -123,7 +123,7 @@ def _run_superlink(command: Any, orders: SuperLinkOrders, superexec: WarmSuperEx
         from oneflower_appliance.flower.membership import Membership  # noqa: PLC0415
         from oneflower_appliance.flower.warm.longpoll import ACQUIRE_TASK, REPLIES, LongPoll  # noqa: PLC0415
         from oneflower_appliance.flower.warm.shortcuts import Shortcuts  # noqa: PLC0415
-        from oneflower_appliance.training.origin import Origin  # noqa: PLC0415
+        from oneflower_appliance.run_folder import Origin  # noqa: PLC0415
 
         polls = LongPoll(Shortcuts(app))
 

@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, private_directory, write_atomic
-from oneflower_appliance.runs import FAILURE
+from oneflower_appliance.run_folder import FAILURE, FILES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-FILES = "files"
 _KEPT_ON_NODES = 8  # runs
 
 

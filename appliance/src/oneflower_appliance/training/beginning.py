@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.run_folder import Origin
 from oneflower_appliance.training.checkpoints import Checkpoint, Checkpoints, of_trained_model
-from oneflower_appliance.training.origin import Origin
 from oneflower_appliance.training.recorder import earlier_rounds
 
 if TYPE_CHECKING:

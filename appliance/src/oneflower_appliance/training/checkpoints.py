@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
+from oneflower_appliance.run_folder import MODEL, RESULT
 from oneflower_appliance.training import npz
 from oneflower_appliance.training.memory import Memory
 from oneflower_appliance.training.packing import Packed
@@ -166,8 +167,8 @@ class Checkpoints:
 def of_trained_model(folder: Path) -> Checkpoint | None:
     """Return what the folder of a run has after its last training, None where it did not come as far or is damaged."""
     try:
-        summary = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        arrays = npz.load(folder / "model.npz", summary["model"]["sha256"])
+        summary = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        arrays = npz.load(folder / MODEL, summary["model"]["sha256"])
         memory = Memory({}, summary.get("unfit", ""))
         return Checkpoint(summary["rounds"], arrays, memory, summary["strategy"], summary["last"])
     except npz.DAMAGE:

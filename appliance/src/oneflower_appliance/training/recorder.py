@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
+from oneflower_appliance.run_folder import METRICS, MODEL, RESULT
 from oneflower_appliance.runs import sources_of
 from oneflower_appliance.training.npz import save_record
 
@@ -117,16 +118,16 @@ class RunRecord:
         if self._unfit:
             summary["unfit"] = self._unfit
         if arrays and self._saved is not arrays:
-            with self._losing("model.npz"):
+            with self._losing(MODEL):
                 self._model = {
-                    "sha256": save_record(self._folder / "model.npz", arrays),
+                    "sha256": save_record(self._folder / MODEL, arrays),
                     "arrays": {name: list(array.shape) for name, array in arrays.items()},
                 }
                 self._saved = arrays
-        self._save("result.json", json.dumps(summary | {"model": self._model}, indent=1) + "\n")
+        self._save(RESULT, json.dumps(summary | {"model": self._model}, indent=1) + "\n")
 
     def _save_rounds(self) -> None:
-        self._save("metrics.jsonl", "\n".join(self._lines) + "\n")
+        self._save(METRICS, "\n".join(self._lines) + "\n")
 
     def _save(self, name: str, content: str) -> None:
         with self._losing(name):
@@ -152,7 +153,7 @@ def _versions() -> dict[str, str]:
 def earlier_rounds(folder: Path, last: int) -> list[str]:
     """Return the lines of metrics.jsonl in the folder of a run, up to round `last`."""
     try:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
         return [line for line in lines if json.loads(line)["round"] <= last]
     except (OSError, ValueError, KeyError):
         return []

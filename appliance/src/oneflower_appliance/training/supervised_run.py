@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flwr.app import Array, ArrayRecord
 
+from oneflower_appliance.run_folder import Origin
 from oneflower_appliance.settings import run_config_keys, uncounted
 from oneflower_appliance.training.abandoned import Abandoned
 from oneflower_appliance.training.asked import Asked
@@ -19,7 +20,6 @@ from oneflower_appliance.training.beginning import EVALUATE_AGAIN, Beginning
 from oneflower_appliance.training.checkpoints import Checkpoints, Progress
 from oneflower_appliance.training.guard import sift
 from oneflower_appliance.training.memory import Memory, Watched
-from oneflower_appliance.training.origin import Origin
 from oneflower_appliance.training.recorder import RunRecord
 from oneflower_appliance.training.strategies import read_form, variables_of
 

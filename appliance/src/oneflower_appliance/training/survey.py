@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.run_folder import DATA
 from oneflower_appliance.training.description import Description
 from oneflower_appliance.training.results import save_result
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("flwr")
 
 _TIMEOUT = 600.0
-_FILE = "data.json"
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def ask(grid: Grid, least: int, question: Mapping[str, Any] | None = None) -> Su
     for problem in problems:
         log.error("%s", problem)
     public = {node: {name: value for name, value in facts.items() if name[0] != "_"} for node, facts in found.items()}
-    save_result(grid, _FILE, json.dumps(public, indent=1) + "\n")
+    save_result(grid, DATA, json.dumps(public, indent=1) + "\n")
     return Survey(found)
 
 

@@ -1,4 +1,8 @@
-"""Which run a run resumes, if it takes the place of one that was lost."""
+"""The folder of a run: the names of its files, and which run it resumes, if it takes the place of one that was lost.
+
+On the SuperLink it is `runs`/<run id>. The ServerApp's process, the SuperLink's and the agent write into it, and the
+client reads it.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,28 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from pathlib import Path
 
+METRICS = "metrics.jsonl"  # a row for each round
+MODEL = "model.npz"
+RESULT = "result.json"  # what the run was, written when it ends
+DATA = "data.json"  # what data the nodes said that they have
+FAILURE = "failure.json"  # message and hint of the error of oneflower's own that ended its ServerApp
+FILES = "files"  # the folder that its ServerApp works in
+ORIGIN = "origin.json"
+SUCCESSOR = "successor"  # the id of the run that took its place
+LOST = "lost"  # why the run was lost: what died during it
+GIVEN_UP = "given-up"  # why a lost run is not resumed
+
+OURS = frozenset({METRICS, MODEL, RESULT, DATA, FAILURE, ORIGIN, SUCCESSOR, LOST, GIVEN_UP})
+
 
 @dataclass(frozen=True)
 class Origin:
     """The run that this one resumes, and the first in this line, whose checkpoints they all share."""
 
-    FILE: ClassVar[str] = "origin.json"
-    SUCCESSOR: ClassVar[str] = "successor"
-    LOST: ClassVar[str] = "lost"  # a file that says why the run was lost: what died during it
-    GIVEN_UP: ClassVar[str] = "given-up"  # a file that says why a lost run is not resumed
+    FILE: ClassVar[str] = ORIGIN
+    SUCCESSOR: ClassVar[str] = SUCCESSOR
+    LOST: ClassVar[str] = LOST
+    GIVEN_UP: ClassVar[str] = GIVEN_UP
 
     resumes: str
     first: str
