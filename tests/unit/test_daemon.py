@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -13,7 +15,7 @@ from oneflower.local.home import LocalHome
 from oneflower.local.oneflow.documents import Documents
 from oneflower.local.oneflow.models import SERVICE_TYPE
 from oneflower.local.store import Store
-from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.errors import ExitCode, OneflowerError
 
 
 @pytest.fixture
@@ -33,6 +35,24 @@ def test_why_a_daemon_does_not_start_is_told_in_its_own_words_and_at_once(home):
     sentence = f"The local cloud's state at {home.database} is of another release of oneflower."
     assert caught.value.message.startswith(f"The local cloud did not start: {sentence}")
     assert daemon.find(home) is None
+
+
+def test_a_daemon_that_does_not_start_on_a_full_disk_says_so(tmp_path):
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], check=False, capture_output=True)
+    if mount.returncode:
+        pytest.skip("mounting is not permitted")
+    try:
+        small = LocalHome(folder / "state", tmp_path / "cache").make()
+        with (folder / "filler").open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(b"x" * 4096)
+        with pytest.raises(OneflowerError, match="The local cloud did not start: The disk is full") as caught:
+            daemon.start(small)
+        assert caught.value.code is ExitCode.ENVIRONMENT
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def test_the_host_is_told_what_a_role_was_given(tmp_path):

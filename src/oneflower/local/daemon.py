@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from oneflower.local.build import build_id
 from oneflower.process import launch
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.files import no_room
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +66,9 @@ def start(home: LocalHome, options: Sequence[str] = ()) -> Daemon:
         if (record := _record(home)) and _running(home):
             return _daemon(record)
         time.sleep(_PULSE)
-    reason = home.failure.read_text(encoding="utf-8") if home.failure.exists() else "no answer"
+    # On a full disk it cannot leave its reason, or leaves an empty one.
+    left = home.failure.read_text(encoding="utf-8") if home.failure.exists() else ""
+    reason = no_room(home.state) or left or "no answer"
     raise OneflowerError(f"The local cloud did not start: {reason}", f"Its log is {home.log}.", ExitCode.ENVIRONMENT)
 
 
