@@ -1,6 +1,9 @@
 """Kill every process of a federation in every phase of a run, and print what became of it as a table.
 
-usage: python scripts/campaign.py [--kills N] [--seed N] [--seconds S]    docs/survival.md has the table of a long one
+A long campaign may be done in parts, each with a seed of its own, whose reports are collected in one file:
+
+usage: python scripts/campaign.py [--kills N] [--seed N] [--seconds S] [--into FILE]
+       python scripts/campaign.py --table FILE      docs/survival.md has the table of a long one
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.e2e.campaign import Campaign
+from tests.e2e.campaign import Campaign, Report
 from tests.e2e.conftest import User
 
 
@@ -22,19 +25,33 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no run after as long")
+    parser.add_argument("--into", type=Path, help="add the report to this file, and print the table of all in it")
+    parser.add_argument("--table", type=Path, help="kill nothing; print the table of the reports in this file")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="oneflower-campaign-") as folder:
-        user = User(Path(folder))
-        try:
-            report = Campaign(user, lambda line: print(line, file=sys.stderr, flush=True)).run(
-                options.kills, options.seed
-            )
-        finally:
-            user.leave()
+    report = _collected(options.table) if options.table else _campaign(options)
+    if options.into:
+        with options.into.open("a", encoding="utf-8") as stream:
+            stream.write(report.text)
+        report = _collected(options.into)
     print(report.table)
     for problem in report.problems:
         print(problem)
     return bool(report.problems)
+
+
+def _collected(path: Path) -> Report:
+    return Report.read(path.read_text(encoding="utf-8").splitlines())
+
+
+def _campaign(options: argparse.Namespace) -> Report:
+    with tempfile.TemporaryDirectory(prefix="oneflower-campaign-") as folder:
+        user = User(Path(folder))
+        try:
+            return Campaign(user, lambda line: print(line, file=sys.stderr, flush=True)).run(
+                options.kills, options.seed, options.seconds
+            )
+        finally:
+            user.leave()
 
 
 if __name__ == "__main__":

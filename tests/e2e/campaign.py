@@ -16,8 +16,9 @@ import subprocess
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
@@ -27,6 +28,9 @@ from oneflower.local import daemon
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import write_atomic
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 ROUNDS = 8
 NODES = 2
 KINDS = ("SuperLink", "its agent", "its init", "its SuperExec", "ServerApp",
@@ -34,6 +38,7 @@ KINDS = ("SuperLink", "its agent", "its init", "its SuperExec", "ServerApp",
 PHASES = ("between rounds", "train", "push of the reply", "checkpoint", "evaluate", "last evaluation")
 _ALWAYS = 5.0  # seconds after which a round that nobody disturbs is over, however busy this machine is
 _LONGEST = 100.0
+SHORT = 5.0  # seconds, what a kill should not cost more than
 _PER_RUN = 6
 _WITH_AGENT, _WITH_INIT, _WITH_FLOWER = "boot", "init", "oneflower_appliance.flower.main"
 
@@ -147,14 +152,16 @@ class Kill:
     """A kill that was done, and how long the run took to the end of its next round, or its own, beyond the usual."""
 
     plan: Plan
-    delay: float = 0.0
+    delay: float
+    waited: float  # for its phase
+    settled: float  # until the federation was whole again
 
 
 @dataclass
 class Report:
     """What a campaign found."""
 
-    seed: int
+    seeds: list[int]
     kills: list[Kill] = field(default_factory=list)
     runs: int = 0
     lost: list[str] = field(default_factory=list)
@@ -170,6 +177,21 @@ class Report:
         )
 
     @property
+    def text(self) -> str:
+        """The report as a line of JSON."""
+        return json.dumps(asdict(self)) + "\n"
+
+    @classmethod
+    def read(cls, lines: Iterable[str]) -> Report:
+        """Return what several campaigns found as the report of one."""
+        merged = cls([])
+        for entry in map(json.loads, lines):
+            entry["kills"] = [Kill(Plan(**kill.pop("plan")), **kill) for kill in entry["kills"]]
+            for name, value in entry.items():
+                setattr(merged, name, getattr(merged, name) + value)
+        return merged
+
+    @property
     def table(self) -> str:
         """The kills as a table in Markdown: how many, and in brackets the longest delay in seconds."""
         lines = ["| killed | " + " | ".join(PHASES) + " | longest delay |", "| --- |" + " --- |" * (len(PHASES) + 1)]
@@ -182,9 +204,10 @@ class Report:
             lines.append(f"| {kind} | " + " | ".join(cells) + f" | {max(of_kind, default=0):.1f} s |")
         delays = [kill.delay for kill in self.kills]
         sentence = (
-            f"{len(delays)} kills in {self.runs} runs of {ROUNDS} rounds (seed {self.seed}): runs lost {len(self.lost)}, "
-            f"wrong or silent results {len(self.wrong)}, orphans {len(self.orphans)}; "
-            f"median delay {statistics.median(delays or [0]):.1f} s, longest {max(delays, default=0):.1f} s."
+            f"{len(delays)} kills in {self.runs} runs of {ROUNDS} rounds (seeds {', '.join(map(str, self.seeds))}): "
+            f"runs lost {len(self.lost)}, wrong or silent results {len(self.wrong)}, orphans {len(self.orphans)}; "
+            f"median delay {statistics.median(delays or [0]):.1f} s, longest {max(delays, default=0):.1f} s, "
+            f"{sum(delay <= SHORT for delay in delays)} not longer than {SHORT:.0f} s."
         )
         return "\n".join([*lines, "", sentence])
 
@@ -245,7 +268,7 @@ class Campaign:
 
     def run(self, kills: int, seed: int, seconds: float = float("inf")) -> Report:
         """Deploy, run undisturbed once, then kill; what does not fit into `seconds` is not begun."""
-        report, deadline = Report(seed), time.monotonic() + seconds
+        report, deadline = Report([seed]), time.monotonic() + seconds
         self._user("up", "camp", "--set", "FL_CHECKPOINT_ENABLED=YES", "--set", "FL_CHECKPOINT_INTERVAL=1",
                    "--set", f"FL_MIN_AVAILABLE_CLIENTS={NODES}")  # fmt: skip
         try:
@@ -283,7 +306,8 @@ class Campaign:
                 break
             if kill := self._strike(plan, process):
                 report.kills.append(kill)
-                self._say(f"  {plan.kind}, {plan.phase}: {kill.delay:.1f} s")
+                times = f"{kill.delay:.1f} s (after {kill.waited:.1f} s; whole {kill.settled:.1f} s later)"
+                self._say(f"  {plan.kind}, {plan.phase}: {times}")
         self._hold.unlink(missing_ok=True)
         try:
             process.wait(_LONGEST + ROUNDS * (self._usual + _ALWAYS))
@@ -324,18 +348,18 @@ class Campaign:
 
     def _strike(self, plan: Plan, process) -> Kill | None:
         """Wait for the phase, kill, and wait for the run to go on."""
-        offset = self._marks.stat().st_size
+        offset, began = self._marks.stat().st_size, time.monotonic()
         self._hold.unlink(missing_ok=True)
         deadline = time.monotonic() + _LONGEST
         while process.poll() is None and time.monotonic() < deadline:
             marks, offset = self._new_marks(offset)
             for mark in marks:
-                if self._is(mark, plan.phase) and (kill := self._kill(plan, mark, process)):
+                if self._is(mark, plan.phase) and (kill := self._kill(plan, mark, process, began)):
                     return kill
             time.sleep(0.005)
         return None
 
-    def _kill(self, plan: Plan, mark: dict, process) -> Kill | None:
+    def _kill(self, plan: Plan, mark: dict, process, waiting: float) -> Kill | None:
         """Kill, unless what is to be killed has ended by itself."""
         victims = self._victims(plan, mark)
         time.sleep(plan.after)
@@ -348,9 +372,9 @@ class Campaign:
             self._user("ls")
         while self._done < mark["round"] and process.poll() is None and time.monotonic() - began < _LONGEST:
             time.sleep(0.05)
-        took = time.monotonic() - began
+        done = time.monotonic()
         self._settle()
-        return Kill(plan, max(0.0, took - self._usual))
+        return Kill(plan, max(0.0, done - began - self._usual), began - waiting, time.monotonic() - done)
 
     def _new_marks(self, offset: int) -> tuple[list[dict], int]:
         with self._marks.open() as stream:
