@@ -62,7 +62,8 @@ class Fleet:
 
 @pytest.fixture
 def fleet(tmp_path, monkeypatch):
-    for name in ("activate_node", "store_message_and_object_tree"):
+    for name in ("activate_node", "store_message_and_object_tree", "deactivate_node", "delete_node",
+                 "_check_and_tag_offline_nodes"):  # fmt: skip
         monkeypatch.setattr(SqlLinkState, name, getattr(SqlLinkState, name))
     for name in ("_task_id", "_run_id", "_node_id"):
         monkeypatch.setattr(TaskIdentity, name, 1, raising=False)
@@ -88,6 +89,24 @@ def test_half_a_reply_is_forgotten_also_when_the_serverapp_has_its_message_and_w
     fleet.state.delete_messages({fleet.sent.metadata.message_id})  # as Flower does when it is pulled
     fleet.state.activate_node(fleet.node, 30)
     assert fleet.changes
+    assert fleet.state.get_object(fleet.run, reply.object_id) is None
+
+
+@pytest.mark.parametrize("how", ["leaves", "is silent", "is no member"])
+def test_half_a_reply_is_forgotten_when_its_node_does_not_come_back(fleet, how, monkeypatch):
+    _, _, reply = fleet.reply(fleet.content)
+    assert fleet.replies()
+    fleet.state.delete_messages({fleet.sent.metadata.message_id})  # as Flower does when it is pulled
+    assert fleet.link.is_online(fleet.node)
+    assert fleet.state.get_object(fleet.run, reply.object_id) == b"", "a node that is there is waited for"
+    if how == "leaves":
+        fleet.state.deactivate_node(fleet.node)
+    elif how == "is no member":
+        fleet.link.unregister(fleet.node)
+    else:
+        assert fleet.state.acknowledge_node_heartbeat(fleet.node, -1)  # the next one is overdue
+        assert not fleet.link.is_online(fleet.node)
+    assert fleet.changes, "who waits for the rest is told"
     assert fleet.state.get_object(fleet.run, reply.object_id) is None
 
 

@@ -129,10 +129,38 @@ def test_a_run_that_was_trained_and_lost_in_its_last_evaluation_goes_on_without_
     assert [run["id"] for run in door.known] == ["5", "51", "511"]
 
 
-def test_a_run_that_is_lost_again_and_again_is_given_up(door, tmp_path):
-    door.add("5", lost="YES", status="finished", attempt=20)
-    make(door, tmp_path, FL_CHECKPOINT_ENABLED="YES").look(None, ())
-    assert len(door.known) == 1
+def attempts(door, tmp_path, *rounds):
+    """Have a run be lost as often as there are numbers, having done so many rounds by then; return what became of it."""
+    numbers = ["5", "51", "511", "5111", "51111", "511111"]
+    trainer = make(door, tmp_path, FL_CHECKPOINT_ENABLED="YES")
+    door.add("5")
+    for number, before, done in zip(numbers, ["", *numbers], rounds, strict=False):
+        if number not in [run["id"] for run in door.known]:
+            break
+        folder = tmp_path / number
+        folder.mkdir()
+        row = {"rounds": 9, "seconds": 1.0, "nodes": 2, "failures": 0}
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row | {"round": n + 1}) + "\n" for n in range(done)))
+        if before:
+            (folder / "origin.json").write_text(json.dumps({"resumes": before, "first": "5"}))
+        door.known[-1] |= {"lost": "YES", "status": "finished"}
+        trainer.look(None, ())
+    return [run["id"] for run in door.known]
+
+
+def test_a_run_that_is_lost_again_and_again_at_the_same_point_is_given_up(door, tmp_path):
+    assert attempts(door, tmp_path, 4, 4, 4, 4, 4, 4) == ["5", "51", "511", "5111"]
+    assert "3 times in a row without a new round" in (tmp_path / "5111" / "given-up").read_text()
+
+
+def test_a_run_that_never_has_a_round_is_given_up(door, tmp_path):
+    assert attempts(door, tmp_path, 0, 0, 0, 0, 0, 0) == ["5", "51", "511"]
+    assert "3 times in a row without a new round" in (tmp_path / "511" / "given-up").read_text()
+
+
+def test_a_run_that_is_lost_often_goes_on_as_long_as_there_are_new_rounds(door, tmp_path):
+    # An attempt that dies before it could note anything has no rows at all.
+    assert attempts(door, tmp_path, 1, 1, 0, 2, 2, 3)[-1] == "511111" + "1"
 
 
 def test_what_the_superlink_refuses_is_said_and_not_tried_again(door, tmp_path, caplog):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PUBLISHER = "oneflower"
-_ATTEMPTS = 20
+_FRUITLESS = 3  # attempts in a row without a new round, after which a run is given up
 _BETWEEN_NEWS = 5.0
 _LONGEST_ERROR = 500
 _NUMBERS = (attributes.RUN_ROUND, attributes.RUN_ROUNDS, attributes.RUN_NODES, attributes.RUN_FAILURES,
@@ -118,11 +118,18 @@ class RunKeeper:
 
     def _may_not_go_on(self, run: Mapping[str, Any]) -> str:
         """Return why a run that was lost may not go on, nothing where it may."""
-        if int(run["attempt"]) >= _ATTEMPTS:
-            return f"It was lost {_ATTEMPTS} times; something ends it again and again."
+        if self._fruitless(run["id"]) >= _FRUITLESS:
+            return f"It was lost {_FRUITLESS} times in a row without a new round; something ends it again and again."
         if self._settings.flag("FL_CHECKPOINT_ENABLED") or run["app"] == self._app or self._is_trained(run["id"]):
             return ""
         return "It has no checkpoints; with FL_CHECKPOINT_ENABLED=YES it would go on."
+
+    def _fruitless(self, number: str) -> int:
+        """Return how many attempts at a run, this one being the last, have ended without a new round in a row."""
+        rounds = [_last_round(folder) for folder in Origin.line(self._runs / number)]
+        return next(
+            (index for index, last in enumerate(rounds) if last > max(rounds[index + 1 :], default=0)), len(rounds)
+        )
 
     def _is_trained(self, number: str) -> bool:
         """Whether all rounds were trained, so that only the evaluation of the last one was left to do."""
@@ -207,3 +214,12 @@ class RunKeeper:
         except OSError:
             return []
         return self._read[1]
+
+
+def _last_round(folder: Path) -> int:
+    """Return the last round of which there is a row, 0 where there is none."""
+    try:
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    return RunRow.parse(lines[-1]).round if lines else 0

@@ -164,34 +164,25 @@ def answer_for_the_dead(on_change: Callable[[], None]) -> None:
     to it before and is not answered is forgotten; the ServerApp then gets an error in its place, and the round goes on.
 
     So is half a reply, of which Flower waits three minutes for the rest: when the node is back, or says instead that
-    its ClientApp died. `on_change` is called when something was forgotten for which somebody may wait.
+    its ClientApp died, or is known to be away: it left, its heartbeat is missed, or it is no member any more.
+    `on_change` is called when something was forgotten for which somebody may wait.
     """
     sql = importlib.import_module("flwr.server.superlink.linkstate.sql_linkstate")
-    core = importlib.import_module("flwr.supercore.corestate.sql_corestate")
-    sent, replies, sessions = sql.MessageInsModel, sql.MessageResModel, core.ObjectPushSessionModel
+    sent, replies = sql.MessageInsModel, sql.MessageResModel
     activate, store = sql.SqlLinkState.activate_node, sql.SqlLinkState.store_message_and_object_tree
-    # A node hands over one reply at a time. The message may be with the ServerApp already, which waits for the rest.
-    handed_over: dict[int, str] = {}
-
-    def forget_half(state: Any, node: int) -> None:
-        with state.session() as session:
-            half = session.get(sessions, handed_over.pop(node, ""))
-            name = half.session_id if half is not None else ""
-        if name:
-            state._cleanup_push_session(name, cleanup_messages=True)  # noqa: SLF001 - there is no other way in
-            on_change()
+    halves = _HalfReplies(on_change)
 
     @functools.wraps(store)
     def store_message_and_object_tree(self: Any, message: Any, object_tree: Any, session_id: str) -> Any:
         if message.metadata.reply_to_message_id:
             if message.has_error():
-                forget_half(self, message.metadata.src_node_id)
-            handed_over[message.metadata.src_node_id] = session_id
+                halves.forget(self, message.metadata.src_node_id)
+            halves.handed_over[message.metadata.src_node_id] = session_id
         return store(self, message, object_tree, session_id)
 
     @functools.wraps(activate)
     def activate_node(self: Any, node_id: int, heartbeat_interval: float) -> bool:
-        forget_half(self, node_id)
+        halves.forget(self, node_id)
         with self.session() as session:
             answered = sql.select(replies.reply_to_message_id)
             lost = sql.select(sent.message_id).where(
@@ -208,6 +199,52 @@ def answer_for_the_dead(on_change: Callable[[], None]) -> None:
 
     sql.SqlLinkState.activate_node = activate_node
     sql.SqlLinkState.store_message_and_object_tree = store_message_and_object_tree
+    for name in ("deactivate_node", "delete_node", "_check_and_tag_offline_nodes"):
+        setattr(sql.SqlLinkState, name, halves.forgotten_after(getattr(sql.SqlLinkState, name)))
+
+
+class _HalfReplies:
+    """The replies that nodes are handing over: one at a time each, `handed_over` in a session of Flower's.
+
+    Its message may be with the ServerApp already, which waits for the rest.
+    """
+
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        self.handed_over: dict[int, str] = {}
+        self._on_change = on_change
+        self._sql = importlib.import_module("flwr.server.superlink.linkstate.sql_linkstate")
+        self._sessions = importlib.import_module("flwr.supercore.corestate.sql_corestate").ObjectPushSessionModel
+
+    def forget(self, state: Any, node: int) -> None:
+        """Forget what a node handed over, if that is half a reply."""
+        with state.session() as session:
+            half = session.get(self._sessions, self.handed_over.pop(node, ""))
+            name = half.session_id if half is not None else ""
+        if name:
+            state._cleanup_push_session(name, cleanup_messages=True)  # noqa: SLF001 - there is no other way in
+            self._on_change()
+
+    def forgotten_after(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a method of Flower's state that also forgets the half replies of nodes that are away after it."""
+
+        @functools.wraps(original)
+        def changing_nodes(state: Any, *args: Any, **kwargs: Any) -> Any:
+            result = original(state, *args, **kwargs)
+            if self.handed_over:
+                for node in self._away(state):
+                    self.forget(state, node)
+            return result
+
+        return changing_nodes
+
+    def _away(self, state: Any) -> list[int]:
+        sql = self._sql
+        found = sql.select(sql.NodeModel.node_id).where(
+            sql.NodeModel.node_id.in_([sql.uint64_to_int64(node) for node in list(self.handed_over)]),
+            sql.NodeModel.status.in_((sql.NodeStatus.OFFLINE, sql.NodeStatus.UNREGISTERED)),
+        )
+        with state.session() as session:
+            return [sql.int64_to_uint64(node) for node in session.scalars(found).all()]
 
 
 def look_for_expired_tasks_once_a_second() -> None:
