@@ -331,13 +331,10 @@ class Campaign:
         if status or [row["round"] for row in rows] != list(range(1, rounds + 1)):
             report.lost.append(f"[{what}] exit {status}, rounds {[row['round'] for row in rows]}")
         for row in rows:
-            named = [fault for fault in row["faults"] if fault["node"] and fault["reason"]]
-            tested = row["metrics"]["evaluated"]
-            missing = row["metrics"]["asked"] - row["nodes"] + row["metrics"]["evaluate_asked"] - tested
-            # A node that was away when it would have been asked to evaluate is named for the training that it missed.
-            away = NODES - min(row["nodes"], tested) - len({fault["node"] for fault in named})
-            if len(named) != missing or away > 0:
-                report.wrong.append(f"[{what}] a reply is missing in silence: {row}")
+            for phase, answered in (("train", row["nodes"]), ("evaluate", row["metrics"]["evaluated"])):
+                named = [f["node"] for f in row["faults"] if f["phase"] == phase and f["node"] and f["reason"]]
+                if answered + len(set(named)) != NODES or len(named) != len(set(named)):
+                    report.wrong.append(f"[{what}] a reply in {phase} is missing in silence: {row}")
             if row.get("accuracy") != row["round"] / 100:
                 report.wrong.append(f"[{what}] round {row['round']} has accuracy {row.get('accuracy')}: {row}")
         if result.get("model") is None:

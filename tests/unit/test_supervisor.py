@@ -223,6 +223,31 @@ def test_a_node_that_joins_later_takes_part_from_the_next_round(record):
     assert [row["nodes"] for row in rows(record)] == [2, 3, 3]
 
 
+def test_a_node_that_is_away_when_the_nodes_are_asked_is_named_for_what_it_missed(record):
+    grid, rounds = Grid(), []
+    grid.get_node_ids = lambda: [1, 2] if len(rounds) < 2 or len(rounds) > 4 else [1]
+
+    def answer(messages, *, timeout=None):
+        rounds.append(1)
+        return [grid.answer(message) for message in messages]
+
+    grid.send_and_receive = answer
+    start(grid, num_rounds=4)  # away in the whole second round, and in the training of the third
+    found = [[(fault["node"], fault["phase"], fault["kind"]) for fault in row["faults"]] for row in rows(record)]
+    assert found == [[], [("2", "train", "away"), ("2", "evaluate", "away")], [("2", "train", "away")], []]
+    assert [(row["asked"], row["nodes"], row["evaluate_asked"]) for row in rows(record)] == [
+        (2, 2, 2), (1, 1, 1), (1, 1, 2), (2, 2, 2),
+    ]  # fmt: skip
+    sentence = RunRow.parse(json.dumps(rows(record)[1])).faults[0].sentence
+    assert sentence == "node 2 missed training: it was offline when the nodes were asked"
+
+
+def test_a_node_that_a_strategy_does_not_choose_is_no_fault(record):
+    strategy = FedAvg(fraction_train=0.5, min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
+    strategy.start(Grid(), ArrayRecord({"weights": _array()}), num_rounds=4)
+    assert [row["faults"] for row in rows(record)] == [[], [], [], []]
+
+
 def rows_so_far(record):
     return rows(record) if (record / "metrics.jsonl").exists() else []
 

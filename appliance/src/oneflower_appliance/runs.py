@@ -26,8 +26,8 @@ _NONE = "-"
 class Fault:
     """A node from which a round did not get what it asked for.
 
-    `phase` is train or evaluate, `kind` is failed, left out or no answer. `name` is what its machine is called, where
-    that is known; Flower knows it by `node` only.
+    `phase` is train or evaluate, `kind` is failed, left out, no answer or away, which was not asked. `name` is what its
+    machine is called, where that is known; Flower knows it by `node` only.
     """
 
     node: str
@@ -51,7 +51,7 @@ class Fault:
         """The node, what happened, and why."""
         who = f"{self.name} (node {self.node})" if self.name else f"node {self.node}"
         doing = "training" if self.phase == "train" else "evaluation"
-        what = {"failed": f"failed in {doing}", "left out": f"was left out of {doing}"}
+        what = {"failed": f"failed in {doing}", "left out": f"was left out of {doing}", "away": f"missed {doing}"}
         return f"{who} {what.get(self.kind, f'did not answer in {doing}')}: {self.reason}"
 
 

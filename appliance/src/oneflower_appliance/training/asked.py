@@ -23,6 +23,11 @@ class Asked:
         self._faults: dict[int, Fault] = {}
         self.silent: dict[int, str] = {}
 
+    @property
+    def nodes(self) -> set[int]:
+        """The nodes that were asked."""
+        return {sent.dst_node_id for sent in self._sent}
+
     def __len__(self) -> int:
         return len(self._sent)
 

@@ -42,6 +42,7 @@ class SupervisedRun:
         self._watched = Watched(strategy)
         self._folder = runs / str(run.run_id)
         self._abandoned = Abandoned.beside(runs)
+        self._nodes: set[int] = set()  # that were asked for anything so far
         self._form = read_form({})
         self._config = dict(run.override_config)
         self._origin = Origin.of(self._folder)
@@ -69,6 +70,7 @@ class SupervisedRun:
         if not timed:
             given["timeout"] = float(self._form.integer("FL_ROUND_TIMEOUT"))
         self._timeout = given["timeout"]
+        self._grid = given["grid"]
         self._evaluate_fn = given.get("evaluate_fn")
         if self._evaluate_fn is not None:
             given["evaluate_fn"] = self._evaluate_here
@@ -111,7 +113,7 @@ class SupervisedRun:
         if self._evaluate_only:
             return []
         messages = list(self._strategy.configure_train(number, arrays, *args, **kwargs))
-        self._asked = Asked("train", messages, self._timeout)
+        self._ask("train", messages)
         self._record.note(asked=len(messages))
         return messages
 
@@ -137,7 +139,7 @@ class SupervisedRun:
     def configure_evaluate(self, server_round: int, *args: Any, **kwargs: Any) -> Iterable[Message]:
         """Return the messages that ask nodes to evaluate."""
         messages = list(self._strategy.configure_evaluate(self._number(server_round), *args, **kwargs))
-        self._asked = Asked("evaluate", messages, self._timeout)
+        self._ask("evaluate", messages)
         return messages
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -159,6 +161,14 @@ class SupervisedRun:
             self._record.foresee(server=_plain(metrics))
             self._restore()  # an unbroken run does not evaluate here
         return metrics
+
+    def _ask(self, phase: str, messages: list[Message]) -> None:
+        self._asked = Asked(phase, messages, self._timeout)
+        # A strategy asks nodes that are online, and may choose among them. A node that is away is missing all the same.
+        if unasked := self._nodes - self._asked.nodes:
+            for node in unasked - set(self._grid.get_node_ids()):
+                self._asked.blame(node, "away", "it was offline when the nodes were asked")
+        self._nodes |= self._asked.nodes
 
     def _note_faults(self, number: int) -> None:
         for fault in self._asked.faults:

@@ -1,7 +1,8 @@
 """The warm SuperExec: Flower's own, in a process that forks for each task and has imported what tasks need.
 
 It is forked from the SuperLink's or SuperNode's process while that still has one thread, so the two share the memory of
-what both import. When it dies it is started again, then as a program of its own; the tasks that run go on meanwhile.
+what both import. So is a second one, which has imported Flower already and takes its place at once when it dies. After
+that it is started again as a program of its own. The tasks that run go on meanwhile.
 
 usage: python -m oneflower_appliance.flower.warm.superexec ROLE --parent PID --reports FD
        (its command: JSON, on standard input)
@@ -46,35 +47,36 @@ class WarmSuperExec:
         self._role = role
         self._ending = threading.Event()
         self.tasks = TaskWatch()
-        parent = os.getpid()
-        reading, writing = os.pipe()
-        self._hearing, telling = os.pipe()
         gc.collect()
         gc.freeze()  # a collection of what is shared would touch, and thereby copy, all of it
-        self.pid = os.fork()
-        if not self.pid:
-            os.close(writing)
-            os.close(self._hearing)
-            finish(lambda: _be_superexec(role, parent, os.fdopen(reading), Reports(telling)))
-        os.close(reading)
-        os.close(telling)
-        self._orders: IO[str] = os.fdopen(writing, "w")
+        first = _Waiting(role)
+        self._waiting = [first, _Waiting(role, beside=first)]
+        self.pid = first.pid
 
     def replace_in(self, module: str) -> None:
         """Have one of Flower's modules start this SuperExec where it would start its own."""
         importlib.import_module(module).subprocess = _Subprocess(self)  # type: ignore[attr-defined]
 
     def start(self, command: Sequence[str]) -> WarmSuperExec:
-        """Have the process that waits do as `command` says, and look after it from now on."""
-        self.tasks.listen(self._hearing)
-        _tell(self._orders, command)
+        """Have a process that waits do as `command` says, and look after it from now on."""
+        self._begin(command)
         threading.Thread(target=self._look_after, args=(command,), name="superexec", daemon=True).start()
         return self
+
+    def _begin(self, command: Sequence[str]) -> None:
+        process = self._waiting.pop(0)
+        self.pid = process.pid
+        self.tasks.listen(process.hearing)
+        _tell(process.orders, command)
 
     def _look_after(self, command: Sequence[str]) -> None:
         os.waitpid(self.pid, 0)
         while not self._ending.is_set():
             log.warning("The SuperExec ended; it is started again. Tasks that run go on.")
+            if self._waiting:
+                self._begin(command)
+                os.waitpid(self.pid, 0)
+                continue
             time.sleep(_PAUSE)
             hearing, telling = os.pipe()
             again = [sys.executable, "-P", "-m", __name__, self._role, "--parent", str(os.getpid()),
@@ -95,6 +97,23 @@ class WarmSuperExec:
 
     def wait(self, timeout: float | None = None) -> None:
         """Return at once, for it ends by itself: at the latest with this process."""
+
+
+class _Waiting:
+    """A fork of this process that waits for the command that makes it the SuperExec."""
+
+    def __init__(self, role: str, beside: _Waiting | None = None) -> None:
+        parent = os.getpid()
+        reading, writing = os.pipe()
+        self.hearing, telling = os.pipe()
+        self.pid = os.fork()
+        if not self.pid:
+            for pipe in (writing, self.hearing, *((beside.orders.fileno(), beside.hearing) if beside else ())):
+                os.close(pipe)
+            finish(lambda: _be_superexec(role, parent, os.fdopen(reading), Reports(telling)))
+        os.close(reading)
+        os.close(telling)
+        self.orders: IO[str] = os.fdopen(writing, "w")
 
 
 class _Subprocess:
@@ -120,7 +139,6 @@ def _tell(stream: IO[str], command: Sequence[str]) -> None:
 def _be_superexec(role: str, parent: int, orders: IO[str], reports: Reports) -> None:
     """Wait for the command and be the SuperExec."""
     die_with_parent(parent)
-    name_process(_COMMAND)
     run: Any = importlib.import_module(_RUN)
     flower: Any = importlib.import_module("flwr.supercore.cli.flower_superexec")
     make_stock = run.get_executor
@@ -130,6 +148,7 @@ def _be_superexec(role: str, parent: int, orders: IO[str], reports: Reports) -> 
     replace_sleep(_RUN, WAITS.sleep)
     run.get_executor = lambda *args, **kwargs: TaskExecutor(make_stock(*args, **kwargs), role, parent, reports)
     if line := orders.readline():
+        name_process(_COMMAND)
         sys.argv = json.loads(line)
         flower.flower_superexec()
 
