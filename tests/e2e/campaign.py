@@ -131,7 +131,8 @@ def main(grid, context):
             mark(context, "checkpoint", number)
             return result
 
-    Marking(min_available_nodes=NODES, min_train_nodes=1, min_evaluate_nodes=1).start(
+    # Flower counts how many nodes it asks before it waits for them, so that it would ask fewer while one is away.
+    Marking(min_available_nodes=NODES, min_train_nodes=NODES, min_evaluate_nodes=NODES).start(
         grid, ArrayRecord([np.zeros(500_000)] * 2), num_rounds=context.run_config["num-server-rounds"])
 """,
 }
