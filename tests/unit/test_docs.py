@@ -80,3 +80,24 @@ def test_every_cannot_of_the_security_page_names_tests_that_exist():
         if line.startswith("| ") and "---" not in line and not line.endswith("| test |")
     ]
     assert [line for line in rows if "`test_" not in line] == []
+
+
+def test_the_architecture_names_every_room_and_every_module_that_it_names_exists():
+    page = (ROOT / "ARCHITECTURE.md").read_text()
+    appliance, operator = ROOT / "appliance/src/oneflower_appliance", ROOT / "src/oneflower"
+    rooms = {
+        str(path.parent.relative_to(base)) + "/"
+        for base in (appliance, operator)
+        for path in base.rglob("__init__.py")
+        if path.parent != base
+        and "apps" not in path.relative_to(base).parts[1:-1]
+        and path.parent.parent.name != "apps"
+    }
+    rooms = {room for room in rooms if not room.startswith("apps/") or room == "apps/"}
+    assert [room for room in rooms if f"`{room}`" not in page] == []
+    assert [
+        path.name for path in appliance.glob("*.py") if f"`{path.name}`" not in page and path.stem != "__init__"
+    ] == []
+    named = re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py)`", page + (ROOT / "docs/how-it-works.md").read_text())
+    paths = [str(path) for base in (appliance, operator) for path in base.rglob("*.py")]
+    assert [name for name in named if not any(path.endswith("/" + name) for path in paths)] == []
