@@ -175,7 +175,7 @@ def test_a_run_that_is_stopped_ends_its_serverapp_and_its_clientapps_and_the_nod
 
 def test_an_app_is_run_as_it_is_now_also_beside_another_version_of_it(user, fed, app):  # noqa: F811
     def losses(done):
-        return [row["loss"] for row in result_of(done)["rows"]]
+        return [row["train_loss"] for row in result_of(done)["rows"]]
 
     def change(loss):
         code = app / "minimal" / "apps.py"
