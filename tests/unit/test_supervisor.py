@@ -242,6 +242,42 @@ def test_a_node_that_is_away_when_the_nodes_are_asked_is_named_for_what_it_misse
     assert sentence == "node 2 missed training: it was offline when the nodes were asked"
 
 
+def faults_of(record):
+    return [[(fault["node"], fault["phase"], fault["kind"]) for fault in row["faults"]] for row in rows(record)]
+
+
+def test_a_node_that_is_back_right_after_the_strategy_has_chosen_is_named(record):
+    grid, phase, looks = Grid(), [], []
+
+    def answer(messages, *, timeout=None):
+        phase.append(1)
+        looks.clear()
+        return [grid.answer(message) for message in messages]
+
+    def online():
+        looks.append(1)
+        # In the training of the second round: ours before, and the two of the strategy.
+        return [1] if len(phase) == 2 and len(looks) <= 3 else [1, 2]
+
+    grid.send_and_receive, grid.get_node_ids = answer, online
+    start(grid, num_rounds=2)
+    assert faults_of(record) == [[], [("2", "train", "away")]]
+
+
+def test_a_resumed_run_knows_which_nodes_took_part_before(record):
+    start(Grid(), num_rounds=1)
+    for name in ("model.npz", "result.json", "metrics.jsonl"):
+        (record / name).unlink()  # it was lost before it had trained anything
+    resumed = record.parent / "18"
+    resumed.mkdir()
+    (resumed / "origin.json").write_text(json.dumps({"resumes": "17", "first": "17", "attempt": 1}))
+    grid = Grid()
+    grid.run.run_id = 18
+    grid.get_node_ids = lambda: [1]
+    start(grid, num_rounds=1)
+    assert faults_of(resumed) == [[("2", "train", "away"), ("2", "evaluate", "away")]]
+
+
 def test_a_node_that_a_strategy_does_not_choose_is_no_fault(record):
     strategy = FedAvg(fraction_train=0.5, min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
     strategy.start(Grid(), ArrayRecord({"weights": _array()}), num_rounds=4)

@@ -17,6 +17,7 @@ METRICS = "metrics.jsonl"  # a row for each round
 MODEL = "model.npz"
 RESULT = "result.json"  # what the run was, written when it ends
 DATA = "data.json"  # what data the nodes said that they have
+NODES = "nodes.json"  # the nodes that it has asked for anything so far
 FAILURE = "failure.json"  # message and hint of the error of oneflower's own that ended its ServerApp
 FILES = "files"  # the folder that its ServerApp works in
 ORIGIN = "origin.json"
@@ -24,7 +25,7 @@ SUCCESSOR = "successor"  # the id of the run that took its place
 LOST = "lost"  # why the run was lost: what died during it
 GIVEN_UP = "given-up"  # why a lost run is not resumed
 
-OURS = frozenset({METRICS, MODEL, RESULT, DATA, FAILURE, ORIGIN, SUCCESSOR, LOST, GIVEN_UP})
+OURS = frozenset({METRICS, MODEL, RESULT, DATA, NODES, FAILURE, ORIGIN, SUCCESSOR, LOST, GIVEN_UP})
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
-from oneflower_appliance.run_folder import METRICS, MODEL, RESULT
+from oneflower_appliance.run_folder import METRICS, MODEL, NODES, RESULT
 from oneflower_appliance.runs import sources_of
 from oneflower_appliance.training.npz import save_record
 
@@ -72,6 +72,10 @@ class RunRecord:
     def blame(self, faults: Iterable[Fault]) -> None:
         """Add the faults of nodes to the current round."""
         self._row["faults"] += [fault.entry for fault in faults]
+
+    def know(self, nodes: Iterable[int]) -> None:
+        """Write down which nodes the run has asked, so that a run that resumes it misses those that are away."""
+        self._save(NODES, json.dumps(sorted(nodes)) + "\n")
 
     def foresee(self, **found: Mapping[str, Any]) -> None:
         """Learn from the test before the first round which tests there will be."""

@@ -6,13 +6,14 @@ lost begins where the last checkpoint of that one ended.
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import Array, ArrayRecord
 
-from oneflower_appliance.run_folder import Origin
+from oneflower_appliance.run_folder import NODES, Origin
 from oneflower_appliance.settings import run_config_keys, uncounted
 from oneflower_appliance.training.abandoned import Abandoned
 from oneflower_appliance.training.asked import Asked
@@ -42,10 +43,10 @@ class SupervisedRun:
         self._watched = Watched(strategy)
         self._folder = runs / str(run.run_id)
         self._abandoned = Abandoned.beside(runs)
-        self._nodes: set[int] = set()  # that were asked for anything so far
         self._form = read_form({})
         self._config = dict(run.override_config)
         self._origin = Origin.of(self._folder)
+        self._nodes = _nodes_of(Origin.line(self._folder))  # that were asked for anything so far
         path = self._form.text("FL_CHECKPOINT_PATH")
         folder = (Path(path) if path else checkpoints) / self._origin.first
         self._checkpoints = Checkpoints(folder, self._form.integer("FL_CHECKPOINT_KEEP"))
@@ -112,8 +113,9 @@ class SupervisedRun:
         self._record.open_round(number, self._beginning.unevaluated if self._evaluate_only else {})
         if self._evaluate_only:
             return []
+        online = self._online()
         messages = list(self._strategy.configure_train(number, arrays, *args, **kwargs))
-        self._ask("train", messages)
+        self._ask("train", messages, online)
         self._record.note(asked=len(messages))
         return messages
 
@@ -138,8 +140,9 @@ class SupervisedRun:
 
     def configure_evaluate(self, server_round: int, *args: Any, **kwargs: Any) -> Iterable[Message]:
         """Return the messages that ask nodes to evaluate."""
+        online = self._online()
         messages = list(self._strategy.configure_evaluate(self._number(server_round), *args, **kwargs))
-        self._ask("evaluate", messages)
+        self._ask("evaluate", messages, online)
         return messages
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -162,13 +165,21 @@ class SupervisedRun:
             self._restore()  # an unbroken run does not evaluate here
         return metrics
 
-    def _ask(self, phase: str, messages: list[Message]) -> None:
+    def _online(self) -> set[int]:
+        return set(self._grid.get_node_ids()) if self._nodes else set()
+
+    def _ask(self, phase: str, messages: list[Message], online: set[int]) -> None:
+        """Note whom a phase asks; `online` are the nodes that were online before the strategy chose among them.
+
+        A strategy may leave out a node that it could have asked. One that was away, if only while it chose, is missing.
+        """
         self._asked = Asked(phase, messages, self._timeout)
-        # A strategy asks nodes that are online, and may choose among them. A node that is away is missing all the same.
         if unasked := self._nodes - self._asked.nodes:
-            for node in unasked - set(self._grid.get_node_ids()):
+            for node in unasked - (online & self._online()):
                 self._asked.blame(node, "away", "it was offline when the nodes were asked")
-        self._nodes |= self._asked.nodes
+        if self._asked.nodes - self._nodes:
+            self._nodes |= self._asked.nodes
+            self._record.know(self._nodes)
 
     def _note_faults(self, number: int) -> None:
         for fault in self._asked.faults:
@@ -206,6 +217,12 @@ class SupervisedRun:
         if memory.used:
             self._checkpoints.wait()
         self._record.trained(arrays, unfit=memory.unfit_without)
+
+
+def _nodes_of(folders: Iterable[Path]) -> set[int]:
+    """Return the nodes that the runs in some folders have asked."""
+    known = (Origin.said(folder, NODES) for folder in folders)
+    return {node for text in known if text for node in json.loads(text)}
 
 
 class _StandIn:
