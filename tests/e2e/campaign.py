@@ -296,10 +296,11 @@ class Campaign:
         output: list[str] = []
 
         def read():
-            for line in process.stdout:
-                output.append(line)
-                if f"/{rounds} " in line and line.split()[0].endswith(f"/{rounds}"):
-                    self._done = int(line.split("/")[0])
+            with process.stdout:
+                for line in process.stdout:
+                    output.append(line)
+                    if f"/{rounds} " in line and line.split()[0].endswith(f"/{rounds}"):
+                        self._done = int(line.split("/")[0])
 
         reader = threading.Thread(target=read, daemon=True)
         reader.start()
