@@ -154,13 +154,13 @@ def test_a_superlink_that_is_silent_is_spoken_of_and_its_run_is_lost_with_a_reas
     os.kill(user.process(link, FLOWER, "superlink").pid, signal.SIGSTOP)
     until(lambda: any("Its machine, VM" in line for line in list(lines.queue)), 30, "a word of it")
     kill(user.process(link, FLOWER, "superlink"))
-    assert process.wait(90) == 8
+    assert process.wait(180) == 8
     told = said(lines)
     assert "The SuperLink has not answered for" in told
     assert "the SuperLink answers again" in told
     assert "Its SuperLink was started again." in told
     assert "with FL_CHECKPOINT_ENABLED=YES it would go on" in told
-    until(lambda: user.is_ready(fed), 60, "recovery")
+    until(lambda: user.is_ready(fed), 150, "recovery")
 
 
 def test_a_run_that_is_stopped_ends_its_serverapp_and_its_clientapps_and_the_nodes_work_on(user, fed):
