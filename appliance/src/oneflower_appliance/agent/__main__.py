@@ -1,4 +1,4 @@
-"""`python -m oneflower_appliance.agent.agent`."""
+"""Runs the agent as a module: `python -m` and the name of this package."""
 
 from oneflower_appliance.agent.agent import main
 
