@@ -158,6 +158,22 @@ def test_a_superlink_that_is_silent_is_spoken_of_with_its_machine_and_followed_w
     assert len(said) == 2
 
 
+def test_a_superlink_is_said_to_answer_again_also_when_its_first_answer_is_that_the_run_has_failed(link, monkeypatch):
+    monkeypatch.setattr(runs, "_NOTICE", 0.2)
+    monkeypatch.setattr(runs, "_PULSE", 0.05)
+    finished(link, "failed", details="the disk is full")
+    state, said = link.files.pop("/oneflower/runs/5"), []
+    link.broken = (502, b"")
+
+    def doing(text):
+        said.append(text)
+        link.files["/oneflower/runs/5"], link.broken = state, None
+
+    with pytest.raises(OneflowerError, match="the disk is full"):
+        runs.follow(link.door, "5", runs.Observer(print, print, doing))
+    assert said[1].startswith("Note: the SuperLink answers again, after ")
+
+
 def test_a_superlink_that_hangs_is_spoken_of_too(monkeypatch, tmp_path):
     import socket
 

@@ -279,9 +279,7 @@ def follow(door: SuperLinkDoor, number: str, observer: Observer) -> str:
         while True:
             door.wait_at_most(_TIMEOUT if silence.told else _NOTICE)
             try:
-                over = following.look()
-                silence.ends()
-                if over:
+                if following.look(silence.ends):
                     return following.number
             except httpx.HTTPError as error:
                 silence.goes_on(error)
@@ -343,11 +341,15 @@ class _Following:
         self._tail = ""
         self._ended = 0.0
 
-    def look(self) -> bool:
-        """Tell what is new. Returns whether the run has ended well. Raises `OneflowerError` or `httpx.HTTPError`."""
+    def look(self, heard: Callable[[], None]) -> bool:
+        """Tell what is new; call `heard` as soon as the SuperLink has answered. Returns whether the run has ended well.
+
+        Raises `OneflowerError` or `httpx.HTTPError`.
+        """
         state = self._door.json(f"/runs/{self.number}") or {}
         log = self._door.json(f"/runs/{self.number}/log?after={self._latest}")
         lines = self._door.text(f"/runs/{self.number}/files/metrics.jsonl").splitlines()
+        heard()
         if log and log["text"]:
             self._latest = log["latest"]
             self._tail = (self._tail + log["text"])[-8000:]
