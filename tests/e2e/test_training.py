@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from oneflower.api import OpenNebulaSurroundings
-from oneflower.cloud import Cloud, Endpoints, Federation, runs, training
+from oneflower.cloud import Cloud, Endpoints, Federation, training
+from oneflower.cloud.following import Observer
 from oneflower.cloud.tunnel import SshOptions
 from oneflower.local import daemon
 from oneflower_appliance.use_cases import USE_CASES
@@ -318,7 +319,7 @@ def test_a_run_goes_through_an_ssh_tunnel_to_a_machine_that_proves_who_it_is(use
         status = dataclasses.replace(status, vms=(link,), host_keys=(server.public,))
         rows = []
         wanted = training.Request("image-classification", 1, {}, tmp_path)
-        result = training.train(cloud.surroundings, status, wanted, runs.Observer(rows.append, print, print))
+        result = training.train(cloud.surroundings, status, wanted, Observer(rows.append, print, print))
     finally:
         server.close()
         cloud.close()

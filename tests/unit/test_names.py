@@ -9,8 +9,10 @@ import pytest
 
 from oneflower.cli import screen
 from oneflower.cli.printable import in_a_line, printable
+from oneflower.cli.steps import Steps, step
 from oneflower.cloud.names import check_name, file_name
-from oneflower.cloud.runs import connection
+from oneflower.cloud.superlink import connection
+from oneflower.events import Step
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 ODD = [
@@ -94,9 +96,9 @@ def test_a_cell_of_a_table_cannot_be_a_row(capsys):
 
 
 def test_steps_take_no_markup_and_no_escapes_from_a_name(capsys):
-    with screen.steps() as begin:
-        begin("submitting [red]x[/red] to \x1b]0;owned\x07")
-    with screen.step("removing [bold]lab"):
+    with Steps() as steps:
+        steps.notify(Step("submitting [red]x[/red] to \x1b]0;owned\x07"))
+    with step("removing [bold]lab"):
         pass
     said = capsys.readouterr().err
     assert "\x1b" not in said

@@ -12,7 +12,7 @@ from flwr.common.serde import user_config_from_proto, user_config_to_proto
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneflower.cloud import runs
+from oneflower.cloud import submission
 from oneflower.cloud.apps import App
 from oneflower.cloud.runconfig import toml_text, typed
 from oneflower_appliance.errors import OneflowerError
@@ -87,7 +87,7 @@ def test_it_is_handed_over_in_a_private_file_and_not_on_the_command_line():
 
     app = App("mine", Path("/app"), OWN, (), prebuilt=False)
     config = app.run_config({}, None, {"text": 'a "secret" = 1'})
-    assert runs.submit(SimpleNamespace(flower=flower), app, config) == "5"
+    assert submission.submit(SimpleNamespace(flower=flower), app, config) == "5"
     [(arguments, path, mode, found)] = seen
     assert arguments == ("run", "/app", "oneflower", "--run-config")
     assert (mode, found) == (0o600, {"text": 'a "secret" = 1'})

@@ -16,8 +16,11 @@ import httpx
 import numpy as np
 import pytest
 
-from oneflower.cli import screen
-from oneflower.cloud import FederationStatus, VmStatus, results, runs, training
+from oneflower.cli.rounds import show_files
+from oneflower.cloud import FederationStatus, VmStatus, results, submission, training
+from oneflower.cloud.following import Observer, Patience, follow
+from oneflower.cloud.superlink import SuperLinkClient
+from oneflower.events import Note, RunBegan
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 
@@ -44,9 +47,9 @@ def link(tmp_path):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Link)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     server.files, server.broken = {}, None
-    server.door = runs.SuperLinkDoor(f"127.0.0.1:{server.server_port}", "", tmp_path / "flwr")
+    server.client = SuperLinkClient(f"127.0.0.1:{server.server_port}", "", tmp_path / "flwr")
     yield server
-    server.door.close()
+    server.client.close()
     server.shutdown()
     server.server_close()
 
@@ -77,7 +80,7 @@ def test_rounds_and_log_are_passed_on_to_the_end(link):
     finished(link, "completed", log="hello\n")
     record(link, row(1, server={"loss": 2.0}), row(2, server={"loss": 1.0}))
     seen, logged = [], []
-    assert runs.follow(link.door, "5", runs.Observer(seen.append, logged.append, print)) == "5"
+    assert follow(link.client, "5", Observer(seen.append, logged.append, print)) == "5"
     assert [(entry.round, entry.loss) for entry in seen] == [(1, 2.0), (2, 1.0)]
     assert logged == ["hello\n"]
 
@@ -85,7 +88,7 @@ def test_rounds_and_log_are_passed_on_to_the_end(link):
 def test_a_run_that_failed_gives_the_apps_reason_and_the_end_of_its_log(link):
     finished(link, "failed", "ServerApp failed with exception: boom", log="line one\nRuntimeError: boom\n")
     with pytest.raises(OneflowerError, match="boom") as caught:
-        runs.follow(link.door, "5", runs.Observer(print, print, print))
+        follow(link.client, "5", Observer(print, print, print))
     assert caught.value.code is ExitCode.RUN_FAILED
     assert "RuntimeError: boom" in str(caught.value)
 
@@ -95,7 +98,7 @@ def test_a_run_without_a_single_trained_node_is_no_success(link):
     fault = {"node": "7", "phase": "train", "kind": "failed", "reason": "ValueError: no data"}
     record(link, row(1, nodes=0, faults=[fault]), row(2, nodes=0, faults=[fault]))
     with pytest.raises(OneflowerError, match="trained nothing") as caught:
-        runs.follow(link.door, "5", runs.Observer(print, print, print, {"7": "supernode_1"}))
+        follow(link.client, "5", Observer(print, print, print, {"7": "supernode_1"}))
     assert str(caught.value).count("supernode_1 (node 7) failed in training: ValueError: no data") == 1
 
 
@@ -107,9 +110,9 @@ def test_a_run_that_was_never_evaluated_is_saved_and_fails(link, tmp_path):
     evaluated = {"evaluate_asked": 2, "evaluated": 0, "evaluate": {}, "faults": [fault]}
     record(link, row(1, **evaluated), row(2, **evaluated))
     leave(link, "5", "model.npz", buffer.getvalue())
-    said = runs.Observer(print, print, print, {"7": "supernode_1"})
+    said = Observer(print, print, print, {"7": "supernode_1"})
     with pytest.raises(OneflowerError, match="trained and never evaluated") as caught:
-        training._to_its_end(link.door, "5", "app", tmp_path / "lab", said)
+        training.finish(link.client, "5", "app", tmp_path / "lab", said)
     assert caught.value.code is ExitCode.RUN_FAILED
     assert "supernode_1 (node 7) failed in evaluation: ValueError: no data" in str(caught.value)
     saved = tmp_path / "lab-5"
@@ -125,93 +128,81 @@ def test_a_run_that_was_never_evaluated_is_saved_and_fails(link, tmp_path):
 def test_a_run_that_was_tested_somehow_or_was_not_to_be_is_a_success(link, tmp_path, more):
     finished(link, "completed")
     record(link, row(1, **({"evaluate_asked": 2, "evaluated": 0} | more)))
-    said = runs.Observer(print, print, print)
-    assert training._to_its_end(link.door, "5", "app", tmp_path / "lab", said).rows
+    said = Observer(print, print, print)
+    assert training.finish(link.client, "5", "app", tmp_path / "lab", said).rows
 
 
-def test_a_superlink_that_is_gone_for_good_is_given_up(link, monkeypatch):
-    monkeypatch.setattr(runs, "_PATIENCE", 0.2)
-    monkeypatch.setattr(runs, "_PULSE", 0.05)
-    door = runs.SuperLinkDoor("127.0.0.1:9", "", link.door.flwr)
+def test_a_superlink_that_is_gone_for_good_is_given_up(link):
+    client = SuperLinkClient("127.0.0.1:9", "", link.client.flwr)
     with pytest.raises(OneflowerError, match="has not answered"):
-        runs.follow(door, "5", runs.Observer(print, print, print))
-    door.close()
+        follow(client, "5", Observer(print, print, print), Patience(pulse=0.05, silence=0.2))
+    client.close()
 
 
-def test_a_superlink_that_is_silent_is_spoken_of_with_its_machine_and_followed_when_it_is_back(link, monkeypatch):
-    monkeypatch.setattr(runs, "_NOTICE", 0.2)
-    monkeypatch.setattr(runs, "_PULSE", 0.05)
+def test_a_superlink_that_is_silent_is_spoken_of_with_its_machine_and_followed_when_it_is_back(link):
     finished(link, "completed")
     record(link, row(1), row(2))
     state, said = link.files.pop("/oneflower/runs/5"), []
     link.broken = (502, b"")
 
-    def doing(text):
-        said.append(text)
-        if "is poweroff" in text:
+    def notify(event):
+        said.append(str(event))
+        if "is poweroff" in str(event):
             link.files["/oneflower/runs/5"], link.broken = state, None
 
-    observer = runs.Observer(print, print, doing, {}, lambda: "its machine, VM 3, is poweroff")
-    assert runs.follow(link.door, "5", observer) == "5"
+    observer = Observer(print, print, notify, {}, lambda: "its machine, VM 3, is poweroff")
+    assert follow(link.client, "5", observer, Patience(pulse=0.05, notice=0.2)) == "5"
     assert "Its machine, VM 3, is poweroff. Waiting up to 90 s." in said[0]
     assert said[1].startswith("Note: the SuperLink answers again, after ")
     assert len(said) == 2
 
 
-def test_a_superlink_is_said_to_answer_again_also_when_its_first_answer_is_that_the_run_has_failed(link, monkeypatch):
-    monkeypatch.setattr(runs, "_NOTICE", 0.2)
-    monkeypatch.setattr(runs, "_PULSE", 0.05)
+def test_a_superlink_is_said_to_answer_again_also_when_its_first_answer_is_that_the_run_has_failed(link):
     finished(link, "failed", details="the disk is full")
     state, said = link.files.pop("/oneflower/runs/5"), []
     link.broken = (502, b"")
 
-    def doing(text):
-        said.append(text)
+    def notify(event):
+        said.append(event)
         link.files["/oneflower/runs/5"], link.broken = state, None
 
     with pytest.raises(OneflowerError, match="the disk is full"):
-        runs.follow(link.door, "5", runs.Observer(print, print, doing))
-    assert said[1].startswith("Note: the SuperLink answers again, after ")
+        follow(link.client, "5", Observer(print, print, notify), Patience(notice=0.2, pulse=0.05))
+    assert str(said[1]).startswith("Note: the SuperLink answers again, after ")
 
 
-def test_a_superlink_that_hangs_is_spoken_of_too(monkeypatch, tmp_path):
+def test_a_superlink_that_hangs_is_spoken_of_too(tmp_path):
     import socket
 
-    monkeypatch.setattr(runs, "_NOTICE", 0.2)
-    monkeypatch.setattr(runs, "_TIMEOUT", 0.2)
-    monkeypatch.setattr(runs, "_PATIENCE", 0.6)
-    said = []
+    said, patience = [], Patience(notice=0.2, answer=0.2, silence=0.6)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        door = runs.SuperLinkDoor(f"127.0.0.1:{listener.getsockname()[1]}", "", tmp_path / "flwr")
+        client = SuperLinkClient(f"127.0.0.1:{listener.getsockname()[1]}", "", tmp_path / "flwr")
         with pytest.raises(OneflowerError, match="has not answered"):
-            runs.follow(door, "5", runs.Observer(print, print, said.append, {}, lambda: "its machine is running"))
-        door.close()
-    assert "Its machine is running." in said[0]
+            follow(client, "5", Observer(print, print, said.append, {}, lambda: "its machine is running"), patience)
+        client.close()
+    assert "Its machine is running." in str(said[0])
 
 
-def test_a_disk_that_is_full_is_said_once_while_the_superlink_still_answers(link, monkeypatch):
-    monkeypatch.setattr(runs, "_PULSE", 0.05)
+def test_a_disk_that_is_full_is_said_once_while_the_superlink_still_answers(link):
     running = {"status": "running", "sub_status": "", "details": "", "trouble": "The disk is full."}
     link.files["/oneflower/runs/5"] = json.dumps(running).encode()
     said = []
 
-    def doing(text):
-        said.append(text)
+    def notify(event):
+        said.append(event)
         threading.Timer(0.5, finished, (link, "completed")).start()
 
     record(link, row(1), row(2))
-    assert runs.follow(link.door, "5", runs.Observer(print, print, doing)) == "5"
-    assert said == ["Note: The disk is full."]
+    assert follow(link.client, "5", Observer(print, print, notify), Patience(pulse=0.05)) == "5"
+    assert said == [Note("The disk is full.")]
 
 
-def test_a_full_disk_of_the_superlink_is_said_in_its_own_words(link, monkeypatch):
-    monkeypatch.setattr(runs, "_PATIENCE", 0.3)
-    monkeypatch.setattr(runs, "_PULSE", 0.05)
+def test_a_full_disk_of_the_superlink_is_said_in_its_own_words(link):
     link.broken = (507, b"The disk of the SuperLink's machine is full.\n")
     said = []
     with pytest.raises(OneflowerError, match=r"The disk of the SuperLink's machine is full\."):
-        runs.follow(link.door, "5", runs.Observer(print, print, said.append))
-    assert "The disk of the SuperLink's machine is full." in said[0]
+        follow(link.client, "5", Observer(print, print, said.append), Patience(pulse=0.05, silence=0.3))
+    assert "The disk of the SuperLink's machine is full." in str(said[0])
 
 
 def test_what_a_run_left_is_saved(link, tmp_path):
@@ -225,7 +216,7 @@ def test_what_a_run_left_is_saved(link, tmp_path):
     leave(link, "5", "data.json", b'{"7": {"source": "digits", "examples": 900}}')
     leave(link, "5", "adapter/weights", b"abc")
     leave(link, "5", "../escape", b"no")
-    result = results.collect(link.door, "5", "image-classification", results.Places.within(tmp_path / "out"))
+    result = results.collect(link.client, "5", "image-classification", results.Places.within(tmp_path / "out"))
     assert np.load(result.model)["w"].tolist() == [1, 1, 1]
     assert result.plot.read_bytes().startswith(b"\x89PNG")
     assert json.loads(result.metrics.read_text())["rows"][1]["server"]["accuracy"] == 0.9
@@ -235,9 +226,7 @@ def test_what_a_run_left_is_saved(link, tmp_path):
     assert [path.relative_to(tmp_path) for path in result.more] == [Path("out/adapter/weights")]
 
 
-def test_files_that_are_too_much_stay_where_they_are_and_are_named(link, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(results, "_MOST_BYTES", 10)
-    monkeypatch.setattr(results, "_MOST_FILES", 2)
+def test_files_that_are_too_much_stay_where_they_are_and_are_named(link, tmp_path, capsys):
     for name, content in (
         ("files/a", b"12345"), ("files/big", b"1234567"), ("files/c?d#e%41", b"12345"), ("files/d", b""),
         ("/etc/cron.d/x", b"no"), ("files/../../x", b"no"), ("files/a\x1b[31m", b"no"),
@@ -246,12 +235,13 @@ def test_files_that_are_too_much_stay_where_they_are_and_are_named(link, tmp_pat
         link.files["/oneflower/runs/5/files"] = json.dumps(
             [*json.loads(link.files["/oneflower/runs/5/files"])[:-1], name]
         ).encode()
-    result = results.collect(link.door, "5", "app", results.Places.within(tmp_path / "out"))
+    places, most = results.Places.within(tmp_path / "out"), results.Most(bytes=10, files=2)
+    result = results.collect(link.client, "5", "app", places, most=most)
     assert [str(path.relative_to(tmp_path / "out")) for path in result.more] == ["files/a", "files/c?d#e%41"]
     assert [path.read_bytes() for path in result.more] == [b"12345", b"12345"]
     assert result.not_saved == ("files/big", "files/d")
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["a", "c?d#e%41"]
-    screen.show_files(result)
+    show_files(result)
     assert "2 files of the app are too large or too many" in capsys.readouterr().err
 
 
@@ -259,7 +249,7 @@ def test_an_error_of_oneflowers_own_is_the_whole_message(link):
     finished(link, "failed", "ServerApp failed with exception: No data.", log="Traceback ...\nNo data.\n")
     link.files["/oneflower/runs/5/files/failure.json"] = b'{"message": "No data.", "hint": "Put some there."}'
     with pytest.raises(OneflowerError) as caught:
-        runs.follow(link.door, "5", runs.Observer(print, print, print))
+        follow(link.client, "5", Observer(print, print, print))
     assert str(caught.value).count("No data.") == 1
     assert (caught.value.message, caught.value.hint) == ("Run 5 failed: No data.", "Put some there.")
     assert caught.value.code is ExitCode.RUN_FAILED
@@ -271,17 +261,17 @@ def test_the_model_of_the_newest_run_that_left_one_is_found(link):
 
     known()
     with pytest.raises(OneflowerError, match="lab has no model yet(.|\n)*oneflower run"):
-        results.run_with_model(link.door, "lab", None)
+        results.run_with_model(link.client, "lab", None)
     known(*({"id": str(number), "app": f"us/app{number}", "status": "finished"} for number in (1, 2, 3)))
     for number in "12":
         leave(link, number, "model.npz", b"")
-    assert results.run_with_model(link.door, "lab", None) == ("2", "app2")
-    assert results.run_with_model(link.door, "lab", "1") == ("1", "app1")
+    assert results.run_with_model(link.client, "lab", None) == ("2", "app2")
+    assert results.run_with_model(link.client, "lab", "1") == ("1", "app1")
     with pytest.raises(OneflowerError, match="no run 4(.|\n)*1, 2, 3"):
-        results.run_with_model(link.door, "lab", "4")
+        results.run_with_model(link.client, "lab", "4")
     known({"id": "9", "app": "us/app", "status": "running"})
     with pytest.raises(OneflowerError, match="Run 9 of lab is still training"):
-        results.run_with_model(link.door, "lab", None)
+        results.run_with_model(link.client, "lab", None)
 
 
 def test_a_run_that_was_lost_is_followed_in_the_one_that_goes_on(link):
@@ -292,9 +282,9 @@ def test_a_run_that_was_lost_is_followed_in_the_one_that_goes_on(link):
         json.dumps(row(number)) for number in (1, 2)
     ).encode()
     seen, said = [], []
-    assert runs.follow(link.door, "5", runs.Observer(lambda found: seen.append(found.round), print, said.append)) == "6"
+    assert follow(link.client, "5", Observer(lambda found: seen.append(found.round), print, said.append)) == "6"
     assert seen == [1, 2]
-    assert "run 6 goes on" in said[0]
+    assert "run 6 goes on" in str(said[0])
 
 
 def test_only_a_run_that_ended_before_its_end_goes_on(link):
@@ -302,19 +292,18 @@ def test_only_a_run_that_ended_before_its_end_goes_on(link):
     link.posted = lambda body: asked.append(body) or b'{"id": "6"}'
     for status, sub_status, sentence in (("running", "", "has not ended"), ("finished", "completed", "is completed")):
         with pytest.raises(OneflowerError, match=sentence):
-            runs.resume(link.door, {"id": "5", "status": status, "sub_status": sub_status})
-    assert runs.resume(link.door, {"id": "5", "status": "finished", "sub_status": "stopped"}) == "6"
+            submission.resume(link.client, {"id": "5", "status": status, "sub_status": sub_status})
+    assert submission.resume(link.client, {"id": "5", "status": "finished", "sub_status": "stopped"}) == "6"
     assert asked == [{"resumes": "5"}]
     link.posted = lambda body: None
     with pytest.raises(OneflowerError, match="Run 5 cannot go on: no such app"):
-        link.door.resume("5")
+        link.client.resume("5")
 
 
-def test_a_run_that_was_lost_and_that_nothing_takes_the_place_of_is_a_failure(link, monkeypatch):
-    monkeypatch.setattr(runs, "_GRACE", 0.2)
+def test_a_run_that_was_lost_and_that_nothing_takes_the_place_of_is_a_failure(link):
     finished(link, "failed", "No heartbeat received", lost="YES")
     with pytest.raises(OneflowerError, match="No heartbeat"):
-        runs.follow(link.door, "5", runs.Observer(print, print, print))
+        follow(link.client, "5", Observer(print, print, print), Patience(grace=0.2))
 
 
 def test_a_run_that_was_lost_says_at_once_what_died_when_and_what_would_have_saved_it(link):
@@ -323,24 +312,24 @@ def test_a_run_that_was_lost_says_at_once_what_died_when_and_what_would_have_sav
     finished(link, "stopped", lost="YES", why_lost="Its SuperLink was started again.", given_up=hint)
     began = time.monotonic()
     with pytest.raises(OneflowerError) as caught:
-        runs.follow(link.door, "5", runs.Observer(print, print, print))
+        follow(link.client, "5", Observer(print, print, print))
     assert caught.value.message == "Run 5 was lost after round 1 of 2. Its SuperLink was started again."
     assert caught.value.hint == hint
-    assert time.monotonic() - began < runs._GRACE
+    assert time.monotonic() - began < Patience().grace
 
 
 def test_an_app_without_strategy_leaves_nothing_and_that_is_no_error(link, tmp_path):
-    result = results.collect(link.door, "5", "image-classification", results.Places.within(tmp_path / "out"))
+    result = results.collect(link.client, "5", "image-classification", results.Places.within(tmp_path / "out"))
     assert (result.model, result.metrics, result.plot, result.rows) == (None, None, None, ())
 
 
 def test_the_nodes_that_are_online_are_counted_and_a_superlink_that_is_away_is_named(link):
     link.files["/oneflower/nodes"] = b'[{"id":"1","status":"online"},{"id":"2","status":"offline"}]'
-    assert link.door.nodes_online() == 1
-    door = runs.SuperLinkDoor("127.0.0.1:9", "", link.door.flwr)
+    assert link.client.nodes_online() == 1
+    client = SuperLinkClient("127.0.0.1:9", "", link.client.flwr)
     with pytest.raises(OneflowerError, match="does not answer(.|\n)*oneflower show"):
-        door.nodes_online()
-    door.close()
+        client.nodes_online()
+    client.close()
 
 
 class AnySurroundings:
@@ -352,7 +341,7 @@ def test_a_federation_that_is_not_ready_trains_nothing():
     status = FederationStatus(1, "lab", "DEPLOYING", 2)
     request = training.Request("image-classification", None, {}, Path())
     with pytest.raises(OneflowerError, match="no SuperLink that is ready") as caught:
-        training.train(AnySurroundings(), status, request, runs.Observer(print, print, print))
+        training.train(AnySurroundings(), status, request, Observer(print, print, print))
     assert caught.value.code is ExitCode.CONFLICT
 
 
@@ -362,14 +351,14 @@ def submitting(link, tmp_path, monkeypatch):
 
     class Surroundings:
         def flwr(self, version, framework, notify):
-            return link.door.flwr, {"flwr", "numpy", "scikit-learn", "pillow"}
+            return link.client.flwr, {"flwr", "numpy", "scikit-learn", "pillow"}
 
         def revive(self):
             return None
 
         @contextlib.contextmanager
         def reach(self, status):
-            yield link.door.address
+            yield link.client.address
 
     posted, said = [], []
     link.posted = lambda body: posted.append(body) or b"{}"
@@ -377,13 +366,15 @@ def submitting(link, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def train(answer):
-        link.door.flwr.write_text(f"#!/bin/sh\nkill -INT {os.getpid()}\nsleep 0.3\npwd >{tmp_path}/where\n{answer}\n")
-        link.door.flwr.chmod(0o755)
+        link.client.flwr.write_text(f"#!/bin/sh\nkill -INT {os.getpid()}\nsleep 0.3\npwd >{tmp_path}/where\n{answer}\n")
+        link.client.flwr.chmod(0o755)
         vm = VmStatus(1, "superlink_0", "superlink", "running", ready=True)
-        status = FederationStatus(1, "lab", "RUNNING", 2, vms=(vm,), control=link.door.address)
+        status = FederationStatus(1, "lab", "RUNNING", 2, vms=(vm,), control=link.client.address)
         request = training.Request("image-classification", None, {}, Path())
         with pytest.raises(KeyboardInterrupt):
-            training.train(Surroundings(), status, request, runs.Observer(print, print, said.append))
+            training.train(
+                Surroundings(), status, request, Observer(print, print, lambda event: said.append(str(event)))
+            )
         return posted, said
 
     return train
@@ -410,38 +401,38 @@ def test_an_interrupt_stops_the_run_or_says_that_it_may_go_on(link):
 
     record(link, row(1))
     finished(link, "completed")
-    observer = runs.Observer(interrupt, print, said.append)
+    observer = Observer(interrupt, print, lambda event: said.append(str(event)))
     link.posted = lambda path: b"{}"
     with pytest.raises(KeyboardInterrupt):
-        training._to_its_end(link.door, "5", "app", Path(), observer)
+        training.finish(link.client, "5", "app", Path(), observer)
     assert said[-2:] == ["stopping run 5", "Note: run 5 is stopped."]
     link.posted = lambda path: None
     with pytest.raises(KeyboardInterrupt):
-        training._to_its_end(link.door, "5", "app", Path(), observer)
+        training.finish(link.client, "5", "app", Path(), observer)
     assert said[-1] == "Note: run 5 may go on: Run 5 cannot be stopped: no such app."
 
 
 def test_an_interrupt_while_the_id_of_the_run_is_told_stops_it_too(link):
     said = []
 
-    def doing(text):
-        said.append(text)
-        if text == "run 5":
+    def notify(event):
+        said.append(str(event))
+        if event == RunBegan("5"):
             raise KeyboardInterrupt
 
     link.posted = lambda path: b"{}"
     with pytest.raises(KeyboardInterrupt):
-        training._to_its_end(link.door, "5", "app", Path(), runs.Observer(print, print, doing))
+        training.finish(link.client, "5", "app", Path(), Observer(print, print, notify))
     assert said == ["run 5", "stopping run 5", "Note: run 5 is stopped."]
 
 
 def test_whoever_keeps_the_superlink_is_started_again_when_it_does_not_answer():
     revived = []
-    door = runs.SuperLinkDoor("127.0.0.1:9", "", Path("flwr"), lambda: revived.append(True))
+    client = SuperLinkClient("127.0.0.1:9", "", Path("flwr"), lambda: revived.append(True))
     with pytest.raises(httpx.ConnectError):
-        door.json("/runs")
+        client.json("/runs")
     assert revived == [True]
-    door.close()
+    client.close()
 
 
 @pytest.mark.parametrize(
@@ -457,4 +448,4 @@ def test_a_flower_command_that_fails_is_one_sentence(link, tmp_path, script, cau
     flwr.write_text(f"#!/bin/sh\n{script}\n")
     flwr.chmod(0o755)
     with pytest.raises(OneflowerError, match=cause):
-        link.door.flower("list")
+        link.client.flower("list")

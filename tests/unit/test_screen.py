@@ -10,7 +10,8 @@ import time
 import pytest
 from rich.console import Console
 
-from oneflower.cli import screen
+from oneflower.cli import rounds, screen, steps
+from oneflower.events import Note, RunBegan, Step
 from oneflower_appliance.runs import RunRow
 
 
@@ -22,8 +23,8 @@ def row(number, rounds=5, seconds=10.0):
 
 def test_what_is_waited_for_in_a_run_is_told_with_how_long_it_will_take(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(screen.time, "monotonic", lambda: now[0])
-    table = screen.RunTable()
+    monkeypatch.setattr(rounds.time, "monotonic", lambda: now[0])
+    table = rounds.RunTable()
     now[0] += 7
     assert table.waiting() == "first round, 7 s"
     table.add(row(1))
@@ -37,7 +38,6 @@ def test_what_is_waited_for_in_a_run_is_told_with_how_long_it_will_take(monkeypa
 
 
 def test_off_a_terminal_there_is_a_line_now_and_then_and_only_while_it_waits(monkeypatch):
-    monkeypatch.setattr(screen, "_SILENCE", 0.01)
     said, told = [], threading.Event()
 
     def say(text):
@@ -45,8 +45,8 @@ def test_off_a_terminal_there_is_a_line_now_and_then_and_only_while_it_waits(mon
         if len(said) > 2:
             told.set()
 
-    monkeypatch.setattr(screen, "say", say)
-    with screen.Pulse(lambda: "round 2 of 5"):
+    monkeypatch.setattr(steps, "say", say)
+    with steps.Pulse(lambda: "round 2 of 5", silence=0.01):
         assert told.wait(20)
     assert set(said) == {"  ... round 2 of 5"}
     before = len(said)
@@ -58,8 +58,7 @@ def test_off_a_terminal_there_is_a_line_now_and_then_and_only_while_it_waits(mon
 def terminal(monkeypatch):
     """A terminal, and what was drawn on it."""
     drawn = io.StringIO()
-    monkeypatch.setattr(screen, "console", lambda: Console(file=drawn, force_terminal=True, width=80))
-    monkeypatch.setattr(screen, "_TICK", 0.01)
+    monkeypatch.setattr(steps, "console", lambda: Console(file=drawn, force_terminal=True, width=80))
     return drawn
 
 
@@ -73,14 +72,14 @@ def test_on_a_terminal_a_line_counts_while_a_run_goes_on(terminal):
             counted.set()
         return text
 
-    with screen.steps(waiting) as notify:
-        notify("submitting")
+    with steps.Steps(waiting, tick=0.01) as shows:
+        shows.notify(Step("submitting"))
         assert "round 1" not in terminal.getvalue()
-        notify("run 5")
+        shows.notify(RunBegan("5"))
         assert counted.wait(20)
-        notify("stopping run 5")
+        shows.notify(Step("stopping run 5"))
         shown = terminal.getvalue()
-        notify("Note: run 5 is stopped.")
+        shows.notify(Note("run 5 is stopped."))
     assert "round 1," in shown
     assert "stopping run 5" in terminal.getvalue()
 

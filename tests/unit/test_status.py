@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneflower.cli import federations, screen
-from oneflower.cloud.status import read_status
+from oneflower.cli import federations, rounds, screen
+from oneflower.cloud.reading import read_status
 
 TODAY = date(2027, 1, 1)
 
@@ -126,9 +126,9 @@ def test_nothing_that_a_vm_publishes_keeps_a_federation_from_being_shown(link, n
         patch.setattr(screen, "show", said.append)
         federations.show("lab", screen.Output.TEXT)
         federations.show("lab", screen.Output.JSON)
-        table = screen.RunTable()
-        patch.setattr(screen, "say", said.append)
-        patch.setattr(screen, "warn", said.append)
+        table = rounds.RunTable()
+        patch.setattr(rounds, "say", said.append)
+        patch.setattr(rounds, "warn", said.append)
         for row in found.training.latest if found.training else ():
             table.add(row)
             table.waiting()

@@ -7,14 +7,13 @@ import json
 
 import pytest
 
-from oneflower.cli.screen import RunTable, _vm_line, progress_line
-from oneflower.cloud import Cloud, Endpoints, Federation
-from oneflower.cloud import federation as module
-from oneflower.cloud.status import FederationStatus, RunProgress, VmStatus, read_status
+from oneflower.cli.rounds import RunTable, progress_line
+from oneflower.cli.steps import machine_line
+from oneflower.cloud.reading import read_status
+from oneflower.cloud.status import FederationStatus, RunProgress, VmStatus
+from oneflower.cloud.waiting import HEALING, wait_ready, wait_trained
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.runs import RunRow
-
-CLOUD = Cloud(Endpoints("http://nowhere", "http://nowhere", "a:b"), None)
 
 
 class Vm:
@@ -82,12 +81,10 @@ def test_why_a_machine_waits_for_a_host_is_told_as_long_as_it_waits():
     waiting.state, waiting.lcm_state = 1, 0
     found = read_status(1, "lab", BODY, {1: waiting}, ())
     assert found.vms[0].waits == why
-    assert _vm_line(found.vms[0]) == f"pending: {why}"
+    assert machine_line(found.vms[0]) == f"pending: {why}"
     assert read_status(1, "lab", BODY, {1: running}, ()).vms[0].waits == ""
-    federation = Federation(CLOUD, 1, "lab")
-    federation._changes = lambda: iter([found])
     with pytest.raises(OneflowerError, match=r"still waiting for superlink_0 \(pending: .*Not enough CPU on hosts\)"):
-        federation.wait_ready(timeout=-1)
+        wait_ready([found], timeout=-1)
 
 
 def test_a_superlink_that_does_not_say_where_its_control_api_is_is_no_riddle():
@@ -105,23 +102,13 @@ def status(found=None, error=""):
     return FederationStatus(1, "lab", "RUNNING", 0, vms=(vm,), training=found)
 
 
-@pytest.fixture
-def wait(monkeypatch):
-    monkeypatch.setattr(module.time, "sleep", lambda _: None)
-
-    def wait(*statuses):
-        federation, seen, left = (
-            Federation(CLOUD, 1, "lab"),
-            [],
-            iter(statuses),
-        )
-        federation.status = lambda: next(left)
-        return federation.wait_trained(lambda row: seen.append(row.round)), seen
-
-    return wait
+def wait(*statuses, healing=HEALING):
+    """Wait by these statuses, and return how the run ended and which rounds were told."""
+    seen = []
+    return wait_trained(statuses, lambda row: seen.append(row.round), healing), seen
 
 
-def test_rounds_are_told_once_and_a_loss_that_mends_itself_is_waited_through(wait):
+def test_rounds_are_told_once_and_a_loss_that_mends_itself_is_waited_through():
     two = training(**RUN | ROUND)
     more = ROUND["FL_RUN_ROWS"] + ";3:5:1.5:4:0:4:-:-:-;4:5:1.5:4:0:4:-:-:-;5:5:1.5:4:0:4:-:-:-"
     last = training(**RUN | {"FL_RUN_ROWS": more, "FL_RUN_STATUS": "completed"})
@@ -129,13 +116,12 @@ def test_rounds_are_told_once_and_a_loss_that_mends_itself_is_waited_through(wai
     assert (ended.status, seen) == ("completed", [1, 2, 3, 4, 5]), "none goes unseen"
 
 
-def test_a_federation_that_stays_broken_is_given_up(wait, monkeypatch):
-    monkeypatch.setattr(module, "HEALING", -1)
+def test_a_federation_that_stays_broken_is_given_up():
     with pytest.raises(OneflowerError, match="lab is not ready any more(.|\n)*superlink_0: killed"):
-        wait(status(), status(error="killed"))
+        wait(status(), status(error="killed"), healing=-1)
 
 
-def test_a_run_that_fails_is_a_failure(wait):
+def test_a_run_that_fails_is_a_failure():
     with pytest.raises(OneflowerError, match="stopped: no reason is known"):
         wait(status(RunProgress("5", "us/app", "stopped")))
 

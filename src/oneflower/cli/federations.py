@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import base64
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from oneflower.cli import screen
+from oneflower.cli.rounds import RunTable, progress_line
 from oneflower.cli.screen import Output
 from oneflower.cli.session import Session
+from oneflower.cli.steps import Pulse, Steps, step
+from oneflower.events import StepEnded
 from oneflower.opennebula import NAME
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.use_cases import NO_USE_CASE
@@ -81,9 +82,10 @@ def up(
     """
     from oneflower.cloud.names import check_name  # noqa: PLC0415 - as everything of the client
 
-    wanted = Wanted(check_name(name), supernodes, settings_of(settings), (min_vms, max_vms))
-    federation, status = deploy(Session.cloud(template), wanted, timeout, keep=keep)
-    name = federation.name
+    check_name(name)
+    given, limits = settings_of(settings), (min_vms, max_vms)
+    federation = deploy(Session.cloud(template), name, supernodes, given, limits, timeout, keep=keep)
+    status = federation.status()
     ready = f"Federation {name} is ready: SuperLink {status.endpoint}, {status.supernodes} SuperNodes."
     if status.settings.get("FL_USE_CASE", NO_USE_CASE) == NO_USE_CASE:
         follow_up = f"Train with: {screen.program()} run image-classification --federation {name}"
@@ -99,60 +101,40 @@ def up(
 
 def _watch_training(federation: Federation) -> str:
     """Show the run that the form began, and return how it ended. Ctrl-C leaves it going on."""
-    table = screen.RunTable()
+    table = RunTable()
     try:
-        with screen.Pulse(table.waiting):
-            return screen.progress_line(federation.wait_trained(table.add))
+        with Pulse(table.waiting):
+            return progress_line(federation.wait_trained(table.add))
     except KeyboardInterrupt:
         screen.say(f"{federation.name} goes on training. Look with: {screen.program()} show {federation.name}")
         raise
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What is to be deployed; `limits` are those for scaling, None where the service template's count."""
+def deploy(
+    cloud: Cloud,
+    name: str,
+    supernodes: int,
+    settings: dict[str, str],
+    limits: tuple[int | None, int | None],
+    timeout: float,
+    *,
+    keep: bool,
+) -> Federation:
+    """Deploy a federation and show how it comes up; what was begun is removed again when that fails, unless `keep`."""
+    from oneflower.cloud import Federation  # noqa: PLC0415
 
-    name: str
-    supernodes: int
-    settings: dict[str, str]
-    limits: tuple[int | None, int | None]
-
-
-def deploy(cloud: Cloud, wanted: Wanted, timeout: float, *, keep: bool) -> tuple[Federation, FederationStatus]:
-    """Deploy and wait; on failure or Ctrl-C take down again what was begun, unless `keep`."""
-    from oneflower.cloud import Federation, scaling_bounds  # noqa: PLC0415
-    from oneflower_appliance.settings import ignored, remarks, resolve  # noqa: PLC0415
-
-    bounds = scaling_bounds(cloud, wanted.supernodes, wanted.limits, wanted.settings)
-    settings = resolve(wanted.settings, bounds=bounds)
-    for remark in (*remarks(settings), *ignored(settings)):
-        screen.say(f"Note: {remark}")
-    with screen.steps() as notify:
-        federation = Federation.begin(cloud, wanted.name, wanted.settings, bounds, notify)
-    try:
-        with screen.DeployProgress(f"deploying {wanted.name} with {wanted.supernodes} SuperNodes") as progress:
-            return federation, federation.wait_ready(timeout, progress.update)
-    except BaseException:
-        if keep:
-            screen.say(
-                f"Left as it is (--keep). Look with `oneflower logs {wanted.name}`; "
-                f"remove with `oneflower down {wanted.name}`."
-            )
-        else:
-            _show_consoles(federation)
-            remove(federation, f"rolling back: removing {wanted.name}")
-        raise
+    with Steps() as steps:
+        return Federation.deploy(
+            cloud, supernodes, settings, name, limits=limits, timeout=timeout, keep=keep,
+            watch=steps.watch, notify=steps.notify,
+        )  # fmt: skip
 
 
 def remove(federation: Federation, what: str) -> None:
     """Remove a federation at the end of a command, whose own error or result is what counts; say what is left of it."""
-    with suppress(_Left), screen.step(what):
-        if federation.roll_back():
-            raise _Left
-
-
-class _Left(Exception):  # noqa: N818 - ends a step; what is left has been said
-    """Something of a federation could not be removed."""
+    with step(what) as steps:
+        left = federation.roll_back()
+        steps.notify(StepEnded(well=not left))
 
 
 def list_all(output: Format = Output.TEXT) -> None:
@@ -193,7 +175,7 @@ def show(name: Name = None, output: Format = Output.TEXT) -> None:
         f"Flower {status.version or '-'}"
     )
     if status.training:
-        screen.show_line(f"Training: {screen.progress_line(status.training)}")
+        screen.show_line(f"Training: {progress_line(status.training)}")
     more = (status.trust.refusal, status.trust.note, status.share)
     for remark in (*status.causes, *status.remarks, *filter(None, more)):
         screen.show_line(f"Note: {remark}")
@@ -224,38 +206,12 @@ def logs(
     output: Format = Output.TEXT,
 ) -> None:
     """Show the service's log, what each machine says of itself, and (local cloud) the machines' consoles."""
-    federation = _find(name)
-    status, surroundings = federation.status(), federation.cloud.surroundings
-    shown = [found for found in status.vms if vm in (None, found.name, str(found.id))]
-    if vm is not None and not shown:
-        raise OneflowerError(
-            f"{status.name} has no machine {vm!r}.",
-            f"It has {', '.join(found.name for found in status.vms)}.",
-            ExitCode.NOT_FOUND,
-        )
-    consoles = {found.name: surroundings.console(found.id, lines) for found in shown}
+    found = _find(name).logs(lines, vm)
     if output is Output.JSON:
-        screen.show_json({"service": status.log, "vms": status.vms, "consoles": consoles})
+        screen.show_json({"service": found.service, "vms": found.vms, "consoles": found.consoles})
         return
-    if vm is None:
-        for line in status.log:
-            screen.show_line(f"service: {line}")
-        for found in status.vms:
-            screen.show_line(f"{found.name}: {'ready' if found.ready else found.error or found.waits or found.state}")
-    for machine_name, text in consoles.items():
-        for line in text:
-            screen.show_line(f"{machine_name} | {line}")
-
-
-def _show_consoles(federation: Federation) -> None:
-    """Print the end of the console of each machine that failed, before it is removed."""
-    try:
-        failed = [vm for vm in federation.status().vms if vm.error and not vm.ready]
-    except OneflowerError:
-        return
-    for vm in failed:
-        for line in federation.cloud.surroundings.console(vm.id, 15):
-            screen.say(f"{vm.name} | {line}")
+    for line in found.lines(consoles_only=vm is not None):
+        screen.show_line(line)
 
 
 def scale(
@@ -268,8 +224,8 @@ def scale(
     federation = _find(name)
     if going := federation.leaving(supernodes):
         screen.say(f"Removing the oldest: {', '.join(vm.name for vm in going)}.")
-    with screen.DeployProgress(f"scaling {federation.name} to {supernodes} SuperNodes") as progress:
-        status = federation.scale(supernodes, timeout, progress.update)
+    with step(f"scaling {federation.name} to {supernodes} SuperNodes") as steps:
+        status = federation.scale(supernodes, timeout, steps.watch)
     if status.share:
         screen.say(f"Note: {status.share}")
     screen.show_result(output, status, f"Federation {federation.name} has {status.supernodes} SuperNodes.")
@@ -278,8 +234,8 @@ def scale(
 def recover(name: Name = None, timeout: Timeout = 600, output: Format = Output.TEXT) -> None:
     """Try again what failed, and wait until every machine is ready."""
     federation = _find(name)
-    with screen.DeployProgress(f"recovering {federation.name}") as progress:
-        status = federation.recover(timeout, progress.update)
+    with step(f"recovering {federation.name}") as steps:
+        status = federation.recover(timeout, steps.watch)
     screen.show_result(output, status, f"Federation {federation.name} is ready.")
 
 
@@ -305,7 +261,7 @@ def down(
             screen.say(f"There is no federation {name!r}: nothing to do." if name else "There is no federation.")
             doomed = []
     for federation in doomed:
-        with screen.step(f"removing {federation.name}"):
+        with step(f"removing {federation.name}"):
             try:
                 federation.delete(timeout)
             except KeyboardInterrupt:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oneflower.cli import screen
-from oneflower.cli.federations import Format, Name, Set, Supernodes, Timeout, Wanted, deploy, pairs, remove, settings_of
+from oneflower.cli.federations import Format, Name, Set, Supernodes, Timeout, deploy, pairs, remove, settings_of
+from oneflower.cli.rounds import RunTable, show_files
 from oneflower.cli.screen import Output
 from oneflower.cli.session import Session
+from oneflower.cli.steps import Steps, step
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
@@ -67,10 +69,10 @@ def run(
     _summary(result, table)
 
 
-def _summary(result: RunResult, table: screen.RunTable) -> None:
+def _summary(result: RunResult, table: RunTable) -> None:
     if curve := table.curve():
         screen.show(curve)
-    screen.show_files(result)
+    show_files(result)
 
 
 def model(
@@ -87,20 +89,20 @@ def model(
     if file.is_dir():
         raise OneflowerError(f"{file} is a folder.", f"Name a file: `--save {file / 'model.npz'}`.", ExitCode.USAGE)
     federation = Federation.find(Session.cloud(), name)
-    with screen.step(f"fetching the model of {federation.name}"):
+    with step(f"fetching the model of {federation.name}"):
         result = federation.fetch_model(file, run_id)
     if output is Output.JSON:
         screen.show_json(result)
     else:
-        screen.show_files(result)
+        show_files(result)
 
 
-def _observed(train: Callable[..., RunResult], *, show_log: bool = False) -> tuple[RunResult, screen.RunTable]:
+def _observed(train: Callable[..., RunResult], *, show_log: bool = False) -> tuple[RunResult, RunTable]:
     """Train to the end, showing what happens. Ctrl-C stops the run."""
-    table = screen.RunTable()
+    table = RunTable()
     log = screen.say if show_log else lambda _: None
-    with screen.steps(table.waiting) as notify:
-        return train(on_row=table.add, on_log=log, notify=notify), table
+    with Steps(table.waiting) as steps:
+        return train(on_row=table.add, on_log=log, notify=steps.notify), table
 
 
 def connect(
@@ -110,7 +112,7 @@ def connect(
     """Print what plain `flwr` needs to reach a federation's SuperLink; on OpenNebula, keep an SSH tunnel open to it."""
     from oneflower.cli.connections import forget_gone, keep_ca  # noqa: PLC0415
     from oneflower.cloud import Federation  # noqa: PLC0415
-    from oneflower.cloud.runs import connection  # noqa: PLC0415
+    from oneflower.cloud.superlink import connection  # noqa: PLC0415
 
     federation = Federation.find(Session.cloud(), name)
     status = federation.status()
@@ -146,7 +148,7 @@ def demo(
     given = settings_of(settings)
     limits = (min(Bounds().minimum, supernodes), max(Bounds().maximum, supernodes))
     name = f"demo-{secrets.token_hex(2)}"
-    federation, _ = deploy(Session.cloud(), Wanted(name, supernodes, given, limits), timeout, keep=keep)
+    federation = deploy(Session.cloud(), name, supernodes, given, limits, timeout, keep=keep)
     try:
         result, table = _observed(functools.partial(federation.run, "image-classification", rounds, {}, save))
     finally:

@@ -2,7 +2,7 @@
 
 from oneflower.cloud.client import Cloud
 from oneflower.cloud.credentials import Endpoints, opennebula_endpoints
-from oneflower.cloud.federation import Federation, scaling_bounds
+from oneflower.cloud.federation import Federation, Logs
 from oneflower.cloud.outages import Limits
 from oneflower.cloud.refused import RefusedError
 from oneflower.cloud.results import RunResult
@@ -15,11 +15,11 @@ __all__ = [
     "Federation",
     "FederationStatus",
     "Limits",
+    "Logs",
     "RefusedError",
     "RunProgress",
     "RunResult",
     "RunRow",
     "VmStatus",
     "opennebula_endpoints",
-    "scaling_bounds",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from oneflower.cloud.refused import RefusedError
+from oneflower.opennebula.states import VM_FAILED, RoleState, ServiceState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -12,9 +13,11 @@ if TYPE_CHECKING:
     from oneflower.cloud.client import Cloud
     from oneflower.cloud.core import Vm
 
-_PENDING, _FAILED_DEPLOYING, _FAILED_SCALING = 0, 7, 9
-_LEAVING = frozenset({3, 5, 6, 12, 14})  # UNDEPLOYING, DONE, and what comes with them: nothing is to be made any more
-_LCM_FAILURES = frozenset({36, 37, 38, 39, 40, 41, 42, 44, 46, 47, 48, 49, 50, 61})
+# Nothing is to be made any more.
+_LEAVING = frozenset({
+    ServiceState.UNDEPLOYING, ServiceState.DONE, ServiceState.FAILED_UNDEPLOYING, ServiceState.UNDEPLOYING_NETS,
+    ServiceState.FAILED_UNDEPLOYING_NETS,
+})  # fmt: skip
 
 
 def causes(cloud: Cloud, body: dict[str, Any], vms: Mapping[int, Vm]) -> Iterator[str]:
@@ -24,7 +27,7 @@ def causes(cloud: Cloud, body: dict[str, Any], vms: Mapping[int, Vm]) -> Iterato
         yield from _templates(cloud, roles)
         yield from _parents(roles)
     for name, role in roles.items():
-        if role["state"] in (_FAILED_DEPLOYING, _FAILED_SCALING) and not _failed_vms(role, vms):
+        if role["state"] in (RoleState.FAILED_DEPLOYING, RoleState.FAILED_SCALING) and not _failed_vms(role, vms):
             yield f"Role {name} could not be deployed{_said(body, name)}."
         for vm in _failed_vms(role, vms):
             reason = vm.attributes.get("ERROR", "OpenNebula could not boot it").strip().rstrip(".")
@@ -33,7 +36,7 @@ def causes(cloud: Cloud, body: dict[str, Any], vms: Mapping[int, Vm]) -> Iterato
 
 def _failed_vms(role: dict[str, Any], vms: Mapping[int, Vm]) -> list[Vm]:
     numbers = (node["deploy_id"] for node in role.get("nodes") or ())
-    return [vms[number] for number in numbers if number in vms and vms[number].lcm_state in _LCM_FAILURES]
+    return [vms[number] for number in numbers if number in vms and vms[number].lcm_state in VM_FAILED]
 
 
 def _templates(cloud: Cloud, roles: Mapping[str, dict[str, Any]]) -> Iterator[str]:
@@ -54,9 +57,9 @@ def _templates(cloud: Cloud, roles: Mapping[str, dict[str, Any]]) -> Iterator[st
 def _parents(roles: Mapping[str, dict[str, Any]]) -> Iterator[str]:
     for name, role in roles.items():
         unknown = [parent for parent in role.get("parents") or () if parent not in roles]
-        if unknown and role["state"] == _PENDING:
+        if unknown and role["state"] == RoleState.PENDING:
             yield f"Role {name} waits for {', '.join(unknown)}, a role that does not exist."
-    if roles and all(role["state"] == _PENDING and role.get("parents") for role in roles.values()):
+    if roles and all(role["state"] == RoleState.PENDING and role.get("parents") for role in roles.values()):
         yield f"The roles {', '.join(roles)} wait for each other."
 
 

@@ -20,6 +20,7 @@ from oneflower.opennebula import (
     service_template,
     vm_template,
 )
+from oneflower.opennebula.states import ImageState
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.settings import Bounds
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 # Where the digests of what was registered are kept: in the service template, those of the VM templates too, whose own
 # attributes would be copied into every VM.
 _SECTION, _SERVICE = "oneflower", "service"
-_IMAGE_READY, _IMAGE_ERROR = (1, 2, 8), 5
+_IMAGE_READY = (ImageState.READY, ImageState.USED, ImageState.USED_PERS)
 _IMAGE_LIMIT = 3600.0
 _FAILED = 500  # what the core says of a path that it cannot read, among other things
 _PULSE = 0.5
@@ -221,7 +222,7 @@ class Registration:
             state, error = self._cloud.core.image(number)
             if state in _IMAGE_READY:
                 return
-            if state == _IMAGE_ERROR:
+            if state == ImageState.ERROR:
                 raise _not_made(name, error or "no reason given")
             if time.monotonic() > deadline:
                 raise OneflowerError(f"The image {name} is not ready after an hour.", "", ExitCode.TIMEOUT)

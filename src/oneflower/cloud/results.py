@@ -12,7 +12,7 @@ from urllib.parse import quote
 import httpx
 
 from oneflower.cloud.card import model_card
-from oneflower.cloud.runs import TooLongError
+from oneflower.cloud.superlink import TooLongError
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, replacing, write_atomic
 from oneflower_appliance.run_folder import DATA, METRICS, MODEL, OURS, RESULT
@@ -21,11 +21,21 @@ from oneflower_appliance.runs import RunRow
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from oneflower.cloud.runs import SuperLinkDoor
+    from oneflower.cloud.superlink import SuperLinkClient
 
-_MOST_BYTES, _MOST_FILES = 2 << 30, 1000  # of what an app left, together
 
 NOBODY: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Most:
+    """How much is fetched of what an app left: bytes and files, together."""
+
+    bytes: int = 2 << 30
+    files: int = 1000
+
+
+USUAL = Most()
 
 
 @dataclass(frozen=True)
@@ -72,20 +82,20 @@ class Places:
 
 
 def collect(
-    door: SuperLinkDoor, number: str, name: str, places: Places, names: Mapping[str, str] = NOBODY
+    link: SuperLinkClient, number: str, name: str, places: Places, names: Mapping[str, str] = NOBODY, most: Most = USUAL
 ) -> RunResult:
     """Fetch and save what a run of the app `name` left; `names` are machines, by node id.
 
     Raises `OneflowerError` or `httpx.HTTPError`.
     """
-    left = door.json(f"/runs/{number}/files") or []
-    lines = door.text(f"/runs/{number}/files/{METRICS}").splitlines()
+    left = link.json(f"/runs/{number}/files") or []
+    lines = link.text(f"/runs/{number}/files/{METRICS}").splitlines()
     rows = tuple(RunRow.parse(line).named(names) for line in lines)
-    summary: dict[str, Any] = door.json(f"/runs/{number}/files/{RESULT}") or {}
-    data: dict[str, Any] = door.json(f"/runs/{number}/files/{DATA}") or {}
+    summary: dict[str, Any] = link.json(f"/runs/{number}/files/{RESULT}") or {}
+    data: dict[str, Any] = link.json(f"/runs/{number}/files/{DATA}") or {}
     saved: dict[str, Any] = {}
     if MODEL in left:
-        saved["model"] = _fetch(door, number, MODEL, places.model)
+        saved["model"] = _fetch(link, number, MODEL, places.model)
     if rows:
         from oneflower.cloud.plot import plot_convergence  # noqa: PLC0415 - matplotlib takes its time
 
@@ -95,15 +105,17 @@ def collect(
         plot_convergence(rows, name, places.plot)
         write_atomic(places.card, model_card(name, number, rows, summary, data, saved.get("model")), SHARED)
         saved |= {"metrics": places.metrics, "plot": places.plot, "card": places.card}
-    saved["more"], saved["not_saved"] = _fetch_more(door, number, [path for path in left if path not in OURS], places)
+    saved["more"], saved["not_saved"] = _fetch_more(
+        link, number, [path for path in left if path not in OURS], places, most
+    )
     return RunResult(number, name, rows, float(summary.get("seconds", 0)), **saved)
 
 
-def run_with_model(door: SuperLinkDoor, name: str, wanted: str | None) -> tuple[str, str]:
+def run_with_model(link: SuperLinkClient, name: str, wanted: str | None) -> tuple[str, str]:
     """Return id and app of the run `wanted`, else of the newest that left a model. Raises `OneflowerError`."""
-    runs = [known_run(door, name, wanted)] if wanted is not None else door.json("/runs") or []
+    runs = [known_run(link, name, wanted)] if wanted is not None else link.json("/runs") or []
     for run in reversed(runs):
-        if MODEL in (door.json(f"/runs/{run['id']}/files") or []):
+        if MODEL in (link.json(f"/runs/{run['id']}/files") or []):
             return run["id"], run["app"].rpartition("/")[2]
     going = [run["id"] for run in runs if run["status"] != "finished"]
     raise OneflowerError(
@@ -115,9 +127,9 @@ def run_with_model(door: SuperLinkDoor, name: str, wanted: str | None) -> tuple[
     )
 
 
-def known_run(door: SuperLinkDoor, name: str, wanted: str) -> dict[str, Any]:
+def known_run(link: SuperLinkClient, name: str, wanted: str) -> dict[str, Any]:
     """Return what is known of a run of the federation `name`. Raises `OneflowerError` when it has none of that id."""
-    runs: list[dict[str, Any]] = door.json("/runs") or []
+    runs: list[dict[str, Any]] = link.json("/runs") or []
     for run in runs:
         if run["id"] == wanted:
             return run
@@ -126,22 +138,22 @@ def known_run(door: SuperLinkDoor, name: str, wanted: str) -> dict[str, Any]:
 
 
 def _fetch_more(
-    door: SuperLinkDoor, number: str, left: list[str], places: Places
+    link: SuperLinkClient, number: str, left: list[str], places: Places, most: Most
 ) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     """Fetch what the app itself left, as far as it is not too much, and return what was saved and what was not."""
     saved: list[Path] = []
     lost: list[str] = []
-    bytes_left = _MOST_BYTES
+    bytes_left = most.bytes
     for name in left:
         if not _is_inside(name):
             continue
         path = places.more / name
-        if len(saved) == _MOST_FILES:
+        if len(saved) == most.files:
             lost.append(name)
             continue
         try:
             with replacing(path, SHARED) as stream:
-                bytes_left -= door.download(_path_of(number, name), stream, bytes_left)
+                bytes_left -= link.download(_path_of(number, name), stream, bytes_left)
         except (TooLongError, httpx.HTTPStatusError):
             lost.append(name)
         else:
@@ -149,9 +161,9 @@ def _fetch_more(
     return tuple(saved), tuple(lost)
 
 
-def _fetch(door: SuperLinkDoor, number: str, name: str, path: Path) -> Path:
+def _fetch(link: SuperLinkClient, number: str, name: str, path: Path) -> Path:
     with replacing(path, SHARED) as stream:
-        door.download(_path_of(number, name), stream)
+        link.download(_path_of(number, name), stream)
     return path
 
 

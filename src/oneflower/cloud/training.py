@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from oneflower.cloud import apps, results, runs
+from oneflower.cloud import apps, following, results, submission, superlink
 from oneflower.cloud.answer import Answer
 from oneflower.cloud.names import file_name
+from oneflower.events import Note, RunBegan, Step
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.runs import shortcoming
 from oneflower_appliance.use_cases import NO_USE_CASE
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from oneflower.cloud.following import Observer
     from oneflower.cloud.status import FederationStatus
+    from oneflower.cloud.superlink import SuperLinkClient
     from oneflower.cloud.surroundings import Surroundings
 
 
@@ -34,7 +37,7 @@ class Request:
 
 
 def train(
-    surroundings: Surroundings, status: FederationStatus, wanted: Request, observer: runs.Observer
+    surroundings: Surroundings, status: FederationStatus, wanted: Request, observer: Observer
 ) -> results.RunResult:
     """Run an app on a federation to its end and fetch what it left. An interrupt stops the run.
 
@@ -42,50 +45,57 @@ def train(
     """
     app = apps.load_app(wanted.app or _use_case(status), status.settings)
     overrides = app.run_config(status.settings, wanted.rounds, wanted.config)
-    flwr, packages = surroundings.flwr(status.version, status.settings.get("ML_FRAMEWORK", "sklearn"), observer.doing)
+    flwr, packages = _flwr(surroundings, status, observer)
     app.check_installed(packages, status.name)
-    with runs.open_door(surroundings, status, flwr, observer.doing) as door:
-        needed, online = int(status.settings.get("FL_MIN_AVAILABLE_CLIENTS", 0)), door.nodes_online()
+    with superlink.reach(surroundings, status, flwr, observer.notify) as link:
+        needed, online = int(status.settings.get("FL_MIN_AVAILABLE_CLIENTS", 0)), link.nodes_online()
         if online < needed:
-            observer.doing(f"Note: {online} of {needed} SuperNodes are online; the first round waits for the others.")
+            observer.notify(Note(f"{online} of {needed} SuperNodes are online; the first round waits for the others."))
         for note in filter(None, (status.trust.note, status.share)):
-            observer.doing(f"Note: {note}")
-        observer.doing(f"submitting {app.name} to {status.name} ({status.supernodes} SuperNodes)")
-        submitted = Answer(lambda: runs.submit(door, app, overrides))
+            observer.notify(Note(note))
+        observer.notify(Step(f"submitting {app.name} to {status.name} ({status.supernodes} SuperNodes)"))
+        submitted = Answer(lambda: submission.submit(link, app, overrides))
         try:
             run_id = submitted.wait()
         except KeyboardInterrupt:
-            _take_back(door, submitted, f"{app.name} on {status.name}", observer)
+            _take_back(link, submitted, f"{app.name} on {status.name}", observer)
             raise
-        return _to_its_end(door, run_id, app.name, wanted.save / file_name(status.name), observer)
+        return finish(link, run_id, app.name, wanted.save / file_name(status.name), observer)
 
 
 def resume(
-    surroundings: Surroundings, status: FederationStatus, run_id: str, save: Path, observer: runs.Observer
+    surroundings: Surroundings, status: FederationStatus, run_id: str, save: Path, observer: Observer
 ) -> results.RunResult:
-    """Have a run that was stopped, lost or failed go on from its last checkpoint, to its end; as `train` else.
+    """Resume a run that was stopped, lost or failed, from its last checkpoint to its end. Otherwise as `train`.
 
     Raises `OneflowerError`.
     """
-    flwr, _ = surroundings.flwr(status.version, status.settings.get("ML_FRAMEWORK", "sklearn"), observer.doing)
-    with runs.open_door(surroundings, status, flwr, observer.doing) as door:
-        before = results.known_run(door, status.name, run_id)
-        observer.doing(f"Note: going on with run {run_id} of {before['app']}, from its last checkpoint if it has one.")
+    flwr, _ = _flwr(surroundings, status, observer)
+    with superlink.reach(surroundings, status, flwr, observer.notify) as link:
+        before = results.known_run(link, status.name, run_id)
+        observer.notify(Note(f"going on with run {run_id} of {before['app']}, from its last checkpoint if it has one."))
         name = before["app"].rpartition("/")[2]
-        return _to_its_end(door, runs.resume(door, before), name, save / file_name(status.name), observer)
+        return finish(link, submission.resume(link, before), name, save / file_name(status.name), observer)
 
 
-def _to_its_end(
-    door: runs.SuperLinkDoor, run_id: str, app: str, save: Path, observer: runs.Observer
-) -> results.RunResult:
+def _flwr(surroundings: Surroundings, status: FederationStatus, observer: Observer) -> tuple[Path, set[str]]:
+    framework = status.settings.get("ML_FRAMEWORK", "sklearn")
+    return surroundings.flwr(status.version, framework, lambda text: observer.notify(Step(text)))
+
+
+def finish(link: SuperLinkClient, run_id: str, app: str, save: Path, observer: Observer) -> results.RunResult:
+    """Follow a run of `app` to its end and save what it left in the folder `save`-RUN. An interrupt stops the run.
+
+    Raises `OneflowerError`.
+    """
     try:
-        observer.doing(f"run {run_id}")
-        run_id = runs.follow(door, run_id, observer)
+        observer.notify(RunBegan(run_id))
+        run_id = following.follow(link, run_id, observer)
     except KeyboardInterrupt:
-        _stop(door, run_id, observer)
+        _stop(link, run_id, observer)
         raise
     places = results.Places.within(save.with_name(f"{save.name}-{run_id}"))
-    result = results.collect(door, run_id, app, places, observer.names)
+    result = results.collect(link, run_id, app, places, observer.names)
     if wrong := shortcoming(result.rows):
         raise OneflowerError(
             f"Run {run_id} has not done all that it was asked for. {wrong}",
@@ -96,41 +106,41 @@ def _to_its_end(
     return result
 
 
-def _take_back(door: runs.SuperLinkDoor, submitted: Answer[str], what: str, observer: runs.Observer) -> None:
+def _take_back(link: SuperLinkClient, submitted: Answer[str], what: str, observer: Observer) -> None:
     """Stop the run that is being submitted: Flower has the app, and says in a moment which run it is."""
-    observer.doing("interrupted: waiting for Flower to say which run it started, to stop it")
+    observer.notify(Step("interrupted: waiting for Flower to say which run it started, to stop it"))
     try:
         run_id = submitted.wait()
     except OneflowerError as error:
-        observer.doing(f"Note: no run was started. {error.message}")
+        observer.notify(Note(f"no run was started. {error.message}"))
     except KeyboardInterrupt:
-        observer.doing(f"Note: a run of {what} may have been started; `oneflower show` tells.")
+        observer.notify(Note(f"a run of {what} may have been started; `oneflower show` tells."))
         raise
     else:
-        _stop(door, run_id, observer)
+        _stop(link, run_id, observer)
 
 
-def _stop(door: runs.SuperLinkDoor, run_id: str, observer: runs.Observer) -> None:
-    """Stop a run, or that which took its place. What becomes of it is told; only another interrupt is raised."""
-    observer.doing(f"stopping run {run_id}")
+def _stop(link: SuperLinkClient, run_id: str, observer: Observer) -> None:
+    """Stop a run, or that which took its place. Its outcome is reported; only another interrupt is raised."""
+    observer.notify(Step(f"stopping run {run_id}"))
     try:
         with suppress(httpx.HTTPError):
-            run_id = runs.last_of(door, run_id)
-        door.stop(run_id)
+            run_id = following.last_of(link, run_id)
+        link.stop(run_id)
     except OneflowerError as error:
-        observer.doing(f"Note: run {run_id} may go on: {error.message}")
+        observer.notify(Note(f"run {run_id} may go on: {error.message}"))
     except KeyboardInterrupt:
-        observer.doing(f"Note: run {run_id} may go on: stopping it was interrupted.")
+        observer.notify(Note(f"run {run_id} may go on: stopping it was interrupted."))
         raise
     else:
-        observer.doing(f"Note: run {run_id} is stopped.")
+        observer.notify(Note(f"run {run_id} is stopped."))
 
 
 def _use_case(status: FederationStatus) -> str:
     name = status.settings.get("FL_USE_CASE", NO_USE_CASE)
     if name == NO_USE_CASE:
         raise OneflowerError(
-            f"What shall {status.name} train? It was deployed without a use case (FL_USE_CASE).",
+            f"There is no app to train on {status.name}: it was deployed without a use case (FL_USE_CASE).",
             "Name an app: `oneflower run image-classification`, or the folder of your own.",
             ExitCode.USAGE,
         )

@@ -1,0 +1,98 @@
+"""Shows a run: its rounds as they end, and the files that it left."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from typing import TYPE_CHECKING
+
+from oneflower.cli.screen import say, show, warn
+from oneflower_appliance.runs import list_faults
+
+if TYPE_CHECKING:
+    from oneflower.cloud import RunProgress, RunResult, RunRow
+
+_IN_COLUMNS = ("loss", "accuracy")
+_MOST_OTHERS = 3
+
+
+class RunTable:
+    """Prints a run's rounds as they end."""
+
+    def __init__(self) -> None:
+        self._rows: list[RunRow] = []
+        self._untested = False
+        self._since = time.monotonic()
+
+    def waiting(self) -> str:
+        """Return which round is waited for, for how long, and how long it will all take if it goes on like this."""
+        spent = time.monotonic() - self._since
+        if not self._rows:
+            return f"first round, {spent:.0f} s"
+        last = self._rows[-1]
+        if last.round >= last.rounds:
+            return f"after the last round, {spent:.0f} s"
+        usual = statistics.median(row.seconds for row in self._rows)
+        left = max(0.0, usual * (last.rounds - last.round) - spent)
+        return f"round {last.round + 1} of {last.rounds}, {spent:.0f} s; about {left:.0f} s to go"
+
+    def add(self, row: RunRow) -> None:
+        """Print one more round."""
+        if not self._rows:
+            # Where nobody tests the model there is the loss of training to look at, in a column of its own.
+            self._untested = row.loss is None and row.train_loss is not None
+            trained = f"  {'train loss':>10}" if self._untested else ""
+            say(f"  {'round':>7}{trained}  {'loss':>8}  {'accuracy':>8}  {'seconds':>7}  nodes")
+        self._rows.append(row)
+        self._since = time.monotonic()
+        trained = f"  {_number(row.train_loss):>10}" if self._untested else ""
+        say(
+            f"  {f'{row.round}/{row.rounds}':>7}{trained}  {_number(row.loss):>8}  {_number(row.accuracy):>8}  "
+            f"{row.seconds:7.1f}  {row.share:>5}{_others(row)}"
+        )
+        for sentence in list_faults(row.faults):
+            warn(f"           {sentence}")
+
+    def curve(self) -> str:
+        """Return the accuracy of the rounds as a line of bars, empty when there is none."""
+        points = [row.accuracy for row in self._rows if row.accuracy is not None and math.isfinite(row.accuracy)]
+        if not points:
+            return ""
+        bars = "▁▂▃▄▅▆▇█"
+        low, high = min(points), max(points)
+        scale = (len(bars) - 1) / ((high - low) or 1)
+        return f"accuracy {points[0]:.3f} {''.join(bars[round((p - low) * scale)] for p in points)} {points[-1]:.3f}"
+
+
+def _others(row: RunRow) -> str:
+    """Return the first metrics besides loss and accuracy by which the round was tested."""
+    tested = row.metrics.get("server") or row.metrics.get("evaluate") or {}
+    found = [(name, value) for name, value in tested.items() if name not in _IN_COLUMNS and isinstance(value, float)]
+    return "".join(f"  {name} {value:.3f}" for name, value in found[:_MOST_OTHERS])
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def show_files(result: RunResult) -> None:
+    """Name the files that a run left."""
+    for name in ("model", "metrics", "plot", "card"):
+        show(f"{name:8} {getattr(result, name) or 'none: the app trained no global model through a strategy'}")
+    for path in result.more:
+        show(f"{'more':8} {path}")
+    if lost := result.not_saved:
+        names = ", ".join(lost[:5]) + (" ..." if len(lost) > 5 else "")
+        warn(f"Note: {len(lost)} files of the app are too large or too many and stay on the SuperLink: {names}")
+
+
+def progress_line(found: RunProgress) -> str:
+    """Return how far a run is, and the last fault of a node below it."""
+    line = f"run {found.id} of {found.app}: {found.status}"
+    if found.row is not None:
+        values = {"loss": found.row.loss, "accuracy": found.row.accuracy}
+        known = "".join(f", {name} {value:.4f}" for name, value in values.items() if value is not None)
+        line += f", round {found.round} of {found.rounds}{known}"
+    line += f": {found.error}" if found.error else ""
+    return line + (f"\n  In round {found.fault_round}, {found.fault.sentence}" if found.fault else "")

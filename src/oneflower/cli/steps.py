@@ -1,0 +1,167 @@
+"""Shows what is being done while it takes long: as a live display on a terminal, as plain lines anywhere else."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+from oneflower.cli.printable import in_a_line
+from oneflower.cli.screen import console, safe, say
+from oneflower.events import ConsoleLine, Event, Note, RunBegan, Step, StepEnded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from oneflower.cloud import FederationStatus, VmStatus
+
+_TICK = 0.5
+_SILENCE = 15.0  # seconds after which those who read a log would wonder
+_DONE, _FAILED = "[green]✓[/]", "[red]✗[/]"
+
+
+class Pulse:
+    """Shows that what takes long is alive.
+
+    On a terminal that is a line that counts, every `tick` seconds. Elsewhere it is another line after each `silence`.
+    """
+
+    def __init__(self, text: Callable[[], str], tick: float = _TICK, silence: float = _SILENCE) -> None:
+        self._text = text
+        self._tick = tick
+        self._silence = silence
+        self._console = console()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Begin to show it."""
+        self._stopped.clear()
+        self._thread = threading.Thread(target=self._count if self._console.is_terminal else self._tell, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Show it no longer. It may be started again."""
+        if self._thread is not None:
+            self._stopped.set()
+            self._thread.join()
+            self._thread = None
+
+    def _count(self) -> None:
+        with self._console.status(safe(self._text())) as shown:
+            while not self._stopped.wait(self._tick):
+                shown.update(safe(self._text()))
+
+    def _tell(self) -> None:
+        while not self._stopped.wait(self._silence):
+            say(f"  ... {self._text()}")
+
+
+class Steps:
+    """Shows one step after the other, as events tell of them, and what every machine is at meanwhile.
+
+    While a run goes on, `waiting` says what is waited for.
+    """
+
+    def __init__(self, waiting: Callable[[], str] = lambda: "", tick: float = _TICK) -> None:
+        self._console = console()
+        self._pulse = Pulse(waiting, tick)
+        self._running = False
+        self._text = ""
+        self._since = 0.0
+        self._said: dict[str, str] = {}
+        self._live: Any = None
+        self._table: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._end(_DONE if kind is None else _FAILED)
+
+    def notify(self, event: Event) -> None:
+        """Show what happens."""
+        match event:
+            case Step(text):
+                self._end(_DONE)
+                self._running = False
+                self._begin(text)
+            case StepEnded(well):
+                self._end(_DONE if well else _FAILED)
+            case ConsoleLine():
+                say(str(event))
+            case Note() | RunBegan():
+                self._end(_DONE)
+                say(f"  {event}")
+                self._running = self._running or isinstance(event, RunBegan)
+                if self._running:
+                    self._pulse.start()
+
+    def watch(self, status: FederationStatus) -> None:
+        """Show what every machine of a federation is at."""
+        roles = ", ".join(f"{name} {state.lower()}" for name, state in status.roles.items())
+        lines = {"service": f"{status.state.lower()}: {roles}"} | {vm.name: machine_line(vm) for vm in status.vms}
+        if self._console.is_terminal:
+            self._draw(lines)
+            return
+        for name, line in lines.items():
+            if self._said.get(name) != line:
+                self._said[name] = line
+                say(f"  {self._elapsed:5.1f} s  {in_a_line(name):14} {in_a_line(line)}")
+
+    @property
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._since
+
+    def _begin(self, text: str) -> None:
+        self._text, self._since, self._said = text, time.monotonic(), {}
+        if self._console.is_terminal:
+            self._live = self._console.status(safe(f"{text} ..."))
+            self._live.start()
+        else:
+            say(f"  {text} ...")
+
+    def _draw(self, lines: dict[str, str]) -> None:
+        from rich.live import Live  # noqa: PLC0415 - costs time that --help need not spend
+        from rich.text import Text  # noqa: PLC0415
+
+        if self._table is None:
+            self._stop_live()
+            self._table = Live(console=self._console, transient=True, refresh_per_second=8)
+            self._table.start()
+        body = "\n".join(f"  {in_a_line(name):14} {in_a_line(line)}" for name, line in lines.items())
+        self._table.update(Text(f"  {in_a_line(self._text)}: {self._elapsed:.0f} s\n{body}"))
+
+    def _stop_live(self) -> None:
+        for shown in filter(None, (self._live, self._table)):
+            shown.stop()
+        self._live = self._table = None
+
+    def _end(self, mark: str) -> None:
+        self._pulse.stop()
+        self._stop_live()
+        if self._text:
+            self._console.print(f"{mark} {safe(self._text)} [dim]({self._elapsed:.1f} s)[/]")
+            self._text = ""
+
+
+@contextmanager
+def step(text: str) -> Iterator[Steps]:
+    """Show that one thing is being done, and how long it took; what is yielded shows machines meanwhile."""
+    with Steps() as steps:
+        steps.notify(Step(text))
+        yield steps
+
+
+def machine_line(vm: VmStatus) -> str:
+    """Return what a machine is at."""
+    text = "ready" if vm.ready else vm.error or (f"{vm.state}: {vm.waits}" if vm.waits else vm.state)
+    return text + (f", partition {vm.partition}" if vm.ready and vm.partition else "")

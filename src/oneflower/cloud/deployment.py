@@ -1,0 +1,118 @@
+"""Begins a federation under a name of its own, and takes it back when it must not be."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from oneflower.cloud.answer import Answer
+from oneflower.cloud.deletion import roll_back
+from oneflower.cloud.names import check_name
+from oneflower.cloud.refused import UnreachableError
+from oneflower.cloud.service import Service
+from oneflower.events import ConsoleLine, Note, Step, StepEnded, ignore
+from oneflower.opennebula import merge_template
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.settings import ignored, remarks, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from oneflower.cloud.client import Cloud
+    from oneflower.events import Notify
+    from oneflower_appliance.settings import Bounds
+
+_LINES = 15  # of the console of a machine that failed
+
+
+def begin(cloud: Cloud, name: str, settings: Mapping[str, str], bounds: Bounds, notify: Notify = ignore) -> Service:
+    """Check everything, get ready, then ask the cloud for a federation. Returns at once.
+
+    Raises `OneflowerError`, and leaves nothing behind, when a setting is wrong or the name is taken.
+    """
+    check_name(name)
+    wanted = resolve(settings, bounds=bounds)
+    for remark in (*remarks(wanted), *ignored(wanted)):
+        notify(Note(remark))
+    _check_free(cloud, name)
+    cloud.surroundings.prepare(wanted["FLOWER_VERSION"], wanted["ML_FRAMEWORK"], lambda text: notify(Step(text)))
+    _check_free(cloud, name)  # which may have taken minutes
+    template, merge = cloud.surroundings.template(cloud), merge_template(name, wanted, bounds)
+    made = Answer(lambda: cloud.oneflow.instantiate(template, merge))
+    try:
+        number = made.wait()
+    except UnreachableError as error:
+        if not error.asked:
+            raise
+        hint = f"{error.hint} It may have made {name} all the same: look with `oneflower ls`."
+        raise OneflowerError(error.message, hint, error.code) from error
+    except KeyboardInterrupt:
+        _take_back(cloud, made, name)
+        raise
+    service = Service(cloud, number, name)
+    _keep_if_first(service)
+    return service
+
+
+def give_up(service: Service, notify: Notify = ignore) -> str:
+    """Show the consoles of the machines that failed, and remove the service; returns what `roll_back` does."""
+    notify(StepEnded(well=False))
+    _show_consoles(service, notify)
+    notify(Step(f"rolling back: removing {service.name}"))
+    left = roll_back(service)
+    notify(StepEnded(well=not left))
+    return left
+
+
+def _show_consoles(service: Service, notify: Notify) -> None:
+    try:
+        failed = [vm for vm in service.status().vms if vm.error and not vm.ready]
+    except OneflowerError:
+        return
+    for vm in failed:
+        for line in service.cloud.surroundings.console(vm.id, _LINES):
+            notify(ConsoleLine(vm.name, line))
+
+
+def _take_back(cloud: Cloud, made: Answer[int], name: str) -> None:
+    """Remove what is being made: the cloud has the request, and answers with the id in a moment."""
+    cloud.tell(f"Note: removing {name} as soon as the cloud says that it is made.")
+    try:
+        number = made.wait()
+    except OneflowerError as error:
+        cloud.tell(f"Note: {error.message}")
+    except KeyboardInterrupt:
+        cloud.tell(f"Left behind: {name}, if it was made. Look with `oneflower ls`, remove it with `oneflower down`.")
+        raise
+    else:
+        roll_back(Service(cloud, number, name))
+
+
+def _check_free(cloud: Cloud, name: str) -> None:
+    if any(known.name == name for known in Service.all(cloud)):
+        raise _taken(name)
+
+
+def _keep_if_first(service: Service) -> None:
+    """Take a service back if another of the same name was made in the same moment, and before this.
+
+    OneFlow lets two services have one name. But it counts its services, and everybody looks after making one. So the
+    one with the lowest id sees that it is the first, and everybody else sees that one.
+    """
+    try:
+        first = min(
+            (known.id for known in Service.all(service.cloud) if known.name == service.name), default=service.id
+        )
+    except BaseException:
+        roll_back(service)
+        raise
+    if first < service.id:
+        roll_back(service)
+        raise _taken(service.name)
+
+
+def _taken(name: str) -> OneflowerError:
+    return OneflowerError(
+        f"There is a federation called {name!r} already.",
+        f"Choose another name, or remove it with `oneflower down {name}`.",
+        ExitCode.CONFLICT,
+    )

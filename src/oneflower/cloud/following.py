@@ -1,0 +1,213 @@
+"""Follows a run on the SuperLink to its end, round by round, through the SuperLink's silences and restarts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import httpx
+
+from oneflower.cloud.superlink import TIMEOUT
+from oneflower.events import Note
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.run_folder import FAILURE
+from oneflower_appliance.runs import RunRow, shortcoming
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from oneflower.cloud.superlink import SuperLinkClient
+    from oneflower.events import Notify
+
+
+@dataclass(frozen=True)
+class Observer:
+    """Who hears of each round, of the app's log, and of what is being done. `names` are machines, by node id.
+
+    `machine` is asked what the cloud knows of the SuperLink's machine when the SuperLink does not answer.
+    """
+
+    row: Callable[[RunRow], None]
+    log: Callable[[str], None]
+    notify: Notify
+    names: Mapping[str, str] = field(default_factory=dict)
+    machine: Callable[[], str] = lambda: "nothing is known of its machine"
+
+
+@dataclass(frozen=True)
+class Patience:
+    """For how long, in seconds, a run is followed through silence.
+
+    `pulse` is between two looks. After `notice` it is said that the SuperLink does not answer, and after `silence` the
+    run is given up. In `grace` the SuperLink's agent resumes a lost run, if it can. `answer` is for one answer.
+    """
+
+    pulse: float = 0.4
+    notice: float = 3
+    silence: float = 90
+    grace: float = 15
+    answer: float = TIMEOUT
+
+
+USUAL = Patience()
+
+
+def last_of(link: SuperLinkClient, number: str) -> str:
+    """Return the id of the run that took the place of `number`, however often it was lost, or `number` itself."""
+    while successor := (link.json(f"/runs/{number}") or {}).get("resumed_as"):
+        number = successor
+    return number
+
+
+def follow(link: SuperLinkClient, number: str, observer: Observer, patience: Patience = USUAL) -> str:
+    """Follow a run to its end, and the one that takes its place if it is lost. Returns the id of the last.
+
+    Raises `OneflowerError` with the app's own reason when it fails.
+    """
+    following, silence = _Following(link, number, observer, patience), _Silence(observer, patience)
+    try:
+        while True:
+            link.wait_at_most(patience.answer if silence.told else patience.notice)
+            try:
+                if following.look(silence.ends):
+                    return following.number
+            except httpx.HTTPError as error:
+                silence.goes_on(error)
+            time.sleep(patience.pulse)
+    finally:
+        link.wait_at_most(TIMEOUT)
+
+
+class _Silence:
+    """A time in which the SuperLink does not answer, or only with errors: reported soon, and tolerated for a while."""
+
+    def __init__(self, observer: Observer, patience: Patience) -> None:
+        self._patience = patience
+        self._observer = observer
+        self.told = False
+        self._answered = time.monotonic()
+
+    def ends(self) -> None:
+        """Note that there was an answer."""
+        if self.told:
+            self._observer.notify(
+                Note(f"the SuperLink answers again, after {time.monotonic() - self._answered:.0f} s.")
+            )
+        self.told = False
+        self._answered = time.monotonic()
+
+    def goes_on(self, error: httpx.HTTPError) -> None:
+        """Say what is known, once; raise `OneflowerError` when that has gone on for too long."""
+        seconds = time.monotonic() - self._answered
+        refused = error.response if isinstance(error, httpx.HTTPStatusError) else None
+        if refused is not None and refused.status_code == httpx.codes.INSUFFICIENT_STORAGE:
+            what = refused.text.strip()
+        elif refused is not None:
+            what = f"The SuperLink has answered with an error ({refused.status_code}) for {seconds:.0f} s."
+        else:
+            what = f"The SuperLink has not answered for {seconds:.0f} s."
+        if seconds > self._patience.silence:
+            hint = f"Look with `oneflower show`: {self._observer.machine()}. The run may still be going on."
+            raise OneflowerError(what, hint, ExitCode.RUN_FAILED) from error
+        if not self.told and (seconds > self._patience.notice or refused is not None):
+            self.told = True
+            machine, longest = _sentence(self._observer.machine()), self._patience.silence
+            self._observer.notify(Note(f"{what} {machine} Waiting up to {longest:.0f} s."))
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
+
+
+class _Following:
+    """What of a run has been told so far."""
+
+    def __init__(self, link: SuperLinkClient, number: str, observer: Observer, patience: Patience) -> None:
+        self._grace = patience.grace
+        self._link = link
+        self._observer = observer
+        self._told = 0  # a run that goes on from another has its rounds, too
+        self._trouble = ""
+        self._begin(number)
+
+    def _begin(self, number: str) -> None:
+        self.number = number
+        self._latest = 0.0
+        self._tail = ""
+        self._ended = 0.0
+
+    def look(self, heard: Callable[[], None]) -> bool:
+        """Tell what is new; call `heard` as soon as the SuperLink has answered. Returns whether the run has ended well.
+
+        Raises `OneflowerError` or `httpx.HTTPError`.
+        """
+        state = self._link.json(f"/runs/{self.number}") or {}
+        log = self._link.json(f"/runs/{self.number}/log?after={self._latest}")
+        lines = self._link.text(f"/runs/{self.number}/files/metrics.jsonl").splitlines()
+        heard()
+        if log and log["text"]:
+            self._latest = log["latest"]
+            self._tail = (self._tail + log["text"])[-8000:]
+            self._observer.log(log["text"])
+        for line in lines[self._told :]:
+            self._observer.row(self._parse(line))
+        self._told = max(self._told, len(lines))
+        if (trouble := state.get("trouble", "")) and not self._trouble:
+            self._observer.notify(Note(trouble))
+        self._trouble = trouble
+        if successor := state.get("resumed_as"):
+            self._observer.notify(
+                Note(f"run {self.number} was lost; run {successor} goes on from its last checkpoint.")
+            )
+            self._begin(successor)
+            return False
+        return state.get("status") == "finished" and self._is_over(state, lines)
+
+    def _is_over(self, state: dict[str, str], lines: list[str]) -> bool:
+        self._ended = self._ended or time.monotonic()
+        if state.get("lost") == "YES":
+            if not state.get("given_up") and time.monotonic() - self._ended < self._grace:
+                return False
+            raise _lost(self.number, state, lines)
+        if state["sub_status"] != "completed":
+            raise self._failed(state)
+        rows = [self._parse(line) for line in lines]
+        if rows and not any(row.nodes for row in rows):
+            raise OneflowerError(
+                f"Run {self.number} has failed. {shortcoming(rows)}",
+                "Fix the ClientApp or the nodes' configuration; `oneflower logs` shows what the nodes said.",
+                ExitCode.RUN_FAILED,
+            )
+        return True
+
+    def _failed(self, state: dict[str, str]) -> OneflowerError:
+        if said := self._link.json(f"/runs/{self.number}/files/{FAILURE}"):
+            # An error of oneflower's own in the ServerApp: it says what is wrong and how to fix it, once.
+            return OneflowerError(f"Run {self.number} failed: {said['message']}", said["hint"], ExitCode.RUN_FAILED)
+        return _failed(self.number, state, self._tail)
+
+    def _parse(self, line: str) -> RunRow:
+        return RunRow.parse(line).named(self._observer.names)
+
+
+def _lost(run_id: str, state: Mapping[str, str], lines: Sequence[str]) -> OneflowerError:
+    """Return what to say of a run that was lost and that nothing took the place of."""
+    last = RunRow.parse(lines[-1]) if lines else None
+    when = f"after round {last.round} of {last.rounds}" if last else "before its first round had ended"
+    return OneflowerError(
+        f"Run {run_id} was lost {when}. {state.get('why_lost') or state['details'] or state['sub_status']}",
+        state.get("given_up") or "Nobody has it go on. See `oneflower logs`.",
+        ExitCode.RUN_FAILED,
+    )
+
+
+def _failed(run_id: str, status: dict[str, str], tail: str) -> OneflowerError:
+    reason = status["details"] or status["sub_status"]
+    lines = [line for line in tail.splitlines() if line.strip()]
+    shown = "".join(f"\n  {line}" for line in lines[-12:])
+    return OneflowerError(
+        f"Run {run_id} {status['sub_status']}: {reason}" + (f"\nThe end of its log:{shown}" if shown else ""),
+        "",
+        ExitCode.RUN_FAILED,
+    )

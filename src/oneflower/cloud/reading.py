@@ -1,0 +1,191 @@
+"""Reads a federation's status from its service's document and its VMs."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from oneflower.cloud.status import FederationStatus, RunProgress, VmStatus
+from oneflower.opennebula import COORDINATOR, NODES
+from oneflower.opennebula.states import LcmState, RoleState, ServiceState, VmState
+from oneflower_appliance import attributes
+from oneflower_appliance.expiry import published_end, warning
+from oneflower_appliance.refusals import Refusals
+from oneflower_appliance.runs import Fault, RunRow, unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import date
+    from enum import IntEnum
+
+    from oneflower.cloud.core import Vm
+
+# What an active VM is said to be, besides booting, running and stopping.
+_TROUBLES = {
+    LcmState.BOOT_FAILURE: "boot failure",
+    LcmState.PROLOG_FAILURE: "prolog failure",
+    LcmState.UNKNOWN: "unknown",
+}
+
+
+def read_status(
+    number: int,
+    name: str,
+    body: dict[str, Any],
+    found: Mapping[int, Vm],
+    causes: Iterable[str],
+    today: date | None = None,
+) -> FederationStatus:
+    """Return the status that a service's document and its live VMs tell."""
+    homes = {node["deploy_id"]: role["name"] for role in body["roles"] for node in role.get("nodes") or ()}
+    vms = tuple(_vm_status(found[vm], role) for vm, role in homes.items() if vm in found)
+    link = next((found[vm].attributes for vm, role in homes.items() if role == COORDINATOR and vm in found), {})
+    nodes = next(role for role in body["roles"] if role["name"] == NODES)
+    return FederationStatus(
+        id=number,
+        name=name,
+        state=_name(ServiceState, body["state"]),
+        supernodes=nodes["cardinality"],
+        roles={role["name"]: _name(RoleState, role["state"]) for role in body["roles"]},
+        vms=vms,
+        endpoint=attributes.ENDPOINT.read(link),
+        control=attributes.CONTROL_ENDPOINT.read(link),
+        version=attributes.VERSION.read(link),
+        ca=attributes.CA_CERT.read(link),
+        host_keys=tuple(attributes.SSH_HOST_KEYS.read(link).splitlines()),
+        settings=_settings(body),
+        training=_training(link, {vm.node_id: vm.name for vm in vms if vm.node_id}),
+        log=tuple(entry["message"] for entry in body.get("log", ())),
+        causes=tuple(causes),
+        remarks=(
+            *_not_let_in(vms, link),
+            *_remarks(vms, nodes, link),
+            *_certificates(link, today or datetime.now(UTC).date()),
+        ),
+        share=_share([vm for vm in vms if vm.role == NODES], _settings(body)),
+    )
+
+
+def _not_let_in(vms: tuple[VmStatus, ...], link: Mapping[str, str]) -> list[str]:
+    """Return which SuperNodes the SuperLink has refused, and why."""
+    names = {vm.id: vm.name for vm in vms if vm.role == NODES}
+    refused = Refusals.recall(attributes.REFUSED.read(link)).of
+    return [f"{names[vm]} (VM {vm}): {reason.sentence}" for vm, (_, reason) in refused.items() if vm in names]
+
+
+def _certificates(link: Mapping[str, str], today: date) -> list[str]:
+    """Return that the SuperLink's certificates end soon, if they do."""
+    end = published_end(link)
+    line = warning(end, today) if end else ""
+    return [line] if line else []
+
+
+def _share(nodes: Sequence[VmStatus], settings: Mapping[str, str]) -> str:
+    """Return which partitions take part when some do not, empty where nobody computed partitions."""
+    totals = {vm.partitions for vm in nodes if vm.partitions}
+    given = any(settings.get(name) for name in ("FL_NODE_CONFIG", "FL_DATA_PATH"))
+    if len(totals) != 1 or given or any(vm.own_data or not vm.partition for vm in nodes):
+        return ""
+    total, ids = int(totals.pop()), sorted({int(vm.partition) for vm in nodes})
+    if len(ids) >= total:
+        return ""
+    *some, last = map(str, ids)
+    which = f"partitions {', '.join(some)} and {last}" if some else f"partition {last}"
+    return f"Only {which} of {total} take{'' if some else 's'} part: {len(ids) / total:.0%} of the data."
+
+
+def _remarks(vms: tuple[VmStatus, ...], nodes: dict[str, Any], link: Mapping[str, str]) -> list[str]:
+    """Return what is odd about partitions, numbers and addresses, and why it is so."""
+    remarks = []
+    if attributes.READY.is_set(link) and not attributes.CONTROL_ENDPOINT.read(link):
+        remarks.append(
+            "The SuperLink says that it is ready but not where its Control API is (FL_CONTROL_ENDPOINT), so that "
+            "nothing can be trained: its image is not one of oneflower's, or an old one."
+        )
+    given = {vm.partitions for vm in vms if vm.role == NODES and vm.partitions}
+    if len(given) > 1:
+        sizes = ", ".join(sorted(given, key=int))
+        remarks.append(
+            f"SuperNodes were given shares of different totals (num-partitions {sizes}): those that joined before the "
+            "last scaling keep theirs until they boot again. Their ids are unique all the same."
+        )
+    least = nodes.get("min_vms")
+    if least is not None and nodes["cardinality"] < least:
+        remarks.append(
+            f"{nodes['cardinality']} SuperNodes are fewer than min_vms ({least}): a machine went away. OneFlow boots "
+            "another within about 90 s, while the service is RUNNING."
+        )
+    return remarks
+
+
+def _vm_status(vm: Vm, role: str) -> VmStatus:
+    running = (vm.state, vm.lcm_state) == (VmState.ACTIVE, LcmState.RUNNING)
+    state = _state(vm)
+    ready = running and attributes.READY.is_set(vm.attributes)
+    published = attributes.ERROR.read(vm.attributes) or vm.attributes.get("ERROR", "")
+    return VmStatus(
+        id=vm.id,
+        name=vm.name.partition("_(")[0],
+        role=role,
+        state=state,
+        ready=ready,
+        ip=vm.ip,
+        partition=attributes.PARTITION_ID.read(vm.attributes),
+        partitions=attributes.NUM_PARTITIONS.read(vm.attributes),
+        node_id=attributes.NODE_ID.read(vm.attributes),
+        own_data=attributes.OWN_DATA.is_set(vm.attributes),
+        error="" if ready or state == "stopping" else published,
+        waits=vm.attributes.get("SCHED_MESSAGE", "").strip() if vm.state == VmState.PENDING else "",
+    )
+
+
+def _state(vm: Vm) -> str:
+    """Return the state of a VM in a word or two."""
+    if vm.state == VmState.ACTIVE and vm.lcm_state == LcmState.RUNNING:
+        return "running"
+    if trouble := next((text for state, text in _TROUBLES.items() if state == vm.lcm_state), ""):
+        return trouble
+    if vm.state == VmState.ACTIVE:
+        return "booting" if vm.lcm_state < LcmState.RUNNING else "stopping"
+    return _name(VmState, vm.state).lower()
+
+
+def _name(states: type[IntEnum], number: int) -> str:
+    """Return the name of a state, or its number when a cloud has one that is not known."""
+    return next((state.name for state in states if state == number), str(number))
+
+
+def _training(link: Mapping[str, str], names: Mapping[str, str]) -> RunProgress | None:
+    if attributes.RUN_ID.name not in link:
+        return None
+    latest: tuple[RunRow, ...] = ()
+    with suppress(KeyError, ValueError):
+        latest = unpack(attributes.RUN_ROWS.read(link))
+    fault, fault_round = None, 0
+    with suppress(KeyError, TypeError, ValueError, OverflowError, RecursionError):
+        said = json.loads(attributes.RUN_FAULT.read(link))
+        fault_round, fault = int(said["round"]), Fault.parse(said)
+        fault = replace(fault, name=names.get(fault.node, ""))
+        latest = tuple(replace(row, faults=(fault,)) if row.round == fault_round else row for row in latest)
+    return RunProgress(
+        link[attributes.RUN_ID.name],
+        attributes.RUN_APP.read(link),
+        attributes.RUN_STATUS.read(link),
+        latest[-1].round if latest else 0,
+        latest[-1].rounds if latest else 0,
+        latest[-1] if latest else None,
+        attributes.RUN_ERROR.read(link),
+        latest,
+        fault,
+        fault_round,
+    )
+
+
+def _settings(body: dict[str, Any]) -> dict[str, str]:
+    values = dict(body.get("user_inputs_values") or {})
+    for role in body["roles"]:
+        values |= role.get("user_inputs_values") or {}
+    return values

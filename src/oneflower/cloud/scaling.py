@@ -1,0 +1,58 @@
+"""How many SuperNodes a federation may have, and which of them go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from oneflower.opennebula import NODES
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.settings import Bounds
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from oneflower.cloud.client import Cloud
+    from oneflower.cloud.status import FederationStatus, VmStatus
+
+
+def scaling_bounds(
+    cloud: Cloud, supernodes: int, limits: tuple[int | None, int | None], settings: Mapping[str, str]
+) -> Bounds:
+    """Return the bounds for scaling: `limits` as far as they are given, else those of the service template.
+
+    A federation must not be scaled below what a round needs, so the lower bound follows FL_MIN_AVAILABLE_CLIENTS.
+    """
+    usual = cloud.surroundings.limits(cloud) if None in limits else (0, 0)
+    least, most = (known if given is None else given for given, known in zip(limits, usual, strict=True))
+    wanted = settings.get("FL_MIN_AVAILABLE_CLIENTS", "")
+    if wanted.isdigit() and least < int(wanted) <= supernodes:
+        least = int(wanted)
+    return Bounds(least, most, supernodes)
+
+
+def leaving(body: dict[str, Any], status: FederationStatus, supernodes: int) -> list[VmStatus]:
+    """Return the SuperNodes that would go by scaling: the oldest. Raises `OneflowerError` where it cannot be."""
+    check_scale(body, status, supernodes)
+    nodes = [vm for vm in status.vms if vm.role == NODES]
+    return nodes[: max(0, len(nodes) - supernodes)]
+
+
+def check_scale(body: dict[str, Any], status: FederationStatus, supernodes: int) -> None:
+    """Raise `OneflowerError` unless a federation may have so many SuperNodes."""
+    role = next(role for role in body["roles"] if role["name"] == NODES)
+    least, most = role.get("min_vms"), role.get("max_vms")
+    needed = status.settings.get("FL_MIN_AVAILABLE_CLIENTS", "")
+    if supernodes == status.supernodes:
+        raise OneflowerError(f"{status.name} has {supernodes} SuperNodes already.", "", ExitCode.CONFLICT)
+    if (least is not None and supernodes < least) or (most is not None and supernodes > most):
+        raise OneflowerError(
+            f"{status.name} cannot have {supernodes} SuperNodes: it was deployed for {least or 0} to "
+            f"{'any number' if most is None else most}.",
+            "Choose a number in between, or deploy it again with other --min-vms and --max-vms.",
+        )
+    if needed.isdigit() and supernodes < int(needed):
+        raise OneflowerError(
+            f"{status.name} cannot have {supernodes} SuperNodes: each round waits for {needed} "
+            "(FL_MIN_AVAILABLE_CLIENTS), so none would ever begin.",
+            f"Choose {needed} or more, or deploy it again with a smaller FL_MIN_AVAILABLE_CLIENTS.",
+        )

@@ -1,0 +1,45 @@
+"""Starts runs: by the real `flwr run`, over TLS, or from the checkpoint of a run that ended before its end."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from oneflower.cloud.runconfig import toml_text
+from oneflower.cloud.superlink import CONNECTION
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.files import write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from oneflower.cloud.apps import App
+    from oneflower.cloud.runconfig import Value
+    from oneflower.cloud.superlink import SuperLinkClient
+
+
+def submit(link: SuperLinkClient, app: App, config: Mapping[str, Value]) -> str:
+    """Start a run and return its id. Raises `OneflowerError`."""
+    if not config:
+        return str(link.flower("run", str(app.folder), CONNECTION)["run-id"])
+    # In a file, which Flower reads as TOML. What it reads from its command line goes through a pattern of its own, in
+    # which a quote inside a text ends the text, and everybody on this machine could read it there.
+    with tempfile.TemporaryDirectory(prefix="oneflower-") as folder:
+        overrides = Path(folder) / "run-config.toml"
+        write_atomic(overrides, toml_text(config))
+        return str(link.flower("run", str(app.folder), CONNECTION, "--run-config", str(overrides))["run-id"])
+
+
+def resume(link: SuperLinkClient, before: Mapping[str, str]) -> str:
+    """Have a run go on from its last checkpoint; return the id of the run that does. Raises `OneflowerError`."""
+    number = before["id"]
+    if before["status"] != "finished":
+        raise OneflowerError(
+            f"Run {number} has not ended: it is {before['status']}.",
+            "Look with `oneflower show`, or stop it first.",
+            ExitCode.CONFLICT,
+        )
+    if before["sub_status"] == "completed":
+        raise OneflowerError(f"Run {number} is completed.", "Start another with `oneflower run`.", ExitCode.CONFLICT)
+    return link.resume(number)

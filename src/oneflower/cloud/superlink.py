@@ -1,0 +1,209 @@
+"""The client of the SuperLink's own API, on the SuperLink's loopback, and of the `flwr` that fits its release."""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
+
+import httpx
+
+from oneflower.cloud.runconfig import toml_key, toml_string
+from oneflower.events import Note, ignore
+from oneflower.process import run as run_program
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.files import write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from oneflower.cloud.status import FederationStatus
+    from oneflower.cloud.surroundings import Surroundings
+    from oneflower.events import Notify
+
+CONNECTION = "oneflower"  # what the SuperLink is called in the settings that `flwr` gets
+TIMEOUT = 10.0
+_CHANGE = 60.0  # seconds for what changes a run
+
+
+class TooLongError(Exception):
+    """An answer is longer than it may be."""
+
+
+@dataclass
+class SuperLinkClient:
+    """Asks one SuperLink. `revive` may start again what keeps its machine, when it does not answer."""
+
+    address: str
+    ca: str
+    flwr: Path
+    revive: Callable[[], object] = lambda: None
+    _http: httpx.Client = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        context = ssl.create_default_context(cadata=self.ca) if self.ca else False
+        scheme = "https" if self.ca else "http"
+        url = f"{scheme}://{self.address}"
+        self._http = httpx.Client(base_url=url, verify=context, timeout=TIMEOUT, trust_env=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close connections."""
+        self._http.close()
+
+    def wait_at_most(self, seconds: float) -> None:
+        """Give up on an answer after as long."""
+        self._http.timeout = httpx.Timeout(seconds)
+
+    def get(self, path: str) -> httpx.Response | None:
+        """Return an answer of the API, None for 404. Raises `httpx.HTTPError`."""
+        try:
+            answer = self._http.get(f"/oneflower{path}")
+        except httpx.TransportError:
+            self.revive()  # what keeps the SuperLink's machine, if that has ended, too
+            raise
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            return None
+        return answer.raise_for_status()
+
+    def json(self, path: str) -> Any:
+        """Return what an answer of the API says, None for 404. Raises `httpx.HTTPError`."""
+        answer = self.get(path)
+        return None if answer is None else answer.json()
+
+    def text(self, path: str) -> str:
+        """Return an answer of the API as it is, empty for 404. Raises `httpx.HTTPError`."""
+        answer = self.get(path)
+        return "" if answer is None else answer.text
+
+    def download(self, path: str, stream: BinaryIO, most: int | None = None) -> int:
+        """Write an answer of the API into `stream`, piece by piece, and return its bytes.
+
+        Raises `httpx.HTTPError`, and `TooLongError` when there are more than `most`.
+        """
+        length = 0
+        with self._http.stream("GET", f"/oneflower{path}") as answer:
+            announced = int(answer.raise_for_status().headers.get("Content-Length", 0))
+            if most is not None and announced > most:
+                raise TooLongError
+            for piece in answer.iter_bytes():
+                length += len(piece)
+                if most is not None and length > most:
+                    raise TooLongError
+                stream.write(piece)
+        return length
+
+    def resume(self, number: str) -> str:
+        """Ask for a run that goes on from another, and return its id. Raises `OneflowerError`."""
+        try:
+            answer = self._http.post("/oneflower/runs", json={"resumes": number}, timeout=_CHANGE)
+        except httpx.HTTPError as error:
+            raise self.silent(error) from error
+        if answer.is_error:
+            raise OneflowerError(f"Run {number} cannot go on: {answer.text.strip()}", "", ExitCode.RUN_FAILED)
+        return str(answer.json()["id"])
+
+    def stop(self, number: str) -> None:
+        """Have a run stopped. Raises `OneflowerError`."""
+        try:
+            answer = self._http.post(f"/oneflower/runs/{number}/stop", timeout=_CHANGE)
+        except httpx.HTTPError as error:
+            raise self.silent(error) from error
+        if answer.is_error:
+            reason = " ".join(answer.text.split())[:300]
+            raise OneflowerError(f"Run {number} cannot be stopped: {reason}", "", ExitCode.RUN_FAILED)
+
+    def silent(self, error: httpx.HTTPError) -> OneflowerError:
+        """Return what it means that there is no answer."""
+        return OneflowerError(
+            f"The SuperLink at {self.address} does not answer: {error}.",
+            "Check with `oneflower show` that it is ready.",
+            ExitCode.CONFLICT,
+        )
+
+    def nodes_online(self) -> int:
+        """Return how many SuperNodes the SuperLink lists as online. Raises `OneflowerError` when it does not answer."""
+        try:
+            answer = self.get("/nodes")
+        except httpx.HTTPError as error:
+            raise self.silent(error) from error
+        return sum(node["status"] == "online" for node in answer.json()) if answer is not None else 0
+
+    def flower(self, *arguments: str) -> dict[str, Any]:
+        """Run a `flwr` command against this SuperLink and return its JSON answer. Raises `OneflowerError`."""
+        with tempfile.TemporaryDirectory(prefix="oneflower-") as folder:
+            home = Path(folder)
+            if self.ca:
+                write_atomic(home / "ca.crt", self.ca)
+            ca = home / "ca.crt" if self.ca else None
+            write_atomic(home / "config.toml", connection(CONNECTION, self.address, ca))
+            kept = {key: os.environ[key] for key in ("HOME", "LANG", "PATH") if key in os.environ}
+            quiet = {
+                "FLWR_HOME": folder,
+                "FLWR_TELEMETRY_ENABLED": "0",
+                "FLWR_DISABLE_UPDATE_CHECK": "1",
+                "NO_COLOR": "1",
+            }
+            command = [str(self.flwr), *arguments, "--format", "json"]
+            hint = "Check with `oneflower show` that the SuperLink is ready."
+            # Away from the user's folder, where Flower would take a folder that is called as the connection for an app.
+            text = run_program(command, "ask Flower", hint, kept | quiet, apart_in=home)
+        try:
+            answer: dict[str, Any] = json.loads(text[text.index("{") :])
+        except ValueError as error:
+            raise OneflowerError(f"Flower answered: {text.strip()[:500]}", "", ExitCode.RUN_FAILED) from error
+        if answer.get("success") is False:
+            reason = answer.get("error-message") or answer.get("error_message") or text
+            raise OneflowerError(f"Flower refused: {str(reason).strip()}", "", ExitCode.RUN_FAILED)
+        return answer
+
+
+@contextmanager
+def reach(
+    surroundings: Surroundings, status: FederationStatus, flwr: Path = Path("flwr"), notify: Notify = ignore
+) -> Iterator[SuperLinkClient]:
+    """Reach a federation's SuperLink. `flwr` is needed to start runs; `notify` hears what had to be started again.
+
+    Raises `OneflowerError`.
+    """
+
+    def revive() -> None:
+        if surroundings.revive() is not None:
+            notify(Note("the local cloud had ended, and was started again."))
+
+    status.reachable()
+    status.trust.follow()
+    with surroundings.reach(status) as address, SuperLinkClient(address, status.ca, flwr, revive) as link:
+        try:
+            yield link
+        except httpx.HTTPStatusError as error:
+            raise refusal(error.response) from error
+        except httpx.HTTPError as error:
+            raise link.silent(error) from error
+
+
+def refusal(answer: httpx.Response) -> OneflowerError:
+    """Return what an answer of the API means that is an error. One about a full disk says itself what to do."""
+    if answer.status_code == httpx.codes.INSUFFICIENT_STORAGE:
+        return OneflowerError(answer.text.strip(), "", ExitCode.ENVIRONMENT)
+    return OneflowerError(
+        f"The SuperLink answers with an error ({answer.status_code}).",
+        "See `oneflower logs` for what went wrong there.",
+        ExitCode.RUN_FAILED,
+    )
+
+
+def connection(name: str, address: str, ca: Path | None) -> str:
+    """Return what plain `flwr` needs in its config.toml to speak with a SuperLink at `address`."""
+    trust = f"root-certificates = {toml_string(str(ca))}" if ca else "insecure = true"
+    return f"[superlink.{toml_key(name)}]\naddress = {toml_string(address)}\n{trust}\n"

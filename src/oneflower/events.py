@@ -1,0 +1,65 @@
+"""What happens while somebody waits, as values that a program can tell apart; each is a line of text, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something begins that takes a while. The step before it has ended well."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class StepEnded:
+    """The step of the moment has ended, before another begins."""
+
+    well: bool = True
+
+    def __str__(self) -> str:
+        return "done" if self.well else "failed"
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a person should know."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return f"Note: {self.text}"
+
+
+@dataclass(frozen=True)
+class RunBegan:
+    """A run begins; its rounds follow."""
+
+    run: str
+
+    def __str__(self) -> str:
+        return f"run {self.run}"
+
+
+@dataclass(frozen=True)
+class ConsoleLine:
+    """A line of the console of a machine that failed."""
+
+    machine: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.machine} | {self.text}"
+
+
+Event = Step | StepEnded | Note | RunBegan | ConsoleLine
+Notify = Callable[[Event], None]
+
+
+def ignore(_: object) -> None:
+    """Hear something and do nothing."""
