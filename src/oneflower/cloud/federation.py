@@ -45,6 +45,9 @@ class Logs:
     vms: tuple[VmStatus, ...]
     consoles: Mapping[str, list[str]]
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.lines())
+
     def lines(self, *, consoles_only: bool = False) -> list[str]:
         """Return all of it, or the consoles only, as lines that say where each is from."""
         text: list[str] = []
