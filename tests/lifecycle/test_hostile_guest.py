@@ -10,6 +10,7 @@ import pytest
 from oneflower.cli import entry, federations
 from oneflower.cli.screen import Output
 from oneflower.cli.session import Session
+from oneflower.cli.steps import Steps
 from oneflower.opennebula import COORDINATOR, NODES
 from oneflower_appliance.errors import OneflowerError
 
@@ -102,20 +103,17 @@ def test_what_a_vm_publishes_reaches_no_terminal_raw(world, federation, commands
 
 
 def test_what_a_vm_publishes_as_its_reason_reaches_no_terminal_raw_while_up_waits(world, commands):
-    wanted = federations.Wanted(f"{world.prefix}-steered", 2, {}, (None, None))
+    watch = Steps.watch
 
-    def publishing(progress_update):
-        def update(self, status):
-            for vm in status.vms:
-                if vm.role == COORDINATOR and not vm.error:
-                    world.report(vm.id, FL_ERROR=encoded(ATTACK), READY="NO")
-            progress_update(self, status)
-
-        return update
+    def publishing(steps, status):
+        for vm in status.vms:
+            if vm.role == COORDINATOR and not vm.error:
+                world.report(vm.id, FL_ERROR=encoded(ATTACK), READY="NO")
+        watch(steps, status)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(federations.screen.DeployProgress, "update", publishing(federations.screen.DeployProgress.update))
-        said = commands(federations.deploy, world.cloud, wanted, 30, keep=False)
+        patch.setattr(Steps, "watch", publishing)
+        said = commands(federations.deploy, world.cloud, f"{world.prefix}-steered", 2, {}, (None, None), 30, keep=False)
     assert "superlink_0: " in said
     assert "a console" in said
     assert [mark for mark in STEERS if mark in said] == []

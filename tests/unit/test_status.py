@@ -7,7 +7,7 @@ import json
 from datetime import date
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from oneflower.cli import federations, rounds, screen
@@ -109,6 +109,7 @@ _VALUE = st.one_of(
 _PUBLISHED = st.dictionaries(st.sampled_from(_ATTRIBUTES), _VALUE)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a machine may be slow
 @given(_PUBLISHED, st.lists(_PUBLISHED, max_size=3))
 def test_nothing_that_a_vm_publishes_keeps_a_federation_from_being_shown(link, nodes):
     found = status(nodes, **{"FL_RUN_ID": "5", **link})
