@@ -143,7 +143,7 @@ def test_a_serverapp_that_is_killed_is_spoken_of_at_once_with_what_would_have_sa
     assert process.wait(30) == 8, "Flower's own path takes more than a minute"
     told = said(lines)
     assert "was lost before its first round had ended. Its ServerApp was ended by signal 9." in told
-    assert "with FL_CHECKPOINT_ENABLED=YES it would go on" in told
+    assert "with FL_CHECKPOINT_ENABLED=YES it would be resumed" in told
     # Its nodes are free at once, too.
     assert len(result_of(user("run", "image-classification", "-f", fed, "--rounds", "1", "-o", "json"))["rows"]) == 1
 
@@ -159,7 +159,7 @@ def test_a_superlink_that_is_silent_is_spoken_of_and_its_run_is_lost_with_a_reas
     assert "The SuperLink has not answered for" in told
     assert "the SuperLink answers again" in told
     assert "Its SuperLink was started again." in told
-    assert "with FL_CHECKPOINT_ENABLED=YES it would go on" in told
+    assert "with FL_CHECKPOINT_ENABLED=YES it would be resumed" in told
     until(lambda: user.is_ready(fed), 150, "recovery")
 
 

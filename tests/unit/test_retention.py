@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
 import sqlite3
@@ -21,6 +22,7 @@ from oneflower_appliance.agent.retention import Retention
 from oneflower_appliance.flower.linkstate import LinkState
 from oneflower_appliance.flower.noderuns import forget_what_has_ended
 from oneflower_appliance.run_folder import Origin
+from oneflower_appliance.run_state import RunState
 
 USE_CASES = Path(__file__).parents[2] / "appliance/src/oneflower_appliance/apps"
 
@@ -32,11 +34,11 @@ class Door:
         self.known, self.tidied = [], 0
 
     def add(self, number, app="us/theirs", status="finished"):
-        self.known.append({"id": str(number), "app": app, "status": status})
+        self.known.append(RunState(str(number), app, status))
 
     def tidy(self, forget):
         self.tidied += 1
-        self.known = [run for run in self.known if run["id"] not in forget]
+        self.known = [run for run in self.known if run.id not in forget]
 
 
 @pytest.fixture
@@ -72,7 +74,7 @@ def test_of_many_runs_the_newest_are_kept(tmp_path, folders):
         assert len(there()) <= 3
         assert len(there("checkpoints")) <= 3
     assert there() == there("checkpoints") == [47, 48, 49]
-    assert [run["id"] for run in door.known] == ["47", "48", "49"]
+    assert [run.id for run in door.known] == ["47", "48", "49"]
 
 
 def test_between_two_ends_nothing_is_asked(tmp_path, folders):
@@ -105,8 +107,7 @@ def test_what_a_run_that_is_going_needs_stays(tmp_path, folders):
     make(door, tmp_path, keep=1).look(door.known)
     assert there() == [1, 2, 3, 9]
     assert there("checkpoints") == [1, 2]
-    for run in door.known:
-        run["status"] = "finished"
+    door.known = [dataclasses.replace(run, status="finished") for run in door.known]
     make(door, tmp_path, keep=1).look(door.known)
     assert there() == [9]
     assert there("checkpoints") == [2], "the newest run can be gone on with"

@@ -10,6 +10,7 @@ import pytest
 from oneflower_appliance.agent import run_keeper as module
 from oneflower_appliance.agent.run_keeper import RunKeeper
 from oneflower_appliance.parameters import Level
+from oneflower_appliance.run_state import RunState
 from oneflower_appliance.runs import unpack
 from oneflower_appliance.settings import resolve
 
@@ -23,7 +24,7 @@ class Door:
         self.known, self.started, self.online = [], [], 2
 
     def runs(self):
-        return list(self.known)
+        return [RunState.parse(run) for run in self.known]
 
     def nodes_online(self):
         return self.online
@@ -66,9 +67,9 @@ def make(door, tmp_path, **settings):
 def test_the_run_that_the_form_asks_for_is_started_once_even_by_an_agent_that_began_anew(door, tmp_path):
     gate = Gate(FL_USE_CASE="image-classification")
     for _ in range(2):
-        trainer = make(door, tmp_path, FL_NUM_ROUNDS="7", FL_STRATEGY="FedYogi")
+        keeper = make(door, tmp_path, FL_NUM_ROUNDS="7", FL_STRATEGY="FedYogi")
         for _ in range(3):
-            trainer.look(gate, NODES)
+            keeper.look(gate, NODES)
     [(use_case, config)] = door.started
     assert use_case == "image-classification"
     assert config["num-server-rounds"] == 7
@@ -77,22 +78,22 @@ def test_the_run_that_the_form_asks_for_is_started_once_even_by_an_agent_that_be
 
 def test_nothing_starts_before_enough_nodes_are_online_and_ready(door, tmp_path):
     gate = Gate(FL_USE_CASE="image-classification", READY="NO")
-    trainer = make(door, tmp_path)
-    trainer.look(gate, NODES)
+    keeper = make(door, tmp_path)
+    keeper.look(gate, NODES)
     gate.found["READY"] = "YES"
     door.online = 1
-    trainer.look(gate, NODES)
+    keeper.look(gate, NODES)
     assert not door.started
     door.online = 2
-    trainer.look(gate, NODES)
+    keeper.look(gate, NODES)
     assert len(door.started) == 1
 
 
 def test_without_a_use_case_nothing_starts(door, tmp_path):
-    trainer = make(door, tmp_path)
+    keeper = make(door, tmp_path)
     for gate in (Gate(), Gate(FL_USE_CASE="none")):
-        trainer.look(gate, NODES)
-    trainer.look(None, ())
+        keeper.look(gate, NODES)
+    keeper.look(None, ())
     assert not door.started
 
 
@@ -104,14 +105,14 @@ def test_a_lost_run_goes_on_when_there_are_checkpoints(door, tmp_path):
 
 def test_a_lost_run_without_checkpoints_is_said_to_be_lost(door, tmp_path, caplog):
     door.add("5", lost="YES", status="finished", sub_status="failed", details="No heartbeat received.")
-    trainer = make(door, tmp_path)
+    keeper = make(door, tmp_path)
     for _ in range(3):
-        trainer.look(None, ())
+        keeper.look(None, ())
     assert [run["id"] for run in door.known] == ["5"]
-    assert not trainer.following
+    assert not keeper.following
     assert caplog.text.count("Run 5 was lost") == 1
-    assert "FL_CHECKPOINT_ENABLED=YES it would go on" in caplog.text
-    assert "FL_CHECKPOINT_ENABLED=YES it would go on" in (tmp_path / "5" / "given-up").read_text()
+    assert "FL_CHECKPOINT_ENABLED=YES it would be resumed" in caplog.text
+    assert "FL_CHECKPOINT_ENABLED=YES it would be resumed" in (tmp_path / "5" / "given-up").read_text()
 
 
 def test_a_run_that_was_trained_and_lost_in_its_last_evaluation_goes_on_without_checkpoints(door, tmp_path):
@@ -120,19 +121,19 @@ def test_a_run_that_was_trained_and_lost_in_its_last_evaluation_goes_on_without_
     (tmp_path / "5" / "model.npz").write_bytes(b"...")
     (tmp_path / "51").mkdir()
     (tmp_path / "51" / "origin.json").write_text(json.dumps({"resumes": "5", "first": "5", "attempt": 2}))
-    trainer = make(door, tmp_path)
-    trainer.look(None, ())
-    assert trainer.following
+    keeper = make(door, tmp_path)
+    keeper.look(None, ())
+    assert keeper.following
     assert [run["id"] for run in door.known] == ["5", "51"]
     door.known[1] |= {"lost": "YES", "status": "finished"}  # before it could note anything itself
-    trainer.look(None, ())
+    keeper.look(None, ())
     assert [run["id"] for run in door.known] == ["5", "51", "511"]
 
 
 def attempts(door, tmp_path, *rounds):
     """Have a run be lost as often as there are numbers, having done so many rounds by then; return what became of it."""
     numbers = ["5", "51", "511", "5111", "51111", "511111"]
-    trainer = make(door, tmp_path, FL_CHECKPOINT_ENABLED="YES")
+    keeper = make(door, tmp_path, FL_CHECKPOINT_ENABLED="YES")
     door.add("5")
     for number, before, done in zip(numbers, ["", *numbers], rounds, strict=False):
         if number not in [run["id"] for run in door.known]:
@@ -144,7 +145,7 @@ def attempts(door, tmp_path, *rounds):
         if before:
             (folder / "origin.json").write_text(json.dumps({"resumes": before, "first": "5"}))
         door.known[-1] |= {"lost": "YES", "status": "finished"}
-        trainer.look(None, ())
+        keeper.look(None, ())
     return [run["id"] for run in door.known]
 
 
@@ -169,26 +170,26 @@ def test_what_the_superlink_refuses_is_said_and_not_tried_again(door, tmp_path, 
         raise ValueError("the app cannot be built")
 
     door.start = door.resume = refuse
-    trainer = make(door, tmp_path, FL_CHECKPOINT_ENABLED="YES")
+    keeper = make(door, tmp_path, FL_CHECKPOINT_ENABLED="YES")
     gate = Gate(FL_USE_CASE="image-classification")
-    news = trainer.look(gate, NODES)
+    news = keeper.look(gate, NODES)
     assert (news["FL_RUN_STATUS"], news["FL_RUN_APP"]) == ("failed", "oneflower/image-classification")
     assert base64.b64decode(news["FL_RUN_ERROR"]) == b"the app cannot be built"
-    trainer.look(gate, NODES)
+    keeper.look(gate, NODES)
     assert len(door.started) == 1
     door.add("5", lost="YES", status="finished")
     for _ in range(2):
-        trainer.look(gate, NODES)
+        keeper.look(gate, NODES)
     assert len(door.started) == 2
-    assert caplog.text.count("cannot go on: the app cannot be built") == 1
+    assert caplog.text.count("cannot be resumed: the app cannot be built") == 1
 
 
 def test_progress_is_published_as_it_changes_but_not_more_than_one_update_in_five_seconds(door, tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     door.add("5", "us/app")
-    trainer = make(door, tmp_path)
-    news = trainer.look(None, ())
+    keeper = make(door, tmp_path)
+    news = keeper.look(None, ())
     assert (news["FL_RUN_ID"], news["FL_RUN_STATUS"]) == ("5", "running")
     folder = tmp_path / "5"
     folder.mkdir()
@@ -202,21 +203,21 @@ def test_progress_is_published_as_it_changes_but_not_more_than_one_update_in_fiv
     }
     (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     now[0] += 4
-    assert trainer.look(None, ()) == {}
+    assert keeper.look(None, ()) == {}
     row |= {"round": 3, "faults": [{"node": "7", "phase": "train", "kind": "no answer", "reason": "nothing, really"}]}
     with (folder / "metrics.jsonl").open("a") as stream:
         stream.write(json.dumps(row) + "\n")
     now[0] += 2
-    news = trainer.look(None, ())
+    news = keeper.look(None, ())
     assert [found.round for found in unpack(news["FL_RUN_ROWS"])] == [2, 3], "both rounds since the last time"
     assert not set(news["FL_RUN_ROWS"] + news["FL_RUN_FAULT"]) & set(',[]\\"'), "what OneGate does not take"
     assert json.loads(base64.b64decode(news["FL_RUN_FAULT"])) == {"round": 3, **row["faults"][0]}
     assert (news["FL_RUN_ROUND"], news["FL_RUN_LOSS"], news["FL_RUN_ACCURACY"]) == ("3", "0.123457", "1")
     assert "FL_RUN_ID" not in news
     now[0] += 10
-    assert trainer.look(None, ()) == {}
+    assert keeper.look(None, ()) == {}
     door.known[0] |= {"status": "finished", "sub_status": "failed", "details": "boom " * 500}
-    news = trainer.look(None, ())
+    news = keeper.look(None, ())
     assert news["FL_RUN_STATUS"] == "failed"
     assert base64.b64decode(news["FL_RUN_ERROR"]).decode() == ("boom " * 500)[:500]
 
@@ -226,18 +227,18 @@ def test_the_end_is_told_at_once_with_the_last_round_and_again_when_it_could_not
 ):
     monkeypatch.setattr(module.time, "monotonic", lambda: 100.0)
     door.add("5", "us/app")
-    trainer = make(door, tmp_path)
-    trainer.look(None, ())
-    assert trainer.following
+    keeper = make(door, tmp_path)
+    keeper.look(None, ())
+    assert keeper.following
     (tmp_path / "5").mkdir()
     row = {"round": 3, "rounds": 3, "seconds": 1.5, "nodes": 2, "failures": 0, "evaluate_asked": 2, "evaluated": 0}
     (tmp_path / "5" / "metrics.jsonl").write_text(json.dumps(row) + "\n")
-    assert trainer.look(None, ()) == {}, "a round alone has time"
+    assert keeper.look(None, ()) == {}, "a round alone has time"
     door.known[0] |= {"status": "finished", "sub_status": "completed"}
-    news = trainer.look(None, ())
+    news = keeper.look(None, ())
     assert (news["FL_RUN_STATUS"], news["FL_RUN_ROUND"]) == ("completed", "3")
     assert "never evaluated" in base64.b64decode(news["FL_RUN_ERROR"]).decode()
-    assert not trainer.following
-    assert trainer.look(None, ()) == {}
-    trainer.unsaid()
-    assert trainer.look(None, ())["FL_RUN_STATUS"] == "completed"
+    assert not keeper.following
+    assert keeper.look(None, ()) == {}
+    keeper.report_again()
+    assert keeper.look(None, ())["FL_RUN_STATUS"] == "completed"

@@ -308,7 +308,7 @@ def test_a_run_that_was_lost_and_that_nothing_takes_the_place_of_is_a_failure(li
 
 def test_a_run_that_was_lost_says_at_once_what_died_when_and_what_would_have_saved_it(link):
     record(link, row(1))
-    hint = "It has no checkpoints; with FL_CHECKPOINT_ENABLED=YES it would go on."
+    hint = "It has no checkpoints; with FL_CHECKPOINT_ENABLED=YES it would be resumed."
     finished(link, "stopped", lost="YES", why_lost="Its SuperLink was started again.", given_up=hint)
     began = time.monotonic()
     with pytest.raises(OneflowerError) as caught:

@@ -328,7 +328,7 @@ def test_while_a_run_goes_on_it_is_looked_at_every_second_and_onegate_as_rarely_
             looked.append(now[0])
             return {"FL_RUN_STATUS": "running"}
 
-        def unsaid(self):
+        def report_again(self):
             self.lost = True
 
     gate, keeper = Asked(), Busy()

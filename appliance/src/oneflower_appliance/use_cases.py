@@ -41,6 +41,7 @@ FRAMEWORKS = {
 }
 
 NO_USE_CASE = "none"
+_PUBLISHER = "oneflower"
 _APPS = Path(__file__).parent / "apps"
 
 USE_CASES = {
@@ -50,6 +51,11 @@ USE_CASES = {
     "anomaly-detection": UseCase(_APPS / "anomaly-detection", ("sklearn", "pytorch"), ()),
     "llm-fine-tuning": UseCase(_APPS / "llm-fine-tuning", ("pytorch",), None),
 }
+
+
+def publisher_name(use_case: str) -> str:
+    """Return what Flower calls the app of a use case: its publisher and its name."""
+    return f"{_PUBLISHER}/{use_case}"
 
 
 def frameworks_of(use_case: str) -> tuple[str, ...]:

@@ -125,7 +125,7 @@ class Duties:
         try:
             onegate.publish(news)
         except OneGateError:
-            self._keeper.unsaid()
+            self._keeper.report_again()
             raise
 
     def _look_often(self) -> None:

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
+from oneflower_appliance.run_state import RunState
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
@@ -107,17 +109,19 @@ class SuperLinkApi:
         """Return how many SuperNodes are online."""
         return sum(node["status"] == "online" for node in self._ask("GET", "/nodes"))
 
-    def runs(self) -> list[dict[str, Any]]:
+    def runs(self) -> list[RunState]:
         """Return all runs, oldest first."""
-        found: list[dict[str, Any]] = self._ask("GET", "/runs")
-        return found
+        try:
+            return [RunState.parse(run) for run in self._ask("GET", "/runs")]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"The SuperLink's list of runs cannot be read: {error!r}") from error
 
     def start(self, use_case: str, config: Mapping[str, str | int | float | bool]) -> str:
         """Start a run of a pre-built app and return its id."""
         return str(self._ask("POST", "/runs", {"use_case": use_case, "config": dict(config)})["id"])
 
     def resume(self, run: str) -> str:
-        """Have a run that was lost go on, and return the id of the one that takes its place."""
+        """Resume a lost run, and return the id of the run that takes its place."""
         return str(self._ask("POST", "/runs", {"resumes": run})["id"])
 
     def tidy(self, forget: Iterable[str]) -> None:

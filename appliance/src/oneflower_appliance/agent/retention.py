@@ -8,45 +8,45 @@ from __future__ import annotations
 
 import logging
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from oneflower_appliance.run_folder import Origin
+from oneflower_appliance.use_cases import publisher_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from oneflower_appliance.agent.link import SuperLinkApi
+    from oneflower_appliance.run_state import RunState
 
 log = logging.getLogger(__name__)
-
-_OURS = "oneflower/"
 
 
 class Retention:
     """Looks after what the runs of one SuperLink leave in the folders `runs` and `checkpoints`."""
 
-    def __init__(self, door: SuperLinkApi, keep: int, runs: Path, checkpoints: Path) -> None:
-        self._door = door
+    def __init__(self, api: SuperLinkApi, keep: int, runs: Path, checkpoints: Path) -> None:
+        self._api = api
         self._keep = keep
         self._runs = runs
         self._checkpoints = checkpoints
         self._ended: set[str] | None = None
 
-    def look(self, runs: Sequence[Mapping[str, Any]]) -> None:
+    def look(self, runs: Sequence[RunState]) -> None:
         """Remove what is too old, if a run has ended since the last look. `runs` are all there are, oldest first.
 
         Raises `OSError` when the SuperLink does not answer, and `ValueError` when it refuses.
         """
-        ended = {run["id"] for run in runs if run["status"] == "finished"}
+        ended = {run.id for run in runs if run.finished}
         if ended == self._ended:
             return
         kept = self._kept(runs)
-        old = [run["id"] for run in runs if run["id"] not in kept]
+        old = [run.id for run in runs if run.id not in kept]
         needed = {Origin.of(self._runs / number).first for number in kept}
         # The SuperLink forgets a run last: where this is interrupted, it is done again.
         removed = [number for number in old if self._remove(number, needed)]
-        self._door.tidy(removed)
+        self._api.tidy(removed)
         self._ended = ended - set(removed)
         if removed:
             log.info("Runs removed: %d. The newest %d are kept (FL_KEEP_RUNS).", len(removed), self._keep)
@@ -65,11 +65,11 @@ class Retention:
             return False
         return True
 
-    def _kept(self, runs: Sequence[Mapping[str, Any]]) -> set[str]:
-        kept = {run["id"] for run in runs[-self._keep :]}
-        kept |= set({run["app"]: run["id"] for run in runs if run["app"].startswith(_OURS)}.values())
+    def _kept(self, runs: Sequence[RunState]) -> set[str]:
+        kept = {run.id for run in runs[-self._keep :]}
+        kept |= set({run.app: run.id for run in runs if run.app.startswith(publisher_name(""))}.values())
         for run in runs:
-            number = "" if run["status"] == "finished" else run["id"]
+            number = "" if run.finished else run.id
             while number:
                 kept.add(number)
                 number = Origin.of(self._runs / number).resumes

@@ -1,0 +1,125 @@
+"""How far the newest run of a SuperLink is, as its agent publishes it and a client reads it.
+
+Both ends use this one class, so no attribute of a run is spelled on either side.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from oneflower_appliance import attributes
+from oneflower_appliance.attributes import NOTHING
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.run_state import COMPLETED, FAILED, STOPPED
+from oneflower_appliance.runs import Fault, RunRow, pack, unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_LATEST = 10  # rounds, told together, so that whoever looks now and then misses none
+_LONGEST_ERROR = 500
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """The newest run, as it was some seconds ago. `status` is Flower's; the rest may be unknown.
+
+    `latest` are its last rounds, and `row` the last of them. `fault` is the last one of a node, in `fault_round`. A
+    completed run has an error if it did not do all that it was asked for. `model` is a path on the SuperLink's machine.
+    """
+
+    id: str
+    app: str
+    status: str
+    round: int = 0
+    rounds: int = 0
+    row: RunRow | None = None
+    error: str = ""
+    latest: tuple[RunRow, ...] = ()
+    fault: Fault | None = None
+    fault_round: int = 0
+    model: str = ""
+
+    def after(self, rows: Sequence[RunRow]) -> RunProgress:
+        """Return it with all the rounds of the run so far."""
+        faults = [(row.round, fault) for row in rows for fault in row.faults]
+        number, fault = faults[-1] if faults else (0, None)
+        return replace(self.with_rows(tuple(rows[-_LATEST:])), fault=fault, fault_round=number)
+
+    def with_rows(self, latest: tuple[RunRow, ...]) -> RunProgress:
+        """Return it with its last rounds."""
+        if not latest:
+            return self
+        return replace(self, round=latest[-1].round, rounds=latest[-1].rounds, row=latest[-1], latest=latest)
+
+    @property
+    def published(self) -> dict[str, str]:
+        """The attributes that say this. OneGate forgets nothing, so what is not known is published as nothing."""
+        row = self.row
+        fault = json.dumps({"round": self.fault_round, **self.fault.entry}) if self.fault else ""
+        return {
+            attributes.RUN_ID.name: self.id,
+            attributes.RUN_APP.name: self.app,
+            attributes.RUN_STATUS.name: self.status,
+            attributes.RUN_ERROR.name: attributes.RUN_ERROR.write(self.error[:_LONGEST_ERROR]),
+            attributes.RUN_MODEL.name: attributes.RUN_MODEL.write(self.model),
+            attributes.RUN_ROWS.name: pack(self.latest) or NOTHING,
+            attributes.RUN_FAULT.name: attributes.RUN_FAULT.write(fault),
+            attributes.RUN_ROUND.name: _number(row.round if row else None),
+            attributes.RUN_ROUNDS.name: _number(row.rounds if row else None),
+            attributes.RUN_NODES.name: _number(row.nodes if row else None),
+            attributes.RUN_FAILURES.name: _number(row.failures if row else None),
+            attributes.RUN_SECONDS.name: _number(row.seconds if row else None),
+            attributes.RUN_LOSS.name: _number(row.loss if row else None),
+            attributes.RUN_ACCURACY.name: _number(row.accuracy if row else None),
+        }
+
+    @classmethod
+    def read(cls, published: Mapping[str, str], names: Mapping[str, str]) -> RunProgress | None:
+        """Return what a SuperLink published, None where it knows of no run. What cannot be read counts as unknown.
+
+        `names` are what machines are called, by Flower's ids of their nodes.
+        """
+        if attributes.RUN_ID.name not in published:
+            return None
+        found = cls(
+            published[attributes.RUN_ID.name],
+            attributes.RUN_APP.read(published),
+            attributes.RUN_STATUS.read(published),
+            error=attributes.RUN_ERROR.read(published),
+            model=attributes.RUN_MODEL.read(published),
+        )
+        with suppress(KeyError, ValueError):
+            found = found.with_rows(unpack(attributes.RUN_ROWS.read(published)))
+        with suppress(KeyError, TypeError, ValueError, OverflowError, RecursionError):
+            said = json.loads(attributes.RUN_FAULT.read(published))
+            found = found.with_fault(int(said["round"]), Fault.parse(said), names)
+        return found
+
+    def with_fault(self, number: int, fault: Fault, names: Mapping[str, str]) -> RunProgress:
+        """Return it with the last fault of a node, in round `number`."""
+        known = replace(fault, name=names.get(fault.node, ""))
+        latest = tuple(replace(row, faults=(known,)) if row.round == number else row for row in self.latest)
+        return replace(self.with_rows(latest), fault=known, fault_round=number)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has ended, well or not."""
+        return self.status in (COMPLETED, FAILED, STOPPED)
+
+    def completed(self) -> RunProgress:
+        """Return itself. Raises `OneflowerError` when it did not end well."""
+        if self.status != COMPLETED or self.error:
+            raise OneflowerError(
+                f"Run {self.id} of {self.app} {self.status}: {self.error or 'no reason is known'}",
+                "See `oneflower logs` for what the SuperLink and the nodes said.",
+                ExitCode.RUN_FAILED,
+            )
+        return self
+
+
+def _number(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.6g}"

@@ -1,0 +1,61 @@
+"""A run as a SuperLink's own API describes it.
+
+Flower's process writes it (`entry`), and the agent and the client read it (`parse`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FINISHED = "finished"
+COMPLETED, FAILED, STOPPED = "completed", "failed", "stopped"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run. `status` and `sub_status` are Flower's: a run that is finished is completed, failed or stopped.
+
+    A `lost` run ended because a process of Flower's died, as `why_lost` says. The run `resumed_as` then takes its
+    place, or `given_up` says why none does. `trouble` is what is wrong on the SuperLink's machine meanwhile.
+    """
+
+    id: str
+    app: str
+    status: str
+    sub_status: str = ""
+    details: str = ""
+    lost: bool = False
+    why_lost: str = ""
+    given_up: str = ""
+    resumed_as: str = ""
+    attempt: int = 1
+    trouble: str = ""
+
+    @classmethod
+    def parse(cls, said: Mapping[str, Any]) -> RunState:
+        """Read what `entry` wrote, or what another release of it wrote. Raises `KeyError` or `ValueError`."""
+        known = {field.name: said[field.name] for field in fields(cls) if field.name in said}
+        texts = {name: str(value) for name, value in known.items() if name not in ("lost", "attempt")}
+        missing = {"id", "app", "status"} - set(texts)
+        if missing:
+            raise KeyError(*missing)
+        return cls(**texts, lost=known.get("lost") == "YES", attempt=int(known.get("attempt", 1)))
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """What `parse` reads, as JSON has it."""
+        return asdict(self) | {"lost": "YES" if self.lost else "NO"}
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has ended, well or not."""
+        return self.status == FINISHED
+
+    @property
+    def outcome(self) -> str:
+        """How it ended, or what it is doing."""
+        return self.sub_status or self.status
