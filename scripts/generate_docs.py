@@ -1,8 +1,8 @@
-"""Writes what in docs/ follows from the code: whole pages, and the marked parts of hand-written ones.
+"""Generate the parts of docs/ that follow from the code: whole pages, and the marked parts of hand-written ones.
 
 usage: python scripts/generate_docs.py [--check]
 
-With --check nothing is written; the exit status says whether something is stale.
+With --check nothing is written, and the exit status says whether anything is stale.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ RULES = """## Rules between variables
 """
 AGENT_CODES = """
 `oneflower-agent status` exits with 0 if the machine is done or degraded, and with 7 otherwise. The agent itself exits
-with 75 if starting it again may help, and with 78 if its settings must be changed first.
+with 75 if restarting it may help, and with 78 if its settings must be changed first.
 """
 PART = re.compile(r"(<!-- generated: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -60,7 +60,7 @@ PART = re.compile(r"(<!-- generated: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", 
 def _use_cases() -> str:
     lines = []
     for name, use_case in USE_CASES.items():
-        models = "any" if use_case.models is None else ", ".join(use_case.models) or "none to choose: it has one"
+        models = "any" if use_case.models is None else ", ".join(use_case.models) or "no choice: it has one model"
         lines.append(f"  - {name}: frameworks {', '.join(use_case.frameworks)}; models {models}")
     return "\n".join(lines)
 
@@ -104,7 +104,7 @@ def parameters_page() -> str:
 
 
 def attributes_table() -> str:
-    """Return what virtual machines publish."""
+    """Return the attributes that virtual machines publish."""
     rows = [(f"`{a.name}`", str(a.publisher), str(a.coding), f"{a.meaning}.") for a in ATTRIBUTES.values()]
     return table(("attribute", "published by", "written", "meaning"), rows)
 
@@ -112,14 +112,18 @@ def attributes_table() -> str:
 def exit_codes_page() -> str:
     """Return docs/exit-codes.md."""
     rows = [(str(int(code)), code.name, meaning) for code, meaning in EXIT_CODE_MEANINGS.items()]
-    return f"{NOTE}\n# Exit codes\n\nOf `oneflower`:\n\n" + table(("code", "name", "meaning"), rows) + AGENT_CODES
+    return (
+        f"{NOTE}\n# Exit codes\n\n`oneflower` exits with one of these:\n\n"
+        + table(("code", "name", "meaning"), rows)
+        + AGENT_CODES
+    )
 
 
 COVERAGE = f"""# What the local cloud implements
 
-Every route and action of OneFlow and OneGate {VERSION}, from the tables that the servers are built of. What is not
-implemented answers 501 and says so; nothing pretends. How alike the answers are is another matter: see
-[local-cloud.md](local-cloud.md).
+This page lists every route and action of OneFlow and OneGate {VERSION}. It is generated from the tables that the servers
+use. A call that is not implemented answers 501 and says so. How closely the answers match those of OpenNebula is on
+another page: [local-cloud.md](local-cloud.md).
 """
 
 
@@ -131,13 +135,13 @@ def calls_table(calls: list[Call]) -> str:
 
 def coverage_page() -> str:
     """Return docs/coverage.md."""
-    nothing: Any = SimpleNamespace(catalogue=None)  # no call is made
+    nothing: Any = SimpleNamespace(catalogue=None)  # only the tables are read; no call is made
     documents = [(name, "yes", "") for name in ("`chown`", "`chgrp`", "`chmod`", "`rename`")]
     planned = [(f"`{name}`", _act(name), "as a scheduled action of each VM") for name in sorted(scheduling.ACTIONS)]
     service = [("`recover`", "yes", "also with `delete`"), ("`release`", "yes", "the service's own"), *documents]
     template = [
-        ("`instantiate`", "yes", "not roles of type vr, nor networks that are made with the service"),
-        ("`clone`", "yes", "also recursively"),
+        ("`instantiate`", "yes", "not roles of type vr, nor networks that are created with the service"),
+        ("`clone`", "yes", "also recursive"),
         ("`update`", "yes", "with `template_json`; not with `template_raw`"),
         *documents,
     ]
@@ -154,7 +158,7 @@ def coverage_page() -> str:
         "### Actions on a service template\n", table(columns, template),
         "## OneGate\n", calls_table(onegate.OneGateCalls(nothing, nothing, nothing).table()),
         "### Actions on a VM\n", table(columns, guests),
-        "## XML-RPC\n", "Of the core's own calls these, which registering, deploying and watching need:\n",
+        "## XML-RPC\n", "Of the core's calls, these are implemented. Registering, deploying and watching need them:\n",
         table(("method",), methods),
     ])  # fmt: skip
 

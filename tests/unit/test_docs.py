@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import click
 import pytest
+import typer
 
+from oneflower.cli.app import app
 from oneflower_appliance.attributes import ATTRIBUTES
 from oneflower_appliance.errors import ExitCode
 from oneflower_appliance.parameters import PARAMETERS
@@ -50,6 +55,30 @@ def test_every_variable_that_a_page_names_exists():
     known = set(PARAMETERS) | set(ATTRIBUTES) | {"FL_RUN", "FL_CHECKPOINT"}  # of FL_RUN_* and FL_CHECKPOINT_*
     for page in PAGES:
         assert set(re.findall(r"\bFL_[A-Z_]*[A-Z]\b", page.read_text())) <= known, page.name
+
+
+def commands_of(page):
+    """Return the command lines of a page: those of its examples, and those within sentences."""
+    text = page.read_text().replace("\\\n", " ")
+    shown = re.findall(r"^\$ (?:\w+=\S+ )*oneflower (.*)$", text, re.MULTILINE)
+    named = re.findall(r"`oneflower ([^`\n]+)`", text)
+    # Reading these options does what they say: it prints, installs or ends.
+    return [line for line in shown + named if not re.search(r"--(help|version|install-completion)\b", line)]
+
+
+def parse(words, command, name="oneflower", parent=None):
+    """Parse a command line as the program does, without running it. Raises what click raises."""
+    context = command.make_context(name, words, parent=parent)
+    if isinstance(command, click.Group):
+        name, command, words = command.resolve_command(context, [*context._protected_args, *context.args])
+        parse(words, command, name, context)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_that_a_page_shows_is_one(page):
+    for line in commands_of(page):
+        with suppress(click.MissingParameter):  # a sentence may name a command without its arguments
+            parse(shlex.split(line, comments=True), typer.main.get_command(app))
 
 
 def test_every_sentence_of_the_troubleshooting_is_one_that_the_program_prints():

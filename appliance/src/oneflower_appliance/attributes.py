@@ -1,7 +1,7 @@
 """Every attribute that a virtual machine publishes of itself through OneGate, declared once.
 
 The agent writes them and the client reads them through these declarations. docs/service-template.md lists them.
-OneGate forgets nothing and cannot store an empty value. So what is not there (any more) is published as `-`.
+OneGate forgets nothing and cannot store an empty value. So a value that is not there, or no longer, is published as `-`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-NOTHING = "-"  # which is not base64, either
+NOTHING = "-"  # not valid base64 either
 _DIGITS = re.compile(r"[0-9]{1,20}")
 
 
@@ -39,7 +39,7 @@ class Coding(StrEnum):
 
 @dataclass(frozen=True)
 class Attribute:
-    """One attribute. What a packed one is written and read by is named in its meaning."""
+    """One attribute. The meaning of a packed one gives its format, or names what reads and writes it."""
 
     name: str
     publisher: Publisher
@@ -57,7 +57,7 @@ class Attribute:
         return "YES" if value else "NO"
 
     def read(self, published: Mapping[str, str]) -> str:
-        """Return the value among what a machine published, empty where it is not there or cannot be read."""
+        """Return the value from what a machine published; empty if it is not there or cannot be read."""
         value = published.get(self.name, NOTHING)
         if value == NOTHING:
             return ""
@@ -84,38 +84,40 @@ VERSION = Attribute("FL_VERSION", _BOTH, Coding.PLAIN, "The release of Flower")
 
 ENDPOINT = Attribute("FL_ENDPOINT", _LINK, Coding.PLAIN, "host:port of the Fleet API, for SuperNodes")
 CONTROL_ENDPOINT = Attribute("FL_CONTROL_ENDPOINT", _LINK, Coding.PLAIN, "host:port of the Control API, on loopback")
-TLS = Attribute("FL_TLS", _LINK, Coding.FLAG, "Both speak TLS")
+TLS = Attribute("FL_TLS", _LINK, Coding.FLAG, "Whether the Fleet and Control APIs speak TLS")
 CA_CERT = Attribute("FL_CA_CERT", _LINK, Coding.BASE64, "The CA certificate to trust, in PEM")
-CERT_EXPIRES = Attribute("FL_CERT_EXPIRES", _LINK, Coding.PLAIN, "The day on which the first of its certificates ends")
-SSH_HOST_KEYS = Attribute("FL_SSH_HOST_KEYS", _LINK, Coding.BASE64, "The machine's SSH host keys, one a line")
-PROOF = Attribute("FL_PROOF", _LINK, Coding.PLAIN, "Proof for the owner that this machine published it (`proof.py`)")
+CERT_EXPIRES = Attribute(
+    "FL_CERT_EXPIRES", _LINK, Coding.PLAIN, "The day on which the first of its certificates expires"
+)
+SSH_HOST_KEYS = Attribute("FL_SSH_HOST_KEYS", _LINK, Coding.BASE64, "The machine's SSH host keys, one per line")
+PROOF = Attribute("FL_PROOF", _LINK, Coding.PLAIN, "Proof for the owner that this machine published these (`proof.py`)")
 PARTITIONS = Attribute("FL_PARTITIONS", _LINK, Coding.PACKED, "The partition of each SuperNode: `/COUNT VM:ID VM:ID`")
-NODES = Attribute("FL_NODES", _LINK, Coding.PACKED, "The SuperNodes that were let in: `VM:NODE-ID:FINGERPRINT`")
-REFUSED = Attribute("FL_REFUSED", _LINK, Coding.PACKED, "The SuperNodes that were not: `VM:FINGERPRINT:REASON`")
+NODES = Attribute("FL_NODES", _LINK, Coding.PACKED, "The SuperNodes that were admitted: `VM:NODE-ID:FINGERPRINT`")
+REFUSED = Attribute("FL_REFUSED", _LINK, Coding.PACKED, "The SuperNodes that were refused: `VM:FINGERPRINT:REASON`")
 
 RUN_ID = Attribute("FL_RUN_ID", _LINK, Coding.PLAIN, "Flower's id of the newest run")
 RUN_APP = Attribute("FL_RUN_APP", _LINK, Coding.PLAIN, "The app of that run, as publisher/name")
 RUN_STATUS = Attribute("FL_RUN_STATUS", _LINK, Coding.PLAIN, "Its status, in Flower's words")
-RUN_ERROR = Attribute("FL_RUN_ERROR", _LINK, Coding.BASE64, "Why it failed, or what a run that completed lacks")
+RUN_ERROR = Attribute("FL_RUN_ERROR", _LINK, Coding.BASE64, "Why it failed, or what is missing although it completed")
 RUN_MODEL = Attribute(
     "FL_RUN_MODEL", _LINK, Coding.PLAIN, "The path of its model on the machine, as soon as there is one"
 )
 RUN_ROWS = Attribute("FL_RUN_ROWS", _LINK, Coding.PACKED, "Its last rounds (`runs.pack`)")
-RUN_FAULT = Attribute("FL_RUN_FAULT", _LINK, Coding.BASE64, "The last node that did not do what it was asked for: JSON")
-RUN_ROUND = Attribute("FL_RUN_ROUND", _LINK, Coding.PLAIN, "The last round that has ended")
-RUN_ROUNDS = Attribute("FL_RUN_ROUNDS", _LINK, Coding.PLAIN, "How many rounds there will be")
-RUN_NODES = Attribute("FL_RUN_NODES", _LINK, Coding.PLAIN, "How many nodes trained in the last round")
-RUN_FAILURES = Attribute("FL_RUN_FAILURES", _LINK, Coding.PLAIN, "How many nodes did not")
+RUN_FAULT = Attribute("FL_RUN_FAULT", _LINK, Coding.BASE64, "The last node that failed or did not answer: JSON")
+RUN_ROUND = Attribute("FL_RUN_ROUND", _LINK, Coding.PLAIN, "The last completed round")
+RUN_ROUNDS = Attribute("FL_RUN_ROUNDS", _LINK, Coding.PLAIN, "The number of rounds of the run")
+RUN_NODES = Attribute("FL_RUN_NODES", _LINK, Coding.PLAIN, "The number of nodes that trained in the last round")
+RUN_FAILURES = Attribute("FL_RUN_FAILURES", _LINK, Coding.PLAIN, "The number of nodes that failed in the last round")
 RUN_SECONDS = Attribute("FL_RUN_SECONDS", _LINK, Coding.PLAIN, "How long the last round took")
-RUN_LOSS = Attribute("FL_RUN_LOSS", _LINK, Coding.PLAIN, "The loss of the last test")
-RUN_ACCURACY = Attribute("FL_RUN_ACCURACY", _LINK, Coding.PLAIN, "The accuracy of the last test")
+RUN_LOSS = Attribute("FL_RUN_LOSS", _LINK, Coding.PLAIN, "The loss of the last evaluation")
+RUN_ACCURACY = Attribute("FL_RUN_ACCURACY", _LINK, Coding.PLAIN, "The accuracy of the last evaluation")
 
 PUBLIC_KEY = Attribute(
-    "FL_PUBLIC_KEY", _NODE, Coding.BASE64, "The public key by which its SuperLink is to know it, in PEM"
+    "FL_PUBLIC_KEY", _NODE, Coding.BASE64, "The node's public key, by which the SuperLink recognises it, in PEM"
 )
 NODE_ID = Attribute("FL_NODE_ID", _NODE, Coding.DIGITS, "Flower's id of the node")
 PARTITION_ID = Attribute("FL_PARTITION_ID", _NODE, Coding.DIGITS, "The partition that the node took")
-NUM_PARTITIONS = Attribute("FL_NUM_PARTITIONS", _NODE, Coding.DIGITS, "Of how many")
+NUM_PARTITIONS = Attribute("FL_NUM_PARTITIONS", _NODE, Coding.DIGITS, "The number of partitions")
 OWN_DATA = Attribute("FL_OWN_DATA", _NODE, Coding.FLAG, "The node has data of its own")
 USE_CASE = Attribute("FL_USE_CASE", _NODE, Coding.PLAIN, "The variable of the same name, for the SuperLink")
 FRAMEWORK = Attribute("ML_FRAMEWORK", _NODE, Coding.PLAIN, "The variable of the same name, for the SuperLink")

@@ -1,7 +1,7 @@
 """The one exception that is meant for people's eyes, and the exit codes that go with it.
 
 A user's mistake never shows a traceback: it is raised as a `OneflowerError`, whose `str()` is the message, whose
-`hint` says how to mend it, and whose `code` becomes the exit status of the command.
+`hint` says how to fix it, and whose `code` becomes the exit status of the command.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ class ExitCode(IntEnum):
 EXIT_CODE_MEANINGS: dict[ExitCode, str] = {
     ExitCode.OK: "It worked.",
     ExitCode.INTERNAL: "A defect in oneflower. Please report it with the output of the same command and `--debug`.",
-    ExitCode.USAGE: "The command line itself is wrong: an unknown option, a missing argument.",
+    ExitCode.USAGE: "The command line is wrong: an unknown option, for example, or a missing argument.",
     ExitCode.INVALID_INPUT: (
-        "A value, a template or an app folder was refused before anything was started. Every error is listed."
+        "A value, a template or an app folder is not valid, and nothing was started. Every error is listed."
     ),
     ExitCode.NOT_FOUND: "The named federation, run, file or use case does not exist.",
     ExitCode.CONFLICT: "The name is taken, or the state of the federation does not allow this.",
     ExitCode.CLOUD: "OneFlow, OneGate or OpenNebula could not be reached, or refused the request.",
     ExitCode.DEPLOY_FAILED: "The federation did not become ready; the machine's own reason is printed.",
     ExitCode.RUN_FAILED: "The training run failed; the app's own reason is printed.",
-    ExitCode.ENVIRONMENT: "This machine lacks something: disk, a free port, the package registry.",
+    ExitCode.ENVIRONMENT: "This machine lacks something: disk space, a free port, or access to the package registry.",
     ExitCode.TIMEOUT: "It took longer than `--timeout` allows.",
-    ExitCode.INTERRUPTED: "Ctrl-C. What the command had begun was rolled back. What could not be is named, and so is "
-    "the training of a form, which goes on.",
+    ExitCode.INTERRUPTED: "Ctrl-C. What the command had begun was rolled back; the message names what could not be. Training "
+    "that the form started continues, and the message says so.",
 }
 
 
 class OneflowerError(Exception):
-    """Something a person can mend. `str()` is the whole message: what is wrong, then what to do."""
+    """Something a person can fix. `str()` is the whole message: what is wrong, then what to do."""
 
     def __init__(self, message: str, hint: str = "", code: ExitCode = ExitCode.INVALID_INPUT) -> None:
         super().__init__(message)
