@@ -121,9 +121,9 @@ def exit_codes_page() -> str:
 
 COVERAGE = f"""# What the local cloud implements
 
-This page lists every route and action of OneFlow and OneGate {VERSION}. It is generated from the tables that the servers
-use. A call that is not implemented answers 501 and says so. How closely the answers match those of OpenNebula is on
-another page: [local-cloud.md](local-cloud.md).
+This page lists every route and action of OneFlow and OneGate {VERSION}. It is generated from the tables that the
+servers use. A call that is not implemented answers 501 and says so. [local-cloud.md](local-cloud.md) says how closely
+the answers match those of OpenNebula.
 """
 
 

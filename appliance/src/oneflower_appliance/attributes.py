@@ -1,7 +1,8 @@
 """Every attribute that a virtual machine publishes of itself through OneGate, declared once.
 
 The agent writes them and the client reads them through these declarations. docs/service-template.md lists them.
-OneGate forgets nothing and cannot store an empty value. So a value that is not there, or no longer, is published as `-`.
+OneGate forgets nothing and cannot store an empty value. So a value that is not there, or no longer, is published as
+`-`.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ EXIT_CODE_MEANINGS: dict[ExitCode, str] = {
     ExitCode.RUN_FAILED: "The training run failed; the app's own reason is printed.",
     ExitCode.ENVIRONMENT: "This machine lacks something: disk space, a free port, or access to the package registry.",
     ExitCode.TIMEOUT: "It took longer than `--timeout` allows.",
-    ExitCode.INTERRUPTED: "Ctrl-C. What the command had begun was rolled back; the message names what could not be. Training "
-    "that the form started continues, and the message says so.",
+    ExitCode.INTERRUPTED: "Ctrl-C. What the command had begun was rolled back; the message names what could not be. "
+    "Training that the form started continues, and the message says so.",
 }
 
 
