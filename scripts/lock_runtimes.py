@@ -11,8 +11,9 @@ from pathlib import Path
 
 from uv import find_uv_bin
 
-from oneflower.runtimes.runtime import FRAMEWORKS, PINNED
+from oneflower.runtimes.runtime import PINNED
 from oneflower_appliance.parameters import FLOWER_MINORS
+from oneflower_appliance.use_cases import FRAMEWORKS
 
 
 def lock(*wanted: str) -> str:
@@ -26,7 +27,7 @@ def lock(*wanted: str) -> str:
 
 if __name__ == "__main__":
     for release in (f"{minor}.0" for minor in FLOWER_MINORS):
-        for name, packages in FRAMEWORKS.items():
-            text = lock(f"flwr=={release}", *packages)
+        for name, framework in FRAMEWORKS.items():
+            text = lock(f"flwr=={release}", *framework.packages)
             (PINNED / f"flwr-{release}-{name}.txt").write_text(text, encoding="utf-8")
     (Path(__file__).parent / "uv.txt").write_text(lock(f"uv=={version('uv')}"), encoding="utf-8")

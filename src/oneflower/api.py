@@ -108,13 +108,13 @@ class OpenNebulaSurroundings(_Runtimes):
 
     def template(self, cloud: Cloud) -> int:
         """Return the id of the registered service template."""
-        from oneflower.cloud.register import find_registered  # noqa: PLC0415
+        from oneflower.cloud.registered import find_registered  # noqa: PLC0415
 
         return find_registered(cloud, self._name)[0]
 
     def limits(self, cloud: Cloud) -> tuple[int, int]:
         """Return the limits that the operator registered."""
-        from oneflower.cloud.register import find_registered  # noqa: PLC0415
+        from oneflower.cloud.registered import find_registered  # noqa: PLC0415
 
         bounds = find_registered(cloud, self._name)[1]
         return bounds.minimum, bounds.maximum

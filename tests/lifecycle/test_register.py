@@ -7,7 +7,9 @@ import hashlib
 import pytest
 
 from oneflower.cloud import RefusedError
-from oneflower.cloud.register import ImageSource, Registration, Wishes, find_registered, unregister
+from oneflower.cloud.image_source import ImageSource
+from oneflower.cloud.register import Registration, Wishes
+from oneflower.cloud.registered import find_registered, unregister
 from oneflower.opennebula import COORDINATOR, NODES, VmOptions, render
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.settings import Bounds
@@ -114,7 +116,7 @@ def test_what_was_begun_is_removed_again_when_something_fails(world, name, monke
         ({"machines": {NODES: VmOptions(image="no such")}}, "no image called 'no such'"),
         ({"images": {NODES: ImageSource("http://host/image")}}, "does not verify whom it downloads"),
         ({"images": {NODES: ImageSource("http://host/image", "sha256:" + "0" * 64)}}, "does not verify whom"),
-        ({"images": {NODES: ImageSource("/x", "sha256:abc")}}, "is no checksum"),
+        ({"images": {NODES: ImageSource("/x", "sha256:abc")}}, "is not a valid checksum"),
         ({"images": {NODES: ImageSource("/nowhere", "md5:" + "0" * 32)}}, "cannot be verified"),
         ({"images": {NODES: ImageSource("/x")}, "datastore": "cellar"}, "no datastore called 'cellar'"),
     ],

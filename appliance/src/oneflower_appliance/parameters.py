@@ -18,6 +18,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from oneflower_appliance.formats import is_loopback, split_address, split_names, split_node_config
+from oneflower_appliance.roles import COORDINATOR, NODES
 from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE, USE_CASES
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ class Level(StrEnum):
     """Where the service template asks for a variable."""
 
     SERVICE = "service"
-    SUPERLINK = "superlink"
-    SUPERNODE = "supernode"
+    SUPERLINK = COORDINATOR
+    SUPERNODE = NODES
 
 
 class Kind(StrEnum):

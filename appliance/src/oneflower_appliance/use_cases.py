@@ -12,11 +12,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Framework:
-    """A framework. `imports` is what is imported before the first task.
+    """A framework. `packages` is what a runtime installs for it, and `imports` is imported before the first task.
 
     A `threaded` one starts threads when it is imported, so that a fork of a process that has imported it hangs.
     """
 
+    packages: tuple[str, ...]
     imports: tuple[str, ...]
     threaded: bool = False
 
@@ -34,10 +35,19 @@ class UseCase:
     models: tuple[str, ...] | None
 
 
+_USUAL = ("scikit-learn", "pillow", "pyarrow")
+
 FRAMEWORKS = {
-    "sklearn": Framework(("sklearn.linear_model", "sklearn.neural_network", "sklearn.datasets", "sklearn.metrics")),
-    "pytorch": Framework(("torch", "torch.utils.data", "torchvision", "sklearn.datasets", "sklearn.metrics")),
-    "tensorflow": Framework(("tensorflow", "sklearn.datasets", "sklearn.metrics"), threaded=True),
+    "sklearn": Framework(
+        _USUAL, ("sklearn.linear_model", "sklearn.neural_network", "sklearn.datasets", "sklearn.metrics")
+    ),
+    "pytorch": Framework(
+        (*_USUAL, "torch", "transformers", "peft"),
+        ("torch", "torch.utils.data", "torchvision", "sklearn.datasets", "sklearn.metrics"),
+    ),
+    "tensorflow": Framework(
+        (*_USUAL, "tensorflow-cpu"), ("tensorflow", "sklearn.datasets", "sklearn.metrics"), threaded=True
+    ),
 }
 
 NO_USE_CASE = "none"

@@ -13,7 +13,7 @@ from oneflower.opennebula import COORDINATOR, NAME, NODES, VmOptions
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
-    from oneflower.cloud.register import ImageSource
+    from oneflower.cloud.image_source import ImageSource
 
 Name = Annotated[str, typer.Option("--name", help="Under which name; several can be registered side by side.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and change nothing.")]
@@ -93,7 +93,7 @@ def register(
 
 
 def _source(source: str, checksum: str) -> ImageSource:
-    from oneflower.cloud.register import ImageSource  # noqa: PLC0415
+    from oneflower.cloud.image_source import ImageSource  # noqa: PLC0415
 
     if "/" not in source:
         raise OneflowerError(
@@ -112,7 +112,7 @@ def unregister(
 ) -> None:
     """Remove the service template, the VM templates and the images that `register` made."""
     from oneflower.cloud import Federation  # noqa: PLC0415
-    from oneflower.cloud.register import unregister as remove  # noqa: PLC0415
+    from oneflower.cloud.registered import unregister as remove  # noqa: PLC0415
 
     cloud = Session.cloud()
     names = [federation.name for federation in Federation.all(cloud)]

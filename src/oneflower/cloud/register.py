@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oneflower.cloud.reconcile import Change, Outcome, digests, reconcile
 from oneflower.cloud.refused import RefusedError
+from oneflower.cloud.registered import find_document
 from oneflower.opennebula import (
     COORDINATOR,
     NAME,
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from oneflower.cloud.client import Cloud
+    from oneflower.cloud.image_source import ImageSource
 
 # Where the digests of what was registered are kept: in the service template, those of the VM templates too, whose own
 # attributes would be copied into every VM.
@@ -41,61 +41,6 @@ _DECIDES = {"cpu": ("CPU", "VCPU"), "memory": ("MEMORY",), "network": ("NIC", "N
             "gpu": ("PCI",)}  # fmt: skip
 NONE = "none"
 _TO_BE = "(new)"  # the id of what a dry run would create
-_ALGORITHMS = {"md5": 32, "sha1": 40, "sha256": 64}
-
-
-@dataclass(frozen=True)
-class ImageSource:
-    """Where an image comes from: a path on OpenNebula's front-end or a URL, and its checksum, `algorithm:hex`."""
-
-    source: str
-    checksum: str = ""
-
-    @property
-    def is_url(self) -> bool:
-        """Whether OpenNebula must download it."""
-        return "://" in self.source
-
-    def check(self) -> None:
-        """Raise `OneflowerError` unless the image can be trusted to be what it should be."""
-        algorithm, _, value = self.checksum.partition(":")
-        if self.checksum and (len(value) != _ALGORITHMS.get(algorithm) or set(value) - set("0123456789abcdef")):
-            raise OneflowerError(
-                f"{self.checksum!r} is no checksum.", f"Give one as {' or '.join(f'{a}:HEX' for a in _ALGORITHMS)}."
-            )
-        if self.is_url and algorithm not in ("md5", "sha1"):
-            raise OneflowerError(
-                f"OpenNebula does not verify whom it downloads {self.source} from.",
-                "Give the image's checksum, md5:HEX or sha1:HEX: those it does verify.",
-            )
-        if not self.is_url and self.checksum:
-            self._check_file(algorithm, value)
-
-    def _check_file(self, algorithm: str, value: str) -> None:
-        try:
-            with Path(self.source).open("rb") as stream:
-                actual = hashlib.file_digest(stream, algorithm).hexdigest()
-        except OSError as error:
-            raise OneflowerError(
-                f"The checksum of {self.source} cannot be verified: {error.strerror}.",
-                "Run this command on OpenNebula's front-end, where the file is.",
-                ExitCode.NOT_FOUND,
-            ) from error
-        if actual != value:
-            raise OneflowerError(f"{self.source} has the {algorithm} {actual}, not {value}.", "Fetch the image again.")
-
-    def name(self, prefix: str) -> str:
-        """Return the name of the image: another content gets another name, since images cannot be replaced."""
-        return f"{prefix}-{hashlib.sha256(f'{self.source} {self.checksum}'.encode()).hexdigest()[:8]}"
-
-    def template(self, name: str) -> str:
-        """Return the image's template as OpenNebula's text."""
-        algorithm, _, value = self.checksum.partition(":")
-        content = {
-            "NAME": name, "PATH": self.source, "TYPE": "OS", "PERSISTENT": "NO", "DEV_PREFIX": "vd", "FORMAT": "qcow2",
-            "DESCRIPTION": "oneflower: an appliance image",
-        }  # fmt: skip
-        return render(content | ({algorithm.upper(): value} if algorithm in ("md5", "sha1") else {}))
 
 
 @dataclass(frozen=True)
@@ -147,7 +92,7 @@ class Registration:
         self._force = force
         self._dry_run = dry_run
         self._notify = notify
-        self._document = _find(cloud, wishes.name)
+        self._document = find_document(cloud, wishes.name)
         self._known: dict[str, Any] = dict(self._document["TEMPLATE"]["BODY"]) if self._document else {}
         self._base: dict[str, dict[str, str]] = self._known.pop(_SECTION, {})
         self._fresh: dict[str, dict[str, str]] = {}
@@ -288,28 +233,6 @@ class Registration:
         return number
 
 
-def find_registered(cloud: Cloud, name: str = NAME) -> tuple[int, Bounds]:
-    """Return the id of the service template that an operator registered, and its bounds. Raises `OneflowerError`."""
-    document = _find(cloud, name)
-    if document is None:
-        raise OneflowerError(
-            f"There is no service template called {name!r} on this OpenNebula, or none that you may use.",
-            "An operator registers one: `oneflower --cloud opennebula register`.",
-            ExitCode.NOT_FOUND,
-        )
-    roles = {role.get("name"): role for role in document["TEMPLATE"]["BODY"].get("roles", ())}
-    if not {COORDINATOR, NODES} <= set(roles):
-        raise OneflowerError(
-            f"The service template {name!r} is not one of oneflower's: it lacks the roles {COORDINATOR} and {NODES}.",
-            "Name another with --template, or register one: `oneflower --cloud opennebula register`.",
-            ExitCode.CONFLICT,
-        )
-    usual, nodes = Bounds(), roles[NODES]
-    return int(document["ID"]), Bounds(
-        nodes.get("min_vms", usual.minimum), nodes.get("max_vms", usual.maximum), nodes["cardinality"]
-    )
-
-
 def _not_made(image: str, reason: str) -> OneflowerError:
     return OneflowerError(
         f"OpenNebula could not make the image {image}: {reason.rstrip('.')}.",
@@ -317,32 +240,6 @@ def _not_made(image: str, reason: str) -> OneflowerError:
         "(SAFE_DIRS).",
         ExitCode.CLOUD,
     )
-
-
-def unregister(cloud: Cloud, name: str = NAME, *, dry_run: bool = False) -> list[Change]:
-    """Remove what `register` made under `name`: templates, and images that it made. Returns what was there."""
-    doomed: list[tuple[str, Callable[[], None]]] = []
-    document = _find(cloud, name)
-    if document is not None:
-        number = int(document["ID"])
-        doomed.append((f"service template {name}", lambda: cloud.oneflow.delete_service_template(number)))
-    templates, images = cloud.core.vm_templates(), cloud.core.images()
-    for role in (COORDINATOR, NODES):
-        known = f"{name}-{role}"
-        if known in templates:
-            doomed.append((f"VM template {known}", lambda known=known: cloud.core.delete_vm_template(templates[known])))  # type: ignore[misc]
-        doomed += [
-            (f"image {image}", lambda number=number: cloud.core.delete_image(number))  # type: ignore[misc]
-            for image, number in images.items()
-            if image.startswith(f"{known}-")
-        ]
-    for _, remove in doomed if not dry_run else ():
-        remove()
-    return [Change("remove", what) for what, _ in doomed]
-
-
-def _find(cloud: Cloud, name: str) -> dict[str, Any] | None:
-    return next((document for document in cloud.oneflow.service_templates() if document["NAME"] == name), None)
 
 
 def _need(what: str, name: str, known: Mapping[str, int]) -> None:

@@ -1,9 +1,10 @@
 """Builds and lints what OpenNebula is given: the OneFlow service template and the two VM templates."""
 
 from oneflower.opennebula.lint import Finding, lint, placeholders
-from oneflower.opennebula.service import COORDINATOR, NAME, NODES, ServiceOptions, merge_template, service_template
+from oneflower.opennebula.service import NAME, ServiceOptions, merge_template, service_template
 from oneflower.opennebula.text import render
 from oneflower.opennebula.vm import VmOptions, vm_template
+from oneflower_appliance.roles import COORDINATOR, NODES
 
 __all__ = [
     "COORDINATOR",

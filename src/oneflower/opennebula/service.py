@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.parameters import Level, of_level
+from oneflower_appliance.roles import COORDINATOR, NODES
 from oneflower_appliance.settings import Bounds, Settings, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-COORDINATOR = "superlink"
-NODES = "supernode"
 NAME = "oneflower"
 READY_SCRIPT = "/usr/lib/oneflower/ready"
 

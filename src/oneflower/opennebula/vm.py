@@ -6,8 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from oneflower.opennebula.service import COORDINATOR, infrastructure
+from oneflower.opennebula.service import infrastructure
 from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.roles import COORDINATOR
 
 _CPU, _MEMORY = 2.0, {COORDINATOR: 2048}
 _NODE_MEMORY = 4096

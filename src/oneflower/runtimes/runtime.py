@@ -23,19 +23,14 @@ from typing import TYPE_CHECKING
 
 import oneflower_appliance
 from oneflower.process import run
-from oneflower.runtimes.registry import find_links, local_torch, with_torch
+from oneflower.runtimes.package_index import find_links, local_torch, with_torch
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import private_directory, write_atomic
+from oneflower_appliance.use_cases import FRAMEWORKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-_USUAL = ("scikit-learn", "pillow", "pyarrow")
-FRAMEWORKS = {
-    "sklearn": _USUAL,
-    "pytorch": (*_USUAL, "torch", "transformers", "peft"),
-    "tensorflow": (*_USUAL, "tensorflow-cpu"),
-}
 PINNED = Path(__file__).parent / "locks"
 UNPINNED = "ONEFLOWER_UNPINNED"
 _HINT = "Check that the package registry can be reached and that there is disk space, then try again."
@@ -64,7 +59,7 @@ def requirements(version: str, framework: str) -> str:
     pinned = _pinned(version, framework)
     if pinned.is_file():
         return pinned.read_text(encoding="utf-8")
-    return "\n".join([f"flwr=={version}", *FRAMEWORKS[framework], ""])
+    return "\n".join([f"flwr=={version}", *FRAMEWORKS[framework].packages, ""])
 
 
 def _pinned(version: str, framework: str) -> Path:

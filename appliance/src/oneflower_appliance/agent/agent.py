@@ -32,6 +32,7 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import private_directory
 from oneflower_appliance.parameters import PARAMETERS
 from oneflower_appliance.process import die_with_parent
+from oneflower_appliance.roles import COORDINATOR, NODES
 from oneflower_appliance.settings import ignored, remarks, resolve
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ _DEATHS, _WINDOW = 5, 300.0
 _STOP_GRACE = 8.0
 
 ROLES: dict[str, tuple[type[superlink.SuperLink | supernode.SuperNode], tuple[Level, ...]]] = {
-    "superlink": (superlink.SuperLink, superlink.LEVELS),
-    "supernode": (supernode.SuperNode, supernode.LEVELS),
+    COORDINATOR: (superlink.SuperLink, superlink.LEVELS),
+    NODES: (supernode.SuperNode, supernode.LEVELS),
 }
 
 
@@ -206,8 +207,8 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
         ("boot", "boot the role that the context names (ONEFLOWER_ROLE)"),
-        ("superlink", "boot a SuperLink and watch over it"),
-        ("supernode", "boot a SuperNode and watch over it"),
+        (COORDINATOR, "boot a SuperLink and watch over it"),
+        (NODES, "boot a SuperNode and watch over it"),
         ("status", "say how the agent on this machine is: done, degraded, error, each with its cause"),
     ):
         command = commands.add_parser(name, help=text, description=text)

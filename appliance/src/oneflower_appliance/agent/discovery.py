@@ -11,6 +11,7 @@ from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.attributes import ENDPOINT, READY, TLS, VERSION
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.formats import split_address
+from oneflower_appliance.roles import COORDINATOR
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from oneflower_appliance.agent.onegate import OneGate
     from oneflower_appliance.settings import Settings
 
-COORDINATOR_ROLE = "superlink"
 PATIENCE = 600.0
 CLOSELY = Backoff(first=0.1, cap=5, factor=1.5)  # for what the SuperLink publishes any moment now
 
@@ -99,7 +99,7 @@ class Discovery:
 
 
 def _published(onegate: OneGate) -> Found:
-    role = onegate.service().get(COORDINATOR_ROLE)
+    role = onegate.service().get(COORDINATOR)
     if role is None or not role.nodes:
         raise OneGateError("The service has no SuperLink VM.", "Recover or redeploy the service.", heals=True)
     vm = role.nodes[0]

@@ -11,6 +11,7 @@ from oneflower_appliance.agent.backoff import Backoff, Patience
 from oneflower_appliance.agent.diagnosis import HungError
 from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.agent.partition import Partitions
+from oneflower_appliance.roles import NODES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NODES_ROLE = "supernode"
 _SILENCE = 45.0  # how long Flower may not answer
 _CLOSE_LOOK = 1.0  # at runs, while there are any: asking this machine's own Flower costs little
 
@@ -98,7 +98,7 @@ class Duties:
             self._machine.journal.remark(self._expiry.remarks, "certificates")
 
     def _look_at_nodes(self, onegate: OneGate) -> Sequence[int]:
-        role = onegate.service().get(NODES_ROLE)
+        role = onegate.service().get(NODES)
         nodes = role.nodes if role else ()
         self._partitions = self._partitions.after(nodes)
         if self._admission:

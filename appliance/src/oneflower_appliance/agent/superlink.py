@@ -25,6 +25,7 @@ from oneflower_appliance.formats import join_address, split_address, split_names
 from oneflower_appliance.orders import FORM_VARIABLE, SuperLinkOrders
 from oneflower_appliance.parameters import Kind, Level, of_level
 from oneflower_appliance.process import Child
+from oneflower_appliance.roles import COORDINATOR
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +44,7 @@ _OWN_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 class SuperLink:
     """The coordinator of a federation on `machine`."""
 
-    name = "superlink"
+    name = COORDINATOR
 
     def __init__(self, machine: Machine, clock: Callable[[], datetime] = tls.current_time) -> None:
         self._machine = machine

@@ -26,6 +26,7 @@ from oneflower_appliance.formats import split_node_config
 from oneflower_appliance.orders import FRAMEWORK_VARIABLE, SuperNodeOrders, node_id_in
 from oneflower_appliance.parameters import Level
 from oneflower_appliance.process import Child
+from oneflower_appliance.roles import NODES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +44,7 @@ _HEARING, _SILENCE = 10.0, 45.0  # how often it is asked whether this node is he
 class SuperNode:
     """One training node of a federation on `machine`. `superlink` is its SuperLink, where that is known already."""
 
-    name = "supernode"
+    name = NODES
 
     def __init__(
         self, machine: Machine, superlink: Found | None = None, probe: Callable[[Path | None], Probe] = Probe

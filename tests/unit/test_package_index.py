@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from oneflower.runtimes import registry, runtime
-from oneflower.runtimes.registry import find_links, local_torch
+from oneflower.runtimes import package_index, runtime
+from oneflower.runtimes.package_index import find_links, local_torch
 from oneflower_appliance.agent import gpu
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.orders import MEMORY_VARIABLE
 from oneflower_appliance.parameters import FLOWER_MINORS
 from oneflower_appliance.settings import resolve
+from oneflower_appliance.use_cases import FRAMEWORKS, Framework
 
 
 def test_what_pip_is_set_to_find_is_found(tmp_path):
@@ -46,7 +47,7 @@ def test_a_build_of_pytorch_that_lies_there_is_taken(tmp_path):
     assert local_torch([str(tmp_path / "none"), "https://example.org/wheels"]) is None
     wheel = local_torch(["https://example.org/wheels", str(tmp_path)])
     assert wheel.name.startswith("torch-2.13.0+cpu")
-    listed = registry.with_torch((runtime.PINNED / "flwr-1.41.0-pytorch.txt").read_text(), wheel)
+    listed = package_index.with_torch((runtime.PINNED / "flwr-1.41.0-pytorch.txt").read_text(), wheel)
     assert not re.search(r"^(torch==|triton|nvidia|cuda)", listed, re.MULTILINE)
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     assert f"\ntorch @ {wheel.as_uri()} --hash=sha256:{digest}\n" in listed
@@ -56,7 +57,7 @@ def test_a_build_of_pytorch_that_lies_there_is_taken(tmp_path):
 def test_every_package_of_every_list_has_its_hashes():
     lists = sorted(runtime.PINNED.glob("*.txt"))
     assert [path.name for path in lists] == [
-        f"flwr-{minor}.0-{framework}.txt" for minor in FLOWER_MINORS for framework in sorted(runtime.FRAMEWORKS)
+        f"flwr-{minor}.0-{framework}.txt" for minor in FLOWER_MINORS for framework in sorted(FRAMEWORKS)
     ]
     for path in lists:
         packages = re.split(r"\n(?=\S)", path.read_text().strip())
@@ -94,7 +95,7 @@ def index(tmp_path, monkeypatch):
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv-cache"))
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     monkeypatch.setattr(runtime, "PINNED", tmp_path / "lists")
-    monkeypatch.setattr(runtime, "FRAMEWORKS", {"sklearn": ("tiny",)})
+    monkeypatch.setitem(FRAMEWORKS, "sklearn", Framework(("tiny",), ()))
     (tmp_path / "lists").mkdir()
     return hashes
 
@@ -162,11 +163,11 @@ def test_pytorchs_own_registry_is_tried_first_for_what_is_not_pinned(tmp_path, m
 def test_a_release_that_is_not_pinned_is_resolved_with_what_the_use_cases_need():
     wanted = runtime.requirements("1.42.9", "pytorch").split()
     assert {"flwr==1.42.9", "torch", "peft", "scikit-learn", "pillow", "pyarrow"} <= set(wanted)
-    for framework in runtime.FRAMEWORKS:
+    for framework in FRAMEWORKS:
         for release in ("1.41.0", "1.42.0"):
             pinned = f"\n{runtime.requirements(release, framework)}"
             assert f"\nflwr=={release} " in pinned
-            assert all(f"\n{package}==" in pinned for package in runtime.FRAMEWORKS[framework]), framework
+            assert all(f"\n{package}==" in pinned for package in FRAMEWORKS[framework].packages), framework
 
 
 def test_uv_is_installed_by_hash_and_is_the_one_of_the_lock():

@@ -1,0 +1,64 @@
+"""What is registered on a cloud: found, for those who deploy from it, and removed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from oneflower.cloud.reconcile import Change
+from oneflower.opennebula import COORDINATOR, NAME, NODES
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.settings import Bounds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oneflower.cloud.client import Cloud
+
+
+def find_registered(cloud: Cloud, name: str = NAME) -> tuple[int, Bounds]:
+    """Return the id of the service template that an operator registered, and its bounds. Raises `OneflowerError`."""
+    document = find_document(cloud, name)
+    if document is None:
+        raise OneflowerError(
+            f"There is no service template called {name!r} on this OpenNebula, or none that you may use.",
+            "An operator registers one: `oneflower --cloud opennebula register`.",
+            ExitCode.NOT_FOUND,
+        )
+    roles = {role.get("name"): role for role in document["TEMPLATE"]["BODY"].get("roles", ())}
+    if not {COORDINATOR, NODES} <= set(roles):
+        raise OneflowerError(
+            f"The service template {name!r} is not one of oneflower's: it lacks the roles {COORDINATOR} and {NODES}.",
+            "Name another with --template, or register one: `oneflower --cloud opennebula register`.",
+            ExitCode.CONFLICT,
+        )
+    usual, nodes = Bounds(), roles[NODES]
+    return int(document["ID"]), Bounds(
+        nodes.get("min_vms", usual.minimum), nodes.get("max_vms", usual.maximum), nodes["cardinality"]
+    )
+
+
+def unregister(cloud: Cloud, name: str = NAME, *, dry_run: bool = False) -> list[Change]:
+    """Remove what `register` made under `name`: templates, and images that it made. Returns what was there."""
+    doomed: list[tuple[str, Callable[[], None]]] = []
+    document = find_document(cloud, name)
+    if document is not None:
+        number = int(document["ID"])
+        doomed.append((f"service template {name}", lambda: cloud.oneflow.delete_service_template(number)))
+    templates, images = cloud.core.vm_templates(), cloud.core.images()
+    for role in (COORDINATOR, NODES):
+        known = f"{name}-{role}"
+        if known in templates:
+            doomed.append((f"VM template {known}", lambda known=known: cloud.core.delete_vm_template(templates[known])))  # type: ignore[misc]
+        doomed += [
+            (f"image {image}", lambda number=number: cloud.core.delete_image(number))  # type: ignore[misc]
+            for image, number in images.items()
+            if image.startswith(f"{known}-")
+        ]
+    for _, remove in doomed if not dry_run else ():
+        remove()
+    return [Change("remove", what) for what, _ in doomed]
+
+
+def find_document(cloud: Cloud, name: str) -> dict[str, Any] | None:
+    """Return the document of the service template `name`, None when there is none."""
+    return next((document for document in cloud.oneflow.service_templates() if document["NAME"] == name), None)
