@@ -67,8 +67,9 @@ def environment(home: Path, settings: Settings) -> dict[str, str]:
 
 def install_helpers(home: Path) -> None:
     """Put our `flwr-serverapp` and `flwr-clientapp` before Flower's, which do more before they do the same."""
+    room = f"{__package__.rpartition('.')[0]}.flower"
     for name in ("serverapp", "clientapp"):
-        script = f"#!{sys.executable}\nfrom oneflower_appliance.flower.main import {name}\n{name}()\n"
+        script = f"#!{sys.executable}\nfrom {room}.{name} import main\nmain()\n"
         write_atomic(home / "bin" / f"flwr-{name}", script, 0o755)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
 import logging
-import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.flower import internals, places
+from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.retention import tidy
 
 if TYPE_CHECKING:
@@ -31,9 +30,9 @@ class LinkState:
         self._factory = factory
         self._on_start = on_start
         self._warm = warm
-        self._handlers = importlib.import_module("flwr.superlink.servicer.control.control_handlers")
-        self._requests = importlib.import_module("flwr.proto.control_pb2")
-        constants = importlib.import_module("flwr.common.constant")
+        self._handlers = internals.control_handlers()
+        self._requests = internals.control_messages()
+        constants = internals.constants()
         self._account = SimpleNamespace(flwr_aid=constants.NOOP_FLWR_AID, account_name=constants.NOOP_ACCOUNT_NAME)
 
     @property
@@ -51,7 +50,9 @@ class LinkState:
 
     def is_at(self, message: str) -> bool:
         """Whether a node took this message, has not answered it, and does not end by itself what it does for it."""
-        sql = importlib.import_module("flwr.server.superlink.linkstate.sql_linkstate")
+        if not places.have(Feature.STUCK_NODES):
+            return False
+        sql = internals.link_states()
         sent, replies = sql.MessageInsModel, sql.MessageResModel
         taken = sql.select(sent.run_id).where(sent.message_id == message, sent.delivered_at != "")
         answered = sql.select(replies.message_id).where(replies.reply_to_message_id == message)
@@ -70,7 +71,7 @@ class LinkState:
         if known is not None:
             return int(known)
         request = self._requests.RegisterNodeRequest(public_key=public_key)
-        errors = importlib.import_module("flwr.supercore.error")
+        errors = internals.errors()
         try:
             return int(self._handlers.register_node(request, self._account, self._state).node_id)
         except errors.FlowerError as error:
@@ -103,7 +104,7 @@ class LinkState:
 
     def start(self, app: Path, config: Mapping[str, str | int | float | bool]) -> str:
         """Start a run of the app in a folder, with `config` over its own, and return its id."""
-        content = importlib.import_module("flwr.cli.build").build_fab_from_disk(app)
+        content = internals.app_builder().build_fab_from_disk(app)
         return self._start(self._fab(content=content), "", config)
 
     def start_again(self, number: int) -> str:
@@ -140,131 +141,20 @@ class LinkState:
 
     def tidy(self, forget: Iterable[int]) -> None:
         """Delete what runs that have ended do not need any more, and all that there is of the runs to `forget`."""
-        tidy(self._state, forget)
+        if places.have(Feature.RETENTION):
+            tidy(self._state, forget)
 
     def _fab(self, **values: Any) -> Any:
-        return importlib.import_module("flwr.proto.fab_pb2").Fab(**values)
+        return internals.fab_messages().Fab(**values)
 
     def _start(self, fab: Any, app: str, config: Mapping[str, Any]) -> str:
-        overrides = importlib.import_module("flwr.common.serde").user_config_to_proto(dict(config))
+        overrides = internals.conversions().user_config_to_proto(dict(config))
         request = self._requests.StartRunRequest(fab=fab, app_spec=app, override_config=overrides)
         answer = self._handlers.start_run(request, self._account, self._state, None)
         if not answer.run_id:
             raise OneflowerError("Flower did not start the run.", "See the SuperLink's log.", ExitCode.RUN_FAILED)
         self._on_start()
         return str(answer.run_id)
-
-
-def answer_for_the_dead(on_change: Callable[[], None]) -> None:
-    """Have a round not wait for what a SuperNode, or its ClientApp, took along when it died.
-
-    A SuperNode that is killed while it trains, and is back before its heartbeat is missed, never was offline for
-    Flower: the message that it had taken is neither delivered again nor answered, and the run waits for it until the
-    round's timeout. So when a node becomes active, which happens once in the life of its process, what was delivered
-    to it before and is not answered is forgotten; the ServerApp then gets an error in its place, and the round goes on.
-
-    So is half a reply, of which Flower waits three minutes for the rest: when the node is back, or says instead that
-    its ClientApp died, or is known to be away: it left, its heartbeat is missed, or it is no member any more.
-    `on_change` is called when something was forgotten for which somebody may wait.
-    """
-    sql = importlib.import_module("flwr.server.superlink.linkstate.sql_linkstate")
-    sent, replies = sql.MessageInsModel, sql.MessageResModel
-    activate, store = sql.SqlLinkState.activate_node, sql.SqlLinkState.store_message_and_object_tree
-    halves = _HalfReplies(on_change)
-
-    @functools.wraps(store)
-    def store_message_and_object_tree(self: Any, message: Any, object_tree: Any, session_id: str) -> Any:
-        if message.metadata.reply_to_message_id:
-            if message.has_error():
-                halves.forget(self, message.metadata.src_node_id)
-            halves.handed_over[message.metadata.src_node_id] = session_id
-        return store(self, message, object_tree, session_id)
-
-    @functools.wraps(activate)
-    def activate_node(self: Any, node_id: int, heartbeat_interval: float) -> bool:
-        halves.forget(self, node_id)
-        with self.session() as session:
-            answered = sql.select(replies.reply_to_message_id)
-            lost = sql.select(sent.message_id).where(
-                sent.dst_node_id == sql.uint64_to_int64(node_id),
-                sent.delivered_at != "",
-                sent.message_id.not_in(answered),
-            )
-            found = set(session.scalars(lost).all())
-        self.delete_messages(found)
-        if found:
-            log.warning("Node %d is back; what it was doing is lost (messages: %d).", node_id, len(found))
-            on_change()
-        return bool(activate(self, node_id, heartbeat_interval))
-
-    sql.SqlLinkState.activate_node = activate_node
-    sql.SqlLinkState.store_message_and_object_tree = store_message_and_object_tree
-    for name in ("deactivate_node", "delete_node", "_check_and_tag_offline_nodes"):
-        setattr(sql.SqlLinkState, name, halves.forgotten_after(getattr(sql.SqlLinkState, name)))
-
-
-class _HalfReplies:
-    """The replies that nodes are handing over: one at a time each, `handed_over` in a session of Flower's.
-
-    Its message may be with the ServerApp already, which waits for the rest.
-    """
-
-    def __init__(self, on_change: Callable[[], None]) -> None:
-        self.handed_over: dict[int, str] = {}
-        self._on_change = on_change
-        self._sql = importlib.import_module("flwr.server.superlink.linkstate.sql_linkstate")
-        self._sessions = importlib.import_module("flwr.supercore.corestate.sql_corestate").ObjectPushSessionModel
-
-    def forget(self, state: Any, node: int) -> None:
-        """Forget what a node handed over, if that is half a reply."""
-        with state.session() as session:
-            half = session.get(self._sessions, self.handed_over.pop(node, ""))
-            name = half.session_id if half is not None else ""
-        if name:
-            state._cleanup_push_session(name, cleanup_messages=True)  # noqa: SLF001 - there is no other way in
-            self._on_change()
-
-    def forgotten_after(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a method of Flower's state that also forgets the half replies of nodes that are away after it."""
-
-        @functools.wraps(original)
-        def changing_nodes(state: Any, *args: Any, **kwargs: Any) -> Any:
-            result = original(state, *args, **kwargs)
-            if self.handed_over:
-                for node in self._away(state):
-                    self.forget(state, node)
-            return result
-
-        return changing_nodes
-
-    def _away(self, state: Any) -> list[int]:
-        sql = self._sql
-        found = sql.select(sql.NodeModel.node_id).where(
-            sql.NodeModel.node_id.in_([sql.uint64_to_int64(node) for node in list(self.handed_over)]),
-            sql.NodeModel.status.in_((sql.NodeStatus.OFFLINE, sql.NodeStatus.UNREGISTERED)),
-        )
-        with state.session() as session:
-            return [sql.int64_to_uint64(node) for node in session.scalars(found).all()]
-
-
-def look_for_expired_tasks_once_a_second() -> None:
-    """Have Flower look for tasks without a heartbeat once a second, not with every request.
-
-    It is a transaction that writes, so requests would wait for each other: tens of them make a round. A task has 30 s
-    to give a sign of life.
-    """
-    core: Any = importlib.import_module("flwr.supercore.corestate.sql_corestate").SqlCoreState
-    original = core._cleanup_expired_task_tokens  # noqa: SLF001 - there is no other way in
-    looked = -1.0
-
-    @functools.wraps(original)
-    def look(self: Any) -> None:
-        nonlocal looked
-        if time.monotonic() - looked >= 1:
-            looked = time.monotonic()
-            original(self)
-
-    core._cleanup_expired_task_tokens = look  # noqa: SLF001
 
 
 def _run(info: Any) -> dict[str, str]:

@@ -5,12 +5,13 @@ With each request a SuperNode signs the time at which it sends it. Flower looks 
 
 from __future__ import annotations
 
-import importlib
 from base64 import b64decode
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse
+
+from oneflower_appliance.flower import internals, places
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -32,11 +33,11 @@ class Membership:
     """The SuperNodes of the SuperLink that `flower` is the application of."""
 
     def __init__(self, flower: FastAPI) -> None:
-        self._flower = flower
-        self._auth: Any = importlib.import_module("flwr.superlink.routers.fleet.node_auth")
-        self._errors: Any = importlib.import_module("flwr.supercore.error.catalog")
-        self._codes: Any = importlib.import_module("flwr.supercore.error").ApiErrorCode
-        self._activate: Any = importlib.import_module("flwr.proto.fleet_pb2").ActivateNodeRequest
+        self._state = places.application_state(flower)
+        self._auth = internals.node_authentication()
+        self._errors = internals.error_catalog()
+        self._codes = internals.error_codes()
+        self._activate = internals.fleet_messages().ActivateNodeRequest
 
     def member(self, path: str, headers: Headers) -> str:
         """Return by which key the sender of a request is known; nothing where anybody may ask that and be unknown.
@@ -44,7 +45,7 @@ class Membership:
         Raises `StrangerError` where the request is to be refused. It looks into Flower's database, so it takes a while.
         """
         key = self._signer(headers)
-        state = self._flower.state
+        state = self._state
         if state.linkstate_factory.state().get_node_id_by_public_key(key) is not None:
             return key.hex()
         if path == _REGISTER and not state.enable_supernode_auth:

@@ -8,10 +8,10 @@ asked for them when they were new, and forgets those that are not running any mo
 from __future__ import annotations
 
 import functools
-import importlib
 import logging
 from typing import TYPE_CHECKING, Any
 
+from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.retention import uninstall
 
 if TYPE_CHECKING:
@@ -19,13 +19,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flwr")
 
-_LOOP = "flwr.supernode.start_client_internal"
 _CONTEXTS = 20  # of series that have no run here any more: a later run of a series goes on from its context
 
 
 def forget_what_has_ended() -> None:
     """Have the loop forget runs that have ended when a new one begins."""
-    loop: Any = importlib.import_module(_LOOP)
+    loop = internals.node_loop()
     pull = loop._pull_and_store_message  # noqa: SLF001 - there is no other way in
 
     @functools.wraps(pull)
@@ -45,7 +44,7 @@ def _has_ended(number: int, get_run: Callable[[int], Any]) -> bool:
     """Whether the SuperLink says that a run has ended, or that there is none (403 for both)."""
     try:
         get_run(number)
-    except importlib.import_module("flwr.supercore.run").RunNotRunningException:
+    except internals.run_errors().RunNotRunningException:
         return True
     except Exception as error:  # noqa: BLE001 - whatever it is, the next new run is another chance
         log.debug("Whether run %d has ended is not known: %s", number, error)

@@ -6,10 +6,11 @@ and never its tasks, its log and its app. SQLite gives no space back to the disk
 
 from __future__ import annotations
 
-import importlib
 import logging
 import shutil
 from typing import TYPE_CHECKING, Any
+
+from oneflower_appliance.flower import internals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,10 +40,10 @@ def tidy(state: Any, forget: Iterable[int]) -> None:
 
 def _forget(state: Any, info: Any) -> None:
     """Delete a run's rows, in one transaction. Flower has no call for it."""
-    sql: Any = importlib.import_module("sqlalchemy")
-    core: Any = importlib.import_module("flwr.supercore.state.schema.corestate_models")
-    link: Any = importlib.import_module("flwr.supercore.state.schema.linkstate_models")
-    signed = importlib.import_module("flwr.supercore.utils").uint64_to_int64(info.run_id)
+    import sqlalchemy as sql  # noqa: PLC0415 - it comes with Flower
+
+    core, link = internals.core_tables(), internals.link_tables()
+    signed = internals.core_utils().uint64_to_int64(info.run_id)
     with state.session() as session:
         tasks = session.scalars(sql.select(core.Task.task_id).where(core.Task.run_id == signed)).all()
         series = session.scalars(sql.select(core.SeriesRuns.series_id).where(core.SeriesRuns.run_id == signed)).all()
@@ -69,15 +70,16 @@ def _forget(state: Any, info: Any) -> None:
 
 def uninstall(fab_hash: str) -> None:
     """Remove the folder into which Flower unpacked an app for its processes, if it is there."""
-    constants: Any = importlib.import_module("flwr.common.constant")
-    home = importlib.import_module("flwr.supercore.utils").get_flwr_home()
+    constants = internals.constants()
+    home = internals.core_utils().get_flwr_home()
     for folder in (home / constants.APP_DIR).glob(f"*.{fab_hash[: constants.FAB_HASH_TRUNCATION]}"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _shrink(state: Any) -> None:
     """Give free space back to the disk, where there is much of it."""
-    errors: Any = importlib.import_module("sqlalchemy.exc")
+    from sqlalchemy.exc import OperationalError  # noqa: PLC0415
+
     with state._engine.connect() as connection:  # noqa: SLF001 - a vacuum cannot be in a session, which is a transaction
         raw = connection.execution_options(isolation_level="AUTOCOMMIT")
         free, page = (raw.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("freelist_count", "page_size"))
@@ -85,5 +87,5 @@ def _shrink(state: Any) -> None:
             if free * page > _SLACK:
                 raw.exec_driver_sql("VACUUM")
             raw.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-        except errors.OperationalError as error:
+        except OperationalError as error:
             log.debug("The state is not written anew: %s", error)  # somebody uses it; the next time will do

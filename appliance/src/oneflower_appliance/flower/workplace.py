@@ -8,7 +8,6 @@ the results; on a SuperNode it is there for the ClientApp's next message of the 
 from __future__ import annotations
 
 import functools
-import importlib
 import json
 import logging
 import os
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, private_directory, write_atomic
+from oneflower_appliance.flower import internals
 from oneflower_appliance.run_folder import FAILURE, FILES
 
 if TYPE_CHECKING:
@@ -28,8 +28,7 @@ _KEPT_ON_NODES = 8  # runs
 
 def serverapp_works_in(runs: Path) -> None:
     """Have this process's ServerApp work in its run's folder, and leave there what an error of oneflower's own says."""
-    grid: Any = importlib.import_module("flwr.superlink.grid.http_grid").HttpGrid
-    task: Any = importlib.import_module("flwr.superlink.runtime.run_serverapp")
+    grid, task = internals.grid_class(), internals.serverapp_task()
     set_run, run_app = grid.set_run, task.run_
     folders: list[Path] = []
 
@@ -48,12 +47,12 @@ def serverapp_works_in(runs: Path) -> None:
             raise
 
     grid.set_run, task.run_ = entering, running
-    _tell_without_traceback()
+    tell_without_traceback()
 
 
 def clientapp_works_in(runs: Path) -> None:
     """Have this process's ClientApp work in its run's folder. The folders of the last few runs are kept."""
-    task: Any = importlib.import_module("flwr.supernode.runtime.run_clientapp")
+    task = internals.clientapp_task()
     pull: Callable[..., Any] = task.pull_task_input
 
     @functools.wraps(pull)
@@ -67,7 +66,7 @@ def clientapp_works_in(runs: Path) -> None:
         return found
 
     task.pull_task_input = entering
-    _tell_without_traceback()
+    tell_without_traceback()
 
 
 def _enter(runs: Path, run: int) -> Path:
@@ -86,7 +85,7 @@ def _newest_first(runs: Path) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
-def _tell_without_traceback() -> None:
+def tell_without_traceback() -> None:
     """Have Flower log an error of oneflower's own, which says what is wrong and how to fix it, as that and no more."""
 
     def shorten(record: logging.LogRecord) -> bool:

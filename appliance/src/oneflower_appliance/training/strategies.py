@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 
 from flwr.serverapp import strategy as flower
 
+from oneflower_appliance.corrections import ADAPTIVE_CLIPPING
 from oneflower_appliance.orders import FORM_VARIABLE
 from oneflower_appliance.parameters import PARAMETERS, Level, of_level
 from oneflower_appliance.settings import Settings, ignored, resolve, run_config_keys
@@ -88,15 +89,22 @@ def make_strategy(run_config: Mapping[str, Any], **more: Any) -> Strategy:
     return made
 
 
-class _AdaptiveClipping(flower.DifferentialPrivacyServerSideAdaptiveClipping):
-    """Flower's, with the direction corrected.
-
-    The clipping norm is to grow when too many updates are longer than it (Andrew et al., 2021). Flower 1.41 counts
-    those that are longer and puts the count where the paper has those that are not, so that its norm shrinks then.
-    """
+class CorrectedClipping(flower.DifferentialPrivacyServerSideAdaptiveClipping):
+    """Flower's adaptive clipping, its norm moving the other way (see `corrections.ADAPTIVE_CLIPPING`)."""
 
     def _geometric_update(self, clipped_fraction: float) -> None:
         super()._geometric_update(1 - clipped_fraction)
+
+
+def adaptive_clipping() -> type[flower.DifferentialPrivacyServerSideAdaptiveClipping]:
+    """Return the class to use for adaptive clipping: corrected, where the Flower installed here has the bug."""
+    stock = flower.DifferentialPrivacyServerSideAdaptiveClipping
+    if not ADAPTIVE_CLIPPING.applies:
+        return stock
+    if not hasattr(stock, "_geometric_update"):
+        log.warning("The adaptive clipping norm is not corrected. This release of Flower has no _geometric_update.")
+        return stock
+    return CorrectedClipping
 
 
 def _with_privacy(strategy: Strategy, form: Settings) -> Strategy:
@@ -107,7 +115,7 @@ def _with_privacy(strategy: Strategy, form: Settings) -> Strategy:
         return flower.DifferentialPrivacyServerSideFixedClipping(strategy, noise, clip, nodes)
     # The number of updates that were clipped gets noise, too. Flower's default for it, a twentieth of the nodes, is too
     # little for few nodes, and Flower refuses it.
-    return _AdaptiveClipping(
+    return adaptive_clipping()(
         strategy,
         noise_multiplier=noise,
         num_sampled_clients=nodes,

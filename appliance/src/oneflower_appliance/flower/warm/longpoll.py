@@ -12,11 +12,12 @@ A slow connection keeps nobody waiting, for a request is read before it has its 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from oneflower_appliance.flower import internals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -80,9 +81,7 @@ def _nothing(_body: bytes) -> str:
 
 def _catalogue() -> tuple[dict[str, _Question], dict[str, list[_Change]]]:
     """Return what may be held, and what may bring the answers."""
-    runtime, fleet, messages = (
-        importlib.import_module(f"flwr.proto.{name}_pb2") for name in ("runtime", "fleet", "message")
-    )
+    runtime, fleet, messages = internals.runtime_messages(), internals.fleet_messages(), internals.object_messages()
 
     def pulled(body: bytes) -> str:
         return str(messages.PullObjectRequest.FromString(body).object_id)

@@ -9,27 +9,28 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from oneflower_appliance.flower.places import CONTROL_LAYERS, FLEET_LAYERS, TRACING_LAYER
+
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-_CONTROL = {
-    "ControlSensitiveResponseMiddleware",
-    "ControlAuthenticationMiddleware",
-    "ControlLicenseMiddleware",
-    "ControlEventLogMiddleware",
-}
-_FLEET = {"NodeAuthMiddleware", "FleetEventLogMiddleware"}
-_RUNTIME = {"RuntimeTracingMiddleware"}
+_CONTROL = frozenset(CONTROL_LAYERS)
+_FLEET = frozenset(FLEET_LAYERS)
+_RUNTIME = frozenset({TRACING_LAYER})
 
 
 class Shortcuts:
-    """ASGI application: `app`, without the middlewares that have nothing to do with a request."""
+    """ASGI application: `app`, without the middlewares that have nothing to do with a request.
+
+    `paths` has the application for what begins with a path. A middleware is known by its name; one that a release of
+    Flower does not have is not left out.
+    """
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
-        tracing = set() if os.environ.get("FLWR_TRACING_ENABLED") == "1" else _RUNTIME
-        self._ways = {
+        tracing = frozenset[str]() if os.environ.get("FLWR_TRACING_ENABLED") == "1" else _RUNTIME
+        self.paths = {
             "/v1/fleet/": _without(app, _CONTROL | _RUNTIME),
             "/v1/runtime/": _without(app, _CONTROL | _FLEET | tracing),
         }
@@ -37,15 +38,15 @@ class Shortcuts:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
         path = scope.get("path", "")
-        for prefix, way in self._ways.items():
+        for prefix, short in self.paths.items():
             if path.startswith(prefix):
                 scope["app"] = self._app
-                await way(scope, receive, send)
+                await short(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
 
-def _without(app: FastAPI, names: set[str]) -> ASGIApp:
+def _without(app: FastAPI, names: frozenset[str]) -> ASGIApp:
     layers = app.user_middleware
     app.user_middleware = [layer for layer in layers if getattr(layer.cls, "__name__", "") not in names]
     try:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
-import importlib
 import json
 import logging
 import os
@@ -24,6 +23,8 @@ import threading
 import time
 from typing import IO, TYPE_CHECKING, Any
 
+from oneflower_appliance.flower import internals, places
+from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.warm import ROLES
 from oneflower_appliance.flower.warm.tasks import TaskExecutor, finish
 from oneflower_appliance.flower.warm.waits import WAITS, ask_to_wait, replace_sleep
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("flwr")
 
 _COMMAND = "flower-superexec"
-_RUN = "flwr.supercore.superexec.run_superexec"
 _PAUSE = 1.0  # seconds before it is started again
 
 
@@ -53,9 +53,9 @@ class WarmSuperExec:
         self._waiting = [first, _Waiting(role, beside=first)]
         self.pid = first.pid
 
-    def replace_in(self, module: str) -> None:
+    def replace_in(self, module: Any) -> None:
         """Have one of Flower's modules start this SuperExec where it would start its own."""
-        importlib.import_module(module).subprocess = _Subprocess(self)  # type: ignore[attr-defined]
+        module.subprocess = _Subprocess(self)
 
     def start(self, command: Sequence[str]) -> WarmSuperExec:
         """Have a process that waits do as `command` says, and look after it from now on."""
@@ -139,13 +139,13 @@ def _tell(stream: IO[str], command: Sequence[str]) -> None:
 def _be_superexec(role: str, parent: int, orders: IO[str], reports: Reports) -> None:
     """Wait for the command and be the SuperExec."""
     die_with_parent(parent)
-    run: Any = importlib.import_module(_RUN)
-    flower: Any = importlib.import_module("flwr.supercore.cli.flower_superexec")
+    run, flower = internals.superexec_loop(), internals.superexec_command()
     make_stock = run.get_executor
     # The kernel ends this process with its parent, so that it keeps to one thread and may fork.
     run.start_parent_process_monitor = lambda _pid: None
-    ask_to_wait()
-    replace_sleep(_RUN, WAITS.sleep)
+    if places.have(Feature.HELD_QUESTIONS):
+        ask_to_wait()
+        replace_sleep(run, WAITS.sleep)
     run.get_executor = lambda *args, **kwargs: TaskExecutor(make_stock(*args, **kwargs), role, parent, reports)
     if line := orders.readline():
         name_process(_COMMAND)

@@ -25,9 +25,12 @@ import subprocess
 import sys
 import threading
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
+from oneflower_appliance.flower import clientapp, internals, places, serverapp
+from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.warm.waits import WAITS, ask_to_wait, replace_sleep
 from oneflower_appliance.flower.warm.watch import DONE, Reports
 from oneflower_appliance.orders import FRAMEWORK_VARIABLE
@@ -39,17 +42,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flwr")
 
-# What a task needs, by Flower's type of task: the function that is Flower's command for it, and what it imports.
-_COMMANDS = {
-    "flwr-clientapp": ("oneflower_appliance.flower.main", "clientapp"),
-    "flwr-serverapp": ("oneflower_appliance.flower.main", "serverapp"),
-}
-_IMPORTS = {
-    "superlink": ("oneflower_appliance.flower.main", "oneflower_appliance.training.supervisor", "flwr.superlink.cli",
-                  "flwr.serverapp.strategy"),
-    "supernode": ("oneflower_appliance.flower.main", "flwr.supernode.cli", "flwr.clientapp.mod"),
-}  # fmt: skip
-_GRID = "flwr.superlink.grid.http_grid"
+# What a task does, by Flower's type of task.
+COMMANDS = {"flwr-clientapp": clientapp.main, "flwr-serverapp": serverapp.main}
 _PR_SET_DUMPABLE = 4
 _PATIENCE = 1.0  # seconds
 
@@ -57,11 +51,14 @@ _PATIENCE = 1.0  # seconds
 def preload(role: str) -> None:
     """Import what the tasks of a role need, as far as it is installed."""
     framework = _framework() if role == "supernode" else None
-    for module in (*_IMPORTS[role], *(framework.imports if framework else ())):
+    flower = {"superlink": serverapp.imports, "supernode": clientapp.imports}[role]
+    others = framework.imports if framework else ()
+    steps: dict[str, Callable[[], object]] = {name: partial(importlib.import_module, name) for name in others}
+    for name, import_it in ({"Flower": flower} | steps).items():
         try:
-            importlib.import_module(module)
+            import_it()
         except Exception as error:  # noqa: BLE001 - whatever it is, the task that needs it will say so
-            log.debug("%s is not imported ahead of tasks: %s", module, error)
+            log.debug("%s is not imported ahead of tasks: %s", name, error)
 
 
 def _framework() -> Framework | None:
@@ -99,14 +96,14 @@ class TaskExecutor:
         """Start the process of a task."""
         # Tasks end with the SuperLink or SuperNode, not with this process, which is started again when it dies.
         order = dataclasses.asdict(spec) | {"parent_pid": self._parent}
-        if spec.task_type not in _COMMANDS or spec.runtime_dependency_install:
+        if spec.task_type not in COMMANDS or spec.runtime_dependency_install:
             return self._stock.launch(spec)
         try:
             self._launcher.launch(order)
         except OSError as error:
             log.warning("A task is started as stock Flower does, for a warm one could not be had: %s", error)
             return self._stock.launch(spec)
-        return importlib.import_module("flwr.supercore.superexec.executor").LaunchResult.accepted()
+        return internals.launch_result().accepted()
 
     def reconcile(self) -> None:
         """Do what is to be done between tasks."""
@@ -226,7 +223,7 @@ def _do(order: dict[str, Any]) -> None:
     if order["suppress_output"]:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    constants = importlib.import_module("flwr.supercore.constant")
+    constants = internals.core_constants()
     sys.argv = [
         constants.TASK_TYPE_TO_COMMAND[kind],
         constants.TASK_TYPE_TO_APPIO_API_ADDRESS_ARG[kind], order["runtime_api_address"],
@@ -237,10 +234,9 @@ def _do(order: dict[str, Any]) -> None:
         sys.argv.append("--insecure")
     elif order["root_certificates_path"]:
         sys.argv += ["--root-certificates", order["root_certificates_path"]]
-    if kind == "flwr-serverapp":
-        replace_sleep(_GRID, WAITS.sleep_of_the_grid)
-    module, function = _COMMANDS[kind]
-    getattr(importlib.import_module(module), function)()
+    if kind == "flwr-serverapp" and places.have(Feature.HELD_QUESTIONS):
+        replace_sleep(internals.grid(), WAITS.sleep_of_the_grid)
+    COMMANDS[kind]()
 
 
 def _part_from_parent() -> None:
@@ -250,7 +246,7 @@ def _part_from_parent() -> None:
             if number > sys.stderr.fileno() and stat.S_ISSOCK(os.fstat(number).st_mode):
                 os.close(number)
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # which a SuperExec switches off, and a program begins with
-    importlib.import_module("flwr.supercore.exit.exit_handler").registered_exit_handlers.clear()
+    internals.exit_handlers().registered_exit_handlers.clear()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGQUIT):
@@ -262,7 +258,8 @@ def _part_from_parent() -> None:
 def main() -> None:
     """Be a worker: import what tasks need, and do the one that comes."""
     role = sys.argv[1]
-    ask_to_wait()
+    if places.have(Feature.HELD_QUESTIONS):
+        ask_to_wait()
     preload(role)
     if line := sys.stdin.readline():
         finish(lambda: _do(json.loads(line)), DONE)

@@ -7,11 +7,11 @@ questions, because the other end runs stock Flower, they sleep as they did.
 
 from __future__ import annotations
 
-import importlib
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.warm.longpoll import APPLIED, PREFER
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class _Clock:
 
 def ask_to_wait() -> None:
     """Have every client that this process makes from now on say how long it waits."""
-    client: Any = importlib.import_module("flwr.supercore.protobuf.client").ProtobufClient
+    client = internals.http_client()
     original = client.__init__
 
     def __init__(self: Any, *args: Any, interceptors: Any = (), **kwargs: Any) -> None:  # noqa: N807
@@ -97,6 +97,6 @@ def ask_to_wait() -> None:
     client.__init__ = __init__
 
 
-def replace_sleep(module: str, sleep: Callable[[float], None]) -> None:
+def replace_sleep(module: Any, sleep: Callable[[float], None]) -> None:
     """Have the loop in one of Flower's modules sleep in another way."""
-    importlib.import_module(module).time = _Clock(sleep)  # type: ignore[attr-defined]
+    module.time = _Clock(sleep)

@@ -12,7 +12,7 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, 
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.config_loader import get_federation_manager, get_objectstore_linkstate_factories
 
-from oneflower_appliance.flower import linkstate
+from oneflower_appliance.flower import deliveries, linkstate
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the alembic that makes Flower's database
 
@@ -20,10 +20,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the 
 class Fleet:
     """A running run, a node that took a message of it, and what was called when something was forgotten."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, *, corrected=True):
         _, factory = get_objectstore_linkstate_factories(str(folder / "state.db"), get_federation_manager())
         self.changes = []
-        linkstate.answer_for_the_dead(lambda: self.changes.append(1))
+        if corrected:
+            deliveries.forget_lost_deliveries(lambda: self.changes.append(1))
         self.state = factory.state()
         self.link = linkstate.LinkState(factory)
         self.run = self.state.create_run(

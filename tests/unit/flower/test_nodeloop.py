@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from oneflower_appliance.flower import nodeloop
+from oneflower_appliance.flower import internals, nodeloop
+from oneflower_appliance.flower.warm import node as warm_node
 
 
 def test_a_reply_to_a_dropped_message_is_not_taken_for_that_to_the_next(monkeypatch):
@@ -26,7 +27,7 @@ def test_a_reply_to_a_dropped_message_is_not_taken_for_that_to_the_next(monkeypa
         del state.msg_store[message]
 
     loop = SimpleNamespace(_pull_and_store_message=pull, _push_messages=push)
-    monkeypatch.setattr(nodeloop.importlib, "import_module", lambda _: loop)
+    monkeypatch.setattr(internals, "node_loop", lambda: loop)
     nodeloop.answer_in_turn()
     assert loop._pull_and_store_message(state=state) is None
     replies.append("dropped")
@@ -51,7 +52,7 @@ def test_the_rest_of_a_reply_is_not_waited_for_when_its_clientapp_died(monkeypat
     task = state.create_task(task_type="flwr-clientapp", run_id=1, fab_hash="x")
     state.claim_task(task)
     state.activate_task(task_id=task)
-    objects = nodeloop._Objects(store, state)
+    objects = nodeloop.ReplyObjects(store, state)
     message = Message(RecordDict(), dst_node_id=1, message_type="train")
     store.preregister(1, loop.get_object_tree(message))
     assert objects.get(message.object_id) == b"", "while the task works, there may be more to come"
@@ -95,7 +96,7 @@ def test_a_clientapp_that_died_is_answered_for_even_before_it_took_its_message(n
 def test_a_run_that_has_ended_ends_its_task_and_one_of_which_nothing_is_known_does_not(node, monkeypatch):
     from flwr.supercore.run import RunNotRunningException
 
-    monkeypatch.setattr(nodeloop, "_BETWEEN_LOOKS", -1.0)
+    monkeypatch.setattr(warm_node, "BETWEEN_LOOKS", -1.0)
     news, ended = [None, OSError("no answer"), RunNotRunningException()], []
 
     def get_run(number):
@@ -103,7 +104,7 @@ def test_a_run_that_has_ended_ends_its_task_and_one_of_which_nothing_is_known_do
         if (found := news.pop(0)) is not None:
             raise found
 
-    waiting = nodeloop._Ending(node.state, 1, get_run, lambda: ended.append(1))
+    waiting = warm_node.EndsWithRun(node.state, 1, get_run, lambda: ended.append(1))
     for _ in range(2):
         assert not waiting.get_messages_legacy(is_reply=True)
         assert not ended
@@ -114,12 +115,3 @@ def test_a_run_that_has_ended_ends_its_task_and_one_of_which_nothing_is_known_do
     [reply] = waiting.get_messages_legacy(is_reply=True)
     assert reply.has_error()
     assert not news
-
-
-def test_flower_has_what_is_corrected():
-    from flwr.supernode import start_client_internal
-    from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
-
-    assert start_client_internal._pull_and_store_message
-    assert start_client_internal._push_messages
-    assert InMemoryNodeState(object_store=None).msg_store == {}

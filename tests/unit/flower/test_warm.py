@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import os
 import queue
@@ -17,43 +16,31 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
-from oneflower_appliance.flower import warm
+from oneflower_appliance.flower import internals, places
+from oneflower_appliance.flower.main import warm_superexec
 from oneflower_appliance.flower.warm import shortcuts
 
 
-@pytest.mark.parametrize("role", warm.ROLES)
-def test_this_release_of_flower_can_run_warm(role):
-    assert warm.missing(role) == ""
-
-
-def test_a_release_that_moved_something_is_found_out(monkeypatch):
-    monkeypatch.delattr("flwr.superlink.grid.http_grid.time")
-    assert warm.missing("superlink") == "this release of Flower has no flwr.superlink.grid.http_grid.time"
-    assert warm.missing("supernode") == ""
-
-
 def test_where_it_cannot_be_had_stock_flower_runs_and_it_is_said(monkeypatch, caplog):
-    inside = importlib.import_module("oneflower_appliance.flower.main")
     monkeypatch.setenv("ONEFLOWER_EXECUTION", "warm")
-    monkeypatch.setattr(warm, "missing", lambda role: "it is too new")
+    monkeypatch.delattr("flwr.supernode.start_client_internal.subprocess")
     with caplog.at_level("WARNING", "flwr"):
-        assert inside._warm_superexec("supernode") is None
+        assert warm_superexec("supernode") is None
+    assert "This release of Flower has no flwr.supernode.start_client_internal.subprocess." in caplog.text
     monkeypatch.setenv("ONEFLOWER_EXECUTION", "stock")
-    assert inside._warm_superexec("supernode") is None
+    assert warm_superexec("supernode") is None
 
 
 def middleware(name):
-    for module in ("control.middlewares", "fleet.node_auth", "fleet.middlewares"):
-        if found := getattr(importlib.import_module(f"flwr.superlink.routers.{module}"), name, None):
-            return found
-    return getattr(importlib.import_module("flwr.supercore.routers.runtime.tracing"), name)
+    found = [layer.cls for layer in internals.superlink_application()._get_middleware() if layer.cls.__name__ == name]
+    return found[0] if found else None
 
 
 @pytest.mark.parametrize(
     ("name", "path"),
     [
-        *((name, "/v1/fleet/push-object") for name in sorted(shortcuts._CONTROL | shortcuts._RUNTIME)),
-        *((name, "/v1/runtime/push-object") for name in sorted(shortcuts._CONTROL | shortcuts._FLEET)),
+        *((name, "/v1/fleet/push-object") for name in (*places.CONTROL_LAYERS, places.TRACING_LAYER)),
+        *((name, "/v1/runtime/push-object") for name in (*places.CONTROL_LAYERS, *places.FLEET_LAYERS)),
     ],
 )
 def test_what_a_shortcut_leaves_out_would_have_done_nothing(name, path):
@@ -65,12 +52,16 @@ def test_what_a_shortcut_leaves_out_would_have_done_nothing(name, path):
         assert request.url.path == path
         return answer
 
-    layer = middleware(name)(lambda *_: None)
+    layer = middleware(name)
+    if layer is None:
+        assert name == places.TRACING_LAYER, "the one that not every release has"
+        return
+    layer = layer(lambda *_: None)
     assert asyncio.run(layer.dispatch(Request(scope), call_next)) is answer
 
 
 def test_shortcuts_keep_what_minds_their_own_path_and_everything_unknown():
-    create_app = importlib.import_module("flwr.superlink.main").create_app
+    create_app = internals.superlink_application().create_app
 
     class Unknown:
         def __init__(self, app):
@@ -83,25 +74,24 @@ def test_shortcuts_keep_what_minds_their_own_path_and_everything_unknown():
     app.add_middleware(Unknown)
     before = list(app.user_middleware)
 
-    def names(way):
+    def names(layer):
         found = []
-        while way := getattr(way, "app", None):
-            found.append(type(way).__name__)
+        while layer := getattr(layer, "app", None):
+            found.append(type(layer).__name__)
         return found
 
-    ways = shortcuts.Shortcuts(app)._ways
+    short = shortcuts.Shortcuts(app).paths
     assert app.user_middleware == before
     for prefix, mind in (("/v1/fleet/", "NodeAuthMiddleware"), ("/v1/runtime/", "ProtobufTranslationMiddleware")):
-        kept = names(ways[prefix])
+        kept = names(short[prefix])
         assert {"Unknown", "ProtobufTranslationMiddleware", mind} <= set(kept), kept
-        assert not shortcuts._CONTROL & set(kept)
+        assert not set(places.CONTROL_LAYERS) & set(kept)
 
 
 # ---- processes -----------------------------------------------------------------------------------------------------
 
 PRELUDE = """
 import importlib, json, os, socket, sys, threading, time
-sys.modules["commands"] = commands = type(sys)("commands")
 from flwr.supercore.superexec.executor import ExecutionSpec
 from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
 from flwr.supercore.constant import TaskType
@@ -168,8 +158,7 @@ def test_each_task_is_a_process_of_its_own_that_begins_clean_and_ends_with_its_t
                  secret=sys.argv[4] in line)
             sys.exit(3)
 
-        commands.go = task
-        tasks._COMMANDS["flwr-clientapp"] = ("commands", "go")
+        tasks.COMMANDS["flwr-clientapp"] = task
         numpy.random.seed(1)
         executor = tasks.TaskExecutor(SubprocessExecutor(), "supernode", os.getpid(), reports)
         for number in (1, 2, 3):
@@ -207,8 +196,7 @@ def test_tasks_that_are_killed_silent_or_not_ours_and_what_many_of_them_cost_the
             def launch(self, spec):
                 tell(what=f"stock {spec.task_id}")
 
-        commands.go = task
-        tasks._COMMANDS["flwr-clientapp"] = ("commands", "go")
+        tasks.COMMANDS["flwr-clientapp"] = task
         executor = tasks.TaskExecutor(Stock(), "supernode", os.getpid(), reports)
         executor.launch(spec(2, suppress_output=True))
         executor.launch(spec(3, task_type=TaskType.AGENT_APP))
@@ -235,8 +223,7 @@ def test_the_end_of_a_task_is_reported_at_once_and_one_that_ends_itself_is_no_go
             if "secret-2" in sys.argv:
                 os._exit(0)
 
-        commands.go = task
-        tasks._COMMANDS["flwr-clientapp"] = ("commands", "go")
+        tasks.COMMANDS["flwr-clientapp"] = task
         executor = tasks.TaskExecutor(SubprocessExecutor(), "supernode", os.getpid(), reports)
         for number in (1, 2):
             executor.launch(spec(number))

@@ -31,8 +31,7 @@ from oneflower_appliance.flower.bodies import Bodies
 from oneflower_appliance.flower.door import FleetDoor, OwnDoor
 from oneflower_appliance.flower.membership import Membership
 from oneflower_appliance.flower.visits import Limits, Visit, Visits
-
-from .served import ADDRESS, PROTOBUF, Counting, Served
+from tests.unit.served import ADDRESS, PROTOBUF, Counting, Served
 
 MEGABYTE = 2**20
 INVALID = {"detail": "Invalid SuperNode authentication"}
@@ -348,7 +347,7 @@ import json, resource, sys, threading
 resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
 from pathlib import Path
 from oneflower_appliance.orders import CertificateFiles
-from tests.unit.test_fleet_door import SuperLink
+from tests.unit.flower.test_fleet_door import SuperLink
 link = SuperLink(CertificateFiles(*map(Path, sys.argv[1:])))
 with link.served as served:
     print(json.dumps([served.control, served.fleet, link.node, link.member.private.private_numbers().private_value]), flush=True)

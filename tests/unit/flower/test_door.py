@@ -19,9 +19,8 @@ from flwr.supernode import main as supernode
 from oneflower_appliance import peers
 from oneflower_appliance.agent import tls
 from oneflower_appliance.flower.door import FleetDoor, OwnDoor
-
-from .intruder import as_another_user
-from .served import ADDRESS, PROTOBUF, Counting, Served
+from tests.unit.intruder import as_another_user
+from tests.unit.served import ADDRESS, PROTOBUF, Counting, Served
 
 
 class NoMembership:

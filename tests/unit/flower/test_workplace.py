@@ -10,7 +10,7 @@ import pytest
 from flwr.supernode.runtime import run_clientapp
 
 from oneflower_appliance.errors import OneflowerError
-from oneflower_appliance.flower.workplace import _tell_without_traceback, clientapp_works_in
+from oneflower_appliance.flower.workplace import clientapp_works_in, tell_without_traceback
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def test_a_clientapp_works_in_its_runs_folder_and_only_the_last_runs_are_kept(mo
 
 
 def test_an_error_of_oneflowers_own_is_logged_without_a_traceback(caplog):
-    _tell_without_traceback()
+    tell_without_traceback()
     log = logging.getLogger("flwr")
     for error in (OneflowerError("No data.", "Put some there."), ValueError("deep")):
         log.error("%s raised an exception", "ServerApp", exc_info=error)

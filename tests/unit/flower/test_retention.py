@@ -24,7 +24,7 @@ from oneflower_appliance.flower.noderuns import forget_what_has_ended
 from oneflower_appliance.run_folder import Origin
 from oneflower_appliance.run_state import RunState
 
-USE_CASES = Path(__file__).parents[2] / "appliance/src/oneflower_appliance/apps"
+USE_CASES = Path(__file__).parents[3] / "appliance/src/oneflower_appliance/apps"
 
 
 class Door:

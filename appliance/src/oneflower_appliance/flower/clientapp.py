@@ -1,0 +1,31 @@
+"""The process of a ClientApp: Flower's `flwr-clientapp`, in a folder of the run's own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from oneflower_appliance.flower import internals, places
+from oneflower_appliance.flower.features import Feature
+from oneflower_appliance.flower.workplace import clientapp_works_in
+from oneflower_appliance.orders import RUNS_VARIABLE
+
+NAME = "flwr-clientapp"
+
+
+def imports() -> None:
+    """Import what ClientApps need, before there is one."""
+    from flwr.clientapp import mod  # noqa: F401, PLC0415
+
+    internals.clientapp_command()
+
+
+def main() -> None:
+    """Run a ClientApp. Where Flower's command is not where it was, Flower's own is run as it is."""
+    if not places.have(Feature.CLIENTAPP):
+        os.execv(Path(sys.executable).with_name(NAME), [NAME, *sys.argv[1:]])  # noqa: S606 - becomes Flower's command
+    sys.argv[0] = NAME
+    if (folder := os.environ.get(RUNS_VARIABLE)) and places.have(Feature.CLIENTAPP_FOLDER):
+        clientapp_works_in(Path(folder))
+    internals.clientapp_command().flwr_clientapp()

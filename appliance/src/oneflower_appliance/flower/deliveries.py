@@ -1,0 +1,107 @@
+"""What a SuperLink's state forgets of SuperNodes that died: messages that they had taken, and half of a reply."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import TYPE_CHECKING, Any
+
+from oneflower_appliance.flower import internals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger("flwr")
+
+
+def forget_lost_deliveries(on_change: Callable[[], None]) -> None:
+    """Have a round not wait for what a SuperNode, or its ClientApp, took along when it died.
+
+    A SuperNode that is killed while it trains, and is back before its heartbeat is missed, never was offline for
+    Flower: the message that it had taken is neither delivered again nor answered, and the run waits for it until the
+    round's timeout. So when a node becomes active, which happens once in the life of its process, what was delivered
+    to it before and is not answered is forgotten; the ServerApp then gets an error in its place, and the round goes on.
+
+    So is half a reply, of which Flower waits three minutes for the rest: when the node is back, or says instead that
+    its ClientApp died, or is known to be away: it left, its heartbeat is missed, or it is no longer a member.
+    `on_change` is called when something was forgotten for which somebody may wait.
+    """
+    sql = internals.link_states()
+    sent, replies = sql.MessageInsModel, sql.MessageResModel
+    state_class = internals.link_state()
+    activate, store = state_class.activate_node, state_class.store_message_and_object_tree
+    halves = HalfReplies(on_change)
+
+    @functools.wraps(store)
+    def store_message_and_object_tree(self: Any, message: Any, object_tree: Any, session_id: str) -> Any:
+        if message.metadata.reply_to_message_id:
+            if message.has_error():
+                halves.forget(self, message.metadata.src_node_id)
+            halves.handed_over[message.metadata.src_node_id] = session_id
+        return store(self, message, object_tree, session_id)
+
+    @functools.wraps(activate)
+    def activate_node(self: Any, node_id: int, heartbeat_interval: float) -> bool:
+        halves.forget(self, node_id)
+        with self.session() as session:
+            answered = sql.select(replies.reply_to_message_id)
+            lost = sql.select(sent.message_id).where(
+                sent.dst_node_id == sql.uint64_to_int64(node_id),
+                sent.delivered_at != "",
+                sent.message_id.not_in(answered),
+            )
+            found = set(session.scalars(lost).all())
+        self.delete_messages(found)
+        if found:
+            log.warning("Node %d is back; what it was doing is lost (messages: %d).", node_id, len(found))
+            on_change()
+        return bool(activate(self, node_id, heartbeat_interval))
+
+    state_class.activate_node = activate_node
+    state_class.store_message_and_object_tree = store_message_and_object_tree
+    for name in ("deactivate_node", "delete_node", "_check_and_tag_offline_nodes"):
+        setattr(state_class, name, halves.forgotten_after(getattr(state_class, name)))
+
+
+class HalfReplies:
+    """The replies that nodes are handing over: one at a time each, `handed_over` in a session of Flower's.
+
+    Its message may be with the ServerApp already, which waits for the rest.
+    """
+
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        self.handed_over: dict[int, str] = {}
+        self._on_change = on_change
+        self._sql = internals.link_states()
+        self._sessions = internals.core_states().ObjectPushSessionModel
+
+    def forget(self, state: Any, node: int) -> None:
+        """Forget what a node handed over, if that is half a reply."""
+        with state.session() as session:
+            half = session.get(self._sessions, self.handed_over.pop(node, ""))
+            name = half.session_id if half is not None else ""
+        if name:
+            state._cleanup_push_session(name, cleanup_messages=True)  # noqa: SLF001 - there is no other way in
+            self._on_change()
+
+    def forgotten_after(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a method of Flower's state that also forgets the half replies of nodes that are away after it."""
+
+        @functools.wraps(original)
+        def changing_nodes(state: Any, *args: Any, **kwargs: Any) -> Any:
+            result = original(state, *args, **kwargs)
+            if self.handed_over:
+                for node in self._away(state):
+                    self.forget(state, node)
+            return result
+
+        return changing_nodes
+
+    def _away(self, state: Any) -> list[int]:
+        sql = self._sql
+        found = sql.select(sql.NodeModel.node_id).where(
+            sql.NodeModel.node_id.in_([sql.uint64_to_int64(node) for node in list(self.handed_over)]),
+            sql.NodeModel.status.in_((sql.NodeStatus.OFFLINE, sql.NodeStatus.UNREGISTERED)),
+        )
+        with state.session() as session:
+            return [sql.int64_to_uint64(node) for node in session.scalars(found).all()]

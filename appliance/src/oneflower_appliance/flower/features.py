@@ -1,0 +1,51 @@
+"""What this appliance does inside Flower's processes beyond what stock Flower does, feature by feature.
+
+Each feature stands on names of Flower that no release promises to keep; `places` lists them. Before a feature is used
+it is asked for here. Where a name is gone, the feature is off, stock Flower runs, and one line says so.
+
+Two features are never off, because without them the appliance is not safe. `FRONT_DOOR` keeps the Control API, which
+runs anybody's code on every node, away from the network. `NODE_DOOR` keeps other users of a SuperNode's machine away
+from its tasks, whose apps and models it would give them. Where a name of these is gone, Flower does not start.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Feature(Enum):
+    """A feature. Its value says what is off when a name that it needs is gone."""
+
+    # In a SuperLink.
+    FRONT_DOOR = "The front door of the SuperLink"
+    API = "The API beside Flower's own"
+    FORGET_LOST_DELIVERIES = "Forgetting what a restarted SuperNode had not answered"
+    STUCK_NODES = "Noticing SuperNodes that are stuck in a round that is over"
+    RETENTION = "Forgetting the runs that have ended"
+    WARM_SUPERLINK = "Warm execution of ServerApps (FL_EXECUTION=warm)"
+    LIMIT_TASK_CLEANUP = "Looking for expired tasks once a second only"
+    DEAD_SERVERAPPS = "Failing a run as soon as its ServerApp dies"
+
+    # In a SuperNode.
+    NODE_DOOR = "The door of the SuperNode"
+    ANSWER_IN_TURN = "Sending each reply in its own turn"
+    FORGET_ENDED_RUNS = "Forgetting in a SuperNode the runs that have ended"
+    CLOSE_SESSION = "Closing the session of an earlier process of this SuperNode"
+    WARM_SUPERNODE = "Warm execution of ClientApps (FL_EXECUTION=warm)"
+    DEAD_CLIENTAPPS = "Answering as soon as a ClientApp dies"
+    NODE_QUESTIONS = "Holding the questions of ClientApps until they have an answer"
+    END_WITH_RUN = "Ending a ClientApp together with its run"
+
+    # In both.
+    HELD_QUESTIONS = "Holding questions until they have an answer"
+    SHORTCUTS = "Shortcuts past Flower's middlewares"
+    LOG_LEVEL = "The log level of Flower (FL_LOG_LEVEL)"
+
+    # In the process of a task.
+    SUPERVISED_SERVERAPP = "Recording and supervising runs"
+    SERVERAPP_FOLDER = "A folder of its own for each run's ServerApp"
+    CLIENTAPP = "The commands that are put around a ClientApp"
+    CLIENTAPP_FOLDER = "A folder of its own for each run's ClientApp"
+
+
+REQUIRED = frozenset({Feature.FRONT_DOOR, Feature.NODE_DOOR})

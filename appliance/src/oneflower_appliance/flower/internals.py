@@ -1,0 +1,341 @@
+"""The modules, classes and objects of Flower that no release promises to keep, each returned by a function.
+
+They are imported when they are asked for, and nowhere else in the appliance. Which of their names are counted on, and
+for what, is in `places`. Some of Flower's packages give a function the name of the module that it is in, and so hide
+the module; that is then taken from `sys.modules`.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+
+def superlink_command() -> Any:
+    """Return the module of `flower-superlink`."""
+    import flwr.superlink.cli.flower_superlink  # noqa: F401, PLC0415
+
+    return sys.modules["flwr.superlink.cli.flower_superlink"]
+
+
+def superlink_application() -> Any:
+    """Return the module of the application that a SuperLink serves."""
+    from flwr.superlink import main  # noqa: PLC0415
+
+    return main
+
+
+def supernode_command() -> Any:
+    """Return the module of `flower-supernode`."""
+    import flwr.supernode.cli.flower_supernode  # noqa: F401, PLC0415
+
+    return sys.modules["flwr.supernode.cli.flower_supernode"]
+
+
+def superexec_command() -> Any:
+    """Return the module of `flower-superexec`."""
+    import flwr.supercore.cli.flower_superexec  # noqa: F401, PLC0415
+
+    return sys.modules["flwr.supercore.cli.flower_superexec"]
+
+
+def serverapp_command() -> Any:
+    """Return the module of `flwr-serverapp`."""
+    import flwr.superlink.cli.flwr_serverapp  # noqa: F401, PLC0415
+
+    return sys.modules["flwr.superlink.cli.flwr_serverapp"]
+
+
+def clientapp_command() -> Any:
+    """Return the module of `flwr-clientapp`."""
+    import flwr.supernode.cli.flwr_clientapp  # noqa: F401, PLC0415
+
+    return sys.modules["flwr.supernode.cli.flwr_clientapp"]
+
+
+def superexec_loop() -> Any:
+    """Return the module of the SuperExec's loop."""
+    from flwr.supercore.superexec import run_superexec  # noqa: PLC0415
+
+    return run_superexec
+
+
+def executors() -> Any:
+    """Return the package of the executors, by which a SuperExec starts tasks."""
+    from flwr.supercore.superexec import executor  # noqa: PLC0415
+
+    return executor
+
+
+def launch_result() -> Any:
+    """Return the class of what an executor answers."""
+    from flwr.supercore.superexec.executor import LaunchResult  # noqa: PLC0415
+
+    return LaunchResult
+
+
+def exit_handlers() -> Any:
+    """Return the module that knows what is done at the end of a process."""
+    from flwr.supercore.exit import exit_handler  # noqa: PLC0415
+
+    return exit_handler
+
+
+def http_client() -> Any:
+    """Return the class of the HTTP client that all of Flower's clients are built on."""
+    from flwr.supercore.protobuf.client import ProtobufClient  # noqa: PLC0415
+
+    return ProtobufClient
+
+
+def grid() -> Any:
+    """Return the module of a ServerApp's grid."""
+    from flwr.superlink.grid import http_grid  # noqa: PLC0415
+
+    return http_grid
+
+
+def grid_class() -> Any:
+    """Return the class of a ServerApp's grid."""
+    return grid().HttpGrid
+
+
+def serverapp_task() -> Any:
+    """Return the module that runs a ServerApp."""
+    import flwr.superlink.runtime.run_serverapp  # noqa: F401, PLC0415
+
+    return sys.modules["flwr.superlink.runtime.run_serverapp"]
+
+
+def clientapp_task() -> Any:
+    """Return the module that runs a ClientApp."""
+    from flwr.supernode.runtime import run_clientapp  # noqa: PLC0415
+
+    return run_clientapp
+
+
+def constants() -> Any:
+    """Return the constants that Flower has always had."""
+    from flwr.common import constant  # noqa: PLC0415
+
+    return constant
+
+
+def core_constants() -> Any:
+    """Return the constants that SuperLink and SuperNode share."""
+    from flwr.supercore import constant  # noqa: PLC0415
+
+    return constant
+
+
+def core_utils() -> Any:
+    """Return the helpers that SuperLink and SuperNode share."""
+    from flwr.supercore import utils  # noqa: PLC0415
+
+    return utils
+
+
+def flower_log() -> Any:
+    """Return the module of Flower's log."""
+    from flwr.supercore import logger  # noqa: PLC0415
+
+    return logger
+
+
+def errors() -> Any:
+    """Return the package of the errors of Flower's APIs."""
+    from flwr.supercore import error  # noqa: PLC0415
+
+    return error
+
+
+def error_codes() -> Any:
+    """Return the codes of these errors."""
+    return errors().ApiErrorCode
+
+
+def error_catalog() -> Any:
+    """Return the module that knows what such an error says."""
+    from flwr.supercore.error import catalog  # noqa: PLC0415
+
+    return catalog
+
+
+def node_authentication() -> Any:
+    """Return the module that checks the signatures of SuperNodes."""
+    from flwr.superlink.routers.fleet import node_auth  # noqa: PLC0415
+
+    return node_auth
+
+
+def control_middlewares() -> Any:
+    """Return the module of the middlewares of the Control API."""
+    from flwr.superlink.routers.control import middlewares  # noqa: PLC0415
+
+    return middlewares
+
+
+def fleet_middlewares() -> Any:
+    """Return the module of the middlewares of the Fleet API."""
+    from flwr.superlink.routers.fleet import middlewares  # noqa: PLC0415
+
+    return middlewares
+
+
+def control_handlers() -> Any:
+    """Return the module of what the Control API does."""
+    from flwr.superlink.servicer.control import control_handlers as handlers  # noqa: PLC0415
+
+    return handlers
+
+
+def control_messages() -> Any:
+    """Return the protocol of the Control API."""
+    from flwr.proto import control_pb2  # noqa: PLC0415
+
+    return control_pb2
+
+
+def fleet_messages() -> Any:
+    """Return the protocol of the Fleet API."""
+    from flwr.proto import fleet_pb2  # noqa: PLC0415
+
+    return fleet_pb2
+
+
+def runtime_messages() -> Any:
+    """Return the protocol of the Runtime API."""
+    from flwr.proto import runtime_pb2  # noqa: PLC0415
+
+    return runtime_pb2
+
+
+def object_messages() -> Any:
+    """Return the part of the protocols that is about messages and their objects."""
+    from flwr.proto import message_pb2  # noqa: PLC0415
+
+    return message_pb2
+
+
+def fab_messages() -> Any:
+    """Return the part of the protocols that is about apps."""
+    from flwr.proto import fab_pb2  # noqa: PLC0415
+
+    return fab_pb2
+
+
+def conversions() -> Any:
+    """Return the module that converts to and from the protocols."""
+    from flwr.common import serde  # noqa: PLC0415
+
+    return serde
+
+
+def app_builder() -> Any:
+    """Return the module that makes the file of an app out of its folder."""
+    from flwr.cli import build  # noqa: PLC0415
+
+    return build
+
+
+def link_states() -> Any:
+    """Return the module of a SuperLink's state."""
+    from flwr.server.superlink.linkstate import sql_linkstate  # noqa: PLC0415
+
+    return sql_linkstate
+
+
+def link_state() -> Any:
+    """Return the class of a SuperLink's state."""
+    return link_states().SqlLinkState
+
+
+def core_states() -> Any:
+    """Return the module of that part of a state which SuperLink and SuperNode share."""
+    from flwr.supercore.corestate import sql_corestate  # noqa: PLC0415
+
+    return sql_corestate
+
+
+def core_state() -> Any:
+    """Return the class of that part of a SuperLink's state."""
+    return core_states().SqlCoreState
+
+
+def core_tables() -> Any:
+    """Return the module of the tables of that part."""
+    from flwr.supercore.state.schema import corestate_models  # noqa: PLC0415
+
+    return corestate_models
+
+
+def link_tables() -> Any:
+    """Return the module of the tables of the rest."""
+    from flwr.supercore.state.schema import linkstate_models  # noqa: PLC0415
+
+    return linkstate_models
+
+
+def database() -> Any:
+    """Return an object as states are, by which they reach their database."""
+    from flwr.supercore.sql_mixin import SqlMixin  # noqa: PLC0415
+
+    class Nowhere(SqlMixin):
+        def get_metadata(self) -> Any:
+            """Return no tables."""
+
+    return Nowhere(":memory:")
+
+
+def node_loop() -> Any:
+    """Return the module of a SuperNode's loop."""
+    from flwr.supernode import start_client_internal  # noqa: PLC0415
+
+    return start_client_internal
+
+
+def node_application() -> Any:
+    """Return the module of the application that a SuperNode serves its tasks with."""
+    from flwr.supernode import main  # noqa: PLC0415
+
+    return main
+
+
+def node_states() -> Any:
+    """Return the module of a SuperNode's state."""
+    from flwr.supernode.nodestate import in_memory_nodestate  # noqa: PLC0415
+
+    return in_memory_nodestate
+
+
+def node_state() -> Any:
+    """Return a new state of a SuperNode: much of it is attributes of the object, not of its class."""
+    return node_states().InMemoryNodeState(object_store=object_store())
+
+
+def object_store() -> Any:
+    """Return a new store of objects, as a SuperNode has one."""
+    from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore  # noqa: PLC0415
+
+    return InMemoryObjectStore()
+
+
+def run_errors() -> Any:
+    """Return the module of what is raised for a run that is not running."""
+    from flwr.supercore import run  # noqa: PLC0415
+
+    return run
+
+
+def fleet_client() -> Any:
+    """Return the class by which a SuperNode asks its SuperLink."""
+    from flwr.supernode.fleet_http_client import FleetHttpClient  # noqa: PLC0415
+
+    return FleetHttpClient
+
+
+def fleet_signatures() -> Any:
+    """Return the module of what signs a SuperNode's requests."""
+    from flwr.supernode import node_auth_http_interceptor  # noqa: PLC0415
+
+    return node_auth_http_interceptor

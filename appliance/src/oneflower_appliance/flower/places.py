@@ -1,0 +1,254 @@
+"""Every name of Flower that this appliance counts on and that no release promises to keep, by feature.
+
+A *place* is one of Flower's modules, classes or objects (`internals`) and a name in it. Before a feature is used, its
+places are asked for: that is how a release that moved one is found out.
+
+usage: if have(Feature.X): ...    for a feature that can be off
+       demand(Feature.X)          for one that cannot
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.flower import internals
+from oneflower_appliance.flower.features import REQUIRED, Feature
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger("flwr")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A name of Flower's, and the function that returns where it is. With `parameter`, that of a function there."""
+
+    owner: Callable[[], Any]
+    name: str
+    parameter: str = ""
+
+    def __str__(self) -> str:
+        return f"{self._where}.{self.name}" + (f"({self.parameter})" if self.parameter else "")
+
+    @property
+    def _where(self) -> str:
+        try:
+            found = self.owner()
+        except (AttributeError, ImportError, KeyError, TypeError):
+            return self.owner.__name__  # as it is called here, for there it is no more
+        if isinstance(found, ModuleType):
+            return found.__name__
+        kind = found if isinstance(found, type) else type(found)
+        return f"{kind.__module__}.{kind.__qualname__}"
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the Flower installed here has it."""
+        try:
+            found = getattr(self.owner(), self.name)
+            return not self.parameter or self.parameter in inspect.signature(found).parameters
+        except (AttributeError, ImportError, KeyError, TypeError):
+            return False
+
+
+def _at(owner: Callable[[], Any], *names: str) -> tuple[Place, ...]:
+    return tuple(Place(owner, name) for name in names)
+
+
+def _takes(owner: Callable[[], Any], function: str, *parameters: str) -> tuple[Place, ...]:
+    return tuple(Place(owner, function, parameter) for parameter in parameters)
+
+
+_PULL = _takes(internals.node_loop, "_pull_and_store_message", "state", "object_store", "get_run")
+_PUSH = _takes(internals.node_loop, "_push_messages", "state", "object_store")
+_ANSWER_FOR = (
+    *_at(internals.node_states, "CLIENT_APP_CRASHED_ERROR"),
+    *_at(internals.node_state, "_store_error_replies", "get_node_id", "lock_msg_store", "msg_store"),
+)
+_SUPEREXEC = (
+    *_at(internals.superexec_loop, "get_executor", "start_parent_process_monitor", "time"),
+    *_at(internals.superexec_command, "flower_superexec"),
+    *_at(internals.executors, "ExecutionSpec"),
+    *_at(internals.launch_result, "accepted"),
+    *_at(internals.core_constants, "TASK_TYPE_TO_COMMAND", "TASK_TYPE_TO_APPIO_API_ADDRESS_ARG"),
+    *_at(internals.exit_handlers, "registered_exit_handlers"),
+)
+CONTROL_LAYERS = (
+    "ControlSensitiveResponseMiddleware",
+    "ControlAuthenticationMiddleware",
+    "ControlLicenseMiddleware",
+    "ControlEventLogMiddleware",
+)
+FLEET_LAYERS = ("NodeAuthMiddleware", "FleetEventLogMiddleware")
+TRACING_LAYER = "RuntimeTracingMiddleware"  # in 1.41 only; where there is none, there is none to leave out
+_MESSAGES = (
+    *_at(internals.link_states, "MessageInsModel", "MessageResModel", "select", "uint64_to_int64"),
+    *_at(internals.link_state, "session"),
+)
+
+PLACES: dict[Feature, tuple[Place, ...]] = {
+    Feature.FRONT_DOOR: (
+        *_at(internals.superlink_command, "flower_superlink", "uvicorn"),
+        *_at(internals.node_authentication, "FLEET_HTTP_PUBLIC_KEY_HEADER", "authenticate_node"),
+        *_at(internals.error_catalog, "API_ERROR_MAP"),
+        *_at(internals.error_codes, "FLEET_SUPERNODE_REGISTRATION_DISABLED", "FLEET_NODE_ACTIVATION_FAILED"),
+        *_at(internals.fleet_messages, "ActivateNodeRequest"),
+        *_at(internals.link_state, "get_node_id_by_public_key"),
+    ),
+    Feature.API: (
+        *_at(internals.control_handlers, "register_node", "start_run"),
+        *_at(internals.control_messages, "RegisterNodeRequest", "StartRunRequest"),
+        *_at(internals.constants, "NOOP_FLWR_AID", "NOOP_ACCOUNT_NAME"),
+        *_at(internals.fab_messages, "Fab"),
+        *_at(internals.conversions, "user_config_to_proto"),
+        *_at(internals.app_builder, "build_fab_from_disk"),
+        *_at(internals.errors, "FlowerError"),
+        *_at(internals.error_codes, "PUBLIC_KEY_ALREADY_IN_USE"),
+        *_at(internals.link_state, "get_node_info", "get_run_info", "delete_node", "stop_run", "get_task_log"),
+    ),
+    Feature.FORGET_LOST_DELIVERIES: (
+        *_MESSAGES,
+        *_at(internals.link_states, "NodeModel", "NodeStatus", "int64_to_uint64"),
+        *_at(internals.core_states, "ObjectPushSessionModel"),
+        *_at(internals.link_state, "delete_messages", "deactivate_node", "delete_node", "_check_and_tag_offline_nodes"),
+        *_takes(internals.link_state, "store_message_and_object_tree", "message", "object_tree", "session_id"),
+        *_takes(internals.link_state, "activate_node", "node_id", "heartbeat_interval"),
+        *_takes(internals.link_state, "_cleanup_push_session", "cleanup_messages"),
+    ),
+    Feature.STUCK_NODES: (
+        *_MESSAGES,
+        *_at(internals.link_states, "int64_to_uint64"),
+        *_at(internals.link_state, "get_run_info"),
+    ),
+    Feature.RETENTION: (
+        *_at(internals.core_tables, "Task", "TaskLogsTable", "TaskEvent", "TaskMessage", "TaskUsage", "Message", "Fab",
+             "FederationApp", "RunConnector", "SeriesRuns", "Automation", "SeriesContext", "CompactedContext",
+             "RunSeries"),
+        *_at(internals.link_tables, "MessageRes", "MessageIns", "Run"),
+        *_at(internals.link_state, "cleanup_run", "delete_app"),
+        *_at(internals.database, "_engine"),
+        *_at(internals.core_utils, "uint64_to_int64", "get_flwr_home"),
+        *_at(internals.constants, "APP_DIR", "FAB_HASH_TRUNCATION"),
+    ),
+    Feature.WARM_SUPERLINK: (
+        *_SUPEREXEC,
+        *_at(internals.superlink_command, "subprocess"),
+        *_at(internals.grid, "time"),
+    ),
+    Feature.LIMIT_TASK_CLEANUP: _at(internals.core_state, "_cleanup_expired_task_tokens"),
+    Feature.DEAD_SERVERAPPS: _at(internals.link_state, "get_task_by_token", "finish_task", "get_run_info"),
+    Feature.NODE_DOOR: _at(internals.supernode_command, "flower_supernode", "uvicorn"),
+    Feature.ANSWER_IN_TURN: (
+        *_PULL,
+        *_PUSH,
+        *_ANSWER_FOR,
+        *_at(internals.node_state, "get_tasks"),
+        *_at(internals.object_store, "get"),
+    ),
+    Feature.FORGET_ENDED_RUNS: (
+        *_PULL,
+        *_at(internals.run_errors, "RunNotRunningException"),
+        *_at(internals.object_store, "delete_objects_in_run"),
+        *_at(internals.node_state, "msg_store", "lock_msg_store", "run_store", "lock_run_store", "task_store",
+             "lock_task_store", "task_logs", "task_token_store", "task_token_to_task_id", "task_event_store",
+             "lock_task_event_store", "fab_store", "lock_fab_store", "run_series_context_store",
+             "lock_run_series_context_store"),
+        *_at(internals.core_utils, "get_flwr_home"),
+        *_at(internals.constants, "APP_DIR", "FAB_HASH_TRUNCATION"),
+    ),
+    Feature.CLOSE_SESSION: (
+        *_at(internals.fleet_client, "from_server_address", "DeactivateNode"),
+        *_at(internals.fleet_signatures, "NodeAuthHttpInterceptor"),
+        *_at(internals.fleet_messages, "DeactivateNodeRequest"),
+    ),
+    Feature.WARM_SUPERNODE: (*_SUPEREXEC, *_at(internals.node_loop, "subprocess")),
+    Feature.DEAD_CLIENTAPPS: (*_PULL, *_ANSWER_FOR, *_at(internals.node_state, "get_task_by_token", "finish_task")),
+    Feature.END_WITH_RUN: (
+        *_PULL,
+        *_PUSH,
+        *_ANSWER_FOR,
+        *_at(internals.node_state, "get_messages_legacy", "get_tasks", "finish_task"),
+        *_at(internals.run_errors, "RunNotRunningException"),
+    ),
+    Feature.HELD_QUESTIONS: (
+        *_takes(internals.http_client, "__init__", "interceptors"),
+        *_at(internals.runtime_messages, "AcquireTaskResponse", "PullAppMessagesResponse"),
+        *_at(internals.fleet_messages, "PullMessagesResponse"),
+        *_at(internals.object_messages, "PullObjectRequest", "PullObjectResponse", "PushObjectRequest"),
+    ),
+    Feature.NODE_QUESTIONS: (
+        *_PULL,
+        *_at(internals.node_loop, "time"),
+        *_takes(internals.node_loop, "register_signal_handlers", "exit_handlers"),
+        *_at(internals.node_application, "create_app"),
+    ),
+    Feature.SHORTCUTS: (
+        *_at(internals.control_middlewares, *CONTROL_LAYERS),
+        *_at(internals.node_authentication, "NodeAuthMiddleware"),
+        *_at(internals.fleet_middlewares, "FleetEventLogMiddleware"),
+    ),
+    Feature.LOG_LEVEL: _at(internals.flower_log, "console_handler"),
+    Feature.SUPERVISED_SERVERAPP: _at(internals.serverapp_command, "flwr_serverapp"),
+    Feature.SERVERAPP_FOLDER: (*_at(internals.grid_class, "set_run"), *_at(internals.serverapp_task, "run_")),
+    Feature.CLIENTAPP: _at(internals.clientapp_command, "flwr_clientapp"),
+    Feature.CLIENTAPP_FOLDER: _at(internals.clientapp_task, "pull_task_input"),
+}  # fmt: skip
+
+_said: set[Feature] = set()
+
+
+def missing(feature: Feature) -> str:
+    """Return which place of a feature the Flower installed here does not have, or nothing when it has them all."""
+    return next((str(place) for place in PLACES[feature] if not place.is_there), "")
+
+
+def have(feature: Feature) -> bool:
+    """Whether a feature can be used here. The first time that it cannot, one line says so."""
+    reason = missing(feature)
+    if reason and feature not in _said:
+        _said.add(feature)
+        log.warning("%s", sentence(feature, reason))
+    return not reason
+
+
+def demand(*features: Feature) -> None:
+    """Raise `OneflowerError` where a feature without which nothing may start cannot be used here."""
+    for feature in features:
+        if reason := missing(feature):
+            raise _unsafe(feature, reason)
+
+
+@dataclass(frozen=True)
+class ApplicationState:
+    """What is taken from the application that a SuperLink serves."""
+
+    linkstate_factory: Any
+    enable_supernode_auth: bool
+
+
+def application_state(app: Any) -> ApplicationState:
+    """Return what a SuperLink's application was made with. Raises `OneflowerError`, for the front door needs it."""
+    names = tuple(ApplicationState.__annotations__)
+    if lost := [name for name in names if not hasattr(app.state, name)]:
+        raise _unsafe(Feature.FRONT_DOOR, f"application.state.{lost[0]}")
+    return ApplicationState(*(getattr(app.state, name) for name in names))
+
+
+def _unsafe(feature: Feature, reason: str) -> OneflowerError:
+    return OneflowerError(
+        f"Flower is not started, because it would not be safe: {sentence(feature, reason)}",
+        "Use a release of Flower that this appliance is tested with (FLOWER_VERSION).",
+        ExitCode.ENVIRONMENT,
+    )
+
+
+def sentence(feature: Feature, reason: str) -> str:
+    """Return the line that says that a feature is off, and why."""
+    what = "cannot be had" if feature in REQUIRED else "is off; Flower does as it does by itself"
+    return f"{feature.value} {what}. This release of Flower has no {reason}."

@@ -1,0 +1,35 @@
+"""The process of a ServerApp: Flower's `flwr-serverapp`, its strategies supervised, in a folder of the run's own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from oneflower_appliance.flower import internals, places
+from oneflower_appliance.flower.features import Feature
+from oneflower_appliance.flower.workplace import serverapp_works_in
+from oneflower_appliance.orders import RUNS_VARIABLE
+
+NAME = "flwr-serverapp"
+
+
+def imports() -> None:
+    """Import what ServerApps need, before there is one."""
+    import oneflower_appliance.training.supervisor  # noqa: F401, PLC0415 - it imports Flower
+
+    internals.serverapp_command()
+
+
+def main() -> None:
+    """Run a ServerApp. Where Flower's command is not where it was, Flower's own is run as it is."""
+    from oneflower_appliance.training.supervisor import supervise  # noqa: PLC0415 - imports Flower
+
+    if not places.have(Feature.SUPERVISED_SERVERAPP):
+        os.execv(Path(sys.executable).with_name(NAME), [NAME, *sys.argv[1:]])  # noqa: S606 - becomes Flower's command
+    sys.argv[0] = NAME
+    if folder := os.environ.get(RUNS_VARIABLE):
+        supervise(Path(folder), Path(folder).parent / "checkpoints")
+        if places.have(Feature.SERVERAPP_FOLDER):
+            serverapp_works_in(Path(folder))
+    internals.serverapp_command().flwr_serverapp()

@@ -1,0 +1,137 @@
+"""The process of a SuperLink: Flower's application, served at sockets of ours, with what is around it.
+
+Flower serves its application at one socket, and offers no way to have another. So the one call by which it serves is
+replaced, in the one module of Flower's that makes it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from starlette.responses import PlainTextResponse
+
+from oneflower_appliance.corrections import LOST_DELIVERIES
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.files import SHARED, write_atomic
+from oneflower_appliance.flower import internals, places
+from oneflower_appliance.flower.api import status_api
+from oneflower_appliance.flower.commands import superlink_arguments
+from oneflower_appliance.flower.deliveries import forget_lost_deliveries
+from oneflower_appliance.flower.door import FleetDoor, OwnDoor
+from oneflower_appliance.flower.features import Feature
+from oneflower_appliance.flower.linkstate import LinkState
+from oneflower_appliance.flower.membership import Membership
+from oneflower_appliance.flower.serving import Server, fleet_entrance, listen, own_entrance
+from oneflower_appliance.flower.warm.cleanup import limit_task_cleanup
+from oneflower_appliance.flower.warm.longpoll import ACQUIRE_TASK, REPLIES, LongPoll
+from oneflower_appliance.flower.warm.shortcuts import Shortcuts
+from oneflower_appliance.orders import LEVEL_VARIABLE, SuperLinkOrders
+from oneflower_appliance.run_folder import Origin
+
+if TYPE_CHECKING:
+    from oneflower_appliance.flower.serving import Entrance
+    from oneflower_appliance.flower.warm.superexec import WarmSuperExec
+
+
+def imports() -> None:
+    """Import the part of Flower that this process needs."""
+    internals.superlink_command()
+
+
+def run(orders: str, superexec: WarmSuperExec | None) -> None:
+    """Be a SuperLink. Raises `OneflowerError` where that would not be safe."""
+    SuperLink(SuperLinkOrders.read(orders), superexec).run()
+
+
+class SuperLink:
+    """A SuperLink in this process."""
+
+    def __init__(self, orders: SuperLinkOrders, superexec: WarmSuperExec | None) -> None:
+        places.demand(Feature.FRONT_DOOR)
+        self._orders = orders
+        self._control, self._fleet = listen(orders.control), listen(orders.fleet)
+        self._runs = orders.runs
+        self._superexec = superexec
+        self._served = False
+
+    def run(self) -> None:
+        """Run Flower's command, until it ends."""
+        sys.argv = ["flower-superlink", *superlink_arguments(self._orders)]
+        command = internals.superlink_command()
+        command.uvicorn = SimpleNamespace(run=self.serve)
+        if self._superexec:
+            self._superexec.replace_in(command)
+        command.flower_superlink()
+        if not self._served:
+            raise OneflowerError(
+                "Flower did not serve its application through the front door.",
+                "Use a release of Flower that this appliance is tested with (FLOWER_VERSION).",
+                ExitCode.ENVIRONMENT,
+            )
+
+    def serve(self, app: Any, **settings: Any) -> None:
+        """Serve Flower's application, in the place of `uvicorn.run`. Its host and port are not used."""
+        self._served = True
+        self._app, self._state = app, places.application_state(app)
+        self._polls = self._make_polls()
+        self._link = self._make_link()
+        settings["access_log"] = os.environ.get(LEVEL_VARIABLE) == "DEBUG"
+        config = uvicorn.Config(app, timeout_graceful_shutdown=1, **settings)
+        Server(config, self.entrances(), on_exit=self._polls.close if self._polls else lambda: None).run()
+
+    def entrances(self) -> list[Entrance]:
+        """Return the sockets, each with what is served there. One more for another purpose has its place here."""
+        flower = self._polls if self._polls and self._superexec else self._app
+        status = status_api(self._link, self._runs) if self._link else no_api()
+        return [
+            own_entrance(self._control, OwnDoor(flower, status)),
+            fleet_entrance(self._fleet, FleetDoor(flower, status, Membership(self._app))),
+        ]
+
+    def _make_polls(self) -> LongPoll | None:
+        if not places.have(Feature.HELD_QUESTIONS):
+            return None
+        return LongPoll(Shortcuts(self._app) if places.have(Feature.SHORTCUTS) else self._app)
+
+    def _make_link(self) -> LinkState | None:
+        if LOST_DELIVERIES.applies and places.have(Feature.FORGET_LOST_DELIVERIES):
+            forget_lost_deliveries(lambda: self._wake(*REPLIES))
+        if self._superexec and places.have(Feature.LIMIT_TASK_CLEANUP):
+            limit_task_cleanup()
+        if not places.have(Feature.API):
+            return None
+        warm = self._superexec is not None
+        link = LinkState(self._state.linkstate_factory, on_start=lambda: self._wake(ACQUIRE_TASK), warm=warm)
+        for number in link.going():
+            # Its ServerApp ended with the Flower before. Stopped before any SuperNode can ask, for one that has just
+            # taken a message when its run is stopped answers every later message too late (Flower 1.41).
+            self._note_loss(number, "Its SuperLink was started again.")
+            link.stop(number)
+        if self._superexec and places.have(Feature.DEAD_SERVERAPPS):
+            self._superexec.tasks.on_death = self._task_died
+        return link
+
+    def _wake(self, *paths: str) -> None:
+        for path in paths:
+            if self._polls:
+                self._polls.wake(path)
+
+    def _task_died(self, token: str, how: str) -> None:
+        assert self._link is not None  # noqa: S101 - made before
+        number = self._link.run_of_serverapp(token)
+        if number is not None:  # said before the run ends, so that who follows it knows why it did
+            self._note_loss(number, f"Its ServerApp {how}.")
+        self._link.fail(token, f"Its ServerApp {how}." if number is not None else f"The process of a task {how}.")
+
+    def _note_loss(self, number: int, why: str) -> None:
+        write_atomic(self._runs / str(number) / Origin.LOST, f"{why}\n", SHARED)
+
+
+def no_api() -> PlainTextResponse:
+    """Return what answers in the place of the API where that cannot be had."""
+    line = places.sentence(Feature.API, places.missing(Feature.API))
+    return PlainTextResponse(f"{line}\n", status_code=501)

@@ -1,0 +1,87 @@
+"""The process of a SuperNode: Flower's command, with what is corrected and added around it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from cryptography.hazmat.primitives import serialization
+
+from oneflower_appliance.corrections import ANSWER_IN_TURN, ENDED_RUNS_ARE_KEPT
+from oneflower_appliance.flower import internals, places
+from oneflower_appliance.flower.commands import supernode_arguments
+from oneflower_appliance.flower.door import OwnDoor
+from oneflower_appliance.flower.features import Feature
+from oneflower_appliance.flower.nodeloop import answer_in_turn
+from oneflower_appliance.flower.noderuns import forget_what_has_ended
+from oneflower_appliance.flower.serving import Server, listen, own_entrance
+from oneflower_appliance.orders import SuperNodeOrders, node_id_in
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from oneflower_appliance.flower.warm.superexec import WarmSuperExec
+
+
+def imports() -> None:
+    """Import the part of Flower that this process needs."""
+    internals.supernode_command()
+
+
+def run(orders: str, superexec: WarmSuperExec | None) -> None:
+    """Be a SuperNode. Raises `OneflowerError` where that would not be safe."""
+    places.demand(Feature.NODE_DOOR)
+    node = SuperNodeOrders.read(orders)
+    sys.argv = ["flower-supernode", *supernode_arguments(node)]
+    if node.previous_id and node.key and node.ca and places.have(Feature.CLOSE_SESSION):
+        _close_session(node.superlink, node.ca, node.key, node.previous_id)
+    logging.getLogger("flwr").addHandler(_NodeIdSayer())
+    prepare(superexec)
+    internals.supernode_command().flower_supernode()
+
+
+def prepare(superexec: WarmSuperExec | None) -> None:
+    """Correct Flower's loop, put a door before its tasks, and have it run warm: as far as this Flower allows it."""
+    if ANSWER_IN_TURN.applies and places.have(Feature.ANSWER_IN_TURN):
+        answer_in_turn()
+    if ENDED_RUNS_ARE_KEPT.applies and places.have(Feature.FORGET_ENDED_RUNS):
+        forget_what_has_ended()
+    guard_runtime_api()
+    if superexec:
+        from oneflower_appliance.flower.warm.node import WarmNode  # noqa: PLC0415 - not needed by stock Flower
+
+        WarmNode(superexec).start()
+
+
+def guard_runtime_api() -> None:
+    """Have a SuperNode serve its tasks through a door: who gets in there is given apps and models, and may answer."""
+
+    def server(config: uvicorn.Config) -> Server:
+        app: Any = config.app
+        return Server(config, [own_entrance(listen((config.host, config.port)), OwnDoor(app))])
+
+    internals.supernode_command().uvicorn = SimpleNamespace(Config=uvicorn.Config, Server=server)
+
+
+class _NodeIdSayer(logging.Handler):
+    """Says which node id a SuperNode was given at every log level: Flower itself says it in one INFO line only."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if node_id_in(text):
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
+
+
+def _close_session(superlink: str, ca: Path, key: Path, node: str) -> None:
+    """Close the session of an earlier process of this node: while it is open, a node with a key cannot come back."""
+    private: Any = serialization.load_ssh_private_key(key.read_bytes(), None)
+    signer = internals.fleet_signatures().NodeAuthHttpInterceptor(private, private.public_key())
+    client = internals.fleet_client().from_server_address(superlink, False, str(ca), interceptors=[signer])
+    try:
+        client.DeactivateNode(internals.fleet_messages().DeactivateNodeRequest(node_id=int(node)))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the session then ends by itself, within a minute
+        sys.stderr.write(f"The earlier session of node {node} could not be closed: {error}\n")

@@ -1,0 +1,29 @@
+"""How often a SuperLink looks for tasks that gave no sign of life."""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import Any
+
+from oneflower_appliance.flower import internals
+
+
+def limit_task_cleanup() -> None:
+    """Have Flower look for tasks without a heartbeat once a second, not with every request.
+
+    It is a transaction that writes, so requests would wait for each other: tens of them make a round. A task has 30 s
+    to give a sign of life.
+    """
+    core = internals.core_state()
+    original = core._cleanup_expired_task_tokens  # noqa: SLF001 - there is no other way in
+    looked = -1.0
+
+    @functools.wraps(original)
+    def look(self: Any) -> None:
+        nonlocal looked
+        if time.monotonic() - looked >= 1:
+            looked = time.monotonic()
+            original(self)
+
+    core._cleanup_expired_task_tokens = look  # noqa: SLF001

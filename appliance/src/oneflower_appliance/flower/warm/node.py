@@ -1,0 +1,151 @@
+"""Warm execution in a SuperNode: its loop works by events instead of polls, and ends what nobody waits for any more.
+
+The loop does not sleep while there is something to do, and its tasks do not wait to be taken. The death of a ClientApp
+is answered at once, and the ClientApp of a run that has ended is ended, too.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from oneflower_appliance.flower import internals, places
+from oneflower_appliance.flower.features import Feature
+from oneflower_appliance.flower.nodeloop import UNFINISHED, answer_for
+from oneflower_appliance.flower.warm.longpoll import ACQUIRE_TASK, LongPoll
+from oneflower_appliance.flower.warm.shortcuts import Shortcuts
+from oneflower_appliance.flower.warm.waits import WAITS, ask_to_wait, replace_sleep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oneflower_appliance.flower.warm.superexec import WarmSuperExec
+
+log = logging.getLogger("flwr")
+
+BETWEEN_LOOKS = 2.0  # seconds after which it is asked whether the run of a task still goes on
+
+
+class WarmNode:
+    """The loop of this process's SuperNode, with `superexec` as its SuperExec."""
+
+    def __init__(self, superexec: WarmSuperExec) -> None:
+        self._superexec = superexec
+        self._polls: list[LongPoll] = []
+        self._state: Any = None
+        self._run = 0
+        self._get_run: Callable[[int], Any] = lambda _run: None
+
+    def start(self) -> None:
+        """Change the loop, as far as the Flower installed here allows it."""
+        self._superexec.replace_in(internals.node_loop())
+        if places.have(Feature.HELD_QUESTIONS) and places.have(Feature.NODE_QUESTIONS):
+            self._hold_questions()
+        if places.have(Feature.DEAD_CLIENTAPPS):
+            self._answer_for_dead_clientapps()
+        if places.have(Feature.END_WITH_RUN):
+            self._end_with_run()
+
+    def _hold_questions(self) -> None:
+        loop, application = internals.node_loop(), internals.node_application()
+        pull, create = loop._pull_and_store_message, application.create_app  # noqa: SLF001 - there is no other way in
+        register = loop.register_signal_handlers
+        ask_to_wait()
+        replace_sleep(loop, WAITS.sleep)
+
+        @functools.wraps(create)
+        def create_app(*args: Any, **kwargs: Any) -> LongPoll:
+            poll = LongPoll(Shortcuts(create(*args, **kwargs)), on_change=WAITS.something_happened)
+            self._polls.append(poll)
+            return poll
+
+        @functools.wraps(pull)
+        def pulling(**arguments: Any) -> int | None:
+            run_id: int | None = pull(**arguments)
+            # Its task was made before its content was there, so it is offered now.
+            for poll in self._polls:
+                poll.wake(ACQUIRE_TASK)
+            return run_id
+
+        @functools.wraps(register)
+        def register_signal_handlers(**arguments: Any) -> None:
+            register(**arguments, exit_handlers=[poll.close for poll in self._polls])
+
+        application.create_app = create_app
+        loop._pull_and_store_message = pulling  # noqa: SLF001
+        loop.register_signal_handlers = register_signal_handlers
+
+    def _answer_for_dead_clientapps(self) -> None:
+        loop = internals.node_loop()
+        pull = loop._pull_and_store_message  # noqa: SLF001
+
+        @functools.wraps(pull)
+        def pulling(**arguments: Any) -> int | None:
+            self._state = arguments["state"]
+            run_id: int | None = pull(**arguments)
+            return run_id
+
+        loop._pull_and_store_message = pulling  # noqa: SLF001
+        self._superexec.tasks.on_death = self._died
+
+    def _died(self, token: str, how: str) -> None:
+        state = self._state
+        if state is not None and (task := state.get_task_by_token(token)):
+            state.finish_task(task.task_id, sub_status="failed", details=f"Its process {how}.")
+            answer_for(state, {task.run_id}, how)
+            WAITS.something_happened()
+
+    def _end_with_run(self) -> None:
+        loop = internals.node_loop()
+        pull, push = loop._pull_and_store_message, loop._push_messages  # noqa: SLF001
+
+        @functools.wraps(pull)
+        def pulling(**arguments: Any) -> int | None:
+            run_id: int | None = pull(**arguments)
+            if run_id is not None:
+                self._run, self._get_run = run_id, arguments["get_run"]
+            return run_id
+
+        @functools.wraps(push)
+        def pushing(state: Any, **arguments: Any) -> None:
+            push(state=EndsWithRun(state, self._run, self._get_run, self._superexec.tasks.end_all), **arguments)
+
+        loop._pull_and_store_message, loop._push_messages = pulling, pushing  # noqa: SLF001
+
+
+class EndsWithRun:
+    """Flower's state, for the loop that waits for a reply: it does not wait for one that nobody wants any more."""
+
+    def __init__(self, state: Any, run: int, get_run: Callable[[int], Any], end_tasks: Callable[[], None]) -> None:
+        self._state = state
+        self._run = run
+        self._get_run = get_run
+        self._end_tasks = end_tasks
+        self._looked = time.monotonic()
+
+    def get_messages_legacy(self, **arguments: Any) -> Any:
+        """Return what there is; end the tasks of the run, and answer for them, when the run has ended."""
+        found = self._state.get_messages_legacy(**arguments)
+        if not found and time.monotonic() - self._looked > BETWEEN_LOOKS and not self._goes_on():
+            log.info("Run %d has ended; what this node did for it is ended, too.", self._run)
+            for task in self._state.get_tasks(statuses=UNFINISHED):
+                self._state.finish_task(task.task_id, sub_status="stopped", details="The run has ended.")
+            self._end_tasks()
+            answer_for(self._state, {self._run}, "was ended with its run")
+        return found
+
+    def _goes_on(self) -> bool:
+        self._looked = time.monotonic()
+        ended = internals.run_errors().RunNotRunningException
+        try:
+            self._get_run(self._run)
+        except ended:
+            return False
+        except Exception as error:  # noqa: BLE001 - whatever it is, it does not say that the run has ended
+            log.debug("Whether run %d goes on is not known: %s", self._run, error)
+        return True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._state, name)
