@@ -222,7 +222,7 @@ def extended(**context):
     ("attributes", "cause"),
     [
         ({}, "no CA certificate to trust the SuperLink by"),
-        ({"FL_CA_CERT": "%%%"}, "is not base64"),
+        ({"FL_CA_CERT": "%%%"}, "is neither PEM nor base64"),
         ({"FL_CA_CERT": base64.b64encode(b"garbage").decode()}, "holds no PEM certificate"),
         ({"FL_VERSION": "1.42.0"}, "The SuperLink runs Flower 1.42.0, this SuperNode 1.41.0"),
         ({"FL_ENDPOINT": "nowhere"}, "an address that is not valid"),

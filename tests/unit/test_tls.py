@@ -10,6 +10,7 @@ from cryptography import x509
 
 from oneflower_appliance.agent import tls
 from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.settings import resolve
 
 NAMES = [("IP", "127.0.0.1"), ("DNS", "localhost")]
 
@@ -65,6 +66,18 @@ def test_given_certificates_are_used_when_they_belong_together(tmp_path):
     used = tls.use_certificates(tmp_path / "b", encoded(made.ca), encoded(made.certificate), encoded(made.key))
     assert used.key.read_bytes() == made.key.read_bytes()
     assert stat.S_IMODE(used.key.stat().st_mode) == 0o600
+
+
+def test_certificates_are_taken_raw_in_base64_and_in_base64_with_line_breaks(tmp_path):
+    made = tls.make_certificates(tmp_path / "a", NAMES)
+    pems = [path.read_text() for path in (made.ca, made.certificate, made.key)]
+    wrapped = [base64.encodebytes(pem.encode()).decode() for pem in pems]
+    for index, given in enumerate(([pem.strip() for pem in pems], [encoded(made.ca), pems[1], wrapped[2]], wrapped)):
+        names = ("FL_SSL_CA_CERTFILE", "FL_SSL_CERTFILE", "FL_SSL_KEYFILE")
+        settings = resolve(dict(zip(names, given, strict=True)))
+        used = tls.use_certificates(tmp_path / str(index), *(settings.text(name) for name in names))
+        assert [path.read_text() for path in (used.ca, used.certificate, used.key)] == pems
+        assert stat.S_IMODE(used.key.stat().st_mode) == 0o600
 
 
 def test_given_certificates_that_do_not_belong_together_are_refused(tmp_path):

@@ -234,6 +234,9 @@ def test_a_node_does_not_take_another_ca_from_the_same_superlink(machine, tmp_pa
     assert trust(foreign, vm=9) == foreign, "a SuperLink that OneFlow replaced is another VM"
     given = dataclasses.replace(machine, settings=resolve({"FL_SSL_CA_CERTFILE": own}, supernode.LEVELS))
     assert trust("what a member published", vm=9, machine=given) == own, "a CA of the context counts"
+    raw = base64.b64decode(own).decode()
+    given = dataclasses.replace(machine, settings=resolve({"FL_SSL_CA_CERTFILE": raw}, supernode.LEVELS))
+    assert trust("what a member published", vm=9, machine=given) == own, "also as Sunstone sends it, not encoded"
 
 
 REFUSED = diagnosis.explain(["httpx.HTTPStatusError: Client error '401 Unauthorized' for url"], 1)

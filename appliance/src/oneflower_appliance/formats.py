@@ -1,7 +1,8 @@
-"""The formats of variables: addresses, names in a certificate, node configs."""
+"""The formats of variables: addresses, names in a certificate, node configs, certificates and keys."""
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import re
 
@@ -64,3 +65,13 @@ def is_loopback(address: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def read_pem(text: str) -> bytes:
+    """Return a PEM that is given as it is or as base64, with or without line breaks. Raises `ValueError`.
+
+    Forms and tools do not agree on which of the two they send: Sunstone sends what was pasted, others encode it.
+    """
+    if "-----BEGIN " in text:
+        return text.strip().encode() + b"\n"
+    return base64.b64decode("".join(text.split()), validate=True)

@@ -10,14 +10,12 @@ variables concern one role only and are never shown to the other.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from oneflower_appliance.formats import is_loopback, split_address, split_names, split_node_config
+from oneflower_appliance.formats import is_loopback, read_pem, split_address, split_names, split_node_config
 from oneflower_appliance.roles import COORDINATOR, NODES
 from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE, USE_CASES
 
@@ -39,10 +37,14 @@ class Level(StrEnum):
 
 
 class Kind(StrEnum):
-    """The user-input types of OpenNebula that are used here."""
+    """What a variable holds: OpenNebula's types of user inputs as far as they are used here, and PEM.
+
+    OpenNebula has text64 for what PEM is, but its tools do not agree on it: Sunstone does not encode it, and
+    `oneflow-template instantiate` may end at the first one. So a PEM is asked for as text, and taken raw and as base64.
+    """
 
     TEXT = "text"
-    TEXT64 = "text64"
+    PEM = "PEM"
     BOOLEAN = "boolean"
     NUMBER = "number"
     FLOAT = "number-float"
@@ -73,7 +75,8 @@ class Parameter:
 
     def user_input(self) -> str:
         """Return the OpenNebula user-input string `M|type|description|options|default`."""
-        return f"O|{self.kind}|{self.meaning}|{','.join(self.options)}|{self.default}"
+        kind = Kind.TEXT if self.kind is Kind.PEM else self.kind
+        return f"O|{kind}|{self.meaning}|{','.join(self.options)}|{self.default}"
 
     def parse(self, raw: str) -> Value:
         """Return `raw` as a typed value. Raises `ValueError` when it is not what this variable expects."""
@@ -104,17 +107,14 @@ def _boolean(raw: str) -> bool:
     return raw == "YES"
 
 
-def _base64(raw: str) -> str:
-    try:
-        base64.b64decode(raw, validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError) as error:
-        raise ValueError(raw) from error
+def _pem(raw: str) -> str:
+    read_pem(raw).decode()
     return raw
 
 
 _CONVERTERS: dict[Kind, Callable[[str], Value]] = {
     Kind.TEXT: str,
-    Kind.TEXT64: _base64,
+    Kind.PEM: _pem,
     Kind.BOOLEAN: _boolean,
     Kind.NUMBER: _integer,
     Kind.FLOAT: _real,
@@ -167,8 +167,8 @@ _SERVICE = [
               "one of DEBUG, INFO, WARNING, ERROR", options=("DEBUG", "INFO", "WARNING", "ERROR")),
     Parameter("FL_LOG_FORMAT", Level.SERVICE, Kind.LIST, "text", "Log lines as text, or as one JSON object per line",
               "one of text, json", options=("text", "json")),
-    Parameter("FL_SSL_CA_CERTFILE", Level.SERVICE, Kind.TEXT64, "", "CA certificate to trust, as base64 PEM",
-              "a base64-encoded PEM certificate"),
+    Parameter("FL_SSL_CA_CERTFILE", Level.SERVICE, Kind.PEM, "", "CA certificate to trust, as PEM or its base64",
+              "a PEM certificate, raw or base64"),
     Parameter("FL_ISOLATION", Level.SERVICE, Kind.LIST, "subprocess", "How Flower runs app code",
               "one of subprocess, process", options=("subprocess", "process"),
               planned="apps always run as subprocesses"),
@@ -246,10 +246,10 @@ _SUPERLINK = [
     Parameter("FL_DATABASE", Level.SUPERLINK, Kind.TEXT, "state/state.db",
               "State file of the SuperLink: an absolute path, or relative to the appliance's folder",
               "a path", check=lambda v: bool(str(v)) and not str(v).endswith("/") and ".." not in str(v).split("/")),
-    Parameter("FL_SSL_CERTFILE", Level.SUPERLINK, Kind.TEXT64, "", "Your own server certificate, as base64 PEM",
-              "a base64-encoded PEM certificate"),
-    Parameter("FL_SSL_KEYFILE", Level.SUPERLINK, Kind.TEXT64, "",
-              "Private key of your own server certificate, as base64 PEM", "a base64-encoded PEM private key"),
+    Parameter("FL_SSL_CERTFILE", Level.SUPERLINK, Kind.PEM, "", "Your own server certificate, as PEM or its base64",
+              "a PEM certificate, raw or base64"),
+    Parameter("FL_SSL_KEYFILE", Level.SUPERLINK, Kind.PEM, "",
+              "Private key of your own server certificate, as PEM or its base64", "a PEM private key, raw or base64"),
     Parameter("FL_CERT_EXTRA_SAN", Level.SUPERLINK, Kind.TEXT, "", "More names for the generated certificate",
               "a comma-separated list of IP:address and DNS:name", check=_readable(split_names)),
     Parameter("FL_METRICS_ENABLED", Level.SUPERLINK, Kind.BOOLEAN, "NO", "Prometheus exporter", "YES or NO",

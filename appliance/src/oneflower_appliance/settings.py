@@ -70,7 +70,7 @@ class Settings(Mapping[str, str]):
         return len(self._raw)
 
     def text(self, name: str) -> str:
-        """Return a text, text64 or list variable."""
+        """Return a text, PEM or list variable."""
         return str(PARAMETERS[name].parse(self._raw[name]))
 
     def integer(self, name: str) -> int:

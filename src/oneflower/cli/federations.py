@@ -52,7 +52,7 @@ def settings_of(texts: Iterable[str] | None) -> dict[str, str]:
 
     given = pairs(texts or (), "--set")
     for name, value in given.items():
-        if value.startswith("@") and name in PARAMETERS and PARAMETERS[name].kind is Kind.TEXT64:
+        if value.startswith("@") and name in PARAMETERS and PARAMETERS[name].kind is Kind.PEM:
             try:
                 given[name] = base64.b64encode(Path(value[1:]).read_bytes()).decode()
             except OSError as error:

@@ -148,7 +148,7 @@ class SuperLink:
     def _prepare_flower(self) -> str:
         machine = self._machine
         flower.install_helpers(machine.home)
-        form = {p.name: machine.settings[p.name] for p in of_level(Level.SUPERLINK) if p.kind is not Kind.TEXT64}
+        form = {p.name: machine.settings[p.name] for p in of_level(Level.SUPERLINK) if p.kind is not Kind.PEM}
         environment = flower.environment(machine.home, machine.settings) | {FORM_VARIABLE: json.dumps(form)}
         self.child = Child(flower.prepare(self.name), environment, flower.log_flower)
         return f"Flower in process {self.child.pid}"

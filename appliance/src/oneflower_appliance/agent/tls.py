@@ -9,7 +9,6 @@ The CA's key and the server's key never leave the machine and are readable by th
 
 from __future__ import annotations
 
-import base64
 import datetime
 import ipaddress
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
+from oneflower_appliance.formats import read_pem
 from oneflower_appliance.orders import CertificateFiles
 
 if TYPE_CHECKING:
@@ -103,11 +103,11 @@ def make_certificates(folder: Path, names: Sequence[Name], now: datetime.datetim
 
 
 def use_certificates(folder: Path, ca: str, certificate: str, key: str) -> CertificateFiles:
-    """Write the given base64 PEMs to `folder` after checking that they belong together.
+    """Write the given PEMs (raw or base64) to `folder` after checking that they belong together.
 
     Raises `OneflowerError` when one cannot be read, has expired, is not signed by the CA, or the key is another's.
     """
-    ca_pem, certificate_pem, key_pem = (base64.b64decode(text) for text in (ca, certificate, key))
+    ca_pem, certificate_pem, key_pem = (read_pem(text) for text in (ca, certificate, key))
     authorities = _load_certificates(ca_pem, "FL_SSL_CA_CERTFILE")
     chain = _load_certificates(certificate_pem, "FL_SSL_CERTFILE")
     private = _load_key(key_pem)
@@ -241,7 +241,7 @@ def _load_certificates(pem: bytes, source: str) -> list[x509.Certificate]:
         return x509.load_pem_x509_certificates(pem)
     except ValueError as error:
         raise OneflowerError(
-            f"{source} holds no PEM certificate that can be read.", "Give base64 of a PEM file."
+            f"{source} holds no PEM certificate that can be read.", "Give a PEM file, as it is or as base64."
         ) from error
 
 
@@ -251,5 +251,5 @@ def _load_key(pem: bytes) -> PrivateKeyTypes:
     except (ValueError, TypeError) as error:
         raise OneflowerError(
             "FL_SSL_KEYFILE holds no unencrypted PEM private key that can be read.",
-            "Give base64 of a PEM key without a passphrase.",
+            "Give a PEM key without a passphrase, as it is or as base64.",
         ) from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import ssl
 import time
@@ -15,6 +13,7 @@ from oneflower_appliance.agent.link import Probe
 from oneflower_appliance.attributes import CA_CERT, NOTHING, TLS
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
+from oneflower_appliance.formats import read_pem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,12 +49,12 @@ class Trust:
         if encoded == NOTHING:
             raise OneflowerError(
                 "There is no CA certificate to trust the SuperLink by, and this SuperNode does not start without.",
-                "Set FL_SSL_CA_CERTFILE to the base64 of the SuperLink's ca.crt.",
+                "Set FL_SSL_CA_CERTFILE to the SuperLink's ca.crt.",
             )
         try:
-            pem = base64.b64decode(encoded, validate=True)
-        except binascii.Error as error:
-            raise OneflowerError(f"{source} is not base64.", "Recover the SuperLink's VM.") from error
+            pem = read_pem(encoded)
+        except ValueError as error:
+            raise OneflowerError(f"{source} is neither PEM nor base64.", "Recover the SuperLink's VM.") from error
         tls.check_ca(pem, source)
         pin = f"{found.vm} {hashlib.sha256(pem).hexdigest()}"
         if not given and found.vm is not None:
