@@ -109,6 +109,7 @@ class Life(RuleBasedStateMachine):
         body = service_template(options)
         for role in body["roles"]:
             del role["template_contents"]["CONTEXT"]["ONEFLOWER_ROLE"]
+        self.body = body
         self.template = self.cloud.documents.create_template(body).id
 
     @precondition(lambda self: self.document is None)
@@ -116,7 +117,7 @@ class Life(RuleBasedStateMachine):
     def deploy(self, number):
         bounds = Bounds(LEAST, MOST, number)
         given = {f"FL_MIN_{name}_CLIENTS": "1" for name in ("FIT", "EVALUATE", "AVAILABLE")}
-        merge = merge_template("life", resolve(given, bounds=bounds), bounds)
+        merge = merge_template(self.body, "life", resolve(given, bounds=bounds), bounds)
         action = {"action": {"perform": "instantiate", "params": {"merge_template": merge}}}
         answer = self.cloud.oneflow.post(f"/service_template/{self.template}/action", json=action)
         assert answer.status_code == 201, answer.text

@@ -101,7 +101,8 @@ def test_every_input_must_be_given_and_bounds_are_kept(world):
         action = {"action": {"perform": "instantiate", "params": {"merge_template": merge}}}
         return world.http.post(f"/service_template/{world.template}/action", json=action)
 
-    whole = merge_template(f"{world.prefix}-x", resolve({}), Bounds())
+    template = world.cloud.oneflow.service_template(world.template)
+    whole = merge_template(template, f"{world.prefix}-x", resolve({}), Bounds())
     for change in (
         lambda merge: merge.pop("user_inputs_values"),
         lambda merge: merge["user_inputs_values"].pop("FL_TLS_ENABLED"),
@@ -242,7 +243,8 @@ def test_a_name_made_by_several_at_once_is_had_by_the_first(world):
 
 def test_of_several_of_one_name_none_is_taken_for_another(world):
     name = f"{world.prefix}-twin"
-    merge = merge_template(name, resolve({}), Bounds())
+    template = world.cloud.oneflow.service_template(world.template)
+    merge = merge_template(template, name, resolve({}), Bounds())
     twins = [world.cloud.oneflow.instantiate(world.template, merge) for _ in range(2)]
     with pytest.raises(
         OneflowerError, match=f"2 federations called '{name}': services {twins[0]}, {twins[1]}"

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import base64
+import re
 
 import pytest
 
 from oneflower_appliance.flower.commands import node_config_text
+from oneflower_appliance.form import GROUPS
 from oneflower_appliance.formats import split_node_config
-from oneflower_appliance.parameters import PARAMETERS, Kind, Level, of_level
+from oneflower_appliance.parameters import PARAMETERS, Kind, Level, form_fields, of_level
 from oneflower_appliance.settings import Bounds, InvalidParametersError, ignored, remarks, resolve
 
 INVALID = {
@@ -192,3 +194,19 @@ def test_what_has_no_effect_is_said():
     assert "FL_DCGM_ENABLED=YES has no effect" in text
     [line] = ignored(resolve({"FL_CUDA_VISIBLE_DEVICES": "0"}))
     assert "FL_CUDA_VISIBLE_DEVICES=0 is ignored with FL_GPU_ENABLED=NO" in line
+
+
+def test_the_form_is_short_and_its_texts_come_last_in_each_group():
+    fields = form_fields()
+    assert len(fields) <= 20
+    assert [group for group in GROUPS if any(field.group is group for field, _ in fields)] == list(GROUPS)
+    for group in GROUPS:
+        mine = [(field, parameter) for field, parameter in fields if field.group is group]
+        assert [field.place for field, _ in mine] == list(range(1, len(mine) + 1))
+        texts = [parameter.kind is Kind.TEXT for _, parameter in mine]
+        assert texts == sorted(texts), "Sunstone makes a box of six lines of a text"
+        for field, parameter in mine:
+            assert re.fullmatch(r"ONEAPP_FLOWER_[A-Z]+_[A-Z]+(_[A-Z]+)*", field.input)
+            assert len(parameter.user_input(field.label).split("|")) == 5
+            assert field.name != "ENABLED" or parameter.kind is Kind.BOOLEAN, "Sunstone hides the others behind it"
+    assert len({field.input for field, _ in fields}) == len(fields)

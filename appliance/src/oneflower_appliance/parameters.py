@@ -4,6 +4,8 @@ From these declarations come the user inputs of the service template, the client
 that the appliance repeats at boot, and docs/parameters.md. OneFlow itself checks neither type nor range and applies
 no default. It only requires that every declared input has a value, so nothing else would find a wrong one.
 
+What a tenant is asked for in the form of Sunstone is here, too: such a variable has a `field`.
+
 A variable is on exactly one level. *service* variables must agree on both roles; *superlink* and *supernode*
 variables concern one role only and are never shown to the other.
 """
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from oneflower_appliance.form import DATA, EXPERT, GROUPS, NODES, PRIVACY, SURVIVAL, TRAINING, Field
 from oneflower_appliance.formats import is_loopback, read_pem, split_address, split_names, split_node_config
 from oneflower_appliance.roles import COORDINATOR, NODES
 from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE, USE_CASES
@@ -58,7 +61,8 @@ class Parameter:
     `expects` completes the sentence "NAME is 'x': expected ...". `check` takes the typed value and says whether it is
     acceptable. `key` is its name in the run config of a Flower app. `only` names another variable and the values of
     that variable for which this one has an effect. If the variable has no effect in this release, `planned` says
-    what is still missing.
+    what is still missing. `field` is its place in the form, None if the form does not ask for it. A `secret` must reach
+    the machine that needs it and no other.
     """
 
     name: str
@@ -72,11 +76,13 @@ class Parameter:
     key: str = ""
     only: tuple[str, tuple[str, ...]] | None = None
     planned: str = ""
+    field: Field | None = None
+    secret: bool = False
 
-    def user_input(self) -> str:
+    def user_input(self, label: str = "") -> str:
         """Return the OpenNebula user-input string `M|type|description|options|default`."""
         kind = Kind.TEXT if self.kind is Kind.PEM else self.kind
-        return f"O|{kind}|{self.meaning}|{','.join(self.options)}|{self.default}"
+        return f"O|{kind}|{label or self.meaning}|{','.join(self.options)}|{self.default}"
 
     def parse(self, raw: str) -> Value:
         """Return `raw` as a typed value. Raises `ValueError` when it is not what this variable expects."""
@@ -145,7 +151,7 @@ STRATEGIES = (
     "FedAvg", "FedProx", "FedAdam", "FedYogi", "FedAdagrad", "FedMedian", "FedTrimmedAvg",
     "Krum", "MultiKrum", "Bulyan", "QFedAvg",
 )  # fmt: skip
-PRIVACY = ("none", "dp-central", "dp-local")
+PRIVACY_MODES = ("none", "dp-central", "dp-local")
 FLOWER_PORTS = (8000, 9091, 9092, 9093, 9094)
 
 _AT_LEAST_ONE = _number(lambda n: n >= 1)
@@ -164,7 +170,8 @@ _SERVICE = [
     Parameter("FL_SUPERNODE_AUTH", Level.SERVICE, Kind.BOOLEAN, "YES",
               "Only SuperNodes of this service may join, each with its own key", "YES or NO"),
     Parameter("FL_LOG_LEVEL", Level.SERVICE, Kind.LIST, "INFO", "Log level of Flower and of the agent",
-              "one of DEBUG, INFO, WARNING, ERROR", options=("DEBUG", "INFO", "WARNING", "ERROR")),
+              "one of DEBUG, INFO, WARNING, ERROR", options=("DEBUG", "INFO", "WARNING", "ERROR"),
+              field=Field(EXPERT, 1, "LOG_LEVEL")),
     Parameter("FL_LOG_FORMAT", Level.SERVICE, Kind.LIST, "text", "Log lines as text, or as one JSON object per line",
               "one of text, json", options=("text", "json")),
     Parameter("FL_SSL_CA_CERTFILE", Level.SERVICE, Kind.PEM, "", "CA certificate to trust, as PEM or its base64",
@@ -185,27 +192,36 @@ _SERVICE = [
 
 _SUPERLINK = [
     Parameter("FL_NUM_ROUNDS", Level.SUPERLINK, Kind.NUMBER, "3", "Number of training rounds",
-              "an integer of at least 1", check=_AT_LEAST_ONE, key="num-server-rounds"),
+              "an integer of at least 1", check=_AT_LEAST_ONE, key="num-server-rounds",
+              field=Field(TRAINING, 3, "ROUNDS")),
     Parameter("FL_STRATEGY", Level.SUPERLINK, Kind.LIST, "FedAvg", "Aggregation strategy",
-              f"one of {', '.join(STRATEGIES)}", options=STRATEGIES, key="strategy"),
+              f"one of {', '.join(STRATEGIES)}", options=STRATEGIES, key="strategy",
+              field=Field(TRAINING, 4, "STRATEGY")),
     Parameter("FL_MODEL", Level.SUPERLINK, Kind.TEXT, "",
               "Model: cnn or resnet18 for images; a folder or a hub name for an LLM. Empty = chosen to suit the data",
-              "a name or a path", check=lambda v: bool(re.fullmatch(r"[\w./-]+", str(v))), key="model"),
+              "a name or a path", check=lambda v: bool(re.fullmatch(r"[\w./-]+", str(v))), key="model",
+              field=Field(TRAINING, 5, "MODEL")),
     Parameter("FL_MIN_FIT_CLIENTS", Level.SUPERLINK, Kind.NUMBER, "2", "Nodes that must train in a round",
               "an integer of at least 1", check=_AT_LEAST_ONE, key="min-train-nodes"),
     Parameter("FL_MIN_EVALUATE_CLIENTS", Level.SUPERLINK, Kind.NUMBER, "2", "Nodes that must evaluate in a round",
               "an integer of at least 1", check=_AT_LEAST_ONE, key="min-evaluate-nodes"),
     Parameter("FL_MIN_AVAILABLE_CLIENTS", Level.SUPERLINK, Kind.NUMBER, "2", "Nodes needed before a round starts",
-              "an integer of at least 1", check=_AT_LEAST_ONE, key="min-available-nodes"),
+              "an integer of at least 1", check=_AT_LEAST_ONE, key="min-available-nodes",
+              field=Field(NODES, 1, "NEEDED", "Nodes needed before a round starts: no more than there are")),
     Parameter("FL_PROXIMAL_MU", Level.SUPERLINK, Kind.FLOAT, "1.0", "Weight of the proximal term",
-              "a number of at least 0", check=_NOT_NEGATIVE, key="proximal-mu", only=("FL_STRATEGY", ("FedProx",))),
+              "a number of at least 0", check=_NOT_NEGATIVE, key="proximal-mu", only=("FL_STRATEGY", ("FedProx",)),
+              field=Field(EXPERT, 2, "PROXIMAL_MU", "Weight of the proximal term (FedProx)")),
     Parameter("FL_SERVER_LR", Level.SUPERLINK, Kind.FLOAT, "0.1", "Learning rate of the server",
-              "a number above 0", check=_POSITIVE, key="server-lr", only=("FL_STRATEGY", _ADAPTIVE)),
+              "a number above 0", check=_POSITIVE, key="server-lr", only=("FL_STRATEGY", _ADAPTIVE),
+              field=Field(EXPERT, 4, "SERVER_LR", "Learning rate of the server (FedAdam, FedYogi, FedAdagrad)")),
     Parameter("FL_CLIENT_LR", Level.SUPERLINK, Kind.FLOAT, "0.1", "Learning rate of the nodes",
-              "a number above 0", check=_POSITIVE, key="client-lr", only=("FL_STRATEGY", (*_ADAPTIVE, "QFedAvg"))),
+              "a number above 0", check=_POSITIVE, key="client-lr", only=("FL_STRATEGY", (*_ADAPTIVE, "QFedAvg")),
+              field=Field(EXPERT, 3, "CLIENT_LR",
+                          "Learning rate of the nodes (QFedAvg, FedAdam, FedYogi, FedAdagrad)")),
     Parameter("FL_NUM_MALICIOUS", Level.SUPERLINK, Kind.NUMBER, "0", "Malicious nodes that the strategy tolerates",
               "an integer of at least 0", check=_NOT_NEGATIVE, key="num-malicious",
-              only=("FL_STRATEGY", ("Krum", "MultiKrum", "Bulyan"))),
+              only=("FL_STRATEGY", ("Krum", "MultiKrum", "Bulyan")),
+              field=Field(EXPERT, 5, "MALICIOUS", "Malicious nodes that are tolerated (Krum, MultiKrum, Bulyan)")),
     Parameter("FL_TRIM_BETA", Level.SUPERLINK, Kind.FLOAT, "0.2", "Share of values dropped at each end",
               "a number above 0 and below 0.5", check=_number(lambda b: 0 < b < 0.5), key="trim-beta",
               only=("FL_STRATEGY", ("FedTrimmedAvg",))),
@@ -213,27 +229,34 @@ _SUPERLINK = [
               "a number of at least 0", check=_NOT_NEGATIVE, key="fairness-q", only=("FL_STRATEGY", ("QFedAvg",))),
     Parameter("FL_ROUND_TIMEOUT", Level.SUPERLINK, Kind.NUMBER, "3600",
               "Seconds after which a round ends without the nodes that have not replied",
-              "an integer of at least 1", check=_AT_LEAST_ONE),
+              "an integer of at least 1", check=_AT_LEAST_ONE,
+              field=Field(NODES, 2, "TIMEOUT")),
     Parameter("FL_PRIVACY", Level.SUPERLINK, Kind.LIST, "none",
               "Differential privacy: noise added by the SuperLink (central) or by every node (local)",
-              f"one of {', '.join(PRIVACY)}", options=PRIVACY, key="privacy"),
+              f"one of {', '.join(PRIVACY_MODES)}", options=PRIVACY_MODES, key="privacy",
+              field=Field(PRIVACY, 1, "MODE")),
     Parameter("FL_DP_NOISE", Level.SUPERLINK, Kind.FLOAT, "1.0",
               "Noise multiplier: standard deviation of the noise as a multiple of the clipping norm",
-              "a number above 0", check=_POSITIVE, key="dp-noise", only=_PRIVATE),
+              "a number above 0", check=_POSITIVE, key="dp-noise", only=_PRIVATE,
+              field=Field(PRIVACY, 2, "NOISE")),
     Parameter("FL_DP_CLIP", Level.SUPERLINK, Kind.FLOAT, "1.0",
               "Clipping norm: the longest update that a node may send (adaptive: in the first round)",
-              "a number above 0", check=_POSITIVE, key="dp-clip", only=_PRIVATE),
+              "a number above 0", check=_POSITIVE, key="dp-clip", only=_PRIVATE,
+              field=Field(PRIVACY, 3, "CLIP")),
     Parameter("FL_DP_CLIPPING", Level.SUPERLINK, Kind.LIST, "fixed", "Clipping norm: fixed, or adapted to the updates",
               "one of fixed, adaptive", options=("fixed", "adaptive"), key="dp-clipping", only=_PRIVATE),
     Parameter("FL_CHECKPOINT_ENABLED", Level.SUPERLINK, Kind.BOOLEAN, "NO", "Save the global model while training",
-              "YES or NO"),
+              "YES or NO",
+              field=Field(SURVIVAL, 1, "ENABLED")),
     Parameter("FL_CHECKPOINT_INTERVAL", Level.SUPERLINK, Kind.NUMBER, "5", "Rounds between two checkpoints",
-              "an integer of at least 1", check=_AT_LEAST_ONE, only=_CHECKPOINTS),
+              "an integer of at least 1", check=_AT_LEAST_ONE, only=_CHECKPOINTS,
+              field=Field(SURVIVAL, 2, "INTERVAL")),
     Parameter("FL_CHECKPOINT_KEEP", Level.SUPERLINK, Kind.NUMBER, "3", "Checkpoints to keep for each run",
               "an integer of at least 1", check=_AT_LEAST_ONE, only=_CHECKPOINTS),
     Parameter("FL_CHECKPOINT_PATH", Level.SUPERLINK, Kind.TEXT, "",
               "Folder for checkpoints, for example on a mounted volume. Empty = inside the appliance's folder",
-              "an absolute path", check=lambda v: str(v).startswith("/"), only=_CHECKPOINTS),
+              "an absolute path", check=lambda v: str(v).startswith("/"), only=_CHECKPOINTS,
+              field=Field(SURVIVAL, 3, "PATH")),
     Parameter("FL_KEEP_RUNS", Level.SUPERLINK, Kind.NUMBER, "20",
               "How many runs are kept, with their results and checkpoints. When a run ends, the oldest go",
               "an integer of at least 1", check=_AT_LEAST_ONE),
@@ -249,7 +272,8 @@ _SUPERLINK = [
     Parameter("FL_SSL_CERTFILE", Level.SUPERLINK, Kind.PEM, "", "Your own server certificate, as PEM or its base64",
               "a PEM certificate, raw or base64"),
     Parameter("FL_SSL_KEYFILE", Level.SUPERLINK, Kind.PEM, "",
-              "Private key of your own server certificate, as PEM or its base64", "a PEM private key, raw or base64"),
+              "Private key of your own server certificate, as PEM or its base64", "a PEM private key, raw or base64",
+              secret=True),
     Parameter("FL_CERT_EXTRA_SAN", Level.SUPERLINK, Kind.TEXT, "", "More names for the generated certificate",
               "a comma-separated list of IP:address and DNS:name", check=_readable(split_names)),
     Parameter("FL_METRICS_ENABLED", Level.SUPERLINK, Kind.BOOLEAN, "NO", "Prometheus exporter", "YES or NO",
@@ -262,9 +286,12 @@ _SUPERLINK = [
 
 _SUPERNODE = [
     Parameter("FL_USE_CASE", Level.SUPERNODE, Kind.LIST, "none", "Pre-built app to train without code",
-              f"one of {', '.join((NO_USE_CASE, *USE_CASES))}", options=(NO_USE_CASE, *USE_CASES)),
+              f"one of {', '.join((NO_USE_CASE, *USE_CASES))}", options=(NO_USE_CASE, *USE_CASES),
+              field=Field(TRAINING, 1, "USE_CASE",
+                          "Pre-built app that trains by itself. none = you start an app of your own")),
     Parameter("ML_FRAMEWORK", Level.SUPERNODE, Kind.LIST, "sklearn", "Machine-learning framework on the VMs",
-              f"one of {', '.join(FRAMEWORKS)}", options=tuple(FRAMEWORKS), key="framework"),
+              f"one of {', '.join(FRAMEWORKS)}", options=tuple(FRAMEWORKS), key="framework",
+              field=Field(TRAINING, 2, "FRAMEWORK", "Machine-learning framework: one that the image has")),
     Parameter("FL_NODE_CONFIG", Level.SUPERNODE, Kind.TEXT, "",
               "Space-separated key=value pairs for the ClientApp. Empty = the partition is assigned",
               "space-separated key=value pairs, each key once, 0 <= partition-id < num-partitions",
@@ -285,8 +312,10 @@ _SUPERNODE = [
     Parameter("FL_DATA_PATH", Level.SUPERNODE, Kind.TEXT, "",
               "Folder with the node's data; {partition} stands for the node's number. Empty = data/ in the appliance",
               "an absolute path without quotes and backslashes",
-              check=lambda v: bool(re.fullmatch(r"/[^\"'\\\x00-\x1f]*", str(v)))),
-    Parameter("FL_GPU_ENABLED", Level.SUPERNODE, Kind.BOOLEAN, "NO", "Use the GPU that is passed through", "YES or NO"),
+              check=lambda v: bool(re.fullmatch(r"/[^\"'\\\x00-\x1f]*", str(v))),
+              field=Field(DATA, 1, "PATH")),
+    Parameter("FL_GPU_ENABLED", Level.SUPERNODE, Kind.BOOLEAN, "NO", "Use the GPU that is passed through", "YES or NO",
+              field=Field(NODES, 3, "GPU")),
     Parameter("FL_CUDA_VISIBLE_DEVICES", Level.SUPERNODE, Kind.TEXT, "all", "GPUs to use",
               "all, or a comma-separated list of indices or UUIDs", only=_WITH_GPU,
               check=lambda v: bool(re.fullmatch(r"all|[A-Za-z0-9-]+(,[A-Za-z0-9-]+)*", str(v)))),
@@ -303,3 +332,9 @@ PARAMETERS: dict[str, Parameter] = {p.name: p for p in (*_SERVICE, *_SUPERLINK, 
 def of_level(*levels: Level) -> list[Parameter]:
     """Return the parameters of `levels`, in the order of the form."""
     return [parameter for parameter in PARAMETERS.values() if parameter.level in levels]
+
+
+def form_fields() -> list[tuple[Field, Parameter]]:
+    """Return what the form asks for, in its order."""
+    fields = [(parameter.field, parameter) for parameter in PARAMETERS.values() if parameter.field is not None]
+    return sorted(fields, key=lambda entry: (GROUPS.index(entry[0].group), entry[0].place))

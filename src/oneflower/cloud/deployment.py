@@ -36,7 +36,8 @@ def begin(cloud: Cloud, name: str, settings: Mapping[str, str], bounds: Bounds, 
     _check_free(cloud, name)
     cloud.surroundings.prepare(wanted["FLOWER_VERSION"], wanted["ML_FRAMEWORK"], lambda text: notify(Step(text)))
     _check_free(cloud, name)  # which may have taken minutes
-    template, merge = cloud.surroundings.template(cloud), merge_template(name, wanted, bounds)
+    template = cloud.surroundings.template(cloud)
+    merge = merge_template(cloud.oneflow.service_template(template), name, wanted, bounds)
     made = Answer(lambda: cloud.oneflow.instantiate(template, merge))
     try:
         number = made.wait()

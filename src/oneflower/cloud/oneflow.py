@@ -67,6 +67,11 @@ class OneFlowClient:
         """Return all service template documents."""
         return self._pool("/service_template")
 
+    def service_template(self, number: int) -> dict[str, Any]:
+        """Return the body of a service template."""
+        body: dict[str, Any] = self._document("GET", f"/service_template/{number}")["TEMPLATE"]["BODY"]
+        return body
+
     def create_service_template(self, body: dict[str, Any]) -> int:
         """Store a service template and return its id."""
         return int(self._document("POST", "/service_template", body)["ID"])

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from oneflower.cloud.status import FederationStatus, RunProgress, VmStatus
-from oneflower.opennebula import COORDINATOR, NODES
+from oneflower.opennebula import COORDINATOR, NODES, variables_of
 from oneflower.opennebula.states import LcmState, RoleState, ServiceState, VmState
 from oneflower_appliance import attributes
 from oneflower_appliance.expiry import published_end, warning
@@ -56,7 +56,7 @@ def read_status(
         version=attributes.VERSION.read(link),
         ca=attributes.CA_CERT.read(link),
         host_keys=tuple(attributes.SSH_HOST_KEYS.read(link).splitlines()),
-        settings=_settings(body),
+        settings=variables_of(body),
         training=_training(link, {vm.node_id: vm.name for vm in vms if vm.node_id}),
         log=tuple(entry["message"] for entry in body.get("log", ())),
         causes=tuple(causes),
@@ -65,7 +65,7 @@ def read_status(
             *_remarks(vms, nodes, link),
             *_certificates(link, today or datetime.now(UTC).date()),
         ),
-        share=_share([vm for vm in vms if vm.role == NODES], _settings(body)),
+        share=_share([vm for vm in vms if vm.role == NODES], variables_of(body)),
     )
 
 

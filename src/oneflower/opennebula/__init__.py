@@ -1,7 +1,8 @@
 """Builds and lints what OpenNebula is given: the OneFlow service template and the two VM templates."""
 
+from oneflower.opennebula.inputs import merge_template, variables_of
 from oneflower.opennebula.lint import Finding, lint, placeholders
-from oneflower.opennebula.service import NAME, ServiceOptions, merge_template, service_template
+from oneflower.opennebula.service import NAME, Rendering, ServiceOptions, service_template
 from oneflower.opennebula.text import render
 from oneflower.opennebula.vm import VmOptions, vm_template
 from oneflower_appliance.roles import COORDINATOR, NODES
@@ -11,6 +12,7 @@ __all__ = [
     "NAME",
     "NODES",
     "Finding",
+    "Rendering",
     "ServiceOptions",
     "VmOptions",
     "lint",
@@ -18,5 +20,6 @@ __all__ = [
     "placeholders",
     "render",
     "service_template",
+    "variables_of",
     "vm_template",
 ]

@@ -1,4 +1,10 @@
-"""The OneFlow service template, built from the declared parameters.
+"""The OneFlow service template, built from the declared parameters, in two renderings.
+
+The three levels ask for every variable: once for the service, or in the role that it concerns. Sunstone cannot fill in
+the inputs of a role; it sends the values that the template has for them. So the template has the defaults.
+
+The form asks for few, on service level, by names of which Sunstone makes groups. Each becomes a variable in the CONTEXT
+of just the roles that need it. The names of the inputs themselves reach every machine, so no secret is ever asked for.
 
 OpenNebula 7 copies every user input into the CONTEXT of the VMs by itself and merges `template_contents` as an
 object. OpenNebula 6 uses other names (`vm_template`, `vm_template_contents` as text, `custom_attrs`) and only replaces
@@ -9,11 +15,14 @@ service.rb of both releases.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from oneflower_appliance.parameters import Level, of_level
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.form import APP, GROUPS
+from oneflower_appliance.parameters import Level, form_fields, of_level
 from oneflower_appliance.roles import COORDINATOR, NODES
-from oneflower_appliance.settings import Bounds, Settings, resolve
+from oneflower_appliance.settings import Bounds, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +34,13 @@ READY_SCRIPT = "/usr/lib/oneflower/ready"
 PLACEHOLDERS = {COORDINATOR: "SUPERLINK_VM_TEMPLATE_ID", NODES: "SUPERNODE_VM_TEMPLATE_ID"}
 
 _LEVEL_OF_ROLE = {COORDINATOR: Level.SUPERLINK, NODES: Level.SUPERNODE}
+
+
+class Rendering(StrEnum):
+    """How a service template asks for the variables."""
+
+    LEVELS = "levels"
+    FORM = "form"
 
 
 @dataclass(frozen=True)
@@ -39,11 +55,21 @@ class ServiceOptions:
     cooldown: int = 5
     compat: int = 7
     template_ids: Mapping[str, int] = field(default_factory=dict)
+    rendering: Rendering = Rendering.LEVELS
 
 
 def service_template(options: ServiceOptions) -> dict[str, Any]:
-    """Return the service template as JSON-able data. Raises `InvalidParametersError` for impossible bounds."""
+    """Return the service template as JSON-able data.
+
+    Raises `InvalidParametersError` for impossible bounds, and `OneflowerError` for a form on OpenNebula 6.
+    """
     resolve({}, bounds=options.bounds)
+    if options.rendering is Rendering.FORM and options.compat == 6:
+        raise OneflowerError(
+            "The form is for OpenNebula 7: the Sunstone of OpenNebula 6 has no groups.",
+            "Leave --form or --compat 6 out.",
+            ExitCode.USAGE,
+        )
     bounds = options.bounds
     roles = [
         {"name": COORDINATOR, "cardinality": 1, "min_vms": 1, "max_vms": 1},
@@ -55,16 +81,20 @@ def service_template(options: ServiceOptions) -> dict[str, Any]:
             "max_vms": bounds.maximum,
         },
     ]
-    dress = _role_of_6 if options.compat == 6 else _role_of_7
-    return {
+    common = {
         "name": options.name,
         "description": "A Flower federation: one SuperLink, and SuperNodes that train on the data they hold.",
         "deployment": "straight",
         "ready_status_gate": True,
         "shutdown_action": "shutdown",
-        ("custom_attrs" if options.compat == 6 else "user_inputs"): _inputs(Level.SERVICE),
-        "roles": [dress(role, options) for role in roles],
     }
+    if options.compat == 6:
+        roles = [_role_of_6(role, options) for role in roles]
+        return {**common, "custom_attrs": _inputs(Level.SERVICE), "roles": roles}
+    if options.rendering is Rendering.FORM:
+        roles = [_role_of_form(role, options) for role in roles]
+        return {**common, "user_inputs": _form(), "user_inputs_metadata": _form_groups(), "roles": roles}
+    return {**common, "user_inputs": _inputs(Level.SERVICE), "roles": [_role_of_7(role, options) for role in roles]}
 
 
 def infrastructure(role: str) -> dict[str, str]:
@@ -83,16 +113,42 @@ def _inputs(level: Level) -> dict[str, str]:
     return {parameter.name: parameter.user_input() for parameter in of_level(level)}
 
 
-def _role_of_7(role: dict[str, Any], options: ServiceOptions) -> dict[str, Any]:
-    name = role["name"]
-    return {
-        **role,
-        "type": "vm",
-        "template_id": options.template_ids.get(name, PLACEHOLDERS[name]),
-        "cooldown": options.cooldown,
-        "user_inputs": _inputs(_LEVEL_OF_ROLE[name]),
-        "template_contents": {"CONTEXT": infrastructure(name)},
+def _form() -> dict[str, str]:
+    return {field.input: parameter.user_input(field.label) for field, parameter in form_fields()}
+
+
+def _form_groups() -> list[dict[str, str]]:
+    """Return what Sunstone writes above the tab and the groups of the form."""
+    tab = {
+        "type": "APP",
+        "name": APP,
+        "title": "Flower federation",
+        "description": "Everything has a default. What most people set comes first.",
     }
+    groups = [{"type": "GROUP", "name": g.name, "title": g.title, "description": g.help} for g in GROUPS]
+    return [tab, *groups]
+
+
+def _role_of_form(role: dict[str, Any], options: ServiceOptions) -> dict[str, Any]:
+    levels = (Level.SERVICE, _LEVEL_OF_ROLE[role["name"]])
+    variables = {p.name: f"${field.input}" for field, p in form_fields() if p.level in levels}
+    return _role(role, options) | {"template_contents": {"CONTEXT": infrastructure(role["name"]) | variables}}
+
+
+def _role_of_7(role: dict[str, Any], options: ServiceOptions) -> dict[str, Any]:
+    level = _LEVEL_OF_ROLE[role["name"]]
+    return {
+        **_role(role, options),
+        "user_inputs": _inputs(level),
+        "user_inputs_values": {parameter.name: parameter.default for parameter in of_level(level)},
+        "template_contents": {"CONTEXT": infrastructure(role["name"])},
+    }
+
+
+def _role(role: dict[str, Any], options: ServiceOptions) -> dict[str, Any]:
+    name = role["name"]
+    number = options.template_ids.get(name, PLACEHOLDERS[name])
+    return {**role, "type": "vm", "template_id": number, "cooldown": options.cooldown}
 
 
 def _role_of_6(role: dict[str, Any], options: ServiceOptions) -> dict[str, Any]:
@@ -106,26 +162,4 @@ def _role_of_6(role: dict[str, Any], options: ServiceOptions) -> dict[str, Any]:
         "cooldown": options.cooldown,
         "custom_attrs": _inputs(level),
         "vm_template_contents": f"CONTEXT=[\n{entries} ]\n",
-    }
-
-
-def merge_template(name: str, settings: Settings, bounds: Bounds) -> dict[str, Any]:
-    """Return the `merge_template` with which one federation is instantiated on OpenNebula 7.
-
-    OneFlow applies no defaults and requires a value for every declared input. The values of a role belong in the
-    role's entry. OneFlow takes the cardinality from that entry and requires min_vms <= cardinality <= max_vms.
-    """
-    return {
-        "name": name,
-        "user_inputs_values": settings.of_level(Level.SERVICE),
-        "roles": [
-            {"name": COORDINATOR, "user_inputs_values": settings.of_level(Level.SUPERLINK)},
-            {
-                "name": NODES,
-                "cardinality": bounds.cardinality,
-                "min_vms": bounds.minimum,
-                "max_vms": bounds.maximum,
-                "user_inputs_values": settings.of_level(Level.SUPERNODE),
-            },
-        ],
     }

@@ -11,6 +11,7 @@ from oneflower.local.errors import CloudError
 from oneflower.local.oneflow.memory import DocumentMemory
 from oneflower.local.oneflow.models import SERVICE_TYPE, TEMPLATE_TYPE, Document, Role, octet_of
 from oneflower.local.oneflow.schema import check_template
+from oneflower.opennebula.inputs import variables_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,10 +62,9 @@ class Documents:
         return document if document is not None and document.type == SERVICE_TYPE else None
 
     def input_of(self, service: int, name: str) -> str | None:
-        """Return the value that a role of a service has been given for an input, or None."""
+        """Return the value that a service has been given for a variable, on whatever level, or None."""
         document = self.service(service)
-        values = (role.get("user_inputs_values") or {} for role in (document.roles if document else ()))
-        return next((value[name] for value in values if name in value), None)
+        return variables_of(document.body).get(name) if document else None
 
     def insert(self, kind: int, body: dict[str, Any]) -> Document:
         """Store a new document."""

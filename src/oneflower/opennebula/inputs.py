@@ -1,0 +1,115 @@
+"""What a service template asks for, and which variable of which role each answer becomes.
+
+It is read from the template itself, whatever its rendering and whoever changed it: an input that has the name of a
+variable is that variable. An input of another name becomes the variables whose CONTEXT entry in a role refers to it
+(`FL_NUM_ROUNDS = "$ONEAPP_FLOWER_TRAINING_ROUNDS"`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.parameters import PARAMETERS, Level
+from oneflower_appliance.roles import COORDINATOR, NODES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from oneflower_appliance.settings import Bounds, Settings
+
+_HOMES = {
+    Level.SERVICE: (COORDINATOR, NODES),
+    Level.SUPERLINK: (COORDINATOR,),
+    Level.SUPERNODE: (NODES,),
+}
+
+
+def default_of(user_input: Any) -> str:
+    """Return the default that a user input `M|type|description|options|default` has, empty if it has none."""
+    parts = user_input.split("|") if isinstance(user_input, str) else []
+    return parts[4].strip() if len(parts) == 5 else ""
+
+
+def references(role: Mapping[str, Any]) -> dict[str, str]:
+    """Return which input each entry of a role's CONTEXT refers to, as far as they have different names."""
+    contents = role.get("template_contents")
+    context = contents.get("CONTEXT") if isinstance(contents, dict) else None
+    return {
+        name: value[1:]
+        for name, value in (context.items() if isinstance(context, dict) else ())
+        if isinstance(value, str) and value.startswith("$") and value[1:].isidentifier() and value[1:] != name
+    }
+
+
+def variables_of(service: Mapping[str, Any]) -> dict[str, str]:
+    """Return the variables that a service was given, on all levels, under the names that the appliance knows.
+
+    What a form does not ask for has its default.
+    """
+    shared = service.get("user_inputs_values") or {}
+    found: dict[str, str] = {}
+    behind: set[str] = set()
+    for role in service["roles"]:
+        own = role.get("user_inputs_values") or {}
+        values = shared | own
+        asked = {name: source for name, source in references(role).items() if source in values}
+        behind |= set(asked.values())
+        found |= values | {name: values[source] for name, source in asked.items() if name not in own}
+    for name in behind:
+        del found[name]
+    return ({name: parameter.default for name, parameter in PARAMETERS.items()} if behind else {}) | found
+
+
+def merge_template(template: Mapping[str, Any], name: str, settings: Settings, bounds: Bounds) -> dict[str, Any]:
+    """Return the `merge_template` with which one federation is instantiated from `template` on OpenNebula 7.
+
+    OneFlow applies no defaults and requires a value for every declared input. The values of a role belong in the
+    role's entry. OneFlow takes the cardinality from that entry and requires min_vms <= cardinality <= max_vms.
+    A variable that the template does not ask for is given to the role that needs it, if it is set: OneFlow takes values
+    that nobody declared. Raises `OneflowerError` if a secret would reach every machine.
+    """
+    service = _defaults(template)
+    values: dict[str, dict[str, str]] = {COORDINATOR: {}, NODES: {}}
+    roles = {role["name"]: role for role in template["roles"] if role.get("name") in values}
+    values |= {role: _defaults(entry) for role, entry in roles.items()}
+    for variable, raw in settings.items():
+        for role, key in _places(variable, service, roles):
+            if key not in service:
+                if key in values[role] or raw.strip() != PARAMETERS[variable].default:
+                    values[role][key] = raw
+            elif raw and PARAMETERS[variable].secret:
+                raise _leak(variable)
+            else:
+                service[key] = raw
+    scaling = {"cardinality": bounds.cardinality, "min_vms": bounds.minimum, "max_vms": bounds.maximum}
+    return {
+        "name": name,
+        "user_inputs_values": service,
+        "roles": [
+            {"name": COORDINATOR, "user_inputs_values": values[COORDINATOR]},
+            {"name": NODES, **scaling, "user_inputs_values": values[NODES]},
+        ],
+    }
+
+
+def _defaults(level: Mapping[str, Any]) -> dict[str, str]:
+    asked = level.get("user_inputs") or level.get("custom_attrs") or {}
+    return {key: default_of(text) for key, text in asked.items()}
+
+
+def _places(
+    variable: str, service: Mapping[str, str], roles: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[str, str]]:
+    """Yield where a template wants a variable: for each role that needs it, the role and the input's name."""
+    for role in _HOMES[PARAMETERS[variable].level]:
+        source = references(roles.get(role, {})).get(variable, "")
+        yield role, source if source in service else variable
+
+
+def _leak(variable: str) -> OneflowerError:
+    return OneflowerError(
+        f"The service template asks for {variable} on service level, from where it would reach every machine.",
+        "`oneflower register` makes templates that do not; `oneflower validate` names the trap.",
+        ExitCode.CONFLICT,
+    )

@@ -1,0 +1,254 @@
+"""What Sunstone posts when a tenant fills in the form of a service template, and what becomes of it.
+
+sunstone/*.json is what FireEdge 7.4.1 posted for six ways to ask for the variables, and what came back:
+
+a: inputs on the service and on the roles. b: as a, and the VM templates ask, too. c: all of them on the service.
+e: names of which Sunstone makes groups, and references in the roles' CONTEXT. s: as a, and the roles have values stored.
+t: as s, with some of the inputs moved to the service.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from oneflower.local.oned.vmtext import parse_template
+from oneflower.opennebula import (
+    COORDINATOR,
+    NODES,
+    Rendering,
+    ServiceOptions,
+    merge_template,
+    render,
+    service_template,
+    variables_of,
+    vm_template,
+)
+from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.parameters import PARAMETERS, Level, form_fields, of_level
+from oneflower_appliance.settings import Bounds, resolve
+
+from .cloud import LocalServers
+from .compare import differences
+
+RECORDED = {path.stem: json.loads(path.read_text()) for path in (Path(__file__).parent / "sunstone").glob("*.json")}
+ACCEPTED = ("c", "e", "s", "t")
+KEY = "-----BEGIN PRIVATE KEY-----\nnobody else's\n-----END PRIVATE KEY-----\n"
+LEVEL_OF = {COORDINATOR: Level.SUPERLINK, NODES: Level.SUPERNODE}
+
+
+def action(variant):
+    return copy.deepcopy(RECORDED[variant]["what_fireedge_posts"]["action"])
+
+
+def template(variant):
+    """Return the service template that the recorded form was shown for, from the service that it became."""
+    body = copy.deepcopy(
+        RECORDED[variant if variant in ACCEPTED else "s"]["answer"]["data"]["DOCUMENT"]["TEMPLATE"]["BODY"]
+    )
+    for key in ("state", "start_time", "registration_time", "user_inputs_values", "networks_values"):
+        body.pop(key, None)
+    for role in body["roles"]:
+        role.pop("state")
+        if "parents" in role:
+            role["parents"] = [COORDINATOR]
+        if variant not in ACCEPTED:
+            role.pop("user_inputs_values", None)
+    return body
+
+
+def posted_for(body, **filled):
+    """Return what FireEdge posts for a service template when a tenant fills in some fields and leaves the others."""
+    values = {}
+    for name, text in body["user_inputs"].items():
+        _, kind, _, _, default = text.split("|")
+        values[name] = filled.get(name, re.sub(r"\.0$", "", default) if kind == "number-float" else default)
+    return {"user_inputs_values": values, "name": "from-sunstone", "roles": copy.deepcopy(body["roles"])}
+
+
+class Cloud:
+    """The local cloud with a service template, the guests of which are played."""
+
+    def __init__(self, path, body):
+        self.servers = LocalServers(path)
+        self.servers.compute.catalogue.add_network("private")
+        self.ids = {
+            role: self.servers.compute.catalogue.save_template(parse_template(render({"NAME": role, **empty(role)})))
+            for role in (COORDINATOR, NODES)
+        }
+        self.template = self.servers.documents.create_template(self.here(body)).id
+
+    def here(self, body):
+        """Put in the ids of this cloud's VM templates, and take away that the machines run a guest."""
+        for role in body["roles"]:
+            role["template_id"] = self.ids[role["name"]]
+            role["template_contents"]["CONTEXT"].pop("ONEFLOWER_ROLE", None)
+        return body
+
+    def instantiate(self, merge):
+        body = {"action": {"perform": "instantiate", "params": {"merge_template": merge}}}
+        return self.servers.oneflow.post(f"/service_template/{self.template}/action", json=body)
+
+    def contexts(self, service):
+        """Let the service become ready, and return the CONTEXT of one machine of each role."""
+        found = {}
+        for role in (COORDINATOR, NODES):
+            for vm in self.nodes(service, role):
+                found[role] = self.servers.compute.find(vm)
+                assert self.servers.put(vm, "READY=YES").status_code == 200
+            self.servers.clock.advance(1)
+        assert self.body(service)["state"] == 2
+        return {role: dict(vm.context) for role, vm in found.items()}
+
+    def body(self, service):
+        return self.servers.documents.service(service).body
+
+    def nodes(self, service, name):
+        for _ in range(100):
+            role = next(role for role in self.body(service)["roles"] if role["name"] == name)
+            vms = [node["deploy_id"] for node in role.get("nodes", ())]
+            if vms and all(self.servers.compute.find(vm).running for vm in vms):
+                return vms
+            self.servers.clock.advance(0.5)
+        raise AssertionError(f"no machines of {name}")
+
+
+def empty(role):
+    """A VM template that runs no guest."""
+    return vm_template(role) | {"CONTEXT": {"TOKEN": "YES"}}
+
+
+@pytest.fixture
+def cloud(tmp_path):
+    made = []
+
+    def make(body):
+        made.append(Cloud(tmp_path / "cloud.db", body))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.servers.close()
+
+
+@pytest.mark.parametrize("variant", ["a", "b"])
+def test_what_sunstone_posts_without_values_of_roles_is_refused_in_the_same_words(cloud, variant):
+    made = cloud(template(variant))
+    answer = made.instantiate(made.here(action(variant)["params"]["merge_template"]))
+    assert answer.status_code == 400
+    assert RECORDED[variant]["answer"]["data"] in answer.text
+
+
+@pytest.mark.parametrize("variant", ACCEPTED)
+def test_what_sunstone_posts_becomes_the_same_service(cloud, variant):
+    made = cloud(template(variant))
+    answer = made.instantiate(made.here(action(variant)["params"]["merge_template"]))
+    assert answer.status_code == 201, answer.text
+    recorded = made.here(copy.deepcopy(RECORDED[variant]["answer"]["data"]["DOCUMENT"]["TEMPLATE"]["BODY"]))
+    assert list(differences(recorded, answer.json()["DOCUMENT"]["TEMPLATE"]["BODY"], {})) == []
+
+
+@pytest.mark.parametrize("variant", ACCEPTED)
+def test_every_value_is_in_the_context_of_just_the_right_roles(cloud, variant):
+    made = cloud(template(variant))
+    merge = made.here(action(variant)["params"]["merge_template"])
+    contexts = made.contexts(int(made.instantiate(merge).json()["DOCUMENT"]["ID"]))
+    for role in merge["roles"]:
+        values = merge["user_inputs_values"] | role.get("user_inputs_values", {})
+        for name, source in role["template_contents"]["CONTEXT"].items():
+            if name in PARAMETERS:
+                values[name] = values[source.removeprefix("$")]
+        context = contexts[role["name"]]
+        assert {name: context[name] for name in values} == values
+        assert {name for name in context if name in PARAMETERS} == {name for name in values if name in PARAMETERS}
+    assert ("FL_SSL_KEYFILE" in contexts[NODES]) == (variant == "c"), "c is what must never be registered"
+    assert contexts[COORDINATOR]["FL_NUM_ROUNDS"] == {"s": "$FL_GRPC_KEEPALIVE_TIME", "t": "12"}.get(variant, "3")
+
+
+@pytest.mark.parametrize("variant", ACCEPTED)
+def test_the_tests_post_what_fireedge_posts(variant):
+    recorded = action(variant)["params"]["merge_template"]
+    filled = {"t": {"FL_NUM_ROUNDS": "12", "FL_MODEL": "resnet18", "FL_CLIENT_LR": "0.02"}}.get(variant, {})
+    mine = posted_for(template(variant), **filled)
+    assert mine["user_inputs_values"] == recorded["user_inputs_values"]
+    values = [role.pop("user_inputs_values", {}) for role in recorded["roles"]]
+    assert [set(role.pop("user_inputs_values", {})) for role in mine["roles"]] == [set(one) for one in values]
+    assert mine["roles"] == recorded["roles"]
+
+
+def rendered(rendering):
+    return service_template(ServiceOptions(rendering=rendering, template_ids={COORDINATOR: 0, NODES: 1}))
+
+
+@pytest.mark.parametrize("rendering", Rendering)
+def test_both_of_our_renderings_instantiate_from_sunstone_and_give_each_role_its_variables(cloud, rendering):
+    made = cloud(rendered(rendering))
+    filled = {
+        Rendering.LEVELS: {"FL_LOG_LEVEL": "DEBUG"},
+        Rendering.FORM: {"ONEAPP_FLOWER_EXPERT_LOG_LEVEL": "DEBUG", "ONEAPP_FLOWER_TRAINING_ROUNDS": "7",
+                         "ONEAPP_FLOWER_DATA_PATH": "/data/it's \"mine\""},
+    }[rendering]  # fmt: skip
+    merge = made.here(posted_for(made.servers.documents.get(made.template, 101).body, **filled))
+    answer = made.instantiate(merge)
+    assert answer.status_code == 201, answer.text
+    service = int(answer.json()["DOCUMENT"]["ID"])
+    contexts = made.contexts(service)
+    wanted = {field.input: parameter.name for field, parameter in form_fields()}
+    expected = {wanted.get(name, name): value for name, value in filled.items()}
+    asked = set(wanted.values()) if rendering is Rendering.FORM else set(PARAMETERS)
+    for role, context in contexts.items():
+        mine = {p.name: p.default for p in of_level(Level.SERVICE, LEVEL_OF[role]) if p.name in asked}
+        given = {name: value for name, value in context.items() if name in PARAMETERS}
+        assert set(given) == set(mine), "a role has its own variables and no other's"
+        for name, value in (mine | {name: expected[name] for name in expected.keys() & mine.keys()}).items():
+            assert PARAMETERS[name].kind == "number-float" or given[name] == value
+        settings = {name: value for name, value in given.items() if name != "FL_DATA_PATH"}
+        resolve(settings, (Level.SERVICE, LEVEL_OF[role]))
+    assert variables_of(made.body(service)) | expected == variables_of(made.body(service))
+
+
+@pytest.mark.parametrize("variant", ["levels", "form", "s", "t", "e"])
+def test_up_gives_its_own_values_to_any_of_them(cloud, variant):
+    body = rendered(Rendering(variant)) if variant in ("levels", "form") else template(variant)
+    made = cloud(body)
+    stored = made.servers.documents.get(made.template, 101).body
+    pem = "-----BEGIN CERTIFICATE-----\nmine\n-----END CERTIFICATE-----\n"
+    given = {
+        "FL_NUM_ROUNDS": "9", "ML_FRAMEWORK": "pytorch", "FL_LOG_FORMAT": "json", "FL_TRIM_BETA": "0.3",
+        "FL_MAX_RETRIES": "4", "FL_SSL_CA_CERTFILE": pem, "FL_SSL_CERTFILE": pem, "FL_SSL_KEYFILE": KEY,
+    }  # fmt: skip
+    answer = made.instantiate(merge_template(stored, "by-up", resolve(given, bounds=Bounds(2, 5, 3)), Bounds(2, 5, 3)))
+    assert answer.status_code == 201, answer.text
+    service = int(answer.json()["DOCUMENT"]["ID"])
+    contexts = made.contexts(service)
+    assert len(made.nodes(service, NODES)) == 3
+    for role, context in contexts.items():
+        for name, value in given.items():
+            needs = PARAMETERS[name].level in (Level.SERVICE, LEVEL_OF[role])
+            assert not needs or context[name] == value.strip()
+    [node, *_] = made.nodes(service, NODES)
+    assert KEY.strip() in contexts[COORDINATOR]["FL_SSL_KEYFILE"]
+    assert KEY.strip() not in str(contexts[NODES])
+    assert "nobody else" not in str(vars(made.servers.compute.find(node)))
+    found = variables_of(made.body(service))
+    assert {name: found[name].strip() for name in given} == {name: value.strip() for name, value in given.items()}
+
+
+def test_up_gives_no_secret_to_a_template_that_would_spread_it():
+    body = template("c")
+    given = resolve({"FL_SSL_KEYFILE": KEY, "FL_SSL_CERTFILE": KEY, "FL_SSL_CA_CERTFILE": KEY})
+    with pytest.raises(OneflowerError, match="FL_SSL_KEYFILE on service level, from where it would reach every"):
+        merge_template(body, "by-up", given, Bounds())
+    assert merge_template(body, "by-up", resolve({}), Bounds())["user_inputs_values"]["FL_SSL_KEYFILE"] == ""
+
+
+def test_no_secret_is_ever_asked_for_on_service_level():
+    secrets = {name for name, parameter in PARAMETERS.items() if parameter.secret}
+    assert secrets == {"FL_SSL_KEYFILE"}
+    assert not {parameter.name for _, parameter in form_fields()} & secrets
+    for rendering in Rendering:
+        assert not set(rendered(rendering)["user_inputs"]) & secrets
