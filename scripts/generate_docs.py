@@ -19,10 +19,11 @@ from oneflower.local.oned.methods import VERSION, xmlrpc_methods
 from oneflower.local.oneflow import scheduling
 from oneflower.local.oneflow.calls import oneflow_calls
 from oneflower.local.onegate import calls as onegate
-from oneflower.opennebula import COORDINATOR, NODES, ServiceOptions, service_template
+from oneflower.opennebula import COORDINATOR, NODES, Rendering, ServiceOptions, service_template
 from oneflower_appliance.attributes import ATTRIBUTES
 from oneflower_appliance.errors import EXIT_CODE_MEANINGS
-from oneflower_appliance.parameters import Level, Parameter, of_level
+from oneflower_appliance.form import Group
+from oneflower_appliance.parameters import Level, Parameter, form_fields, of_level
 from oneflower_appliance.use_cases import USE_CASES
 
 if TYPE_CHECKING:
@@ -33,8 +34,9 @@ NOTE = "<!-- Written by `make docs` from the code. Do not edit. -->\n"
 INTRODUCTION = """# Context variables
 
 This page lists every variable, by the level at which the service template asks for it. Set a variable with
-`oneflower up --set NAME=VALUE`, or in the form on OpenNebula. All of them are optional. The client checks them before
-it sends a request. The appliance checks them again when a machine boots. Both report all errors at once.
+`oneflower up --set NAME=VALUE`, or in [the form on OpenNebula](sunstone.md) if that asks for it. All of them are
+optional. The client checks them before it sends a request. The appliance checks them again when a machine boots. Both
+report all errors at once.
 """
 RULES = """## Rules between variables
 
@@ -88,9 +90,9 @@ def parameter_rows(parameters: list[Parameter]) -> list[tuple[str, ...]]:
 def parameters_page() -> str:
     """Return docs/parameters.md."""
     heads = {
-        Level.SERVICE: "The form asks for these once, for the whole federation: both roles must have the same values.",
-        Level.SUPERLINK: "The form of the role `superlink` asks for these: only the coordinator uses them.",
-        Level.SUPERNODE: "The form of the role `supernode` asks for these: only the training nodes use them.",
+        Level.SERVICE: "These are for the whole federation: both roles must have the same values.",
+        Level.SUPERLINK: "These are for the role `superlink`: only the coordinator uses them.",
+        Level.SUPERNODE: "These are for the role `supernode`: only the training nodes use them.",
     }
     parts = [
         NOTE,
@@ -100,6 +102,24 @@ def parameters_page() -> str:
         rows = parameter_rows(of_level(level))
         parts.append(f"## {level}\n\n{head}\n\n" + table(("variable", "type", "default", "expects", "meaning"), rows))
     parts.append(RULES.format(use_cases=_use_cases()))
+    return "\n".join(parts)
+
+
+def form_part() -> str:
+    """Return the groups of the form, each with its fields."""
+    parts = []
+    for group in Group:
+        rows = [
+            (
+                field.label or parameter.meaning,
+                ", ".join(parameter.options) or {"boolean": "a switch"}.get(parameter.kind, parameter.expects),
+                parameter.default or "empty",
+                f"`{parameter.name}`",
+            )
+            for field, parameter in form_fields()
+            if field.group is group
+        ]
+        parts.append(f"### {group.title}\n\n{group.help}\n\n" + table(("field", "values", "default", "variable"), rows))
     return "\n".join(parts)
 
 
@@ -181,11 +201,14 @@ def parts() -> dict[str, str]:
     """Return the generated parts by name."""
     seven = service_template(ServiceOptions(template_ids={COORDINATOR: 7, NODES: 8}))
     six = service_template(ServiceOptions(compat=6, template_ids={COORDINATOR: 7, NODES: 8}))
+    form = service_template(ServiceOptions(template_ids={COORDINATOR: 7, NODES: 8}, rendering=Rendering.FORM))
     levels = [(str(level), ", ".join(f"`{p.name}`" for p in of_level(level))) for level in Level]
     return {
         "attributes": attributes_table(),
         "template-7": _block(seven),
         "template-6": _block(six),
+        "template-form": _block(form),
+        "form": form_part(),
         "levels": table(("level", "variables"), levels),
     }
 

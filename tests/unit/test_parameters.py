@@ -6,7 +6,7 @@ import re
 import pytest
 
 from oneflower_appliance.flower.commands import node_config_text
-from oneflower_appliance.form import GROUPS
+from oneflower_appliance.form import Group
 from oneflower_appliance.formats import split_node_config
 from oneflower_appliance.parameters import PARAMETERS, Kind, Level, form_fields, of_level
 from oneflower_appliance.settings import Bounds, InvalidParametersError, ignored, remarks, resolve
@@ -199,8 +199,8 @@ def test_what_has_no_effect_is_said():
 def test_the_form_is_short_and_its_texts_come_last_in_each_group():
     fields = form_fields()
     assert len(fields) <= 20
-    assert [group for group in GROUPS if any(field.group is group for field, _ in fields)] == list(GROUPS)
-    for group in GROUPS:
+    assert [group for group in Group if any(field.group is group for field, _ in fields)] == list(Group)
+    for group in Group:
         mine = [(field, parameter) for field, parameter in fields if field.group is group]
         assert [field.place for field, _ in mine] == list(range(1, len(mine) + 1))
         texts = [parameter.kind is Kind.TEXT for _, parameter in mine]

@@ -8,49 +8,39 @@ it is on.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 APP = "FLOWER"
-_PREFIX = f"ONEAPP_{APP}_"
 
 
-@dataclass(frozen=True)
-class Group:
-    """A part of the form: its name within the inputs' names, and what a tenant reads above its fields."""
+class Group(Enum):
+    """A part of the form, in the form's order: what a tenant reads above its fields."""
 
-    name: str
-    title: str
-    help: str
+    TRAINING = (
+        "What to train",
+        "With a use case it trains by itself. The SuperLink's machine shows progress in its attributes FL_RUN_*.",
+    )
+    DATA = (
+        "Data",
+        "Data never leave the node that holds them. Without data of their own the nodes train on an example.",
+    )
+    NODES = (
+        "Nodes",
+        "The template sets how many SuperNodes it starts with. To change that later: the service, Roles, Manage.",
+    )
+    PRIVACY = (
+        "Privacy",
+        "Differential privacy hides in noise what a single example contributes. More noise costs accuracy.",
+    )
+    SURVIVAL = (
+        "Survival",
+        "With checkpoints, training that is interrupted continues from the last one instead of from the start.",
+    )
+    EXPERT = ("Expert", "A setting that is for another strategy than the chosen one has no effect.")
 
-
-TRAINING = Group(
-    "TRAINING",
-    "What to train",
-    "With a use case the federation trains by itself as soon as its machines are ready. The SuperLink's machine tells "
-    "of progress in its attributes FL_RUN_*.",
-)
-DATA = Group(
-    "DATA",
-    "Data",
-    "Data never leave the node that holds them. Without data of their own the nodes train on an example.",
-)
-NODES = Group(
-    "NODES",
-    "Nodes",
-    "The template says how many SuperNodes there are at first. To have more or fewer later: the service, Roles, Scale.",
-)
-PRIVACY = Group(
-    "PRIVACY",
-    "Privacy",
-    "Differential privacy hides in noise what a single example contributes. More noise costs accuracy.",
-)
-SURVIVAL = Group(
-    "SURVIVAL",
-    "Survival",
-    "With checkpoints a training that is interrupted continues by itself after the last one, instead of from the first "
-    "round.",
-)
-EXPERT = Group("EXPERT", "Expert", "A setting that is for another strategy than the chosen one has no effect.")
-GROUPS = (TRAINING, DATA, NODES, PRIVACY, SURVIVAL, EXPERT)
+    def __init__(self, title: str, text: str) -> None:
+        self.title = title
+        self.help = text
 
 
 @dataclass(frozen=True)
@@ -65,4 +55,4 @@ class Field:
     @property
     def input(self) -> str:
         """The name of the user input."""
-        return f"{_PREFIX}{self.group.name}_{self.name}"
+        return f"ONEAPP_{APP}_{self.group.name}_{self.name}"

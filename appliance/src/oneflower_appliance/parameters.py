@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from oneflower_appliance.form import DATA, EXPERT, GROUPS, NODES, PRIVACY, SURVIVAL, TRAINING, Field
+from oneflower_appliance.form import Field, Group
 from oneflower_appliance.formats import is_loopback, read_pem, split_address, split_names, split_node_config
 from oneflower_appliance.roles import COORDINATOR, NODES
 from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE, USE_CASES
@@ -151,7 +151,7 @@ STRATEGIES = (
     "FedAvg", "FedProx", "FedAdam", "FedYogi", "FedAdagrad", "FedMedian", "FedTrimmedAvg",
     "Krum", "MultiKrum", "Bulyan", "QFedAvg",
 )  # fmt: skip
-PRIVACY_MODES = ("none", "dp-central", "dp-local")
+PRIVACY = ("none", "dp-central", "dp-local")
 FLOWER_PORTS = (8000, 9091, 9092, 9093, 9094)
 
 _AT_LEAST_ONE = _number(lambda n: n >= 1)
@@ -171,7 +171,7 @@ _SERVICE = [
               "Only SuperNodes of this service may join, each with its own key", "YES or NO"),
     Parameter("FL_LOG_LEVEL", Level.SERVICE, Kind.LIST, "INFO", "Log level of Flower and of the agent",
               "one of DEBUG, INFO, WARNING, ERROR", options=("DEBUG", "INFO", "WARNING", "ERROR"),
-              field=Field(EXPERT, 1, "LOG_LEVEL")),
+              field=Field(Group.EXPERT, 1, "LOG_LEVEL")),
     Parameter("FL_LOG_FORMAT", Level.SERVICE, Kind.LIST, "text", "Log lines as text, or as one JSON object per line",
               "one of text, json", options=("text", "json")),
     Parameter("FL_SSL_CA_CERTFILE", Level.SERVICE, Kind.PEM, "", "CA certificate to trust, as PEM or its base64",
@@ -193,35 +193,35 @@ _SERVICE = [
 _SUPERLINK = [
     Parameter("FL_NUM_ROUNDS", Level.SUPERLINK, Kind.NUMBER, "3", "Number of training rounds",
               "an integer of at least 1", check=_AT_LEAST_ONE, key="num-server-rounds",
-              field=Field(TRAINING, 3, "ROUNDS")),
+              field=Field(Group.TRAINING, 3, "ROUNDS")),
     Parameter("FL_STRATEGY", Level.SUPERLINK, Kind.LIST, "FedAvg", "Aggregation strategy",
               f"one of {', '.join(STRATEGIES)}", options=STRATEGIES, key="strategy",
-              field=Field(TRAINING, 4, "STRATEGY")),
+              field=Field(Group.TRAINING, 4, "STRATEGY")),
     Parameter("FL_MODEL", Level.SUPERLINK, Kind.TEXT, "",
               "Model: cnn or resnet18 for images; a folder or a hub name for an LLM. Empty = chosen to suit the data",
               "a name or a path", check=lambda v: bool(re.fullmatch(r"[\w./-]+", str(v))), key="model",
-              field=Field(TRAINING, 5, "MODEL")),
+              field=Field(Group.TRAINING, 5, "MODEL")),
     Parameter("FL_MIN_FIT_CLIENTS", Level.SUPERLINK, Kind.NUMBER, "2", "Nodes that must train in a round",
               "an integer of at least 1", check=_AT_LEAST_ONE, key="min-train-nodes"),
     Parameter("FL_MIN_EVALUATE_CLIENTS", Level.SUPERLINK, Kind.NUMBER, "2", "Nodes that must evaluate in a round",
               "an integer of at least 1", check=_AT_LEAST_ONE, key="min-evaluate-nodes"),
     Parameter("FL_MIN_AVAILABLE_CLIENTS", Level.SUPERLINK, Kind.NUMBER, "2", "Nodes needed before a round starts",
               "an integer of at least 1", check=_AT_LEAST_ONE, key="min-available-nodes",
-              field=Field(NODES, 1, "NEEDED", "Nodes needed before a round starts: no more than there are")),
+              field=Field(Group.NODES, 1, "NEEDED", "Nodes needed before a round starts: no more than there are")),
     Parameter("FL_PROXIMAL_MU", Level.SUPERLINK, Kind.FLOAT, "1.0", "Weight of the proximal term",
               "a number of at least 0", check=_NOT_NEGATIVE, key="proximal-mu", only=("FL_STRATEGY", ("FedProx",)),
-              field=Field(EXPERT, 2, "PROXIMAL_MU", "Weight of the proximal term (FedProx)")),
+              field=Field(Group.EXPERT, 2, "PROXIMAL_MU", "Weight of the proximal term (FedProx)")),
     Parameter("FL_SERVER_LR", Level.SUPERLINK, Kind.FLOAT, "0.1", "Learning rate of the server",
               "a number above 0", check=_POSITIVE, key="server-lr", only=("FL_STRATEGY", _ADAPTIVE),
-              field=Field(EXPERT, 4, "SERVER_LR", "Learning rate of the server (FedAdam, FedYogi, FedAdagrad)")),
+              field=Field(Group.EXPERT, 4, "SERVER_LR", "Learning rate of the server (FedAdam, FedYogi, FedAdagrad)")),
     Parameter("FL_CLIENT_LR", Level.SUPERLINK, Kind.FLOAT, "0.1", "Learning rate of the nodes",
               "a number above 0", check=_POSITIVE, key="client-lr", only=("FL_STRATEGY", (*_ADAPTIVE, "QFedAvg")),
-              field=Field(EXPERT, 3, "CLIENT_LR",
+              field=Field(Group.EXPERT, 3, "CLIENT_LR",
                           "Learning rate of the nodes (QFedAvg, FedAdam, FedYogi, FedAdagrad)")),
     Parameter("FL_NUM_MALICIOUS", Level.SUPERLINK, Kind.NUMBER, "0", "Malicious nodes that the strategy tolerates",
               "an integer of at least 0", check=_NOT_NEGATIVE, key="num-malicious",
               only=("FL_STRATEGY", ("Krum", "MultiKrum", "Bulyan")),
-              field=Field(EXPERT, 5, "MALICIOUS", "Malicious nodes that are tolerated (Krum, MultiKrum, Bulyan)")),
+              field=Field(Group.EXPERT, 5, "MALICIOUS", "Malicious nodes to tolerate (Krum, MultiKrum, Bulyan)")),
     Parameter("FL_TRIM_BETA", Level.SUPERLINK, Kind.FLOAT, "0.2", "Share of values dropped at each end",
               "a number above 0 and below 0.5", check=_number(lambda b: 0 < b < 0.5), key="trim-beta",
               only=("FL_STRATEGY", ("FedTrimmedAvg",))),
@@ -230,33 +230,33 @@ _SUPERLINK = [
     Parameter("FL_ROUND_TIMEOUT", Level.SUPERLINK, Kind.NUMBER, "3600",
               "Seconds after which a round ends without the nodes that have not replied",
               "an integer of at least 1", check=_AT_LEAST_ONE,
-              field=Field(NODES, 2, "TIMEOUT")),
+              field=Field(Group.NODES, 2, "TIMEOUT")),
     Parameter("FL_PRIVACY", Level.SUPERLINK, Kind.LIST, "none",
               "Differential privacy: noise added by the SuperLink (central) or by every node (local)",
-              f"one of {', '.join(PRIVACY_MODES)}", options=PRIVACY_MODES, key="privacy",
-              field=Field(PRIVACY, 1, "MODE")),
+              f"one of {', '.join(PRIVACY)}", options=PRIVACY, key="privacy",
+              field=Field(Group.PRIVACY, 1, "MODE")),
     Parameter("FL_DP_NOISE", Level.SUPERLINK, Kind.FLOAT, "1.0",
               "Noise multiplier: standard deviation of the noise as a multiple of the clipping norm",
               "a number above 0", check=_POSITIVE, key="dp-noise", only=_PRIVATE,
-              field=Field(PRIVACY, 2, "NOISE")),
+              field=Field(Group.PRIVACY, 2, "NOISE")),
     Parameter("FL_DP_CLIP", Level.SUPERLINK, Kind.FLOAT, "1.0",
               "Clipping norm: the longest update that a node may send (adaptive: in the first round)",
               "a number above 0", check=_POSITIVE, key="dp-clip", only=_PRIVATE,
-              field=Field(PRIVACY, 3, "CLIP")),
+              field=Field(Group.PRIVACY, 3, "CLIP")),
     Parameter("FL_DP_CLIPPING", Level.SUPERLINK, Kind.LIST, "fixed", "Clipping norm: fixed, or adapted to the updates",
               "one of fixed, adaptive", options=("fixed", "adaptive"), key="dp-clipping", only=_PRIVATE),
     Parameter("FL_CHECKPOINT_ENABLED", Level.SUPERLINK, Kind.BOOLEAN, "NO", "Save the global model while training",
               "YES or NO",
-              field=Field(SURVIVAL, 1, "ENABLED")),
+              field=Field(Group.SURVIVAL, 1, "ENABLED")),
     Parameter("FL_CHECKPOINT_INTERVAL", Level.SUPERLINK, Kind.NUMBER, "5", "Rounds between two checkpoints",
               "an integer of at least 1", check=_AT_LEAST_ONE, only=_CHECKPOINTS,
-              field=Field(SURVIVAL, 2, "INTERVAL")),
+              field=Field(Group.SURVIVAL, 2, "INTERVAL")),
     Parameter("FL_CHECKPOINT_KEEP", Level.SUPERLINK, Kind.NUMBER, "3", "Checkpoints to keep for each run",
               "an integer of at least 1", check=_AT_LEAST_ONE, only=_CHECKPOINTS),
     Parameter("FL_CHECKPOINT_PATH", Level.SUPERLINK, Kind.TEXT, "",
               "Folder for checkpoints, for example on a mounted volume. Empty = inside the appliance's folder",
               "an absolute path", check=lambda v: str(v).startswith("/"), only=_CHECKPOINTS,
-              field=Field(SURVIVAL, 3, "PATH")),
+              field=Field(Group.SURVIVAL, 3, "PATH")),
     Parameter("FL_KEEP_RUNS", Level.SUPERLINK, Kind.NUMBER, "20",
               "How many runs are kept, with their results and checkpoints. When a run ends, the oldest go",
               "an integer of at least 1", check=_AT_LEAST_ONE),
@@ -287,11 +287,11 @@ _SUPERLINK = [
 _SUPERNODE = [
     Parameter("FL_USE_CASE", Level.SUPERNODE, Kind.LIST, "none", "Pre-built app to train without code",
               f"one of {', '.join((NO_USE_CASE, *USE_CASES))}", options=(NO_USE_CASE, *USE_CASES),
-              field=Field(TRAINING, 1, "USE_CASE",
+              field=Field(Group.TRAINING, 1, "USE_CASE",
                           "Pre-built app that trains by itself. none = you start an app of your own")),
     Parameter("ML_FRAMEWORK", Level.SUPERNODE, Kind.LIST, "sklearn", "Machine-learning framework on the VMs",
               f"one of {', '.join(FRAMEWORKS)}", options=tuple(FRAMEWORKS), key="framework",
-              field=Field(TRAINING, 2, "FRAMEWORK", "Machine-learning framework: one that the image has")),
+              field=Field(Group.TRAINING, 2, "FRAMEWORK", "Machine-learning framework: one that the image has")),
     Parameter("FL_NODE_CONFIG", Level.SUPERNODE, Kind.TEXT, "",
               "Space-separated key=value pairs for the ClientApp. Empty = the partition is assigned",
               "space-separated key=value pairs, each key once, 0 <= partition-id < num-partitions",
@@ -313,9 +313,9 @@ _SUPERNODE = [
               "Folder with the node's data; {partition} stands for the node's number. Empty = data/ in the appliance",
               "an absolute path without quotes and backslashes",
               check=lambda v: bool(re.fullmatch(r"/[^\"'\\\x00-\x1f]*", str(v))),
-              field=Field(DATA, 1, "PATH")),
+              field=Field(Group.DATA, 1, "PATH")),
     Parameter("FL_GPU_ENABLED", Level.SUPERNODE, Kind.BOOLEAN, "NO", "Use the GPU that is passed through", "YES or NO",
-              field=Field(NODES, 3, "GPU")),
+              field=Field(Group.NODES, 3, "GPU")),
     Parameter("FL_CUDA_VISIBLE_DEVICES", Level.SUPERNODE, Kind.TEXT, "all", "GPUs to use",
               "all, or a comma-separated list of indices or UUIDs", only=_WITH_GPU,
               check=lambda v: bool(re.fullmatch(r"all|[A-Za-z0-9-]+(,[A-Za-z0-9-]+)*", str(v)))),
@@ -337,4 +337,5 @@ def of_level(*levels: Level) -> list[Parameter]:
 def form_fields() -> list[tuple[Field, Parameter]]:
     """Return what the form asks for, in its order."""
     fields = [(parameter.field, parameter) for parameter in PARAMETERS.values() if parameter.field is not None]
-    return sorted(fields, key=lambda entry: (GROUPS.index(entry[0].group), entry[0].place))
+    order = list(Group)
+    return sorted(fields, key=lambda entry: (order.index(entry[0].group), entry[0].place))

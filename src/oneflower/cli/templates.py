@@ -23,13 +23,16 @@ def render(
     max_vms: Annotated[int, typer.Option(help="Never more SuperNodes than this.")] = 10,
     superlink_template: Annotated[int | None, typer.Option(help="Id of the SuperLink's VM template.")] = None,
     supernode_template: Annotated[int | None, typer.Option(help="Id of the SuperNodes' VM template.")] = None,
+    form: Annotated[
+        bool, typer.Option("--form", help="The form for Sunstone, instead of all variables on three levels.")
+    ] = False,
     save: Annotated[Path | None, typer.Option("--save", metavar="FILE", help="Write it to this file.")] = None,
     output: Annotated[Output, typer.Option("--output", "-o", help="How to say where; the template is JSON.")] = (
         Output.TEXT
     ),
 ) -> None:
     """Write the OneFlow service template as JSON, complete but for the ids of the two VM templates."""
-    from oneflower.opennebula import COORDINATOR, NODES, ServiceOptions, service_template  # noqa: PLC0415
+    from oneflower.opennebula import COORDINATOR, NODES, Rendering, ServiceOptions, service_template  # noqa: PLC0415
     from oneflower_appliance.files import SHARED, write_atomic  # noqa: PLC0415
     from oneflower_appliance.settings import Bounds  # noqa: PLC0415
 
@@ -38,6 +41,7 @@ def render(
         bounds=Bounds(min_vms, max_vms, supernodes),
         compat=compat,
         template_ids={role: number for role, number in given.items() if number is not None},
+        rendering=Rendering.FORM if form else Rendering.LEVELS,
     )
     text = json.dumps(service_template(options), indent=2)
     if compat == _SIX:

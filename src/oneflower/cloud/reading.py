@@ -182,10 +182,3 @@ def _training(link: Mapping[str, str], names: Mapping[str, str]) -> RunProgress 
         fault,
         fault_round,
     )
-
-
-def _settings(body: dict[str, Any]) -> dict[str, str]:
-    values = dict(body.get("user_inputs_values") or {})
-    for role in body["roles"]:
-        values |= role.get("user_inputs_values") or {}
-    return values

@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.form import APP, GROUPS
+from oneflower_appliance.form import APP, Group
 from oneflower_appliance.parameters import Level, form_fields, of_level
 from oneflower_appliance.roles import COORDINATOR, NODES
 from oneflower_appliance.settings import Bounds, resolve
@@ -125,7 +125,7 @@ def _form_groups() -> list[dict[str, str]]:
         "title": "Flower federation",
         "description": "Everything has a default. What most people set comes first.",
     }
-    groups = [{"type": "GROUP", "name": g.name, "title": g.title, "description": g.help} for g in GROUPS]
+    groups = [{"type": "GROUP", "name": g.name, "title": g.title, "description": g.help} for g in Group]
     return [tab, *groups]
 
 
