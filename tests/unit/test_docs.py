@@ -51,6 +51,20 @@ def test_every_module_of_the_picture_exists():
         assert (ROOT / path).exists(), path
 
 
+def test_everything_that_contributing_names_exists():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    files = [str(path) for folder in ("src", "appliance", "tests", "docs") for path in (ROOT / folder).rglob("*")]
+    named = re.findall(r"`([\w./-]+\.(?:py|md|toml))`", text)
+    assert len(named) > 30
+    at_the_top = {path.name for path in ROOT.iterdir()}
+    assert [name for name in named if name not in at_the_top and not any(f.endswith("/" + name) for f in files)] == []
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    names = re.findall(r"`(test_\w+)`", text)
+    assert [name for name in names if f"def {name}(" not in tests] == []
+    targets = re.findall(r"^\$ make ([\w-]+)", text, re.MULTILINE)
+    assert [target for target in targets if f"\n{target}:" not in (ROOT / "Makefile").read_text()] == []
+
+
 def test_every_variable_that_a_page_names_exists():
     known = set(PARAMETERS) | set(ATTRIBUTES) | {"FL_RUN", "FL_CHECKPOINT"}  # of FL_RUN_* and FL_CHECKPOINT_*
     for page in PAGES:
