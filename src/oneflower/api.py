@@ -1,9 +1,11 @@
 """The two clouds, ready to use, for programs and notebooks.
 
-from oneflower import Federation, local_cloud
+    from oneflower import Federation, local_cloud
 
-with Federation.deploy(local_cloud(), supernodes=3) as federation:
-    print(federation.run("image-classification").rows[-1].accuracy)
+    with Federation.deploy(local_cloud(), supernodes=3) as federation:
+        print(federation.run("image-classification").rows[-1].accuracy)
+
+Leaving the block removes the federation.
 """
 
 from __future__ import annotations

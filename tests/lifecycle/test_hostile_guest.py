@@ -42,7 +42,7 @@ def commands(world, monkeypatch, capsys):
         try:
             command(*arguments, **options)
         except OneflowerError as error:
-            entry._say(f"Error: {error}", error.code)
+            entry.report(f"Error: {error}", error.code)
         return "".join(capsys.readouterr())
 
     return printed

@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from oneflower.cli import federations, rounds, screen
+from oneflower.cli.session import Session
+from oneflower.cloud import Federation
 from oneflower.cloud.reading import read_status
 
 TODAY = date(2027, 1, 1)
@@ -123,7 +125,8 @@ def test_nothing_that_a_vm_publishes_keeps_a_federation_from_being_shown(link, n
 
     with pytest.MonkeyPatch.context() as patch:
         said = []
-        patch.setattr(federations, "_find", lambda _name: Found)
+        patch.setattr(Session, "cloud", lambda: None)
+        patch.setattr(Federation, "find", lambda _cloud, _name: Found)
         patch.setattr(screen, "show", said.append)
         federations.show("lab", screen.Output.TEXT)
         federations.show("lab", screen.Output.JSON)

@@ -18,7 +18,7 @@ def run() -> None:
     """Run a command. Ends the process without taking the interpreter apart, which would take a while."""
     status = _run()
     if status == ExitCode.INTERRUPTED:  # which typer turns into that number, without a word
-        _say("Interrupted.", ExitCode.INTERRUPTED)
+        report("Interrupted.", ExitCode.INTERRUPTED)
     try:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -36,7 +36,7 @@ def _run() -> int:
     try:
         status = app(standalone_mode=False)
     except OneflowerError as error:
-        return _say(f"Error: {error}", error.code)
+        return report(f"Error: {error}", error.code)
     except (click.exceptions.Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
     except click.ClickException as error:
@@ -48,7 +48,7 @@ def _run() -> int:
         if "--debug" in sys.argv:
             raise
         what = f"{type(error).__name__}: {error}"
-        return _say(
+        return report(
             f"Error: a defect in oneflower: {what}\nRun it again with --debug and report it.", ExitCode.INTERNAL
         )
     return status if isinstance(status, int) else ExitCode.OK
@@ -58,6 +58,7 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _say(text: str, status: ExitCode) -> ExitCode:
+def report(text: str, status: ExitCode) -> ExitCode:
+    """Print how a command ended, and return its exit code."""
     sys.stderr.write(printable(text) + "\n")
     return status

@@ -116,11 +116,9 @@ def connect(
 
     federation = Federation.find(Session.cloud(), name)
     status = federation.status()
-    status.reachable()
     if status.trust.note:
         screen.say(f"Note: {status.trust.note}")
-    status.trust.follow()
-    with federation.cloud.surroundings.reach(status) as address:
+    with federation.control(status) as address:
         forget_gone(federation.cloud, {found.id for found in Federation.all(federation.cloud)})
         ca = keep_ca(federation.cloud, status)
         settings = {"superlink": status.name, "address": address, "root-certificates": ca}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from oneflower.cloud.document import roles_of, vms_of
 from oneflower.cloud.refused import RefusedError
 from oneflower.opennebula.states import VM_FAILED, RoleState, ServiceState
 
@@ -22,7 +23,7 @@ _LEAVING = frozenset({
 
 def causes(cloud: Cloud, body: dict[str, Any], vms: Mapping[int, Vm]) -> Iterator[str]:
     """Yield what keeps a service, by its document's body and its live VMs, from ever running. Nothing: it may yet."""
-    roles = {role["name"]: role for role in body["roles"]}
+    roles = roles_of(body)
     if body["state"] not in _LEAVING:
         yield from _templates(cloud, roles)
         yield from _parents(roles)
@@ -35,14 +36,13 @@ def causes(cloud: Cloud, body: dict[str, Any], vms: Mapping[int, Vm]) -> Iterato
 
 
 def _failed_vms(role: dict[str, Any], vms: Mapping[int, Vm]) -> list[Vm]:
-    numbers = (node["deploy_id"] for node in role.get("nodes") or ())
-    return [vms[number] for number in numbers if number in vms and vms[number].lcm_state in VM_FAILED]
+    return [vms[number] for number in vms_of(role) if number in vms and vms[number].lcm_state in VM_FAILED]
 
 
 def _templates(cloud: Cloud, roles: Mapping[str, dict[str, Any]]) -> Iterator[str]:
     """Look at the templates from which machines are yet to be made. Which state OneFlow is in then is chance."""
     for name, role in roles.items():
-        if len(role.get("nodes") or ()) >= role["cardinality"]:
+        if len(vms_of(role)) >= role["cardinality"]:
             continue
         number = role["template_id"]
         try:

@@ -26,6 +26,7 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
     from types import TracebackType
 
     from oneflower.cloud.client import Cloud
@@ -262,6 +263,13 @@ class Federation:
         with superlink.reach(self.cloud.surroundings, status) as link:
             number, app = results.run_with_model(link, self.name, run)
             return results.collect(link, number, app, results.Places.beside(path), status.names)
+
+    def control(self, status: FederationStatus) -> AbstractContextManager[str]:
+        """Yield the address of the Control API, host:port, for plain `flwr`. On OpenNebula that is an SSH tunnel's.
+
+        Raises `OneflowerError` when there is none, and when it may not be the SuperLink's own.
+        """
+        return superlink.control(self.cloud.surroundings, status)
 
     # -- changing ----------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from oneflower.cloud.document import homes, roles_of, vms_of
 from oneflower.cloud.status import FederationStatus, RunProgress, VmStatus
 from oneflower.opennebula import COORDINATOR, NODES, variables_of
 from oneflower.opennebula.states import LcmState, RoleState, ServiceState, VmState
@@ -40,16 +41,16 @@ def read_status(
     today: date | None = None,
 ) -> FederationStatus:
     """Return the status that a service's document and its live VMs tell."""
-    homes = {node["deploy_id"]: role["name"] for role in body["roles"] for node in role.get("nodes") or ()}
-    vms = tuple(_vm_status(found[vm], role) for vm, role in homes.items() if vm in found)
-    link = next((found[vm].attributes for vm, role in homes.items() if role == COORDINATOR and vm in found), {})
-    nodes = next(role for role in body["roles"] if role["name"] == NODES)
+    roles = roles_of(body)
+    vms = tuple(_vm_status(found[vm], role) for vm, role in homes(body).items() if vm in found)
+    link = next((found[vm].attributes for vm in vms_of(roles[COORDINATOR]) if vm in found), {})
+    nodes = roles[NODES]
     return FederationStatus(
         id=number,
         name=name,
         state=_name(ServiceState, body["state"]),
         supernodes=nodes["cardinality"],
-        roles={role["name"]: _name(RoleState, role["state"]) for role in body["roles"]},
+        roles={name: _name(RoleState, role["state"]) for name, role in roles.items()},
         vms=vms,
         endpoint=attributes.ENDPOINT.read(link),
         control=attributes.CONTROL_ENDPOINT.read(link),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from oneflower.cloud.document import is_federation, roles_of
 from oneflower.cloud.reconcile import Change
 from oneflower.opennebula import COORDINATOR, NAME, NODES
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -24,14 +25,14 @@ def find_registered(cloud: Cloud, name: str = NAME) -> tuple[int, Bounds]:
             "An operator registers one: `oneflower --cloud opennebula register`.",
             ExitCode.NOT_FOUND,
         )
-    roles = {role.get("name"): role for role in document["TEMPLATE"]["BODY"].get("roles", ())}
-    if not {COORDINATOR, NODES} <= set(roles):
+    body = document["TEMPLATE"]["BODY"]
+    if not is_federation(body):
         raise OneflowerError(
             f"The service template {name!r} is not one of oneflower's: it lacks the roles {COORDINATOR} and {NODES}.",
             "Name another with --template, or register one: `oneflower --cloud opennebula register`.",
             ExitCode.CONFLICT,
         )
-    usual, nodes = Bounds(), roles[NODES]
+    usual, nodes = Bounds(), roles_of(body)[NODES]
     return int(document["ID"]), Bounds(
         nodes.get("min_vms", usual.minimum), nodes.get("max_vms", usual.maximum), nodes["cardinality"]
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from oneflower.cloud.document import roles_of
 from oneflower.opennebula import NODES
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.settings import Bounds
@@ -24,10 +25,14 @@ def scaling_bounds(
     """
     usual = cloud.surroundings.limits(cloud) if None in limits else (0, 0)
     least, most = (known if given is None else given for given, known in zip(limits, usual, strict=True))
-    wanted = settings.get("FL_MIN_AVAILABLE_CLIENTS", "")
-    if wanted.isdigit() and least < int(wanted) <= supernodes:
-        least = int(wanted)
-    return Bounds(least, most, supernodes)
+    needed = nodes_needed(settings)
+    return Bounds(needed if least < needed <= supernodes else least, most, supernodes)
+
+
+def nodes_needed(settings: Mapping[str, str]) -> int:
+    """Return how many SuperNodes each round waits for."""
+    text = settings.get("FL_MIN_AVAILABLE_CLIENTS", "")
+    return int(text) if text.isdigit() else 0
 
 
 def leaving(body: dict[str, Any], status: FederationStatus, supernodes: int) -> list[VmStatus]:
@@ -39,9 +44,9 @@ def leaving(body: dict[str, Any], status: FederationStatus, supernodes: int) -> 
 
 def check_scale(body: dict[str, Any], status: FederationStatus, supernodes: int) -> None:
     """Raise `OneflowerError` unless a federation may have so many SuperNodes."""
-    role = next(role for role in body["roles"] if role["name"] == NODES)
+    role = roles_of(body)[NODES]
     least, most = role.get("min_vms"), role.get("max_vms")
-    needed = status.settings.get("FL_MIN_AVAILABLE_CLIENTS", "")
+    needed = nodes_needed(status.settings)
     if supernodes == status.supernodes:
         raise OneflowerError(f"{status.name} has {supernodes} SuperNodes already.", "", ExitCode.CONFLICT)
     if (least is not None and supernodes < least) or (most is not None and supernodes > most):
@@ -50,7 +55,7 @@ def check_scale(body: dict[str, Any], status: FederationStatus, supernodes: int)
             f"{'any number' if most is None else most}.",
             "Choose a number in between, or deploy it again with other --min-vms and --max-vms.",
         )
-    if needed.isdigit() and supernodes < int(needed):
+    if supernodes < needed:
         raise OneflowerError(
             f"{status.name} cannot have {supernodes} SuperNodes: each round waits for {needed} "
             "(FL_MIN_AVAILABLE_CLIENTS), so none would ever begin.",

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from oneflower.cloud.diagnosis import causes
+from oneflower.cloud.document import homes, is_federation
 from oneflower.cloud.reading import read_status
 from oneflower.cloud.trust import trust
-from oneflower.opennebula import COORDINATOR, NODES
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Service:
         """Yield every service that has the two roles of a federation."""
         for document in cloud.oneflow.services():
             body = document["TEMPLATE"]["BODY"]
-            if {COORDINATOR, NODES} <= {role.get("name") for role in body.get("roles", ())}:
+            if is_federation(body):
                 yield cls(cloud, int(document["ID"]), document["NAME"])
 
     def find_body(self) -> dict[str, Any] | None:
@@ -41,7 +41,7 @@ class Service:
         if document is None:
             return None
         body: dict[str, Any] = document["TEMPLATE"]["BODY"]
-        self.seen |= set(_vm_ids(body))
+        self.seen |= set(homes(body))
         return body
 
     def body(self) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class Service:
         """Return how it is now, or was by this `body`. Raises `OneflowerError` when it is gone."""
         if body is None:
             body = self.body()
-        found = self.cloud.core.vms(_vm_ids(body))
+        found = self.cloud.core.vms(homes(body))
         status = read_status(self.id, self.name, body, found, causes(self.cloud, body, found))
         if status.superlink is None or not status.control:
             return status
@@ -73,7 +73,3 @@ class Service:
             if vms
             else f"{left}."
         )
-
-
-def _vm_ids(body: dict[str, Any]) -> list[int]:
-    return [node["deploy_id"] for role in body["roles"] for node in role.get("nodes") or ()]

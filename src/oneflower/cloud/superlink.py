@@ -169,6 +169,18 @@ class SuperLinkClient:
 
 
 @contextmanager
+def control(surroundings: Surroundings, status: FederationStatus) -> Iterator[str]:
+    """Yield the address of a federation's Control API, host:port, once it is known that its SuperLink published it.
+
+    Raises `OneflowerError`.
+    """
+    status.reachable()
+    status.trust.follow()
+    with surroundings.reach(status) as address:
+        yield address
+
+
+@contextmanager
 def reach(
     surroundings: Surroundings, status: FederationStatus, flwr: Path = Path("flwr"), notify: Notify = ignore
 ) -> Iterator[SuperLinkClient]:
@@ -181,9 +193,7 @@ def reach(
         if surroundings.revive() is not None:
             notify(Note("the local cloud had ended, and was started again."))
 
-    status.reachable()
-    status.trust.follow()
-    with surroundings.reach(status) as address, SuperLinkClient(address, status.ca, flwr, revive) as link:
+    with control(surroundings, status) as address, SuperLinkClient(address, status.ca, flwr, revive) as link:
         try:
             yield link
         except httpx.HTTPStatusError as error:

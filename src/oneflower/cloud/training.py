@@ -11,8 +11,10 @@ import httpx
 from oneflower.cloud import apps, following, results, submission, superlink
 from oneflower.cloud.answer import Answer
 from oneflower.cloud.names import file_name
+from oneflower.cloud.scaling import nodes_needed
 from oneflower.events import Note, RunBegan, Step
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.parameters import PARAMETERS
 from oneflower_appliance.runs import shortcoming
 from oneflower_appliance.use_cases import NO_USE_CASE
 
@@ -48,7 +50,7 @@ def train(
     flwr, packages = _flwr(surroundings, status, observer)
     app.check_installed(packages, status.name)
     with superlink.reach(surroundings, status, flwr, observer.notify) as link:
-        needed, online = int(status.settings.get("FL_MIN_AVAILABLE_CLIENTS", 0)), link.nodes_online()
+        needed, online = nodes_needed(status.settings), link.nodes_online()
         if online < needed:
             observer.notify(Note(f"{online} of {needed} SuperNodes are online; the first round waits for the others."))
         for note in filter(None, (status.trust.note, status.share)):
@@ -79,7 +81,7 @@ def resume(
 
 
 def _flwr(surroundings: Surroundings, status: FederationStatus, observer: Observer) -> tuple[Path, set[str]]:
-    framework = status.settings.get("ML_FRAMEWORK", "sklearn")
+    framework = status.settings.get("ML_FRAMEWORK", PARAMETERS["ML_FRAMEWORK"].default)
     return surroundings.flwr(status.version, framework, lambda text: observer.notify(Step(text)))
 
 

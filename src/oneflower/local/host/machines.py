@@ -24,7 +24,7 @@ from oneflower.process import launch
 from oneflower.runtimes import runtime
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import private_directory, write_atomic
-from oneflower_appliance.parameters import FLOWER_TESTED
+from oneflower_appliance.parameters import FLOWER_TESTED, PARAMETERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from oneflower.local.oned.compute import Compute
     from oneflower.local.oned.models import Vm
 
-_FRAMEWORK, _DEFAULT_FRAMEWORK = "ML_FRAMEWORK", "sklearn"
+_FRAMEWORK = "ML_FRAMEWORK"
 _STOP_LIMIT = 12.0
 _REBOOT_PAUSE = 1.0
 _REBOOTS, _WINDOW = 5, 300.0
@@ -135,7 +135,7 @@ class Machines:
         if _FRAMEWORK in vm.context:
             return version, vm.context[_FRAMEWORK]
         told = self._input_of(vm.service_id, _FRAMEWORK) if vm.service_id is not None else None
-        return version, _DEFAULT_FRAMEWORK if told is None else told
+        return version, PARAMETERS[_FRAMEWORK].default if told is None else told
 
     def _launch(self, vm: Vm, found: runtime.Runtime) -> None:
         folder = self._home.machine(vm.id)
