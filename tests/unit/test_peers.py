@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
+import struct
+import time
 
 import pytest
 
@@ -48,6 +51,18 @@ def test_a_server_is_waited_for_until_it_accepts(listener):
         accepted, _ = listener.accept()
         with accepted:
             peers.check_server(client, 5)
+
+
+@pytest.mark.parametrize("resets", [False, True])
+def test_a_server_that_hung_up_is_not_waited_for(listener, resets):
+    with socket.create_connection(listener.getsockname()) as client:
+        with listener.accept()[0] as accepted:
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", resets, 0))
+        select.select([client], [], [], 5)
+        before = time.monotonic()
+        with pytest.raises(peers.StrangerError, match="hung up"):
+            peers.check_server(client, 60)
+        assert time.monotonic() - before < 30
 
 
 def test_who_listens_is_found_on_the_address_itself_and_on_all_addresses(listener):

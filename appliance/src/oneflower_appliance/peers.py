@@ -64,10 +64,9 @@ def is_ours(connection: socket.socket) -> bool:
     try:
         peer, own = connection.getpeername()[:2], connection.getsockname()[:2]
         uid = peer_uid(peer, own)
-        state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        return uid in (0, os.geteuid()) and _stands(connection)
     except OSError:
         return False
-    return uid in (0, os.geteuid()) and state == int(_ESTABLISHED, 16)
 
 
 def listener_uid(address: Address) -> int | None:
@@ -84,19 +83,31 @@ def listener_uid(address: Address) -> int | None:
 def check_server(connection: socket.socket, patience: float) -> None:
     """Raise `StrangerError` unless a process of this user, or root's, holds the other end of a connection.
 
-    Until the server accepts nobody holds that end, so that is waited for, `patience` seconds.
+    Until the server accepts nobody holds that end, so that is waited for, `patience` seconds. Of a server that hung up
+    it will never be known.
     """
     if not can_tell():
         return
-    server, own = connection.getpeername()[:2], connection.getsockname()[:2]
+    hung_up = StrangerError("the server hung up before it was known whose it is, so nothing was sent")
+    try:
+        server, own = connection.getpeername()[:2], connection.getsockname()[:2]
+    except OSError as error:
+        raise hung_up from error
     deadline, pause = time.monotonic() + patience, _FIRST_PAUSE
     while (uid := peer_uid(server, own)) is None:
+        if not _stands(connection):
+            raise hung_up
         if time.monotonic() > deadline:
             raise StrangerError("nobody accepts the connection there, so it is not known whose server it is")
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
     if uid not in (0, os.geteuid()):
         raise StrangerError(f"another user of this machine (uid {uid}) listens there, so nothing was sent")
+
+
+def _stands(connection: socket.socket) -> bool:
+    """Whether neither end has hung up, as far as this end has heard."""
+    return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == int(_ESTABLISHED, 16)
 
 
 def _rows() -> Iterator[tuple[str, str, str, str, str]]:
