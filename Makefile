@@ -1,8 +1,12 @@
 # Everything runs through the uv that `scripts/uv` installs into .tools/.
 UV = scripts/uv
 RUN = $(UV) run --quiet --frozen
+FAST = pytest tests/unit tests/conformance tests/lifecycle -n 4
 
-.PHONY: help demo test test-cloud check coverage e2e campaign bench bench-rounds docs lock clean
+# Images of containers often have Python keep no compiled files: then each of a hundred processes compiles everything anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help demo test test-cloud check types fast coverage e2e campaign bench bench-rounds docs lock clean
 help:
 	@echo "make demo    the whole job on this machine: deploy, train, show, save, clean up"
 	@echo "make test    all tests (make check, then those with real Flower processes)"
@@ -26,12 +30,17 @@ check:
 	scripts/need ssh openssh-client
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
-	$(RUN) mypy
 	$(RUN) lint-imports
-	$(RUN) pytest -m "not e2e" -n 4
+	@$(MAKE) --no-print-directory -j 2 types fast
+
+types:
+	$(RUN) mypy
+
+fast:
+	$(RUN) $(FAST)
 
 coverage:
-	$(RUN) pytest -m "not e2e" -n 4 --cov --cov-report=term-missing:skip-covered
+	$(RUN) $(FAST) --cov --cov-report=term-missing:skip-covered
 
 test-cloud:
 	$(RUN) pytest tests/lifecycle
