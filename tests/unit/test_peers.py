@@ -7,6 +7,7 @@ import select
 import socket
 import struct
 import time
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +34,53 @@ def test_the_kernel_is_asked_who_is_at_the_other_end(listener):
     assert peers.peer_uid((ADDRESS, 1), listener.getsockname()) is None
 
 
+@pytest.fixture(params=["sock_diag", "tables"])
+def only(request, monkeypatch):
+    """A kernel that has one of the two ways to tell."""
+    if request.param == "tables":
+        monkeypatch.delattr(socket, "AF_NETLINK")
+    else:
+        monkeypatch.setattr(peers, "Path", lambda _: Path("/nowhere"))
+
+
+def reset(connection):
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+@pytest.mark.usefixtures("only")
+@pytest.mark.parametrize(
+    ("served", "asked"), [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("127.0.0.1", "::ffff:127.0.0.1")]
+)
+@pytest.mark.parametrize("leave", [socket.socket.close, reset, lambda client: client.shutdown(socket.SHUT_WR)])
+def test_both_ways_of_the_kernel_to_tell_say_the_same(served, asked, leave):
+    with socket.socket(socket.AF_INET6 if ":" in served else socket.AF_INET) as listener:
+        listener.bind((served, 0))
+        listener.listen()
+        at = listener.getsockname()[:2]
+        assert peers.peer_uid(at, (served, 1)) is None, "only listening"
+        with socket.create_connection((asked, at[1])) as client:
+            waiting = (served, client.getsockname()[1])
+            assert peers.peer_uid(at, waiting) is None, "not accepted yet"
+            with listener.accept()[0] as accepted:
+                assert accepted.getpeername()[:2] == waiting
+                assert peers.peer_uid(waiting, at) == peers.peer_uid(at, waiting) == os.geteuid()
+                assert peers.peer_uid(waiting, (served, 1)) is None
+                leave(client)
+                select.select([accepted], [], [], 5)
+                assert peers.peer_uid(waiting, at) is None, "hung up"
+
+
+@needs_root
+@pytest.mark.usefixtures("only")
+def test_another_users_end_is_told_by_its_number():
+    with stranger(ADDRESS, 0) as (port, _), socket.create_connection((ADDRESS, port)) as client:
+        until = time.monotonic() + 10
+        while (uid := peers.peer_uid((ADDRESS, port), client.getsockname())) is None:
+            assert time.monotonic() < until
+        assert uid == NOBODY
+
+
 def test_an_end_that_nobody_holds_is_nobodys(listener):
     """The kernel says uid 0 for it, and root is trusted: the inode tells them apart."""
     with socket.create_connection(listener.getsockname()) as client:
@@ -56,8 +104,8 @@ def test_a_server_is_waited_for_until_it_accepts(listener):
 @pytest.mark.parametrize("resets", [False, True])
 def test_a_server_that_hung_up_is_not_waited_for(listener, resets):
     with socket.create_connection(listener.getsockname()) as client:
-        with listener.accept()[0] as accepted:
-            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", resets, 0))
+        accepted, _ = listener.accept()
+        (reset if resets else socket.socket.close)(accepted)
         select.select([client], [], [], 5)
         before = time.monotonic()
         with pytest.raises(peers.StrangerError, match="hung up"):

@@ -175,6 +175,7 @@ def test_who_took_over_the_address_of_one_who_hung_up_does_not_vouch_for_it():
 
 def test_without_a_kernel_that_tells_nobody_is_trusted(monkeypatch):
     monkeypatch.setattr(peers, "Path", lambda _: Path("/nowhere"))
+    monkeypatch.delattr(socket, "AF_NETLINK")
     with socket.socket() as listener:
         listener.bind((ADDRESS, 0))
         listener.listen()
