@@ -32,7 +32,7 @@ def test_why_a_daemon_does_not_start_is_told_in_its_own_words_and_at_once(home):
     with pytest.raises(OneflowerError) as caught:
         daemon.start(home)
     assert time.monotonic() - started < 20, "it is not waited for"
-    sentence = f"The local cloud's state at {home.database} is of another release of oneflower."
+    sentence = f"The local cloud's state at {home.database} was written by another release of oneflower."
     assert caught.value.message.startswith(f"The local cloud did not start: {sentence}")
     assert daemon.find(home) is None
 

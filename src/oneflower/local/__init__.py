@@ -1,1 +1,1 @@
-"""OpenNebula on one machine: OneFlow, OneGate and as much of XML-RPC as the client needs, with processes for VMs."""
+"""OpenNebula on one machine: OneFlow, OneGate and the part of XML-RPC that the client needs, with processes as VMs."""

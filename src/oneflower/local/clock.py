@@ -1,4 +1,4 @@
-"""The clocks of the local cloud. States change at once, as fast as in a real cloud, or only when somebody says so."""
+"""The clocks of the local cloud. States change at once, as fast as in a real cloud, or only by hand."""
 
 from __future__ import annotations
 
@@ -37,13 +37,14 @@ class Timing:
     autoscaler: float = 1.0
 
 
-# OneFlow's own defaults (wait_timeout, autoscaler_interval); VMs as measured on a 7.4.0 with dummy drivers.
+# OneFlow's own defaults (wait_timeout, autoscaler_interval); The times of VMs were measured on a 7.4.0 with dummy
+# drivers.
 REAL = Timing(boot=4.0, shutdown=2.0, poll=30.0, autoscaler=90.0)
 TIMINGS = {Pace.IMMEDIATE: Timing(), Pace.TIMED: REAL, Pace.STEPPED: REAL}
 
 
 class Clock(Protocol):
-    """Tells the time, in seconds since the epoch, and calls back."""
+    """Gives the time, in seconds since the epoch, and calls back later."""
 
     def now(self) -> float:
         """Return the time."""
@@ -68,7 +69,7 @@ class WallClock:
 
 
 class SteppedClock:
-    """A time that stands still until it is moved by hand."""
+    """A time that stands still until it is advanced by hand."""
 
     def __init__(self, start: float | None = None) -> None:
         self._now = time.time() if start is None else start
@@ -80,11 +81,11 @@ class SteppedClock:
         return self._now
 
     def later(self, seconds: float, callback: Callable[[], None]) -> None:
-        """Call `callback` when the time has been moved forward by so many seconds."""
+        """Call `callback` when the time has advanced by that many seconds."""
         heapq.heappush(self._due, (self._now + seconds, next(self._order), callback))
 
     def advance(self, seconds: float) -> None:
-        """Move the time forward and call every callback that is due, in order."""
+        """Advance the time and call every callback that is due, in order."""
         until = self._now + seconds
         while self._due and self._due[0][0] <= until:
             self._now, _, callback = heapq.heappop(self._due)

@@ -1,4 +1,4 @@
-"""Finds the running daemon, or starts one."""
+"""Find the running daemon, or start one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PULSE = 0.02
 
 @dataclass(frozen=True)
 class Daemon:
-    """Where the local cloud answers, and to which credentials (`user:password`)."""
+    """Where the local cloud listens, and which credentials it accepts (`user:password`)."""
 
     pid: int
     xmlrpc: str
@@ -45,7 +45,7 @@ def find(home: LocalHome) -> Daemon | None:
 
 
 def connect(home: LocalHome) -> Daemon:
-    """Return the running daemon. Start one if there is none; replace one of another version, whose machines stay."""
+    """Return the running daemon. Start one if there is none; replace one of another version, and keep its machines."""
     home.make()
     record = _record(home)
     if record and _running(home):
@@ -66,7 +66,7 @@ def start(home: LocalHome, options: Sequence[str] = ()) -> Daemon:
         if (record := _record(home)) and _running(home):
             return _daemon(record)
         time.sleep(_PULSE)
-    # On a full disk it cannot leave its reason, or leaves an empty one.
+    # On a full disk it cannot write the reason, or writes an empty file.
     left = home.failure.read_text(encoding="utf-8") if home.failure.exists() else ""
     reason = no_room(home.state) or left or "no answer"
     raise OneflowerError(f"The local cloud did not start: {reason}", f"Its log is {home.log}.", ExitCode.ENVIRONMENT)
@@ -96,7 +96,7 @@ def stop(home: LocalHome) -> bool:
 
 
 def _running(home: LocalHome) -> bool:
-    """Whether a daemon holds the lock. The lock is released when its process ends, in whatever way."""
+    """Whether a daemon holds the lock. The lock is released when its process ends, however it ends."""
     try:
         with home.lock.open("r") as lock:
             try:

@@ -1,4 +1,4 @@
-"""What the servers of the local cloud refuse, and how."""
+"""How the servers of the local cloud refuse a request."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from oneflower_appliance.errors import OneflowerError
 
 
 class CloudError(OneflowerError):
-    """A refusal as the real server would put it: HTTP status and plain text."""
+    """A refusal with the HTTP status and the plain text that the real server would send."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -16,5 +16,5 @@ class CloudError(OneflowerError):
 
 
 def internal(reason: str) -> CloudError:
-    """Return what OneFlow answers to an exception that nobody caught."""
+    """Return OneFlow's answer to an uncaught exception."""
     return CloudError(500, json.dumps({"message": "Internal server error", "reason": reason}, separators=(",", ":")))

@@ -1,4 +1,4 @@
-"""Where the local cloud keeps its files: its state in the user's state folder, what can be rebuilt in the cache."""
+"""Where the local cloud keeps its files: its state in the user's state folder, and what can be rebuilt in the cache."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ class LocalHome:
 
     @property
     def failure(self) -> Path:
-        """Why the daemon could not start."""
+        """The file with the reason why the daemon could not start."""
         return self.state / "daemon.failure"
 
     @property
     def one_auth(self) -> Path:
-        """The credentials as OpenNebula's own tools read them (ONE_AUTH)."""
+        """The file with the credentials, as OpenNebula's own tools read it (ONE_AUTH)."""
         return self.state / "one_auth"
 
     @property

@@ -13,15 +13,15 @@ _INDENT = "  "
 
 
 class JsonError(ValueError):
-    """A text that Ruby's parser refuses, in its words."""
+    """Ruby's parser refuses a text. The message is the parser's."""
 
 
 class GeneratorError(ValueError):
-    """A value that Ruby's generator refuses, in its words."""
+    """Ruby's generator refuses a value. The message is the generator's."""
 
 
 def load(text: str) -> Any:
-    """Return what JSON text says. Raises `JsonError`, or `GeneratorError` for a number that Ruby could not write."""
+    """Return the value of JSON text. Raises `JsonError`, or `GeneratorError` for a number that Ruby could not write."""
     _check_depth(text)
 
     def constant(name: str) -> NoReturn:
@@ -33,7 +33,7 @@ def load(text: str) -> Any:
         raise
     except (ValueError, RecursionError) as error:
         raise JsonError(f"unexpected token at '{text}'") from error
-    # Half of a surrogate pair is not a character, and no encoding can represent it.
+    # Half of a surrogate pair is not a character, and cannot be encoded.
     broken = "\\ud" in text.lower()
     return json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace")) if broken else value
 

@@ -47,7 +47,7 @@ IDLE_LIMIT = 600.0
 
 @dataclass(frozen=True)
 class Options:
-    """How the daemon runs: how fast states change, whether it listens on 127.0.0.1 too, and stays when idle."""
+    """How the daemon runs: how fast states change, whether it also listens on 127.0.0.1, whether it stays when idle."""
 
     pace: Pace = Pace.IMMEDIATE
     standard_ports: bool = False
@@ -55,7 +55,7 @@ class Options:
 
 
 async def serve(home: LocalHome, options: Options = Options()) -> None:
-    """Run until SIGTERM, or until there has been no machine for a while."""
+    """Run until SIGTERM, or until there have been no machines for a while."""
     store = Store(home.database)
     network, sockets = open_own(store)
     address = f"127.{network}.0.1"
@@ -78,7 +78,7 @@ async def serve(home: LocalHome, options: Options = Options()) -> None:
 
 
 class _Cloud:
-    """All that the servers serve."""
+    """Everything that the servers serve."""
 
     def __init__(self, home: LocalHome, store: Store, clock: Clock, pace: Pace, network: int) -> None:
         self._clock = clock
@@ -98,7 +98,7 @@ class _Cloud:
         }
 
     def carry_on(self) -> None:
-        """Carry on where an earlier daemon stopped."""
+        """Continue where an earlier daemon stopped."""
         self._machines.adopt()
         self.compute.resume()
         self._lifecycle.start()
@@ -129,7 +129,7 @@ def _announce(home: LocalHome, address: str, secret: str, options: Options) -> N
 
 
 async def _stop_when_idle(compute: Compute, server: Server, home: LocalHome, *, stay: bool) -> None:
-    """Stop after a time without machines; until then keep the log short."""
+    """Stop after some time without machines; until then, keep the log short."""
     ours = _log_is(home.log)
     busy = time.monotonic()
     while True:
@@ -139,17 +139,17 @@ async def _stop_when_idle(compute: Compute, server: Server, home: LocalHome, *, 
         if compute.vms or stay:
             busy = time.monotonic()
         elif time.monotonic() - busy > IDLE_LIMIT:
-            log.info("there is nothing to look after: stopping; the next command starts the local cloud again")
+            log.info("no machines are left: stopping; the next command starts the local cloud again")
             server.should_exit = True
 
 
 def _log_is(file: Path) -> bool:
-    """Whether this process writes to that file, and not where somebody else had it write to."""
+    """Whether this process writes to that file, and not to one that somebody else chose."""
     return Path("/proc/self/fd/2").resolve() == file.resolve()
 
 
 def _take(lock: IO[str]) -> bool:
-    """Take the lock. A command that looks whether it is held holds it for a moment, so one refusal means little."""
+    """Take the lock. A command that checks the lock holds it for a moment, so one refusal is not enough to give up."""
     for _ in range(20):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -174,7 +174,7 @@ def main() -> None:
     home = LocalHome(given.state, given.cache).make()
     with home.lock.open("w") as lock:
         if not _take(lock):
-            return  # another one is up, or about to be
+            return  # another daemon runs, or is about to
         try:
             asyncio.run(serve(home, Options(given.pace, given.standard_ports, given.stay)))
         except OneflowerError as error:

@@ -1,4 +1,4 @@
-"""Serves HTTP: an application at each port, for requests that name this machine, with bounded patience."""
+"""Serves HTTP: one application per port, only for requests that name this machine, with time limits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEADER_SECONDS = 15.0
 class ByPort:
     """Serves each listening port with its own application, to requests that name this machine.
 
-    A web page can make its own name lead to a loopback address (DNS rebinding). Its requests carry that name, and are
+    A web page can make its own name resolve to a loopback address (DNS rebinding). Its requests name that host, and are
     refused.
     """
 
@@ -53,7 +53,7 @@ class Server(uvicorn.Server):
     on_start: Callable[[], None]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say so."""
+        """Listen, and call `on_start`."""
         await super().startup(sockets)
         self.on_start()
 
@@ -64,7 +64,7 @@ class Server(uvicorn.Server):
 
 
 def bound_waiting(config: uvicorn.Config, seconds: float = HEADER_SECONDS) -> None:
-    """Have uvicorn close a connection on which nothing is asked. Its own limit begins only after an answer."""
+    """Make uvicorn close a connection without a request. Its own limit starts only after an answer."""
     config.load()
     protocol: Any = config.http_protocol_class
 

@@ -1,4 +1,4 @@
-"""The sockets of the local cloud: its own address, for ever, and the ports of OpenNebula's servers there."""
+"""The sockets of the local cloud: its own address, which never changes, and the ports of OpenNebula's servers there."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NETWORKS = range(16, 250)
 
 
 def open_own(store: Store) -> tuple[int, list[socket.socket]]:
-    """Listen on 127.N.0.1, and return N. The machines of this cloud know OneGate by that address, so N stays.
+    """Listen on 127.N.0.1, and return N. The machines of this cloud know OneGate by that address, so N never changes.
 
     Raises `OneflowerError`.
     """
@@ -44,7 +44,7 @@ def open_standard() -> list[socket.socket]:
     except _PortError as error:
         raise OneflowerError(
             f"The standard port {error.port} of 127.0.0.1 cannot be used: {error.strerror}.",
-            "An OpenNebula or another local cloud listens there: stop it, or do without --ports standard.",
+            "An OpenNebula or another local cloud listens there: stop it, or leave out --ports standard.",
             ExitCode.ENVIRONMENT,
         ) from error
 
@@ -58,7 +58,7 @@ class _PortError(OSError):
 
 
 def _listen_everywhere(address: str) -> list[socket.socket]:
-    """Listen on every port of an address. Raises `_PortError`, with none of them open."""
+    """Listen on every port of an address. Raises `_PortError`, and then leaves none of them open."""
     sockets: list[socket.socket] = []
     for port in PORTS:
         try:
@@ -71,7 +71,8 @@ def _listen_everywhere(address: str) -> list[socket.socket]:
 
 
 def _listen(address: str, port: int) -> socket.socket:
-    # asyncio switches Nagle's algorithm off if the socket says that it is TCP; else every answer waits up to 40 ms.
+    # asyncio switches Nagle's algorithm off if the socket says that it is TCP; otherwise every answer waits up to 40
+    # ms.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -1,4 +1,4 @@
-"""The one call that OneFlow does not have: moving a clock that stands still."""
+"""The one call that OneFlow does not have: it advances a clock that stands still."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _LONGEST_STEP = 10_000_000
 
 
 class ClockCalls:
-    """The call, if the clock can be moved."""
+    """The call, if the clock can be advanced."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
     async def advance(self, request: Request) -> Response:
-        """Move the clock forward."""
+        """Advance the clock."""
         body = await json_body(request)
         seconds = body.get("advance") if isinstance(body, dict) else None
         if not isinstance(seconds, int | float) or not 0 <= seconds <= _LONGEST_STEP:

@@ -1,6 +1,6 @@
-"""The local cloud's memory: one SQLite file, written through at every change.
+"""The local cloud's storage: one SQLite file, written at every change.
 
-The store knows records, settings and ids. The rooms that have more to remember bring their own tables.
+The store knows records, settings and ids. A room that stores more has its own tables.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _VERSION = 2  # of all tables, also those of the rooms
-_PRIMARY = 0xFF  # the bits of an extended error code that are the primary one
+_PRIMARY = 0xFF  # the bits of an extended error code that hold the primary code
 _CANNOT_WRITE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS record (kind TEXT, id INTEGER, body TEXT NOT NULL, PRIMARY KEY (kind, id));
@@ -29,11 +29,11 @@ CREATE TABLE IF NOT EXISTS setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 
 
 class _Connection(sqlite3.Connection):
-    """SQLite, with a cloud's error if the disk is full."""
+    """SQLite, with a `CloudError` if the disk is full."""
 
     @contextmanager
     def saying(self) -> Iterator[None]:
-        """Raise `CloudError` if something cannot be written. SQLite may notice that only when rows are fetched."""
+        """Raise `CloudError` if a write fails. SQLite may notice that only when rows are fetched."""
         try:
             yield
         except sqlite3.OperationalError as error:
@@ -62,7 +62,7 @@ class Store:
             [tables] = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
             if tables and version != _VERSION:
                 raise OneflowerError(
-                    f"The local cloud's state at {path} is of another release of oneflower.",
+                    f"The local cloud's state at {path} was written by another release of oneflower.",
                     f"Remove its federations with that release, then delete {path}.",
                     ExitCode.ENVIRONMENT,
                 )
@@ -76,7 +76,7 @@ class Store:
         self._db.close()
 
     def create(self, tables: str) -> None:
-        """Create tables if they are not there yet. Raises `OneflowerError`."""
+        """Create tables that do not exist yet. Raises `OneflowerError`."""
         try:
             self._db.executescript(tables)
         except sqlite3.Error as error:

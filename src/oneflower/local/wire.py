@@ -1,7 +1,7 @@
 """What the servers share: tables of calls, plain-text errors, and request bodies within limits.
 
-All servers run in one thread, so a request is checked before it costs anything: first who sends it, then how long its
-body is and how long that takes, then how deep it is.
+All servers run in one thread, so a request is checked before it costs anything: first its sender, then the length of
+its body and the time that it takes, then its depth.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _TOO_SLOW, _TOO_LARGE = 408, 413
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the real server: how it is made, what serves it here (None: nothing), and what to know about it."""
+    """One call of the real server: its method and path, its handler here (None if there is none), and a note."""
 
     method: str
     path: str
@@ -100,7 +100,7 @@ class _Guarded(_Protected):
                 response.headers["Connection"] = "close"  # the rest of the request is not read
             return response
         except _CONFUSION as error:
-            # The body has a shape that nobody expects. The real server stumbles too, and says the same.
+            # The body has an unexpected shape. The real server fails too, and says the same.
             log.warning("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)
             return Response(internal(str(error)).message, 500, media_type=self._error_type)
         except Exception:
@@ -114,12 +114,12 @@ def html(content: Any, status: int = 200) -> Response:
 
 
 def no_content(media_type: str | None = None) -> Response:
-    """Return an answer that says only that it is done."""
+    """Return an answer without content."""
     return Response(status_code=204, media_type=media_type)
 
 
 def not_found(method: str, path: str) -> Response:
-    """Return Sinatra's page for a route that does not exist. It is that of a server that is not in production."""
+    """Return Sinatra's page for a route that does not exist, as in development mode."""
     code = escape(f"{method.lower()} '{path}' do\n  \"Hello World\"\nend\n").replace("&#x27;", "&#39;")
     return HTMLResponse(_PAGE.format(code=code), 404)
 
@@ -163,11 +163,11 @@ async def _limited(request: Request) -> AsyncIterator[bytes]:
                     raise _too_large()
                 yield chunk
     except TimeoutError as error:
-        raise CloudError(_TOO_SLOW, f"The request was not all there after {BODY_SECONDS:.0f} seconds") from error
+        raise CloudError(_TOO_SLOW, f"The request was incomplete after {BODY_SECONDS:.0f} seconds") from error
 
 
 def _too_large() -> CloudError:
-    return CloudError(_TOO_LARGE, f"The local cloud takes requests of at most {LONGEST_BODY // 1024} KB")
+    return CloudError(_TOO_LARGE, f"The local cloud accepts requests of at most {LONGEST_BODY // 1024} KB")
 
 
 async def text_body(request: Request) -> str:
@@ -181,7 +181,7 @@ async def json_body(request: Request, status: int = 500) -> Any:
 
 
 def parse_json(text: str, status: int) -> Any:
-    """Return what JSON text says. Raises `CloudError`: `status` in the parser's words, 500 if it cannot be stored."""
+    """Return the value of JSON text. Raises `CloudError`: `status` with the parser's words, or 500 if not storable."""
     try:
         return ruby.load(text)
     except ruby.GeneratorError as error:

@@ -1,4 +1,4 @@
-"""The addresses of machines: 127.N.x.y, N being the local cloud's own."""
+"""The addresses of machines: 127.N.x.y, where N belongs to this local cloud."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FLEET_PORT = 9092
 
 
 class Addresses:
-    """Gives one address after another, and starts over when all have been used."""
+    """Gives one address after another, and starts again at the first when all have been used."""
 
     def __init__(self, network: int) -> None:
         self._network = network

@@ -1,7 +1,7 @@
 """The init of a machine of the local cloud. It does what systemd does in an image.
 
-It runs as a plain file, with nothing but the standard library, so that it is small and quick. It starts the agent, and
-starts it again when it dies, unless the agent says that a retry is pointless. It adopts processes that lose their
+It runs as a plain file, with only the standard library, so that it is small and starts quickly. It starts the agent,
+and restarts it when it dies, unless the agent says that a retry is pointless. It adopts processes that lose their
 parent. On SIGTERM it shuts everything down. When it ends, no process of the machine is left.
 
 usage: init.py COMMAND [ARGUMENT ...]     (`{init}` in an argument becomes this process's id)
@@ -65,7 +65,7 @@ class Init:
                 return
 
     def _rest(self, seconds: float) -> bool:
-        """Wait, reaping what ends. Returns whether SIGTERM came."""
+        """Wait, and reap children that end. Returns whether SIGTERM came."""
         deadline = time.monotonic() + seconds
         while not self._stopping and time.monotonic() < deadline:
             self._sleep(deadline - time.monotonic())
@@ -106,7 +106,7 @@ class Init:
             ended.append((pid, status))
 
     def _clear(self) -> None:
-        """Wait a little for what the agent left behind, then end it."""
+        """Wait a little for the processes that the agent left behind, then end them."""
         deadline = time.monotonic() + GRACE
         while children():
             if time.monotonic() > deadline:
@@ -134,7 +134,7 @@ def children() -> list[int]:
 def rotate(limit: int = CONSOLE_LIMIT) -> None:
     """Keep what this process and its children write to standard error, a file, within twice the limit.
 
-    All of them have the file open for appending. So it is copied and then emptied, which none of them notices.
+    All of them have the file open for appending. So it is copied and then emptied, and they keep writing to it.
     """
     descriptor = sys.stderr.fileno()
     try:

@@ -1,7 +1,7 @@
 """Machines as process trees. Each has its own loopback address, its own disk folder and its own init.
 
-A machine outlives the daemon. It is known by the process id and start time of its init, by which it is found again
-after a restart. Its end is an event (a pidfd), never a poll.
+A machine outlives the daemon. It is identified by the process id and start time of its init, so the next daemon finds
+it again. Its end is an event (a pidfd), never a poll.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ _KEPT_CONSOLES = 20
 
 
 class Machines:
-    """The host of the local cloud. What is done to one machine is done in turn.
+    """The host of the local cloud. Operations on one machine are done one after another.
 
-    `input_of` tells what a service (its id) has been given for an input (its name).
+    `input_of` returns the value that a service (its id) was given for an input (its name).
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Machines:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def adopt(self) -> None:
-        """Find the machines of an earlier daemon, and carry on with what it had begun."""
+        """Find the machines of an earlier daemon, and continue what it had begun."""
         for vm in [vm for vm in self._compute.vms.values() if self._compute.has_guest(vm)]:
             alive = vm.pid and born(vm.pid) == vm.born
             if alive:
@@ -69,7 +69,7 @@ class Machines:
             if vm.lcm_state is LcmState.SHUTDOWN:
                 self.stop(vm, hard=False, keep=False)
             elif vm.running and not alive:
-                self._lost(vm, "The machine was not running any more when the local cloud came back.")
+                self._lost(vm, "The machine was no longer running when the local cloud started again.")
             elif not vm.running and not vm.parked and not alive:
                 self._do(vm, self._boot_clean(vm))
 
@@ -181,7 +181,7 @@ class Machines:
         loop.add_reader(descriptor, ended)
 
     def _lost(self, vm: Vm, reason: str) -> None:
-        """Clean up after a machine that died, and boot it again, but not for ever."""
+        """Clean up after a machine that died, and boot it again, a limited number of times."""
         self._compute.vm_lost(vm, reason)
         self._do(vm, self._reboot(vm))
 
@@ -191,7 +191,8 @@ class Machines:
         reboots = [moment for moment in self._reboots.get(vm.id, []) if now - moment < _WINDOW]
         self._reboots[vm.id] = [*reboots, now]
         if len(reboots) >= _REBOOTS:
-            reason = f"The machine went down {_REBOOTS} times within {_WINDOW / 60:.0f} minutes; left off."
+            times = f"{_REBOOTS} times within {_WINDOW / 60:.0f} minutes"
+            reason = f"The machine went down {times}; it is not booted again."
             self._compute.vm_lost(vm, reason)
             return
         await asyncio.sleep(_REBOOT_PAUSE)

@@ -1,7 +1,7 @@
 """The processes of machines.
 
-Every process of a machine has ONEFLOWER_MACHINE in its environment, so that it can be found and ended whatever became
-of the machine's init.
+Every process of a machine has ONEFLOWER_MACHINE in its environment, so that it can be found and ended even if the
+machine's init is gone.
 """
 
 from __future__ import annotations

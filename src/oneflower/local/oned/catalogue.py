@@ -48,7 +48,7 @@ class Catalogue:
         self._store.delete_record("template", number)
 
     def save_image(self, template: dict[str, Any], state: int) -> int:
-        """Store what is known of an image and return its id."""
+        """Store the description of an image and return its id."""
         image = Image(self._store.next_id("image"), str(template["NAME"]), template, state, int(self._clock.now()))
         self.images[image.id] = image
         record = {"name": image.name, "template": image.template, "state": image.state, "regtime": image.regtime}
@@ -56,7 +56,7 @@ class Catalogue:
         return image.id
 
     def delete_image(self, number: int) -> None:
-        """Forget an image. Raises `CloudError` 404."""
+        """Remove an image. Raises `CloudError` 404."""
         if number not in self.images:
             raise CloudError(404, f"[one.image.delete] Error getting image [{number}].")
         del self.images[number]

@@ -1,8 +1,9 @@
-"""The core's virtual machines: how they are made, what is done to them, and what becomes of them.
+"""The core's virtual machines: how they are created, the operations on them, and their changes of state.
 
-The `Host` runs machines that have a guest of ours; they take the time that they need. Machines without one (from any VM
-template that does not set ONEFLOWER_ROLE) run nothing and take the time that `Timing` says, as with OpenNebula's dummy
-drivers. One listener is told of changes, never from within the request that asked for them, except for updates.
+The `Host` runs machines that have a guest of ours; they take the time that they need. Machines without a guest (from
+any VM template that does not set ONEFLOWER_ROLE) run nothing and take the time that `Timing` sets, as with OpenNebula's
+dummy drivers. One listener is told about changes. It is told after the request that caused them, except for updates,
+which it hears of at once.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Compute:
         return is_token(token, self.catalogue.token_password, vm.id, vm.stime)
 
     def instantiate(self, template_id: int, name: str, extra: str, *, hold: bool) -> Vm:
-        """Make a VM from a template, with `extra` text laid over it, and boot it. Raises `CloudError`."""
+        """Create a VM from a template, with `extra` text laid over it, and boot it. Raises `CloudError`."""
         call = "one.template.instantiate"
         base = self.catalogue.template(template_id, call)
         try:
@@ -105,7 +106,7 @@ class Compute:
         self.listener.vm_updated(vm, text)
 
     def erase(self, vm: Vm, name: str) -> None:
-        """Remove an attribute of a VM's user template. As OneGate does, write the whole template again."""
+        """Remove an attribute of a VM's user template. As OneGate does, this writes the whole template again."""
         rest = {key: value for key, value in vm.user_template.items() if key != name}
         self.update(vm, render_contents(rest), append=False)
 
@@ -165,12 +166,12 @@ class Compute:
             log.warning("VM %d: scheduled %s: %s", vm.id, entry["ACTION"], error.message)
 
     def unschedule(self, vm: Vm, number: int) -> None:
-        """Take back a scheduled action if the VM has it."""
+        """Cancel a scheduled action if the VM has it."""
         vm.sched_actions = [entry for entry in vm.sched_actions if entry["ID"] != str(number)]
         self._memory.save(vm)
 
     def resume(self) -> None:
-        """Carry on after a restart of the daemon: with machines that run no guest, and with scheduled actions."""
+        """Continue after a restart of the daemon: machines that run no guest, and scheduled actions."""
         for vm in list(self.vms.values()):
             for entry in vm.sched_actions:
                 delay = max(0.0, int(entry["TIME"]) - self.clock.now())
@@ -186,7 +187,7 @@ class Compute:
 
     @staticmethod
     def state_name(vm: Vm) -> str:
-        """Return the state as the core names it in its messages."""
+        """Return the name that the core gives the state in its messages."""
         return vm.lcm_state.name if vm.state is VmState.ACTIVE else vm.state.name
 
     @staticmethod
@@ -194,7 +195,7 @@ class Compute:
         """Whether there is something for the host to run."""
         return _GUEST in vm.context
 
-    # -- what becomes of them ----------------------------------------------------------------------------------------
+    # -- changes of state ------------------------------------------------------------------------------------------
 
     def _schedule(self, vm: Vm) -> None:
         if vm.state is VmState.PENDING:
@@ -249,22 +250,22 @@ class Compute:
         self._emit(vm)
 
     def vm_running(self, vm: Vm) -> None:
-        """Take note that a machine is up."""
+        """Record that a machine is up."""
         vm.state, vm.lcm_state, vm.error = VmState.ACTIVE, LcmState.RUNNING, ""
         self._emit(vm)
 
     def vm_failed(self, vm: Vm, reason: str) -> None:
-        """Take note that a machine could not be booted."""
+        """Record that a machine could not be booted."""
         vm.state, vm.lcm_state, vm.error = VmState.ACTIVE, LcmState.BOOT_FAILURE, reason
         self._emit(vm)
 
     def vm_lost(self, vm: Vm, reason: str) -> None:
-        """Take note that a machine went down by itself."""
+        """Record that a machine went down by itself."""
         vm.state, vm.lcm_state, vm.error = VmState.POWEROFF, LcmState.LCM_INIT, reason
         self._emit(vm)
 
     def vm_stopped(self, vm: Vm) -> None:
-        """Take note that a machine has been shut down, and do what follows; by default it is done."""
+        """Record that a machine has been shut down, and do what comes next; by default the VM is DONE."""
         self._after_stop.pop(vm.id, self._done)(vm)
 
     def _emit(self, vm: Vm) -> None:

@@ -1,4 +1,4 @@
-"""VMs, VM templates, images and networks as the core's XML: what clients and OneFlow itself read of it."""
+"""VMs, VM templates, images and networks as the core's XML, with the parts that clients and OneFlow read."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def vm_xml(vm: Vm) -> ET.Element:
 
 
 def find(vm: Vm, path: Sequence[str]) -> str | None:
-    """Return the text of all elements at the end of `path`, wherever in a VM it begins, or None if there are none."""
+    """Return the text of all elements at the end of `path`, which begins anywhere in a VM; None if there are none."""
     try:
         found = vm_xml(vm).findall(".//" + "/".join(path))
     except SyntaxError:

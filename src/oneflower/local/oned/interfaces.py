@@ -1,4 +1,4 @@
-"""What the core needs of others: a host that runs machines, and a listener who is told what becomes of VMs."""
+"""What the core needs of others: a host that runs machines, and a listener that is told about VMs."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Host(Protocol):
 
 
 class Listener(Protocol):
-    """Who wants to know what happens to VMs."""
+    """Is told what happens to VMs."""
 
     def vm_changed(self, vm: Vm) -> None:
-        """Take note of a new state."""
+        """Handle a new state of a VM."""
 
     def vm_updated(self, vm: Vm, text: str) -> None:
-        """Take note that a VM's user template was updated with `text`."""
+        """Handle an update of a VM's user template with `text`."""

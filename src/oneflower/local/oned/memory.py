@@ -12,7 +12,7 @@ from oneflower.opennebula.states import LcmState, VmState
 if TYPE_CHECKING:
     from oneflower.local.store import Store
 
-DONE_KEPT = 2000  # counted in ids, back from the newest: more VMs than one service has
+DONE_KEPT = 2000  # counted in ids, back from the newest; more than any service has
 _TABLES = """
 CREATE TABLE IF NOT EXISTS vm (id INTEGER PRIMARY KEY, done INTEGER NOT NULL, body TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS living ON vm (id) WHERE NOT done;
@@ -20,7 +20,7 @@ CREATE INDEX IF NOT EXISTS living ON vm (id) WHERE NOT done;
 
 
 class VmMemory:
-    """All VMs that are not done, and the last ones that are."""
+    """All VMs that are not done, and the last ones that are done."""
 
     def __init__(self, store: Store, done_kept: int = DONE_KEPT) -> None:
         self._store = store

@@ -1,6 +1,6 @@
 """The methods of the core's XML-RPC interface that the client needs.
 
-The session, the first parameter of each, is checked before. Most methods take more parameters than matter here.
+The session, the first parameter of each call, is checked before. Most methods take parameters that are not used here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Method = Callable[..., Any]
 
 VERSION = "7.4.0"
-# Whose objects a pool call asks for, and in which state VMs.
+# Whose objects a pool call asks for, and in which state VMs must be.
 _PRIMARY_GROUP, _ALL = -4, -2
 _ANY_STATE, _NOT_DONE, _LAST_STATE = -2, -1, 11
 
@@ -41,7 +41,7 @@ class SystemMethods:
         self._compute = compute
 
     def version(self) -> str:
-        """Return the version of OpenNebula that this cloud is like."""
+        """Return the version of OpenNebula that this cloud imitates."""
         return VERSION
 
     def user(self, *_: Any) -> str:
@@ -107,7 +107,7 @@ class TemplateMethods:
         return self._catalogue.save_template({**self._catalogue.template(number, "one.template.clone"), "NAME": name})
 
     def instantiate(self, number: int, name: str = "", hold: bool = False, extra: str = "", *_: Any) -> int:  # noqa: FBT001, FBT002
-        """Make a VM from a template."""
+        """Create a VM from a template."""
         return self._compute.instantiate(number, name, extra, hold=hold).id
 
     def table(self) -> dict[str, Method]:
@@ -146,7 +146,7 @@ class VmMethods:
         return _pool("VM_POOL", [vm_xml(wanted[number]) for number in _chosen(wanted, whose, start, end)])
 
     def some(self, numbers: str, *_: Any) -> str:
-        """Return the VMs with these ids, those that are not done."""
+        """Return the VMs with these ids that are not done."""
         wanted = [int(number) for number in numbers.split(",") if number.strip().isdigit()]
         known = self._compute.vms
         return _pool("VM_POOL", [vm_xml(known[number]) for number in wanted if number in known])
@@ -186,7 +186,7 @@ class ImageMethods:
         self._catalogue = compute.catalogue
 
     def allocate(self, content: str, datastore: int, *_: Any) -> int:
-        """Store what is known of an image."""
+        """Store the description of an image."""
         template = parse_template(content)
         if datastore not in DATASTORES:
             raise CloudError(404, f"[one.image.allocate] Error getting datastore [{datastore}].")

@@ -8,7 +8,7 @@ from typing import Any
 from oneflower.opennebula.states import PARKED, VM_FAILED, ImageState, LcmState, VmState
 
 OWNER = {"UID": "0", "GID": "0", "UNAME": "oneadmin", "GNAME": "oneadmin"}
-PRIVATE = "600"  # the permissions of what is created, as an octet
+PRIVATE = "600"  # the permissions of new objects, as an octet
 
 
 def permission_bits(octet: str) -> dict[str, str]:
@@ -41,7 +41,7 @@ class Vm:
 
     @property
     def running(self) -> bool:
-        """Whether it is up, as OpenNebula sees it."""
+        """Whether it is running, as OpenNebula sees it."""
         return self.state is VmState.ACTIVE and self.lcm_state is LcmState.RUNNING
 
     @property
@@ -61,7 +61,7 @@ class Vm:
 
     @property
     def context(self) -> dict[str, str]:
-        """The CONTEXT section, resolved."""
+        """The CONTEXT section, with its variables resolved."""
         context: dict[str, str] = self.template.get("CONTEXT", {})
         return context
 

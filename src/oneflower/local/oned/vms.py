@@ -1,4 +1,4 @@
-"""How a virtual machine follows from template text: what is the machine's own, what the user's, and its CONTEXT."""
+"""Makes a virtual machine from template text: the machine's own attributes, the user's, and its CONTEXT."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from oneflower.local.oned.vmtext import resolve_context
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# What describes the machine itself; every other attribute of its template lands in the user template.
+# These describe the machine itself. Every other attribute of its template goes into the user template.
 _OF_THE_MACHINE = {"CONTEXT", "CPU", "VCPU", "MEMORY", "CPU_MODEL", "NIC", "NIC_ALIAS", "NIC_DEFAULT", "DISK", "OS",
                    "FEATURES", "GRAPHICS", "VIDEO", "INPUT", "RAW", "PCI", "TOPOLOGY", "NUMA_NODE", "EMULATOR",
                    "BACKUP_CONFIG", "TPM"}  # fmt: skip
-# A context names every property a network can have, empty or not.
+# A context has every property that a network can have, even if it is empty.
 _ETHERNET = ("DNS", "EXTERNAL", "GATEWAY", "IP", "IP6", "IP6_GATEWAY", "IP6_METHOD", "IP6_METRIC", "IP6_PREFIX_LENGTH",
              "IP6_ULA", "MAC", "MASK", "METHOD", "METRIC", "MTU", "NETWORK", "ROUTES", "SEARCH_DOMAIN", "VLAN_ID",
              "VROUTER_IP", "VROUTER_IP6", "VROUTER_MANAGEMENT")  # fmt: skip
@@ -24,7 +24,7 @@ _ETHERNET = ("DNS", "EXTERNAL", "GATEWAY", "IP", "IP6", "IP6_GATEWAY", "IP6_METH
 
 @dataclass(frozen=True)
 class Place:
-    """Where a VM will be: its id, the addresses for its NICs (at least one), the OneGate it will know, the time."""
+    """Where a VM will be: its id, the addresses for its NICs (at least one), its OneGate, the time."""
 
     number: int
     addresses: tuple[str, ...]
@@ -33,7 +33,7 @@ class Place:
 
 
 def merge_extra(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay `extra` over a VM template: attributes of the same name are replaced whole, names in upper case."""
+    """Lay `extra` over a VM template: attributes of the same name are replaced. Names become upper case."""
     return {**base, **extra}
 
 

@@ -1,4 +1,4 @@
-"""Template text in the core: read with its refusals, written as OneFlow and OneGate write it, `$NAME` resolved.
+"""Template text: read with the core's refusals, written as OneFlow and OneGate write it, with `$NAME` resolved.
 
 Sources: vm_var_parser.l, VirtualMachineContext.cc.
 """
@@ -31,7 +31,7 @@ def parse_template(text: str) -> dict[str, Any]:
 
 
 def render_contents(contents: Mapping[str, Any]) -> str:
-    """Return an object as OneFlow renders it for oned. Of a vector it joins the lines, so a line break gets a comma."""
+    """Return an object as OneFlow writes it for oned. Of a vector it joins the lines, so a line break gets a comma."""
     text = ""
     for key, value in contents.items():
         if isinstance(value, dict):

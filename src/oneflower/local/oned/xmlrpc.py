@@ -1,6 +1,6 @@
 """The core's XML-RPC protocol: requests, sessions, answers.
 
-Every call answers `[success, value or message, error code]`. A method that is not here answers so, never silently.
+Every call answers `[success, value or message, error code]`. A method that is not implemented says so in its answer.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class _Protocol:
             params, method = protocol.loads(content, use_builtin_types=True)
         except CloudError as error:
             return Response(error.message, error.status, media_type="text/plain", headers={"Connection": "close"})
-        except Exception as error:  # noqa: BLE001 - whatever a hostile body makes expat or the unmarshaller raise
+        except Exception as error:  # noqa: BLE001 - a hostile body can make expat or the unmarshaller raise anything
             fault = protocol.Fault(-503, f"Call XML not a proper XML-RPC call. {error}")
             return Response(protocol.dumps(fault), media_type="text/xml")
         reply = protocol.dumps((list(self._answer(method or "", params)),), methodresponse=True)
@@ -78,7 +78,7 @@ class _Protocol:
             return False, f"[{method}] Internal error.", _EINTERNAL
 
     async def _content(self, request: Request) -> bytes:
-        """Return the body: all of it if its beginning shows the right session, else only what a refusal needs.
+        """Return the body: all of it if it begins with the right session, otherwise only what a refusal needs.
 
         Raises `CloudError` 413 or 408 if the body is too long or takes too long.
         """

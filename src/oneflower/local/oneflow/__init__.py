@@ -1,1 +1,1 @@
-"""OneFlow: services, their templates, and what moves them."""
+"""OneFlow: services, their templates, and what changes them."""

@@ -1,4 +1,4 @@
-"""What the body of a request to OneFlow asks for. What it lacks is refused in the words of the real server."""
+"""Reads the body of a request to OneFlow. A missing part is refused in the words of the real server."""
 
 from __future__ import annotations
 

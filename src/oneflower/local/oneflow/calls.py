@@ -1,4 +1,4 @@
-"""OneFlow's REST interface. As the server has it, replies are text/html holding JSON, and errors are plain text."""
+"""OneFlow's REST interface. As in the real one, replies are JSON with the type text/html, errors are plain text."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def oneflow_calls(documents: Documents, lifecycle: Lifecycle, compute: Compute) 
 
 
 class _Password:
-    """Lets in requests with the right user and password."""
+    """Accepts requests with the right user and password."""
 
     def __init__(self, secret: str) -> None:
         self._secret = secret.encode()
 
     def refuse(self, request: Request) -> Response | None:
-        """Return the refusal of a request, or None if it may come in."""
+        """Return the refusal of a request, or None if it is accepted."""
         kind, _, encoded = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "basic":
             return HTMLResponse("A username and password must be provided", 401)
@@ -59,5 +59,5 @@ class _Password:
         return None
 
     async def unknown(self, request: Request) -> Response:
-        """Answer a request that no call is for."""
+        """Answer a request that matches no call."""
         return self.refuse(request) or not_found(request.method, request.url.path)

@@ -1,4 +1,4 @@
-"""What OneFlow lays over the VM template of a role: the role's contents, with user inputs, networks and references."""
+"""Writes what OneFlow lays over the VM template of a role: its contents, with user inputs, networks and references."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _look_up(service: Document, role: Role, reference: str, compute: Compute) ->
 
 
 def fill_references(text: str, find: Callable[[str], str]) -> str:
-    """Replace each `${role.path}` by what `find` returns for it; a reference that it does not know becomes empty."""
+    """Replace each `${role.path}` with what `find` returns for it; an unknown reference becomes empty."""
     for reference in _REFERENCE.findall(text):
         text = text.replace("${" + reference + "}", find(reference))
     return text

@@ -1,8 +1,8 @@
-"""When a scheduled policy recurs, as the gem parse-cron reads a line of cron, by which OneFlow goes.
+"""When a scheduled policy recurs. OneFlow uses the gem parse-cron, and this reads a line of cron as the gem does.
 
-It takes less than other crons (no `5/15`, no names of more than three letters) and more (@hourly), knows one rule of
-its own (a day is right when the day of the month or the weekday is, unless one of them is a bare `*`), and where the
-days of a month do not have the one that is asked for, it names the first. Source: cron_parser.rb.
+It accepts less than other crons (no `5/15`, no names of more than three letters) and more (@hourly). It has a rule of
+its own: a day matches when the day of the month or the weekday matches, unless one of them is a bare `*`. If a month
+does not have the day that is asked for, it takes the first. Source: cron_parser.rb.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Cron:
             self._weekdays = [] if fields[4] == "*" else self._weekdays
 
     def next(self, after: datetime.datetime) -> datetime.datetime:
-        """Return the first time after `after`, in its time zone. Raises `CronError` where there is no such time."""
+        """Return the first time after `after`, in its time zone. Raises `CronError` if there is none."""
         moment = _Moment(after.year, after.month, after.day, after.hour, after.minute)
         if moment.month not in self._months:
             self._to_month(moment)
@@ -101,7 +101,7 @@ class Cron:
 
 @dataclass
 class _Moment:
-    """A time while it is looked for. Day 0 is a day that there is not."""
+    """A time during the search. Day 0 means a day that does not exist."""
 
     year: int
     month: int
@@ -111,7 +111,7 @@ class _Moment:
 
 
 def _following(current: int, allowed: list[int]) -> tuple[int, bool]:
-    """Return the next of the allowed numbers, and whether that begins anew with the first."""
+    """Return the next of the allowed numbers, and whether the search wrapped around to the first."""
     later = next((number for number in allowed if number > current), None)
     if later is not None:
         return later, False

@@ -62,7 +62,7 @@ class Documents:
         return document if document is not None and document.type == SERVICE_TYPE else None
 
     def input_of(self, service: int, name: str) -> str | None:
-        """Return the value that a service has been given for a variable, on whatever level, or None."""
+        """Return the value that a service was given for a variable, on any level, or None."""
         document = self.service(service)
         return variables_of(document.body).get(name) if document else None
 
@@ -121,7 +121,7 @@ class Documents:
         self.note(service, message)
         role["cardinality"] = number
 
-    # -- what can be done with any document --------------------------------------------------------------------------
+    # -- operations on any document -------------------------------------------------------------------------------
 
     def rename(self, document: Document, name: str) -> None:
         """Give a document another name. The body keeps its own."""

@@ -1,4 +1,4 @@
-"""What follows when OneFlow has waited for the VMs of a role: a new state, and often the next step of the service."""
+"""What happens when a wait for the VMs of a role ends: a new state, and often the next step of the service."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Endings:
         self._endings = self._table()
 
     def finish(self, wait: Wait) -> None:
-        """Do what follows when every VM has arrived."""
+        """End a wait whose VMs have all arrived."""
         service, role = self._waiters(wait)
         if service is not None and role is not None:
             with self._documents.changing(service):

@@ -1,6 +1,6 @@
 """The expressions of elasticity policies, such as `FL_LOAD > 80 && CPU < 50`.
 
-Grammar, as OneFlow has it: comparisons joined by && and ||, which bind equally and to the right, so that
+The grammar is OneFlow's. Comparisons are joined by && and ||, which bind equally and to the right, so that
 `a && b || c` is `a && (b || c)`; `!` negates all that follows; no arithmetic. A name stands for the mean of an
 attribute over a role's running VMs. A comparison with an attribute that no VM has is false.
 

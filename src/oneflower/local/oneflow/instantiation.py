@@ -1,4 +1,4 @@
-"""How `instantiate` makes a service of a service template and a `merge_template`.
+"""How `instantiate` makes a service from a service template and a `merge_template`.
 
 Sources: oneflow-server.rb, service_template.rb, service.rb.
 """
@@ -51,7 +51,7 @@ def _complete(declared: Any, values: Any) -> None:
 
 
 def check_networks(template: dict[str, Any], merge: dict[str, Any]) -> None:
-    """Check that every declared network has a value, if none is given the declared one. Raises `CloudError` 400."""
+    """Check that every declared network has a value, its own if none is given. Raises `CloudError` 400."""
     networks = template.get("networks")
     if networks and not merge.get("networks_values"):
         try:

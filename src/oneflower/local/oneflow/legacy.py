@@ -37,7 +37,7 @@ def convert(body: dict[str, Any]) -> None:
 
 
 def upgrade_contents(text: str) -> dict[str, Any]:
-    """Return `vm_template_contents` as an object: quotes are dropped, every comma separates, vectors become lists."""
+    """Return `vm_template_contents` as an object: quotes are dropped, commas are separators, vectors become lists."""
     result: dict[str, Any] = {}
     for line in re.split(r"\n(?![^\[]*\])", text):
         name, separator, value = line.partition("=")

@@ -1,9 +1,9 @@
-"""The life of services, over the VMs of the core: what is asked of OneFlow, and what it is told.
+"""The lifecycle of services, over the VMs of the core: requests to OneFlow, and events that it receives.
 
-A service changes on a request (here), by steps (`steps`), and when what it waits for has come (`waits`, `endings`). If
-that boots more machines, they boot at that very moment. Others look after running services (`watchdog`).
-What the real OneFlow does wrong is done wrong here too. Where it would leave a service stuck for ever, this one does
-so, and reports it in the daemon's log. Sources: LifeCycleManager.rb, vmrole.rb.
+A service changes on a request (here), by steps (`steps`), and when a wait ends (`waits`, `endings`). If that boots more
+machines, they boot at once. `watchdog` looks after running services. Bugs of the real OneFlow are copied. Where it
+would leave a service stuck forever, so does this one, and the daemon's log says why. Sources: LifeCycleManager.rb,
+vmrole.rb.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Lifecycle:
         compute.listener = self
 
     def start(self) -> None:
-        """Carry on with every service, as OneFlow does when it starts, and evaluate policies from now on."""
+        """Resume every service, as OneFlow does when it starts, and evaluate policies from now on."""
         for service in self._documents.pool(SERVICE_TYPE):
             if service.state in TRANSIENT:
                 self.recover(service, delete=False)
@@ -56,10 +56,10 @@ class Lifecycle:
                 self._watchdog.watch(service)
         self._clock.later(self._autoscaler_interval, self._autoscaler.run)
 
-    # -- what is asked -----------------------------------------------------------------------------------------------
+    # -- requests ----------------------------------------------------------------------------------------------------
 
     def instantiate(self, number: int, merge: dict[str, Any]) -> dict[str, Any]:
-        """Make a service. Returns the document as it is before anything happens, which is OneFlow's reply."""
+        """Create a service. Returns the document as it is before anything happens: that is OneFlow's reply."""
         template = self._documents.get(number, TEMPLATE_TYPE).body
         check_inputs(template, merge)
         check_networks(template, merge)
@@ -83,7 +83,7 @@ class Lifecycle:
         self._steps.undeploy(service)
 
     def recover(self, service: Document, *, delete: bool) -> None:
-        """Retry what failed; with `delete`, undeploy whatever the state. Raises `CloudError` 500."""
+        """Retry what failed; with `delete`, undeploy in any state. Raises `CloudError` 500."""
         if delete:
             self._waiting.cancel(service.id)
             self._steps.undeploy(service)
@@ -100,10 +100,11 @@ class Lifecycle:
             self._documents.enter(service, ServiceState.DEPLOYING)
 
     def scale(self, service: Document, name: str, cardinality: int, force: Any) -> None:
-        """Change how many VMs a role has; on the way down the oldest are terminated. Raises `CloudError` 500.
+        """Change how many VMs a role has; to scale down, the oldest are terminated. Raises `CloudError` 500.
 
-        `force` is what the request says. OneFlow writes it into JSON text, unquoted, and reads that again: "true" is
-        true. What is not JSON then, such as nothing at all, raises `JsonError` and leaves the service unwatched.
+        `force` is what the request says. OneFlow writes it into JSON text, unquoted, and reads that again, so "true" is
+        true. If the result is not valid JSON, as with an empty value, `JsonError` is raised and the service stays
+        unwatched.
         """
         if service.state is not ServiceState.RUNNING:
             raise CloudError(500, f"Service cannot be scaled in state: {service.state.name}")
@@ -145,7 +146,7 @@ class Lifecycle:
         self._documents.enter(service, ServiceState.SCALING if well else ServiceState.FAILED_SCALING)
 
     def add_role(self, service: Document, role: Role) -> None:
-        """Add a role to a running service and deploy it at once, whatever its parents. Raises `CloudError` 500."""
+        """Add a role to a running service and deploy it at once, also before its parents. Raises `CloudError` 500."""
         self._need_running(service)
         if service.role(role["name"]) is not None:
             raise CloudError(500, f"Role {role['name']} already exists")
@@ -176,7 +177,7 @@ class Lifecycle:
             raise CloudError(500, f"Cannot modify roles in state: {service.state.name}")
 
     def update(self, service: Document, body: Any, *, append: bool) -> None:
-        """Change what may be changed of a service: not its inputs, names, roles or nodes. Raises `CloudError` 500."""
+        """Change what may be changed in a service: not its inputs, names, roles or nodes. Raises `CloudError` 500."""
         if service.state in TRANSIENT or service.state in FAILED:
             raise CloudError(500, f"Service cannot be updated in state: {service.state.name}")
         changed = rules.immutable_change(service, body, append=append)
@@ -187,15 +188,15 @@ class Lifecycle:
         with self._documents.changing(service):
             service.body = {**service.body, **body} if append else body
 
-    # -- what is told ------------------------------------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------------------------------
 
     def vm_changed(self, vm: Vm) -> None:
-        """Take note of a new state of a VM."""
+        """Handle a new state of a VM."""
         self._waiting.vm_changed(vm)
         self._watchdog.vm_changed(vm)
 
     def vm_updated(self, vm: Vm, text: str) -> None:
-        """Take note that a VM's user template was updated with `text`."""
+        """Handle an update of a VM's user template with `text`."""
         self._waiting.vm_updated(vm, text)
 
     def _finish(self, wait: Wait) -> None:

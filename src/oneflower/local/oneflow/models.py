@@ -16,10 +16,10 @@ _DIGITS = frozenset("0123456789")
 
 
 def octet_of(value: Any) -> str:
-    """Return permissions as three octal digits. Source: chmod_octet of pool_element.rb, which refuses nothing.
+    """Return permissions as three octal digits. Source: chmod_octet in pool_element.rb, which accepts everything.
 
-    Of each character's number three bits count; a character that is not a digit, or not there, counts as 0. Of an
-    integer Ruby takes bits instead of digits, and of each only the lowest place is left.
+    Three bits of each character's number count. A character that is missing or not a digit counts as 0. From an
+    integer, Ruby takes bits instead of digits, and keeps only the lowest place of each.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return "".join(str(value >> place & 1) for place in range(3))

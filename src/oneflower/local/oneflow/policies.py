@@ -27,8 +27,8 @@ _SHORT, _LAST_CENTURY = 2, 69
 def parse_time(text: str) -> float | None:
     """Return the seconds since the epoch for digits or a date, and None for anything else.
 
-    Three numbers are read as Ruby reads them: the longest is the year and the middle one the month, whatever separates
-    them, so `31/12/2031` is a date and `12/31/2031` is not. To Ruby a weekday alone is not a time.
+    Three numbers are read as Ruby reads them: the longest is the year and the middle one the month, whatever the
+    separator, so `31/12/2031` is a date and `12/31/2031` is not. To Ruby, a weekday alone is not a time.
     """
     if re.search(r"^\d+$", text, re.MULTILINE):
         return float(re.findall(r"\d+", text)[0])
@@ -94,7 +94,7 @@ def _elastic(policy: dict[str, Any], role: dict[str, Any], vms: list[Vm], now: f
     try:
         holds, text = expressions.parse(policy["expression"]).value(lambda name: mean(name, vms))
     except expressions.ParseError:
-        return 0  # an update of the service wrote it, and nobody checks that
+        return 0  # an update of the service wrote it, and updates are not checked
     needed, change, trues = policy.get("period_number", 0), 0, 0
     if holds:
         trues = min(policy.get("true_evals", 0) + 1, needed)

@@ -1,4 +1,4 @@
-"""How OneFlow recovers a service: what it retries depends on the state in which the service is."""
+"""How OneFlow recovers a service: what it retries depends on the state of the service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The VMs of a role: OneFlow makes them, shuts them down, retries them and releases them."""
+"""The VMs of a role: OneFlow creates them, shuts them down, retries them and releases them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class RoleVms:
         self._compute = compute
 
     def make_missing(self, service: Document, role: Role) -> list[int]:
-        """Make the VMs that a role lacks, and return their ids. Raises `CloudError`."""
+        """Create the VMs that a role lacks, and return their ids. Raises `CloudError`."""
         number = role["cardinality"] - len(role["nodes"])
         if number == 0:
             return []
@@ -41,7 +41,7 @@ class RoleVms:
         return fresh
 
     def retry(self, service: Document, role: Role) -> list[int]:
-        """Boot failed VMs again, resume parked ones, make missing ones. Return the ids of those to wait for."""
+        """Boot failed VMs again, resume parked ones, create missing ones. Return the ids of those to wait for."""
         waited = []
         for vm in self._of(role):
             if vm.running and not service.gate:
@@ -79,7 +79,7 @@ class RoleVms:
                 self._compute.act(vm, "release")
 
     def drop_terminated(self, role: Role) -> None:
-        """Remove the VMs that are terminated from a role."""
+        """Remove terminated VMs from a role."""
         role["nodes"] = [node for node in role["nodes"] if node["deploy_id"] in self._compute.vms]
 
     def _of(self, role: Role) -> list[Vm]:

@@ -1,4 +1,4 @@
-"""OneFlow's rules about a service. Only `complete` changes anything."""
+"""OneFlow's rules about a service. Only `complete` changes a service."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def refuse_unsupported(body: dict[str, Any]) -> None:
         raise CloudError(501, "The local cloud does not implement virtual routers")
     for value in body.get("networks_values") or ():
         if any("id" not in net for net in value.values()):
-            raise CloudError(501, "The local cloud does not implement networks that are made with a service")
+            raise CloudError(501, "The local cloud does not implement networks that are created with a service")
 
 
 _FIXED = ("user_inputs", "user_inputs_values", "deployment", "log", "name", "networks", "networks_values",

@@ -28,16 +28,16 @@ ACTIONS = frozenset(
 
 
 class Scheduler:
-    """Schedules actions, and takes them back."""
+    """Schedules actions, and cancels them."""
 
     def __init__(self, documents: Documents, compute: Compute) -> None:
         self._documents = documents
         self._compute = compute
 
     def schedule(self, service: Document, roles: Iterable[Role], action: str, period: int, number: int) -> None:
-        """Schedule an action on every VM of some roles, `number` of them each `period` seconds.
+        """Schedule an action on every VM of some roles, `number` of them every `period` seconds.
 
-        OneFlow only notes in the service's log that an action does not exist. Raises `CloudError` 500, or 501 for an
+        If an action does not exist, OneFlow only notes it in the service's log. Raises `CloudError` 500, or 501 for an
         action that exists and is not implemented here.
         """
         known = action.removesuffix("-hard") in VERBS
@@ -56,7 +56,7 @@ class Scheduler:
         self._documents.save(service)
 
     def unschedule(self, roles: Iterable[Role], number: int) -> None:
-        """Take back a scheduled action of every VM of some roles."""
+        """Cancel a scheduled action of every VM of some roles."""
         for role in roles:
             for vm in self._vms(role):
                 self._compute.unschedule(vm, number)

@@ -1,8 +1,8 @@
 """What OneFlow 7.4 accepts as a service template or a role.
 
 The schemas are declared as its validator knows them (service_template.rb, validator.rb): unknown keys stay, `null` and
-`false` count as absent, numbers may be strings, defaults are filled in only if a key is absent. What is an error
-follows the server, not good sense: a role may name a parent that does not exist.
+`false` count as absent, numbers may be strings, defaults are filled in only if a key is absent. The errors are those of
+the server, sensible or not: a role may name a parent that does not exist.
 """
 
 from __future__ import annotations

@@ -59,10 +59,10 @@ class Wait:
         return self.service, self.role
 
     def arrived(self, vm: Vm | None, *, polled: bool) -> bool:
-        """Whether a VM has reached the state that is waited for. None stands for a VM that is done.
+        """Whether a VM has reached the state that the wait is for. None stands for a VM that is done.
 
-        On the way up, a VM that is parked or gone counts too: OneFlow does not wait for what cannot come. With the
-        gate, READY=YES in the user template is seen only at a poll; `reported` handles the event.
+        On the way up, a VM that is parked or gone counts too: OneFlow does not wait for a VM that cannot arrive. With
+        the gate, READY=YES in the user template is seen only at a poll; `reported` handles the event.
         """
         if vm is None or vm.gone:
             return True
@@ -119,7 +119,7 @@ class Waiting:
                     del self._awaited[number]
 
     def _poll(self, wait: Wait) -> None:
-        """Check every VM that is waited for; do so again after a quiet poll interval."""
+        """Check every VM in a wait; check again after a poll interval without events."""
         if self._waits.get(wait.key) is not wait:
             return
         vms = {number: self._compute.vms.get(number) for number in wait.left}

@@ -35,7 +35,7 @@ class Watchdog:
         self._watched: set[int] = set()
 
     def watch(self, service: Document) -> None:
-        """Look after a service from now on, and first look at its VMs."""
+        """Watch a service from now on, and first check its VMs."""
         self._watched.add(service.id)
         nodes = [(role["name"], number) for role in service.roles for number in node_ids(role)]
 
@@ -47,11 +47,11 @@ class Watchdog:
         self._compute.clock.later(0, look)
 
     def unwatch(self, service: Document) -> None:
-        """Stop looking after a service."""
+        """Stop watching a service."""
         self._watched.discard(service.id)
 
     def vm_changed(self, vm: Vm) -> None:
-        """Take note of a new state of a VM."""
+        """Handle a new state of a VM."""
         if vm.service_id in self._watched:
             service = self._documents.service(vm.service_id or 0)
             if service is not None:
@@ -94,7 +94,7 @@ class Autoscaler:
         self._scale = scale
 
     def run(self) -> None:
-        """Evaluate every policy, and do so again after OneFlow's interval."""
+        """Evaluate every policy, and again after OneFlow's interval."""
         self._compute.clock.later(self._compute.timing.autoscaler, self.run)
         for service in self._documents.pool(SERVICE_TYPE):
             for name in [role["name"] for role in service.roles]:

@@ -1,1 +1,1 @@
-"""OneGate: the service through which machines report what they are and ask about their federation."""
+"""OneGate: the service through which machines publish attributes and read about their service."""

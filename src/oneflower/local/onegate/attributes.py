@@ -11,9 +11,9 @@ _SPECIAL = re.compile(r"[=,\\\n\[\]]")
 
 
 def escape(text: str) -> str:
-    """Return the text of a PUT with quotes wherever OneGate thinks that they are missing.
+    """Return the text of a PUT, with quotes added wherever OneGate thinks that they are missing.
 
-    What it gets wrong (commas, brackets, backslashes, an equals sign within quotes) is wrong here in the same way.
+    Its errors (with commas, brackets, backslashes, an equals sign within quotes) are copied.
     Source: escape_attr of onegate-server.rb.
     """
     out, inside, done = [], False, 0

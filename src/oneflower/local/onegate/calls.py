@@ -1,4 +1,4 @@
-"""OneGate's REST interface, for the machines. Facts: ids of VMs are strings, `deploy_id` an integer, `running` null."""
+"""OneGate's REST interface, for machines. VM ids are strings, `deploy_id` is an integer, `running` is null."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class OneGateCalls:
         self._compute = compute
 
     def refuse(self, request: Request) -> Response | None:
-        """Return the refusal of a request, or None if it shows the token of the machine that it names."""
+        """Return the refusal of a request, or None if it has the token of the machine that it names."""
         number = request.headers.get("x-onegate-vmid", "")
         vm = self._compute.vms.get(int(number)) if re.fullmatch(r"[0-9]{1,18}", number) else None
         request.state.vm = vm
@@ -64,12 +64,12 @@ class OneGateCalls:
     # -- VMs ---------------------------------------------------------------------------------------------------------
 
     async def root(self, request: Request) -> Response:
-        """Say where the other calls are."""
+        """List the other calls."""
         base = str(request.base_url).rstrip("/")
         return _json({"vm_info": f"{base}/vm", "service_info": f"{base}/service"})
 
     async def own_vm(self, request: Request) -> Response:
-        """Show the machine that asks."""
+        """Show the machine that sent the request."""
         return _json(_vm(request.state.vm))
 
     async def other_vm(self, request: Request) -> Response:
@@ -77,7 +77,7 @@ class OneGateCalls:
         return _json(_vm(self._peer(request)))
 
     async def update_own(self, request: Request) -> Response:
-        """Change the user template of the machine that asks."""
+        """Change the user template of the machine that sent the request."""
         return await self._update(request, request.state.vm)
 
     async def update_other(self, request: Request) -> Response:
@@ -134,7 +134,7 @@ class OneGateCalls:
         return no_content()
 
     def _peer(self, request: Request) -> Vm:
-        """Return the machine that a path names, if the one that asks may see it. Raises `CloudError`."""
+        """Return the machine that a path names, if the sender may see it. Raises `CloudError`."""
         vm: Vm = request.state.vm
         number = whole(request.path_params["id"])
         if number == vm.id:
@@ -151,7 +151,7 @@ class OneGateCalls:
     # -- the service -------------------------------------------------------------------------------------------------
 
     async def show_service(self, request: Request) -> Response:
-        """Show the service of the machine that asks."""
+        """Show the service of the machine that sent the request."""
         service = self._own_service(request.state.vm)
         extended = "extended" in request.query_params or "extended" in await text_body(request)
         roles = [
@@ -184,7 +184,7 @@ class OneGateCalls:
         return Response(media_type=_TYPE)
 
     def _own_service(self, vm: Vm) -> Document:
-        """Return the service that a VM names in its user template, if that knows it. Raises `CloudError`."""
+        """Return the service that a VM names in its user template, if that service has the VM. Raises `CloudError`."""
         number = vm.user_template.get("SERVICE_ID")
         if not isinstance(number, str) or not re.search(r"^\d+$", number, re.MULTILINE):
             raise CloudError(400, "Empty or invalid SERVICE_ID")
@@ -194,7 +194,7 @@ class OneGateCalls:
         _need_member(service, vm.id)
         return service
 
-    # -- what no machine here has ------------------------------------------------------------------------------------
+    # -- what machines here do not have-------------------------------------------------------------------------------
 
     async def virtual_router(self, _: Request) -> Response:
         """Refuse: no machine here is a virtual router."""
@@ -226,7 +226,7 @@ class OneGateCalls:
 
 
 async def _unsupported(_: Request) -> Response:
-    """Refuse a call that does not exist. The real server answers it without asking for a token, too."""
+    """Refuse a call that does not exist. The real server also answers it without a token."""
     return Response("OneGate server doesn't support this feature", 400, media_type=_TYPE)
 
 
