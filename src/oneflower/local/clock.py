@@ -37,8 +37,8 @@ class Timing:
     autoscaler: float = 1.0
 
 
-# OneFlow's own defaults (wait_timeout, autoscaler_interval); The times of VMs were measured on a 7.4.0 with dummy
-# drivers.
+# OneFlow's own defaults (wait_timeout, autoscaler_interval). The times of VMs were measured on a 7.4.0
+# with dummy drivers.
 REAL = Timing(boot=4.0, shutdown=2.0, poll=30.0, autoscaler=90.0)
 TIMINGS = {Pace.IMMEDIATE: Timing(), Pace.TIMED: REAL, Pace.STEPPED: REAL}
 
