@@ -54,13 +54,18 @@ class _Runtimes:
 
 
 class LocalSurroundings(_Runtimes):
-    """The local cloud's side."""
+    """The local cloud's side. `name` is that of the service template."""
+
+    def __init__(self, name: str = NAME) -> None:
+        self._name = name
 
     def template(self, cloud: Cloud) -> int:
         """Return the id of the service template, registering it if need be: this cloud is the user's own."""
         from oneflower.cloud.register import Registration, Wishes  # noqa: PLC0415
+        from oneflower.cloud.registered import find_registered  # noqa: PLC0415
 
-        return Registration(cloud, Wishes()).apply().template
+        done = Registration(cloud, Wishes()).apply()
+        return done.template if self._name == NAME else find_registered(cloud, self._name)[0]
 
     def limits(self, _cloud: Cloud) -> tuple[int, int]:
         """Return the usual limits for scaling."""
@@ -146,8 +151,10 @@ class OpenNebulaSurroundings(_Runtimes):
         return f"Check the address ({variable}) and that the server runs."
 
 
-def local_cloud(tell: Callable[[str], None] = lambda _: None) -> Cloud:
+def local_cloud(tell: Callable[[str], None] = lambda _: None, template: str = NAME) -> Cloud:
     """Connect to this user's local cloud, starting it if it is not up. `tell` hears of outages.
+
+    `template` names the service template.
 
     Raises `OneflowerError`.
     """
@@ -156,7 +163,7 @@ def local_cloud(tell: Callable[[str], None] = lambda _: None) -> Cloud:
 
     found = daemon.connect(LocalHome.of_user())
     _bypass_proxies()
-    return Cloud(_endpoints(found), LocalSurroundings(), tell)
+    return Cloud(_endpoints(found), LocalSurroundings(template), tell)
 
 
 def _endpoints(found: Daemon) -> Endpoints:

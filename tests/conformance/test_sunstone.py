@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -34,6 +33,7 @@ from oneflower_appliance.settings import Bounds, resolve
 
 from .cloud import LocalServers
 from .compare import differences
+from .fireedge import posted_for
 
 RECORDED = {path.stem: json.loads(path.read_text()) for path in (Path(__file__).parent / "sunstone").glob("*.json")}
 ACCEPTED = ("c", "e", "s", "t")
@@ -59,15 +59,6 @@ def template(variant):
         if variant not in ACCEPTED:
             role.pop("user_inputs_values", None)
     return body
-
-
-def posted_for(body, **filled):
-    """Return what FireEdge posts for a service template when a tenant fills in some fields and leaves the others."""
-    values = {}
-    for name, text in body["user_inputs"].items():
-        _, kind, _, _, default = text.split("|")
-        values[name] = filled.get(name, re.sub(r"\.0$", "", default) if kind == "number-float" else default)
-    return {"user_inputs_values": values, "name": "from-sunstone", "roles": copy.deepcopy(body["roles"])}
 
 
 class Cloud:
@@ -173,7 +164,7 @@ def test_every_value_is_in_the_context_of_just_the_right_roles(cloud, variant):
 def test_the_tests_post_what_fireedge_posts(variant):
     recorded = action(variant)["params"]["merge_template"]
     filled = {"t": {"FL_NUM_ROUNDS": "12", "FL_MODEL": "resnet18", "FL_CLIENT_LR": "0.02"}}.get(variant, {})
-    mine = posted_for(template(variant), **filled)
+    mine = posted_for(template(variant), "mine", **filled)
     assert mine["user_inputs_values"] == recorded["user_inputs_values"]
     values = [role.pop("user_inputs_values", {}) for role in recorded["roles"]]
     assert [set(role.pop("user_inputs_values", {})) for role in mine["roles"]] == [set(one) for one in values]
@@ -192,7 +183,7 @@ def test_both_of_our_renderings_instantiate_from_sunstone_and_give_each_role_its
         Rendering.FORM: {"ONEAPP_FLOWER_EXPERT_LOG_LEVEL": "DEBUG", "ONEAPP_FLOWER_TRAINING_ROUNDS": "7",
                          "ONEAPP_FLOWER_DATA_PATH": "/data/it's \"mine\""},
     }[rendering]  # fmt: skip
-    merge = made.here(posted_for(made.servers.documents.get(made.template, 101).body, **filled))
+    merge = made.here(posted_for(made.servers.documents.get(made.template, 101).body, "from-sunstone", **filled))
     answer = made.instantiate(merge)
     assert answer.status_code == 201, answer.text
     service = int(answer.json()["DOCUMENT"]["ID"])

@@ -12,6 +12,7 @@ from oneflower.cloud.register import Registration, Wishes
 from oneflower.cloud.registered import find_registered, unregister
 from oneflower.opennebula import COORDINATOR, NODES, VmOptions, render
 from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.parameters import form_fields
 from oneflower_appliance.settings import Bounds
 
 from .conftest import ON_OPENNEBULA
@@ -32,7 +33,7 @@ def register(world, name, *, force=False, dry_run=False, node=VmOptions(), bound
 def there(world, name):
     return (
         [template for template in world.cloud.core.vm_templates() if template.startswith(name)],
-        [document["NAME"] for document in world.cloud.oneflow.service_templates() if document["NAME"] == name],
+        [document["NAME"] for document in world.cloud.oneflow.service_templates() if document["NAME"].startswith(name)],
     )
 
 
@@ -52,12 +53,14 @@ def test_registering_twice_changes_nothing_the_second_time(world, name):
     done = register(world, name)
     assert changes(done) == changes(planned)
     assert find_registered(world.cloud, name) == (done.template, Bounds())
+    assert find_registered(world.cloud, f"{name}-form") == (done.form, Bounds())
     roles = {role["name"]: role["template_id"] for role in body(world, done.template)["roles"]}
     assert roles == {COORDINATOR: done.vm_templates[COORDINATOR], NODES: done.vm_templates[NODES]}
     again = register(world, name)
-    assert (again.changes, again.template, again.vm_templates) == ((), done.template, done.vm_templates)
+    assert (again.changes, again.template, again.form) == ((), done.template, done.form)
+    assert again.vm_templates == done.vm_templates
     removed = unregister(world.cloud, name)
-    assert len(removed) == 3
+    assert len(removed) == 4
     assert there(world, name) == ([], [])
     assert unregister(world.cloud, name) == []
 
@@ -96,6 +99,35 @@ def test_what_was_changed_by_hand_stays_unless_forced(world, name):
     assert register(world, name, node=VmOptions(memory=1024)).changes == ()
 
 
+def test_the_form_is_kept_up_to_date_as_the_rest_is(world, name):
+    done = register(world, name, bounds=Bounds(2, 20, 3))
+    form = body(world, done.form)
+    assert set(form["user_inputs"]) == {field.input for field, _ in form_fields()}
+    assert [role["template_id"] for role in form["roles"]] == list(done.vm_templates.values())
+    change = {"user_inputs": form["user_inputs"] | {"ONEAPP_FLOWER_TRAINING_ROUNDS": "O|number|Rounds||50"}}
+    world.cloud.oneflow.update_service_template(done.form, form | change)
+    kept = register(world, name, bounds=Bounds(2, 30, 3))
+    rounds = "user_inputs.ONEAPP_FLOWER_TRAINING_ROUNDS stays O|number|Rounds||50, changed by hand"
+    assert [str(change).partition(" (")[0] for change in sorted(kept.changes, key=str)] == [
+        f"= service template {name}-form: {rounds}",
+        f"~ service template {name}-form: roles[supernode].max_vms 20 -> 30",
+        f"~ service template {name}: roles[supernode].max_vms 20 -> 30",
+    ]
+    assert body(world, done.form)["user_inputs"]["ONEAPP_FLOWER_TRAINING_ROUNDS"] == "O|number|Rounds||50"
+    assert find_registered(world.cloud, f"{name}-form")[1] == Bounds(2, 30, 3)
+
+
+def test_a_vm_template_that_asks_for_inputs_is_named_and_a_name_of_a_form_is_refused(world, name):
+    done = register(world, name)
+    assert done.asking == ()
+    number = done.vm_templates[NODES]
+    edited = world.cloud.core.vm_template(number) | {"USER_INPUTS": {"FL_SITE": "O|text|Site||"}}
+    world.cloud.core.update_vm_template(number, render(edited))
+    assert register(world, name).asking == (NODES,)
+    with pytest.raises(OneflowerError, match="is the name of a form"):
+        register(world, f"{name}-form")
+
+
 def test_what_was_begun_is_removed_again_when_something_fails(world, name, monkeypatch):
     def refuse(_body):
         raise OneflowerError("OneFlow is gone.")
@@ -106,6 +138,17 @@ def test_what_was_begun_is_removed_again_when_something_fails(world, name, monke
         Registration(world.cloud, Wishes(name), notify=said.append).apply()
     assert there(world, name) == ([], [])
     assert said == [f"removed again: VM template {name}-{role}" for role in (NODES, COORDINATOR)]
+    create = type(world.cloud.oneflow).create_service_template
+    monkeypatch.setattr(
+        world.cloud.oneflow,
+        "create_service_template",
+        lambda body: refuse(body) if body["name"].endswith("-form") else create(world.cloud.oneflow, body),
+    )
+    said.clear()
+    with pytest.raises(OneflowerError, match="OneFlow is gone"):
+        Registration(world.cloud, Wishes(name), notify=said.append).apply()
+    assert there(world, name) == ([], [])
+    assert said[0] == f"removed again: service template {name}"
 
 
 @pytest.mark.parametrize(

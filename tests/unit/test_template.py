@@ -10,19 +10,22 @@ from oneflower.local.oneflow.schema import check_template
 from oneflower.opennebula import (
     COORDINATOR,
     NODES,
+    Rendering,
     ServiceOptions,
     VmOptions,
     lint,
+    lint_vm_template,
     placeholders,
     render,
     service_template,
     vm_template,
 )
 from oneflower_appliance.errors import OneflowerError
-from oneflower_appliance.parameters import PARAMETERS, Level
-from oneflower_appliance.settings import Bounds, InvalidParametersError
+from oneflower_appliance.parameters import PARAMETERS, Level, form_fields
+from oneflower_appliance.settings import Bounds, InvalidParametersError, resolve
 
 SEVEN = service_template(ServiceOptions(template_ids={COORDINATOR: 7, NODES: 8}))
+FORM = service_template(ServiceOptions(template_ids={COORDINATOR: 7, NODES: 8}, rendering=Rendering.FORM))
 SIX = service_template(ServiceOptions(compat=6, template_ids={COORDINATOR: 7, NODES: 8}))
 
 
@@ -66,7 +69,7 @@ def test_the_names_of_opennebula_6():
     assert "FL_NUM_ROUNDS" not in context
 
 
-@pytest.mark.parametrize(("template", "release"), [(SEVEN, 7), (SIX, 6)])
+@pytest.mark.parametrize(("template", "release"), [(SEVEN, 7), (FORM, 7), (SIX, 6)])
 def test_our_own_templates_have_no_trap_and_survive_json(template, release):
     assert lint(json.loads(json.dumps(template)), release) == []
     assert placeholders(template) == []
@@ -74,10 +77,42 @@ def test_our_own_templates_have_no_trap_and_survive_json(template, release):
 
 def test_oneflow_accepts_it_once_the_ids_are_in_and_not_before():
     assert check_template(SEVEN)["name"] == "oneflower"
+    assert check_template(FORM)["user_inputs_metadata"] == FORM["user_inputs_metadata"]
     unfinished = service_template(ServiceOptions())
     assert placeholders(unfinished) == [COORDINATOR, NODES]
     with pytest.raises(Exception, match="template_id"):
         check_template(unfinished)
+
+
+def test_the_form_asks_on_service_level_and_maps_into_just_the_roles_that_need_it():
+    asked = {field.input: parameter for field, parameter in form_fields()}
+    assert list(FORM["user_inputs"]) == list(asked), "Sunstone keeps this order"
+    for entry, level in ((link(FORM), Level.SUPERLINK), (nodes(FORM), Level.SUPERNODE)):
+        assert not {"user_inputs", "user_inputs_values"} & set(entry)
+        mapped = {name: value for name, value in entry["template_contents"]["CONTEXT"].items() if name in PARAMETERS}
+        wanted = {p.name: f"${name}" for name, p in asked.items() if p.level in (Level.SERVICE, level)}
+        assert mapped == wanted
+    [app, *groups] = FORM["user_inputs_metadata"]
+    assert (app["type"], app["name"]) == ("APP", "FLOWER")
+    assert [group["name"] for group in groups] == list(dict.fromkeys(name.split("_")[2] for name in asked))
+    assert all(group["title"] and group["description"] for group in groups)
+
+
+def test_the_form_is_not_for_opennebula_6():
+    with pytest.raises(OneflowerError, match="The form is for OpenNebula 7"):
+        service_template(ServiceOptions(rendering=Rendering.FORM, compat=6))
+
+
+def test_the_defaults_of_the_roles_are_stored_for_sunstone():
+    for entry in SEVEN["roles"]:
+        assert entry["user_inputs_values"] == {name: PARAMETERS[name].default for name in entry["user_inputs"]}
+        resolve(entry["user_inputs_values"], [PARAMETERS[name].level for name in entry["user_inputs"]])
+
+
+def test_a_vm_template_that_asks_for_inputs_is_named():
+    assert lint_vm_template(vm_template(NODES)) == []
+    [finding] = lint_vm_template(vm_template(NODES) | {"USER_INPUTS": {"FL_SITE": "O|text|Site||"}})
+    assert (finding.rule, finding.where) == ("vm-template-inputs", "USER_INPUTS")
 
 
 @pytest.mark.parametrize("bounds", [Bounds(2, 10, 1), Bounds(5, 4, 5), Bounds(1, 10, 2)])
@@ -113,6 +148,12 @@ def broken(change):
 
 def broken6(change):
     template = copy.deepcopy(SIX)
+    change(template)
+    return template
+
+
+def broken_form(change):
+    template = copy.deepcopy(FORM)
     change(template)
     return template
 
@@ -187,6 +228,44 @@ TRAPS = {
     "default not among the options": ("user-input", broken(lambda t: t["user_inputs"].update(X="O|list|a|b,c|d"))),
     "optional written as a zero": ("user-input", broken(lambda t: t["user_inputs"].update(X="0|text|a||b"))),
     "list-multiple": ("user-input", broken(lambda t: t["user_inputs"].update(X="O|list-multiple|a|b,c|b"))),
+    "role inputs that Sunstone cannot fill in": (
+        "role-input-without-value",
+        broken(lambda t: link(t).pop("user_inputs_values")),
+    ),
+    "one role input without a stored value": (
+        "role-input-without-value",
+        broken(lambda t: nodes(t)["user_inputs"].update(FL_SITE="O|text|Site||")),
+    ),
+    "inputs in what is laid over a VM template": (
+        "vm-template-inputs",
+        broken(lambda t: nodes(t)["template_contents"].update(USER_INPUTS={"FL_SITE": "O|text|Site||"})),
+    ),
+    "a secret on service level": (
+        "secret-on-service",
+        broken(lambda t: t["user_inputs"].update(FL_SSL_KEYFILE=link(t)["user_inputs"].pop("FL_SSL_KEYFILE"))),
+    ),
+    "a password on service level": (
+        "secret-on-service",
+        broken(lambda t: t["user_inputs"].update(FL_WORD="O|password|Password||")),
+    ),
+    "a secret by a reference": (
+        "secret-on-service",
+        broken_form(
+            lambda t: (
+                t["user_inputs"].update(ONEAPP_FLOWER_EXPERT_KEY="O|text|Key||"),
+                link(t)["template_contents"]["CONTEXT"].update(FL_SSL_KEYFILE="$ONEAPP_FLOWER_EXPERT_KEY"),
+            )
+        ),
+    ),
+    "text64": ("text64", broken(lambda t: link(t)["user_inputs"].update(FL_SSL_CERTFILE="O|text64|Certificate||"))),
+    "a reference to an input that is not there": (
+        "reference-to-nothing",
+        broken_form(lambda t: t["user_inputs"].pop("ONEAPP_FLOWER_TRAINING_ROUNDS")),
+    ),
+    "min_vms below the client minimum of the form": (
+        "min-clients",
+        broken_form(lambda t: t["user_inputs"].update(ONEAPP_FLOWER_NODES_NEEDED="O|number|Nodes||5")),
+    ),
     "empty user inputs": ("user-input", broken(lambda t: nodes(t).update(user_inputs={}))),
 }
 

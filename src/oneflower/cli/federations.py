@@ -68,7 +68,7 @@ def up(
     settings: Set = None,
     min_vms: Annotated[int | None, typer.Option(help="Never fewer SuperNodes than this; 2 usually.")] = None,
     max_vms: Annotated[int | None, typer.Option(help="Never more SuperNodes than this; 10 usually.")] = None,
-    template: Annotated[str, typer.Option(help="Which registered service template (OpenNebula).")] = NAME,
+    template: Annotated[str, typer.Option(help="Which registered service template.")] = NAME,
     keep: Annotated[bool, typer.Option("--keep", help="Leave what is there when it fails or is interrupted.")] = False,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Do not wait for the training that FL_USE_CASE asks for.")

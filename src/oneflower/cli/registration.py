@@ -9,7 +9,7 @@ import typer
 from oneflower.cli import screen
 from oneflower.cli.screen import Output
 from oneflower.cli.session import Session
-from oneflower.opennebula import COORDINATOR, NAME, NODES, VmOptions
+from oneflower.opennebula import COORDINATOR, NAME, NODES, Rendering, VmOptions
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
@@ -53,8 +53,9 @@ def register(
     dry_run: DryRun = False,
     output: Format = Output.TEXT,
 ) -> None:
-    """Register images, VM templates and the service template, or bring them up to date.
+    """Register images, VM templates and both service templates, or bring them up to date.
 
+    One service template has all variables on three levels, the other (NAME-form) is the form for Sunstone.
     Can be run again at any time: it changes what differs, leaves alone what somebody changed by hand, and keeps what
     an earlier run chose and this one does not mention. For an option with a name, `none` takes it away again.
     """
@@ -85,10 +86,16 @@ def register(
         screen.say(
             f"Note: without an image the machines of {' and '.join(done.diskless)} boot nothing; give {options}."
         )
+    for role in done.asking:
+        screen.say(
+            f"Note: VM template {wishes.vm_template_name(role)} asks for inputs (USER_INPUTS, INPUTS_ORDER). "
+            "Nobody can deploy from Sunstone until you take them out."
+        )
     if dry_run:
         screen.show("Nothing was changed (--dry-run)." if done.changes else "Nothing to change.")
         return
-    screen.show(f"Registered: service template {name} (id {done.template}).")
+    form = "" if done.form is None else f", and for Sunstone {Rendering.FORM.template_name(name)} (id {done.form})"
+    screen.show(f"Registered: service template {name} (id {done.template}){form}.")
     screen.show(f"Deploy with: oneflower --cloud opennebula up{'' if name == NAME else f' --template {name}'}")
 
 
@@ -110,7 +117,7 @@ def unregister(
     force: Annotated[bool, typer.Option("--force", help="Although there are federations.")] = False,
     output: Format = Output.TEXT,
 ) -> None:
-    """Remove the service template, the VM templates and the images that `register` made."""
+    """Remove the service templates, the VM templates and the images that `register` made."""
     from oneflower.cloud import Federation  # noqa: PLC0415
     from oneflower.cloud.registered import unregister as remove  # noqa: PLC0415
 

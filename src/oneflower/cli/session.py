@@ -34,4 +34,4 @@ class Session:
         from oneflower import api  # noqa: PLC0415 - costs time that --help need not spend
         from oneflower.cli.screen import say  # noqa: PLC0415 - which needs no session
 
-        return api.local_cloud(say) if cls.is_local() else api.opennebula_cloud(template, tell=say)
+        return api.local_cloud(say, template) if cls.is_local() else api.opennebula_cloud(template, tell=say)

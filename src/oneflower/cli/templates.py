@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -61,15 +62,17 @@ def render(
 
 
 def validate(
-    file: Annotated[str, typer.Argument(help="A service template as JSON; - for standard input.")],
+    file: Annotated[
+        str, typer.Argument(help="A service template as JSON, or a VM template as text; - for standard input.")
+    ],
     compat: Annotated[int, typer.Option(min=6, max=7, help="For servers of OpenNebula 6 or 7.")] = 7,
     output: Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")] = Output.TEXT,
 ) -> None:
-    """Look for the known traps in any service template. Exit code 3 when there is one."""
-    from oneflower.opennebula import lint, placeholders  # noqa: PLC0415
+    """Look for the known traps in any service template, or in a role's VM template. Exit code 3 when there is one."""
+    from oneflower.opennebula import lint, lint_vm_template, placeholders  # noqa: PLC0415
 
-    template = _read(file)
-    findings = lint(template, compat)
+    template, is_vm_template = _read(file)
+    findings = lint_vm_template(template) if is_vm_template else lint(template, compat)
     if output is Output.JSON:
         screen.show_json(findings)
     else:
@@ -83,11 +86,21 @@ def validate(
         raise typer.Exit(ExitCode.INVALID_INPUT)
 
 
-def _read(file: str) -> object:
+def _read(file: str) -> tuple[Any, bool]:
+    """Return a template, and whether it is a VM template, which is text and not JSON."""
+    from oneflower.opennebula.text import TextError, parse  # noqa: PLC0415
+
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
-        return json.loads(text)
     except (OSError, UnicodeDecodeError) as error:
         raise OneflowerError(f"Cannot read {file}: {error}.", "", ExitCode.NOT_FOUND) from error
+    try:
+        return json.loads(text), False
     except ValueError as error:
-        raise OneflowerError(f"{file} is not JSON: {error}.", "Give one service template as JSON.") from error
+        with suppress(TextError):
+            if template := parse(text):
+                return template, True
+        raise OneflowerError(
+            f"{file} is not JSON: {error}.",
+            "Give one service template as JSON, or one VM template as OpenNebula's text.",
+        ) from error

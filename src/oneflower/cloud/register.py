@@ -6,15 +6,17 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from oneflower.cloud.reconcile import Change, Outcome, digests, reconcile
+from oneflower.cloud.reconcile import Change, digests, reconcile
 from oneflower.cloud.refused import RefusedError
 from oneflower.cloud.registered import find_document
 from oneflower.opennebula import (
     COORDINATOR,
     NAME,
     NODES,
+    Rendering,
     ServiceOptions,
     VmOptions,
+    lint_vm_template,
     render,
     service_template,
     vm_template,
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
     from oneflower.cloud.client import Cloud
     from oneflower.cloud.image_source import ImageSource
 
-# Where the digests of what was registered are kept: in the service template, those of the VM templates too, whose own
-# attributes would be copied into every VM.
+# Where the digests of what was registered are kept: in each service template its own, and in that of the three levels
+# those of the VM templates, too, whose own attributes would be copied into every VM.
 _SECTION, _SERVICE = "oneflower", "service"
 _IMAGE_READY = (ImageState.READY, ImageState.USED, ImageState.USED_PERS)
 _IMAGE_LIMIT = 3600.0
@@ -64,12 +66,35 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Registered:
-    """What is registered now: ids, and what was changed for it."""
+    """What is registered now: ids, and what was changed for it.
+
+    `form` is the service template with the form, None on OpenNebula 6. The machines of `diskless` roles have nothing to
+    boot from. The VM templates of `asking` roles ask for inputs themselves, so that Sunstone cannot deploy.
+    """
 
     template: int
+    form: int | None
     vm_templates: Mapping[str, int]
     changes: tuple[Change, ...]
-    diskless: tuple[str, ...] = ()  # roles whose machines have nothing to boot from
+    diskless: tuple[str, ...] = ()
+    asking: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A service template as it is there: its id, None if there is none, and what was registered last (digests)."""
+
+    number: int | None
+    content: dict[str, Any]
+    base: dict[str, dict[str, str]]
+
+    @classmethod
+    def find(cls, cloud: Cloud, name: str) -> _Stored:
+        document = find_document(cloud, name)
+        if document is None:
+            return cls(None, {}, {})
+        content = dict(document["TEMPLATE"]["BODY"])
+        return cls(int(document["ID"]), content, content.pop(_SECTION, {}))
 
 
 class Registration:
@@ -92,12 +117,11 @@ class Registration:
         self._force = force
         self._dry_run = dry_run
         self._notify = notify
-        self._document = find_document(cloud, wishes.name)
-        self._known: dict[str, Any] = dict(self._document["TEMPLATE"]["BODY"]) if self._document else {}
-        self._base: dict[str, dict[str, str]] = self._known.pop(_SECTION, {})
+        self._stored = {each: _Stored.find(cloud, each.template_name(wishes.name)) for each in Rendering}
         self._fresh: dict[str, dict[str, str]] = {}
         self._changes: list[Change] = []
         self._diskless: list[str] = []
+        self._asking: list[str] = []
         self._created: list[tuple[str, Callable[[], None]]] = []
 
     def apply(self) -> Registered:
@@ -105,13 +129,20 @@ class Registration:
         self._check()
         try:
             ids = {role: self._vm_template(role) for role in (COORDINATOR, NODES)}
-            template = self._service_template(ids)
+            compat = 6 if self._cloud.core.version()[:1] == (6,) else 7
+            template = self._service_template(Rendering.LEVELS, ids, compat)
+            form = None if compat == 6 else self._service_template(Rendering.FORM, ids, compat)
         except BaseException:
             self._undo()
             raise
-        return Registered(template, ids, tuple(self._changes), tuple(self._diskless))
+        return Registered(template, form, ids, tuple(self._changes), tuple(self._diskless), tuple(self._asking))
 
     def _check(self) -> None:
+        if self._wishes.name.endswith(Rendering.FORM.template_name("")):
+            raise OneflowerError(
+                f"{self._wishes.name!r} is the name of a form: {Rendering.FORM.template_name('NAME')} belongs to NAME.",
+                "Choose another --name.",
+            )
         for source in self._wishes.images.values():
             source.check()
         networks = {options.network for options in self._wishes.machines.values() if options.network} - {NONE}
@@ -193,10 +224,13 @@ class Registration:
         theirs = self._cloud.core.vm_template(number) or {}
         decided = {"cpu": options.cpu, "memory": options.memory, **given}
         open_ = [(key,) for option, keys in _DECIDES.items() if not decided[option] for key in keys]
-        base = self._base.get(role, {})
+        base = self._stored[Rendering.LEVELS].base.get(role, {})
         outcome = reconcile(f"VM template {name}", base, theirs, ours, undecided=open_, force=self._force)
-        self._note(role, outcome)
+        self._changes += outcome.changes
+        self._fresh[role] = dict(outcome.base)
         self._note_disk(role, outcome.content)
+        if lint_vm_template(outcome.content):
+            self._asking.append(role)
         if not self._dry_run and outcome.content != theirs:
             self._cloud.core.update_vm_template(number, render(outcome.content))
         return number
@@ -205,31 +239,31 @@ class Registration:
         if "DISK" not in content:
             self._diskless.append(role)
 
-    def _note(self, what: str, outcome: Outcome) -> None:
-        self._changes += outcome.changes
-        self._fresh[what] = dict(outcome.base)
-
-    def _service_template(self, ids: Mapping[str, int]) -> int:
-        wishes, theirs = self._wishes, self._known
+    def _service_template(self, rendering: Rendering, ids: Mapping[str, int], compat: int) -> int:
+        wishes, stored = self._wishes, self._stored[rendering]
+        name = rendering.template_name(wishes.name)
         cooldown = ServiceOptions.cooldown if wishes.cooldown is None else wishes.cooldown
-        compat = 6 if self._cloud.core.version()[:1] == (6,) else 7
-        options = ServiceOptions(wishes.name, wishes.bounds or Bounds(), cooldown, compat, ids)
-        ours = service_template(options)
-        if self._document is None:
-            self._changes.append(Change("create", f"service template {wishes.name}"))
-            section = {_SECTION: self._fresh | {_SERVICE: digests(ours)}}
-            return -1 if self._dry_run else self._cloud.oneflow.create_service_template(ours | section)
-        number = int(self._document["ID"])
+        ours = service_template(ServiceOptions(name, wishes.bounds or Bounds(), cooldown, compat, ids, rendering))
+        machines = self._fresh if rendering is Rendering.LEVELS else {}
+        if stored.number is None:
+            self._changes.append(Change("create", f"service template {name}"))
+            return -1 if self._dry_run else self._create(name, ours, machines | {_SERVICE: digests(ours)})
         scaling = [("roles", f"[{NODES}]", key) for key in ("cardinality", "min_vms", "max_vms")]
         open_ = [] if wishes.bounds else scaling
         if wishes.cooldown is None:
             open_ += [("roles", f"[{role}]", "cooldown") for role in (COORDINATOR, NODES)]
-        base = self._base.get(_SERVICE, {})
-        what = f"service template {wishes.name}"
-        outcome = reconcile(what, base, theirs, ours, undecided=open_, force=self._force)
-        self._note(_SERVICE, outcome)
-        if not self._dry_run and (outcome.content != theirs or self._fresh != self._base):
-            self._cloud.oneflow.update_service_template(number, outcome.content | {_SECTION: self._fresh})
+        base = stored.base.get(_SERVICE, {})
+        what = f"service template {name}"
+        outcome = reconcile(what, base, stored.content, ours, undecided=open_, force=self._force)
+        self._changes += outcome.changes
+        fresh = machines | {_SERVICE: dict(outcome.base)}
+        if not self._dry_run and (outcome.content != stored.content or fresh != stored.base):
+            self._cloud.oneflow.update_service_template(stored.number, outcome.content | {_SECTION: fresh})
+        return stored.number
+
+    def _create(self, name: str, content: dict[str, Any], section: Mapping[str, Mapping[str, str]]) -> int:
+        number = self._cloud.oneflow.create_service_template(content | {_SECTION: section})
+        self._created.append((f"service template {name}", lambda: self._cloud.oneflow.delete_service_template(number)))
         return number
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from oneflower.cloud.document import is_federation, roles_of
 from oneflower.cloud.reconcile import Change
-from oneflower.opennebula import COORDINATOR, NAME, NODES
+from oneflower.opennebula import COORDINATOR, NAME, NODES, Rendering
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.settings import Bounds
 
@@ -41,10 +42,10 @@ def find_registered(cloud: Cloud, name: str = NAME) -> tuple[int, Bounds]:
 def unregister(cloud: Cloud, name: str = NAME, *, dry_run: bool = False) -> list[Change]:
     """Remove what `register` made under `name`: templates, and images that it made. Returns what was there."""
     doomed: list[tuple[str, Callable[[], None]]] = []
-    document = find_document(cloud, name)
-    if document is not None:
-        number = int(document["ID"])
-        doomed.append((f"service template {name}", lambda: cloud.oneflow.delete_service_template(number)))
+    for known in (rendering.template_name(name) for rendering in Rendering):
+        if (document := find_document(cloud, known)) is not None:
+            number = int(document["ID"])
+            doomed.append((f"service template {known}", partial(cloud.oneflow.delete_service_template, number)))
     templates, images = cloud.core.vm_templates(), cloud.core.images()
     for role in (COORDINATOR, NODES):
         known = f"{name}-{role}"

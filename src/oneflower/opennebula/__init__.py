@@ -1,7 +1,7 @@
 """Builds and lints what OpenNebula is given: the OneFlow service template and the two VM templates."""
 
 from oneflower.opennebula.inputs import merge_template, variables_of
-from oneflower.opennebula.lint import Finding, lint, placeholders
+from oneflower.opennebula.lint import Finding, lint, lint_vm_template, placeholders
 from oneflower.opennebula.service import NAME, Rendering, ServiceOptions, service_template
 from oneflower.opennebula.text import render
 from oneflower.opennebula.vm import VmOptions, vm_template
@@ -16,6 +16,7 @@ __all__ = [
     "ServiceOptions",
     "VmOptions",
     "lint",
+    "lint_vm_template",
     "merge_template",
     "placeholders",
     "render",

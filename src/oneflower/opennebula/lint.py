@@ -1,13 +1,17 @@
-"""Finds the traps in a service template that OneFlow accepts without a word (`rules.py`)."""
+"""Finds what is wrong in a template without that OneFlow says so (`rules.py`), or for Sunstone (`sunstone.py`)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from oneflower.opennebula import sunstone
 from oneflower.opennebula.linted import Template, mapping
 from oneflower.opennebula.rules import RULES
 from oneflower.opennebula.service import PLACEHOLDERS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,12 @@ def lint(template: Any, release: int = 7) -> list[Finding]:
         return [Finding("not-a-template", "file", "The JSON is not an object.", "Give one service template.")]
     body = template.get("DOCUMENT", {}).get("TEMPLATE", {}).get("BODY") if "DOCUMENT" in template else None
     read = Template(body if isinstance(body, dict) else template, release)
-    return [Finding(name, *found) for name, check in RULES.items() for found in check(read)]
+    return [Finding(name, *found) for name, check in (RULES | sunstone.RULES).items() for found in check(read)]
+
+
+def lint_vm_template(template: Mapping[str, Any]) -> list[Finding]:
+    """Return every trap found in the VM template of a role."""
+    return [Finding("vm-template-inputs", *found) for found in sunstone.asking(template)]
 
 
 def placeholders(template: Any) -> list[str]:

@@ -2,7 +2,7 @@
 
 A rule yields where the trap is, why it is one, and how to fix it. OneFlow checks little (a missing `type`, cardinality
 outside its bounds) and stores the rest as it comes. What is wrong shows later: the service hangs, trains on the wrong
-data, or starts before its coordinator.
+data, or starts before its coordinator. The traps of Sunstone are in `sunstone.py`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from oneflower.opennebula.inputs import default_of, references
 from oneflower.opennebula.service import infrastructure
 from oneflower_appliance.parameters import PARAMETERS, Kind
 from oneflower_appliance.roles import COORDINATOR, NODES
@@ -27,8 +28,8 @@ _INFRASTRUCTURE = {
     "ONEGATE_ENDPOINT",
 }
 _SEVEN = 7
-_TYPES = {*(str(kind) for kind in Kind), "password", "range", "range-float", "fixed", "list-multiple"}
-
+_TYPES = {*(str(kind) for kind in Kind if kind is not Kind.PEM), "text64", "password", "range", "range-float", "fixed",
+          "list-multiple"}  # fmt: skip
 Found = tuple[str, str, str]
 
 
@@ -126,7 +127,9 @@ def _min_clients(template: Template) -> Iterator[Found]:
     coordinator, nodes = template.role(COORDINATOR), template.role(NODES)
     if coordinator is None or nodes is None:
         return
-    text = _default(coordinator.inputs.get("FL_MIN_AVAILABLE_CLIENTS"))
+    name = "FL_MIN_AVAILABLE_CLIENTS"
+    asked = coordinator.inputs.get(name) or template.inputs.get(references(coordinator.data).get(name, name))
+    text = default_of(asked)
     least = nodes.number("min_vms")
     if text and text.isdigit() and least is not None and least < int(text):
         yield (
@@ -179,7 +182,7 @@ def _token(template: Template) -> Iterator[Found]:
 def _static_address(template: Template) -> Iterator[Found]:
     name = "FL_SUPERLINK_ADDRESS"
     for role in template.roles:
-        fixed = role.setting(name) or _default(role.inputs.get(name))
+        fixed = role.setting(name) or default_of(role.inputs.get(name))
         if fixed and fixed != f"${name}":
             yield role.where, f"{name} is fixed to {fixed}, whatever SuperLink this service makes.", "Leave it empty."
 
@@ -253,11 +256,6 @@ def _input_problem(key: str, text: Any) -> str:
     if parts[1] == "list" and len(parts) == 5 and parts[4] not in parts[3].split(","):
         return f"Its default {parts[4]!r} is not among its options."
     return ""
-
-
-def _default(text: Any) -> str:
-    parts = text.split("|") if isinstance(text, str) else []
-    return parts[4].strip() if len(parts) == 5 else ""
 
 
 # The rules by the names that findings have, in the order of a report.

@@ -42,6 +42,10 @@ class Rendering(StrEnum):
     LEVELS = "levels"
     FORM = "form"
 
+    def template_name(self, name: str) -> str:
+        """Return what the service template is called of which `name` is the name for the three levels."""
+        return f"{name}-form" if self is Rendering.FORM else name
+
 
 @dataclass(frozen=True)
 class ServiceOptions:

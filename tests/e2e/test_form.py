@@ -1,0 +1,54 @@
+"""A federation that trains from the form: as Sunstone posts it, and as the command line fills it in."""
+
+from __future__ import annotations
+
+import httpx
+import numpy as np
+import pytest
+
+from oneflower.local import daemon
+from tests.conformance.fireedge import posted_for
+
+from .conftest import until
+
+pytestmark = pytest.mark.e2e
+
+
+def test_a_federation_trains_by_what_sunstone_posts_for_the_form(user, tmp_path):
+    user("register")
+    cloud = daemon.find(user.home)
+    filled = {"ONEAPP_FLOWER_TRAINING_USE_CASE": "image-classification", "ONEAPP_FLOWER_TRAINING_ROUNDS": "2",
+              "ONEAPP_FLOWER_SURVIVAL_ENABLED": "YES", "ONEAPP_FLOWER_SURVIVAL_INTERVAL": "1"}  # fmt: skip
+    with httpx.Client(base_url=cloud.oneflow, auth=tuple(cloud.auth.split(":", 1)), trust_env=False) as http:
+        pool = http.get("/service_template").json()["DOCUMENT_POOL"]["DOCUMENT"]
+        [form] = [document for document in pool if document["NAME"] == "oneflower-form"]
+        merge = posted_for(form["TEMPLATE"]["BODY"], "sunstone", **filled)
+        action = {"action": {"perform": "instantiate", "params": {"merge_template": merge}}}
+        assert http.post(f"/service_template/{form['ID']}/action", json=action).status_code == 201
+    try:
+        until(lambda: user.is_ready("sunstone"), 120, "that all machines are ready")
+        until(lambda: (user.show("sunstone")["training"] or {}).get("status") == "completed", 60, "the end of the run")
+        status = user.show("sunstone")
+        user("model", "sunstone", "--save", str(tmp_path / "model.npz"))
+        checkpoints = list(user.machine(status["vms"][0]["id"]).rglob("round-*"))
+    finally:
+        user("down", "sunstone")
+    assert (status["training"]["round"], status["training"]["rounds"]) == (2, 2)
+    assert status["training"]["row"]["accuracy"] > 0.8
+    assert (status["settings"]["FL_NUM_ROUNDS"], status["settings"]["FL_CHECKPOINT_INTERVAL"]) == ("2", "1")
+    assert np.load(tmp_path / "model.npz").files
+    assert checkpoints, "a setting of the form reached the SuperLink"
+
+
+def test_up_fills_in_the_form(user):
+    words = ["--set", "FL_USE_CASE=image-classification", "--set", "FL_NUM_ROUNDS=1", "--set", "FL_LOG_FORMAT=json"]
+    try:
+        done = user("up", "filled", "--template", "oneflower-form", *words)
+        settings = user.show("filled")["settings"]
+        context = (user.machine(user.show("filled")["vms"][0]["id"]) / "context" / "context.sh").read_text()
+    finally:
+        user("down", "filled")
+    assert "completed, round 1 of 1" in done.stdout
+    assert (settings["FL_NUM_ROUNDS"], settings["FL_LOG_FORMAT"]) == ("1", "json")
+    assert "FL_LOG_FORMAT='json'" in context, "what the form does not ask for"
+    assert "FL_NUM_ROUNDS='1'" in context
