@@ -6,10 +6,11 @@ FAST = pytest tests/unit tests/conformance tests/lifecycle -n 4
 # Images of containers often have Python keep no compiled files: then each of a hundred processes compiles everything anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-cloud check types fast coverage e2e campaign bench bench-rounds docs lock clean
+.PHONY: help demo test test-cloud check types fast coverage e2e releases campaign bench bench-rounds docs lock clean
 help:
 	@echo "make demo    the whole job on this machine: deploy, train, show, save, clean up"
-	@echo "make test    all tests (make check, then those with real Flower processes)"
+	@echo "make test    all tests (make check, those with real Flower processes, make releases)"
+	@echo "make releases  the most important tests on each supported release of Flower that is not the default"
 	@echo "make check   linters, types, layers and the fast tests"
 	@echo "make test-cloud  the life of a federation, against the OpenNebula that ONE_XMLRPC, ONEFLOW_URL, ONE_AUTH name"
 	@echo "make coverage  what the fast tests reach, in other processes, too"
@@ -24,7 +25,7 @@ demo:
 	@quiet=--quiet; if [ -t 2 ]; then quiet=; fi; $(UV) sync $$quiet --frozen --no-dev --inexact
 	@ONEFLOWER_COMMAND=.venv/bin/oneflower .venv/bin/oneflower demo
 
-test: check e2e
+test: check e2e releases
 
 check:
 	scripts/need ssh openssh-client
@@ -47,6 +48,9 @@ test-cloud:
 
 e2e:
 	$(RUN) pytest -m e2e
+
+releases:
+	$(RUN) python scripts/releases.py
 
 campaign:
 	$(RUN) python scripts/campaign.py --kills 100

@@ -20,6 +20,9 @@ import pytest
 from oneflower.local import daemon
 from oneflower.local.home import LocalHome
 from oneflower.local.host.processes import MARK
+from oneflower_appliance.parameters import FLOWER_TESTED
+
+RELEASE = os.environ.get("ONEFLOWER_TEST_FLOWER", FLOWER_TESTED)  # of Flower, which all federations here run
 
 
 class User:
@@ -30,9 +33,13 @@ class User:
         self.home = LocalHome(folder / "home", LocalHome.of_user().cache)
         self.environment = {**os.environ, "ONEFLOWER_HOME": str(self.home.state), "NO_COLOR": "1"}
 
+    def command(self, *arguments):
+        setting = ("--set", f"FLOWER_VERSION={RELEASE}") if arguments[0] in {"up", "demo"} else ()
+        return [sys.executable, "-c", "from oneflower.cli import main; main()", *arguments, *setting]
+
     def __call__(self, *arguments, code=0, **environment):
         done = subprocess.run(
-            [sys.executable, "-c", "from oneflower.cli import main; main()", *arguments],
+            self.command(*arguments),
             capture_output=True, text=True, check=False, cwd=self.folder, env={**self.environment, **environment},
         )  # fmt: skip
         assert "Traceback" not in done.stderr, done.stderr
@@ -41,7 +48,7 @@ class User:
 
     def start(self, *arguments):
         return subprocess.Popen(
-            [sys.executable, "-c", "from oneflower.cli import main; main()", *arguments],
+            self.command(*arguments),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.folder, env=self.environment,
         )  # fmt: skip
 

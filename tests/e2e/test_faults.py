@@ -18,7 +18,7 @@ from oneflower.local import daemon
 from oneflower.runtimes import runtime
 from oneflower_appliance.agent.node_key import NodeKey
 
-from .conftest import User, until
+from .conftest import RELEASE, User, until
 
 pytestmark = pytest.mark.e2e
 
@@ -111,7 +111,7 @@ def test_a_machine_never_says_ready_while_its_flower_is_down(user, fed):
 def test_a_node_that_is_not_of_the_service_cannot_join_with_the_right_ca(user, fed, tmp_path):
     status = user.show(fed)
     ca = user.machine(status["vms"][0]["id"]) / "var" / "tls" / "ca.crt"
-    found = runtime.find(user.home.runtimes, "1.41.0", "sklearn")
+    found = runtime.find(user.home.runtimes, RELEASE, "sklearn")
     key, log = NodeKey.of(tmp_path / "node.key"), tmp_path / "log"
     before = _nodes_registered(user, fed)
     for extra in ([], ["--auth-supernode-private-key", str(key.path)]):

@@ -17,6 +17,8 @@ from oneflower.local import daemon
 from oneflower_appliance.use_cases import USE_CASES
 from tests.unit.ssh import SshServer
 
+from .conftest import RELEASE
+
 pytestmark = pytest.mark.e2e
 
 MINIMAL = {
@@ -112,6 +114,7 @@ def test_the_demo_does_the_whole_job_and_cleans_up(newcomer):
     metrics = json.loads((folder / "metrics.json").read_text())
     assert [row["round"] for row in metrics["rows"]] == [1, 2, 3]
     assert all(row["nodes"] == 2 for row in metrics["rows"])
+    assert f"| flwr | {RELEASE} |" in (folder / "card.md").read_text()
     assert json.loads(newcomer("ls", "-o", "json").stdout) == []
     assert newcomer.processes() == []
 
@@ -253,7 +256,7 @@ def test_the_fleet_door_lists_and_starts_nothing(user, fed, app):
     home = user.folder / "intruder"
     home.mkdir()
     (home / "config.toml").write_text(f'[superlink.x]\naddress = "{status["endpoint"]}"\nroot-certificates = "{ca}"\n')
-    flwr = runtime.find(user.home.runtimes, "1.41.0", "sklearn").bin / "flwr"
+    flwr = runtime.find(user.home.runtimes, RELEASE, "sklearn").bin / "flwr"
     environment = {
         **user.environment,
         "FLWR_HOME": str(home),

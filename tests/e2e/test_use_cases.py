@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 from oneflower.runtimes import runtime
-from oneflower_appliance.parameters import FLOWER_TESTED, STRATEGIES
+from oneflower_appliance.parameters import STRATEGIES
+
+from .conftest import RELEASE
 
 pytestmark = pytest.mark.e2e
 
@@ -119,7 +121,7 @@ def test_tensorflow_classifies_images_of_ones_own_by_the_form_alone(user, tmp_pa
 
 
 def test_a_language_model_is_tuned_and_peft_loads_the_adapter(user, tmp_path):
-    python = runtime.ensure(user.home.runtimes, FLOWER_TESTED, "pytorch").python
+    python = runtime.ensure(user.home.runtimes, RELEASE, "pytorch").python
     script = Path(__file__).parent / "tiny_language_model.py"
     subprocess.run([python, script, "make", tmp_path], check=True, capture_output=True)
     form = {"ML_FRAMEWORK": "pytorch", "FL_MODEL": tmp_path / "model",

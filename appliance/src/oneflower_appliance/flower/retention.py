@@ -43,22 +43,27 @@ def _forget(state: Any, info: Any) -> None:
     import sqlalchemy as sql  # noqa: PLC0415 - it comes with Flower
 
     core, link = internals.core_tables(), internals.link_tables()
-    signed = internals.core_utils().uint64_to_int64(info.run_id)
+    run = internals.core_utils().uint64_to_int64(info.run_id)
+
+    def stored(column: Any) -> Any:
+        """Return a column with the signed numbers that are on the disk. Releases differ in which they map."""
+        return sql.type_coerce(column, sql.BigInteger)
+
     with state.session() as session:
-        tasks = session.scalars(sql.select(core.Task.task_id).where(core.Task.run_id == signed)).all()
-        series = session.scalars(sql.select(core.SeriesRuns.series_id).where(core.SeriesRuns.run_id == signed)).all()
-        session.execute(sql.delete(core.TaskLogsTable).where(core.TaskLogsTable.c.task_id.in_(tasks)))
-        session.execute(sql.delete(core.Message).where(core.Message.run_id == info.run_id,
+        tasks = session.scalars(sql.select(stored(core.Task.task_id)).where(stored(core.Task.run_id) == run)).all()
+        wanted = sql.select(stored(core.SeriesRuns.series_id)).where(stored(core.SeriesRuns.run_id) == run)
+        series = session.scalars(wanted).all()
+        session.execute(sql.delete(core.TaskLogsTable).where(stored(core.TaskLogsTable.c.task_id).in_(tasks)))
+        session.execute(sql.delete(core.Message).where(stored(core.Message.run_id) == run,
                                                        core.Message.reply_to_message_id.is_not(None)))  # fmt: skip
-        session.execute(sql.delete(core.Message).where(core.Message.run_id == info.run_id))
-        for model in (link.MessageRes, link.MessageIns, core.TaskEvent, core.TaskMessage, core.TaskUsage,
+        for model in (core.Message, link.MessageRes, link.MessageIns, core.TaskEvent, core.TaskMessage, core.TaskUsage,
                       core.RunConnector, core.SeriesRuns, link.Run, core.Task):  # fmt: skip
-            session.execute(sql.delete(model).where(model.run_id == signed))
+            session.execute(sql.delete(model).where(stored(model.run_id) == run))
         for number in series:
             users = (core.SeriesRuns.series_id, core.Automation.series_id)
-            if all(session.scalar(sql.select(column).where(column == number)) is None for column in users):
+            if all(session.scalar(sql.select(column).where(stored(column) == number)) is None for column in users):
                 for model in (core.SeriesContext, core.CompactedContext, core.RunSeries):
-                    session.execute(sql.delete(model).where(model.series_id == number))
+                    session.execute(sql.delete(model).where(stored(model.series_id) == number))
         if session.scalar(sql.select(link.Run.fab_id).where(link.Run.fab_id == info.fab_id)) is None:
             state.delete_app(info.federation_id, f"@{info.fab_id}")
         used = [link.Run.fab_hash, core.FederationApp.fab_hash]
