@@ -11,14 +11,17 @@ import json
 import re
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from oneflower.local.oned.compute import VERBS
+from oneflower.local.clock import SteppedClock, Timing
+from oneflower.local.oned.compute import VERBS, Compute
 from oneflower.local.oned.methods import VERSION, xmlrpc_methods
 from oneflower.local.oneflow import scheduling
 from oneflower.local.oneflow.calls import oneflow_calls
+from oneflower.local.oneflow.documents import Documents
+from oneflower.local.oneflow.lifecycle import Lifecycle
 from oneflower.local.onegate import calls as onegate
+from oneflower.local.store import Store
 from oneflower.opennebula import COORDINATOR, NODES, Rendering, ServiceOptions, service_template
 from oneflower_appliance.attributes import ATTRIBUTES
 from oneflower_appliance.errors import EXIT_CODE_MEANINGS
@@ -27,6 +30,8 @@ from oneflower_appliance.parameters import Level, Parameter, form_fields, of_lev
 from oneflower_appliance.use_cases import USE_CASES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from oneflower.local.wire import Call
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -147,6 +152,62 @@ the answers match those of OpenNebula.
 """
 
 
+XMLRPC = f"""## XML-RPC
+
+The methods of oned {VERSION} that are about what a federation is made of, and who may do what with it. Users, groups,
+permissions, locks and ACL rules count as they do there. There is one host, one cluster and one zone. Nothing is
+implemented of {{}}.
+"""
+_SHARED = "chmod chown rename"
+METHODS = {
+    "vm": f"{_SHARED} lock unlock action allocate attach attachnic attachpci attachsg backup backupcancel cancelexec "
+    "deploy detach detachnic detachpci detachsg diskresize disksaveas disksnapshotcreate disksnapshotdelete "
+    "disksnapshotrename disksnapshotrevert exec info migrate monitoring recover resize restore retryexec schedadd "
+    "scheddelete schedupdate snapshotcreate snapshotdelete snapshotrevert update updateconf updatenic vmgroupadd "
+    "vmgroupdel",
+    "vmpool": "accounting calculateshowback info infoextended infoset monitoring showback",
+    "template": f"{_SHARED} lock unlock allocate clone delete info instantiate update",
+    "templatepool": "info",
+    "image": f"{_SHARED} lock unlock allocate chtype clone delete enable info persistent restore snapshotdelete "
+    "snapshotflatten snapshotrevert update",
+    "imagepool": "info",
+    "vn": f"{_SHARED} lock unlock allocate delete hold info recover release reserve update",
+    "vnpool": "info",
+    "datastore": f"{_SHARED} allocate delete enable info update",
+    "datastorepool": "info",
+    "host": "allocate delete info monitoring rename status update",
+    "hostpool": "info monitoring",
+    "cluster": "adddatastore addhost addvnet allocate deldatastore delete delhost delvnet info optimize plandelete "
+    "planexecute rename update",
+    "clusterpool": "info",
+    "zone": "addserver allocate delete delserver enable fedreplicate info raftstatus rename replicate resetserver "
+    "update updatedb voterequest",
+    "zonepool": "info",
+    "user": "addgroup allocate chauth chgrp delete delgroup enable info login passwd quota update",
+    "userpool": "info",
+    "userquota": "info update",
+    "group": "addadmin allocate deladmin delete info quota update vlan",
+    "grouppool": "info",
+    "groupquota": "info update",
+    "acl": "addrule delrule info",
+    "document": f"{_SHARED} lock unlock allocate clone delete info update",
+    "documentpool": "info",
+    "system": "config sql sqlquery version",
+}
+_NOTHING_OF = "virtual routers, security groups, VM groups, network templates, marketplaces, backup jobs, hooks and VDCs"
+
+
+def methods_rows(ours: set[str]) -> Iterator[tuple[str, ...]]:
+    """Return a row for each kind of object: which of its methods there are here, and which only there."""
+    known = {f"one.{kind}.{name}" for kind, names in METHODS.items() for name in names.split()}
+    if unknown := ours - known:
+        raise ValueError(f"oned has no {', '.join(sorted(unknown))}")
+    for kind, names in METHODS.items():
+        here = {name: f"one.{kind}.{name}" in ours for name in sorted(names.split())}
+        columns = (", ".join(f"`{name}`" for name in here if here[name] is wanted) for wanted in (True, False))
+        yield (f"`one.{kind}.`", *columns)
+
+
 def calls_table(calls: list[Call]) -> str:
     """Return a server's routes."""
     rows = [(f"`{call.method} {call.path}`", "yes" if call.handler else "no", call.note) for call in calls]
@@ -155,7 +216,9 @@ def calls_table(calls: list[Call]) -> str:
 
 def coverage_page() -> str:
     """Return docs/coverage.md."""
-    nothing: Any = SimpleNamespace(catalogue=None)  # only the tables are read; no call is made
+    store, clock = Store(Path(":memory:")), SteppedClock()
+    compute, documents = Compute(store, clock, Timing(), ""), Documents(store, clock)
+    cloud = (documents, Lifecycle(documents, compute), compute)  # no call is made
     documents = [(name, "yes", "") for name in ("`chown`", "`chgrp`", "`chmod`", "`rename`")]
     planned = [(f"`{name}`", _act(name), "as a scheduled action of each VM") for name in sorted(scheduling.ACTIONS)]
     service = [("`recover`", "yes", "also with `delete`"), ("`release`", "yes", "the service's own"), *documents]
@@ -166,20 +229,19 @@ def coverage_page() -> str:
         *documents,
     ]
     guests = [(f"`{name}`", _guest_act(name), "") for name in sorted(onegate.ACTIONS)]
-    methods = [(f"`{name}`",) for name in sorted(xmlrpc_methods(nothing))]
+    ours = set(xmlrpc_methods(compute))
     columns = ("action", "implemented", "")
     return "\n".join([
         NOTE, COVERAGE,
-        "## OneFlow\n", calls_table(oneflow_calls(nothing, nothing, nothing)),
+        "## OneFlow\n", calls_table(oneflow_calls(*cloud)),
         "### Actions on a service\n", table(columns, [*service, *[row for row in planned if row[0] != "`release`"]]),
         "### Actions on a role\n", table(columns, planned),
         "### Actions on the roles of a service\n",
         table(columns, [("`add_role`", "yes", ""), ("`remove_role`", "yes", "")]),
         "### Actions on a service template\n", table(columns, template),
-        "## OneGate\n", calls_table(onegate.OneGateCalls(nothing, nothing, nothing).table()),
+        "## OneGate\n", calls_table(onegate.OneGateCalls(*cloud).table()),
         "### Actions on a VM\n", table(columns, guests),
-        "## XML-RPC\n", "Of the core's calls, these are implemented. Registering, deploying and watching need them:\n",
-        table(("method",), methods),
+        XMLRPC.format(_NOTHING_OF), table(("methods", "implemented", "not implemented"), list(methods_rows(ours))),
     ])  # fmt: skip
 
 

@@ -89,9 +89,14 @@ class LocalServers:
         self.lifecycle = Lifecycle(self.documents, self.compute)
         self.lifecycle.start()
         flow = oneflow_app(self.documents, self.lifecycle, self.compute, SECRET)
-        self.oneflow = Client(flow, "http://127.0.0.1:2474", tuple(SECRET.split(":", 1)))
+        self.flow = flow
+        self.oneflow = self.as_user(*SECRET.split(":", 1))
         self.onegate = Client(onegate_app(self.documents, self.lifecycle, self.compute), ONEGATE)
         self.xmlrpc = Client(xmlrpc_app(self.compute, SECRET), "http://127.0.0.1:2633")
+
+    def as_user(self, name, password):
+        """Return a client of OneFlow with a user's requests."""
+        return Client(self.flow, "http://127.0.0.1:2474", (name, password))
 
     def close(self):
         self.store.close()

@@ -75,6 +75,9 @@ DIRECTIONS = {
     "413": [("recover", 65)],
     "430": [("ready", 60, "supernode")],
     "439": [("instantiate", 71, 70, {})],
+    "441": [("user", "alice"), ("as", "alice", "template of reply", 72, "441")],
+    "445": [("as", "alice", "instantiate", 75, 74, {})],
+    "448": [("remove", 73), ("remove", 75)],
     "452": [("instantiate", 77, 76, {})],
     "454": [("alias", 66, (77, "superlink", 0))],
     "457": [("alias", 67, (77, "supernode", 0)), ("alias", 68, (77, "supernode", 1))],
@@ -86,8 +89,8 @@ DIRECTIONS = {
 
 # Where the local cloud does not answer as the real one did, and why.
 DEVIATIONS = {
-    "one user": (
-        {"441", "442", "443", "445", "446", "448", "467"},
-        "The local cloud belongs to the person who started it: there is one user, oneadmin, and nobody to be refused.",
+    "the owner of VMs after a restart": (
+        {"467"},
+        "The VMs that a service lacks when OneFlow is started again belong to serveradmin there, to its owner here.",
     ),
 }

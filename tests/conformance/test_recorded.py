@@ -33,11 +33,12 @@ class Replay:
         compute.catalogue.add_network("flnet")
         compute.catalogue.save_image({"NAME": "flower-os"}, ImageState.READY)
         for name in ("superlink", "supernode"):
-            disk, nic = {"IMAGE_ID": "0"}, {"NETWORK": "flnet"}
+            disk, nic = {"IMAGE": "flower-os"}, {"NETWORK": "flnet"}
             compute.catalogue.save_template(
                 {"NAME": name, "CPU": "0.1", "MEMORY": "128", "DISK": disk, "NIC": nic, "CONTEXT": CONTEXT}
             )
         self.vms = {0: compute.instantiate(0, "", "", hold=False).id}
+        self.users = {}
         self.cursor = {}
         self.mark, self.last = START, 11 * 3600 + 54 * 60 + 27
 
@@ -63,6 +64,20 @@ class Replay:
             role.pop("state")
         self.next_document(number)
         assert self.cloud.oneflow.post("/service_template", json=body).status_code == 201
+
+    def do_user(self, name):
+        """Create a user, whose requests have the name of the exchange begin with the user's."""
+        user = self.xmlrpc("one.user.allocate", name, "secret", "core", [])
+        assert self.cloud.compute.catalogue.accounts.users[user].name == name
+        self.users[name] = self.cloud.as_user(name, "secret")
+
+    def do_as(self, name, direction, *arguments):
+        """Carry out a direction with the requests of a user."""
+        own, self.cloud.oneflow = self.cloud.oneflow, self.users[name]
+        try:
+            self.direct(direction, *arguments)
+        finally:
+            self.cloud.oneflow = own
 
     def do_template_like(self, number, exchange, changes):
         self.next_document(number)
@@ -229,7 +244,8 @@ class Replay:
         recorded = exchange.get("response", "")
         if exchange.get("status") == 201:
             self.next_document(int(recorded["DOCUMENT"]["ID"]))
-        client = self.cloud.onegate if gate else self.cloud.oneflow
+        own = self.users.get(exchange["name"].split("-")[1], self.cloud.oneflow)
+        client = self.cloud.onegate if gate else own
         answer = client.request(exchange["method"], path, content=_content(exchange.get("request")), headers=headers)
         if answer.status_code != exchange["status"]:
             return [f"status {exchange['status']} became {answer.status_code}: {answer.text[:200]}"]

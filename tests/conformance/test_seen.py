@@ -148,7 +148,7 @@ def test_no_octet_is_refused(cloud, octet, bits):
     number = int(create(cloud).json()["DOCUMENT"]["ID"])
     body = {"action": {"perform": "chmod", "params": {"octet": octet}}}
     assert cloud.oneflow.post(f"/service_template/{number}/action", json=body).status_code == 204
-    assert cloud.documents.get(number, 101).permissions == bits
+    assert cloud.documents.get(number, 101).access.octet == bits
 
 
 # -- answers ---------------------------------------------------------------------------------------------------------
@@ -281,8 +281,12 @@ def test_a_pool_is_asked_for_by_state_and_owner(cloud):
     assert names(cloud, -2, -1, -1, 8) == ["vm1"]
     assert names(cloud, -3, -1, -1, 3) == ["vm2"]
     assert names(cloud, 7, -1, -1, -1) == []
-    assert call(cloud, "one.vmpool.info", -2, -1, -1, 99) == [False, "Incorrect state filter 99", 0x1000]
-    assert call(cloud, "one.vmpool.info", -9, -1, -1, -1) == [False, "Incorrect filter_flag", 0x1000]
+    assert call(cloud, "one.vmpool.info", -2, -1, -1, 99) == [
+        False,
+        "[one.vmpool.info] Incorrect state filter 99",
+        0x1000,
+    ]
+    assert call(cloud, "one.vmpool.info", -9, -1, -1, -1) == [False, "[one.vmpool.info] Incorrect filter_flag", 0x1000]
 
 
 def test_a_vm_without_a_name_is_called_after_its_template(cloud):

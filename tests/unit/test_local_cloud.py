@@ -202,7 +202,11 @@ def test_an_unmodified_pyone_registers_and_reads(world, federation):
     vm = one.vm.info(link)
     assert (vm.STATE, vm.LCM_STATE) == (3, 3)
     assert vm.USER_TEMPLATE["ROLE_NAME"] == COORDINATOR
-    for call in (lambda: one.template.info(number), lambda: one.vm.info(4711), lambda: one.host.info(0)):
+    for call in (
+        lambda: one.template.info(number),
+        lambda: one.vm.info(4711),
+        lambda: one.host.allocate("h", "kvm", "kvm"),
+    ):
         with pytest.raises(pyone.OneException):
             call()
     with pytest.raises(pyone.OneException):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from oneflower.local.errors import CloudError
+from oneflower.local.oned.models import Access
 from oneflower.local.oned.vms import Place, new_vm
 from oneflower.local.oned.vmtext import parse_template, render_contents, resolve_context
 from oneflower.local.oneflow.contents import fill_contents, fill_references
@@ -13,7 +14,7 @@ PLACE = Place(41, ("127.20.0.2",), "http://127.20.0.1:5030", 1000)
 
 
 def make(attributes, name="", user=()):
-    return new_vm(attributes, name, PLACE, dict(user))
+    return new_vm(attributes, name, PLACE, Access(), dict(user))
 
 
 def test_user_inputs_reach_template_and_context_of_every_role_and_the_roles_own_win():

@@ -15,6 +15,13 @@ class CloudError(OneflowerError):
         self.status = status
 
 
+class CoreError(CloudError):
+    """A refusal for which the core has the code of an internal error, and other servers nothing of their own."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(500, text)
+
+
 def internal(reason: str) -> CloudError:
     """Return OneFlow's answer to an uncaught exception."""
     return CloudError(500, json.dumps({"message": "Internal server error", "reason": reason}, separators=(",", ":")))

@@ -18,7 +18,7 @@ from oneflower_appliance.files import no_room
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_VERSION = 2  # of all tables, also those of the rooms
+_VERSION = 3  # of all tables, also those of the rooms
 _PRIMARY = 0xFF  # the bits of an extended error code that hold the primary code
 _CANNOT_WRITE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 _SCHEMA = """

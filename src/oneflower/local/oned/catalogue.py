@@ -1,41 +1,64 @@
-"""What VMs are made of: VM templates, images, networks, datastores, and the one user."""
+"""VM templates, images, networks and datastores, from which VMs are created, and their owners."""
 
 from __future__ import annotations
 
-import secrets
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from oneflower.local.errors import CloudError
-from oneflower.local.oned.models import Image
+from oneflower.local.oned.accounts import Accounts
+from oneflower.local.oned.models import Access, Datastore, Image, Network, VmTemplate
+from oneflower.local.oned.rights import Asking, Kind, Right, Rights, Want
+from oneflower.local.oned.vms import images_of, networks_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from oneflower.local.clock import Clock
+    from oneflower.local.oned.accounts import User
     from oneflower.local.store import Store
 
 NETWORK = "loopback"
 DATASTORES = {0: "system", 1: "default", 2: "files"}
 
+_ONEADMINS = Access()
+Thing = VmTemplate | Image | Network | Datastore
+_KINDS = {VmTemplate: "template", Image: "image", Network: "network", Datastore: "datastore"}
+
 
 class Catalogue:
-    """All VM templates, images and networks."""
+    """All VM templates, images, networks and datastores, all users and groups, and who may do what with them."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self.templates = store.records("template")
-        self.images = {number: Image(number, **record) for number, record in store.records("image").items()}
-        self.networks = {0: NETWORK} | {number: str(r["NAME"]) for number, r in store.records("network").items()}
-        self.token_password = store.setting("token_password", secrets.token_hex(32))
-        self.user: dict[str, str] = {"TOKEN_PASSWORD": self.token_password}
+        self.accounts = Accounts(store)
+        self.rights = Rights(store)
+        self.templates = {n: VmTemplate(n, **_opened(record)) for n, record in store.records("template").items()}
+        self.images = {n: Image(n, **_opened(record)) for n, record in store.records("image").items()}
+        self.networks = {0: Network(0, NETWORK)}
+        self.networks |= {n: Network(n, **_opened(record)) for n, record in store.records("network").items()}
+        self.datastores = {number: Datastore(number, name) for number, name in DATASTORES.items()}
+        self.datastores |= {n: Datastore(n, **_opened(record)) for n, record in store.records("datastore").items()}
 
-    def save_template(self, template: dict[str, Any], number: int | None = None) -> int:
-        """Insert or replace a VM template and return its id."""
-        number = self._store.next_id("vm_template") if number is None else number
-        self.templates[number] = template
-        self._store.save_record("template", number, template)
+    def access_of(self, user: User) -> Access:
+        """Return who owns what a user creates."""
+        return Access(user.id, user.gid, user.name, self.accounts.groups[user.gid].name)
+
+    def keep(self, thing: Thing) -> None:
+        """Write something to the store after a change."""
+        record = asdict(thing)
+        self._store.save_record(_KINDS[type(thing)], record.pop("id"), record)
+
+    def save_template(self, content: dict[str, Any], access: Access = _ONEADMINS) -> int:
+        """Store a new VM template, its NAME among the attributes, and return its id."""
+        body = {key: value for key, value in content.items() if key != "NAME"}
+        number = self._store.next_id("vm_template")
+        self.templates[number] = VmTemplate(number, str(content.get("NAME", "")), body, access, int(self._clock.now()))
+        self.keep(self.templates[number])
         return number
 
-    def template(self, number: int, call: str) -> dict[str, Any]:
+    def template(self, number: int, call: str) -> VmTemplate:
         """Return a VM template. Raises `CloudError` 404."""
         if number not in self.templates:
             raise CloudError(404, f"[{call}] Error getting virtual machine template [{number}].")
@@ -47,24 +70,53 @@ class Catalogue:
         del self.templates[number]
         self._store.delete_record("template", number)
 
-    def save_image(self, template: dict[str, Any], state: int) -> int:
-        """Store the description of an image and return its id."""
-        image = Image(self._store.next_id("image"), str(template["NAME"]), template, state, int(self._clock.now()))
-        self.images[image.id] = image
-        record = {"name": image.name, "template": image.template, "state": image.state, "regtime": image.regtime}
-        self._store.save_record("image", image.id, record)
-        return image.id
+    def need_parts(
+        self, asking: Asking, template: VmTemplate, attributes: Mapping[str, Any], *, laid_over: bool
+    ) -> None:
+        """Raise `CloudError` unless a user may use all that a VM is made of, and all of it exists.
+
+        `laid_over` says whether anything is laid over the template, for which one must be allowed to create templates.
+        """
+        parts = [
+            *((Kind.IMAGE, image) for image in images_of(attributes, self.images, asking.user)),
+            *((Kind.NET, network) for network in networks_of(attributes, self.networks, asking.user)),
+        ]
+        wants = [Want(Right.USE, Kind.TEMPLATE, template.id, template.access)]
+        if laid_over:
+            wants.append(Want(Right.CREATE, Kind.TEMPLATE, -1, self.access_of(asking.user)))
+        for kind, part in parts:
+            if not isinstance(part, CloudError):
+                wants.append(Want(Right.USE, kind, part.id, part.access))
+        self.rights.need(asking, *wants)
+        for _, part in parts:
+            if isinstance(part, CloudError):
+                raise part
+
+    def save_image(self, template: dict[str, Any], state: int, access: Access = _ONEADMINS) -> int:
+        """Store the description of a new image and return its id."""
+        number, name = self._store.next_id("image"), str(template["NAME"])
+        persistent = str(template.get("PERSISTENT", "")).upper() == "YES"
+        self.images[number] = Image(number, name, template, state, int(self._clock.now()), access, persistent)
+        self.keep(self.images[number])
+        return number
 
     def delete_image(self, number: int) -> None:
-        """Remove an image. Raises `CloudError` 404."""
-        if number not in self.images:
-            raise CloudError(404, f"[one.image.delete] Error getting image [{number}].")
+        """Remove an image."""
         del self.images[number]
         self._store.delete_record("image", number)
 
-    def add_network(self, name: str) -> int:
-        """Store a virtual network and return its id. It is another name for the loopback of this machine."""
+    def add_network(self, name: str, template: dict[str, Any] | None = None, access: Access = _ONEADMINS) -> int:
+        """Store a new virtual network and return its id. It is another name for the loopback of this machine."""
         number = self._store.next_id("network") + 1
-        self.networks[number] = name
-        self._store.save_record("network", number, {"NAME": name})
+        self.networks[number] = Network(number, name, template or {}, access)
+        self.keep(self.networks[number])
         return number
+
+    def delete_network(self, number: int) -> None:
+        """Remove a virtual network."""
+        del self.networks[number]
+        self._store.delete_record("network", number)
+
+
+def _opened(record: dict[str, Any]) -> dict[str, Any]:
+    return record | {"access": Access.of(record["access"])}

@@ -12,9 +12,11 @@ import logging
 from typing import TYPE_CHECKING
 
 from oneflower.local.errors import CloudError
+from oneflower.local.oned.accounts import ONEADMIN, TOKEN_PASSWORD
 from oneflower.local.oned.catalogue import Catalogue
 from oneflower.local.oned.memory import VmMemory
-from oneflower.local.oned.vms import Place, check_network, merge_extra, new_vm, nics_of
+from oneflower.local.oned.rights import Asking
+from oneflower.local.oned.vms import Place, merge_extra, new_vm, nics_of
 from oneflower.local.oned.vmtext import parse_template, render_contents
 from oneflower.opennebula.states import LcmState, VmState
 from oneflower.opennebula.tokens import is_token, make_token
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oneflower.local.clock import Clock, Timing
+    from oneflower.local.oned.accounts import User
     from oneflower.local.oned.interfaces import Host, Listener
     from oneflower.local.oned.models import Vm
     from oneflower.local.store import Store
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _GUEST = "ONEFLOWER_ROLE"
+_REFUSED = 401
 VERBS = ("terminate", "poweroff", "suspend", "stop", "undeploy", "resume", "reboot", "hold", "release")
 _PARKING = {
     "poweroff": VmState.POWEROFF, "suspend": VmState.SUSPENDED, "stop": VmState.STOPPED, "undeploy": VmState.UNDEPLOYED,
@@ -55,42 +59,56 @@ class Compute:
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
-    def find(self, number: int) -> Vm:
+    def find(self, number: int, call: str = "one.vm.info") -> Vm:
         """Return a VM, done or not. Raises `CloudError` 404."""
         vm = self.vms.get(number) or self._memory.find(number)
         if vm is None:
-            raise CloudError(404, f"[one.vm.info] Error getting virtual machine [{number}].")
+            raise CloudError(404, f"[{call}] Error getting virtual machine [{number}].")
         return vm
+
+    def keep(self, vm: Vm) -> None:
+        """Write a VM to the store after a change of what does not concern its machine."""
+        self._memory.save(vm)
 
     def every_vm(self) -> list[int]:
         """Return the ids of all VMs, including those that are done."""
         return self._memory.ids()
 
     def token(self, vm: Vm) -> str:
-        """Return the token of a VM for OneGate."""
-        return make_token(self.catalogue.token_password, vm.id, vm.stime)
+        """Return the token of a VM for OneGate. Only its creator and the core can make it."""
+        return make_token(self._token_password(vm), vm.id, vm.stime)
 
     def proves(self, token: str, vm: Vm) -> bool:
         """Whether `token` is the token of this VM."""
-        return is_token(token, self.catalogue.token_password, vm.id, vm.stime)
+        password = self._token_password(vm)
+        return bool(password) and is_token(token, password, vm.id, vm.stime)
 
-    def instantiate(self, template_id: int, name: str, extra: str, *, hold: bool) -> Vm:
-        """Create a VM from a template, with `extra` text laid over it, and boot it. Raises `CloudError`."""
-        call = "one.template.instantiate"
-        base = self.catalogue.template(template_id, call)
+    def _token_password(self, vm: Vm) -> str:
+        creator = self.catalogue.accounts.users.get(int(vm.template.get("CREATED_BY", ONEADMIN)))
+        return str(creator.template[TOKEN_PASSWORD]) if creator else ""
+
+    def instantiate(self, template_id: int, name: str, extra: str, *, hold: bool, user: User | None = None) -> Vm:
+        """Create a VM from a template, with `extra` text laid over it, and boot it. It belongs to `user`, else oneadmin.
+
+        Raises `CloudError`: 401 if the user may not use the template, or an image or a network that it names.
+        """
+        owner = user or self.catalogue.accounts.users[ONEADMIN]
+        asking = Asking(owner, "one.template.instantiate")
+        template = self.catalogue.template(template_id, asking.call)
         try:
-            attributes = merge_extra(base, parse_template(extra))
-            for nic in nics_of(attributes):
-                check_network(nic, self.catalogue.networks)
+            laid_over = parse_template(extra)
+            attributes = merge_extra(template.content, laid_over)
+            self.catalogue.need_parts(asking, template, attributes, laid_over=bool(laid_over))
             addresses = tuple(self.host.address() for _ in nics_of(attributes))
             place = Place(self._store.next_id("vm"), addresses, self._onegate, int(self.clock.now()))
-            vm = new_vm(attributes, name or f"{base.get('NAME', 'one')}-{place.number}", place, self.catalogue.user)
+            access, name = self.catalogue.access_of(owner), name or f"{template.name or 'one'}-{place.number}"
+            vm = new_vm(attributes, name, place, access, owner.template)
             vm.template["TEMPLATE_ID"] = str(template_id)
             self.host.prepare(vm, self.token(vm))
         except CloudError as error:
-            raise CloudError(500, f"[{call}] {error.message}") from error
+            raise error if error.status == _REFUSED else CloudError(500, f"[{asking.call}] {error.message}") from error
         except OneflowerError as error:
-            raise CloudError(500, f"[{call}] {error.sentence}") from error
+            raise CloudError(500, f"[{asking.call}] {error.sentence}") from error
         self.vms[vm.id] = vm
         if hold:
             vm.state = VmState.HOLD
@@ -149,11 +167,13 @@ class Compute:
         else:
             raise CloudError(501, f"The local cloud does not implement the recover operation {operation}")
 
-    def schedule(self, vm: Vm, action: str, delay: float) -> None:
-        """Do an action later, as a SCHED_ACTION of the VM. If it fails then, the daemon's log says why."""
-        entry = {"ID": str(len(vm.sched_actions)), "ACTION": action, "TIME": str(int(self.clock.now() + delay))}
+    def schedule(self, vm: Vm, action: str, delay: float) -> int:
+        """Do an action later, as a SCHED_ACTION of the VM; return its id. If it fails, the daemon's log says why."""
+        number = 1 + max((int(entry["ID"]) for entry in vm.sched_actions), default=-1)
+        entry = {"ID": str(number), "ACTION": action, "TIME": str(int(self.clock.now() + delay))}
         vm.sched_actions.append(entry)
         self._later(delay, vm, lambda: self._run_scheduled(vm, entry))
+        return number
 
     def _run_scheduled(self, vm: Vm, entry: dict[str, str]) -> None:
         if entry not in vm.sched_actions or vm.gone:

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from oneflower.local.oned.models import Vm
+from oneflower.local.oned.models import Access, Vm
 from oneflower.opennebula.states import LcmState, VmState
 
 if TYPE_CHECKING:
@@ -49,4 +49,5 @@ class VmMemory:
 
 def _vm(body: str) -> Vm:
     row = json.loads(body)
-    return Vm(**(row | {"state": VmState(row["state"]), "lcm_state": LcmState(row["lcm_state"])}))
+    states = {"state": VmState(row["state"]), "lcm_state": LcmState(row["lcm_state"])}
+    return Vm(**(row | states | {"access": Access.of(row["access"])}))

@@ -1,4 +1,4 @@
-"""What the core knows: virtual machines, images, and who owns them."""
+"""What the core knows: virtual machines, what they are made of, and who owns all that."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 from oneflower.opennebula.states import PARKED, VM_FAILED, ImageState, LcmState, VmState
 
-OWNER = {"UID": "0", "GID": "0", "UNAME": "oneadmin", "GNAME": "oneadmin"}
 PRIVATE = "600"  # the permissions of new objects, as an octet
 
 
@@ -18,6 +17,43 @@ def permission_bits(octet: str) -> dict[str, str]:
         for who, digit in zip(("OWNER", "GROUP", "OTHER"), octet, strict=True)
         for what, shift in (("U", 2), ("M", 1), ("A", 0))
     }
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A lock on an object: it refuses `level` and what needs more rights (1 use, 2 manage, 3 administer)."""
+
+    level: int
+    owner: int
+    time: int
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who owns an object, what its owner, its group and others may do with it, and its lock."""
+
+    uid: int = 0
+    gid: int = 0
+    uname: str = "oneadmin"
+    gname: str = "oneadmin"
+    octet: str = PRIVATE
+    lock: Lock | None = None
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> Access:
+        """Return what `dataclasses.asdict` made a record of."""
+        return cls(**(record | {"lock": Lock(**record["lock"]) if record["lock"] else None}))
+
+    def owner(self) -> dict[str, str]:
+        """Return the owner and the group as OpenNebula's elements."""
+        return {"UID": str(self.uid), "GID": str(self.gid), "UNAME": self.uname, "GNAME": self.gname}
+
+    def locked(self) -> dict[str, Any]:
+        """Return the lock as OpenNebula's element, or nothing."""
+        if self.lock is None:
+            return {}
+        level, owner, time = str(self.lock.level), str(self.lock.owner), str(self.lock.time)
+        return {"LOCK": {"LOCKED": level, "OWNER": owner, "TIME": time, "REQ_ID": "-1"}}
 
 
 @dataclass
@@ -38,6 +74,8 @@ class Vm:
     born: int = 0
     error: str = ""
     sched_actions: list[dict[str, str]] = field(default_factory=list)
+    access: Access = field(default_factory=Access)
+    resched: bool = False
 
     @property
     def running(self) -> bool:
@@ -48,6 +86,11 @@ class Vm:
     def gone(self) -> bool:
         """Whether it is terminated."""
         return self.state is VmState.DONE
+
+    @property
+    def on_host(self) -> bool:
+        """Whether it takes a part of the host: running, or about to be, or going down."""
+        return self.state in (VmState.ACTIVE, VmState.POWEROFF, VmState.SUSPENDED)
 
     @property
     def parked(self) -> bool:
@@ -67,7 +110,23 @@ class Vm:
 
     def owner(self) -> dict[str, str]:
         """Return the six fields that OneFlow remembers of a node."""
-        return {"ID": str(self.id), **OWNER, "NAME": self.name}
+        return {"ID": str(self.id), **self.access.owner(), "NAME": self.name}
+
+
+@dataclass
+class VmTemplate:
+    """A VM template."""
+
+    id: int
+    name: str
+    body: dict[str, Any]
+    access: Access = field(default_factory=Access)
+    regtime: int = 0
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What a VM is made of: the attributes, the name among them."""
+        return {"NAME": self.name, **self.body}
 
 
 @dataclass
@@ -79,3 +138,24 @@ class Image:
     template: dict[str, Any]
     state: int = ImageState.READY
     regtime: int = 0
+    access: Access = field(default_factory=Access)
+    persistent: bool = False
+
+
+@dataclass
+class Network:
+    """A virtual network: another name for the loopback of this machine."""
+
+    id: int
+    name: str
+    template: dict[str, Any] = field(default_factory=dict)
+    access: Access = field(default_factory=Access)
+
+
+@dataclass
+class Datastore:
+    """A datastore. Nothing is stored in it."""
+
+    id: int
+    name: str
+    access: Access = field(default_factory=Access)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from oneflower.local.errors import CloudError
-from oneflower.local.oned.models import Vm
+from oneflower.local.oned.models import Access, Image, Network, Vm
 from oneflower.local.oned.vmtext import resolve_context
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+
+    from oneflower.local.oned.accounts import User
 
 # These describe the machine itself. Every other attribute of its template goes into the user template.
 _OF_THE_MACHINE = {"CONTEXT", "CPU", "VCPU", "MEMORY", "CPU_MODEL", "NIC", "NIC_ALIAS", "NIC_DEFAULT", "DISK", "OS",
@@ -20,6 +22,10 @@ _OF_THE_MACHINE = {"CONTEXT", "CPU", "VCPU", "MEMORY", "CPU_MODEL", "NIC", "NIC_
 _ETHERNET = ("DNS", "EXTERNAL", "GATEWAY", "IP", "IP6", "IP6_GATEWAY", "IP6_METHOD", "IP6_METRIC", "IP6_PREFIX_LENGTH",
              "IP6_ULA", "MAC", "MASK", "METHOD", "METRIC", "MTU", "NETWORK", "ROUTES", "SEARCH_DOMAIN", "VLAN_ID",
              "VROUTER_IP", "VROUTER_IP6", "VROUTER_MANAGEMENT")  # fmt: skip
+
+# How the core names what it does not find: with its article, its attribute, and where that is.
+_OF_NIC, _OF_DISK = ("a network", "NETWORK", "NIC"), ("an image", "IMAGE", "DISK")
+Thing = TypeVar("Thing", Image, Network)
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,8 @@ def nics_of(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [nic for nic in (found if isinstance(found, list) else [found]) if isinstance(nic, dict)] or [{}]
 
 
-def new_vm(attributes: Mapping[str, Any], name: str, place: Place, user: Mapping[str, str]) -> Vm:
-    """Return a VM called `name` with `attributes`; `user` are those of its user. Raises `CloudError`."""
+def new_vm(attributes: Mapping[str, Any], name: str, place: Place, access: Access, user: Mapping[str, Any]) -> Vm:
+    """Return a VM called `name` with `attributes`; `user` are those of its owner. Raises `CloudError`."""
     mine = {key: value for key, value in attributes.items() if key in _OF_THE_MACHINE}
     theirs = {key: value for key, value in attributes.items() if key not in _OF_THE_MACHINE and key != "NAME"}
     nics = [
@@ -53,16 +59,16 @@ def new_vm(attributes: Mapping[str, Any], name: str, place: Place, user: Mapping
         for index, (nic, ip) in enumerate(zip(nics_of(attributes), place.addresses, strict=True))
     ]  # fmt: skip
     template: dict[str, Any] = {
-        **mine, "NIC": nics if len(nics) > 1 else nics[0], "VMID": str(place.number), "CREATED_BY": "0",
+        **mine, "NIC": nics if len(nics) > 1 else nics[0], "VMID": str(place.number),
+        "CREATED_BY": str(access.uid),
     }  # fmt: skip
     context = attributes.get("CONTEXT")
     if isinstance(context, dict):
-        known = {**theirs, **template, "NAME": name, "UNAME": "oneadmin", "GNAME": "oneadmin", "UID": "0", "GID": "0"}
+        known = {**theirs, **template, "NAME": name, **access.owner()}
         template["CONTEXT"] = _context(context, known, nics, place, user)
     service = theirs.get("SERVICE_ID", "")
-    return Vm(
-        place.number, name, template, theirs, place.now, int(service) if service.isdigit() else None, place.addresses[0]
-    )
+    number = int(service) if service.isdigit() else None
+    return Vm(place.number, name, template, theirs, place.now, number, place.addresses[0], access=access)
 
 
 def _context(
@@ -70,14 +76,14 @@ def _context(
     known: Mapping[str, Any],
     nics: list[dict[str, Any]],
     place: Place,
-    user: Mapping[str, str],
+    user: Mapping[str, Any],
 ) -> dict[str, str]:
     def find(name: str, attribute: str, key: str, value: str) -> str:
         if not attribute:
             found = known.get(name, "")
             return found if isinstance(found, str) else ""
         if name == "USER":
-            return user.get(attribute.upper(), "")
+            return str(user.get(attribute.upper(), ""))
         vectors = known.get(name)
         for vector in vectors if isinstance(vectors, list) else [vectors]:
             if isinstance(vector, dict) and (not key or vector.get(key.upper()) == value.strip('"')):
@@ -99,12 +105,48 @@ def mac(number: int, index: int = 0) -> str:
     return f"02:{index:02x}:" + ":".join(f"{byte:02x}" for byte in number.to_bytes(4, "big"))
 
 
-def check_network(nic: Mapping[str, Any], networks: Mapping[int, str]) -> None:
-    """Raise `CloudError` unless the network that a NIC names exists."""
-    name, number = nic.get("NETWORK"), nic.get("NETWORK_ID")
-    if number is not None and (not str(number).isdigit() or int(number) not in networks):
-        raise CloudError(500, f"Error getting virtual network [{number}].")
-    if number is None and name is not None and name not in networks.values():
-        raise CloudError(
-            500, f"User 0 does not own a network with name: {name} . Set NETWORK_UNAME or NETWORK_UID of owner in NIC."
-        )
+def networks_of(
+    attributes: Mapping[str, Any], networks: Mapping[int, Network], user: User
+) -> list[Network | CloudError]:
+    """Return the networks that NICs name, by id or by name; an error for one that does not exist."""
+    found: list[Network | CloudError] = []
+    for nic in nics_of(attributes):
+        name, number = nic.get("NETWORK"), nic.get("NETWORK_ID")
+        if number is not None:
+            there = str(number).isdigit() and int(number) in networks
+            missing = CloudError(500, f"Error getting virtual network [{number}].")
+            found.append(networks[int(number)] if there else missing)
+        elif name is not None:
+            found.append(_named(name, _owner(nic, "NETWORK", user), networks.values(), _OF_NIC))
+    return found
+
+
+def images_of(attributes: Mapping[str, Any], images: Mapping[int, Image], user: User) -> list[Image | CloudError]:
+    """Return the images that disks name, by id if there is one with that id, or by name; an error for a name of none.
+
+    Machines here have no disks, so an image that there is not does not matter.
+    """
+    listed = attributes.get("DISK") or []
+    found: list[Image | CloudError] = []
+    for disk in listed if isinstance(listed, list) else [listed]:
+        name, number = (disk.get(key) for key in ("IMAGE", "IMAGE_ID")) if isinstance(disk, dict) else (None, None)
+        if number is not None and str(number).isdigit() and int(number) in images:
+            found.append(images[int(number)])
+        elif number is None and name is not None:
+            found.append(_named(name, _owner(disk, "IMAGE", user), images.values(), _OF_DISK))
+    return found
+
+
+def _owner(vector: Mapping[str, Any], what: str, user: User) -> str:
+    """Return whose object a vector names: by id, or by the name of the user."""
+    return str(vector.get(f"{what}_UID") or vector.get(f"{what}_UNAME") or user.id)
+
+
+def _named(name: str, owner: str, things: Iterable[Thing], words: tuple[str, str, str]) -> Thing | CloudError:
+    for thing in things:
+        if thing.name == name and owner in (str(thing.access.uid), thing.access.uname):
+            return thing
+    word, what, where = words
+    return CloudError(
+        500, f"User {owner} does not own {word} with name: {name} . Set {what}_UNAME or {what}_UID of owner in {where}."
+    )

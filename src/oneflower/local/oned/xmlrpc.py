@@ -5,7 +5,6 @@ Every call answers `[success, value or message, error code]`. A method that is n
 
 from __future__ import annotations
 
-import hmac
 import logging
 import re
 import xmlrpc.client as protocol
@@ -16,8 +15,10 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
-from oneflower.local.errors import CloudError
+from oneflower.local.errors import CloudError, CoreError
+from oneflower.local.oned.accounts import Sessions
 from oneflower.local.oned.methods import xmlrpc_methods
+from oneflower.local.oned.rights import Asking
 from oneflower.local.wire import chunks_of
 
 if TYPE_CHECKING:
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_EAUTHENTICATION, _ENO_EXISTS, _EACTION, _EXMLRPCAPI, _EINTERNAL = 0x0100, 0x0400, 0x0800, 0x1000, 0x2000
-_CODES = {400: _EXMLRPCAPI, 404: _ENO_EXISTS, 501: _EXMLRPCAPI}
+_EAUTHENTICATION, _EAUTHORIZATION, _ENO_EXISTS = 0x0100, 0x0200, 0x0400
+_EACTION, _EXMLRPCAPI, _EINTERNAL = 0x0800, 0x1000, 0x2000
+_CODES = {400: _EXMLRPCAPI, 401: _EAUTHORIZATION, 404: _ENO_EXISTS, 501: _EXMLRPCAPI}
 # The session is the first parameter, so it stands at the beginning of a call.
 _HEAD = 4096
 _SESSION = re.compile(rb"<params>\s*<param>\s*<value>(?:\s*<string>)?([^<]*)")
@@ -38,7 +40,7 @@ Answer = tuple[bool, Any, int]
 
 
 def xmlrpc_app(compute: Compute, secret: str) -> Starlette:
-    """Return the application; `secret` is the session string `user:password`."""
+    """Return the application; `secret` is oneadmin's session string `user:password`."""
     return Starlette(routes=[Route("/RPC2", _Protocol(compute, secret).serve, methods=["POST"])])
 
 
@@ -47,7 +49,7 @@ class _Protocol:
 
     def __init__(self, compute: Compute, secret: str) -> None:
         self._methods = xmlrpc_methods(compute)
-        self._secret = secret
+        self._sessions = Sessions(compute.catalogue.accounts, secret)
 
     async def serve(self, request: Request) -> Response:
         try:
@@ -62,15 +64,16 @@ class _Protocol:
         return Response(reply, media_type="text/xml")
 
     def _answer(self, method: str, params: tuple[Any, ...]) -> Answer:
-        session = params[0] if params and isinstance(params[0], str) else ""
-        if not hmac.compare_digest(session.encode(errors="replace"), self._secret.encode()):
+        user = self._sessions.user_of(params[0]) if params and isinstance(params[0], str) else None
+        if user is None:
             return False, f"[{method}] User couldn't be authenticated, aborting call.", _EAUTHENTICATION
         if method not in self._methods:
             return False, f"The local cloud does not implement {method}", _EXMLRPCAPI
         try:
-            return True, self._methods[method](*params[1:]), 0
+            return True, self._methods[method](Asking(user, method), *params[1:]), 0
         except CloudError as error:
-            return False, error.message, _CODES.get(error.status, _EACTION)
+            code = _EINTERNAL if isinstance(error, CoreError) else _CODES.get(error.status, _EACTION)
+            return False, error.message, code
         except (TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
             return False, f"[{method}] {error}", _EXMLRPCAPI
         except Exception:
@@ -96,8 +99,7 @@ class _Protocol:
         found = _SESSION.search(head)
         if found is None:
             return False
-        session = unescape(found[1].decode(errors="replace"))
-        return hmac.compare_digest(session.encode(), self._secret.encode())
+        return self._sessions.user_of(unescape(found[1].decode(errors="replace"))) is not None
 
 
 def _refusable(head: bytes) -> bytes:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hmac
 from typing import TYPE_CHECKING
 
 from starlette.responses import HTMLResponse
 
+from oneflower.local.oned.accounts import Sessions
 from oneflower.local.oneflow.service_calls import ServiceCalls
 from oneflower.local.oneflow.template_calls import TemplateCalls
 from oneflower.local.wire import Call, application, not_found
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 def oneflow_app(
     documents: Documents, lifecycle: Lifecycle, compute: Compute, secret: str, extra: Sequence[Call] = ()
 ) -> Starlette:
-    """Return the application. `secret` is `user:password`; `extra` are calls that the real server does not have."""
-    password = _Password(secret)
+    """Return the application. `secret` is oneadmin's `user:password`; `extra` are calls that the real one lacks."""
+    password = _Password(Sessions(compute.catalogue.accounts, secret))
     calls = [*oneflow_calls(documents, lifecycle, compute), *extra]
     return application(calls, password.refuse, password.unknown, "text/html")
 
@@ -42,8 +42,8 @@ def oneflow_calls(documents: Documents, lifecycle: Lifecycle, compute: Compute) 
 class _Password:
     """Accepts requests with the right user and password."""
 
-    def __init__(self, secret: str) -> None:
-        self._secret = secret.encode()
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
 
     def refuse(self, request: Request) -> Response | None:
         """Return the refusal of a request, or None if it is accepted."""
@@ -54,9 +54,8 @@ class _Password:
             given = base64.b64decode(encoded)
         except binascii.Error:
             given = b""
-        if not hmac.compare_digest(given, self._secret):
-            return HTMLResponse("Invalid credentials", 401)
-        return None
+        request.state.user = self._sessions.user_of(given.decode(errors="replace"))
+        return None if request.state.user else HTMLResponse("Invalid credentials", 401)
 
     async def unknown(self, request: Request) -> Response:
         """Answer a request that matches no call."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower.local.errors import CloudError
 from oneflower.local.oned import corexml
+from oneflower.local.oned.rights import Asking, Kind, Right, Want
 from oneflower.local.oned.vmtext import render_contents
 from oneflower.local.oneflow.documents import StuckError
 from oneflower.local.oneflow.instantiation import deep_merge
@@ -15,6 +16,7 @@ from oneflower.local.oneflow.models import Document, Role, node_ids
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from oneflower.local.oned.catalogue import Catalogue
     from oneflower.local.oned.compute import Compute
 
 _REFERENCE = re.compile(r"\$\{(.*?)\}")
@@ -51,17 +53,24 @@ def _resolve_network(nic: Any, networks: list[dict[str, Any]]) -> None:
 def overlay(service: Document, role: Role, compute: Compute) -> str:
     """Return the text that is laid over a VM template: that template itself with the role's contents over it.
 
-    Raises `StuckError` if there is no such VM template.
+    Raises `StuckError` if there is no such VM template, or its owner may not read it.
     """
     extra = role.get("template_contents") or {}
     if extra:
         try:
-            base = compute.catalogue.template(role["template_id"], "one.template.info")
+            base = _readable(service, role["template_id"], compute.catalogue)
         except CloudError as error:
             raise StuckError(f"role {role['name']}: {error.message}") from error
-        extra = deep_merge({key: value for key, value in base.items() if key != "NAME"}, extra, join=False)
+        extra = deep_merge(base, extra, join=False)
     text = render_contents({**extra, "SERVICE_ID": service.id, "ROLE_NAME": role["name"]})
     return fill_references(text, lambda reference: _look_up(service, role, reference, compute))
+
+
+def _readable(service: Document, number: int, catalogue: Catalogue) -> dict[str, Any]:
+    asking = Asking(catalogue.accounts.user(service.access.uid, "one.user.info"), "one.template.info")
+    template = catalogue.template(number, asking.call)
+    catalogue.rights.need(asking, Want(Right.USE, Kind.TEMPLATE, number, template.access, past_lock=True))
+    return template.body
 
 
 def _look_up(service: Document, role: Role, reference: str, compute: Compute) -> str:

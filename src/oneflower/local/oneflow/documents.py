@@ -1,4 +1,4 @@
-"""Service templates and services as OneFlow's documents, and the operations on any document."""
+"""Service templates and services as OneFlow's documents."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower.local.errors import CloudError
 from oneflower.local.oneflow.memory import DocumentMemory
-from oneflower.local.oneflow.models import SERVICE_TYPE, TEMPLATE_TYPE, Document, Role, octet_of
+from oneflower.local.oneflow.models import SERVICE_TYPE, TEMPLATE_TYPE, Document, Role
 from oneflower.local.oneflow.schema import check_template
 from oneflower.opennebula.inputs import variables_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from oneflower.local.clock import Clock
     from oneflower.local.oned.catalogue import Catalogue
+    from oneflower.local.oned.models import Access
     from oneflower.local.store import Store
     from oneflower.opennebula.states import ServiceState
 
@@ -42,16 +43,24 @@ class Documents:
         """Return the documents of a type, newest first."""
         return [document for document in self._all.values() if document.type == kind][::-1]
 
-    def wire(self, kind: int) -> dict[str, Any]:
-        """Return the documents of a type as OneFlow sends them."""
-        found = [document.wire()["DOCUMENT"] for document in self.pool(kind)]
+    def wire(self, kind: int, seen: Callable[[Document], bool]) -> dict[str, Any]:
+        """Return the documents of a type that are `seen` as OneFlow sends them."""
+        found = [document.wire()["DOCUMENT"] for document in self.pool(kind) if seen(document)]
         return {"DOCUMENT_POOL": {"DOCUMENT": found} if found else {}}
+
+    def every(self) -> Iterable[Document]:
+        """Return all documents."""
+        return self._all.values()
+
+    def find(self, number: int, call: str) -> Document:
+        """Return a document of any type. Raises `CloudError` 404."""
+        if number not in self._all:
+            raise CloudError(404, f"[{call}] Error getting document [{number}].")
+        return self._all[number]
 
     def get(self, number: int, kind: int) -> Document:
         """Return a document. Raises `CloudError` 404, or 500 if it has the other type."""
-        document = self._all.get(number)
-        if document is None:
-            raise CloudError(404, f"[one.document.info] Error getting document [{number}].")
+        document = self.find(number, "one.document.info")
         if document.type != kind:
             raise CloudError(500, f"[DocumentInfo] Error getting document [{number}].")
         return document
@@ -66,9 +75,9 @@ class Documents:
         document = self.service(service)
         return variables_of(document.body).get(name) if document else None
 
-    def insert(self, kind: int, body: dict[str, Any]) -> Document:
-        """Store a new document."""
-        document = Document(self._memory.next_id(), kind, body)
+    def insert(self, kind: int, body: dict[str, Any], access: Access, name: str = "") -> Document:
+        """Store a new document. Without a name it gets that of its body."""
+        document = Document(self._memory.next_id(), kind, body, name, access)
         self._all[document.id] = document
         self.save(document)
         return document
@@ -121,31 +130,12 @@ class Documents:
         self.note(service, message)
         role["cardinality"] = number
 
-    # -- operations on any document -------------------------------------------------------------------------------
-
-    def rename(self, document: Document, name: str) -> None:
-        """Give a document another name. The body keeps its own."""
-        document.name = name
-        self.save(document)
-
-    def chmod(self, document: Document, octet: Any) -> None:
-        """Change permissions. Raises `CloudError` 500."""
-        document.permissions = octet_of(octet)
-        self.save(document)
-
-    def chown(self, document: Document, user: int, group: int) -> None:
-        """Change the owner. There is one user and one group; any other raises `CloudError` 404."""
-        self.save(document)
-        for what, number in (("user", user), ("group", group)):
-            if number not in (-1, 0):
-                raise CloudError(404, f"[one.document.chown] Error getting {what} [{number}].")
-
     # -- service templates -------------------------------------------------------------------------------------------
 
-    def create_template(self, body: Any) -> Document:
+    def create_template(self, body: Any, access: Access) -> Document:
         """Store a service template. Raises `CloudError`."""
         checked = check_template(body)
-        return self.insert(TEMPLATE_TYPE, checked | {"registration_time": int(self._clock.now())})
+        return self.insert(TEMPLATE_TYPE, checked | {"registration_time": int(self._clock.now())}, access)
 
     def update_template(self, number: int, body: Any, *, append: bool = False) -> Document:
         """Replace a service template, or only the given top-level keys with `append`. Raises `CloudError`."""
@@ -159,7 +149,7 @@ class Documents:
         self.save(template)
         return template
 
-    def clone_template(self, number: int, name: str, recursive: str, catalogue: Catalogue) -> Document:
+    def clone_template(self, number: int, name: str, recursive: str, access: Access, catalogue: Catalogue) -> Document:
         """Copy a service template, and with `recursive` also its VM templates. Raises `CloudError`."""
         original = self.get(number, TEMPLATE_TYPE)
         body = copy.deepcopy(original.body) | {"registration_time": int(self._clock.now())}
@@ -167,12 +157,10 @@ class Documents:
         for role in body["roles"] if recursive != "none" else ():
             old = role["template_id"]
             if old not in copies:
-                content = catalogue.template(old, "one.template.info")
-                copies[old] = catalogue.save_template({**content, "NAME": f"{content.get('NAME', '')}-{name}"[:119]})
+                content = catalogue.template(old, "one.template.info").content
+                copies[old] = catalogue.save_template({**content, "NAME": f"{content['NAME']}-{name}"[:119]}, access)
             role["template_id"] = copies[old]
-        clone = self.insert(TEMPLATE_TYPE, body)
-        self.rename(clone, name)
-        return clone
+        return self.insert(TEMPLATE_TYPE, body, access, name)
 
     def delete_template(self, number: int, what: str, catalogue: Catalogue) -> None:
         """Remove a service template, and its VM templates if `what` is templates or all. Raises `CloudError`."""

@@ -28,7 +28,7 @@ from oneflower.opennebula.states import FAILED, TRANSIENT, RoleState, ServiceSta
 
 if TYPE_CHECKING:
     from oneflower.local.oned.compute import Compute
-    from oneflower.local.oned.models import Vm
+    from oneflower.local.oned.models import Access, Vm
     from oneflower.local.oneflow.documents import Documents
 
 
@@ -58,8 +58,8 @@ class Lifecycle:
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
-    def instantiate(self, number: int, merge: dict[str, Any]) -> dict[str, Any]:
-        """Create a service. Returns the document as it is before anything happens: that is OneFlow's reply."""
+    def instantiate(self, number: int, merge: dict[str, Any], access: Access) -> dict[str, Any]:
+        """Create a service with an owner. Returns the document as it is before anything happens: that is OneFlow's reply."""
         template = self._documents.get(number, TEMPLATE_TYPE).body
         check_inputs(template, merge)
         check_networks(template, merge)
@@ -67,7 +67,8 @@ class Lifecycle:
         rules.refuse_unsupported(body)
         for role in body["roles"]:
             role.setdefault("state", 0)
-        service = self._documents.insert(SERVICE_TYPE, body | {"state": 0, "start_time": int(self._clock.now())})
+        body |= {"state": 0, "start_time": int(self._clock.now())}
+        service = self._documents.insert(SERVICE_TYPE, body, access)
         reply = copy.deepcopy(service.wire())
         for role in service.roles:
             rules.complete(role)

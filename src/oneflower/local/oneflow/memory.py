@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from oneflower.local.oned.models import Access
 from oneflower.local.oneflow.models import Document
 
 if TYPE_CHECKING:
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS document
-    (id INTEGER PRIMARY KEY, type INTEGER NOT NULL, name TEXT NOT NULL, permissions TEXT NOT NULL, body TEXT NOT NULL);
+    (id INTEGER PRIMARY KEY, type INTEGER NOT NULL, name TEXT NOT NULL, access TEXT NOT NULL, body TEXT NOT NULL);
 """
 
 
@@ -29,12 +31,16 @@ class DocumentMemory:
 
     def all(self) -> list[Document]:
         """Return all documents."""
-        rows = self._store.execute("SELECT id, type, body, name, permissions FROM document ORDER BY id")
-        return [Document(number, kind, json.loads(body), *rest) for number, kind, body, *rest in rows]
+        rows = self._store.execute("SELECT id, type, body, name, access FROM document ORDER BY id")
+        return [
+            Document(number, kind, json.loads(body), name, Access.of(json.loads(access)))
+            for number, kind, body, name, access in rows
+        ]
 
     def save(self, document: Document) -> None:
         """Insert or replace a document."""
-        row = (document.id, document.type, document.name, document.permissions, json.dumps(document.body))
+        access, body = json.dumps(asdict(document.access)), json.dumps(document.body)
+        row = (document.id, document.type, document.name, access, body)
         self._store.execute("INSERT OR REPLACE INTO document VALUES (?, ?, ?, ?, ?)", row)
 
     def delete(self, number: int) -> None:

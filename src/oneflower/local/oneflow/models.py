@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from oneflower.local.oned.models import OWNER, PRIVATE, permission_bits
+from oneflower.local.oned.models import Access, permission_bits
 from oneflower.opennebula.states import RoleState, ServiceState
 
 Role = dict[str, Any]  # as it is in the JSON of a document
@@ -34,7 +34,7 @@ class Document:
     type: int
     body: dict[str, Any]
     name: str = ""
-    permissions: str = PRIVATE
+    access: Access = field(default_factory=Access)
 
     def __post_init__(self) -> None:
         self.name = self.name or str(self.body["name"])
@@ -43,8 +43,8 @@ class Document:
         """Return the document as OneFlow sends it: ids and permissions are strings, the body keeps its types."""
         return {
             "DOCUMENT": {
-                "ID": str(self.id), **OWNER, "NAME": self.name, "TYPE": str(self.type),
-                "PERMISSIONS": permission_bits(self.permissions), "TEMPLATE": {"BODY": self.body},
+                "ID": str(self.id), **self.access.owner(), "NAME": self.name, "TYPE": str(self.type),
+                "PERMISSIONS": permission_bits(self.access.octet), "TEMPLATE": {"BODY": self.body},
             }
         }  # fmt: skip
 

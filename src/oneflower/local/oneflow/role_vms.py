@@ -29,13 +29,15 @@ class RoleVms:
         number = role["cardinality"] - len(role["nodes"])
         if number == 0:
             return []
+        owner = self._compute.catalogue.accounts.user(service.access.uid, "one.user.info")
         text = overlay(service, role, self._compute)
         role.setdefault("last_vmname", 0)
         fresh = []
         for _ in range(number):
             name = f"{role['name']}_{role['last_vmname']}_(service_{service.id})"
             role["last_vmname"] += 1
-            vm = self._compute.instantiate(role["template_id"], name, text, hold=bool(role.get("on_hold")))
+            hold = bool(role.get("on_hold"))
+            vm = self._compute.instantiate(role["template_id"], name, text, hold=hold, user=owner)
             role["nodes"].append({"deploy_id": vm.id, "vm_info": {"VM": vm.owner()}})
             fresh.append(vm.id)
         return fresh

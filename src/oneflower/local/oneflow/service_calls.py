@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower.local import ruby
 from oneflower.local.errors import CloudError, internal
+from oneflower.local.oned.rights import Right
 from oneflower.local.oneflow import changes
+from oneflower.local.oneflow.access import DocumentAccess
 from oneflower.local.oneflow.arguments import action_of, number_of, pace_of, text_of
 from oneflower.local.oneflow.models import SERVICE_TYPE, Document
 from oneflower.local.oneflow.scheduling import ACTIONS, Scheduler
@@ -29,17 +31,22 @@ class ServiceCalls:
         self._documents = documents
         self._lifecycle = lifecycle
         self._scheduler = Scheduler(documents, compute)
+        self._access = DocumentAccess(compute.catalogue)
+        self._changes = changes.Changes(documents, compute)
 
-    def _service(self, request: Request) -> Document:
-        return self._documents.get(whole(request.path_params["id"]), SERVICE_TYPE)
+    def _service(self, request: Request, right: Right = Right.MANAGE) -> Document:
+        """Return the service that a request is about, if its user has the right. Raises `CloudError`."""
+        service = self._documents.get(whole(request.path_params["id"]), SERVICE_TYPE)
+        self._access.need(request.state.user, service, right)
+        return service
 
-    async def pool(self, _: Request) -> Response:
+    async def pool(self, request: Request) -> Response:
         """List the services."""
-        return html(self._documents.wire(SERVICE_TYPE))
+        return html(self._documents.wire(SERVICE_TYPE, self._access.seen_by(request.state.user)))
 
     async def show(self, request: Request) -> Response:
         """Show a service."""
-        return html(self._service(request).wire())
+        return html(self._service(request, Right.USE).wire())
 
     async def delete(self, request: Request) -> Response:
         """Undeploy a service."""
@@ -49,14 +56,14 @@ class ServiceCalls:
     async def act(self, request: Request) -> Response:
         """Perform an action on a service, or on every VM of it."""
         perform, params = action_of(await json_body(request))
-        service = self._service(request)
-        options = params or {}
+        options, changing = params or {}, perform in changes.NEEDED
+        service = self._service(request, Right.USE if changing else Right.MANAGE)
         if perform == "recover":
             self._lifecycle.recover(service, delete=bool(options.get("delete")))
         elif perform == "release":
             self._lifecycle.release(service)
-        elif perform in changes.NEEDED:
-            changes.apply(self._documents, service, perform, options)
+        elif changing:
+            self._changes.apply(request.state.user, service, perform, options)
         elif perform in ACTIONS:
             period, number = pace_of(params)
             self._scheduler.schedule(service, service.roles, perform, period, number)

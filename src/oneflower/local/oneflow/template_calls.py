@@ -9,7 +9,9 @@ from starlette.responses import Response
 
 from oneflower.local import ruby
 from oneflower.local.errors import CloudError
+from oneflower.local.oned.rights import Asking, Kind, Right, Want
 from oneflower.local.oneflow import changes
+from oneflower.local.oneflow.access import DocumentAccess
 from oneflower.local.oneflow.arguments import action_of, text_of
 from oneflower.local.oneflow.instantiation import rename_legacy_values
 from oneflower.local.oneflow.models import TEMPLATE_TYPE, Document
@@ -30,13 +32,18 @@ class TemplateCalls:
         self._documents = documents
         self._lifecycle = lifecycle
         self._catalogue = compute.catalogue
+        self._access = DocumentAccess(compute.catalogue)
+        self._changes = changes.Changes(documents, compute)
 
-    def _template(self, request: Request) -> Document:
-        return self._documents.get(whole(request.path_params["id"]), TEMPLATE_TYPE)
+    def _template(self, request: Request, right: Right = Right.USE, call: str = "") -> Document:
+        """Return the service template that a request is about, if its user has the right. Raises `CloudError`."""
+        template = self._documents.get(whole(request.path_params["id"]), TEMPLATE_TYPE)
+        self._access.need(request.state.user, template, right, call)
+        return template
 
-    async def pool(self, _: Request) -> Response:
+    async def pool(self, request: Request) -> Response:
         """List the service templates."""
-        return html(self._documents.wire(TEMPLATE_TYPE))
+        return html(self._documents.wire(TEMPLATE_TYPE, self._access.seen_by(request.state.user)))
 
     async def show(self, request: Request) -> Response:
         """Show a service template."""
@@ -44,11 +51,12 @@ class TemplateCalls:
 
     async def create(self, request: Request) -> Response:
         """Store a service template."""
-        return html(self._documents.create_template(await json_body(request, 400)).wire(), 201)
+        body, access = await json_body(request, 400), self._access.of_new(request.state.user, "one.document.allocate")
+        return html(self._documents.create_template(body, access).wire(), 201)
 
     async def update(self, request: Request) -> Response:
         """Replace a service template."""
-        number = self._template(request).id
+        number = self._template(request, Right.MANAGE).id
         return html(self._documents.update_template(number, await json_body(request, 400)).wire())
 
     async def delete(self, request: Request) -> Response:
@@ -58,8 +66,18 @@ class TemplateCalls:
         except CloudError:
             body = {}
         what = body.get("delete_type") if isinstance(body, dict) else None
-        self._documents.delete_template(self._template(request).id, ruby.text(what), self._catalogue)
+        template = self._template(request, Right.MANAGE, "one.document.delete")
+        if what in ("templates", "all"):
+            self._need_templates(request, template, Right.MANAGE, "one.template.delete")
+        self._documents.delete_template(template.id, ruby.text(what), self._catalogue)
         return no_content()
+
+    def _need_templates(self, request: Request, template: Document, right: Right, call: str) -> None:
+        """Raise `CloudError` unless the user has a right on every VM template of a service template."""
+        numbers = {role["template_id"] for role in template.roles}
+        found = (self._catalogue.template(number, call) for number in numbers)
+        wants = [Want(right, Kind.TEMPLATE, vm_template.id, vm_template.access) for vm_template in found]
+        self._catalogue.rights.need(Asking(request.state.user, call), *wants)
 
     async def act(self, request: Request) -> Response:
         """Perform an action on a service template."""
@@ -81,18 +99,22 @@ class TemplateCalls:
         if not isinstance(merge, dict):
             raise CloudError(400, ruby.no_method("key?", merge))
         rename_legacy_values(merge)
-        return html(self._lifecycle.instantiate(number, merge), 201)
+        access = self._access.of_new(request.state.user, "one.document.allocate")
+        return html(self._lifecycle.instantiate(number, merge, access), 201)
 
     def _clone(self, request: Request, options: dict[str, Any]) -> Response:
         template = self._template(request)
         name, recursive = ruby.text(options.get("name")), ruby.text(options.get("recursive") or "templates")
-        return html(self._documents.clone_template(template.id, name, recursive, self._catalogue).wire(), 201)
+        access = self._access.of_new(request.state.user, "one.document.clone")
+        if recursive != "none":
+            self._need_templates(request, template, Right.USE, "one.template.clone")
+        return html(self._documents.clone_template(template.id, name, recursive, access, self._catalogue).wire(), 201)
 
     def _update_by_action(self, request: Request, options: dict[str, Any]) -> Response:
         if options.get("template_json"):
             body = parse_json(text_of(options["template_json"]), 400)
             append = options.get("append") is True
-            self._documents.update_template(self._template(request).id, body, append=append)
+            self._documents.update_template(self._template(request, Right.MANAGE).id, body, append=append)
             return no_content()
         if "template_raw" in options:
             raise CloudError(501, "The local cloud does not implement updates of a document's raw attributes")
@@ -100,7 +122,7 @@ class TemplateCalls:
 
     def _change(self, request: Request, change: str, options: dict[str, Any]) -> Response:
         with suppress(CloudError):  # OneFlow does not look at the result
-            changes.apply(self._documents, self._template(request), change, options)
+            self._changes.apply(request.state.user, self._template(request), change, options)
         return no_content("text/html") if changes.is_given(change, options) or change == "rename" else _empty()
 
     def table(self) -> list[Call]:

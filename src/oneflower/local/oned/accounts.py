@@ -1,0 +1,133 @@
+"""Users and groups, and who it is that a session string or a password shows."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from oneflower.local.errors import CloudError
+
+if TYPE_CHECKING:
+    from oneflower.local.store import Store
+
+ONEADMIN, SERVERADMIN = 0, 1
+ADMINS, USERS = 0, 1  # groups
+_FIRST_USER, _FIRST_GROUP = 2, 100  # the ids of what is created, as in a new OpenNebula
+TOKEN_PASSWORD = "TOKEN_PASSWORD"  # noqa: S105 - the name of an attribute
+
+
+@dataclass
+class User:
+    """A user: `gid` is the primary group, `groups` are all of them; `digest` is empty for who cannot log in."""
+
+    id: int
+    name: str
+    gid: int = ADMINS
+    groups: list[int] = field(default_factory=lambda: [ADMINS])
+    template: dict[str, Any] = field(default_factory=dict)
+    digest: str = ""
+    enabled: bool = True
+
+    @property
+    def admin(self) -> bool:
+        """Whether everything is allowed: oneadmin, and the members of its group."""
+        return self.id == ONEADMIN or ADMINS in self.groups
+
+
+@dataclass
+class Group:
+    """A group of users."""
+
+    id: int
+    name: str
+    template: dict[str, Any] = field(default_factory=dict)
+
+
+class Accounts:
+    """All users and groups. oneadmin's password is not kept here: it is that of the whole cloud."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        tokens = {TOKEN_PASSWORD: store.setting("token_password", secrets.token_hex(32))}
+        self.groups = {ADMINS: Group(ADMINS, "oneadmin"), USERS: Group(USERS, "users")}
+        self.groups |= {number: Group(**record) for number, record in store.records("group").items()}
+        self.users = {ONEADMIN: User(ONEADMIN, "oneadmin"), SERVERADMIN: User(SERVERADMIN, "serveradmin")}
+        self.users |= {number: User(**record) for number, record in store.records("user").items()}
+        self.users[ONEADMIN].template |= tokens
+
+    def user(self, number: int, call: str) -> User:
+        """Return a user. Raises `CloudError` 404."""
+        if number not in self.users:
+            raise CloudError(404, f"[{call}] Error getting user [{number}].")
+        return self.users[number]
+
+    def group(self, number: int, call: str) -> Group:
+        """Return a group. Raises `CloudError` 404."""
+        if number not in self.groups:
+            raise CloudError(404, f"[{call}] Error getting group [{number}].")
+        return self.groups[number]
+
+    def members(self, group: int) -> list[int]:
+        """Return the ids of the users in a group."""
+        return [user.id for user in self.users.values() if group in user.groups]
+
+    def add_user(self, name: str, password: str, groups: list[int]) -> User:
+        """Create a user whose first group is the primary one."""
+        number = self._store.next_id("user") + _FIRST_USER
+        tokens = {TOKEN_PASSWORD: secrets.token_hex(32)}
+        user = User(number, name, groups[0], sorted(groups), tokens, digest(password))
+        self.users[number] = user
+        self.save_user(user)
+        return user
+
+    def save_user(self, user: User) -> None:
+        """Write a user to the store."""
+        self._store.save_record("user", user.id, asdict(user))
+
+    def delete_user(self, number: int) -> None:
+        """Remove a user."""
+        del self.users[number]
+        self._store.delete_record("user", number)
+
+    def add_group(self, name: str) -> Group:
+        """Create a group."""
+        group = Group(self._store.next_id("group") + _FIRST_GROUP, name)
+        self.groups[group.id] = group
+        self.save_group(group)
+        return group
+
+    def save_group(self, group: Group) -> None:
+        """Write a group to the store."""
+        self._store.save_record("group", group.id, asdict(group))
+
+    def delete_group(self, number: int) -> None:
+        """Remove a group."""
+        del self.groups[number]
+        self._store.delete_record("group", number)
+
+
+class Sessions:
+    """Who may come in: oneadmin with the cloud's own session string `user:password`, others with their passwords."""
+
+    def __init__(self, accounts: Accounts, secret: str) -> None:
+        self._accounts = accounts
+        self._secret = secret.encode()
+
+    def user_of(self, session: str) -> User | None:
+        """Return the user whom a session string shows, or None."""
+        if hmac.compare_digest(session.encode(errors="replace"), self._secret):
+            return self._accounts.users[ONEADMIN]
+        name, _, password = session.partition(":")
+        shown = digest(password)
+        for user in self._accounts.users.values():
+            if user.name == name and user.enabled and user.digest and hmac.compare_digest(user.digest, shown):
+                return user
+        return None
+
+
+def digest(password: str) -> str:
+    """Return what is kept of a password, as OpenNebula keeps it."""
+    return hashlib.sha256(password.encode(errors="replace")).hexdigest()

@@ -1,0 +1,110 @@
+"""The core's methods about images. Machines here have no disks, so only descriptions are stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oneflower.local.errors import CloudError
+from oneflower.local.oned.corexml import image_xml, text
+from oneflower.local.oned.ownership import SharedMethods, Shelf
+from oneflower.local.oned.pools import chosen, pool
+from oneflower.local.oned.rights import Asking, Kind, Right, Want
+from oneflower.local.oned.template_methods import changed, check_name
+from oneflower.local.oned.vmtext import parse_template
+from oneflower.opennebula.states import ImageState
+
+if TYPE_CHECKING:
+    from oneflower.local.oned.compute import Compute
+    from oneflower.local.oned.models import Image
+    from oneflower.local.oned.ownership import Method
+
+
+class ImageMethods:
+    """A method for each call; the table is at the end."""
+
+    def __init__(self, compute: Compute) -> None:
+        self._compute = compute
+        self._catalogue = compute.catalogue
+
+    def allocate(self, asking: Asking, content: str, datastore: int, *_: Any) -> int:
+        """Store the description of an image."""
+        template = parse_template(content)
+        if datastore not in self._catalogue.datastores:
+            raise CloudError(404, f"[one.image.allocate] Error getting datastore [{datastore}].")
+        store = self._catalogue.datastores[datastore]
+        self._catalogue.rights.need_create(asking, Kind.IMAGE)
+        self._catalogue.rights.need(asking, Want(Right.USE, Kind.DATASTORE, datastore, store.access))
+        access = self._catalogue.access_of(asking.user)
+        check_name(asking.call, "IMAGE", template.get("NAME"), access, self._catalogue.images)
+        path = str(template.get("PATH", ""))
+        there = not path.startswith("/") or Path(path).is_file()
+        if not there:
+            template["ERROR"] = f"Error copying image in the datastore: {path} cannot be read"
+        return self._catalogue.save_image(template, ImageState.READY if there else ImageState.ERROR, access)
+
+    def info(self, asking: Asking, number: int, *_: Any) -> str:
+        """Return an image."""
+        return text(image_xml(self._may(asking, number, Right.USE, past_lock=True)))
+
+    def pool(self, asking: Asking, *which: int) -> str:
+        """Return images."""
+        found = chosen(self._catalogue.rights, asking, Kind.IMAGE, self._catalogue.images, *which[:3])
+        return pool("IMAGE_POOL", map(image_xml, found))
+
+    def update(self, asking: Asking, number: int, content: str, append: int = 0) -> int:
+        """Change an image's attributes."""
+        image = self._may(asking, number, Right.MANAGE)
+        fixed = {key: image.template[key] for key in ("NAME", "PATH", "SIZE") if key in image.template}
+        image.template = changed(asking, image.template, content, append) | fixed
+        self._catalogue.keep(image)
+        return number
+
+    def delete(self, asking: Asking, number: int, *_: Any) -> int:
+        """Remove an image."""
+        self._may(asking, number, Right.MANAGE)
+        self._catalogue.delete_image(number)
+        return number
+
+    def enable(self, asking: Asking, number: int, enabled: bool) -> int:  # noqa: FBT001
+        """Enable or disable an image."""
+        image = self._may(asking, number, Right.MANAGE)
+        wanted, other = ImageState.READY, ImageState.DISABLED
+        if not enabled:
+            wanted, other = other, wanted
+        if image.state not in (wanted, other):
+            raise CloudError(500, f"[{asking.call}] Cannot {'enable' if enabled else 'disable'} image in its state")
+        image.state = wanted
+        self._catalogue.keep(image)
+        return number
+
+    def persist(self, asking: Asking, number: int, persistent: bool) -> int:  # noqa: FBT001
+        """Make an image persistent or not."""
+        image = self._may(asking, number, Right.MANAGE)
+        image.persistent = persistent
+        self._catalogue.keep(image)
+        return number
+
+    def _find(self, number: int, call: str) -> Image:
+        if number not in self._catalogue.images:
+            raise CloudError(404, f"[{call}] Error getting image [{number}].")
+        return self._catalogue.images[number]
+
+    def _may(self, asking: Asking, number: int, right: Right, *, past_lock: bool = False) -> Image:
+        image = self._find(number, asking.call)
+        self._catalogue.rights.need(asking, Want(right, Kind.IMAGE, number, image.access, past_lock))
+        return image
+
+    def table(self) -> dict[str, Method]:
+        """Return the methods by name."""
+        shelf = Shelf(Kind.IMAGE, "one.image", self._find, self._catalogue.images.values, self._catalogue.keep)
+        return {
+            **SharedMethods(self._catalogue, shelf, self._compute.clock.now).table(),
+            "one.image.allocate": self.allocate,
+            "one.image.info": self.info,
+            "one.image.update": self.update,
+            "one.image.delete": self.delete,
+            "one.image.enable": self.enable,
+            "one.image.persistent": self.persist,
+            "one.imagepool.info": self.pool,
+        }
