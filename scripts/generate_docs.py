@@ -194,7 +194,10 @@ METHODS = {
     "documentpool": "info",
     "system": "config sql sqlquery version",
 }
-_NOTHING_OF = "virtual routers, security groups, VM groups, network templates, marketplaces, backup jobs, hooks and VDCs"
+_NOTHING_OF = (
+    "virtual routers, security groups, VM groups, network templates, marketplaces, backup jobs, hooks and virtual data "
+    "centers"
+)
 
 
 def methods_rows(ours: set[str]) -> Iterator[tuple[str, ...]]:
