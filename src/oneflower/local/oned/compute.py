@@ -88,7 +88,7 @@ class Compute:
         return str(creator.template[TOKEN_PASSWORD]) if creator else ""
 
     def instantiate(self, template_id: int, name: str, extra: str, *, hold: bool, user: User | None = None) -> Vm:
-        """Create a VM from a template, with `extra` text laid over it, and boot it. It belongs to `user`, else oneadmin.
+        """Create a VM from a template, with `extra` laid over it, and boot it. It belongs to `user`, else oneadmin.
 
         Raises `CloudError`: 401 if the user may not use the template, or an image or a network that it names.
         """
