@@ -59,7 +59,7 @@ class Lifecycle:
     # -- requests ----------------------------------------------------------------------------------------------------
 
     def instantiate(self, number: int, merge: dict[str, Any], access: Access) -> dict[str, Any]:
-        """Create a service with an owner. Returns the document as it is before anything happens: that is OneFlow's reply."""
+        """Create a service. Returns the document as it is before anything happens: OneFlow's reply."""
         template = self._documents.get(number, TEMPLATE_TYPE).body
         check_inputs(template, merge)
         check_networks(template, merge)
