@@ -14,7 +14,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from oneflower.local.oned.methods import xmlrpc_methods
-from oneflower.local.oned.models import Access
 from oneflower.local.oneflow.calls import oneflow_calls
 from oneflower.local.oneflow.scheduling import ACTIONS
 from oneflower.local.onegate.calls import OneGateCalls
@@ -73,8 +72,8 @@ def cloud(tmp_path):
 
 
 def deploy(cloud, name):
-    number = cloud.documents.create_template(json.loads(cloud.body) | {"name": name}, Access()).id
-    reply = cloud.lifecycle.instantiate(number, {"name": name}, Access())
+    number = cloud.documents.create_template(json.loads(cloud.body) | {"name": name}).id
+    reply = cloud.lifecycle.instantiate(number, {"name": name})
     cloud.clock.advance(1)
     return int(reply["DOCUMENT"]["ID"])
 

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from oneflower.local.clock import REAL
-from oneflower.local.oned.models import Access
 from oneflower.opennebula import (
     COORDINATOR,
     NODES,
@@ -111,7 +110,7 @@ class Life(RuleBasedStateMachine):
         for role in body["roles"]:
             del role["template_contents"]["CONTEXT"]["ONEFLOWER_ROLE"]
         self.body = body
-        self.template = self.cloud.documents.create_template(body, Access()).id
+        self.template = self.cloud.documents.create_template(body).id
 
     @precondition(lambda self: self.document is None)
     @rule(number=st.integers(LEAST, MOST))

@@ -12,7 +12,6 @@ import pytest
 from oneflower.local import daemon
 from oneflower.local.clock import SteppedClock
 from oneflower.local.home import LocalHome
-from oneflower.local.oned.models import Access
 from oneflower.local.oneflow.documents import Documents
 from oneflower.local.oneflow.models import SERVICE_TYPE
 from oneflower.local.store import Store
@@ -60,7 +59,7 @@ def test_the_host_is_told_what_a_role_was_given(tmp_path):
     store = Store(tmp_path / "cloud.db")
     documents = Documents(store, SteppedClock())
     roles = [{"name": "superlink"}, {"name": "supernode", "user_inputs_values": {"ML_FRAMEWORK": "pytorch"}}]
-    service = documents.insert(SERVICE_TYPE, {"name": "lab", "state": 2, "roles": roles}, Access())
+    service = documents.insert(SERVICE_TYPE, {"name": "lab", "state": 2, "roles": roles})
     assert documents.input_of(service.id, "ML_FRAMEWORK") == "pytorch"
     assert documents.input_of(service.id, "FL_MODEL") is None
     assert documents.input_of(service.id + 1, "ML_FRAMEWORK") is None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower.local.errors import CloudError
 from oneflower.local.oned.accounts import Accounts
-from oneflower.local.oned.models import Access, Datastore, Image, Network, VmTemplate
+from oneflower.local.oned.models import ONEADMINS, Access, Datastore, Image, Network, VmTemplate
 from oneflower.local.oned.rights import Asking, Kind, Right, Rights, Want
 from oneflower.local.oned.vms import images_of, networks_of
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 NETWORK = "loopback"
 DATASTORES = {0: "system", 1: "default", 2: "files"}
 
-_ONEADMINS = Access()
 Thing = VmTemplate | Image | Network | Datastore
 _KINDS = {VmTemplate: "template", Image: "image", Network: "network", Datastore: "datastore"}
 
@@ -50,7 +49,7 @@ class Catalogue:
         record = asdict(thing)
         self._store.save_record(_KINDS[type(thing)], record.pop("id"), record)
 
-    def save_template(self, content: dict[str, Any], access: Access = _ONEADMINS) -> int:
+    def save_template(self, content: dict[str, Any], access: Access = ONEADMINS) -> int:
         """Store a new VM template, its NAME among the attributes, and return its id."""
         body = {key: value for key, value in content.items() if key != "NAME"}
         number = self._store.next_id("vm_template")
@@ -92,7 +91,7 @@ class Catalogue:
             if isinstance(part, CloudError):
                 raise part
 
-    def save_image(self, template: dict[str, Any], state: int, access: Access = _ONEADMINS) -> int:
+    def save_image(self, template: dict[str, Any], state: int, access: Access = ONEADMINS) -> int:
         """Store the description of a new image and return its id."""
         number, name = self._store.next_id("image"), str(template["NAME"])
         persistent = str(template.get("PERSISTENT", "")).upper() == "YES"
@@ -105,7 +104,7 @@ class Catalogue:
         del self.images[number]
         self._store.delete_record("image", number)
 
-    def add_network(self, name: str, template: dict[str, Any] | None = None, access: Access = _ONEADMINS) -> int:
+    def add_network(self, name: str, template: dict[str, Any] | None = None, access: Access = ONEADMINS) -> int:
         """Store a new virtual network and return its id. It is another name for the loopback of this machine."""
         number = self._store.next_id("network") + 1
         self.networks[number] = Network(number, name, template or {}, access)

@@ -56,6 +56,9 @@ class Access:
         return {"LOCK": {"LOCKED": level, "OWNER": owner, "TIME": time, "REQ_ID": "-1"}}
 
 
+ONEADMINS = Access()  # of what belongs to nobody else
+
+
 @dataclass
 class Vm:
     """A virtual machine. `pid` and `born` (its start time in clock ticks) name the process that is the machine."""

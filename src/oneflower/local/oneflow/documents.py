@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from oneflower.local.errors import CloudError
+from oneflower.local.oned.models import ONEADMINS
 from oneflower.local.oneflow.memory import DocumentMemory
 from oneflower.local.oneflow.models import SERVICE_TYPE, TEMPLATE_TYPE, Document, Role
 from oneflower.local.oneflow.schema import check_template
@@ -75,7 +76,7 @@ class Documents:
         document = self.service(service)
         return variables_of(document.body).get(name) if document else None
 
-    def insert(self, kind: int, body: dict[str, Any], access: Access, name: str = "") -> Document:
+    def insert(self, kind: int, body: dict[str, Any], access: Access = ONEADMINS, name: str = "") -> Document:
         """Store a new document. Without a name it gets that of its body."""
         document = Document(self._memory.next_id(), kind, body, name, access)
         self._all[document.id] = document
@@ -132,7 +133,7 @@ class Documents:
 
     # -- service templates -------------------------------------------------------------------------------------------
 
-    def create_template(self, body: Any, access: Access) -> Document:
+    def create_template(self, body: Any, access: Access = ONEADMINS) -> Document:
         """Store a service template. Raises `CloudError`."""
         checked = check_template(body)
         return self.insert(TEMPLATE_TYPE, checked | {"registration_time": int(self._clock.now())}, access)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower.local import ruby
 from oneflower.local.errors import CloudError
+from oneflower.local.oned.models import ONEADMINS
 from oneflower.local.oneflow import rules
 from oneflower.local.oneflow.contents import fill_contents
 from oneflower.local.oneflow.endings import Endings
@@ -58,7 +59,7 @@ class Lifecycle:
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
-    def instantiate(self, number: int, merge: dict[str, Any], access: Access) -> dict[str, Any]:
+    def instantiate(self, number: int, merge: dict[str, Any], access: Access = ONEADMINS) -> dict[str, Any]:
         """Create a service. Returns the document as it is before anything happens: OneFlow's reply."""
         template = self._documents.get(number, TEMPLATE_TYPE).body
         check_inputs(template, merge)
