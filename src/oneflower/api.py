@@ -32,11 +32,11 @@ __all__ = ["Federation", "local_cloud", "opennebula_cloud"]
 
 
 class _Runtimes:
-    """What both sides have: `flwr` from a runtime of this machine."""
+    """What both sides have in common: `flwr` comes from a runtime of this machine."""
 
     @property
     def home(self) -> LocalHome:
-        """Where runtimes are kept."""
+        """The folder with the runtimes."""
         from oneflower.local.home import LocalHome  # noqa: PLC0415 - costs time that --help need not spend
 
         return LocalHome.of_user()
@@ -49,7 +49,7 @@ class _Runtimes:
         return found.bin / "flwr", found.packages()
 
     def pins(self) -> Path:
-        """Return the folder for what was published first by SuperLinks whose word cannot be proved."""
+        """Return the folder for pins: what a SuperLink without a proof published at the first connection."""
         return self.home.state / "pins"
 
 
@@ -60,7 +60,7 @@ class LocalSurroundings(_Runtimes):
         self._name = name
 
     def template(self, cloud: Cloud) -> int:
-        """Return the id of the service template, registering it if need be: this cloud is the user's own."""
+        """Return the id of the service template, registering it if necessary: this cloud is the user's own."""
         from oneflower.cloud.register import Registration, Wishes  # noqa: PLC0415
         from oneflower.cloud.registered import find_registered  # noqa: PLC0415
 
@@ -68,7 +68,7 @@ class LocalSurroundings(_Runtimes):
         return done.template if self._name == NAME else find_registered(cloud, self._name)[0]
 
     def limits(self, _cloud: Cloud) -> tuple[int, int]:
-        """Return the usual limits for scaling."""
+        """Return the default limits of scaling."""
         return Bounds().minimum, Bounds().maximum
 
     def prepare(self, version: str, framework: str, notify: Callable[[str], None]) -> None:
@@ -83,20 +83,20 @@ class LocalSurroundings(_Runtimes):
         yield status.control
 
     def trouble(self) -> str:
-        """Return that the disk is full on which machines and daemon have what is theirs, if it is."""
+        """Return a sentence if the disk is full on which machines and daemon keep their files."""
         return no_room(self.home.state)
 
     def console(self, vm: int, lines: int) -> list[str]:
         """Return the last lines of a machine's console."""
         path = self.home.machine(vm) / "console.log"
         found: list[str] = []
-        for part in (path, path.with_name("console.log.1")):  # which it was moved to when it grew too long
+        for part in (path, path.with_name("console.log.1")):  # where its start was moved when it grew too long
             if len(found) < lines and part.exists():
                 found = part.read_text(errors="replace").splitlines() + found
         return found[-lines:]
 
     def revive(self) -> Endpoints | None:
-        """Start the daemon again if it has ended."""
+        """Restart the daemon if it has ended."""
         from oneflower.local import daemon  # noqa: PLC0415
 
         return None if daemon.find(self.home) else _endpoints(daemon.connect(self.home))
@@ -107,7 +107,7 @@ class LocalSurroundings(_Runtimes):
 
 
 class OpenNebulaSurroundings(_Runtimes):
-    """OpenNebula's side. `name` is that of the service template an operator registered."""
+    """OpenNebula's side. `name` is that of the service template that an operator registered."""
 
     def __init__(self, name: str, ssh: SshOptions) -> None:
         self._name = name
@@ -120,14 +120,14 @@ class OpenNebulaSurroundings(_Runtimes):
         return find_registered(cloud, self._name)[0]
 
     def limits(self, cloud: Cloud) -> tuple[int, int]:
-        """Return the limits that the operator registered."""
+        """Return the limits of scaling that the operator registered."""
         from oneflower.cloud.registered import find_registered  # noqa: PLC0415
 
         bounds = find_registered(cloud, self._name)[1]
         return bounds.minimum, bounds.maximum
 
     def trouble(self) -> str:
-        """Return nothing: what is wrong there is not seen from here."""
+        """Return nothing: the state of OpenNebula's machines is not visible from here."""
         return ""
 
     def prepare(self, version: str, framework: str, notify: Callable[[str], None]) -> None:
@@ -144,15 +144,15 @@ class OpenNebulaSurroundings(_Runtimes):
         return []
 
     def revive(self) -> None:
-        """Do nothing: OpenNebula is its operator's to start."""
+        """Do nothing: only its operator starts OpenNebula."""
 
     def when_unreachable(self, variable: str) -> str:
-        """Return what may be wrong on either side."""
+        """Return what to check."""
         return f"Check the address ({variable}) and that the server runs."
 
 
 def local_cloud(tell: Callable[[str], None] = lambda _: None, template: str = NAME) -> Cloud:
-    """Connect to this user's local cloud, starting it if it is not up. `tell` hears of outages.
+    """Connect to this user's local cloud, starting it if necessary. `tell` receives outages.
 
     `template` names the service template.
 
@@ -173,15 +173,15 @@ def _endpoints(found: Daemon) -> Endpoints:
 def opennebula_cloud(
     template: str = NAME, ssh: SshOptions | None = None, tell: Callable[[str], None] = lambda _: None
 ) -> Cloud:
-    """Connect to the OpenNebula that its own tools would find; `template` names the service template.
+    """Connect to the same OpenNebula as its own tools; `template` names the service template.
 
-    `tell` hears of outages. Raises `OneflowerError` without credentials.
+    `tell` receives outages. Raises `OneflowerError` without credentials.
     """
     return Cloud(opennebula_endpoints(), OpenNebulaSurroundings(template, ssh or SshOptions.of_environment()), tell)
 
 
 def _bypass_proxies() -> None:
-    """Keep pyone, which asks the environment, from sending this machine's own traffic to a proxy."""
+    """Keep pyone, which reads the environment, from sending this machine's own traffic to a proxy."""
     if any(os.environ.get(name) for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")):
         kept = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
         os.environ["no_proxy"] = ",".join(filter(None, [kept, "127.0.0.0/8"]))

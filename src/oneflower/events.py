@@ -1,4 +1,4 @@
-"""What happens while somebody waits, as values that a program can tell apart; each is a line of text, too."""
+"""What happens while somebody waits, as values that a program can tell apart. Each is also a line of text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Step:
-    """Something begins that takes a while. The step before it has ended well."""
+    """A step starts, which takes a while. The step before it has ended well."""
 
     text: str
 
@@ -18,7 +18,7 @@ class Step:
 
 @dataclass(frozen=True)
 class StepEnded:
-    """The step of the moment has ended, before another begins."""
+    """The current step has ended, before another one starts."""
 
     well: bool = True
 
@@ -28,7 +28,7 @@ class StepEnded:
 
 @dataclass(frozen=True)
 class Note:
-    """What a person should know."""
+    """Something that a person should know."""
 
     text: str
 
@@ -38,7 +38,7 @@ class Note:
 
 @dataclass(frozen=True)
 class RunBegan:
-    """A run begins; its rounds follow."""
+    """A run starts; its rounds follow."""
 
     run: str
 
@@ -62,4 +62,4 @@ Notify = Callable[[Event], None]
 
 
 def ignore(_: object) -> None:
-    """Hear something and do nothing."""
+    """Receive something and do nothing."""

@@ -20,7 +20,7 @@ def run(
     *,
     apart_in: Path | None = None,
 ) -> str:
-    """Run a program to its end and return what it printed.
+    """Run a program to its end and return its output.
 
     With `apart_in` it runs in that folder and in a session of its own, where no Ctrl-C of the terminal reaches it.
 
@@ -48,7 +48,7 @@ def launch(command: Sequence[str], log: Path, environment: Mapping[str, str] | N
             list(command), env=None if environment is None else dict(environment), stdin=subprocess.DEVNULL,
             stdout=stream, stderr=stream, start_new_session=True, cwd="/",
         )  # fmt: skip
-    process.returncode = 0  # it is nobody's to wait for: whoever started it watches its pid
+    process.returncode = 0  # nobody waits for it here: whoever started it watches its pid
     return process.pid
 
 
@@ -68,7 +68,7 @@ class Background:
             ) from error
 
     def ended(self) -> str | None:
-        """Return what it printed if it has ended, else None."""
+        """Return its output if it has ended, else None."""
         return None if self._process.poll() is None else self._log.read_text(errors="replace")
 
     def stop(self) -> None:

@@ -123,7 +123,7 @@ def test_scaling_keeps_the_bounds_takes_the_oldest_and_waits_through_the_cooldow
     for number, text, refusal in (
         (11, "cannot have 11 SuperNodes: it was deployed for 2 to 10", "Maximum cardinality is 10"),
         (1, "cannot have 1 SuperNodes: it was deployed for 2 to 10", "Minimum cardinality is 2"),
-        (2, "has 2 SuperNodes already", "already at 2"),
+        (2, "already has 2 SuperNodes", "already at 2"),
     ):
         with pytest.raises(OneflowerError, match=text) as caught:
             federation.scale(number)

@@ -114,15 +114,15 @@ def test_who_cannot_check_the_proof_pins_what_was_published_first(world, service
     cloud.core.__dict__["token_password"] = ("4711", "")
     federation = Federation(cloud, known.id, known.name)
     first = federation.status().trust
-    assert "taken on first use" in first.note
-    first.follow()
+    assert "trusted on first use" in first.note
+    first.check()
     assert stat.S_IMODE(first.pin.stat().st_mode) == 0o600
     again = federation.status().trust
     assert (again.refusal, again.note, again.pin) == ("", "", None)
     world.raw(member, "PUT", f"/vms/{link}", content=f"FL_CA_CERT={encoded('another CA')}")
     changed = federation.status().trust
-    assert "published other addresses, keys or certificates than when it was used first" in refused(changed.follow)
+    assert "published other addresses, keys or certificates than when it was used first" in refused(changed.check)
     assert str(first.pin) in changed.hint
     first.pin.unlink()
-    federation.status().trust.follow()
+    federation.status().trust.check()
     cloud.close()

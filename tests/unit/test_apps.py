@@ -92,7 +92,7 @@ def test_no_folder_no_pyproject_no_app(tmp_path):
 
 
 def test_a_prebuilt_app_refuses_a_framework_that_it_does_not_train_with():
-    with pytest.raises(OneflowerError, match="does not train with ML_FRAMEWORK=jax; it does with sklearn"):
+    with pytest.raises(OneflowerError, match="cannot train with ML_FRAMEWORK=jax; it can with sklearn"):
         load_app("image-classification", FORM | {"ML_FRAMEWORK": "jax"})
 
 

@@ -80,10 +80,10 @@ HTML = "<html><body><h1>504 Gateway Time-out</h1></body></html>"
         (500, "User [2] : VM quota limit of 4 reached", "larger quota"),
         (502, HTML, "502: a page of HTML, from a proxy or another server\nOpenNebula is starting"),
         (504, HTML, "504: a page of HTML, from a proxy or another server\nOpenNebula is busy"),
-        (200, HTML, "answered something that OpenNebula does not say"),
-        (200, "{}", "answered something that OpenNebula does not say"),
-        (200, "", "answered something that OpenNebula does not say"),
-        (200, '{"DOCUMENT_POOL": 3}', "answered something that OpenNebula does not say"),
+        (200, HTML, "gave an answer that OpenNebula would not give"),
+        (200, "{}", "gave an answer that OpenNebula would not give"),
+        (200, "", "gave an answer that OpenNebula would not give"),
+        (200, '{"DOCUMENT_POOL": 3}', "gave an answer that OpenNebula would not give"),
     ],
 )
 def test_what_oneflow_says_becomes_one_sentence(status, body, text):
@@ -99,8 +99,8 @@ def test_what_oneflow_says_becomes_one_sentence(status, body, text):
     ("status", "body", "text"),
     [
         (504, HTML, "OpenNebula answered 504"),
-        (200, HTML, "answered something that OpenNebula does not say"),
-        (200, "", "answered something that OpenNebula does not say"),
+        (200, HTML, "gave an answer that OpenNebula would not give"),
+        (200, "", "gave an answer that OpenNebula would not give"),
     ],
 )
 def test_what_the_core_says_becomes_one_sentence(status, body, text):

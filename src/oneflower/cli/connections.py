@@ -1,4 +1,4 @@
-"""The certificates that `connect` leaves for plain `flwr`: one for each federation, for as long as there is one."""
+"""The certificates that `connect` leaves for plain `flwr`: one for each federation, as long as it exists."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def keep_ca(cloud: Cloud, status: FederationStatus) -> Path | None:
-    """Write the CA of a federation to a file of its own and return that, None where it has none."""
+    """Write the CA of a federation to its own file and return the path, or None if it has no CA."""
     if not status.ca:
         return None
     path = private_directory(_folder()) / f"{file_name(status.name)}-{status.id}-{_mark(cloud)}.crt"
@@ -39,5 +39,5 @@ def _folder() -> Path:
 
 
 def _mark(cloud: Cloud) -> str:
-    """Return what tells apart clouds, which count their services each for itself."""
+    """Return what distinguishes this cloud from others: each numbers its services by itself."""
     return hashlib.sha256(cloud.endpoints.oneflow.encode()).hexdigest()[:8]

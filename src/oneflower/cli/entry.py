@@ -1,4 +1,4 @@
-"""Runs a command, and turns however it ends into a sentence and an exit code."""
+"""Runs a command, and turns every way in which it can end into a sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def run() -> None:
-    """Run a command. Ends the process without taking the interpreter apart, which would take a while."""
+    """Run a command. Ends the process without the interpreter's clean-up, which would take a while."""
     status = _run()
-    if status == ExitCode.INTERRUPTED:  # which typer turns into that number, without a word
+    if status == ExitCode.INTERRUPTED:  # typer returns that number and prints nothing
         report("Interrupted.", ExitCode.INTERRUPTED)
     try:
         sys.stdout.flush()

@@ -36,7 +36,7 @@ Supernodes = Annotated[int, typer.Option("--supernodes", "-n", help="How many Su
 
 
 def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
-    """Split NAME=VALUE texts. Raises `OneflowerError` naming the first that is none."""
+    """Split NAME=VALUE texts. Raises `OneflowerError` naming the first that is not valid."""
     found: dict[str, str] = {}
     for text in texts:
         name, separator, value = text.partition("=")
@@ -47,7 +47,7 @@ def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
 
 
 def settings_of(texts: Iterable[str] | None) -> dict[str, str]:
-    """Split the values of --set; a certificate or key may be given as @FILE, which keeps it out of process lists."""
+    """Split the values of --set. A certificate or key may be given as @FILE, which keeps it out of process lists."""
     from oneflower_appliance.parameters import PARAMETERS, Kind  # noqa: PLC0415
 
     given = pairs(texts or (), "--set")
@@ -63,13 +63,13 @@ def settings_of(texts: Iterable[str] | None) -> dict[str, str]:
 
 
 def up(
-    name: Annotated[str, typer.Argument(help="What to call it.")] = "federation",
+    name: Annotated[str, typer.Argument(help="Name of the federation.")] = "federation",
     supernodes: Supernodes = 2,
     settings: Set = None,
-    min_vms: Annotated[int | None, typer.Option(help="Never fewer SuperNodes than this; 2 usually.")] = None,
-    max_vms: Annotated[int | None, typer.Option(help="Never more SuperNodes than this; 10 usually.")] = None,
-    template: Annotated[str, typer.Option(help="Which registered service template.")] = NAME,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave what is there when it fails or is interrupted.")] = False,
+    min_vms: Annotated[int | None, typer.Option(help="Never fewer SuperNodes than this; usually 2.")] = None,
+    max_vms: Annotated[int | None, typer.Option(help="Never more SuperNodes than this; usually 10.")] = None,
+    template: Annotated[str, typer.Option(help="Name of a registered service template.")] = NAME,
+    keep: Annotated[bool, typer.Option("--keep", help="Remove nothing if it fails or is interrupted.")] = False,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Do not wait for the training that FL_USE_CASE asks for.")
     ] = False,
@@ -78,7 +78,7 @@ def up(
 ) -> None:
     """Deploy a federation: one SuperLink, then its SuperNodes, and wait until every one of them is ready.
 
-    With `--set FL_USE_CASE=...` it then trains by itself; that is shown, and goes on if you leave with Ctrl-C.
+    With `--set FL_USE_CASE=...` it then trains by itself. The training is shown, and continues after Ctrl-C.
     """
     from oneflower.cloud.names import check_name  # noqa: PLC0415 - as everything of the client
 
@@ -92,7 +92,7 @@ def up(
     elif detach:
         follow_up = f"It trains now. Look with: {screen.program()} show {name}"
     else:
-        screen.say(f"{ready}\nIt trains {status.settings['FL_USE_CASE']}; Ctrl-C leaves it going on.")
+        screen.say(f"{ready}\nIt trains {status.settings['FL_USE_CASE']}, also after Ctrl-C.")
         ready = _watch_training(federation)
         follow_up = f"Fetch the model with: {screen.program()} model {name} --save model.npz"
         status = federation.status()
@@ -100,13 +100,13 @@ def up(
 
 
 def _watch_training(federation: Federation) -> str:
-    """Show the run that the form began, and return how it ended. Ctrl-C leaves it going on."""
+    """Show the run that the federation started by itself, and return how it ended. It continues after Ctrl-C."""
     table = RunTable()
     try:
         with Pulse(table.waiting):
             return progress_line(federation.wait_trained(table.add))
     except KeyboardInterrupt:
-        screen.say(f"{federation.name} goes on training. Look with: {screen.program()} show {federation.name}")
+        screen.say(f"{federation.name} keeps training. Look with: {screen.program()} show {federation.name}")
         raise
 
 
@@ -120,7 +120,7 @@ def deploy(
     *,
     keep: bool,
 ) -> Federation:
-    """Deploy a federation and show how it comes up; what was begun is removed again when that fails, unless `keep`."""
+    """Deploy a federation and show its progress. If it fails, everything is removed again, unless `keep`."""
     from oneflower.cloud import Federation  # noqa: PLC0415
 
     with Steps() as steps:
@@ -131,7 +131,7 @@ def deploy(
 
 
 def remove(federation: Federation, what: str) -> None:
-    """Remove a federation at the end of a command, whose own error or result is what counts; say what is left of it."""
+    """Remove a federation at the end of a command, whose own error or result counts, and report what is left."""
     with step(what) as steps:
         left = federation.roll_back()
         steps.notify(StepEnded(well=not left))
@@ -205,7 +205,7 @@ def logs(
     lines: Annotated[int, typer.Option("--lines", "-l", min=1, help="Lines of each machine's console.")] = 40,
     output: Format = Output.TEXT,
 ) -> None:
-    """Show the service's log, what each machine says of itself, and (local cloud) the machines' consoles."""
+    """Show the service's log, the state that each machine reports, and (local cloud) the machines' consoles."""
     found = _find(name).logs(lines, vm)
     if output is Output.JSON:
         screen.show_json({"service": found.service, "vms": found.vms, "consoles": found.consoles})
@@ -216,11 +216,11 @@ def logs(
 
 def scale(
     name: Annotated[str, typer.Argument(help="Name or id of the federation.")],
-    supernodes: Annotated[int, typer.Argument(min=0, help="How many SuperNodes it shall have.")],
+    supernodes: Annotated[int, typer.Argument(min=0, help="Number of SuperNodes.")],
     timeout: Timeout = 600,
     output: Format = Output.TEXT,
 ) -> None:
-    """Change the number of SuperNodes, within min_vms and max_vms. On the way down the oldest go."""
+    """Change the number of SuperNodes, within min_vms and max_vms. Scaling down removes the oldest."""
     federation = _find(name)
     if going := federation.leaving(supernodes):
         screen.say(f"Removing the oldest: {', '.join(vm.name for vm in going)}.")
@@ -232,7 +232,7 @@ def scale(
 
 
 def recover(name: Name = None, timeout: Timeout = 600, output: Format = Output.TEXT) -> None:
-    """Try again what failed, and wait until every machine is ready."""
+    """Retry what failed, and wait until every machine is ready."""
     federation = _find(name)
     with step(f"recovering {federation.name}") as steps:
         status = federation.recover(timeout, steps.watch)

@@ -33,7 +33,7 @@ Check = tuple[str, str, str]
 def doctor(
     output: Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")] = Output.TEXT,
 ) -> None:
-    """Check whether this machine can run a federation, and say what to do where it cannot."""
+    """Check whether this machine can run a federation, and say what to do if it cannot."""
     checks = list(_checks())
     if output is Output.JSON:
         screen.show_json([{"status": status, "what": what, "detail": detail} for status, what, detail in checks])
@@ -93,7 +93,7 @@ def _available_memory() -> int:
 def status(
     output: Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")] = Output.TEXT,
 ) -> None:
-    """Say whether the daemon runs, where, and how foreign tools reach it."""
+    """Say whether the daemon runs, where, and how other tools reach it."""
     from oneflower.local import daemon  # noqa: PLC0415
     from oneflower.local.home import LocalHome  # noqa: PLC0415
 
@@ -114,7 +114,7 @@ def status(
 
 
 def _variables(oneflow: str, xmlrpc: str, home: LocalHome) -> list[str]:
-    """Return what OpenNebula's own tools want to know, as lines of a shell."""
+    """Return the settings for OpenNebula's own tools, as lines for a shell."""
     return [f"export ONEFLOW_URL={oneflow}", f"export ONE_XMLRPC={xmlrpc}", f"export ONE_AUTH={home.one_auth}"]
 
 
@@ -136,21 +136,21 @@ class Pace(StrEnum):
 @local.command()
 def serve(
     ports: Annotated[
-        Ports, typer.Option(help="Where: on its own loopback address only, or also where OpenNebula does by default.")
+        Ports, typer.Option(help="Where: at its own loopback address only, or also at OpenNebula's usual ports.")
     ] = Ports.OWN,
     pace: Annotated[
         Pace, typer.Option(help="How fast states change: at once, like a real cloud, or by `oneflower local step`.")
     ] = Pace.IMMEDIATE,
 ) -> None:
-    """Run the local cloud here, until Ctrl-C, for foreign tools: pyone, curl, oneflow, onegate."""
+    """Run the local cloud here, until Ctrl-C, for other tools: pyone, curl, oneflow, onegate."""
     from oneflower.local import daemon  # noqa: PLC0415
     from oneflower.local.home import LocalHome  # noqa: PLC0415
 
     home = LocalHome.of_user().make()
     if found := daemon.find(home):
         raise OneflowerError(
-            f"The local cloud runs already, as process {found.pid}.",
-            "Stop it with `oneflower local stop`; federations go on running.",
+            f"The local cloud already runs, as process {found.pid}.",
+            "Stop it with `oneflower local stop`; federations keep running.",
             ExitCode.CONFLICT,
         )
     options = ["--pace", pace, "--stay", *(["--standard-ports"] if ports is Ports.STANDARD else [])]
@@ -184,7 +184,7 @@ def step(
     found = daemon.find(LocalHome.of_user())
     if found is None or found.pace != Pace.STEPPED:
         raise OneflowerError(
-            "There is no local cloud whose time stands still.",
+            "No local cloud runs with --pace stepped.",
             "Start one with `oneflower local serve --pace stepped`.",
             ExitCode.CONFLICT,
         )
@@ -200,7 +200,7 @@ def step(
 def stop(
     output: Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")] = Output.TEXT,
 ) -> None:
-    """Stop the daemon. Federations go on running and are found again when it starts."""
+    """Stop the daemon. Federations keep running and are found again when it starts."""
     from oneflower.local import daemon  # noqa: PLC0415
     from oneflower.local.home import LocalHome  # noqa: PLC0415
 

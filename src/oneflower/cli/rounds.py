@@ -26,7 +26,7 @@ class RunTable:
         self._since = time.monotonic()
 
     def waiting(self) -> str:
-        """Return which round is waited for, for how long, and how long it will all take if it goes on like this."""
+        """Return which round is running, for how long, and about how long the rest will take."""
         spent = time.monotonic() - self._since
         if not self._rows:
             return f"first round, {spent:.0f} s"
@@ -40,7 +40,7 @@ class RunTable:
     def add(self, row: RunRow) -> None:
         """Print one more round."""
         if not self._rows:
-            # Where nobody tests the model there is the loss of training to look at, in a column of its own.
+            # If nobody tests the model, the loss of training is shown, in its own column.
             self._untested = row.loss is None and row.train_loss is not None
             trained = f"  {'train loss':>10}" if self._untested else ""
             say(f"  {'round':>7}{trained}  {'loss':>8}  {'accuracy':>8}  {'seconds':>7}  nodes")
@@ -55,7 +55,7 @@ class RunTable:
             warn(f"           {sentence}")
 
     def curve(self) -> str:
-        """Return the accuracy of the rounds as a line of bars, empty when there is none."""
+        """Return the accuracy of the rounds as a line of bars, or an empty text if it is not known."""
         points = [row.accuracy for row in self._rows if row.accuracy is not None and math.isfinite(row.accuracy)]
         if not points:
             return ""
@@ -66,7 +66,7 @@ class RunTable:
 
 
 def _others(row: RunRow) -> str:
-    """Return the first metrics besides loss and accuracy by which the round was tested."""
+    """Return the first few metrics of the round's test besides loss and accuracy."""
     tested = row.metrics.get("server") or row.metrics.get("evaluate") or {}
     found = [(name, value) for name, value in tested.items() if name not in _IN_COLUMNS and isinstance(value, float)]
     return "".join(f"  {name} {value:.3f}" for name, value in found[:_MOST_OTHERS])
@@ -88,7 +88,7 @@ def show_files(result: RunResult) -> None:
 
 
 def progress_line(found: RunProgress) -> str:
-    """Return how far a run is, and the last fault of a node below it."""
+    """Return how far a run is and, in a second line, the last fault of a node."""
     line = f"run {found.id} of {found.app}: {found.status}"
     if found.row is not None:
         values = {"loss": found.row.loss, "accuracy": found.row.accuracy}

@@ -44,7 +44,7 @@ def say(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """Print a remark that must not be overlooked: in red, where there are colours."""
+    """Print a remark that must not be overlooked, in red if the terminal has colours."""
     console().print(printable(text), style="red", markup=False)
 
 
@@ -55,7 +55,7 @@ def show(text: str) -> None:
 
 
 def show_line(text: str) -> None:
-    """Print a result in one line, whatever it holds: no part of it can pass for another."""
+    """Print a result in one line, whatever it holds, so that no part of it looks like another line."""
     show(printable(text).replace("\n", " "))
 
 
@@ -78,7 +78,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items() if key not in ("ca", "host_keys", "pinned")}
     if isinstance(value, float) and not math.isfinite(value):
-        return None  # JSON has no word for it
+        return None  # which JSON cannot express
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
@@ -91,16 +91,16 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None
 
 
 def safe(text: str) -> str:
-    """Return text for rich, which would take words in brackets for markup."""
+    """Return text for rich, which would read words in brackets as markup."""
     from rich.markup import escape  # noqa: PLC0415 - as `console`
 
     return escape(in_a_line(text))
 
 
 def program() -> str:
-    """Return how this program is called from where the user stands: by its name only where that finds it.
+    """Return the command that starts this program in the user's shell: its name if PATH finds it, else its path.
 
-    Whoever starts it in an environment of its own, as `make demo` does, says in ONEFLOWER_COMMAND what works outside.
+    `make demo`, which starts it in another environment, sets ONEFLOWER_COMMAND to what works outside.
     """
     if command := os.environ.get("ONEFLOWER_COMMAND"):
         return command

@@ -30,7 +30,7 @@ class Session:
 
     @classmethod
     def cloud(cls, template: str = NAME) -> Cloud:
-        """Connect, starting the local cloud if that is the one and it is not up."""
+        """Connect. Starts the local cloud if that is chosen and does not run."""
         from oneflower import api  # noqa: PLC0415 - costs time that --help need not spend
         from oneflower.cli.screen import say  # noqa: PLC0415 - which needs no session
 

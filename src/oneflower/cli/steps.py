@@ -1,4 +1,4 @@
-"""Shows what is being done while it takes long: as a live display on a terminal, as plain lines anywhere else."""
+"""Shows progress while something takes long: as a live display on a terminal, as plain lines anywhere else."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from oneflower.cloud import FederationStatus, VmStatus
 
 _TICK = 0.5
-_SILENCE = 15.0  # seconds after which those who read a log would wonder
+_SILENCE = 15.0  # seconds after which somebody who reads a log would wonder
 _DONE, _FAILED = "[green]✓[/]", "[red]✗[/]"
 
 
 class Pulse:
-    """Shows that what takes long is alive.
+    """Shows that something long is still running.
 
-    On a terminal that is a line that counts, every `tick` seconds. Elsewhere it is another line after each `silence`.
+    On a terminal, one line counts, every `tick` seconds. Elsewhere, another line is printed after each `silence`.
     """
 
     def __init__(self, text: Callable[[], str], tick: float = _TICK, silence: float = _SILENCE) -> None:
@@ -43,13 +43,13 @@ class Pulse:
         self.stop()
 
     def start(self) -> None:
-        """Begin to show it."""
+        """Start showing it."""
         self._stopped.clear()
         self._thread = threading.Thread(target=self._count if self._console.is_terminal else self._tell, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Show it no longer. It may be started again."""
+        """Stop showing it. It can be started again."""
         if self._thread is not None:
             self._stopped.set()
             self._thread.join()
@@ -66,9 +66,9 @@ class Pulse:
 
 
 class Steps:
-    """Shows one step after the other, as events tell of them, and what every machine is at meanwhile.
+    """Shows one step after another, from events, and the state of every machine meanwhile.
 
-    While a run goes on, `waiting` says what is waited for.
+    While a run is running, `waiting` returns what is waited for.
     """
 
     def __init__(self, waiting: Callable[[], str] = lambda: "", tick: float = _TICK) -> None:
@@ -88,7 +88,7 @@ class Steps:
         self._end(_DONE if kind is None else _FAILED)
 
     def notify(self, event: Event) -> None:
-        """Show what happens."""
+        """Show an event."""
         match event:
             case Step(text):
                 self._end(_DONE)
@@ -106,7 +106,7 @@ class Steps:
                     self._pulse.start()
 
     def watch(self, status: FederationStatus) -> None:
-        """Show what every machine of a federation is at."""
+        """Show the state of every machine of a federation."""
         roles = ", ".join(f"{name} {state.lower()}" for name, state in status.roles.items())
         lines = {"service": f"{status.state.lower()}: {roles}"} | {vm.name: machine_line(vm) for vm in status.vms}
         if self._console.is_terminal:
@@ -155,13 +155,13 @@ class Steps:
 
 @contextmanager
 def step(text: str) -> Iterator[Steps]:
-    """Show that one thing is being done, and how long it took; what is yielded shows machines meanwhile."""
+    """Show one step, and how long it took. What is yielded shows the machines meanwhile."""
     with Steps() as steps:
         steps.notify(Step(text))
         yield steps
 
 
 def machine_line(vm: VmStatus) -> str:
-    """Return what a machine is at."""
+    """Return the state of a machine."""
     text = "ready" if vm.ready else vm.error or (f"{vm.state}: {vm.waits}" if vm.waits else vm.state)
     return text + (f", partition {vm.partition}" if vm.ready and vm.partition else "")

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
     from oneflower.cloud import RunResult
 
-Rounds = Annotated[int | None, typer.Option("--rounds", "-r", min=1, help="Rounds; else what the federation says.")]
+Rounds = Annotated[
+    int | None, typer.Option("--rounds", "-r", min=1, help="Rounds, if not as many as the federation's.")
+]
 Folder = Annotated[Path, typer.Option("--save", help="Where results are saved.")]
 _RESULTS = Path("oneflower-results")
 
@@ -32,18 +34,16 @@ _RESULTS = Path("oneflower-results")
 def run(
     app: Annotated[
         str | None,
-        typer.Argument(metavar="[APP]", help="Folder of a Flower app, or a pre-built one by name; else FL_USE_CASE."),
+        typer.Argument(metavar="[APP]", help="Folder of a Flower app, or name of a pre-built one, if not FL_USE_CASE."),
     ] = None,
     federation: Annotated[
-        str | None, typer.Option("--federation", "-f", help="Which; may be left out for one.")
+        str | None, typer.Option("--federation", "-f", help="Name or id; may be left out when there is one.")
     ] = None,
     rounds: Rounds = None,
     config: Annotated[
         list[str] | None, typer.Option("--config", "-c", metavar="KEY=VALUE", help="Run config of the app. Repeatable.")
     ] = None,
-    resume: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Go on with this run, from its last checkpoint.")
-    ] = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Resume this run from its last checkpoint.")] = None,
     save: Folder = _RESULTS,
     show_log: Annotated[bool, typer.Option("--log", help="Show the app's own log as it comes.")] = False,
     output: Format = Output.TEXT,
@@ -53,7 +53,7 @@ def run(
 
     if resume and (app or rounds or config):
         raise OneflowerError(
-            "A run goes on with the app and the settings that it has.",
+            "A resumed run keeps its app and its settings.",
             "Leave out APP, --rounds and --config, or --resume.",
             ExitCode.USAGE,
         )
@@ -80,7 +80,7 @@ def model(
     file: Annotated[Path, typer.Option("--save", metavar="FILE", help="What to save the model as.")] = Path(
         "model.npz"
     ),
-    run_id: Annotated[str | None, typer.Option("--run", help="Of which run; else of the last that left one.")] = None,
+    run_id: Annotated[str | None, typer.Option("--run", help="Of which run, if not the newest with a model.")] = None,
     output: Format = Output.TEXT,
 ) -> None:
     """Fetch the trained model, with its metrics, convergence plot and model card beside it."""
@@ -98,7 +98,7 @@ def model(
 
 
 def _observed(train: Callable[..., RunResult], *, show_log: bool = False) -> tuple[RunResult, RunTable]:
-    """Train to the end, showing what happens. Ctrl-C stops the run."""
+    """Train to the end, and show the progress. Ctrl-C stops the run."""
     table = RunTable()
     log = screen.say if show_log else lambda _: None
     with Steps(table.waiting) as steps:

@@ -1,4 +1,4 @@
-"""An answer that is waited for no longer than so many seconds, and whose question an interrupt does not cut short."""
+"""Waits for what a call returns, for a limited time. An interrupt ends the waiting, not the call."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ T = TypeVar("T")
 
 
 class Answer(Generic[T]):
-    """What a call will have returned, made in a thread of its own as soon as somebody waits.
+    """What a call returns. The call is made in its own thread, as soon as somebody waits.
 
-    The time-outs of sockets begin anew with every byte, so a server that sends one byte a second would hold its caller
-    for ever. And an interrupt in the middle of a request leaves it open whether the other side acted on it: here only
-    the waiting is interrupted, and can be taken up again.
+    The time-outs of sockets start again with every byte, so a server that sends one byte per second could hold its
+    caller forever. And an interrupt in the middle of a request would leave open whether the other side acted on it.
+    Here an interrupt ends only the waiting, which can be continued.
     """
 
     def __init__(self, call: Callable[[], T]) -> None:
@@ -24,20 +24,20 @@ class Answer(Generic[T]):
         self._ended = threading.Event()
         self._found: list[T] = []
         self._error: BaseException | None = None
-        self._asked = threading.Lock()  # taken for ever by the one thread that asks
+        self._asked = threading.Lock()  # held forever by the one thread that makes the call
 
     def _ask(self) -> None:
         if not self._asked.acquire(blocking=False):
             return
         try:
             self._found.append(self._call())
-        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
+        except BaseException as error:  # noqa: BLE001 - raised again in `wait`
             self._error = error
         self._ended.set()
 
     def wait(self, seconds: float | None = None) -> T:
-        """Return the answer, or raise what the call raised. Raises `TimeoutError` after so many seconds."""
-        if not self._asked.locked():  # nobody has, or an interrupt met whoever was about to
+        """Return the answer, or raise what the call raised. Raises `TimeoutError` after `seconds`."""
+        if not self._asked.locked():  # there is no call yet, or an interrupt stopped its thread before it began
             threading.Thread(target=self._ask, daemon=True).start()
         if not self._ended.wait(seconds):
             raise TimeoutError(f"no answer within {seconds:.0f} s")

@@ -1,4 +1,4 @@
-"""Flower apps: the pre-built ones by name, a user's own by folder; each checked before anything is sent."""
+"""Flower apps: the pre-built ones by name, a user's own by folder; each is checked before anything is sent."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class App:
     prebuilt: bool
 
     def run_config(self, form: Mapping[str, str], rounds: int | None, given: Mapping[str, str]) -> dict[str, Value]:
-        """Return what overrides the app's own configuration, each value of the type that the app's own has.
+        """Return what overrides the app's own configuration; each value has the type of the app's own value.
 
-        What of the form counts is written at `run_config_keys`.
+        `run_config_keys` says which variables of the form count.
         Raises `OneflowerError` for a key that the app does not have, and for a value that is not of its type.
         """
         values: dict[str, str] = {}
@@ -59,7 +59,7 @@ class App:
         if missing:
             raise OneflowerError(
                 f"The app {self.name} needs {', '.join(missing)}, which the machines of {where} do not have.",
-                "Choose another ML_FRAMEWORK for the federation, or make the app do without.",
+                "Choose another ML_FRAMEWORK for the federation, or remove the dependency from the app.",
             )
 
 
@@ -68,7 +68,7 @@ def load_app(name: str, form: Mapping[str, str]) -> App:
     if (use_case := USE_CASES.get(name)) is not None:
         if form.get("ML_FRAMEWORK", use_case.frameworks[0]) not in use_case.frameworks:
             raise OneflowerError(
-                f"{name} does not train with ML_FRAMEWORK={form['ML_FRAMEWORK']}; it does with "
+                f"{name} cannot train with ML_FRAMEWORK={form['ML_FRAMEWORK']}; it can with "
                 f"{', '.join(use_case.frameworks)}.",
                 f"Deploy a federation with `--set ML_FRAMEWORK={use_case.frameworks[0]}`.",
             )
@@ -77,7 +77,7 @@ def load_app(name: str, form: Mapping[str, str]) -> App:
     if not folder.is_dir():
         raise OneflowerError(
             f"{name!r} is neither a folder nor a pre-built app.",
-            f"Pre-built apps: {', '.join(USE_CASES)}. A new app of your own: `flwr new`.",
+            f"Pre-built apps: {', '.join(USE_CASES)}. Create your own with `flwr new`.",
             ExitCode.NOT_FOUND,
         )
     return _read(folder.resolve(), prebuilt=False)
@@ -111,4 +111,4 @@ def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _not_an_app(folder: Path, why: str) -> OneflowerError:
-    return OneflowerError(f"{folder} is not a Flower app: {why}.", "A new one is made by `flwr new`.")
+    return OneflowerError(f"{folder} is not a Flower app: {why}.", "Create a new one with `flwr new`.")

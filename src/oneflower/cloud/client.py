@@ -1,7 +1,7 @@
-"""One cloud: its OneFlow, its core, and what only one of the two kinds of clouds has.
+"""One cloud: its OneFlow, its core, and its surroundings, in which the two kinds of clouds differ.
 
-Whatever goes wrong on the way becomes one `OneflowerError`. Nothing is waited for without an end, and whoever waits for
-a cloud anyway can wait through its short outages, too (`Cloud.patient`).
+Every failure becomes one `OneflowerError`. Every wait has a limit. Whoever waits for a cloud anyway can wait through
+its short outages too (`Cloud.patient`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Cloud:
     """One OpenNebula, or the local cloud. Its clients' methods raise `OneflowerError`.
 
-    `tell` is told what a person who waits should know, such as an outage that is waited through.
+    `tell` receives what a person who waits should know, such as an outage.
     """
 
     def __init__(
@@ -45,14 +45,14 @@ class Cloud:
         self.oneflow.close()
 
     def patient(self) -> AbstractContextManager[None]:
-        """Wait through outages of up to a minute in what is asked meanwhile, rather than give up at the first."""
+        """Within this block, wait through outages of up to a minute instead of failing at the first."""
         return self._outages.patient()
 
     def _help_of(self, variable: str) -> str:
         return self.surroundings.when_unreachable(variable)
 
     def _revive(self) -> bool:
-        """Have the surroundings start again what did not answer, if that is in their power."""
+        """Let the surroundings restart a server that did not answer, if they can."""
         endpoints = self.surroundings.revive()
         if endpoints is None:
             return False

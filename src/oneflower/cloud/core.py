@@ -1,4 +1,4 @@
-"""Speaks with OpenNebula's core, over XML-RPC (pyone)."""
+"""Talks to OpenNebula's core, over XML-RPC (pyone)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class CoreClient:
         self._limits = limits
 
     def connect(self, endpoints: Endpoints) -> None:
-        """Speak with the server at these endpoints from now on."""
+        """Use the server at these endpoints from now on."""
         self._endpoints = endpoints
         self.__dict__.pop("_one", None)
 
@@ -66,7 +66,7 @@ class CoreClient:
         return tuple(int(part) for part in text.split(".") if part.isdigit())
 
     def vms(self, numbers: Iterable[int]) -> dict[int, Vm]:
-        """Return those of the VMs that exist and are not done, by id."""
+        """Return the VMs that exist and are not done, by id."""
         wanted = ",".join(map(str, numbers))
         if not wanted:
             return {}
@@ -74,25 +74,25 @@ class CoreClient:
         return {vm.ID: Vm(vm) for vm in pool.VM if vm.STATE != VmState.DONE}
 
     def vm(self, number: int) -> Vm | None:
-        """Return a VM, None when there is none of that id."""
+        """Return a VM, or None if there is none with that id."""
         found: Vm | None = self._found(lambda one: Vm(one.vm.info(number)))
         return found
 
     def vm_context(self, number: int) -> dict[str, Any]:
-        """Return CONTEXT of a VM, whole."""
+        """Return the whole CONTEXT of a VM."""
         context: dict[str, Any] = plain(self._ask(lambda one: one.vm.info(number)).TEMPLATE)["CONTEXT"]
         return context
 
     def act_on_vm(self, number: int, action: str) -> None:
-        """Do an action of OpenNebula's on a VM, such as terminate-hard, poweroff or resume."""
+        """Perform an action of OpenNebula on a VM, such as terminate-hard, poweroff or resume."""
         self._ask(lambda one: one.vm.action(action, number), again=False)
 
     def recover_vm(self, number: int, operation: int) -> None:
-        """Recover a VM: 0 declares a failure, 1 a success, 2 tries again."""
+        """Recover a VM: 0 declares a failure, 1 declares success, 2 retries."""
         self._ask(lambda one: one.vm.recover(number, operation), again=False)
 
     def vm_template(self, number: int) -> dict[str, Any] | None:
-        """Return the content of a VM template, None when it does not exist. Raises `RefusedError` if it is not ours."""
+        """Return the content of a VM template, or None if there is none. Raises `RefusedError` if it is not ours."""
         found = self._found(lambda one: one.template.info(number))
         return None if found is None else plain(found.TEMPLATE)
 
@@ -119,7 +119,7 @@ class CoreClient:
         return {image.NAME: image.ID for image in pool.IMAGE}
 
     def image(self, number: int) -> tuple[int, str]:
-        """Return STATE of an image, and what went wrong with it."""
+        """Return STATE of an image, and its error."""
         image = self._ask(lambda one: one.image.info(number))
         return int(image.STATE), str((image.TEMPLATE or {}).get("ERROR", ""))
 
@@ -143,20 +143,20 @@ class CoreClient:
 
     @functools.cached_property
     def token_password(self) -> tuple[str, str]:
-        """The id of the user who is asking, and what tokens of the VMs that it created are made with; or nothing."""
+        """The id of the user who asks, and the password, maybe empty, for tokens of the VMs that this user created."""
         user = self._ask(lambda one: one.user.info(-1))
         return str(user.ID), plain(user.TEMPLATE).get("TOKEN_PASSWORD", "")
 
     def own_settings(self) -> dict[str, str]:
-        """Return the template of the user who is asking, TOKEN_PASSWORD among it."""
+        """Return the template of the user who asks. It contains TOKEN_PASSWORD."""
         return plain(self._ask(lambda one: one.user.info(-1)).TEMPLATE)
 
     @functools.cached_property
     def _one(self) -> Any:
         import pyone  # noqa: PLC0415 - costs time that most commands need not spend
-        import requests  # noqa: PLC0415 - what pyone speaks through
+        import requests  # noqa: PLC0415 - which pyone uses
 
-        # Its own `timeout` changes the default of every socket of this process, and does not reach its own.
+        # The `timeout` of pyone changes the default of every socket of this process, but not that of its own.
         one = pyone.OneServer(self._endpoints.xmlrpc, session=self._endpoints.session)
         transport, silence = one("transport"), self._limits.silence
         post = direct.session(silence).post if self._endpoints.direct else requests.post
@@ -171,7 +171,7 @@ class CoreClient:
         import xmlrpc.client  # noqa: PLC0415
 
         import pyone  # noqa: PLC0415
-        import requests  # noqa: PLC0415 - what pyone speaks through
+        import requests  # noqa: PLC0415 - which pyone uses
 
         where = f"OpenNebula at {self._endpoints.xmlrpc}"
         try:
@@ -189,7 +189,7 @@ class CoreClient:
             raise unreachable(where, hint, stranger or error, asked=asked) from error
 
     def _found(self, call: Callable[[Any], Any]) -> Any:
-        """Return what the core answers, None where it knows no such object."""
+        """Return the core's answer, or None if it knows no such object."""
         try:
             return self._ask(call)
         except RefusedError as error:
@@ -199,7 +199,7 @@ class CoreClient:
 
 
 def plain(content: Any) -> dict[str, Any]:
-    """Return one of pyone's ordered dictionaries as an ordinary one, empty values as empty text."""
+    """Return an ordered dictionary of pyone as a plain one, with empty values as empty text."""
     if not content:
         return {}
     return {key: _plain_value(value) for key, value in content.items()}
@@ -214,7 +214,7 @@ def _plain_value(value: Any) -> Any:
 
 
 def _post(transport: Any, post: Any, host: str, handler: str, body: bytes, verbose: bool = False) -> Any:  # noqa: ARG001, FBT001, FBT002 - as xmlrpc calls it
-    """Post a request as pyone's transport does, but with an end to the waiting."""
+    """Post a request as pyone's transport does, but with a time limit."""
     import xmlrpc.client  # noqa: PLC0415 - as pyone
 
     url = f"{'https' if transport.use_https else 'http'}://{host}/{handler.lstrip('/')}"
@@ -225,7 +225,7 @@ def _post(transport: Any, post: Any, host: str, handler: str, body: bytes, verbo
 
 
 def _was_refused(error: BaseException) -> bool:
-    """Whether nobody can have got the request, because there was no connection."""
+    """Whether the request cannot have arrived, because there was no connection."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, ConnectionRefusedError):

@@ -1,7 +1,7 @@
 """Removes a service and all of its VMs, whatever its state.
 
-OneFlow refuses a DELETE in some states, and in one of them, UNDEPLOYING, takes it and forgets VMs that still run. So
-what is asked for depends on the state.
+OneFlow refuses a DELETE in some states. In UNDEPLOYING it accepts one and forgets VMs that still run. So the request
+depends on the state.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from oneflower.cloud.service import Service
 
 _PULSE = 0.15
-# Where OneFlow takes a DELETE.
+# States in which OneFlow accepts a DELETE.
 _DELETABLE = (ServiceState.PENDING, ServiceState.RUNNING, ServiceState.WARNING, ServiceState.HOLD)
-# Where a second DELETE would make OneFlow forget VMs that still run.
+# States in which a second DELETE would make OneFlow forget VMs that still run.
 _LEAVING = (ServiceState.UNDEPLOYING, ServiceState.UNDEPLOYING_NETS)
 
 
@@ -36,10 +36,10 @@ def delete(service: Service, timeout: float) -> None:
 
 
 def roll_back(service: Service) -> str:
-    """Remove a service because of an error or an interrupt, which is what matters: its own errors are not raised.
+    """Remove a service after an error or an interrupt. That is what matters: errors of the removal are not raised.
 
-    Returns what may be left and how to remove it, empty when nothing is; `Cloud.tell` has said so already. A second
-    interrupt ends it, and is raised after that was said.
+    Returns what may be left behind and how to remove it, or an empty text; `Cloud.tell` has received the same. A second
+    interrupt ends the removal. It is raised after `Cloud.tell` has received what is left.
     """
     try:
         delete(service, timeout=120)
@@ -69,7 +69,7 @@ def _undeploy(service: Service, timeout: float, deadline: float) -> None:
 
 
 def _ask_to_go(service: Service, state: int) -> str:
-    """Ask OneFlow to undeploy. Returns why it will not, as when the state has changed meanwhile."""
+    """Ask OneFlow to undeploy. Returns the reason if it refuses, for example because the state has changed."""
     oneflow = service.cloud.oneflow
     try:
         if state in _DELETABLE:
@@ -80,7 +80,7 @@ def _ask_to_go(service: Service, state: int) -> str:
         if error.status in (401, 403):
             raise
         return error.message
-    except UnreachableError as error:  # the state tells whether it got through
+    except UnreachableError as error:  # the state will tell whether the request arrived
         return error.message
     return ""
 

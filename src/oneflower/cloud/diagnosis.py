@@ -1,4 +1,7 @@
-"""Why a service will never finish. OneFlow waits for ever where it should give up, and often does not say for what."""
+"""Why a service will never run.
+
+OneFlow waits forever where it should give up, and often does not say what it waits for.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
     from oneflower.cloud.client import Cloud
     from oneflower.cloud.core import Vm
 
-# Nothing is to be made any more.
+# States in which OneFlow creates no more VMs.
 _LEAVING = frozenset({
     ServiceState.UNDEPLOYING, ServiceState.DONE, ServiceState.FAILED_UNDEPLOYING, ServiceState.UNDEPLOYING_NETS,
     ServiceState.FAILED_UNDEPLOYING_NETS,
@@ -22,7 +25,7 @@ _LEAVING = frozenset({
 
 
 def causes(cloud: Cloud, body: dict[str, Any], vms: Mapping[int, Vm]) -> Iterator[str]:
-    """Yield what keeps a service, by its document's body and its live VMs, from ever running. Nothing: it may yet."""
+    """Yield what keeps a service from ever running, by its document's body and its live VMs. Nothing if it may."""
     roles = roles_of(body)
     if body["state"] not in _LEAVING:
         yield from _templates(cloud, roles)
@@ -40,7 +43,7 @@ def _failed_vms(role: dict[str, Any], vms: Mapping[int, Vm]) -> list[Vm]:
 
 
 def _templates(cloud: Cloud, roles: Mapping[str, dict[str, Any]]) -> Iterator[str]:
-    """Look at the templates from which machines are yet to be made. Which state OneFlow is in then is chance."""
+    """Check the templates of machines that are still missing, in any state: OneFlow's varies in that case."""
     for name, role in roles.items():
         if len(vms_of(role)) >= role["cardinality"]:
             continue
@@ -51,7 +54,7 @@ def _templates(cloud: Cloud, roles: Mapping[str, dict[str, Any]]) -> Iterator[st
             yield f"VM template {number} of role {name} may not be used: {error.text}. OneFlow does not notice."
             continue
         if missing:
-            yield f"VM template {number} of role {name} does not exist. OneFlow does not notice, and waits for ever."
+            yield f"VM template {number} of role {name} does not exist. OneFlow does not notice, and waits forever."
 
 
 def _parents(roles: Mapping[str, dict[str, Any]]) -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""Connections to the local cloud, over which a password goes only to a server of this user's or root's.
+"""Connections to the local cloud. They send a password only to a server of this user or of root.
 
-While its daemon is down any user of the machine can listen at its address. So whose server it is is looked up on each
-connection, when there is one and before anything is sent on it. No proxy is asked.
+While the daemon is down, any user of the machine can listen at its address. So each new connection is checked for who
+owns the server at its other end, before anything is sent. No proxy is used.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def client(base_url: str, auth: tuple[str, str], silence: float) -> httpx.Client:
-    """Return a client for HTTP. Its requests raise `StrangerError`, too."""
+    """Return an HTTP client. Its requests may also raise `StrangerError`."""
 
     def look(event: str, info: dict[str, Any]) -> None:
         if event == "connection.connect_tcp.complete":
@@ -37,7 +37,7 @@ def client(base_url: str, auth: tuple[str, str], silence: float) -> httpx.Client
 
 
 def session(silence: float) -> requests.Session:
-    """Return a session of requests, through which pyone speaks. `stranger_of` finds the refusal among its errors."""
+    """Return a session of requests, for pyone. `stranger_of` finds a `StrangerError` among its errors."""
     import requests.adapters  # noqa: PLC0415 - costs time that most commands need not spend
     import urllib3.connection  # noqa: PLC0415
 
@@ -62,7 +62,7 @@ def session(silence: float) -> requests.Session:
 
 
 def stranger_of(error: BaseException | None) -> StrangerError | None:
-    """Return the refusal of a stranger's server among the causes of an error."""
+    """Return the `StrangerError` among the causes of an error, if there is one."""
     while error is not None and not isinstance(error, StrangerError):
         inner = [part for part in (getattr(error, "reason", None), *error.args) if isinstance(part, BaseException)]
         error = error.__cause__ or error.__context__ or next(iter(inner), None)

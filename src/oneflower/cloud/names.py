@@ -1,4 +1,4 @@
-"""Names of federations: what a new one may be called, and how any becomes part of a path."""
+"""Names of federations: what a new one may be called, and how any name becomes part of a path."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def check_name(name: str) -> str:
         )
     if name.isdigit():
         raise OneflowerError(
-            f"{name!r} cannot be the name of a federation: it would be taken for the id of a service.",
+            f"{name!r} cannot be the name of a federation: it would be read as the id of a service.",
             "Put a letter into it.",
         )
     return name
 
 
 def file_name(name: str) -> str:
-    """Return the name for use in a path. Services that others made, as in Sunstone, may be called anything at all.
+    """Return the name for use in a path. Services that others created, as in Sunstone, may have any name.
 
-    Names that must be changed for that stay apart: a digest of the whole name is put behind them.
+    Names that must be changed for that stay distinct: a digest of the whole name is appended.
     """
     if _NAME.fullmatch(name):
         return name

@@ -1,4 +1,4 @@
-"""Speaks with OneFlow, over REST.
+"""Talks to OneFlow, over REST.
 
 OneFlow answers JSON as text/html and errors as plain text. So this relies neither on its content type nor on the form
 of its errors.
@@ -42,7 +42,7 @@ class OneFlowClient:
         return httpx.Client(base_url=endpoints.oneflow, auth=endpoints.login, timeout=self._limits.silence)
 
     def connect(self, endpoints: Endpoints) -> None:
-        """Speak with the server at these endpoints from now on."""
+        """Use the server at these endpoints from now on."""
         self._http.close()
         self._http = self._connected(endpoints)
 
@@ -55,7 +55,7 @@ class OneFlowClient:
         return self._pool("/service")
 
     def service(self, number: int) -> dict[str, Any] | None:
-        """Return a service document, None when it is gone."""
+        """Return a service document, or None if it is gone."""
         try:
             return self._document("GET", f"/service/{number}")
         except RefusedError as error:
@@ -85,7 +85,7 @@ class OneFlowClient:
         self._call("DELETE", f"/service_template/{number}")
 
     def instantiate(self, template: int, merge: dict[str, Any]) -> int:
-        """Make a service and return its id."""
+        """Create a service and return its id."""
         action = {"action": {"perform": "instantiate", "params": {"merge_template": merge}}}
         return int(self._document("POST", f"/service_template/{template}/action", action)["ID"])
 
@@ -94,7 +94,7 @@ class OneFlowClient:
         self._call("DELETE", f"/service/{number}")
 
     def recover_service(self, number: int, *, delete: bool = False) -> None:
-        """Ask OneFlow to try again, or to undeploy."""
+        """Ask OneFlow to retry, or to undeploy."""
         action = {"action": {"perform": "recover", "params": {"delete": True} if delete else {}}}
         self._call("POST", f"/service/{number}/action", action)
 

@@ -1,4 +1,4 @@
-"""Asks a cloud's servers, and waits through their short outages where somebody waits anyway."""
+"""Sends requests to a cloud's servers, and waits through short outages where somebody waits anyway."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Limits:
-    """For how long, in seconds, a cloud is waited for.
+    """How long to wait for a cloud, in seconds.
 
-    `silence` is without a single byte, `answer` for a whole answer. `outage` is how long a cloud may be away while
-    something is waited for, and `pause` is between two tries.
+    `silence` is the limit without a single byte, `answer` that for a whole answer. `outage` is how long a cloud may be
+    unreachable while something is waited for, and `pause` is the time between two attempts.
     """
 
     silence: float = 30
@@ -33,7 +33,7 @@ USUAL = Limits()
 
 
 class Outages:
-    """Asks, and asks again while a server is away. `revive` may start it again, and returns whether it did."""
+    """Sends requests, and retries while a server is away. `revive` may restart it; it returns whether it did."""
 
     def __init__(self, revive: Callable[[], bool], tell: Callable[[str], None], limits: Limits) -> None:
         self._revive = revive
@@ -43,7 +43,7 @@ class Outages:
 
     @contextmanager
     def patient(self) -> Iterator[None]:
-        """Wait through outages in what is asked meanwhile, rather than give up at the first."""
+        """Within this block, wait through outages instead of failing at the first."""
         usual, self._bearable = self._bearable, self._limits.outage
         try:
             yield
@@ -51,7 +51,7 @@ class Outages:
             self._bearable = usual
 
     def ask(self, question: Callable[[], T], *, again: bool) -> T:
-        """Return what `question` returns. With `again` it may be asked twice, even if the first one got through."""
+        """Return what `question` returns. With `again` it may be repeated, even if the first request arrived."""
         since: float | None = None
         while True:
             try:

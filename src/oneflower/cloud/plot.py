@@ -1,4 +1,4 @@
-"""Draws how a run converged."""
+"""Plots how a run converged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server's answer means when it is an error, and what to do when there is no answer."""
+"""Errors of a cloud's servers: what an error answer means, and what to do if there is no answer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HINTS = {
 
 
 class RefusedError(OneflowerError):
-    """The cloud understood and said no. `status` is HTTP's, 500 for refusals of the core."""
+    """The cloud refused a request. `status` is that of HTTP; for refusals of the core it is 500."""
 
     def __init__(self, status: int, text: str, who: str = "OneFlow") -> None:
         quota = "quota" in text.lower()
@@ -35,12 +35,12 @@ class RefusedError(OneflowerError):
 
     @property
     def away(self) -> bool:
-        """Whether a proxy answered because the server does not."""
+        """Whether a proxy answered because it could not reach the server."""
         return self.status in _AWAY
 
 
 class UnreachableError(OneflowerError):
-    """A server did not answer. `asked` tells whether it may have got the request all the same."""
+    """A server did not answer. `asked` tells whether it may have received the request."""
 
     def __init__(self, message: str, hint: str, *, asked: bool) -> None:
         super().__init__(message, hint, ExitCode.CLOUD)
@@ -52,7 +52,7 @@ def unreachable(where: str, hint: str, error: Exception, *, asked: bool) -> Onef
     text, cause = str(error), error.__cause__ or error.__context__
     if isinstance(cause, ssl.SSLError) or "CERTIFICATE_VERIFY_FAILED" in text:
         return OneflowerError(
-            f"{where} shows a certificate that is not trusted here.",
+            f"{where} presents a certificate that is not trusted here.",
             "If it is the right one, name its CA: SSL_CERT_FILE and REQUESTS_CA_BUNDLE, both.",
             ExitCode.CLOUD,
         )
@@ -64,9 +64,9 @@ def unreachable(where: str, hint: str, error: Exception, *, asked: bool) -> Onef
 
 
 def foreign(where: str) -> OneflowerError:
-    """Return what to raise when `where` answers something that OpenNebula would not."""
+    """Return what to raise when `where` gives an answer that OpenNebula would not give."""
     return OneflowerError(
-        f"{where} answered something that OpenNebula does not say.",
+        f"{where} gave an answer that OpenNebula would not give.",
         "Check the address: it must be that of the server itself, not of Sunstone or of a proxy's error page.",
         ExitCode.CLOUD,
     )

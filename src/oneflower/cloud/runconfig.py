@@ -1,4 +1,4 @@
-"""The run config of an app: values that people type, of the types that the app's own have, on their way to Flower."""
+"""The run config of an app: reads what people type as the type of the app's own value, and writes it for Flower."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 
 def typed(key: str, text: str, own: object) -> Value:
-    """Return what `text` says, as the type of the app's `own` value of `key`. Raises `OneflowerError`."""
+    """Return `text` as the type of the app's `own` value of `key`. Raises `OneflowerError`."""
     kind = type(own)
     try:
         return _read(text, kind)
@@ -61,12 +61,12 @@ def _read(text: str, kind: type) -> Value:
 
 
 def toml_text(config: Mapping[str, Value]) -> str:
-    """Return the config as a TOML file, keys with dots as Flower joins them."""
+    """Return the config as a TOML file. Keys keep their dots, with which Flower joins them."""
     return "".join(f"{_key(key)} = {_value(value)}\n" for key, value in config.items())
 
 
 def toml_key(name: str) -> str:
-    """Return a name as one key of TOML, in which a dot would begin another."""
+    """Return a name as one TOML key, in which a dot would start another key."""
     return name if "." not in name and _BARE.fullmatch(name) else toml_string(name)
 
 
@@ -81,6 +81,6 @@ def _value(value: Value) -> str:
 
 
 def toml_string(text: str) -> str:
-    """Return a text as a string of TOML."""
-    # As JSON but for DEL, which TOML wants escaped. Beyond ASCII nothing is: TOML has no pairs of surrogates.
+    """Return a text as a TOML string."""
+    # As JSON, except for DEL, which TOML wants escaped. Nothing beyond ASCII is: TOML has no surrogate pairs.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,4 +1,4 @@
-"""How many SuperNodes a federation may have, and which of them go."""
+"""How many SuperNodes a federation may have, and which ones scaling removes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def scaling_bounds(
     cloud: Cloud, supernodes: int, limits: tuple[int | None, int | None], settings: Mapping[str, str]
 ) -> Bounds:
-    """Return the bounds for scaling: `limits` as far as they are given, else those of the service template.
+    """Return the bounds for scaling: `limits` where they are given, else those of the service template.
 
     A federation must not be scaled below what a round needs, so the lower bound follows FL_MIN_AVAILABLE_CLIENTS.
     """
@@ -36,19 +36,19 @@ def nodes_needed(settings: Mapping[str, str]) -> int:
 
 
 def leaving(body: dict[str, Any], status: FederationStatus, supernodes: int) -> list[VmStatus]:
-    """Return the SuperNodes that would go by scaling: the oldest. Raises `OneflowerError` where it cannot be."""
+    """Return the SuperNodes that scaling would remove: the oldest. Raises `OneflowerError` if it is not possible."""
     check_scale(body, status, supernodes)
     nodes = [vm for vm in status.vms if vm.role == NODES]
     return nodes[: max(0, len(nodes) - supernodes)]
 
 
 def check_scale(body: dict[str, Any], status: FederationStatus, supernodes: int) -> None:
-    """Raise `OneflowerError` unless a federation may have so many SuperNodes."""
+    """Raise `OneflowerError` unless a federation may have that many SuperNodes."""
     role = roles_of(body)[NODES]
     least, most = role.get("min_vms"), role.get("max_vms")
     needed = nodes_needed(status.settings)
     if supernodes == status.supernodes:
-        raise OneflowerError(f"{status.name} has {supernodes} SuperNodes already.", "", ExitCode.CONFLICT)
+        raise OneflowerError(f"{status.name} already has {supernodes} SuperNodes.", "", ExitCode.CONFLICT)
     if (least is not None and supernodes < least) or (most is not None and supernodes > most):
         raise OneflowerError(
             f"{status.name} cannot have {supernodes} SuperNodes: it was deployed for {least or 0} to "
@@ -58,6 +58,6 @@ def check_scale(body: dict[str, Any], status: FederationStatus, supernodes: int)
     if supernodes < needed:
         raise OneflowerError(
             f"{status.name} cannot have {supernodes} SuperNodes: each round waits for {needed} "
-            "(FL_MIN_AVAILABLE_CLIENTS), so none would ever begin.",
+            "(FL_MIN_AVAILABLE_CLIENTS), so none would ever start.",
             f"Choose {needed} or more, or deploy it again with a smaller FL_MIN_AVAILABLE_CLIENTS.",
         )

@@ -1,4 +1,4 @@
-"""One service of OneFlow that is a federation: its document, its VMs, and what they say together."""
+"""One service of OneFlow that is a federation: its document, its VMs, and its status, which follows from both."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Service:
-    """A service by its id. `seen` are the ids of its VMs, as far as they were ever seen."""
+    """A service by its id. `seen` are the ids of all VMs that it was ever seen to have."""
 
     def __init__(self, cloud: Cloud, number: int, name: str) -> None:
         self.cloud = cloud
@@ -36,7 +36,7 @@ class Service:
                 yield cls(cloud, int(document["ID"]), document["NAME"])
 
     def find_body(self) -> dict[str, Any] | None:
-        """Return the body of the document, None when the service is gone."""
+        """Return the body of the document, or None if the service is gone."""
         document = self.cloud.oneflow.service(self.id)
         if document is None:
             return None
@@ -52,7 +52,7 @@ class Service:
         return body
 
     def status(self, body: dict[str, Any] | None = None) -> FederationStatus:
-        """Return how it is now, or was by this `body`. Raises `OneflowerError` when it is gone."""
+        """Return its status, now or according to this `body`. Raises `OneflowerError` when it is gone."""
         if body is None:
             body = self.body()
         found = self.cloud.core.vms(homes(body))
@@ -63,7 +63,7 @@ class Service:
 
     @property
     def remains(self) -> str:
-        """What there is of it in the cloud, by id, and how to remove it by hand."""
+        """What is left of it in the cloud, by id, and how to remove it by hand."""
         vms = ", ".join(map(str, sorted(self.seen)))
         left = (
             f"Left behind: service {self.id}{f' and VMs {vms}' if vms else ''}. Remove them: `oneflower down {self.id}`"

@@ -175,7 +175,7 @@ def control(surroundings: Surroundings, status: FederationStatus) -> Iterator[st
     Raises `OneflowerError`.
     """
     status.reachable()
-    status.trust.follow()
+    status.trust.check()
     with surroundings.reach(status) as address:
         yield address
 

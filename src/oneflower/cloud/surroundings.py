@@ -1,4 +1,4 @@
-"""What the client needs of its surroundings, which differs between OpenNebula and the local cloud."""
+"""What the client needs and what differs between OpenNebula and the local cloud."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 class Surroundings(Protocol):
-    """One side of the two. Every method raises `OneflowerError`."""
+    """One of the two sides. Every method may raise `OneflowerError`."""
 
     def template(self, cloud: Cloud) -> int:
         """Return the id of the service template to deploy from."""
 
     def limits(self, cloud: Cloud) -> tuple[int, int]:
-        """Return between how many SuperNodes a federation may be scaled, unless it is deployed with others."""
+        """Return the least and the most SuperNodes of a federation, unless it is deployed with other limits."""
 
     def prepare(self, version: str, framework: str, notify: Notify) -> None:
-        """Get ready, before anything is deployed, what the machines will need of this side."""
+        """Prepare, before anything is deployed, what the machines will need from this side."""
 
     def flwr(self, version: str, framework: str, notify: Notify) -> tuple[Path, set[str]]:
         """Return the `flwr` command of a release, and the packages that the machines have."""
@@ -35,16 +35,16 @@ class Surroundings(Protocol):
         """Make the SuperLink's Control API reachable and yield its address, host:port."""
 
     def trouble(self) -> str:
-        """Return what is wrong with this side as a whole, such as a full disk; nothing where all is well."""
+        """Return what is wrong with this side as a whole, such as a full disk, or an empty text."""
 
     def pins(self) -> Path:
-        """Return the folder for what was published first by SuperLinks whose word cannot be proved."""
+        """Return the folder for pins: what a SuperLink without a proof published at the first connection."""
 
     def console(self, vm: int, lines: int) -> list[str]:
-        """Return the last lines of a machine's console, none where they cannot be had."""
+        """Return the last lines of a machine's console, or none if this side keeps no consoles."""
 
     def revive(self) -> Endpoints | None:
-        """Start the cloud's servers again if they have ended and that is in our power; None where nothing was done."""
+        """Restart the cloud's servers if they have ended and we can. Returns None if nothing was done."""
 
     def when_unreachable(self, variable: str) -> str:
-        """Return what a person should do about a server, whose address `variable` holds, that does not answer."""
+        """Return what to do about a server that does not answer. `variable` holds its address."""

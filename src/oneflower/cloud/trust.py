@@ -1,9 +1,9 @@
-"""Whether what a SuperLink published is its own word, before anybody connects to it.
+"""Checks, before anybody connects to a SuperLink, that it published its attributes itself.
 
-Every VM of a service can write the attributes of every other, so a member could lead the operator to a SuperLink of its
-own. Three things are looked at. The addresses must be those that OpenNebula gave the VM, or that the form names. The
-proof (see `oneflower_appliance.proof`) must fit, which the user can tell who created the VM. Others cannot; for them
-what was published first is kept in a file, and must not change.
+Every VM of a service can write the attributes of every other one, so a member could lead the operator to a SuperLink of
+its own. There are three checks. The addresses must be those that OpenNebula gave the VM, or that the form names. The
+proof (see `oneflower_appliance.proof`) must be valid, which only the user who created the VM can verify. For all other
+users, what was published at the first connection is kept in a file, and must not change.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _SHORTEST = 32  # of a TOKEN_PASSWORD
 
 @dataclass(frozen=True)
 class Trust:
-    """What is known of a SuperLink's word. `refusal` is why it must not be followed; `note` what to tell beside it.
+    """Whether what a SuperLink published can be trusted. `refusal` is why not; `note` is what the user should know.
 
-    `pin` is the file that is to hold `pinned` from the first connection on, where there is no proof.
+    `pin` is the file that holds `pinned` from the first connection on, if there is no proof.
     """
 
     refusal: str = ""
@@ -44,8 +44,8 @@ class Trust:
     pin: Path | None = None
     pinned: str = field(default="", repr=False)
 
-    def follow(self) -> None:
-        """Keep what is to be kept. Raises `OneflowerError` when the SuperLink's word must not be followed."""
+    def check(self) -> None:
+        """Raise `OneflowerError` if what the SuperLink published must not be trusted. Otherwise write the pin."""
         if self.refusal:
             raise OneflowerError(self.refusal, self.hint, ExitCode.CONFLICT)
         if self.pin is not None:
@@ -53,7 +53,7 @@ class Trust:
 
 
 def trust(cloud: Cloud, service: int, name: str, link: Vm) -> Trust:
-    """Return whether the word of the SuperLink on `link` can be followed. Raises `OneflowerError`."""
+    """Return whether what the SuperLink on `link` published can be trusted. Raises `OneflowerError`."""
     if foreign := _foreign_address(link):
         return _tampered(foreign, name)
     me, password = cloud.core.token_password
@@ -75,7 +75,7 @@ def _tampered(what: str, name: str) -> Trust:
 
 
 def _foreign_address(link: Vm) -> str:
-    """Return which published address is not the VM's own, if one is."""
+    """Return which published address is not the VM's own, if there is one."""
     for attribute, setting, own in (
         (ENDPOINT.name, "FL_FLEET_API_ADDRESS", frozenset(link.addresses)),
         (CONTROL_ENDPOINT.name, "FL_CONTROL_API_ADDRESS", _LOOPBACK.union(link.addresses)),
@@ -101,12 +101,12 @@ def _by_pin(cloud: Cloud, service: int, name: str, link: Vm) -> Trust:
     try:
         before = pin.read_text(encoding="utf-8")
     except OSError:
-        note = f"Only the user who created {name} can check who published its addresses; they are taken on first use."
+        note = f"Only the user who created {name} can check who published its addresses; they are trusted on first use."
         return Trust(note=note, pin=pin, pinned=pinned)
     if before == pinned:
         return Trust()
     return Trust(
         f"The SuperLink of {name} published other addresses, keys or certificates than when it was used first.",
-        "Another VM of the service may have changed them, so nothing is sent there. If its VM was made anew, accept "
-        f"that: delete {pin}.",
+        "Another VM of the service may have changed them, so nothing is sent there. If its VM was created "
+        f"again, accept that: delete {pin}.",
     )

@@ -1,4 +1,4 @@
-"""An SSH tunnel to the SuperLink, whose Control API listens only on the loopback of its virtual machine.
+"""An SSH tunnel to the SuperLink, whose Control API listens only on the loopback of its VM.
 
 It uses the user's own `ssh`, with their keys and agent. It verifies the machine: it accepts only the host keys that the
 SuperLink published through OneGate.

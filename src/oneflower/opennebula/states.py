@@ -64,7 +64,7 @@ class VmState(IntEnum):
 
 
 class LcmState(IntEnum):
-    """LCM_STATE of an active VM, as far as anybody here asks for it."""
+    """LCM_STATE of an active VM, as far as this code needs it."""
 
     LCM_INIT = 0
     PROLOG = 1
@@ -112,7 +112,7 @@ TRANSIENT = frozenset({
     ServiceState.DEPLOYING_NETS, ServiceState.UNDEPLOYING_NETS,
 })  # fmt: skip
 FAILED = frozenset(state for state in ServiceState if state.name.startswith("FAILED"))
-# What a VM can be resumed from.
+# States from which a VM can be resumed.
 PARKED = frozenset({VmState.STOPPED, VmState.SUSPENDED, VmState.POWEROFF, VmState.UNDEPLOYED})
 VM_FAILED = frozenset(state for state in LcmState if state.name.endswith("FAILURE"))
 # A VM in one of these ends by itself.

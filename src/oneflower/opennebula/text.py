@@ -1,8 +1,8 @@
 """OpenNebula's template text, read as oned reads it and written so that oned reads the same again; and context.sh.
 
 Reading follows oned's lexer to the letter, because its oddities decide what arrives: a quoted string ends at the next
-quote that no backslash precedes, an unquoted value at the next blank, comma or bracket, and a character that begins
-nothing is skipped. Sources: template_parser.l, template_syntax.y, VirtualMachineContext.cc.
+quote that no backslash precedes, an unquoted value at the next blank, comma or bracket, and a character that cannot
+start anything is skipped. Sources: template_parser.l, template_syntax.y, VirtualMachineContext.cc.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Blanks, comments and characters that begin nothing. What follows the last line break is never a comment.
+# Blanks, comments and characters that cannot start anything. What follows the last line break is never a comment.
 _PASSED = re.compile(r"(?:[ \t\n]++|#[^\n]*+\n|[^0-9A-Za-z_= \t\n,\]#]++)*+")
 _PASSED_AT_THE_END = re.compile(r"[^0-9A-Za-z_=,\]]*+")
 _VARIABLE = re.compile(r"[0-9A-Za-z_]++")
@@ -31,7 +31,7 @@ class TextError(ValueError):
 
 
 class _Lexer:
-    """Takes one token after another. It looks at none twice, so its time is proportional to the length of the text."""
+    """Takes one token after another. It reads no character twice: its time is proportional to the text's length."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -47,7 +47,7 @@ class _Lexer:
         return match
 
     def skip(self) -> bool:
-        """Skip blanks, comments and what begins nothing. Returns whether anything is left."""
+        """Skip blanks, comments and characters that cannot start anything. Returns whether anything is left."""
         if self._position <= self._last_line:
             self.take(_PASSED)
         if self._position > self._last_line:
@@ -64,7 +64,7 @@ class _Lexer:
         return (found[1] if found.re is _QUOTED else found[0]).replace('\\"', '"')
 
     def _ends_cdata(self, start: int, end: int) -> bool:
-        """Whether the end of a CDATA section stands on the line, after the value: oned takes all up to it for one."""
+        """Whether `]]>` follows the value on its line: oned reads everything up to it as a CDATA section."""
         if start > self._end_of_line:
             end_of_line = self._text.find("\n", start)
             self._end_of_line = len(self._text) if end_of_line < 0 else end_of_line
@@ -81,7 +81,7 @@ class _Lexer:
 
 
 def parse(text: str) -> dict[str, Any]:
-    """Return `KEY="value"` and `KEY=[A="1",B="2"]` lines as data, names in upper case; what is repeated is a list.
+    """Return `KEY="value"` and `KEY=[A="1",B="2"]` lines as data, names in upper case; what is repeated becomes a list.
 
     Raises `TextError` if the text does not have that form.
     """

@@ -1,4 +1,4 @@
-"""The tokens by which a machine proves to OneGate which one it is, made exactly as oned makes them."""
+"""The tokens with which a machine proves to OneGate which one it is, made exactly as oned makes them."""
 
 from __future__ import annotations
 

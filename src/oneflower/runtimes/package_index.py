@@ -1,4 +1,4 @@
-"""Where packages come from besides the usual registry: what pip is set to use, for uv does not read pip's settings."""
+"""Where packages come from besides the usual registry: the places in pip's settings, which uv does not read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-# A build for the CPU needs none of these beside it, and one for another CUDA needs others.
+# A build for the CPU needs none of these, and a build for another CUDA needs others.
 _OF_TORCH = re.compile(r"(torch|triton|nvidia-[\w-]+|cuda-[\w-]+)==")
 
 
@@ -57,9 +57,9 @@ def local_torch(links: Sequence[str]) -> Path | None:
 
 
 def with_torch(listed: str, wheel: Path) -> str:
-    """Return a list of pinned packages with this build of PyTorch instead of the registry's and what only that needs.
+    """Return a list of pinned packages with this build of PyTorch in place of the registry's and its dependencies.
 
-    The hash is that of the file as it lies there: whoever sets pip to look into a folder trusts what is in it.
+    The hash is that of the file itself: whoever tells pip to look into a folder trusts what is in it.
     """
     packages = re.split(r"\n(?=\S)", listed.strip())
     kept = (package for package in packages if not _OF_TORCH.match(package))

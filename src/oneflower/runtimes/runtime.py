@@ -2,10 +2,10 @@
 
 A runtime is a virtual environment with one Flower release and one machine-learning framework, built once with uv and
 kept in the user's cache under a name that follows from its content. Every package is pinned, with the hashes of its
-wheels (locks/*.txt, written by `make lock`), and nothing is installed that has another. A release without a list is
-refused, unless ONEFLOWER_UNPINNED is set: then what the registry has today is listed, with the registry's hashes.
-The appliance's own code is laid beside it, in a folder named by its content, so that machines keep the code they were
-booted with.
+wheels (locks/*.txt, written by `make lock`), and nothing with another hash is installed. A release without a list is
+refused, unless ONEFLOWER_UNPINNED is set: then a list is made of what the registry has today, with its hashes.
+The appliance's own code is copied beside it, into a folder named by its content, so that machines keep the code that
+they were booted with.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 PINNED = Path(__file__).parent / "locks"
 UNPINNED = "ONEFLOWER_UNPINNED"
-_HINT = "Check that the package registry can be reached and that there is disk space, then try again."
+_HINT = "Check that the package registry can be reached and that there is disk space, then retry."
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Runtime:
 
 
 def requirements(version: str, framework: str) -> str:
-    """Return what is installed: the pinned list if there is one, else Flower's release and the framework's newest."""
+    """Return what to install: the pinned list if there is one, else Flower's release and the framework's packages."""
     pinned = _pinned(version, framework)
     if pinned.is_file():
         return pinned.read_text(encoding="utf-8")
@@ -74,7 +74,7 @@ def find(runtimes: Path, version: str, framework: str) -> Runtime | None:
 
 
 def ensure(runtimes: Path, version: str, framework: str, notify: Callable[[str], None] = lambda _: None) -> Runtime:
-    """Return the runtime, building it first if need be. Raises `OneflowerError` when it cannot be built."""
+    """Return the runtime, building it first if necessary. Raises `OneflowerError` when it cannot be built."""
     if runtime := find(runtimes, version, framework):
         return runtime
     if not _pinned(version, framework).is_file() and os.environ.get(UNPINNED) != "1":
@@ -109,7 +109,7 @@ def _build(folder: Path, version: str, framework: str) -> None:
     # In a folder of ours, so that the settings of the project we happen to be called from do not count.
     uv = [find_uv_bin(), "--quiet", "--directory", str(folder.parent)]
     links = find_links()
-    # What is built from source has a build system that nothing pins.
+    # A package that is built from source has a build system, which nothing pins.
     sources = ["--only-binary", ":all:", *(word for link in links for word in ("--find-links", link))]
     torch = local_torch(links) if framework == "pytorch" else None
     listed, way = requirements(version, framework), list[str]()
@@ -131,7 +131,7 @@ def _build(folder: Path, version: str, framework: str) -> None:
 def _resolve(
     command: list[str], ways: list[list[str]], wanted: str, what: str, environment: Mapping[str, str]
 ) -> tuple[str, list[str]]:
-    """Return what the registry has today for that, with the hashes that it tells, and the first way that worked."""
+    """Return what the registry has today, with its hashes, and the first of the `ways` that worked."""
     with _written(wanted) as path:
         for way in ways[:-1]:
             with suppress(OneflowerError):
