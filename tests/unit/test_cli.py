@@ -127,6 +127,21 @@ def test_what_is_rendered_is_valid(oneflower, tmp_path, compat):
     assert given.stderr == "Wrote out.json. Next: `oneflow-template create out.json`.\n"
 
 
+def test_the_form_is_rendered_and_is_valid(oneflower):
+    rendered = oneflower("render", "--form", "--superlink-template", "1", "--supernode-template", "2")
+    assert "ONEAPP_FLOWER_TRAINING_ROUNDS" in json.loads(rendered.stdout)["user_inputs"]
+    assert oneflower("validate", "-", stdin=rendered.stdout).stdout == "No trap found.\n"
+    both = oneflower("render", "--form", "--compat", "6")
+    assert (both.returncode, "The form is for OpenNebula 7" in both.stderr) == (2, True)
+
+
+def test_a_vm_template_that_asks_for_inputs_is_a_trap(oneflower):
+    text = 'NAME="node"\nMEMORY="4096"\n'
+    assert oneflower("validate", "-", stdin=text).stdout == "No trap found.\n"
+    done = oneflower("validate", "-", stdin=text + 'USER_INPUTS=[FL_SITE="O|text|Site||"]\n')
+    assert (done.returncode, "[vm-template-inputs]" in done.stdout) == (3, True)
+
+
 def test_a_trap_is_one_line_and_exit_code_three(oneflower):
     template = json.loads(oneflower("render", "--superlink-template", "1", "--supernode-template", "2").stdout)
     template["ready_status_gate"] = False
