@@ -3,7 +3,7 @@ UV = scripts/uv
 RUN = $(UV) run --quiet --frozen
 FAST = pytest tests/unit tests/conformance tests/lifecycle -n 4
 
-# Images of containers often have Python keep no compiled files: then each of a hundred processes compiles everything anew.
+# Container images often tell Python to keep no compiled files. Then each of a hundred processes would compile everything.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-cloud check types fast coverage e2e releases campaign bench bench-rounds docs lock clean
@@ -12,13 +12,13 @@ help:
 	@echo "make test    all tests (make check, those with real Flower processes, make releases)"
 	@echo "make releases  the most important tests on each supported release of Flower that is not the default"
 	@echo "make check   linters, types, layers and the fast tests"
-	@echo "make test-cloud  the life of a federation, against the OpenNebula that ONE_XMLRPC, ONEFLOW_URL, ONE_AUTH name"
-	@echo "make coverage  what the fast tests reach, in other processes, too"
+	@echo "make test-cloud  the lifecycle of federations, against the OpenNebula that ONE_XMLRPC, ONEFLOW_URL, ONE_AUTH name"
+	@echo "make coverage  what the fast tests cover, in child processes too"
 	@echo "make campaign  kill every process in every phase of a run, a hundred times (half an hour)"
-	@echo "make bench   how fast, as ratios against the same processes started by hand"
-	@echo "make bench-rounds  how fast rounds are, part by part, against stock Flower (half an hour)"
-	@echo "make docs    write the generated pages of docs/ anew"
-	@echo "make lock    resolve all dependencies anew"
+	@echo "make bench   speed, as ratios to the same processes started by hand"
+	@echo "make bench-rounds  speed of rounds, part by part, compared with stock Flower (half an hour)"
+	@echo "make docs    write the generated pages of docs/"
+	@echo "make lock    resolve all dependencies again"
 
 demo:
 	@[ -x .venv/bin/oneflower ] || echo "Installing oneflower into .venv, once: Python packages ..." >&2

@@ -1,4 +1,4 @@
-"""How fast: ratios within one run, on real processes. `make bench` prints a table; docs/performance.md explains it.
+"""Measure speed on real processes, as ratios within one run. docs/performance.md explains the table.
 
 usage: python scripts/bench.py [--repeats N] [-o FILE]
 """
@@ -58,18 +58,18 @@ clientapp = "{client}"
 
 
 class Bench:
-    """One user with a fresh home, a working folder of its own for what commands save, and the shared runtime."""
+    """One user with a fresh home, a working folder for what commands save, and the shared runtime."""
 
     def __init__(self, folder: Path, framework: str = "sklearn") -> None:
         self.home = LocalHome(folder / "home", LocalHome.of_user().cache)
         self.runtime = runtime.ensure(self.home.runtimes, FLOWER_TESTED, framework)
         self._environment = {**os.environ, "ONEFLOWER_HOME": str(self.home.state)}
-        # Without it Python compiles every module again at every start, which is not how people run commands.
+        # Without compiled files Python would compile every module at every start, which is not how people run commands.
         self._environment.pop("PYTHONDONTWRITEBYTECODE", None)
         self._folder = folder
 
     def oneflower(self, *arguments: str, errors: bool = False) -> tuple[str, float, float]:
-        """Run a command; return its output (that for errors, too, if wanted), wall seconds and CPU seconds."""
+        """Run a command; return its output (with stderr if wanted), wall seconds and CPU seconds."""
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
         command = [str(Path(sys.executable).parent / "oneflower"), *arguments]
         done = subprocess.run(
@@ -89,7 +89,7 @@ class Bench:
     def start_by_hand(self, stack: ExitStack, folder: Path, count: int = 2) -> Path:
         """Start a SuperLink and SuperNodes, wait until all are online, and return the CA to trust.
 
-        What each writes goes to the file `log` in a folder of its own.
+        The output of each goes to the file `log` in its own folder.
         """
         made = tls.make_certificates(folder, [("IP", ADDRESS)])
         link = ["--ssl-ca-certfile", str(made.ca), "--ssl-certfile", str(made.certificate),
@@ -108,7 +108,7 @@ class Bench:
         return made.ca
 
     def flwr_run(self, folder: Path, ca: Path, app: Path, config: str) -> str:
-        """Run an app with `flwr run` on what was started by hand, and return what it says."""
+        """Run an app with `flwr run` on the processes started by hand, and return its output."""
         home = folder / "client"
         home.mkdir()
         (home / "config.toml").write_text(f'[superlink.x]\naddress = "{ADDRESS}:9092"\nroot-certificates = "{ca}"\n')
@@ -143,7 +143,7 @@ class Bench:
         return 1000 * (max((node / "context" / "token.txt").stat().st_mtime for node in nodes) - answered)
 
     def idle_daemon(self, seconds: float) -> tuple[float, float]:
-        """Return CPU percent and resident MB of the daemon while a federation runs and nobody asks anything."""
+        """Return CPU percent and resident MB of the daemon while a federation is idle."""
         found = daemon.find(self.home)
         assert found is not None  # noqa: S101
         process = psutil.Process(found.pid)
@@ -153,7 +153,7 @@ class Bench:
 
 
 def _stamp(lines: IO[str], output: IO[str]) -> None:
-    """Write lines with the time at which they came, as an agent does."""
+    """Write each line with its time, as an agent does."""
     with suppress(ValueError), lines:
         for line in lines:
             moment = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S,%f")[:-3]
@@ -218,11 +218,12 @@ def main() -> None:
             daemon.stop(bench.home)
     middle = {name: statistics.median(values) for name, values in figures.items()}
     rows = [
-        ("up, 2 SuperNodes, to RUNNING / the same by hand", f"{middle['up'] / middle['hand']:.2f}", "<= 1.25",
+        ("`up` with 2 SuperNodes, until RUNNING / the same by hand", f"{middle['up'] / middle['hand']:.2f}", "<= 1.25",
          f"{middle['up']:.1f} s / {middle['hand']:.1f} s"),
-        ("SuperLink's READY to its SuperNodes' machines starting", f"{middle['gate']:.0f} ms", "<= 200 ms", ""),
-        ("down, 1 + 2", f"{middle['down']:.1f} s", "<= 3 s", "the command as a whole"),
-        ("oneflower --help", f"{middle['help']:.2f} s CPU", "<= 0.3 s", ""),
+        ("from the SuperLink's READY to the start of its SuperNodes' machines", f"{middle['gate']:.0f} ms",
+         "<= 200 ms", ""),
+        ("`down`, 1 SuperLink and 2 SuperNodes", f"{middle['down']:.1f} s", "<= 3 s", "the whole command"),
+        ("`oneflower --help`", f"{middle['help']:.2f} s CPU", "<= 0.3 s", ""),
         ("local daemon, idle", f"{middle['cpu']:.1f} %, {middle['memory']:.0f} MB", "< 1 %, <= 80 MB", "of one core"),
     ]  # fmt: skip
     print("| what | measured | goal | |\n| --- | --- | --- | --- |")

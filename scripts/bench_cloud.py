@@ -1,6 +1,6 @@
-"""How the local cloud's control plane grows: one service with 10, 100 and 1,000 machines that run no guest.
+"""How the local cloud's control plane scales: one service with 10, 100 and 1,000 machines that run no guest.
 
-The guests are played over HTTP, doing what the appliance's agent does at boot: read the own VM, read the SuperLink's,
+This process acts as the guests over HTTP. Each does what the agent does at boot: read its own VM, read the SuperLink's,
 report ready. usage: python scripts/bench_cloud.py [--sizes 10,100,1000] [--repeats N] [-o FILE]
 """
 
@@ -91,7 +91,7 @@ class Bench:
 
     def _body(self, service: int) -> dict[str, object]:
         document = self.cloud.oneflow.service(service)
-        assert document is not None  # noqa: S101 - nobody else is there
+        assert document is not None  # noqa: S101 - no other process is there
         body: dict[str, object] = document["TEMPLATE"]["BODY"]
         return body
 
@@ -133,7 +133,7 @@ def main() -> None:
     figures: dict[int, list[dict[str, float]]] = {size: [] for size in sizes}
     for number in range(options.repeats):
         for size in sizes:
-            # Small ones several times, so that what is measured is more than the clock's own step.
+            # Small services several times, so that the time measured is longer than the clock's resolution.
             times = max(1, 200 // size)
             print(f"  round {number + 1} of {options.repeats}: {times} x {size} machines ...", file=sys.stderr)
             with tempfile.TemporaryDirectory() as name:
@@ -143,7 +143,9 @@ def main() -> None:
                 finally:
                     bench.close()
             figures[size].append({key: statistics.mean(run[key] for run in runs) for key in runs[0]})
-    print("| machines | deploy to RUNNING | daemon CPU a machine: made + booted | OneGate requests | daemon's memory |")
+    print(
+        "| machines | deploy to RUNNING | daemon CPU per machine: created + booted | OneGate requests | daemon memory |"
+    )
     print("| --- | --- | --- | --- | --- |")
     for size, runs in figures.items():
         middle = {key: statistics.median(run[key] for run in runs) for key in runs[0]}

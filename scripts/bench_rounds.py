@@ -3,7 +3,7 @@
 usage: python scripts/bench_rounds.py [--repeats N] [--rounds N] [--nodes N ...] [--torch]
 
 The same app runs on hand-started Flower with its default settings and on a federation, in turns. A round is split by
-the moments that the app writes down itself and those in the logs of the SuperNodes; of the nodes, the last one counts.
+the times that the app records and the times in the logs of the SuperNodes. The last node counts.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def main(grid, context):
 
 
 class Sample:
-    """What one run of the app showed."""
+    """The measurements of one run of the app."""
 
     def __init__(self, stamps: Path, logs: list[Path], cpu: float, idle: Idle) -> None:
         lines = [json.loads(line) for line in stamps.read_text().splitlines()]
@@ -155,7 +155,7 @@ class Sample:
         for line in lines:
             if line["what"] == "task":
                 tasks[line["node"]].append(line)
-        # Which log belongs to which partition: the one whose messages enclose its tasks.
+        # A log belongs to the partition whose tasks its messages enclose.
         logs = {node: _enclosing(found, nodes) for node, found in tasks.items()}
         phases = [server[index : index + 3] for index in range(0, len(server), 3)]
         split = []
@@ -172,7 +172,7 @@ class Sample:
 
 
 def _moments(log: Path) -> list[dict[str, float]]:
-    """Return, for each message of a SuperNode's log, when it came, was there, had a process, and was answered."""
+    """Return, for each message in a SuperNode's log, when it came, was complete, had a process, and was answered."""
     words = {"Receiving: ": "receiving", "Received successfully": "received", "Start `flwr-clientapp`": "flower",
              "Sent successfully": "sent"}  # fmt: skip
     found: list[dict[str, float]] = []
@@ -194,14 +194,14 @@ def _enclosing(tasks: list[dict[str, Any]], nodes: list[list[dict[str, float]]])
             for message, task in zip(messages, tasks, strict=True)
         )
 
-    # Where several fit, as they do when nodes work in step, the closest one is right.
+    # If several fit, as they do when nodes work in step, the closest one is right.
     fitting = [messages for messages in nodes if fits(messages)]
     return min(fitting, key=lambda messages: sum(m["sent"] - t["end"] for m, t in zip(messages, tasks, strict=True)))
 
 
 @dataclass(frozen=True)
 class Idle:
-    """A federation that has nothing to do: percent of one core, and MB (proportional set size) of a SuperNode's Flower.
+    """An idle federation: percent of one core, and MB (proportional set size) of a SuperNode's Flower.
 
     The agents of a federation, which stock Flower does not have, count for CPU and not for memory.
     """
@@ -211,7 +211,7 @@ class Idle:
 
 
 class Family:
-    """The processes of one federation: those with a mark in their environment."""
+    """The processes of one federation: they have a mark in their environment."""
 
     def __init__(self, mark: str) -> None:
         self._mark = mark
@@ -226,7 +226,7 @@ class Family:
         return found
 
     def cpu(self) -> float:
-        """Return the CPU seconds that they and the processes that they had have used."""
+        """Return the CPU seconds that they and their ended children have used."""
         total = 0.0
         for process in self.processes():
             with suppress(psutil.Error):
@@ -235,7 +235,7 @@ class Family:
         return total
 
     def idle(self, nodes: int) -> Idle:
-        """Watch it for a while in which nobody asks for anything and nothing is still starting."""
+        """Watch it for a while in which it is idle and nothing is still starting."""
         time.sleep(_SETTLING)
         before = self.cpu()
         time.sleep(_WATCHED)
@@ -317,7 +317,7 @@ def middle(samples: list[Sample]) -> float:
 
 
 def table(nodes: int, stock: list[Sample], ours: list[Sample], goal: str) -> None:
-    """Print what was found."""
+    """Print the results."""
     print(f"\n### 1+{nodes} nodes\n\n| | stock Flower | oneflower | ratio | goal |\n| --- | --- | --- | --- | --- |")
 
     def row(what: str, unit: str, values: tuple[float, float], wanted: str = "") -> None:
@@ -329,13 +329,13 @@ def table(nodes: int, stock: list[Sample], ours: list[Sample], goal: str) -> Non
     row("**a round**", "s", (middle(stock), middle(ours)), goal)
     for part in PARTS:
         row(part, "s", tuple(statistics.median(s.parts[part] for s in found) for found in both))
-    row("CPU of a round", "s", tuple(statistics.median(s.cpu for s in found) for found in both), "<= 1/5")
+    row("CPU time of a round", "s", tuple(statistics.median(s.cpu for s in found) for found in both), "<= 1/5")
     row("idle: memory of a SuperNode", "MB", tuple(statistics.median(s.idle.memory for s in found) for found in both),
         "<= 1.1")  # fmt: skip
     row("idle: CPU of all", "%", tuple(statistics.median(s.idle.cpu for s in found) for found in both), "<= 1")
     runs = [sample.accuracies for sample in (*stock, *ours)]
     apart = max(abs(a - b) for found in runs for a, b in zip(found, runs[0], strict=True))
-    # Replies are summed in the order in which they come, so with three nodes or more the last digits differ by chance.
+    # Replies are summed in the order of their arrival, so with three or more nodes the last digits vary.
     print(f"\nAccuracy of every round, in every run: {f'at most {apart:.4f} apart' if apart else 'the same'}.")
 
 

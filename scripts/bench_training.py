@@ -3,8 +3,8 @@
 usage: python scripts/bench_training.py [--rounds N] [--repeats N]
 
 The same app runs on hand-started Flower processes through `flwr run` and on a federation through `oneflower run`.
-How long a round takes is a multiple of three seconds, for Flower's ServerApp and SuperNodes both ask that often, and by
-chance one more or less. What can be compared is how long a SuperNode has a task: from the message to the reply.
+The time of a round is a multiple of three seconds, because Flower's ServerApp and SuperNodes poll that often, and one
+poll more or less is chance. The time that a SuperNode has a task, from the message to the reply, can be compared.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def main(grid, context):
 
 
 def stamps(text: str) -> list[float]:
-    """Return the seconds of each round but the first, in which processes are started that stay."""
+    """Return the seconds of each round except the first, which starts processes that stay."""
     times = [float(found) for found in re.findall(r"STAMP ([\d.]+)", text)]
     return [after - before for before, after in itertools.pairwise(times[1:])]
 
@@ -123,13 +123,13 @@ class Rounds:
 
 def arrays(megabytes: int) -> Any:
     """Return a model of that size."""
-    from flwr.app import Array, ArrayRecord  # noqa: PLC0415 - Flower takes its time
+    from flwr.app import Array, ArrayRecord  # noqa: PLC0415 - Flower is slow to import
 
     return ArrayRecord({str(n): Array(np.full(262144, n, dtype=np.float32)) for n in range(megabytes)})
 
 
 def checkpoint() -> tuple[float, float]:
-    """Return the seconds for which saving a checkpoint keeps the run waiting, and those it takes beside it."""
+    """Return the seconds for which a checkpoint makes the run wait, and the seconds that it takes in the background."""
     with tempfile.TemporaryDirectory() as name:
         checkpoints, model = Checkpoints(Path(name), 3), arrays(MEGABYTES)
         kept, written = [], []
@@ -213,9 +213,9 @@ def main() -> None:
     alone, supervised = memory("plain"), memory("supervised")
     rows = [
         ("a task on a SuperNode, oneflower / plain Flower", f"{ours / plain:.3f}", "<= 1.02",
-         f"{ours:.2f} s / {plain:.2f} s; a round {our_round:.1f} s / {plain_round:.1f} s, of which polls are the most"),
-        (f"a checkpoint of {MEGABYTES} MB, of a round of such a model", f"{100 * kept / large:.2f} %", "<= 2 %",
-         f"{1000 * kept:.1f} ms of {large:.1f} s; written beside the run in {written:.2f} s"),
+         f"{ours:.2f} s / {plain:.2f} s; a round {our_round:.1f} s / {plain_round:.1f} s, most of it polls"),
+        (f"a checkpoint of {MEGABYTES} MB, as a share of a round", f"{100 * kept / large:.2f} %", "<= 2 %",
+         f"{1000 * kept:.1f} ms of {large:.1f} s; written in the background in {written:.2f} s"),
         (f"peak memory of aggregating {NODES} x {MEGABYTES} MB / Flower alone", f"{supervised / alone:.3f}", "<= 1",
          f"{supervised:.0f} MB / {alone:.0f} MB, checkpoints on"),
     ]  # fmt: skip

@@ -1,6 +1,6 @@
-"""Kill every process of a federation in every phase of a run, and print what became of it as a table.
+"""Kill every kind of process of a federation in every phase of a run, and print the results as a table.
 
-A long campaign may be done in parts, each with a seed of its own, whose reports are collected in one file:
+A long campaign can be run in parts, each with its own seed. Their reports go into one file:
 
 usage: python scripts/campaign.py [--kills N] [--seed N] [--seconds S] [--into FILE]
        python scripts/campaign.py --table FILE      docs/survival.md has the table of a long one
@@ -24,7 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no run after as long")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no run after this many seconds")
     parser.add_argument("--into", type=Path, help="add the report to this file, and print the table of all in it")
     parser.add_argument("--table", type=Path, help="kill nothing; print the table of the reports in this file")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Pin what is installed outside of uv.lock, with the hashes of all wheels: the runtimes, and uv itself.
+"""Pin what is installed outside uv.lock, with the hashes of all wheels: the runtimes, and uv itself.
 
 Writes src/oneflower/runtimes/locks/*.txt for each supported series of Flower, and scripts/uv.txt.
 """
@@ -17,7 +17,7 @@ from oneflower_appliance.use_cases import FRAMEWORKS
 
 
 def lock(*wanted: str) -> str:
-    """Return what is installed for that, with the hashes of all wheels of each package."""
+    """Return the packages that this needs, with the hashes of all wheels of each."""
     return subprocess.run(
         [find_uv_bin(), "pip", "compile", "--quiet", "--universal", "--python-version", "3.11", "--no-header",
          "--no-annotate", "--generate-hashes", "--only-binary", ":all:", "-"],

@@ -1,7 +1,7 @@
-"""Draws what poisoned nodes and uneven data do to the strategies, on the handwritten digits.
+"""Draw what poisoned nodes and uneven data do to the strategies, on the handwritten digits.
 
-The pre-built app's own clients and Flower's own strategies, in one process; half a minute on two cores. The figure of
-docs/strategies.md is made by `-o docs/strategies.png`. usage: python scripts/plot_strategies.py [-o FILE]
+It runs the pre-built app's own clients and Flower's own strategies in one process. `-o docs/strategies.png` makes the
+figure of docs/strategies.md. usage: python scripts/plot_strategies.py [-o FILE]
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROUNDS, NODES, BAD = 8, 11, 2
 
 
 class Setter:
-    """What pytest's monkeypatch does, without undoing it: this process ends soon."""
+    """Does what pytest's monkeypatch does, and does not undo it: this process ends soon."""
 
     def setattr(self, target: Any, name: str, value: Any) -> None:
         """Set an attribute."""
@@ -33,12 +33,12 @@ class Setter:
 
 
 def train(**settings: Any) -> Any:
-    """Return what a run of the digits comes to."""
+    """Return the result of a run on the digits."""
     return federation.train(Setter(), USE_CASE, framework="sklearn", **settings)
 
 
 def drifts(**settings: Any) -> tuple[Any, list[float]]:
-    """Return, for each round, how far the nodes' models went from the global one, on the average."""
+    """Return, for each round, the mean distance of the nodes' models from the global one."""
     seen: list[Any] = []
 
     def watch(_node: int, message: Any, reply: Any) -> Any:
@@ -54,7 +54,7 @@ def drifts(**settings: Any) -> tuple[Any, list[float]]:
 def main() -> None:
     """Draw both halves."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
-    parser.add_argument("-o", "--output", type=Path, help="the PNG to write; else one in a temporary folder")
+    parser.add_argument("-o", "--output", type=Path, help="the PNG to write; by default one in a temporary folder")
     options = parser.parse_args()
     figure = Figure(figsize=(11, 4.2), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # as that of typing, whose import would be a long moment in which Ctrl-C has no answer
+TYPE_CHECKING = False  # like typing's; importing typing would take a while, during which Ctrl-C has no answer
 if TYPE_CHECKING:
     from typing import Any
 
@@ -13,7 +13,7 @@ __all__ = ["Federation", "local_cloud", "opennebula_cloud"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load the API when it is first asked for, so that the command line need not."""
+    """Load the API when it is first used, so that the command line does not load it."""
     if name not in __all__:
         raise AttributeError(name)
     from oneflower import api  # noqa: PLC0415

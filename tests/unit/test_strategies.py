@@ -53,7 +53,7 @@ def test_a_form_becomes_a_strategy(monkeypatch):
         ({"strategy": "Krum", "num-malicious": 1, "min-available-nodes": 4}, "needs FL_MIN_AVAILABLE_CLIENTS of at least 5"),
         ({"strategy": "Bulyan", "num-malicious": 2, "min-available-nodes": 10}, "at least 11, and it is 10"),
         ({"trim-beta": 0.5}, "FL_TRIM_BETA: is '0.5'"),
-        ({"privacy": "dp-local", "dp-clipping": "adaptive"}, "with FL_PRIVACY=dp-local the clipping norm is fixed"),
+        ({"privacy": "dp-local", "dp-clipping": "adaptive"}, "with FL_PRIVACY=dp-local no node reports the norm"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_before_anything_starts(config, sentence):

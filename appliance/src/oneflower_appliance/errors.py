@@ -1,4 +1,4 @@
-"""The one exception that is meant for people's eyes, and the exit codes that go with it.
+"""The one exception whose message is for people, and the exit codes that go with it.
 
 A user's mistake never shows a traceback: it is raised as a `OneflowerError`, whose `str()` is the message, whose
 `hint` says how to fix it, and whose `code` becomes the exit status of the command.

@@ -1,4 +1,4 @@
-"""The end of a SuperLink's certificates, as its agent publishes it and its owner is warned of it."""
+"""When a SuperLink's certificates expire: the agent publishes it, and the owner gets a warning."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WARNED = 14  # days ahead
 
 
 def published_end(attributes: Mapping[str, str]) -> date | None:
-    """Return the date that a SuperLink published, None where it published none."""
+    """Return the date that a SuperLink published, or None."""
     try:
         return date.fromisoformat(CERT_EXPIRES.read(attributes))
     except ValueError:
@@ -22,7 +22,7 @@ def published_end(attributes: Mapping[str, str]) -> date | None:
 
 
 def warning(end: date, today: date) -> str:
-    """Return what to tell of certificates that end soon or have ended, empty while there is time."""
+    """Return a warning if certificates expire soon or have expired, otherwise an empty text."""
     left = (end - today).days
     if left > _WARNED:
         return ""

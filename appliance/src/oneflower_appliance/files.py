@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 PRIVATE = 0o600
 SHARED = 0o644
-_ROOM = 1 << 20  # with less than that left, a disk is full: databases and logs want more at a time
+_ROOM = 1 << 20  # with less than that left, a disk counts as full: databases and logs need more at a time
 
 
 def write_atomic(path: Path, content: str | bytes, mode: int = PRIVATE) -> None:
-    """Write `content` to `path` in one step. The file has the permissions `mode` from its first byte on.
+    """Write `content` to `path` in one step. The file has the permissions `mode` from the start.
 
     Raises `OneflowerError` when the disk is full, read-only or not permitted.
     """
@@ -29,7 +29,7 @@ def write_atomic(path: Path, content: str | bytes, mode: int = PRIVATE) -> None:
 
 @contextmanager
 def replacing(path: Path, mode: int = PRIVATE) -> Iterator[BinaryIO]:
-    """Yield a file that replaces `path` at the end: either whole and synced to disk, or not at all.
+    """Yield a file that replaces `path` at the end: either complete and synced to disk, or not at all.
 
     Raises `OneflowerError` when the disk is full, read-only or not permitted.
     """
@@ -61,7 +61,7 @@ def private_directory(path: Path) -> Path:
 
 
 def no_room(folder: Path) -> str:
-    """Return in a sentence that the disk of `folder` is full, and what to do; nothing where there is room."""
+    """Return a sentence if the disk of `folder` is full, with what to do; otherwise an empty text."""
     try:
         disk = os.statvfs(folder)
     except OSError:

@@ -68,9 +68,9 @@ def is_loopback(address: str) -> bool:
 
 
 def read_pem(text: str) -> bytes:
-    """Return a PEM that is given as it is or as base64, with or without line breaks. Raises `ValueError`.
+    """Return the PEM from a value that is either PEM or base64, with or without line breaks. Raises `ValueError`.
 
-    Forms and tools do not agree on which of the two they send: Sunstone sends what was pasted, others encode it.
+    Forms and tools differ in what they send: Sunstone sends the text that was pasted, others encode it.
     """
     if "-----BEGIN " in text:
         return text.strip().encode() + b"\n"

@@ -1,7 +1,7 @@
 """What the agent tells Flower's processes: written by `agent/`, read by `flower/`, `training/` and the apps' helpers.
 
-There are two ways. Orders are one line of JSON on the standard input of a process that has imported Flower by then. The
-environment says what all processes below it need as well: ServerApps, ClientApps and their tasks.
+There are two ways. Orders are one line of JSON on the standard input of a process that has already imported Flower. The
+environment holds what the child processes need too: ServerApps, ClientApps and their tasks.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class CertificateFiles:
 
 @dataclass(frozen=True)
 class SuperLinkOrders:
-    """How a SuperLink is to run. Without `certificates` it speaks plain HTTP."""
+    """How a SuperLink runs. Without `certificates` it speaks plain HTTP."""
 
     fleet: Address
     control: Address
@@ -70,11 +70,11 @@ class SuperLinkOrders:
 
 @dataclass(frozen=True)
 class SuperNodeOrders:
-    """How a SuperNode is to run.
+    """How a SuperNode runs.
 
-    `superlink` is host:port, `listen` where it serves its tasks, `ca` the certificate to trust or None for plain HTTP,
-    `key` the private key by which it is known or None. `previous_id` is the node id of an earlier process of this node,
-    whose session may still be open. 0 retries and seconds mean no limit.
+    `superlink` is host:port. `listen` is where it serves its tasks. `ca` is the certificate to trust, or None for plain
+    HTTP. `key` is the private key that identifies it, or None. `previous_id` is the node id of an earlier process of
+    this node, whose session may still be open. 0 retries and seconds mean no limit.
     """
 
     superlink: str
@@ -99,7 +99,7 @@ class SuperNodeOrders:
 
 
 def node_id_in(line: str) -> str | None:
-    """Return the node id when `line` is the one in which a SuperNode's process says which one it was given."""
+    """Return the node id if a SuperNode's process reports it in `line`."""
     match = _NODE_ID.search(line)
     return match[1] if match else None
 

@@ -4,10 +4,10 @@ From these declarations come the user inputs of the service template, the client
 that the appliance repeats at boot, and docs/parameters.md. OneFlow itself checks neither type nor range and applies
 no default. It only requires that every declared input has a value, so nothing else would find a wrong one.
 
-What a tenant is asked for in the form of Sunstone is here, too: such a variable has a `field`.
+The form of Sunstone is declared here too: a variable that it asks for has a `field`.
 
-A variable is on exactly one level. *service* variables must agree on both roles; *superlink* and *supernode*
-variables concern one role only and are never shown to the other.
+Each variable is on exactly one level. *service* variables must be the same on both roles. *superlink* and *supernode*
+variables concern one role, and the other never sees them.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ class Level(StrEnum):
 
 
 class Kind(StrEnum):
-    """What a variable holds: OpenNebula's types of user inputs as far as they are used here, and PEM.
+    """What a variable holds: the types of OpenNebula's user inputs that are used here, and PEM.
 
-    OpenNebula has text64 for what PEM is, but its tools do not agree on it: Sunstone does not encode it, and
-    `oneflow-template instantiate` may end at the first one. So a PEM is asked for as text, and taken raw and as base64.
+    OpenNebula has text64 for values like PEM, but its tools disagree about it: Sunstone does not encode it, and
+    `oneflow-template instantiate` may stop at the first one. So the form asks for a PEM as text, and accepts it raw or
+    as base64.
     """
 
     TEXT = "text"

@@ -1,9 +1,9 @@
-"""Whose the other end of a TCP connection on this machine is, as the kernel tells: sock_diag(7), or /proc/net/tcp.
+"""Who owns the other end of a TCP connection on this machine, according to the kernel: sock_diag(7) or /proc/net/tcp.
 
-sock_diag looks up one connection, in microseconds. For the tables the kernel writes out all of them, in milliseconds:
-they are for kernels and sandboxes without sock_diag. In both, two fields are traps: for a socket that no process holds
-(closed, or not accepted yet) the kernel says uid 0 and inode 0. So only an established connection counts, and only one
-whose end a process holds.
+sock_diag looks up one connection, in microseconds. For the tables the kernel writes all connections, in milliseconds:
+they are for kernels and sandboxes without sock_diag. In both, two fields are misleading: for a socket that no process
+holds (closed, or not accepted yet) the kernel says uid 0 and inode 0. So only an established connection counts, and
+only if a process holds its end.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _FOUND = struct.Struct("=xB62xII")  # state, uid, inode
 
 
 class StrangerError(OSError):
-    """A server on this machine is another user's, or nobody's: nothing secret may be sent to it."""
+    """A server on this machine belongs to another user or to nobody: no secret may be sent to it."""
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, as a URL names it, is this machine's loopback."""
+    """Whether the host in a URL is this machine's loopback."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -47,12 +47,12 @@ def is_loopback(host: str) -> bool:
 
 
 def can_tell() -> bool:
-    """Whether this system tells whose a connection is."""
+    """Whether this system reports who owns a connection."""
     return Path("/proc/net/tcp").exists()
 
 
 def peer_uid(peer: Address, own: Address) -> int | None:
-    """Return the user id that holds the `peer` end of a connection to `own` on this machine, None where nobody does."""
+    """Return the user id that holds the `peer` end of a connection to `own` on this machine, or None."""
     try:
         state, uid, inode = _look_up(peer, own)
     except (OSError, struct.error, AttributeError):  # there is no such connection, or no sock_diag
@@ -61,9 +61,9 @@ def peer_uid(peer: Address, own: Address) -> int | None:
 
 
 def _look_up(end: Address, other: Address) -> tuple[int, int, int]:
-    """Return state, uid and inode of a connection from `end` to `other`, of who listens at `end` where there is none.
+    """Return state, uid and inode of the connection from `end` to `other`, else of the listener at `end`.
 
-    Raises `OSError` where there is neither.
+    Raises `OSError` if there is neither.
     """
     ips = [ipaddress.ip_address(address[0]) for address in (end, other)]
     family = socket.AF_INET if ips[0].version == 4 else socket.AF_INET6
@@ -71,7 +71,7 @@ def _look_up(end: Address, other: Address) -> tuple[int, int, int]:
     asked = _ASKED.pack(family, socket.IPPROTO_TCP, 0xFFFFFFFF) + ends + _ANY_INTERFACE_AND_COOKIE
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as kernel:
         kernel.sendto(_HEADER.pack(_HEADER.size + len(asked), _BY_FAMILY, _REQUEST, 0, 0) + asked, _KERNEL)
-        answer, sender = kernel.recvfrom(4096, socket.MSG_DONTWAIT)  # it was there before `sendto` returned
+        answer, sender = kernel.recvfrom(4096, socket.MSG_DONTWAIT)  # the answer was there before `sendto` returned
     if sender != _KERNEL or _HEADER.unpack_from(answer)[1] != _BY_FAMILY:
         raise OSError("not found")
     state, uid, inode = _FOUND.unpack_from(answer, _HEADER.size)
@@ -80,7 +80,7 @@ def _look_up(end: Address, other: Address) -> tuple[int, int, int]:
 
 def _peer_uid_in_tables(peer: Address, own: Address) -> int | None:
     for table, mapped in _TABLES:
-        # Looked for as it stands there: with a hundred connections a second there are thousands of rows.
+        # The text is searched without parsing: with a hundred connections a second there are thousands of rows.
         ends = f" {_hexadecimal(peer, mapped=mapped)} {_hexadecimal(own, mapped=mapped)} {_ESTABLISHED} "
         _, found, rest = _read(table).partition(ends)
         if found:
@@ -92,9 +92,9 @@ def _peer_uid_in_tables(peer: Address, own: Address) -> int | None:
 def is_ours(connection: socket.socket) -> bool:
     """Whether a process of this user, or of root, holds the other end of an accepted connection. When unsure: no.
 
-    It is enough to ask once in the life of a connection, for its other end is one socket, which belongs to whom made
-    it. But the kernel is asked by addresses, and these can be used again as soon as the other end is gone. So at last
-    it is made sure that this end has not heard of its end: then it was there all the time, and no other could be.
+    One look-up per connection is enough, because its other end is one socket, which belongs to the user who made it.
+    But the look-up is by addresses, and these can be reused as soon as the other end is gone. So the last check is that
+    this end has not seen it close: then it was there all the time, and the addresses were not reused.
     """
     try:
         peer, own = connection.getpeername()[:2], connection.getsockname()[:2]
@@ -105,7 +105,7 @@ def is_ours(connection: socket.socket) -> bool:
 
 
 def listener_uid(address: Address) -> int | None:
-    """Return the user id that listens where `address` leads, None where nobody does."""
+    """Return the user id that listens at `address`, or None."""
     host, port = address
     hosts = (host, "0.0.0.0", "::")  # noqa: S104 - looked for, not listened on
     places = {_hexadecimal((at, port), mapped=mapped) for at in hosts for mapped in (False, True)}
@@ -118,12 +118,12 @@ def listener_uid(address: Address) -> int | None:
 def check_server(connection: socket.socket, patience: float) -> None:
     """Raise `StrangerError` unless a process of this user, or root's, holds the other end of a connection.
 
-    Until the server accepts nobody holds that end, so that is waited for, `patience` seconds. Of a server that hung up
-    it will never be known.
+    Nobody holds that end until the server accepts, so this waits `patience` seconds for it. If the server has hung up,
+    its owner can never be known.
     """
     if not can_tell():
         return
-    hung_up = StrangerError("the server hung up before it was known whose it is, so nothing was sent")
+    hung_up = StrangerError("the server hung up before its owner was known, so nothing was sent")
     try:
         server, own = connection.getpeername()[:2], connection.getsockname()[:2]
     except OSError as error:
@@ -133,7 +133,7 @@ def check_server(connection: socket.socket, patience: float) -> None:
         if not _stands(connection):
             raise hung_up
         if time.monotonic() > deadline:
-            raise StrangerError("nobody accepts the connection there, so it is not known whose server it is")
+            raise StrangerError("nobody accepts the connection there, so the server's owner is not known")
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
     if uid not in (0, os.geteuid()):
@@ -141,12 +141,12 @@ def check_server(connection: socket.socket, patience: float) -> None:
 
 
 def _stands(connection: socket.socket) -> bool:
-    """Whether neither end has hung up, as far as this end has heard."""
+    """Whether neither end has hung up, as far as this end knows."""
     return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == int(_ESTABLISHED, 16)
 
 
 def _rows() -> Iterator[tuple[str, str, str, str, str]]:
-    """Yield of each socket: local and remote address, state, uid, inode."""
+    """Yield for each socket: local and remote address, state, uid, inode."""
     for table, _ in _TABLES:
         for line in _read(table).splitlines()[1:]:
             fields = line.split()
@@ -161,7 +161,7 @@ def _read(table: str) -> str:
 
 
 def _hexadecimal(address: Address, *, mapped: bool) -> str:
-    """Return an address as the kernel writes it; `mapped` an IPv4 one as it stands in the table of IPv6."""
+    """Return an address as the kernel writes it; `mapped` is for an IPv4 address in the table of IPv6."""
     ip = ipaddress.ip_address(address[0])
     if ip.version == 4 and mapped:
         ip = ipaddress.ip_address(f"::ffff:{ip}")

@@ -1,4 +1,4 @@
-"""The one door through which the appliance starts other programs: never a shell, never an inherited secret."""
+"""The only module through which the appliance starts other programs: no shell, and no inherited secrets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KEPT = ("HOME", "LANG", "LC_ALL", "ONEFLOWER_MACHINE", "PATH", "PYTHONPATH", "T
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel end this process when its parent, `parent`, dies. Linux; elsewhere it does nothing."""
+    """Make the kernel end this process when its parent, `parent`, dies. Does nothing except on Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
@@ -32,7 +32,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def raise_file_limit() -> int:
-    """Let this process have as many open files as it may, within reason, and return how many."""
+    """Raise this process's limit of open files as far as allowed, within reason, and return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -42,13 +42,13 @@ def raise_file_limit() -> int:
 
 
 def name_process(name: str) -> None:
-    """Have `ps` and `top` show this process under `name` (its first 15 bytes). Linux; elsewhere it does nothing."""
+    """Make `ps` and `top` show this process as `name` (its first 15 bytes). Does nothing except on Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode()[:15])
 
 
 class Child:
-    """A program whose output is read line by line as it comes. Its last lines are kept to say why it ended."""
+    """A program whose output is read line by line. Its last lines are kept, to explain why it ended."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], on_line: Callable[[str], None]) -> None:
         inherited = {key: os.environ[key] for key in _KEPT if key in os.environ}
@@ -89,7 +89,7 @@ class Child:
         return self._process.stdin
 
     def tell(self, line: str) -> None:
-        """Write one line to the program's standard input and close it. One that has ended is not an error here."""
+        """Write one line to the program's standard input and close it. It is not an error if the program has ended."""
         if not self._input.closed:
             with suppress(BrokenPipeError), self._input as stream:
                 stream.write(line + "\n")
@@ -105,7 +105,7 @@ class Child:
         return self._process.returncode if self.ended.is_set() else None
 
     def stop(self, grace: float) -> None:
-        """End the program and everything in its group: politely, after `grace` seconds by force."""
+        """End the program and everything in its group: with SIGTERM, and after `grace` seconds with SIGKILL."""
         if not self.ended.is_set():
             with suppress(ProcessLookupError):
                 self._process.terminate()

@@ -1,4 +1,4 @@
-"""How far the newest run of a SuperLink is, as its agent publishes it and a client reads it.
+"""The progress of a SuperLink's newest run: its agent publishes it, and a client reads it.
 
 Both ends use this one class, so no attribute of a run is spelled on either side.
 """
@@ -19,16 +19,17 @@ from oneflower_appliance.runs import Fault, RunRow, pack, unpack
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_LATEST = 10  # rounds, told together, so that whoever looks now and then misses none
+_LATEST = 10  # rounds published together, so that a client that polls misses none
 _LONGEST_ERROR = 500
 
 
 @dataclass(frozen=True)
 class RunProgress:
-    """The newest run, as it was some seconds ago. `status` is Flower's; the rest may be unknown.
+    """The newest run, as it was a few seconds ago. `status` is Flower's; the rest may be unknown.
 
-    `latest` are its last rounds, and `row` the last of them. `fault` is the last one of a node, in `fault_round`. A
-    completed run has an error if it did not do all that it was asked for. `model` is a path on the SuperLink's machine.
+    `latest` are its last rounds, and `row` the last of them. `fault` is the last fault of a node, in `fault_round`. A
+    completed run has an error if something is missing, such as the evaluation. `model` is a path on the SuperLink's
+    machine.
     """
 
     id: str
@@ -57,7 +58,7 @@ class RunProgress:
 
     @property
     def published(self) -> dict[str, str]:
-        """The attributes that say this. OneGate forgets nothing, so what is not known is published as nothing."""
+        """The attributes to publish. OneGate forgets nothing, so an unknown value is published as empty."""
         row = self.row
         fault = json.dumps({"round": self.fault_round, **self.fault.entry}) if self.fault else ""
         return {
@@ -79,9 +80,9 @@ class RunProgress:
 
     @classmethod
     def read(cls, published: Mapping[str, str], names: Mapping[str, str]) -> RunProgress | None:
-        """Return what a SuperLink published, None where it knows of no run. What cannot be read counts as unknown.
+        """Return what a SuperLink published, or None if it has no run. A value that cannot be read counts as unknown.
 
-        `names` are what machines are called, by Flower's ids of their nodes.
+        `names` are the names of the machines, by Flower's node ids.
         """
         if attributes.RUN_ID.name not in published:
             return None
@@ -107,11 +108,11 @@ class RunProgress:
 
     @property
     def finished(self) -> bool:
-        """Whether it has ended, well or not."""
+        """Whether it has ended, successfully or not."""
         return self.status in (COMPLETED, FAILED, STOPPED)
 
     def completed(self) -> RunProgress:
-        """Return itself. Raises `OneflowerError` when it did not end well."""
+        """Return itself. Raises `OneflowerError` if it did not succeed."""
         if self.status != COMPLETED or self.error:
             raise OneflowerError(
                 f"Run {self.id} of {self.app} {self.status}: {self.error or 'no reason is known'}",

@@ -1,7 +1,7 @@
-"""Which SuperNodes a SuperLink has not let in, and why.
+"""Which SuperNodes a SuperLink has refused, and why.
 
 Its agent publishes them as the attribute FL_REFUSED of its VM: `vm:fingerprint:reason` triples separated by spaces, or
-`-`. A SuperNode that finds its key there may have to make another; `oneflower show` says why.
+`-`. A SuperNode that finds its key there may have to make another key; `oneflower show` says why.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _EMPTY = "-"
 
 
 class Reason(StrEnum):
-    """Why a key was not let in."""
+    """Why a key was refused."""
 
     SPENT = "spent"
     TAKEN = "taken"
@@ -29,7 +29,7 @@ class Reason(StrEnum):
 
     @property
     def sentence(self) -> str:
-        """The reason in words that follow the name of the VM."""
+        """The reason, in words that follow the name of the VM."""
         return _SENTENCES[self]
 
 

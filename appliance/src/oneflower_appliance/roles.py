@@ -1,4 +1,4 @@
-"""The names of the two roles of a service, by which machines and clients find each other."""
+"""The names of the two roles of a service. Machines and clients find each other by these."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder of a run: the names of its files, and which run it resumes, if it takes the place of one that was lost.
+"""The folder of a run: the names of its files, and which lost run it resumes, if any.
 
 On the SuperLink it is `runs`/<run id>. The ServerApp's process, the SuperLink's and the agent write into it, and the
 client reads it.
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 METRICS = "metrics.jsonl"  # a row for each round
 MODEL = "model.npz"
-RESULT = "result.json"  # what the run was, written when it ends
-DATA = "data.json"  # what data the nodes said that they have
-NODES = "nodes.json"  # the nodes that it has asked for anything so far
-FAILURE = "failure.json"  # message and hint of the error of oneflower's own that ended its ServerApp
+RESULT = "result.json"  # a summary of the run, written when it ends
+DATA = "data.json"  # the data that the nodes reported
+NODES = "nodes.json"  # the nodes that it has sent anything to so far
+FAILURE = "failure.json"  # message and hint of the `OneflowerError` that ended its ServerApp
 FILES = "files"  # the folder that its ServerApp works in
 ORIGIN = "origin.json"
-SUCCESSOR = "successor"  # the id of the run that took its place
+SUCCESSOR = "successor"  # the id of the run that resumes it
 LOST = "lost"  # why the run was lost: what died during it
 GIVEN_UP = "given-up"  # why a lost run is not resumed
 
@@ -30,7 +30,7 @@ OURS = frozenset({METRICS, MODEL, RESULT, DATA, NODES, FAILURE, ORIGIN, SUCCESSO
 
 @dataclass(frozen=True)
 class Origin:
-    """The run that this one resumes, and the first in this line, whose checkpoints they all share."""
+    """The run that this one resumes, and the first run of the chain, whose checkpoints they all share."""
 
     FILE: ClassVar[str] = ORIGIN
     SUCCESSOR: ClassVar[str] = SUCCESSOR
@@ -48,7 +48,7 @@ class Origin:
 
     @classmethod
     def of(cls, folder: Path) -> Origin:
-        """Return the origin of the run in a folder. A run that resumes none is the first itself."""
+        """Return the origin of the run in a folder. A run that resumes no other is itself the first."""
         try:
             return cls(**json.loads((folder / cls.FILE).read_text(encoding="utf-8")))
         except (FileNotFoundError, NotADirectoryError):
@@ -64,12 +64,12 @@ class Origin:
 
     @classmethod
     def successor(cls, folder: Path) -> str:
-        """Return the id of the run that took the place of the one in `folder`, empty if none did."""
+        """Return the id of the run that resumes the one in `folder`, or an empty text."""
         return cls.said(folder, cls.SUCCESSOR)
 
     @classmethod
     def said(cls, folder: Path, name: str) -> str:
-        """Return what one of these files in the folder of a run says, empty if there is no such file."""
+        """Return the content of one of these files in the folder of a run, empty if there is no such file."""
         try:
             return (folder / name).read_text(encoding="utf-8").strip()
         except OSError:

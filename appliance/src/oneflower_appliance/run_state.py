@@ -19,8 +19,8 @@ COMPLETED, FAILED, STOPPED = "completed", "failed", "stopped"
 class RunState:
     """A run. `status` and `sub_status` are Flower's: a run that is finished is completed, failed or stopped.
 
-    A `lost` run ended because a process of Flower's died, as `why_lost` says. The run `resumed_as` then takes its
-    place, or `given_up` says why none does. `trouble` is what is wrong on the SuperLink's machine meanwhile.
+    A `lost` run ended because a process of Flower died; `why_lost` says which. The run `resumed_as` resumes it, or
+    `given_up` says why no run does. `trouble` is what is wrong on the SuperLink's machine.
     """
 
     id: str
@@ -37,7 +37,7 @@ class RunState:
 
     @classmethod
     def parse(cls, said: Mapping[str, Any]) -> RunState:
-        """Read what `entry` wrote, or what another release of it wrote. Raises `KeyError` or `ValueError`."""
+        """Read what `entry` wrote, in this or another release. Raises `KeyError` or `ValueError`."""
         known = {field.name: said[field.name] for field in fields(cls) if field.name in said}
         texts = {name: str(value) for name, value in known.items() if name not in ("lost", "attempt")}
         missing = {"id", "app", "status"} - set(texts)
@@ -47,12 +47,12 @@ class RunState:
 
     @property
     def entry(self) -> dict[str, Any]:
-        """What `parse` reads, as JSON has it."""
+        """What `parse` reads, as data for JSON."""
         return asdict(self) | {"lost": "YES" if self.lost else "NO"}
 
     @property
     def finished(self) -> bool:
-        """Whether it has ended, well or not."""
+        """Whether it has ended, successfully or not."""
         return self.status == FINISHED
 
     @property

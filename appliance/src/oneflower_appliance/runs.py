@@ -1,4 +1,4 @@
-"""A run's rounds, as they were recorded, and what to say of a run by them."""
+"""The rounds of a run, as they were recorded, and the sentences about the run that follow from them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 LONGEST_REASON = 500
-COLUMNS = {"loss": ("loss",), "accuracy": ("accuracy", "acc")}  # and how the names of their metrics end
-SOURCES = ("server", "evaluate")  # which count as tests, the better one first
+COLUMNS = {"loss": ("loss",), "accuracy": ("accuracy", "acc")}  # and the suffixes of the names of their metrics
+SOURCES = ("server", "evaluate")  # which count as evaluations, the better one first
 _PYTHON = re.compile(r"<class '(?:.*\.)?(\w+)'>:<'(.*)'>", re.DOTALL)
 _ALWAYS = ("round", "rounds", "seconds", "nodes", "failures")
 _PACKED: dict[str, type[int | float]] = {
@@ -24,10 +24,10 @@ _NONE = "-"
 
 @dataclass(frozen=True)
 class Fault:
-    """A node from which a round did not get what it asked for.
+    """A node that did not do its part in a round.
 
-    `phase` is train or evaluate, `kind` is failed, left out, no answer or away, which was not asked. `name` is what its
-    machine is called, where that is known; Flower knows it by `node` only.
+    `phase` is train or evaluate. `kind` is failed, left out, no answer, or away (it was not asked). `name` is the name
+    of its machine if it is known; `node` is Flower's id.
     """
 
     node: str
@@ -56,12 +56,12 @@ class Fault:
 
 
 def plain_reason(text: str) -> str:
-    """Return the reason that an error message of Flower's carries, as people write it, in one line."""
+    """Return the reason in an error message of Flower, in one line, without what is only for programs."""
     found = _PYTHON.fullmatch(text.strip())
     if found is None:
         return _one_line(text)
     kind, said = found.groups()
-    # An error of oneflower's own is a sentence already.
+    # The text of a `OneflowerError` is already a sentence.
     return _one_line(said if kind.endswith(("DataError", "OneflowerError")) else f"{kind}: {said}")
 
 
@@ -74,8 +74,8 @@ def _one_line(text: str) -> str:
 class RunRow:
     """One round. What is not known is None.
 
-    `nodes` of the `asked` trained. `loss` and `accuracy` are from a test, by the server or the nodes, by the same one
-    in every round. `train_loss` is what the nodes had while they trained.
+    `nodes` of the `asked` nodes trained. `loss` and `accuracy` are from an evaluation, by the server or by the nodes,
+    the same one in every round. `train_loss` is the loss on the nodes while they trained.
     """
 
     round: int
@@ -103,22 +103,22 @@ class RunRow:
         )  # fmt: skip
 
     def named(self, names: Mapping[str, str]) -> RunRow:
-        """Return it with nodes called as their machines are; `names` are those by Flower's ids."""
+        """Return it with nodes named after their machines; `names` has the names by Flower's ids."""
         return replace(self, faults=tuple(replace(fault, name=names.get(fault.node, "")) for fault in self.faults))
 
     @property
     def share(self) -> str:
-        """How many nodes trained, of how many."""
+        """How many nodes trained, of how many asked."""
         return str(self.nodes) if self.asked is None else f"{self.nodes}/{self.asked}"
 
 
 def pack(rows: Sequence[RunRow]) -> str:
-    """Return rows in one line, of numbers, colons and semicolons only: what a VM may publish."""
+    """Return rows in one line, with only numbers, colons and semicolons: a VM can publish these."""
     return ";".join(":".join(_number(getattr(row, name)) for name in _PACKED) for row in rows)
 
 
 def unpack(text: str) -> tuple[RunRow, ...]:
-    """Return the rows that `pack` wrote. Raises `ValueError` when it did not."""
+    """Return the rows that `pack` wrote. Raises `ValueError` for any other text."""
     return tuple(_unpacked(entry.split(":")) for entry in text.split(";"))
 
 
@@ -131,14 +131,14 @@ def _unpacked(words: Sequence[str]) -> RunRow:
     return RunRow(**found, metrics={})
 
 
-def _number(value: int | float | None) -> str:  # noqa: PYI041 - it matters which
+def _number(value: int | float | None) -> str:  # noqa: PYI041 - int and float are written differently
     if value is None:
         return _NONE
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def metric(found: Mapping[str, Any] | None, column: str) -> float | None:
-    """Return the metric that belongs into a column, None where there is none."""
+    """Return the metric for a column, or None."""
     for name, value in (found or {}).items():
         if isinstance(value, int | float) and name.lower().replace("-", "_").split("_")[-1] in COLUMNS[column]:
             return float(value)
@@ -146,9 +146,9 @@ def metric(found: Mapping[str, Any] | None, column: str) -> float | None:
 
 
 def sources_of(row: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, str]:
-    """Return from which test each column is to be taken, given what is `known` from earlier rounds.
+    """Return the evaluation that each column comes from, given what is `known` from earlier rounds.
 
-    A column keeps its source, so that it never changes its meaning in the middle of a run.
+    A column keeps its source, so its meaning never changes during a run.
     """
     found = {
         column: next((source for source in SOURCES if metric(row.get(source), column) is not None), "")
@@ -158,7 +158,7 @@ def sources_of(row: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, st
 
 
 def shortcoming(rows: Sequence[RunRow]) -> str:
-    """Return what is wrong with a run that Flower calls completed: it trained nothing, or never was evaluated."""
+    """Return what is wrong with a run that Flower calls completed: it trained nothing, or was never evaluated."""
     if not rows:
         return ""
     if not any(row.nodes for row in rows):
@@ -171,13 +171,13 @@ def shortcoming(rows: Sequence[RunRow]) -> str:
 
 
 def _told(sentence: str, rows: Sequence[RunRow], phase: str) -> str:
-    """Return the sentence, and below it what the nodes said last, each once."""
+    """Return the sentence, followed by the last fault of each node, without repeats."""
     last: dict[str, Fault] = {fault.node: fault for row in rows for fault in row.faults if fault.phase == phase}
     return "\n  ".join([sentence, *list_faults(last.values())]) if last else f"{sentence} No node was asked."
 
 
 def list_faults(faults: Iterable[Fault], most: int = 5) -> list[str]:
-    """Return the sentences of some faults, and how many more there are."""
+    """Return the sentences of the first faults, and how many more there are."""
     sentences = [fault.sentence for fault in faults]
     more = len(sentences) - most
     return sentences if more <= 0 else [*sentences[:most], f"and {more} more"]

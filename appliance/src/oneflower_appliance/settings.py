@@ -1,4 +1,4 @@
-"""The variables as they are set: given values over the defaults, each checked, and all rules between them."""
+"""The values of the variables: given values over the defaults, each checked, and all rules between them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Bounds:
-    """How many SuperNodes a federation has, and between which limits OneFlow may scale it."""
+    """How many SuperNodes a federation has, and the limits within which OneFlow may scale it."""
 
     minimum: int = 2
     maximum: int = 10
@@ -26,7 +26,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: where, and what is expected there instead."""
+    """One invalid setting: where it is, and what is expected there."""
 
     where: str
     text: str
@@ -36,7 +36,7 @@ class Problem:
 
 
 class InvalidParametersError(OneflowerError):
-    """All that is wrong with a set of variables, together."""
+    """All invalid settings, together."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -86,7 +86,7 @@ class Settings(Mapping[str, str]):
         return bool(PARAMETERS[name].parse(self._raw[name]))
 
     def of_level(self, level: Level) -> dict[str, str]:
-        """Return the raw values of one level, as OneFlow wants them in user_inputs_values."""
+        """Return the raw values of one level, as OneFlow expects them in user_inputs_values."""
         return {name: raw for name, raw in self._raw.items() if PARAMETERS[name].level is level}
 
 
@@ -116,27 +116,28 @@ def resolve(given: Mapping[str, str], levels: Iterable[Level] = tuple(Level), bo
 
 
 def run_config_keys(names: Iterable[str], has: Container[str] | None = None) -> dict[str, str]:
-    """Return, of variables, those that have a key in a run config, with that key. `has` are the keys that an app has.
+    """Return those of the variables that have a key in a run config, with that key. `has` are the keys of the app.
 
-    This is the one mapping between a form and a run config, and this the one rule for what of the form counts in a run:
+    This is the one mapping from a form to a run config, and the one rule for which variables of the form apply to a
+    run:
 
-    - A pre-built app has all these keys, and follows the form: `oneflower run` and the run that FL_USE_CASE starts give
-      the form's values as run config. What `--config` says counts before it.
+    - A pre-built app has all these keys, and follows the form: `oneflower run` and the run that FL_USE_CASE starts pass
+    the form's values as run config. `--config` overrides them.
     - An app of the user's own follows its own configuration, however it is started (`oneflower run`, `flwr run`). It is
-      given nothing of the form. If it makes its strategy by `make_strategy`, a key of the strategy that is not in
-      its configuration is taken from the form.
-    - Variables without a key count in every run: FL_ROUND_TIMEOUT and FL_CHECKPOINT_*, for instance.
+    passed nothing from the form. But if it makes its strategy with `make_strategy`, a key of the strategy that is not
+    in its configuration comes from the form.
+    - Variables without a key apply to every run: FL_ROUND_TIMEOUT and FL_CHECKPOINT_*, for example.
 
-    Which variables of the form were set and do not count is said in one line when a run begins (`uncounted`).
+    When a run begins, one line names the variables of the form that were set and do not apply (`uncounted`).
     """
     keys = {name: PARAMETERS[name].key for name in names if name in PARAMETERS and PARAMETERS[name].key}
     return keys if has is None else {name: key for name, key in keys.items() if key in has}
 
 
 def uncounted(form: Settings, used: Mapping[str, str]) -> str:
-    """Return in one line which variables of a form were set and do not count in a run, empty where all do.
+    """Return one line that names the variables of a form that were set and do not apply to a run, or an empty text.
 
-    `used` are the values that count in the run, by variable.
+    `used` are the values that apply to the run, by variable.
     """
     ignored_here = [
         f"{name}={form[name]}"
@@ -176,7 +177,7 @@ def _malicious(settings: Settings) -> str:
 def _private(settings: Settings) -> str:
     if settings.text("FL_PRIVACY") != "dp-local" or settings.text("FL_DP_CLIPPING") == "fixed":
         return ""
-    return "is 'adaptive'; with FL_PRIVACY=dp-local the clipping norm is fixed: no node tells how long its update is."
+    return "is 'adaptive'; with FL_PRIVACY=dp-local no node reports the norm of its update, so use 'fixed'."
 
 
 def _own_certificate(settings: Settings) -> str:
@@ -189,7 +190,7 @@ def _own_certificate(settings: Settings) -> str:
 def _authentication(settings: Settings) -> str:
     if settings.flag("FL_TLS_ENABLED") or not settings.flag("FL_SUPERNODE_AUTH"):
         return ""
-    return "is YES, which needs TLS; set it to NO, too, where FL_TLS_ENABLED is NO."
+    return "is YES, which needs TLS; if FL_TLS_ENABLED is NO, set it to NO as well."
 
 
 def _model(settings: Settings) -> str:
@@ -245,7 +246,7 @@ def _bounds_problems(settings: Settings, bounds: Bounds, wrong: set[str]) -> lis
 
 
 def remarks(settings: Settings) -> list[str]:
-    """Return one line for each variable that was set and has no effect with the others as they are."""
+    """Return one line for each variable that was set and has no effect given the others."""
     return [
         f"{name}={raw} has no effect in this release: {planned}."
         for name, raw in settings.items()
@@ -254,7 +255,7 @@ def remarks(settings: Settings) -> list[str]:
 
 
 def ignored(settings: Settings) -> list[str]:
-    """Return one line for each variable that was set and does not apply to what was chosen in another."""
+    """Return one line for each variable that was set and does not apply given the value of another."""
     lines = []
     for name, raw in settings.items():
         parameter = PARAMETERS[name]

@@ -14,7 +14,7 @@ from pathlib import Path
 class Framework:
     """A framework. `packages` is what a runtime installs for it, and `imports` is imported before the first task.
 
-    A `threaded` one starts threads when it is imported, so that a fork of a process that has imported it hangs.
+    A `threaded` framework starts threads when it is imported, so a fork of a process that has imported it hangs.
     """
 
     packages: tuple[str, ...]
@@ -26,8 +26,8 @@ class Framework:
 class UseCase:
     """A pre-built app.
 
-    `folder` is a normal Flower app for `flwr run`. It trains with each of `frameworks`, the first of which is the usual
-    one. FL_MODEL chooses among `models`, and may be any name or path where that is None.
+    `folder` is a normal Flower app for `flwr run`. It trains with each of `frameworks`; the first is the default.
+    FL_MODEL chooses one of `models`, or is any name or path if `models` is None.
     """
 
     folder: Path
@@ -64,10 +64,10 @@ USE_CASES = {
 
 
 def publisher_name(use_case: str) -> str:
-    """Return what Flower calls the app of a use case: its publisher and its name."""
+    """Return Flower's name for the app of a use case: publisher and name."""
     return f"{_PUBLISHER}/{use_case}"
 
 
 def frameworks_of(use_case: str) -> tuple[str, ...]:
-    """Return the frameworks that go with a value of FL_USE_CASE."""
+    """Return the frameworks that a value of FL_USE_CASE supports."""
     return tuple(FRAMEWORKS) if use_case == NO_USE_CASE else USE_CASES[use_case].frameworks
