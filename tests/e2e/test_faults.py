@@ -160,7 +160,7 @@ def test_scaling_keeps_partitions_apart_and_reuses_freed_ones(user, fed):
 
 
 def test_two_federations_two_users_and_a_name_used_twice(user, fed, tmp_path):
-    assert "There is a federation called 'fed' already" in user("up", fed, code=5).stderr
+    assert "There is already a federation called 'fed'" in user("up", fed, code=5).stderr
     user("up", "second")
     other = User(tmp_path)
     try:

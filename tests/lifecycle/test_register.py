@@ -180,7 +180,7 @@ def test_an_image_is_registered_once_for_each_content(world, name, tmp_path):
     try:
         done = Registration(world.cloud, wishes).apply()
     except OneflowerError as error:
-        assert "could not make the image" in error.message
+        assert "could not create the image" in error.message
         assert there(world, name) == ([], [])
         return
     disk = world.cloud.core.vm_template(done.vm_templates[NODES])["DISK"]["IMAGE_ID"]
@@ -201,7 +201,7 @@ def test_an_image_that_the_core_refuses_is_the_same_sentence_as_one_that_it_give
         raise RefusedError(500, text, "OpenNebula")
 
     monkeypatch.setattr(world.cloud.core, "create_image", refuse)
-    with pytest.raises(OneflowerError, match="OpenNebula could not make the image .*Cannot determine") as caught:
+    with pytest.raises(OneflowerError, match="OpenNebula could not create the image .*Cannot determine") as caught:
         Registration(world.cloud, Wishes(name, images={NODES: ImageSource("/root/node.qcow2")})).apply()
     assert "SAFE_DIRS" in caught.value.hint
     assert "500" not in str(caught.value)
@@ -223,7 +223,7 @@ def test_the_roles_that_have_nothing_to_boot_from_are_named_before_and_after(wor
 
 def test_an_image_that_cannot_be_made_leaves_nothing(world, name):
     wishes = Wishes(name, images={NODES: ImageSource("/nowhere/node.qcow2")})
-    with pytest.raises(OneflowerError, match="could not make the image"):
+    with pytest.raises(OneflowerError, match="could not create the image"):
         Registration(world.cloud, wishes).apply()
     assert there(world, name) == ([], [])
     assert not [image for image in world.cloud.core.images() if image.startswith(name)]

@@ -150,7 +150,7 @@ def test_a_trap_is_one_line_and_exit_code_three(oneflower):
     assert len(done.stdout.splitlines()) == 1
     assert "[gate-off]" in done.stdout
     [finding] = json.loads(oneflower("validate", "-", "-o", "json", stdin=json.dumps(template)).stdout)
-    assert set(finding) == {"rule", "where", "why", "mend"}
+    assert set(finding) == {"rule", "where", "why", "fix"}
 
 
 def test_an_empty_cloud_and_removing_nothing(oneflower):

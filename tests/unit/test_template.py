@@ -278,7 +278,7 @@ def test_each_trap_is_found_with_where_why_and_how_to_mend(name):
     for finding in findings:
         assert finding.where
         assert finding.why.endswith(".")
-        assert finding.mend.endswith(".")
+        assert finding.fix.endswith(".")
         assert "\n" not in str(finding)
 
 

@@ -117,7 +117,7 @@ def test_rounds_are_told_once_and_a_loss_that_mends_itself_is_waited_through():
 
 
 def test_a_federation_that_stays_broken_is_given_up():
-    with pytest.raises(OneflowerError, match="lab is not ready any more(.|\n)*superlink_0: killed"):
+    with pytest.raises(OneflowerError, match="lab is no longer ready(.|\n)*superlink_0: killed"):
         wait(status(), status(error="killed"), healing=-1)
 
 

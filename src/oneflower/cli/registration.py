@@ -15,7 +15,7 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 if TYPE_CHECKING:
     from oneflower.cloud.image_source import ImageSource
 
-Name = Annotated[str, typer.Option("--name", help="Under which name; several can be registered side by side.")]
+Name = Annotated[str, typer.Option("--name", help="Name; several can be registered side by side.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and change nothing.")]
 Format = Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")]
 _LINK, _NODE, _SCALING = "The SuperLink's machine", "The SuperNodes' machines", "Scaling"
@@ -41,23 +41,27 @@ def register(
         str, typer.Option(help="PCI device to pass through: VENDOR:DEVICE[:CLASS] or ADDRESS.", rich_help_panel=_NODE)
     ] = "",
     supernodes: Annotated[
-        int | None, typer.Option(help="SuperNodes at first, 2 if nothing is said.", rich_help_panel=_SCALING)
+        int | None, typer.Option(help="SuperNodes at first; usually 2.", rich_help_panel=_SCALING)
     ] = None,
-    min_vms: Annotated[int | None, typer.Option(help="Never fewer than this; 2.", rich_help_panel=_SCALING)] = None,
-    max_vms: Annotated[int | None, typer.Option(help="Never more than this; 10.", rich_help_panel=_SCALING)] = None,
+    min_vms: Annotated[
+        int | None, typer.Option(help="Never fewer than this; usually 2.", rich_help_panel=_SCALING)
+    ] = None,
+    max_vms: Annotated[
+        int | None, typer.Option(help="Never more than this; usually 10.", rich_help_panel=_SCALING)
+    ] = None,
     cooldown: Annotated[
         int | None,
-        typer.Option(min=0, help="Seconds that OneFlow rests after each scaling; 5.", rich_help_panel=_SCALING),
+        typer.Option(min=0, help="Seconds that OneFlow rests after each scaling; usually 5.", rich_help_panel=_SCALING),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite what was changed by hand, too.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also overwrite what was changed by hand.")] = False,
     dry_run: DryRun = False,
     output: Format = Output.TEXT,
 ) -> None:
     """Register images, VM templates and both service templates, or bring them up to date.
 
     One service template has all variables on three levels, the other (NAME-form) is the form for Sunstone.
-    Can be run again at any time: it changes what differs, leaves alone what somebody changed by hand, and keeps what
-    an earlier run chose and this one does not mention. For an option with a name, `none` takes it away again.
+    You can run it again at any time. It changes what differs, and keeps what somebody changed by hand and what an
+    earlier run chose and this one does not mention. For an option with a name, `none` removes it again.
     """
     from oneflower.cloud.register import NONE, Registration, Wishes  # noqa: PLC0415
     from oneflower_appliance.settings import Bounds  # noqa: PLC0415
@@ -83,9 +87,7 @@ def register(
         screen.show(str(change))
     if done.diskless and not Session.is_local():
         options = " and ".join(f"--{role}-image" for role in done.diskless)
-        screen.say(
-            f"Note: without an image the machines of {' and '.join(done.diskless)} boot nothing; give {options}."
-        )
+        screen.say(f"Note: the machines of {' and '.join(done.diskless)} have no image to boot from; give {options}.")
     for role in done.asking:
         screen.say(
             f"Note: VM template {wishes.vm_template_name(role)} asks for inputs (USER_INPUTS, INPUTS_ORDER). "
@@ -114,7 +116,7 @@ def _source(source: str, checksum: str) -> ImageSource:
 def unregister(
     name: Name = NAME,
     dry_run: DryRun = False,
-    force: Annotated[bool, typer.Option("--force", help="Although there are federations.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Even if there are federations.")] = False,
     output: Format = Output.TEXT,
 ) -> None:
     """Remove the service templates, the VM templates and the images that `register` made."""

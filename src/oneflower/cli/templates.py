@@ -28,11 +28,11 @@ def render(
         bool, typer.Option("--form", help="The form for Sunstone, instead of all variables on three levels.")
     ] = False,
     save: Annotated[Path | None, typer.Option("--save", metavar="FILE", help="Write it to this file.")] = None,
-    output: Annotated[Output, typer.Option("--output", "-o", help="How to say where; the template is JSON.")] = (
-        Output.TEXT
-    ),
+    output: Annotated[
+        Output, typer.Option("--output", "-o", help="How to print the file's name; the template is JSON.")
+    ] = (Output.TEXT),
 ) -> None:
-    """Write the OneFlow service template as JSON, complete but for the ids of the two VM templates."""
+    """Write the OneFlow service template as JSON, complete except for the ids of the two VM templates."""
     from oneflower.opennebula import COORDINATOR, NODES, Rendering, ServiceOptions, service_template  # noqa: PLC0415
     from oneflower_appliance.files import SHARED, write_atomic  # noqa: PLC0415
     from oneflower_appliance.settings import Bounds  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""Begins a federation under a name of its own, and takes it back when it must not be."""
+"""Starts the deployment of a federation under a unique name, and takes it back if it fails."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LINES = 15  # of the console of a machine that failed
 
 
 def begin(cloud: Cloud, name: str, settings: Mapping[str, str], bounds: Bounds, notify: Notify = ignore) -> Service:
-    """Check everything, get ready, then ask the cloud for a federation. Returns at once.
+    """Check everything, prepare, then ask the cloud for a federation. Does not wait until it is ready.
 
     Raises `OneflowerError`, and leaves nothing behind, when a setting is wrong or the name is taken.
     """
@@ -44,7 +44,7 @@ def begin(cloud: Cloud, name: str, settings: Mapping[str, str], bounds: Bounds, 
     except UnreachableError as error:
         if not error.asked:
             raise
-        hint = f"{error.hint} It may have made {name} all the same: look with `oneflower ls`."
+        hint = f"{error.hint} It may have created {name} all the same: look with `oneflower ls`."
         raise OneflowerError(error.message, hint, error.code) from error
     except KeyboardInterrupt:
         _take_back(cloud, made, name)
@@ -55,7 +55,7 @@ def begin(cloud: Cloud, name: str, settings: Mapping[str, str], bounds: Bounds, 
 
 
 def give_up(service: Service, notify: Notify = ignore) -> str:
-    """Show the consoles of the machines that failed, and remove the service; returns what `roll_back` does."""
+    """Show the consoles of the machines that failed, then remove the service. Returns what `roll_back` returns."""
     notify(StepEnded(well=False))
     _show_consoles(service, notify)
     notify(Step(f"rolling back: removing {service.name}"))
@@ -75,14 +75,16 @@ def _show_consoles(service: Service, notify: Notify) -> None:
 
 
 def _take_back(cloud: Cloud, made: Answer[int], name: str) -> None:
-    """Remove what is being made: the cloud has the request, and answers with the id in a moment."""
-    cloud.tell(f"Note: removing {name} as soon as the cloud says that it is made.")
+    """Remove the service that the cloud is creating: it has the request, and will answer with the id in a moment."""
+    cloud.tell(f"Note: removing {name} as soon as the cloud has created it.")
     try:
         number = made.wait()
     except OneflowerError as error:
         cloud.tell(f"Note: {error.message}")
     except KeyboardInterrupt:
-        cloud.tell(f"Left behind: {name}, if it was made. Look with `oneflower ls`, remove it with `oneflower down`.")
+        cloud.tell(
+            f"Left behind: {name}, if it was created. Look with `oneflower ls`, remove it with `oneflower down`."
+        )
         raise
     else:
         roll_back(Service(cloud, number, name))
@@ -94,10 +96,10 @@ def _check_free(cloud: Cloud, name: str) -> None:
 
 
 def _keep_if_first(service: Service) -> None:
-    """Take a service back if another of the same name was made in the same moment, and before this.
+    """Remove a service if another one with the same name was created at the same moment, before it.
 
-    OneFlow lets two services have one name. But it counts its services, and everybody looks after making one. So the
-    one with the lowest id sees that it is the first, and everybody else sees that one.
+    OneFlow allows two services with one name. But their ids increase, and every client looks after creating one. So the
+    client of the lowest id sees that its service is the first, and every other client sees that service too.
     """
     try:
         first = min(
@@ -113,7 +115,7 @@ def _keep_if_first(service: Service) -> None:
 
 def _taken(name: str) -> OneflowerError:
     return OneflowerError(
-        f"There is a federation called {name!r} already.",
+        f"There is already a federation called {name!r}.",
         f"Choose another name, or remove it with `oneflower down {name}`.",
         ExitCode.CONFLICT,
     )

@@ -1,4 +1,4 @@
-"""The life of one federation, for programs and notebooks as for the command line.
+"""The life of one federation, for programs and notebooks and for the command line.
 
     with Federation.deploy(cloud, supernodes=4, settings={"FL_NUM_ROUNDS": "5"}) as federation:
         result = federation.run("image-classification")
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Logs:
-    """What a federation says of itself: the service's log, the machines, and their consoles where they can be had."""
+    """What a federation reports: the service's log, the machines, and their consoles where there are any."""
 
     service: tuple[str, ...]
     vms: tuple[VmStatus, ...]
@@ -50,7 +50,7 @@ class Logs:
         return iter(self.lines())
 
     def lines(self, *, consoles_only: bool = False) -> list[str]:
-        """Return all of it, or the consoles only, as lines that say where each is from."""
+        """Return all of it, or only the consoles, as lines that begin with their source."""
         text: list[str] = []
         if not consoles_only:
             text += [f"service: {line}" for line in self.service]
@@ -120,7 +120,7 @@ class Federation:
         bounds: Bounds,
         notify: Notify = ignore,
     ) -> Federation:
-        """Check everything, get ready, then ask the cloud for a federation. Returns at once; `wait_ready` waits.
+        """Check everything, prepare, then ask the cloud for a federation. `wait_ready` waits for it.
 
         Raises `OneflowerError`, and leaves nothing behind, when a setting is wrong or the name is taken.
         """
@@ -141,11 +141,11 @@ class Federation:
         notify: Notify = ignore,
         keep: bool = False,
     ) -> Federation:
-        """Deploy a federation and wait until every machine of it is ready.
+        """Deploy a federation and wait until all of its machines are ready.
 
-        `watch` sees every status on the way, and `notify` hears what is being done (`oneflower.events`).
-        `supernodes` may later be scaled within `limits`, by default those of the service template. What was begun is
-        removed again when it fails or is interrupted, unless `keep`. Raises `OneflowerError`.
+        `watch` receives every status on the way, and `notify` what is being done (`oneflower.events`).
+        `supernodes` may later be scaled within `limits`, by default those of the service template. If it fails or is
+        interrupted, everything is removed again, unless `keep`. Raises `OneflowerError`.
         """
         given = dict(settings or {})
         chosen = check_name(f"federation-{secrets.token_hex(2)}" if name is None else name)
@@ -167,11 +167,11 @@ class Federation:
     # -- looking -----------------------------------------------------------------------------------------------------
 
     def status(self) -> FederationStatus:
-        """Return how it is now. Raises `OneflowerError` when it is gone."""
+        """Return its status now. Raises `OneflowerError` when it is gone."""
         return self.service.status()
 
     def logs(self, lines: int = 40, vm: str | None = None) -> Logs:
-        """Return what it says of itself, with the last `lines` of each console; `vm` (name or id) chooses one machine.
+        """Return what it reports, with the last `lines` of each console; `vm` (name or id) chooses one machine.
 
         Raises `OneflowerError` when there is no such machine.
         """
@@ -187,7 +187,7 @@ class Federation:
         return Logs(status.log, status.vms, consoles)
 
     def wait_ready(self, timeout: float = 600, watch: Watch = ignore, grace: float = 0) -> FederationStatus:
-        """Wait until it is running with every machine ready; `watch` sees every status on the way.
+        """Wait until it is running and every machine is ready; `watch` receives every status on the way.
 
         Raises `OneflowerError` when the federation fails (and has not recovered after `grace` seconds), is deleted
         meanwhile, or after `timeout` seconds.
@@ -208,10 +208,11 @@ class Federation:
         on_log: Callable[[str], None] = ignore,
         notify: Notify = ignore,
     ) -> RunResult:
-        """Train a pre-built app (by name; None: FL_USE_CASE) or that in a folder to its end, and save what it left.
+        """Train an app to its end, and save its results.
 
-        `config` overrides the app's run config; `on_row` sees every round, `on_log` the app's log, `notify` what is
-        being done. An interrupt stops the run. Raises `OneflowerError`.
+        `app` is the name of a pre-built app or the folder of another; None stands for FL_USE_CASE. `config` overrides
+        the app's run config. `on_row` receives every round, `on_log` the app's log, `notify` what is being done. An
+        interrupt stops the run. Raises `OneflowerError`.
         """
         status = self.status()
         wanted = training.Request(app, rounds, config or {}, save)
@@ -246,16 +247,16 @@ class Federation:
         return f"its machine, VM {vm.id}, is {vm.state} and {'ready' if vm.ready else 'not ready'}{more}"
 
     def wait_trained(self, on_row: Callable[[RunRow], None] = ignore) -> RunProgress:
-        """Wait for the run that a form with FL_USE_CASE begins by itself, and return how it ended.
+        """Wait for the run that a federation with FL_USE_CASE starts by itself, and return how it ended.
 
-        It is followed by what the SuperLink publishes: its last rounds, together. An interrupt does not stop the run.
-        Raises `OneflowerError` when it fails, or when the federation has failed and does not recover.
+        `on_row` receives the rounds that the SuperLink publishes, often several at a time. An interrupt does not stop
+        the run. Raises `OneflowerError` when it fails, or when the federation has failed and does not recover.
         """
         with self.cloud.patient():
             return waiting.wait_trained(waiting.looks(self.service), on_row)
 
     def fetch_model(self, path: Path, run: str | None = None) -> RunResult:
-        """Save the model of a run (None: the last that left one) as `path`; metrics, plot and model card beside it.
+        """Save the model of a run (None: the newest with a model) as `path`; metrics, plot and model card beside it.
 
         Raises `OneflowerError`.
         """
@@ -274,21 +275,21 @@ class Federation:
     # -- changing ----------------------------------------------------------------------------------------------------
 
     def leaving(self, supernodes: int) -> list[VmStatus]:
-        """Return the SuperNodes that would go by scaling: the oldest. Raises `OneflowerError` where it cannot be."""
+        """Return the SuperNodes that scaling would remove: the oldest. Raises `OneflowerError` if it cannot be."""
         body = self.service.body()
         return leaving(body, self.service.status(body), supernodes)
 
     def scale(self, supernodes: int, timeout: float = 600, watch: Watch = ignore) -> FederationStatus:
-        """Have another number of SuperNodes, and wait, through OneFlow's cooldown, until all of them are ready.
+        """Change the number of SuperNodes, and wait, through OneFlow's cooldown, until all of them are ready.
 
-        On the way down the oldest go. Raises `OneflowerError`, and changes nothing, outside of its bounds.
+        Scaling down removes the oldest. Raises `OneflowerError`, and changes nothing, outside of the bounds.
         """
         self.leaving(supernodes)
         self.cloud.oneflow.scale_service(self.id, NODES, supernodes)
         return self.wait_ready(timeout, watch, waiting.HEALING)
 
     def recover(self, timeout: float = 600, watch: Watch = ignore) -> FederationStatus:
-        """Try again what failed, and wait until every machine is ready. Raises `OneflowerError`."""
+        """Retry what failed, and wait until every machine is ready. Raises `OneflowerError`."""
         status = self.status()
         if status.ready:
             return status
@@ -301,16 +302,16 @@ class Federation:
         self.delete()
 
     def roll_back(self) -> str:
-        """Remove it because of an error or an interrupt, which is what matters: its own errors are not raised.
+        """Remove it after an error or an interrupt. That is what matters: errors of the removal are not raised.
 
-        Returns what may be left and how to remove it, empty when nothing is; `Cloud.tell` has said so already. A second
-        interrupt ends it, and is raised after that was said.
+        Returns what may be left behind and how to remove it, or an empty text; `Cloud.tell` has received the same. A
+        second interrupt ends the removal. It is raised after `Cloud.tell` has received what is left.
         """
         return deletion.roll_back(self.service)
 
     @property
     def remains(self) -> str:
-        """What there is of it in the cloud, by id, and how to remove it by hand."""
+        """What is left of it in the cloud, by id, and how to remove it by hand."""
         return self.service.remains
 
     def delete(self, timeout: float = 120) -> None:

@@ -98,7 +98,7 @@ class _Stored:
 
 
 class Registration:
-    """Compares what is registered on a cloud with what is wished for, and brings it up to date.
+    """Compares what is registered on a cloud with what is wanted, and brings it up to date.
 
     With `dry_run` nothing is changed: ids of what would be created are -1. Raises `OneflowerError`.
     """
@@ -125,7 +125,7 @@ class Registration:
         self._created: list[tuple[str, Callable[[], None]]] = []
 
     def apply(self) -> Registered:
-        """Do it. What was newly created is removed again when something fails on the way."""
+        """Apply it. If something fails on the way, what was newly created is removed again."""
         self._check()
         try:
             ids = {role: self._vm_template(role) for role in (COORDINATOR, NODES)}
@@ -163,7 +163,7 @@ class Registration:
                 self._notify(f"left behind: {what}, which could not be removed: {error.message}")
 
     def _image(self, role: str) -> str:
-        """Return the id of a role's image, registering it if need be; empty or `none` where none is chosen."""
+        """Return the id of a role's image, registering it if necessary; empty or `none` if none is chosen."""
         source = self._wishes.images.get(role)
         if source is None:
             name = self._wishes.machines.get(role, VmOptions()).image
@@ -188,7 +188,7 @@ class Registration:
         return str(number)
 
     def _network(self, role: str) -> str:
-        """Return the id of a role's network; empty or `none` where none is chosen."""
+        """Return the id of a role's network; empty or `none` if none is chosen."""
         name = self._wishes.machines.get(role, VmOptions()).network
         return name if name in ("", NONE) else str(self._cloud.core.networks()[name])
 
@@ -269,7 +269,7 @@ class Registration:
 
 def _not_made(image: str, reason: str) -> OneflowerError:
     return OneflowerError(
-        f"OpenNebula could not make the image {image}: {reason.rstrip('.')}.",
+        f"OpenNebula could not create the image {image}: {reason.rstrip('.')}.",
         "The path must be on its front-end, where OpenNebula can read it, in a folder that the datastore allows "
         "(SAFE_DIRS).",
         ExitCode.CLOUD,

@@ -1,4 +1,4 @@
-"""What is registered on a cloud: found, for those who deploy from it, and removed."""
+"""Finds what is registered on a cloud, for those who deploy from it, and removes it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def find_registered(cloud: Cloud, name: str = NAME) -> tuple[int, Bounds]:
 
 
 def unregister(cloud: Cloud, name: str = NAME, *, dry_run: bool = False) -> list[Change]:
-    """Remove what `register` made under `name`: templates, and images that it made. Returns what was there."""
+    """Remove the templates and images that `register` created under `name`. Returns what was there."""
     doomed: list[tuple[str, Callable[[], None]]] = []
     for known in (rendering.template_name(name) for rendering in Rendering):
         if (document := find_document(cloud, known)) is not None:
@@ -62,5 +62,5 @@ def unregister(cloud: Cloud, name: str = NAME, *, dry_run: bool = False) -> list
 
 
 def find_document(cloud: Cloud, name: str) -> dict[str, Any] | None:
-    """Return the document of the service template `name`, None when there is none."""
+    """Return the document of the service template `name`, or None if there is none."""
     return next((document for document in cloud.oneflow.service_templates() if document["NAME"] == name), None)

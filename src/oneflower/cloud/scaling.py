@@ -36,7 +36,7 @@ def nodes_needed(settings: Mapping[str, str]) -> int:
 
 
 def leaving(body: dict[str, Any], status: FederationStatus, supernodes: int) -> list[VmStatus]:
-    """Return the SuperNodes that scaling would remove: the oldest. Raises `OneflowerError` if it is not possible."""
+    """Return the SuperNodes that scaling would remove: the oldest. Raises `OneflowerError` if it cannot be."""
     check_scale(body, status, supernodes)
     nodes = [vm for vm in status.vms if vm.role == NODES]
     return nodes[: max(0, len(nodes) - supernodes)]

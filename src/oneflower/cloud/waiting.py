@@ -1,4 +1,4 @@
-"""Waiting for a federation: until it is ready, and until it has trained what its form asks for."""
+"""Waits for a federation: until it is ready, and until it has trained what FL_USE_CASE names."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def looks(service: Service) -> Iterator[FederationStatus]:
 def wait_ready(
     statuses: Iterable[FederationStatus], timeout: float, watch: Watch = ignore, grace: float = 0
 ) -> FederationStatus:
-    """Return the first of `statuses` by which every machine is ready; `watch` sees every one before.
+    """Return the first of `statuses` in which every machine is ready; `watch` receives each of them.
 
     Raises `OneflowerError` when the federation fails and has not recovered after `grace` seconds, or after `timeout`
     seconds.
@@ -72,7 +72,7 @@ def wait_ready(
 def wait_trained(
     statuses: Iterable[FederationStatus], on_row: Callable[[RunRow], None] = ignore, healing: float = HEALING
 ) -> RunProgress:
-    """Return how the run ended that the SuperLink publishes; `on_row` sees its rounds.
+    """Return how the run ended that the SuperLink publishes; `on_row` receives its rounds.
 
     Raises `OneflowerError` when the run fails, or when the federation has failed for `healing` seconds.
     """
@@ -89,11 +89,11 @@ def wait_trained(
             well = time.monotonic()
         elif time.monotonic() - well > healing:
             raise OneflowerError(
-                f"{status.name} is not ready any more.\n{status.failure}", "See `oneflower logs`.", ExitCode.RUN_FAILED
+                f"{status.name} is no longer ready.\n{status.failure}", "See `oneflower logs`.", ExitCode.RUN_FAILED
             )
     raise AssertionError("statuses never end")
 
 
 def _whom(vm: VmStatus) -> str:
-    """Return the name of a VM that is waited for, and why the cloud has it wait if it says so."""
+    """Return the name of a VM that is not ready and, if the cloud says so, why the VM waits."""
     return f"{vm.name} ({vm.state}: {vm.waits})" if vm.waits else vm.name

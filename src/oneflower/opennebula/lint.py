@@ -1,4 +1,4 @@
-"""Finds what is wrong in a template without that OneFlow says so (`rules.py`), or for Sunstone (`sunstone.py`)."""
+"""Finds the traps in a template that OneFlow accepts without a warning (`rules.py`, and `sunstone.py` for Sunstone)."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Finding:
     rule: str
     where: str
     why: str
-    mend: str
+    fix: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.why} {self.mend} [{self.rule}]"
+        return f"{self.where}: {self.why} {self.fix} [{self.rule}]"
 
 
 def lint(template: Any, release: int = 7) -> list[Finding]:

@@ -91,7 +91,7 @@ def _parents(template: Template) -> Iterator[Found]:
     for role in template.roles:
         for parent in role.parents:
             if parent not in known:
-                yield role.where, f"Its parent {parent} does not exist: it would wait for ever.", "Name a role."
+                yield role.where, f"Its parent {parent} does not exist: it would wait forever.", "Name a role."
         if _reaches(known, role.name, role.name):
             yield role.where, "It is its own ancestor: no role of the cycle would ever boot.", "Break the cycle."
     nodes = template.role(NODES)
@@ -205,7 +205,7 @@ def _names(template: Template) -> Iterator[Found]:
                 yield role.where, "It has no vm_template.", "Add the id of a VM template."
         else:
             if role.data.get("type") not in ("vm", "vr"):
-                yield role.where, "It has no type, which OpenNebula 7 insists on.", 'Add "type": "vm".'
+                yield role.where, "It has no type, which OpenNebula 7 requires.", 'Add "type": "vm".'
             if "template_id" not in role.data:
                 yield role.where, "It has no template_id.", "Add the id of a VM template."
             if "template_contents" in role.data and not isinstance(role.data["template_contents"], dict):
@@ -240,7 +240,11 @@ def _user_inputs(template: Template) -> Iterator[Found]:
                 yield f"{where}, {key}", why, "The form is M|type|description|options|default or O|...."
     for role in template.roles:
         if role.data.get("user_inputs") == {}:
-            yield role.where, "Empty user_inputs oblige every client to send values for it.", "Leave user_inputs out."
+            yield (
+                role.where,
+                "Empty user_inputs require every client to send values for them.",
+                "Leave user_inputs out.",
+            )
 
 
 def _input_problem(key: str, text: Any) -> str:

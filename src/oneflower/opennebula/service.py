@@ -43,7 +43,7 @@ class Rendering(StrEnum):
     FORM = "form"
 
     def template_name(self, name: str) -> str:
-        """Return what the service template is called of which `name` is the name for the three levels."""
+        """Return the name of this service template; `name` is that of the one with the three levels."""
         return f"{name}-form" if self is Rendering.FORM else name
 
 
