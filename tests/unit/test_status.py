@@ -89,10 +89,18 @@ def test_certificates_that_end_soon_are_told():
         assert status([{}], FL_CERT_EXPIRES=nothing).remarks == ()
 
 
+def test_features_that_are_off_are_told_once_with_the_machines_that_lack_them():
+    lines = ("The shortcut past Flower's middlewares is off, because this release of Flower has no x.y.", "Z is off.")
+    both, one = (base64.b64encode("\n".join(some).encode()).decode() for some in (lines, lines[:1]))
+    found = status([{"FL_FEATURES_OFF": one}, {"FL_FEATURES_OFF": "-"}], FL_FEATURES_OFF=both).remarks
+    assert found == (f"vm_1, vm_2: {lines[0]}", f"vm_1: {lines[1]}")
+    assert status([{"FL_FEATURES_OFF": "not base64"}], FL_FEATURES_OFF="-").remarks == ()
+
+
 _ATTRIBUTES = (
     "READY", "ERROR", "SCHED_MESSAGE", "FL_ENDPOINT", "FL_CONTROL_ENDPOINT", "FL_VERSION", "FL_CA_CERT", "FL_SSH_HOST_KEYS",
     "FL_ERROR", "FL_PARTITION_ID", "FL_NUM_PARTITIONS", "FL_NODE_ID", "FL_OWN_DATA", "FL_REFUSED", "FL_RUN_ID", "FL_RUN_APP",
-    "FL_RUN_STATUS", "FL_RUN_ERROR", "FL_RUN_ROWS", "FL_RUN_FAULT", "FL_CERT_EXPIRES",
+    "FL_RUN_STATUS", "FL_RUN_ERROR", "FL_RUN_ROWS", "FL_RUN_FAULT", "FL_CERT_EXPIRES", "FL_FEATURES_OFF",
 )  # fmt: skip
 _FAULT = st.fixed_dictionaries(
     {name: st.one_of(st.text(), st.floats(), st.integers(), st.lists(st.none())) for name in ("round", "node", "phase", "kind")}

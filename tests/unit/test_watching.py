@@ -13,6 +13,7 @@ import zlib
 
 import pytest
 
+from oneflower_appliance import features_off
 from oneflower_appliance.agent import agent, backoff, diagnosis, duties, flower_process, supernode, tls
 from oneflower_appliance.agent import machine as machines
 from oneflower_appliance.agent.admission import Admission
@@ -25,7 +26,9 @@ from oneflower_appliance.agent.node_key import NodeKey, PublicKey
 from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.agent.onegate import Role as Role_
 from oneflower_appliance.agent.roster import Roster
+from oneflower_appliance.agent.shortfalls import Shortfalls
 from oneflower_appliance.agent.trust import Trust
+from oneflower_appliance.attributes import FEATURES_OFF
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.process import Child
 from oneflower_appliance.settings import resolve
@@ -296,6 +299,51 @@ def test_a_node_whose_key_was_dropped_introduces_itself_again(machine):
     assert "admission" not in [step.name for step in node.restart_steps()]
     (machine.home / "tls" / "node.key").unlink()
     assert [step.name for step in node.restart_steps()][:3] == ["prepare", "introduce", "admission"]
+
+
+def test_a_supernode_publishes_what_turns_out_to_be_off_while_it_runs(machine, monkeypatch):
+    down = [True]
+
+    class Flaky(Gate):
+        def publish(self, values):
+            if down:
+                down.pop()
+                raise OneGateError("OneGate answered 500.", "", heals=True)
+            super().publish(values)
+
+    gate = Flaky()
+    shortfalls = Shortfalls(dataclasses.replace(machine, onegate=gate))
+    monkeypatch.setenv(features_off.FOLDER_VARIABLE, str(shortfalls.forget()))
+    shortfalls.look()
+    shortfalls.publish_news()
+    assert down, "there is no news"
+    features_off.report("CLIENTAPP_FOLDER", "A folder is off.")
+    shortfalls.publish_news()
+    assert gate.put == [], "OneGate was down"
+    for _ in range(2):
+        shortfalls.publish_news()
+    [values] = gate.put
+    assert FEATURES_OFF.read(values) == "A folder is off."
+
+
+def test_a_superlink_publishes_what_turns_out_to_be_off_while_it_runs(machine, monkeypatch):
+    class Service(Gate):
+        def service(self):
+            return {}
+
+    class Idle:
+        following = False
+
+        def look(self, *_):
+            return {}
+
+    machine = dataclasses.replace(machine, onegate=Service())
+    monkeypatch.setenv(features_off.FOLDER_VARIABLE, str(Shortfalls(machine).forget()))
+    link = duties.Duties(machine, Idle())
+    assert link.begin()["FL_FEATURES_OFF"] == "-"
+    features_off.report("SERVERAPP_FOLDER", "A folder is off.")
+    link.look()
+    assert FEATURES_OFF.read(machine.onegate.put[-1]) == "A folder is off."
 
 
 def test_a_superlink_that_does_not_answer_for_long_hangs(machine, monkeypatch):

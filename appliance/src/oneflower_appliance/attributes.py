@@ -80,6 +80,9 @@ _LINK, _NODE, _BOTH = Publisher.SUPERLINK, Publisher.SUPERNODE, Publisher.BOTH
 
 READY = Attribute("READY", _BOTH, Coding.FLAG, "The machine is ready. OneFlow's gate waits for YES")
 ERROR = Attribute("FL_ERROR", _BOTH, Coding.BASE64, "Why the machine is not ready")
+FEATURES_OFF = Attribute(
+    "FL_FEATURES_OFF", _BOTH, Coding.BASE64, "What is off because the release of Flower lacks a name, one line each"
+)
 ROLE = Attribute("FL_ROLE", _BOTH, Coding.PLAIN, "superlink or supernode")
 VERSION = Attribute("FL_VERSION", _BOTH, Coding.PLAIN, "The release of Flower")
 

@@ -64,6 +64,7 @@ def read_status(
         remarks=(
             *_not_let_in(vms, link),
             *_remarks(vms, nodes, link),
+            *_features_off(vms, found),
             *_certificates(link, today or datetime.now(UTC).date()),
         ),
         share=_share([vm for vm in vms if vm.role == NODES], variables_of(body)),
@@ -75,6 +76,15 @@ def _not_let_in(vms: tuple[VmStatus, ...], link: Mapping[str, str]) -> list[str]
     names = {vm.id: vm.name for vm in vms if vm.role == NODES}
     refused = Refusals.recall(attributes.REFUSED.read(link)).of
     return [f"{names[vm]} (VM {vm}): {reason.sentence}" for vm, (_, reason) in refused.items() if vm in names]
+
+
+def _features_off(vms: tuple[VmStatus, ...], found: Mapping[int, Vm]) -> list[str]:
+    """Return what the machines do without, because their release of Flower does not allow it; each line once."""
+    told: dict[str, list[str]] = {}
+    for vm in vms:
+        for line in attributes.FEATURES_OFF.read(found[vm.id].attributes).splitlines():
+            told.setdefault(line, []).append(vm.name)
+    return [f"{', '.join(names)}: {line}" for line, names in told.items()]
 
 
 def _certificates(link: Mapping[str, str], today: date) -> list[str]:

@@ -17,14 +17,21 @@ from types import SimpleNamespace
 import pytest
 from starlette.applications import Starlette
 
+from oneflower_appliance import features_off
+from oneflower_appliance.agent.journal import Journal, read_status
+from oneflower_appliance.agent.machine import Machine
+from oneflower_appliance.agent.shortfalls import Shortfalls
+from oneflower_appliance.attributes import FEATURES_OFF
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.flower import clientapp, internals, main, places, serverapp, superlink, supernode
-from oneflower_appliance.flower.features import REQUIRED, Feature
+from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.orders import SuperLinkOrders, SuperNodeOrders
+from oneflower_appliance.settings import resolve
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the alembic that makes Flower's database
 
 ALL = sorted({place for found in places.PLACES.values() for place in found}, key=str)
+REQUIRED = {Feature.FRONT_DOOR, Feature.NODE_DOOR}
 IN_SUPERLINK = (
     Feature.FRONT_DOOR, Feature.API, Feature.FORGET_LOST_DELIVERIES, Feature.STUCK_NODES, Feature.RETENTION,
     Feature.WARM_SUPERLINK, Feature.LIMIT_TASK_CLEANUP, Feature.DEAD_SERVERAPPS, Feature.HELD_QUESTIONS,
@@ -113,6 +120,40 @@ def test_without_a_name_what_stands_on_it_is_off_the_rest_is_on_and_a_line_says_
     for feature in off & REQUIRED:
         with pytest.raises(OneflowerError, match="would not be safe"):
             places.demand(feature)
+
+
+def test_a_feature_that_is_off_is_in_the_status_file_published_and_shown(monkeypatch, tmp_path, caplog):
+    journal = Journal("supernode", tmp_path / "status.json")
+    journal.ready()
+    shortfalls = Shortfalls(Machine(tmp_path, {}, resolve({}), journal, None))
+    monkeypatch.setenv(features_off.FOLDER_VARIABLE, str(shortfalls.forget()))
+    assert places.have(Feature.SHORTCUTS)
+    assert shortfalls.look() == {"FL_FEATURES_OFF": "-"}
+    monkeypatch.delattr(internals.node_authentication(), "NodeAuthMiddleware")
+    with caplog.at_level("WARNING"):
+        assert not places.have(Feature.SHORTCUTS)
+        published = shortfalls.look()
+        monkeypatch.setattr(places, "_said", set())  # as in another process of this machine
+        assert not places.have(Feature.SHORTCUTS)
+    line = places.sentence(Feature.SHORTCUTS, places.missing(Feature.SHORTCUTS))
+    assert line.endswith(
+        "is off, because this release of Flower has no flwr.superlink.routers.fleet.node_auth.NodeAuthMiddleware."
+    )
+    assert caplog.messages == [line], "one line in the log"
+    said = read_status(tmp_path)
+    assert (said["health"], said["causes"]) == ("degraded", [line])
+    assert FEATURES_OFF.read(published) == line
+    shortfalls.forget()
+    assert shortfalls.look() == {"FL_FEATURES_OFF": "-"}
+    assert read_status(tmp_path)["health"] == "done", "the next process has not said so"
+
+
+def test_a_report_that_cannot_be_written_leaves_the_line_in_the_log(monkeypatch, tmp_path, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(features_off.FOLDER_VARIABLE, str(tmp_path / "file" / "folder"))
+    monkeypatch.delattr(internals.node_authentication(), "NodeAuthMiddleware")
+    assert not places.have(Feature.SHORTCUTS)
+    assert len(caplog.messages) == 1
 
 
 def test_a_module_that_is_gone_is_a_missing_name(monkeypatch):

@@ -11,6 +11,7 @@ from oneflower_appliance.agent.backoff import Backoff, Patience
 from oneflower_appliance.agent.diagnosis import HungError
 from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.agent.partition import Partitions
+from oneflower_appliance.agent.shortfalls import Shortfalls
 from oneflower_appliance.roles import NODES
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Duties:
         self._admission = admission
         self._expiry = expiry
         self._partitions = partitions or Partitions()
+        self._shortfalls = Shortfalls(machine)
         self._published: dict[str, str] = {}
         self._nodes: Sequence[int] = ()
         self._silence = Patience(_SILENCE)
@@ -72,6 +74,7 @@ class Duties:
         silent = False
         due = not self._keeper.following or time.monotonic() >= self._due
         self._look_at_certificates()
+        self._shortfalls.look()
         try:
             if onegate and due:
                 self._nodes = self._look_at_nodes(onegate)
@@ -112,8 +115,11 @@ class Duties:
         return nodes
 
     def _tables(self) -> dict[str, str]:
-        """Return what SuperNodes look for, their partitions and their admission, and until when they can connect."""
-        tables = {attributes.PARTITIONS.name: str(self._partitions)}
+        """Return what SuperNodes look for, their partitions and their admission, and until when they can connect.
+
+        Beside that, which features are off.
+        """
+        tables = {attributes.PARTITIONS.name: str(self._partitions)} | self._shortfalls.look()
         if self._expiry:
             tables |= self._expiry.attributes
         if self._admission:

@@ -96,12 +96,15 @@ class Journal:
                 log.info("%s: %s (%.2f s)", step.name, record.detail or record.outcome, record.seconds)
         self.ready()
 
-    def remark(self, lines: Iterable[str], about: str = "settings") -> None:
-        """Keep `lines` about something as the causes for which a ready machine counts as degraded."""
+    def remark(self, lines: Iterable[str], about: str = "settings", *, logged: bool = False) -> None:
+        """Keep `lines` about something as the causes for which a ready machine counts as degraded.
+
+        They are logged, unless they are in the log already.
+        """
         before, self._remarks[about] = self._remarks.get(about, []), list(lines)
         if self._remarks[about] == before:
             return
-        for line in self._remarks[about]:
+        for line in () if logged else self._remarks[about]:
             log.warning("%s", line)
         if self.status.ready:
             self.ready()

@@ -19,7 +19,9 @@ from oneflower_appliance.agent.link import Probe, SuperLinkApi
 from oneflower_appliance.agent.partition import Partitions
 from oneflower_appliance.agent.retention import Retention
 from oneflower_appliance.agent.run_keeper import RunKeeper
+from oneflower_appliance.agent.shortfalls import Shortfalls
 from oneflower_appliance.attributes import NOTHING, READY
+from oneflower_appliance.features_off import FOLDER_VARIABLE
 from oneflower_appliance.files import private_directory
 from oneflower_appliance.formats import join_address, split_address, split_names
 from oneflower_appliance.orders import FORM_VARIABLE, SuperLinkOrders
@@ -150,6 +152,7 @@ class SuperLink:
         flower.install_helpers(machine.home)
         form = {p.name: machine.settings[p.name] for p in of_level(Level.SUPERLINK) if p.kind is not Kind.PEM}
         environment = flower.environment(machine.home, machine.settings) | {FORM_VARIABLE: json.dumps(form)}
+        environment[FOLDER_VARIABLE] = str(Shortfalls(machine).forget())
         self.child = Child(flower.prepare(self.name), environment, flower.log_flower)
         return f"Flower in process {self.child.pid}"
 

@@ -18,9 +18,11 @@ from oneflower_appliance.agent.link import Probe
 from oneflower_appliance.agent.membership import Membership
 from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.agent.partition import Partitions
+from oneflower_appliance.agent.shortfalls import Shortfalls
 from oneflower_appliance.agent.trust import Trust
 from oneflower_appliance.attributes import NUM_PARTITIONS, PARTITION_ID, PARTITIONS, READY
 from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.features_off import FOLDER_VARIABLE
 from oneflower_appliance.files import write_atomic
 from oneflower_appliance.formats import split_node_config
 from oneflower_appliance.orders import FRAMEWORK_VARIABLE, SuperNodeOrders, node_id_in
@@ -54,6 +56,7 @@ class SuperNode:
         self._make_probe = probe
         self._trust = Trust(machine, probe)
         self._membership = Membership(machine)
+        self._shortfalls = Shortfalls(machine)
         self._node_config: dict[str, str] = {}
         self._node_id = ""
         self._silence = Patience(_SILENCE)
@@ -96,6 +99,7 @@ class SuperNode:
         for, so that this node can take part in the next; a SuperLink that does not answer is another's business.
         """
         endpoint, stuck = self._superlink.endpoint, False
+        self._shortfalls.publish_news()
         try:
             heard = self._probe.lists_online(endpoint, self._node_id)
             stuck = not heard and self._probe.knows_stuck(endpoint, self._node_id)
@@ -135,6 +139,7 @@ class SuperNode:
         self._silence = Patience(_SILENCE)
         flower.install_helpers(machine.home)
         environment = flower.environment(machine.home, machine.settings) | gpu.environment(machine.settings)
+        environment[FOLDER_VARIABLE] = str(self._shortfalls.forget())
         environment[FRAMEWORK_VARIABLE] = machine.settings.text("ML_FRAMEWORK")
         self.child = Child(flower.prepare(self.name), environment, self._on_line)
         return f"Flower in process {self.child.pid}"
@@ -231,6 +236,7 @@ class SuperNode:
             attributes.OWN_DATA.name: attributes.OWN_DATA.flag(value="data-path" in self._node_config),
             attributes.USE_CASE.name: settings.text("FL_USE_CASE"),
             attributes.FRAMEWORK.name: settings.text("ML_FRAMEWORK"),
+            **self._shortfalls.look(),
         }
         for key, attribute in (("partition-id", PARTITION_ID), ("num-partitions", NUM_PARTITIONS)):
             if re.fullmatch(r"\d+", self._node_config.get(key, "")):

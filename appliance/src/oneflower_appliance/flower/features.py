@@ -38,14 +38,11 @@ class Feature(Enum):
 
     # In both.
     HELD_QUESTIONS = "Holding questions until they have an answer"
-    SHORTCUTS = "Shortcuts past Flower's middlewares"
+    SHORTCUTS = "The shortcut past Flower's middlewares"
     LOG_LEVEL = "The log level of Flower (FL_LOG_LEVEL)"
 
     # In the process of a task.
     SUPERVISED_SERVERAPP = "Recording and supervising runs"
     SERVERAPP_FOLDER = "A folder of its own for each run's ServerApp"
-    CLIENTAPP = "The commands that are put around a ClientApp"
+    CLIENTAPP = "What is put around Flower's command for ClientApps"
     CLIENTAPP_FOLDER = "A folder of its own for each run's ClientApp"
-
-
-REQUIRED = frozenset({Feature.FRONT_DOOR, Feature.NODE_DOOR})

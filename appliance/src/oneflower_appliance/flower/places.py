@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from oneflower_appliance import features_off
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.flower import internals
-from oneflower_appliance.flower.features import REQUIRED, Feature
+from oneflower_appliance.flower.features import Feature
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -209,11 +210,13 @@ def missing(feature: Feature) -> str:
 
 
 def have(feature: Feature) -> bool:
-    """Whether a feature can be used here. The first time that it cannot, one line says so."""
+    """Whether a feature can be used here. The first time on a machine that it cannot, one line says so."""
     reason = missing(feature)
     if reason and feature not in _said:
         _said.add(feature)
-        log.warning("%s", sentence(feature, reason))
+        line = sentence(feature, reason)
+        if features_off.report(feature.name, line):
+            log.warning("%s", line)
     return not reason
 
 
@@ -242,7 +245,8 @@ def application_state(app: Any) -> ApplicationState:
 
 def _unsafe(feature: Feature, reason: str) -> OneflowerError:
     return OneflowerError(
-        f"Flower is not started, because it would not be safe: {sentence(feature, reason)}",
+        f"Flower is not started, because it would not be safe. {feature.value} needs what this release of Flower does "
+        f"not have: {reason}.",
         "Use a release of Flower that this appliance is tested with (FLOWER_VERSION).",
         ExitCode.ENVIRONMENT,
     )
@@ -250,5 +254,4 @@ def _unsafe(feature: Feature, reason: str) -> OneflowerError:
 
 def sentence(feature: Feature, reason: str) -> str:
     """Return the line that says that a feature is off, and why."""
-    what = "cannot be had" if feature in REQUIRED else "is off; Flower does as it does by itself"
-    return f"{feature.value} {what}. This release of Flower has no {reason}."
+    return f"{feature.value} is off, because this release of Flower has no {reason}."
