@@ -1,4 +1,4 @@
-"""What all tests share: nothing of the user's own is touched, nothing outlives a test."""
+"""What all tests share: they touch nothing that belongs to the user, and leave nothing behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The local cloud without a daemon: its servers in this process, machines that run nothing, time that stands still."""
+"""The local cloud without a daemon: its servers in this process, machines that run nothing, a stepped clock."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Trace(Documents):
 
 
 class LocalServers:
-    """Everything the daemon has but processes."""
+    """Everything that the daemon has except processes."""
 
     def __init__(self, path, start=None, timing=None):
         self.store = Store(path)
@@ -102,7 +102,7 @@ class LocalServers:
         self.store.close()
 
     def put(self, vm, text):
-        """Play the guest of a VM."""
+        """Act as the guest of a VM."""
         return self.onegate.put("/vm", content=text, headers=self.headers(vm))
 
     def headers(self, vm):

@@ -1,4 +1,4 @@
-"""What it means that two answers are alike."""
+"""When two answers count as alike."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ADDRESS = re.compile(r"(ETH\d_(IP|MAC|MASK|NETWORK|GATEWAY|DNS))|IP|MAC|ONEGATE_
 
 
 def differences(recorded, actual, vms, path="", lenient=frozenset()):
-    """Yield where two pieces of JSON differ in shape, type or value. `vms` maps recorded VM ids to ours."""
+    """Yield the places where two pieces of JSON differ in shape, type or value. `vms` maps recorded VM ids to ours."""
     key = path.rpartition(".")[2]
     if key in lenient or key in VOLATILE:
         return
@@ -55,5 +55,5 @@ def _vm_differences(recorded, actual, vms, path, _lenient):
 
 
 def summary(body):
-    """Return the states of a service and of its roles, with the number of nodes: what a step of its life is."""
+    """Return the states of a service and of its roles, with the number of nodes: one step of its lifecycle."""
     return body["state"], [(r["name"], r["state"], len(r.get("nodes", ())), r["cardinality"]) for r in body["roles"]]

@@ -1,6 +1,6 @@
 """What happened between the recorded exchanges: the requests that were not recorded, and what the guests did.
 
-Each direction is carried out before the exchange it is named by.
+Each direction is carried out before the exchange whose name it has.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NEW_ROLE = {"name": "newrole", "type": "vm", "template_id": 0, "cardinality": 1}
 NATIVE = full({"FL_TLS_ENABLED": True}, {"user_inputs_values": {"FL_NUM_ROUNDS": 7, "FL_STRATEGY": "FedProx"}})
 EXTRA = {"name": "extra", "type": "vm", "template_id": 1, "cardinality": 1}
 
-# Attributes that a guest put by requests that are not recorded, in the form that OneGate takes: `NAME=value`.
+# Attributes that a guest sent in requests that were not recorded, in OneGate's form: `NAME=value`.
 UNRECORDED = ("FL_C", "FL_C2", "FL_CA", "FL_CA1", "FL_CA2", "FL_EQ", "FL_FORM", "FL_T1")
 
 DIRECTIONS = {
@@ -87,7 +87,7 @@ DIRECTIONS = {
     "468": [("remove all but listed", "468")],
 }
 
-# Where the local cloud does not answer as the real one did, and why.
+# Exchanges in which the local cloud's answer differs from the real one, and why.
 DEVIATIONS = {
     "the owner of VMs after a restart": (
         {"467"},

@@ -1,6 +1,6 @@
-"""Whatever is sent to the servers: an answer of theirs comes back, and never another tenant's data.
+"""Whatever is sent to the servers, a proper answer comes back, and never another tenant's data.
 
-Requests are generated from the tables that the servers themselves are built from, so that no call is left out.
+Requests are generated from the servers' own tables of calls, so that no call is left out.
 """
 
 from __future__ import annotations

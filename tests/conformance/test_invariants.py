@@ -1,7 +1,7 @@
-"""Whatever happens to a federation, and in whatever order: what must always hold.
+"""Invariants: what must always hold, whatever happens to a federation and in whatever order.
 
 A hypothesis state machine drives the local cloud's servers, with OneFlow's real delays, on a clock that stands still
-in between. The guests' part in partitions is played with the appliance's own code.
+in between. The guests' part in assigning partitions runs the appliance's own code.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ SETTLED = (S.RUNNING, S.UNDEPLOYING, S.UNDEPLOYING_NETS)
 
 
 class Life(RuleBasedStateMachine):
-    """One federation after the other, with everything that can happen to it."""
+    """One federation after another, with everything that can happen to it."""
 
     def __init__(self):
         super().__init__()
@@ -138,7 +138,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.document is not None and self.document.state not in SETTLED)
     @rule(moments=st.integers(1, 12))
     def everybody_does_their_part(self, moments):
-        """Let time pass and every guest report, as it is most of the time; the invariants are looked at in between."""
+        """Let time pass and every guest report, as usual. The invariants are checked in between."""
         for _ in range(moments):
             self.cloud.clock.advance(3)
             if self.document is None:
@@ -222,10 +222,10 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.document is not None and self.ever)
     @rule()
     def remove(self):
-        """Take it down as our client does: never twice, and what OneFlow leaves behind by hand.
+        """Remove it as our client does: never delete twice, and remove by hand what OneFlow leaves behind.
 
-        OneFlow terminates as many nodes of a role as are above its cardinality, if there are any: whoever removes a
-        service that is being scaled down keeps the rest of its machines.
+        If a role has more nodes than its cardinality, OneFlow terminates only the surplus. So the other machines stay
+        when a service is removed while it is being scaled down.
         """
         vms, state = self.alive(), self.document.state
         if state not in (S.UNDEPLOYING, S.UNDEPLOYING_NETS):

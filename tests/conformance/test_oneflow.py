@@ -1,4 +1,4 @@
-"""What OneFlow can do beyond the recorded exchanges: rules from its source, on a clock that is stepped."""
+"""OneFlow beyond the recorded exchanges: rules from its source, on a stepped clock."""
 
 from __future__ import annotations
 

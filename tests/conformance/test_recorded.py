@@ -25,7 +25,7 @@ CONTEXT = {"NETWORK": "YES", "TOKEN": "YES", "REPORT_READY": "YES", "SSH_PUBLIC_
 
 
 class Replay:
-    """The local cloud, set up as the recorded one was, and what is known of both."""
+    """The local cloud, set up as the recorded one was, and what is known about both."""
 
     def __init__(self, path):
         self.cloud = LocalServers(path, START, Timing(boot=4.0, shutdown=4.0, poll=30.0, autoscaler=90.0))
@@ -106,7 +106,7 @@ class Replay:
         self.cloud.compute.update(self.cloud.compute.find(self.vm(place)), text, append=True)
 
     def do_put(self, place, exchange, names):
-        """Put attributes with the values they were seen to have afterwards."""
+        """Set attributes to the values that they were seen to have afterwards."""
         seen = BY_NUMBER[exchange]["response"]["VM"]["USER_TEMPLATE"]
         for name in names:
             assert self.cloud.put(self.vm(place), f"{name}={seen[name]}").status_code == 200
@@ -189,7 +189,7 @@ class Replay:
         return self.request(exchange)
 
     def pass_time(self, moment):
-        """Let as much time pass as passed between this exchange and the one before."""
+        """Advance the clock by the time between this exchange and the one before."""
         due = self.mark + moment - self.last
         self.cloud.clock.advance(max(0.0, due - self.cloud.clock.now()))
         self.mark, self.last = self.cloud.clock.now(), moment
@@ -324,7 +324,7 @@ def test_every_recorded_exchange_is_answered_alike(tmp_path):
 
 @pytest.mark.parametrize("name", DEVIATIONS)
 def test_every_deviation_is_one(name):
-    """A deviation that is none any more must leave the list."""
+    """A deviation that no longer occurs must leave the list."""
     numbers, why = DEVIATIONS[name]
     assert numbers <= set(BY_NUMBER)
     assert why.endswith(".")

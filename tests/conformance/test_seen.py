@@ -1,4 +1,4 @@
-"""What was seen on a real OpenNebula 7.4 beyond the recorded exchanges, or stands in its source and that of its gems."""
+"""Behaviour seen on a real OpenNebula 7.4 beyond the recorded exchanges, or read in its source and its gems."""
 
 from __future__ import annotations
 

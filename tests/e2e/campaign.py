@@ -1,8 +1,8 @@
 """A campaign of kills: every process of a federation, in every phase of a run, in an order that a seed decides.
 
 The app counts: each node adds one to every number of the model, so after N rounds the model is N, whichever nodes took
-part. A round that is lost, done twice or made of half a reply shows in the result, to the last digit. It writes down
-what it does, by which the campaign knows in which phase a run is.
+part. A round that is lost, repeated or built on half a reply shows in the result, to the last digit. The app records
+what it does, so the campaign knows the phase of a run.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ NODES = 2
 KINDS = ("SuperLink", "its agent", "its init", "its SuperExec", "ServerApp",
          "SuperNode", "a node's agent", "a node's init", "a node's SuperExec", "ClientApp", "daemon")  # fmt: skip
 PHASES = ("between rounds", "train", "push of the reply", "checkpoint", "evaluate", "last evaluation")
-_ALWAYS = 5.0  # seconds after which a round that nobody disturbs is over, however busy this machine is
+_ALWAYS = 5.0  # seconds within which an undisturbed round ends, however busy this machine is
 _LONGEST = 100.0
-SHORT = 5.0  # seconds, what a kill should not cost more than
+SHORT = 5.0  # seconds that a kill should cost at most
 _PER_RUN = 6
 _WITH_AGENT, _WITH_INIT, _WITH_FLOWER = "boot", "init", "oneflower_appliance.flower.main"
 
@@ -150,17 +150,17 @@ class Plan:
 
 @dataclass
 class Kill:
-    """A kill that was done, and how long the run took to the end of its next round, or its own, beyond the usual."""
+    """A kill, and how much later than usual the round that it hit, or the next one, ended."""
 
     plan: Plan
     delay: float
     waited: float  # for its phase
-    settled: float  # until the federation was whole again
+    settled: float  # until the federation was complete again
 
 
 @dataclass
 class Report:
-    """What a campaign found."""
+    """The results of a campaign."""
 
     seeds: list[int]
     kills: list[Kill] = field(default_factory=list)
@@ -184,7 +184,7 @@ class Report:
 
     @classmethod
     def read(cls, lines: Iterable[str]) -> Report:
-        """Return what several campaigns found as the report of one."""
+        """Return the results of several campaigns as one report."""
         merged = cls([])
         for entry in map(json.loads, lines):
             entry["kills"] = [Kill(Plan(**kill.pop("plan")), **kill) for kill in entry["kills"]]
@@ -225,7 +225,7 @@ def plans(kills: int, seed: int) -> list[Plan]:
     while len(chosen) < kills:
         left = possible[:]
         chance.shuffle(left)
-        # Those that are rare so far first; `sort` keeps the chance order of the rest.
+        # The rarest so far come first; `sort` keeps the random order of the rest.
         while left and len(chosen) < kills:
             left.sort(
                 key=lambda pair: sum(kind == pair[0] for kind, _ in chosen) + sum(p == pair[1] for _, p in chosen)
@@ -252,7 +252,7 @@ def _end(pid: int) -> bool:
 
 
 class Campaign:
-    """A federation of its own, in which things are killed."""
+    """A federation in which processes are killed."""
 
     def __init__(self, user, say=print):
         self._user = user
@@ -268,7 +268,7 @@ class Campaign:
         self._usual = 1.0
 
     def run(self, kills: int, seed: int, seconds: float = float("inf")) -> Report:
-        """Deploy, run undisturbed once, then kill; what does not fit into `seconds` is not begun."""
+        """Deploy, run once undisturbed, then kill. No run begins after `seconds`."""
         report, deadline = Report([seed]), time.monotonic() + seconds
         self._user("up", "camp", "--set", "FL_CHECKPOINT_ENABLED=YES", "--set", "FL_CHECKPOINT_INTERVAL=1",
                    "--set", f"FL_MIN_AVAILABLE_CLIENTS={NODES}")  # fmt: skip
@@ -348,7 +348,7 @@ class Campaign:
         return rows
 
     def _strike(self, plan: Plan, process) -> Kill | None:
-        """Wait for the phase, kill, and wait for the run to go on."""
+        """Wait for the phase, kill, and wait for the run to continue."""
         offset, began = self._marks.stat().st_size, time.monotonic()
         self._hold.unlink(missing_ok=True)
         deadline = time.monotonic() + _LONGEST
@@ -361,7 +361,7 @@ class Campaign:
         return None
 
     def _kill(self, plan: Plan, mark: dict, process, waiting: float) -> Kill | None:
-        """Kill, unless what is to be killed has ended by itself."""
+        """Kill, unless the process has ended by itself."""
         victims = self._victims(plan, mark)
         time.sleep(plan.after)
         write_atomic(self._hold, str(mark["round"]))  # the rounds after this one wait for the next kill
@@ -390,7 +390,7 @@ class Campaign:
         return mark["what"] == phase and mark["round"] < ROUNDS
 
     def _settle(self) -> None:
-        """Wait until the federation is whole, so that what comes next is what the next kill did."""
+        """Wait until the federation is complete, so that later effects come from the next kill."""
         found, deadline = daemon.find(self._user.home), time.monotonic() + 30
         cloud = Cloud(Endpoints(found.oneflow, found.xmlrpc, found.auth, direct=True), None)
         try:
@@ -399,7 +399,7 @@ class Campaign:
                     status = Federation.find(cloud, "camp").status()
                     if len(status.vms) == NODES + 1 and all(vm.ready for vm in status.vms):
                         return
-                time.sleep(0.2)  # to look costs what those who come up again need, too
+                time.sleep(0.2)  # looking costs time that restarting processes also need
         finally:
             cloud.close()
 
@@ -440,7 +440,7 @@ class Campaign:
         return word in command and not any(part.endswith("init.py") for part in command)
 
     def _orphans(self) -> list[str]:
-        """Return what is left after `down` of all processes that were ever seen in a machine."""
+        """Return the processes, of all that were ever seen in a machine, that are left after `down`."""
         left = {process.pid for process in self._user.processes()}
         for pid, created in self._seen.items():
             with suppress(psutil.Error):

@@ -26,7 +26,7 @@ RELEASE = os.environ.get("ONEFLOWER_TEST_FLOWER", FLOWER_TESTED)  # of Flower, w
 
 
 class User:
-    """Somebody at the command line, with a home of their own. The runtime is shared through the cache."""
+    """A user at the command line, with their own home. The runtime is shared through the cache."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -53,7 +53,7 @@ class User:
         )  # fmt: skip
 
     def say(self, *arguments):
-        """Start a command, and return it with a queue of the lines that it says."""
+        """Start a command, and return it with a queue of the lines that it prints."""
         process, lines = self.start(*arguments), queue.Queue()
 
         def read():
@@ -76,7 +76,7 @@ class User:
         )
 
     def client(self, status):
-        """An HTTPS client that trusts the CA of a federation and nobody else."""
+        """An HTTPS client that trusts only the CA of a federation."""
         ca = self.machine(status["vms"][0]["id"]) / "var" / "tls" / "ca.crt"
         return httpx.Client(verify=ssl.create_default_context(cafile=ca), trust_env=False)
 
@@ -97,7 +97,7 @@ class User:
     def process(self, number, *words, without=()):
         """The one process of a machine whose command line has all of `words` and none of `without`.
 
-        A process that was forked by it, and never became another program, has the same command line.
+        A process that it forked, and that never became another program, has the same command line.
         """
         found = []
         for process in self.processes(number):
@@ -147,6 +147,6 @@ def _shared(user):
 
 @pytest.fixture
 def fed(user, _shared):
-    """A federation of one SuperLink and two SuperNodes, shared by many tests and whole at the beginning of each."""
+    """A federation of one SuperLink and two SuperNodes, shared by many tests and complete at the start of each."""
     until(lambda: user.is_ready(_shared), 60, "the recovery from the test before")
     return _shared

@@ -66,7 +66,7 @@ def test_whatever_is_killed_the_federation_is_whole_again_within_a_minute(user, 
 
 
 def _noticed(user, name, before):
-    """Whether the federation is not whole, or has been made whole with another node."""
+    """Whether the federation is incomplete, or was completed with another node."""
     return not user.is_ready(name) or any(vm["node_id"] != before[vm["id"]] for vm in user.show(name)["vms"])
 
 
@@ -129,7 +129,7 @@ def test_a_node_that_is_not_of_the_service_cannot_join_with_the_right_ca(user, f
 
 
 def test_a_node_that_was_unregistered_comes_back_with_another_key(user, fed):
-    """Flower never takes a key again that was unregistered; before, such a node was lost for good."""
+    """Flower never takes a key again that was unregistered; before, such a node was lost permanently."""
     status = user.show(fed)
     node = status["vms"][1]
     key = (user.machine(node["id"]) / "var" / "tls" / "node.pub").read_text()
@@ -192,7 +192,7 @@ def test_a_deployment_that_fails_says_why_and_leaves_nothing(user):
 
 
 def test_a_static_superlink_without_its_ca_keeps_a_supernode_out(user, fed):
-    """A static address without that SuperLink's CA: the SuperNode does not start, in plaintext least of all."""
+    """A static address without that SuperLink's CA: the SuperNode does not start, and sends nothing in plaintext."""
     done = user("up", "static", "--set", f"FL_SUPERLINK_ADDRESS={user.show('fed')['endpoint']}", code=7)
     assert "no CA certificate to trust the SuperLink by" in done.stderr
 

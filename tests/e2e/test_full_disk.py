@@ -1,4 +1,4 @@
-"""A disk that fills up in the middle of a run, for real: everything that is a user's own lies on a small file system."""
+"""A disk that really fills up during a run: all files of the user are on a small file system."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs that survive: what is killed in the middle of one comes back, and the run ends where it would have ended."""
+"""Runs that survive: a process that is killed during a run comes back, and the run ends where it would have ended."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_form_is_trained_once_also_when_the_superlinks_machine_is_booted_aga
 
 
 def train(user, meanwhile):
-    """Run to the end, do something in round 2, and return the result and what was said."""
+    """Run to the end, do something in round 2, and return the result and the output."""
     process = user.start("run", "-f", "auto", "-o", "json", "-c", EPOCHS)
     output: list[str] = []
 
@@ -93,7 +93,7 @@ def train(user, meanwhile):
 
 @pytest.fixture(scope="module")
 def unbroken(user, auto):
-    """The accuracy to which a run comes that nobody disturbs, with the same seeds."""
+    """The accuracy of an undisturbed run with the same seeds."""
     return train(user, lambda: None)[0]["rows"][-1]["accuracy"]
 
 

@@ -233,7 +233,7 @@ def test_a_folder_that_is_no_app_and_a_missing_dependency_are_refused_before_any
 
 
 def test_the_fleet_door_lists_and_starts_nothing(user, fed, app):
-    """From the federation's side nobody reaches the Control or Runtime API, with Flower's own client or without."""
+    """From the network nobody reaches the Control or Runtime API, with or without Flower's own client."""
     import subprocess
 
     from oneflower.runtimes import runtime

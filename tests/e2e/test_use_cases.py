@@ -29,7 +29,7 @@ def results(user, name, *arguments):
 
 
 def outcome(result):
-    """What the nodes, or the server, found in the last round."""
+    """The metrics of the last round, from the nodes or the server."""
     metrics = result["rows"][-1]["metrics"]
     return metrics.get("server") or metrics["evaluate"]
 
@@ -72,7 +72,7 @@ def test_pytorch_classifies_images_and_finds_anomalies(user):
 
 
 def test_scikit_learn_finds_anomalies_by_the_form_alone(user, tmp_path):
-    """A column that is missing on one node is one sentence; mended, the same form trains."""
+    """A column that is missing on one node is one sentence; once it is fixed, the same form trains."""
     rng = np.random.default_rng(5)
     for node in range(2):
         (tmp_path / str(node)).mkdir()

@@ -95,7 +95,7 @@ def test_results_are_those_of_stock_flower_to_the_last_digit(user, fed):
     user("up", "stock", "--set", "FL_EXECUTION=stock")
     try:
         number = user.show("stock")["vms"][1]["id"]
-        # A program of its own, not a fork.
+        # A separate program, not a fork.
         assert "flower-superexec" in " ".join(user.process(number, "flower-superexec").cmdline())
         refuse_another_user(user, "stock")
         assert rows("stock") == warm

@@ -1,10 +1,10 @@
-"""A cloud whose machines run no guest: the tests play the guests, through OneGate.
+"""A cloud whose machines run no guest: the tests act as the guests, through OneGate.
 
 By default it is the local cloud, in a daemon of its own. With ONEFLOWER_TEST_CLOUD=opennebula it is the OpenNebula that
-ONE_XMLRPC, ONEFLOW_URL and ONE_AUTH name; ONEFLOWER_TEST_NETWORK names a network for the machines, if they shall have
-one, and ONEFLOWER_TEST_ONEGATE the address of OneGate as seen from here, if it is not the one that machines are told: a
-guest trusts a OneGate on loopback only if it is root's or of the user who runs the tests. ONEFLOWER_TEST_PATIENCE says
-how many seconds that cloud may take for any one thing.
+ONE_XMLRPC, ONEFLOW_URL and ONE_AUTH name; ONEFLOWER_TEST_NETWORK names a network for the machines, if they need one.
+ONEFLOWER_TEST_ONEGATE is the address at which the tests reach OneGate, if it differs from the one that machines get: a
+guest trusts a OneGate on loopback only if it belongs to root or to the user who runs the tests. ONEFLOWER_TEST_PATIENCE
+is the number of seconds that the cloud may take for one step.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Surroundings:
 
 
 class World:
-    """The cloud under test, with templates under a name of their own."""
+    """The cloud under test, with templates under the tests' own name."""
 
     def __init__(self, endpoints):
         self.cloud = Cloud(endpoints, Surroundings())
@@ -176,7 +176,7 @@ class World:
         return {"X-ONEGATE-TOKEN": self.token(vm), "X-ONEGATE-VMID": str(vm)}
 
     def raw(self, vm, method, path, **arguments):
-        """Ask OneGate as the guest of a VM, without our client in between."""
+        """Send a request to OneGate as the guest of a VM, without our client."""
         headers = self.headers(vm) | arguments.pop("headers", {})
         return httpx.request(method, self.onegate(vm) + path, headers=headers, trust_env=False, **arguments)
 
@@ -185,7 +185,7 @@ class World:
         self.guest(vm).publish(values or {"FL_ENDPOINT": "127.0.0.9:9092", "FL_VERSION": "1.41.0", "READY": "YES"})
 
     def ready(self, federation):
-        """Play the guests until the service runs."""
+        """Act as the guests until the service runs."""
         for role in (COORDINATOR, NODES):
             for vm in self.until(lambda role=role: self.nodes(federation, role)):
                 if self.cloud.core.vm(vm).attributes.get("READY") != "YES":
@@ -194,7 +194,7 @@ class World:
 
     @contextmanager
     def guests(self, silent=()):
-        """Play every guest of every federation of ours, beside whatever the test does."""
+        """Act as every guest of our federations, while the test does something else."""
         stop = threading.Event()
 
         def play():

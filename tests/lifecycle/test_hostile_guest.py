@@ -1,4 +1,4 @@
-"""A VM publishes what steers terminals, and garbage: what the commands then print."""
+"""A VM publishes control sequences and garbage: what the commands then print."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def encoded(text):
 
 
 def publish(world, vm, **values):
-    """Publish as a guest does that is not ours: our agent's own client refuses to send such values."""
+    """Publish as a foreign guest would: our agent's own client refuses to send such values."""
     world.until(lambda: (found := world.cloud.core.vm(vm)) and (found.state, found.lcm_state) == (3, 3))
     text = "\n".join(f"{name}={value}" for name, value in values.items())
     answer = world.raw(vm, "PUT", "/vm", content=text.encode())
@@ -76,7 +76,7 @@ def test_what_a_vm_publishes_reaches_no_terminal_raw(world, federation, commands
     answered = world.cloud.core.vms
 
     def vms(numbers):
-        """What the core answers of names and of waiting VMs, which no guest writes."""
+        """The core's answers about names and waiting VMs, which no guest writes."""
         found = answered(numbers)
         for vm in found.values():
             vm.name = f"name {ATTACK}"

@@ -1,4 +1,4 @@
-"""The life of a federation, on whichever cloud `conftest` found."""
+"""The lifecycle of a federation, on the cloud that `conftest` found."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_it_can_be_removed_in_every_state_and_twice(world):
         world.cloud.oneflow.scale_service(made.id, NODES, 3)
 
     def shrinking(made):
-        """Here OneFlow forgets the machines that were to stay: they are terminated one by one."""
+        """Here OneFlow forgets the machines that should have stayed: they are terminated one by one."""
         world.ready(made)
         with world.guests():
             made.scale(4, PATIENCE)
@@ -189,7 +189,7 @@ def test_it_can_be_removed_in_every_state_and_twice(world):
 
 
 def test_what_a_second_delete_leaves_behind_is_cleared_up(world):
-    """OneFlow forgets a service that is told twice to go, and the VMs that are still there with it."""
+    """OneFlow forgets a service that is deleted twice, together with the VMs that it still has."""
     made = world.begin("twice")
     world.ready(made)
     vms = [vm for role in (COORDINATOR, NODES) for vm in world.nodes(made, role)]
@@ -216,7 +216,7 @@ def test_a_name_made_by_several_at_once_is_had_by_the_first(world):
     begin = threading.Barrier(3)
 
     class AtOnce(type(world.cloud.surroundings)):
-        """Lets everybody check the names before anybody makes a service."""
+        """Makes everybody check the names before anybody creates a service."""
 
         def template(self, cloud):
             begin.wait(PATIENCE)
@@ -297,7 +297,7 @@ def test_what_can_never_finish_is_named_and_not_waited_for(world, change, cause)
 
 
 def test_a_template_that_is_forbidden_is_named_and_not_waited_for(world, monkeypatch):
-    """OneFlow may not use it, either: it behaves as with one that is missing."""
+    """OneFlow may not use it either: it behaves as if the template were missing."""
     existing = world.cloud.core.vm_template
 
     def forbidden(number):
@@ -315,7 +315,7 @@ def test_a_template_that_is_forbidden_is_named_and_not_waited_for(world, monkeyp
 
 
 def test_a_template_that_goes_missing_is_named_in_whatever_state_the_service_is(world):
-    """The SuperLink boots, and only then is it the SuperNodes' turn."""
+    """The SuperLink boots, and only then the SuperNodes."""
     spare = world.cloud.core.create_vm_template(world.empty_machine("spare"))
 
     def change(body):
@@ -370,7 +370,7 @@ def test_a_machine_that_goes_down_is_a_warning_and_coming_back_ends_it(world, fe
 
 
 def test_a_machine_terminated_behind_its_back_is_made_up_for(world, federation):
-    """OneFlow takes it out of the books; being below min_vms, it boots another when it next looks at policies."""
+    """OneFlow removes it from its records. Below min_vms, it boots another when it next evaluates policies."""
     world.ready(federation)
     gone = world.nodes(federation, NODES)[0]
     world.cloud.core.act_on_vm(gone, "terminate-hard")
@@ -410,7 +410,7 @@ def test_a_deployment_that_fails_leaves_nothing_unless_asked_to(world, keep):
     name = f"{world.prefix}-fails"
 
     def give_up(status):
-        """Wait as long as this cloud takes to boot SuperNodes, which then stay silent, and no longer."""
+        """Wait no longer than this cloud takes to boot SuperNodes, which then stay silent."""
         if any(vm.role == NODES and vm.state == "running" for vm in status.vms):
             raise OneflowerError(f"still waiting for {status.vms[-1].name}")
 
@@ -449,7 +449,7 @@ def test_elasticity_follows_what_the_machines_say_of_themselves(world):
 
 
 def test_a_boot_failure_is_named_and_can_be_recovered(world):
-    """Where machines boot at once there is no moment to fail: then this is tested against the stepped clock only."""
+    """If machines boot at once, there is no time to fail: then only the stepped clock tests this."""
     with world.federation("failing") as made:
         [link] = world.until(lambda: world.nodes(made, COORDINATOR))
         try:

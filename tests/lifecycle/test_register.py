@@ -1,4 +1,4 @@
-"""Registering on a cloud: again and again, by hand in between, and with something in the way."""
+"""Registering on a cloud: repeatedly, with changes by hand in between, and with obstacles."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Grid:
 
 
 class Trained:
-    """What a run came to: Flower's result, and the accuracy of each round on the digits' test set."""
+    """The outcome of a run: Flower's result, and the accuracy of each round on the digits' test set."""
 
     def __init__(self, result):
         self.result = result

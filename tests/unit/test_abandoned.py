@@ -82,7 +82,7 @@ def test_a_node_is_stuck_from_when_its_round_gave_it_up_until_it_answers(make):
 
 
 def test_a_node_that_never_took_the_message_is_not_stuck_with_it(make):
-    """It is busy with another run's, which may well be waited for."""
+    """It is busy with a message of another run, which may still be waited for."""
     fleet = make()
     fleet.abandoned.note({fleet.node: fleet.message})
     assert fleet.health() == 200

@@ -367,7 +367,7 @@ def test_a_node_keeps_its_key_and_keeps_it_for_itself(tmp_path):
 
 
 class Joining(RuleBasedStateMachine):
-    """VMs come, introduce themselves, are made anew and go, while registry, OneGate and agent fail now and then."""
+    """VMs come, introduce themselves, are created again and go, while registry, OneGate and agent sometimes fail."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the operator's side and the local cloud keep does not grow for ever."""
+"""What the operator's side and the local cloud keep does not grow without limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints, and runs that go on from them: Flower's strategies, the pre-built app's clients, no processes."""
+"""Checkpoints, and runs that resume from them: Flower's strategies, the pre-built app's clients, no processes."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_killed_in_its_last_evaluation_a_run_has_its_model_and_goes_on_to_evalua
         link.train(1, killed_in=6, killed_at="evaluate")
     summary = json.loads((link.runs / "1" / "result.json").read_text())
     assert (summary["rounds"], summary["last"]["train"]) == (6, link.rows(9)[5]["train"])
-    (link.runs / "2").mkdir()  # taken up by a run that died before it could note anything
+    (link.runs / "2").mkdir()  # resumed by a run that died before it could record anything
     (link.runs / "2" / "origin.json").write_text('{"resumes": "1", "first": "1", "attempt": 2}')
     again = link.train(3, resumes=2)
     assert alike(link.rows(3)) == alike(link.rows(9))

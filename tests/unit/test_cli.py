@@ -1,4 +1,4 @@
-"""The command line as people meet it, in a process of its own, where nothing needs a federation."""
+"""The command line as people use it, in its own process; no test here needs a federation."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def test_serving_for_foreign_tools_with_a_clock_that_is_stepped(oneflower, tmp_p
 
 @pytest.mark.parametrize("module", ["oneflower.cli.entry", "click", "oneflower.cli.app", "oneflower.api"])
 def test_an_interrupt_while_modules_are_loaded_is_one_word(tmp_path, module):
-    """From the first import on: what Python itself does before that is not ours."""
+    """From the first import on: we cannot change what Python does before that."""
     script = f"""
 import importlib.abc, os, signal, sys
 

@@ -1,4 +1,4 @@
-"""The client against clouds that are half up, misconfigured, or something else altogether."""
+"""The client against clouds that are half up, misconfigured, or not a cloud at all."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SURROUNDINGS = OpenNebulaSurroundings("oneflower", SshOptions())
 
 @contextlib.contextmanager
 def server(status, body, kind="text/plain", context=None):
-    """Answer every request alike."""
+    """Answer every request in the same way."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def answer(self):
@@ -180,7 +180,7 @@ def silent(connection):
 
 
 def drip(connection):
-    """Send a byte of a good answer now and then: every one of them is in time."""
+    """Send a byte of a good answer now and then: each byte is in time."""
     for byte in b"HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nContent-Length: 100000\r\n\r\n" + b" " * 100000:
         connection.send(bytes([byte]))
         time.sleep(0.1)
@@ -211,7 +211,7 @@ def test_other_sockets_of_the_program_keep_their_own_time_outs():
 
 
 def answering(port, body):
-    """Begin to answer at a port where nobody was."""
+    """Begin to answer at a port where nobody listened."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):

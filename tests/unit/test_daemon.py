@@ -1,4 +1,4 @@
-"""The daemon of the local cloud: starting one, and knowing what it is told of a service."""
+"""The daemon of the local cloud: starting one, and what it knows about a service."""
 
 from __future__ import annotations
 

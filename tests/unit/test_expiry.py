@@ -1,4 +1,4 @@
-"""Certificates that end: renewed between runs, read again by a server that goes on, reported where neither is possible."""
+"""Certificates that expire: renewed between runs, reloaded by a running server, reported if neither is possible."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def own(tmp_path, *folders):
 
 
 def test_images_of_ones_own_in_a_folder_for_each_class(monkeypatch, tmp_path):
-    """Nodes need not have the same classes: the model learns all that anybody has."""
+    """Nodes need not have the same classes: the model learns the classes of all nodes."""
     paint(tmp_path / "a", {"red": RED, "green": GREEN})
     paint(tmp_path / "b", {"blue": BLUE, "red": RED})
     trained = federation.train(

@@ -1,4 +1,4 @@
-"""The local cloud as clients and guests see it: the real daemon, over HTTP. The tests play its machines' guests."""
+"""The local cloud as clients and guests see it: the real daemon, over HTTP. The tests act as the guests."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class World:
         return result
 
     def ready(self, federation):
-        """Play the guests until the service runs."""
+        """Act as the guests until the service runs."""
         for role in (COORDINATOR, NODES):
             for number in self.until(lambda role=role: self.nodes(federation, role)):
                 self.guest(number).publish({"FL_ROLE": role, "FL_ENDPOINT": "127.0.0.9:9092", "READY": "YES"})

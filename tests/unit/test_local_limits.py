@@ -265,7 +265,7 @@ def test_a_daemon_says_who_has_its_port_and_no_machine_sends_it_a_token(home):
         with pytest.raises(OneGateError, match="uid 65534"):
             OneGate(found.onegate, "token", "0").publish({"READY": "YES"})
         for ask in (lambda made: made.oneflow.services(), lambda made: made.core.version()):
-            # The surroundings of the command would start the daemon again, and so say who has the port.
+            # The command's surroundings would start the daemon again, which then says who has the port.
             cloud = Cloud(
                 Endpoints(found.oneflow.replace("2474", port), f"{found.onegate}/RPC2", found.auth, direct=True), Away()
             )

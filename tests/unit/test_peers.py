@@ -1,4 +1,4 @@
-"""Whose the other end of a connection is: real sockets, some of them another user's."""
+"""Who owns the other end of a connection: real sockets, some of another user."""
 
 from __future__ import annotations
 

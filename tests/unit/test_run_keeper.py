@@ -1,4 +1,4 @@
-"""What a SuperLink's agent does about runs, against a door that remembers what it was asked."""
+"""What a SuperLink's agent does about runs, against an API that remembers its requests."""
 
 from __future__ import annotations
 
@@ -125,13 +125,13 @@ def test_a_run_that_was_trained_and_lost_in_its_last_evaluation_goes_on_without_
     keeper.look(None, ())
     assert keeper.following
     assert [run["id"] for run in door.known] == ["5", "51"]
-    door.known[1] |= {"lost": "YES", "status": "finished"}  # before it could note anything itself
+    door.known[1] |= {"lost": "YES", "status": "finished"}  # before it could record anything itself
     keeper.look(None, ())
     assert [run["id"] for run in door.known] == ["5", "51", "511"]
 
 
 def attempts(door, tmp_path, *rounds):
-    """Have a run be lost as often as there are numbers, having done so many rounds by then; return what became of it."""
+    """Lose a run once for each number, after that many rounds; return the outcome."""
     numbers = ["5", "51", "511", "5111", "51111", "511111"]
     keeper = make(door, tmp_path, FL_CHECKPOINT_ENABLED="YES")
     door.add("5")
@@ -160,7 +160,7 @@ def test_a_run_that_never_has_a_round_is_given_up(door, tmp_path):
 
 
 def test_a_run_that_is_lost_often_goes_on_as_long_as_there_are_new_rounds(door, tmp_path):
-    # An attempt that dies before it could note anything has no rows at all.
+    # An attempt that dies before it could record anything has no rows at all.
     assert attempts(door, tmp_path, 1, 1, 0, 2, 2, 3)[-1] == "511111" + "1"
 
 

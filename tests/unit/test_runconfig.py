@@ -1,4 +1,4 @@
-"""What people give as run config arrives at the app as they gave it, through Flower's own parser and messages."""
+"""Run config arrives at the app as it was typed, through Flower's own parser and messages."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def record(link, *found):
 
 
 def leave(link, number, name, content):
-    """Have a run leave a file."""
+    """Put a file into a run's folder."""
     path = f"/oneflower/runs/{number}/files"
     link.files[f"{path}/{name}"] = content
     link.files[path] = json.dumps([*json.loads(link.files.get(path, b"[]")), name]).encode()
@@ -347,7 +347,7 @@ def test_a_federation_that_is_not_ready_trains_nothing():
 
 @pytest.fixture
 def submitting(link, tmp_path, monkeypatch):
-    """Train with a `flwr` that an interrupt of this process meets while it submits; returns what was done and said."""
+    """Train with a `flwr` that is submitting when this process is interrupted; return what was done and printed."""
 
     class Surroundings:
         def flwr(self, version, framework, notify):

@@ -1,4 +1,4 @@
-"""What people see while something takes long, on a terminal and elsewhere."""
+"""What people see while a step takes long, on a terminal and elsewhere."""
 
 from __future__ import annotations
 

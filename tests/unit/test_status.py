@@ -1,4 +1,4 @@
-"""What a service's document and its VMs tell of a federation."""
+"""What a service's document and its VMs say about a federation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The local cloud's memory when it cannot be written."""
+"""The local cloud's store when it cannot be written."""
 
 from __future__ import annotations
 

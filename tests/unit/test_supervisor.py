@@ -91,7 +91,7 @@ def test_nodes_that_fail_are_counted_with_their_reasons(record):
 
 
 def test_an_evaluation_that_fails_everywhere_leaves_no_loss_and_every_node_with_its_reason(record):
-    """The loss of training used to stand in the column then."""
+    """The loss of training used to be in the column then."""
     grid = Grid()
     healthy = grid.answer
 

@@ -1,4 +1,4 @@
-"""How a VM follows from template text, and the text itself."""
+"""How a VM is made from template text, and the text itself."""
 
 from __future__ import annotations
 

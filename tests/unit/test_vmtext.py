@@ -1,4 +1,4 @@
-"""Template text is read by the rules of oned's lexer, in a time that grows with the text and no faster."""
+"""Template text is read by the rules of oned's lexer, in time proportional to its length."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RefusedError(Exception):
 
 
 class ByTheBook:
-    """The same, rule by rule, without a thought for time."""
+    """The same, rule by rule, without regard to time."""
 
     def __init__(self, text):
         self.text, self.at = text, 0
@@ -131,7 +131,7 @@ def test_template_text_is_read_as_oned_reads_it(pieces):
 )
 @pytest.mark.parametrize("before", ["", "A=[B=1,"])
 def test_nothing_takes_longer_than_its_length_explains(before, unit):
-    """The daemon is one thread: what one guest's update costs, everybody waits for."""
+    """The daemon has one thread: everybody waits for the update of one guest."""
     text = before + unit * (MUCH // len(unit))
     start = time.thread_time()
     outcome(parse_template, escape(text))

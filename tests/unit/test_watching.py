@@ -1,4 +1,4 @@
-"""How the agent watches over Flower, with programs that die or hang in Flower's place."""
+"""How the agent watches Flower, with programs that die or hang in Flower's place."""
 
 from __future__ import annotations
 
@@ -458,7 +458,7 @@ def test_a_remark_makes_a_ready_machine_degraded(machine):
 
 
 def test_partitions_and_admissions_that_could_not_be_published_are_published_later(machine):
-    """What a SuperNode waits for must not get lost with one request."""
+    """One failed request must not make a SuperNode miss what it waits for."""
 
     class Flaky(Gate):
         fail = True

@@ -1,4 +1,4 @@
-"""The federation's door, before Flower's own application: what who is no SuperNode can do there."""
+"""The federation's door, before Flower's own application: what a stranger can do there."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def open_link():
         yield link
 
 
-# Who is a SuperNode
+# Who counts as a SuperNode
 
 
 def test_a_registered_supernode_is_served(link):

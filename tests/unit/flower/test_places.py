@@ -1,4 +1,4 @@
-"""Names of Flower taken away, one at a time: one feature goes with each, the others stay, and one line says so.
+"""Names of Flower are taken away, one at a time: one feature is off each time, the others stay, and one line says so.
 
 Each process is prepared as it really is, in a fork, so that what it replaces in Flower is gone with it.
 """
@@ -56,7 +56,7 @@ def users(place):
 
 
 def take_away(monkeypatch, place):
-    """Have Flower be a release without a name."""
+    """Make Flower look like a release without a name."""
     owner = place.owner()
     if place.parameter:
         stock = getattr(owner, place.name)
@@ -76,7 +76,7 @@ def take_away(monkeypatch, place):
 
 
 def hide(monkeypatch, place):
-    """Have an object, which is made anew each time, be without a name."""
+    """Make an object, which is created again each time, lack a name."""
 
     def without():
         found = stock()

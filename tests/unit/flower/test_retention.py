@@ -90,7 +90,7 @@ def test_between_two_ends_nothing_is_asked(tmp_path, folders):
 
 
 def test_what_a_run_that_is_going_needs_stays(tmp_path, folders):
-    """Run 1 is going since long ago; run 9 goes on from 3, and that from 2, whose checkpoints it uses."""
+    """Run 1 has been active for long. Run 9 resumes 3, and 3 resumes 2, whose checkpoints it uses."""
     left, there = folders
     door = Door()
     left(1)
@@ -170,7 +170,7 @@ def run_once(link, factory, number):
 
 
 def hand_over(store, run, megabytes):
-    """Have a store take arrays for a run, as those of a message are."""
+    """Put arrays of a run into a store, as those of a message are."""
     arrays = ArrayRecord([np.full(megabytes * 131072, run % 1000, dtype=np.float64)])
     store.preregister(run, get_object_tree(arrays))
     for key, found in get_all_nested_objects(arrays).items():
