@@ -11,7 +11,7 @@ from pathlib import Path
 
 from uv import find_uv_bin
 
-from oneflower.runtimes.runtime import PINNED
+from oneflower.runtimes.runtime import NO_FRAMEWORK, PINNED
 from oneflower_appliance.parameters import FLOWER_MINORS
 from oneflower_appliance.use_cases import FRAMEWORKS
 
@@ -27,7 +27,8 @@ def lock(*wanted: str) -> str:
 
 if __name__ == "__main__":
     for release in (f"{minor}.0" for minor in FLOWER_MINORS):
-        for name, framework in FRAMEWORKS.items():
-            text = lock(f"flwr=={release}", *framework.packages)
+        wanted = {NO_FRAMEWORK: (), **{name: framework.packages for name, framework in FRAMEWORKS.items()}}
+        for name, packages in wanted.items():
+            text = lock(f"flwr=={release}", *packages)
             (PINNED / f"flwr-{release}-{name}.txt").write_text(text, encoding="utf-8")
     (Path(__file__).parent / "uv.txt").write_text(lock(f"uv=={version('uv')}"), encoding="utf-8")

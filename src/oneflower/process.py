@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
@@ -19,8 +19,9 @@ def run(
     environment: Mapping[str, str] | None = None,
     *,
     apart_in: Path | None = None,
+    stdin: IO[bytes] | None = None,
 ) -> str:
-    """Run a program to its end and return its output.
+    """Run a program to its end and return its output. It reads `stdin`, or nothing.
 
     With `apart_in` it runs in that folder and in a session of its own, where no Ctrl-C of the terminal reaches it.
 
@@ -29,7 +30,7 @@ def run(
     """
     try:
         done = subprocess.run(
-            list(command), env=None if environment is None else dict(environment), stdin=subprocess.DEVNULL,
+            list(command), env=None if environment is None else dict(environment), stdin=stdin or subprocess.DEVNULL,
             capture_output=True, text=True, errors="replace", check=False,
             cwd=apart_in, start_new_session=apart_in is not None,
         )  # fmt: skip

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneflower.opennebula.text import context_sh
-from oneflower_appliance.agent.context import parse_context, read_context, read_token
+from oneflower_appliance.context import parse_context, read_context, read_token
 from oneflower_appliance.errors import OneflowerError
 
 KEYS = st.from_regex(r"[A-Z][A-Z0-9_]{0,12}", fullmatch=True)

@@ -57,7 +57,9 @@ def test_a_build_of_pytorch_that_lies_there_is_taken(tmp_path):
 def test_every_package_of_every_list_has_its_hashes():
     lists = sorted(runtime.PINNED.glob("*.txt"))
     assert [path.name for path in lists] == [
-        f"flwr-{minor}.0-{framework}.txt" for minor in FLOWER_MINORS for framework in sorted(FRAMEWORKS)
+        f"flwr-{minor}.0-{framework}.txt"
+        for minor in FLOWER_MINORS
+        for framework in sorted([*FRAMEWORKS, runtime.NO_FRAMEWORK])
     ]
     for path in lists:
         packages = re.split(r"\n(?=\S)", path.read_text().strip())

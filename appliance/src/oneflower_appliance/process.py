@@ -47,6 +47,24 @@ def name_process(name: str) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode()[:15])
 
 
+def call(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, *, capture: bool = True
+) -> tuple[int, str]:
+    """Run a program to its end. Returns its exit status (127 when there is no such program) and what it printed.
+
+    Without `capture` it prints to where this process prints.
+    """
+    where = subprocess.PIPE if capture else None
+    try:
+        done = subprocess.run(
+            list(command), env=None if environment is None else dict(environment), stdin=subprocess.DEVNULL,
+            stdout=where, stderr=subprocess.STDOUT if capture else None, text=True, errors="replace", check=False,
+        )  # fmt: skip
+    except OSError as error:
+        return 127, str(error)
+    return done.returncode, done.stdout or ""
+
+
 class Child:
     """A program whose output is read line by line. Its last lines are kept, to explain why it ended."""
 

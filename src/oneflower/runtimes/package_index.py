@@ -48,9 +48,13 @@ def _settings_files(environment: Mapping[str, str]) -> list[Path]:
     return [*paths, Path(named)] if (named := environment.get("PIP_CONFIG_FILE")) else paths
 
 
-def local_torch(links: Sequence[str]) -> Path | None:
-    """Return the newest build of PyTorch for this Python and this machine that lies in one of these folders."""
-    tag, machine = f"-cp{sys.version_info.major}{sys.version_info.minor}-", f"_{platform.machine()}.whl"
+def local_torch(links: Sequence[str], python: str = "", machine: str = "") -> Path | None:
+    """Return the newest build of PyTorch that lies in one of these folders, for this Python (311) and this machine.
+
+    `python` and `machine` name others.
+    """
+    tag = f"-cp{python or f'{sys.version_info.major}{sys.version_info.minor}'}-"
+    machine = f"_{machine or platform.machine()}.whl"
     wheels = [path for link in links if Path(link).is_dir() for path in Path(link).glob("torch-*.whl")]
     fitting = [path for path in wheels if tag in path.name and path.name.endswith(machine)]
     return max(fitting, key=_release, default=None)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 PINNED = Path(__file__).parent / "locks"
+NO_FRAMEWORK = "none"  # Flower alone, which images have for apps that bring no framework
 UNPINNED = "ONEFLOWER_UNPINNED"
 _HINT = "Check that the package registry can be reached and that there is disk space, then retry."
 

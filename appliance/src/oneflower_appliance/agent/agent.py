@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 from oneflower_appliance.agent import superlink, supernode
 from oneflower_appliance.agent.backoff import Backoff
-from oneflower_appliance.agent.context import read_context, read_token
 from oneflower_appliance.agent.diagnosis import HungError, explain
 from oneflower_appliance.agent.flower_process import check_installed
 from oneflower_appliance.agent.journal import Health, Journal, read_status
 from oneflower_appliance.agent.machine import Machine
 from oneflower_appliance.agent.onegate import OneGate, OneGateError
 from oneflower_appliance.attributes import ERROR, NOTHING, READY
+from oneflower_appliance.context import read_context, read_token
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import private_directory
 from oneflower_appliance.parameters import PARAMETERS

@@ -1,0 +1,74 @@
+"""Where the context comes from: the CD that OpenNebula attaches, or the folder /context of a container."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.files import write_atomic
+from oneflower_appliance.process import call
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FOLDER = Path("/run/one-context")
+CONTAINER = Path("/context")
+DEVICES = (Path("/dev/disk/by-label/CONTEXT"), Path("/dev/disk/by-label/CDROM"))
+FOR_THE_AGENT = ("context.sh", "token.txt")
+_READABLE = 0o640
+_PATIENCE = 15
+
+
+@contextmanager
+def found(patience: int = _PATIENCE) -> Iterator[Path]:
+    """Yield the folder with the context. Raises `OneflowerError` when there is none or it cannot be read."""
+    if (CONTAINER / "context.sh").is_file():
+        yield CONTAINER
+        return
+    device = _device(patience)
+    mount = Path("/run/oneflower/cd")
+    mount.mkdir(parents=True, exist_ok=True, mode=0o700)
+    status, said = call(["mount", "-o", "ro", str(device), str(mount)])
+    if status:
+        raise OneflowerError(
+            f"The context CD {device} cannot be mounted: {said.strip()}.",
+            "It may be damaged: power the VM off and on in OpenNebula, which writes it anew.",
+            ExitCode.ENVIRONMENT,
+        )
+    try:
+        yield mount
+    finally:
+        call(["umount", "--lazy", str(mount)])
+
+
+def _device(patience: int) -> Path:
+    if not any(device.exists() for device in DEVICES):
+        call(["udevadm", "wait", f"--timeout={patience}", str(DEVICES[0])])
+    for device in DEVICES:
+        if device.exists():
+            return device
+    raise OneflowerError(
+        "There is no context: no disk with the label CONTEXT.",
+        "Instantiate the VM from a template with a CONTEXT section.",
+        ExitCode.ENVIRONMENT,
+    )
+
+
+def hand_over(source: Path, group: int, folder: Path = FOLDER) -> None:
+    """Copy what the agent reads, and what nobody else may, to where one-context keeps its own."""
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    for name in FOR_THE_AGENT:
+        if (source / name).is_file():
+            write_atomic(folder / name, (source / name).read_bytes(), _READABLE)
+            os.chown(folder / name, 0, group)
+        else:
+            (folder / name).unlink(missing_ok=True)
+
+
+def own_context_is_installed() -> bool:
+    """Say whether OpenNebula's one-context is on this machine, which then does what this would do."""
+    return shutil.which("one-contextd", path="/usr/sbin:/usr/local/sbin:/sbin:/usr/bin") is not None

@@ -1,0 +1,73 @@
+"""Mounts the volumes that the context asks for, so that the agent's user can write to them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.process import call
+
+if TYPE_CHECKING:
+    from oneflower_appliance.volumes import Volume
+
+_UNKNOWN = 2  # exit status of blkid for a device on which it recognises nothing
+
+
+def mount(volume: Volume, owner: int) -> str:
+    """Mount a volume and return what was done. Raises `OneflowerError`."""
+    if os.path.ismount(volume.where):
+        return f"{volume.where} is mounted already"
+    where = Path(volume.where)
+    where.mkdir(parents=True, exist_ok=True)
+    made = _format(volume) if volume.kind == "disk" else ""
+    _run(volume, _command(volume))
+    if volume.kind == "disk" and where.stat().st_uid == 0:
+        os.chown(where, owner, owner)
+    return f"{volume.source} on {volume.where}{made}"
+
+
+def _command(volume: Volume) -> list[str]:
+    if volume.kind == "nfs":
+        server, _, path = volume.source.rpartition(":")
+        # Without the helper of nfs-common the kernel wants the server's address, not its name.
+        address = _address(volume, server.strip("[]"))
+        options = f"vers=4.2,addr={address},nosuid,nodev,hard"
+        return ["mount", "-i", "-t", "nfs4", "-o", options, f"{server}:{path}", volume.where]
+    kind = ["-t", "virtiofs"] if volume.kind == "virtiofs" else []
+    return ["mount", *kind, "-o", "nosuid,nodev", volume.source, volume.where]
+
+
+def _address(volume: Volume, server: str) -> str:
+    try:
+        return str(socket.getaddrinfo(server, 2049, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError as error:
+        raise _failed(volume, str(error)) from error
+
+
+def _format(volume: Volume) -> str:
+    """Make a file system on a disk that has nothing at all: what a new data disk of OpenNebula is."""
+    if "=" in volume.source:
+        return ""
+    call(["udevadm", "wait", "--timeout=15", volume.source])
+    status, _ = call(["blkid", "-p", volume.source])
+    if status != _UNKNOWN:
+        return ""
+    _run(volume, ["mkfs.ext4", "-q", "-L", "oneflower-data", volume.source])
+    return ", a new file system"
+
+
+def _run(volume: Volume, command: list[str]) -> None:
+    status, said = call(command)
+    if status:
+        raise _failed(volume, said.strip() or f"{command[0]} ended with {status}")
+
+
+def _failed(volume: Volume, reason: str) -> OneflowerError:
+    return OneflowerError(
+        f"{volume.variable} cannot be mounted on {volume.where}: {' '.join(reason.split())}.",
+        "Check the disk or the server that it names; it is tried again.",
+        ExitCode.ENVIRONMENT,
+    )

@@ -1,0 +1,60 @@
+"""Commands over appliance images: `oneflower image build`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from oneflower.cli import screen
+from oneflower.cli.screen import Output
+from oneflower.cli.steps import step
+from oneflower_appliance.parameters import FLOWER_TESTED
+
+image = typer.Typer(help="The image that the virtual machines boot.", no_args_is_help=True)
+
+
+@image.callback()
+def _image() -> None:
+    """The image that the virtual machines boot."""
+
+
+@image.command()
+def build(
+    framework: Annotated[
+        str, typer.Option(help="What is in it: none, sklearn (if nothing is said), pytorch, tensorflow, or llm.")
+    ] = "",
+    edge: Annotated[bool, typer.Option("--edge", help="As small as can be, without a framework.")] = False,
+    flower_version: Annotated[str, typer.Option(help="Release of Flower.")] = FLOWER_TESTED,
+    size: Annotated[
+        str, typer.Option(help="Of the virtual disk: 8G. It grows with the disk that OpenNebula gives.")
+    ] = "",
+    folder: Annotated[Path, typer.Option("--output-folder", "-o", metavar="DIR", help="Where to write it.")] = Path(),
+    mirror: Annotated[str, typer.Option(help="Debian mirror.")] = "",
+    fresh: Annotated[bool, typer.Option("--no-cache", help="Take nothing that an earlier build kept.")] = False,
+    output: Annotated[Output, typer.Option("--output", help="How to print the result.")] = Output.TEXT,
+) -> None:
+    """Build the image for both roles, with its manifest and its bill of materials. Needs root and Debian's tools."""
+    from oneflower.images import ImageSpec  # noqa: PLC0415
+    from oneflower.images import build as build_image  # noqa: PLC0415
+    from oneflower.images.spec import MIRROR, parse_size  # noqa: PLC0415
+    from oneflower.local.home import LocalHome  # noqa: PLC0415
+
+    wanted = ImageSpec(
+        framework or ("none" if edge else "sklearn"),
+        edge=edge,
+        flower=flower_version,
+        size=parse_size(size) if size else None,
+        mirror=mirror or MIRROR,
+    )
+    built = build_image(wanted, folder, LocalHome.of_user().cache / "images", step, fresh=fresh)
+    if output is Output.JSON:
+        screen.show_json({**built.manifest, "path": built.image.absolute()})
+        return
+    about = built.manifest
+    screen.show(f"{built.image}  {about['size'] / 10**6:.0f} MB, disk {about['disk'] >> 30} GB")
+    screen.show(f"sha256   {about['sha256']}")
+    screen.show(f"md5      {about['md5']}")
+    screen.show(f"manifest {built.manifest_file}")
+    screen.show(f"SBOM     {built.sbom_file}")

@@ -1,0 +1,83 @@
+"""What of an image is Debian: a kernel, systemd, Python, an SSH server. It is the same for all variants."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from oneflower.images import bytecode, trim
+from oneflower.images.spec import KEYRING, PACKAGES, PYTHON, SUITE
+from oneflower.images.tools import tool
+
+if TYPE_CHECKING:
+    from oneflower.images.spec import ImageSpec
+
+# Of the documentation the copyright files stay: they are the licences.
+_LEFT_OUT = (
+    "/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/lintian/*",
+    "/usr/share/bash-completion/*", "/usr/share/zsh/*", "/lib/udev/hwdb.d/*", "/usr/lib/udev/hwdb.d/*",
+)  # fmt: skip
+_KEPT = ("/usr/share/doc/*/copyright",)
+
+# The kernel has ext4 and NVMe built in: the initial RAM disk needs the buses on which OpenNebula attaches disks.
+_DRIVERS = ("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "ahci", "ata_piix")
+
+# `usrmerge` comes with the essential packages, converts nothing here, and is the only one that needs all of Perl.
+_NOT_NEEDED = ("usrmerge", "libfile-find-rule-perl", "libnumber-compare-perl", "libtext-glob-perl",
+               "perl", "perl-modules-5.36", "libperl5.36")  # fmt: skip
+
+_PREPARE = """set -eu
+mkdir -p "$1/etc/initramfs-tools/conf.d"
+printf 'MODULES=list\\nRESUME=none\\nFSTYPE=ext4\\n' >"$1/etc/initramfs-tools/conf.d/oneflower"
+printf '%s\\n' {drivers} >"$1/etc/initramfs-tools/modules"
+"""
+_FINISH = """set -eu
+chroot "$1" dpkg --purge {packages}
+"""
+
+
+def key(spec: ImageSpec) -> str:
+    """Return a name for the content of the base."""
+    content = [
+        SUITE, PACKAGES, _LEFT_OUT, _KEPT, _DRIVERS, _NOT_NEEDED, _PREPARE, _FINISH, spec.mirror, spec.epoch,
+        trim.DEBIAN, Path(bytecode.__file__).read_text(encoding="utf-8"),
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+
+
+def make(spec: ImageSpec, target: Path, scratch: Path) -> None:
+    """Write the base as a tar file."""
+    root = scratch / "base"
+    hooks = {
+        "essential": _PREPARE.format(drivers=" ".join(_DRIVERS)),
+        "customize": _FINISH.format(packages=" ".join(_NOT_NEEDED)),
+    }
+    paths = [*(f"path-exclude={path}" for path in _LEFT_OUT), *(f"path-include={path}" for path in _KEPT)]
+    command = [
+        "mmdebstrap", "--quiet", "--mode=root", "--variant=essential", "--format=directory", f"--keyring={KEYRING}",
+        "--components=main", "--architectures=amd64", f"--include={','.join(PACKAGES)}",
+        *(f"--dpkgopt={option}" for option in ("force-unsafe-io", *paths)),
+        *(f"--{name}-hook={script}" for name, script in hooks.items()),
+        SUITE, str(root), *_sources(spec.mirror),
+    ]  # fmt: skip
+    try:
+        tool(command, "install the Debian packages", {"SOURCE_DATE_EPOCH": str(spec.epoch)})
+        trim.debian(root)
+        bytecode.write(root, [f"usr/lib/python{PYTHON}", "usr/lib/python3/dist-packages"])
+        partial = target.with_suffix(".part")
+        tool(["tar", "--numeric-owner", "--xattrs", "-C", root, "-cf", partial, "."], "keep the Debian packages")
+        partial.rename(target)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _sources(mirror: str) -> list[str]:
+    security = mirror.replace("/debian", "/debian-security")
+    return [
+        f"deb {mirror} {SUITE} main",
+        f"deb {mirror} {SUITE}-updates main",
+        f"deb {security} {SUITE}-security main",
+    ]

@@ -1,0 +1,154 @@
+"""Builds an image, step by step. What takes long is kept by its content, so that the next image is quick."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oneflower.images import base, disk, manifest, overlay, sbom, software
+from oneflower.images.tools import check_tools, tool
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.files import SHARED, write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from oneflower.images.spec import ImageSpec
+
+    Step = Callable[[str], AbstractContextManager[object]]
+
+_ROOM = 1 << 30  # left free in an image whose size nobody chose
+_CLUSTERS = {False: "65536", True: "2097152"}
+_USUAL_SIZE = 4 << 30
+
+
+@dataclass(frozen=True)
+class Built:
+    """An image and what is said of it: `manifest` is what the JSON file beside it holds."""
+
+    image: Path
+    manifest_file: Path
+    sbom_file: Path
+    manifest: dict[str, Any]
+
+
+@contextmanager
+def _silent(_what: str) -> Iterator[None]:
+    yield
+
+
+def build(spec: ImageSpec, folder: Path, cache: Path, step: Step = _silent, *, fresh: bool = False) -> Built:
+    """Build the image into `folder`. Raises `OneflowerError`.
+
+    `cache` keeps what other images are made of, too; `fresh` makes that anew. `step` is entered for each step.
+    """
+    check_tools()
+    for path in (folder, cache):
+        path.mkdir(parents=True, exist_ok=True)
+    with _alone(cache), tempfile.TemporaryDirectory(prefix="build-", dir=cache) as name:
+        scratch = Path(name)
+        root = scratch / "root"
+        assemble(spec, root, cache, step, fresh=fresh)
+        found = sbom.packages(root)
+        bill = sbom.bill(spec, found)
+        write_atomic(root / "usr/share/oneflower/sbom.cdx.json", bill, SHARED)
+        return _write(spec, root, scratch / "disk.raw", folder / f"{spec.name}.qcow2", (found, bill), step)
+
+
+def assemble(spec: ImageSpec, root: Path, cache: Path, step: Step = _silent, *, fresh: bool = False) -> None:
+    """Lay out the root folder of an image: what a container boots from, and what the file system is made of."""
+    root.mkdir(parents=True, mode=0o755)
+    base_kept = _kept(cache, f"base-{base.key(spec)}.tar", fresh=fresh)
+    if not base_kept.exists():
+        with step("Debian packages"):
+            base.make(spec, base_kept, root.parent)
+    with step("unpack the base"):
+        _unpack(base_kept, root)
+    software_kept = _kept(cache, f"flwr-{spec.flower}-{spec.framework}-{software.key(spec)}.tar", fresh=fresh)
+    if software_kept.exists():
+        with step("unpack Flower and its packages"):
+            _unpack(software_kept, root)
+    else:
+        with step(f"Flower {spec.flower} and {spec.framework}, by hash"):
+            software.install(spec, root, root.parent)
+            _pack(root, software.PREFIX, software_kept)
+    with step("the appliance and its units"):
+        software.lay_appliance(root)
+        overlay.lay(spec, root)
+    for path in (base_kept, software_kept):
+        _forget_older(cache, path)
+
+
+def _write(
+    spec: ImageSpec, root: Path, raw: Path, image: Path, told: tuple[list[sbom.Package], str], step: Step
+) -> Built:
+    content = int(tool(["du", "-sx", "--block-size=1", "--apparent-size", root], "measure the image").split()[0])
+    size = spec.size or max(_USUAL_SIZE, -(-(content * 5 // 4 + _ROOM) // _ROOM) * _ROOM)
+    if size < content * 5 // 4:
+        raise OneflowerError(
+            f"{size >> 20} MB are too small for an image of {content >> 20} MB.",
+            f"Give --size {-(-content * 5 // 4 >> 30) + 1}G, or leave it out.",
+        )
+    with step("file system"):
+        overlay.set_dates(root, spec.epoch)
+        disk.partition(raw, size, spec.identifier)
+        disk.make_filesystem(root, raw, size, spec.identifier, spec.epoch)
+    with step("boot loaders for BIOS and UEFI"):
+        disk.write_boot_loaders(raw, size, spec.identifier, spec.epoch)
+    with step("compress"):
+        disk.compress(raw, image, _CLUSTERS[spec.edge])
+    with step("checksums"):
+        found, bill = told
+        sizes = {"rootfs": content, "disk": size}
+        about = manifest.manifest(spec, found, image, manifest.contents(raw), sizes)
+        described, listed = image.with_suffix(".json"), image.with_suffix(".cdx.json")
+        write_atomic(described, json.dumps(about, indent=1) + "\n", SHARED)
+        write_atomic(listed, bill, SHARED)
+    return Built(image, described, listed, about)
+
+
+def _kept(cache: Path, name: str, *, fresh: bool) -> Path:
+    if fresh:
+        (cache / name).unlink(missing_ok=True)
+    return cache / name
+
+
+def _unpack(archive: Path, root: Path) -> None:
+    tool(["tar", "--numeric-owner", "--xattrs", "-C", root, "-xpf", archive], f"unpack {archive}")
+
+
+def _pack(root: Path, what: str, target: Path) -> None:
+    partial = target.with_suffix(".part")
+    tool(["tar", "--numeric-owner", "-C", root, "-cf", partial, what], f"keep {what}")
+    partial.rename(target)
+
+
+def _forget_older(cache: Path, kept: Path) -> None:
+    """Remove what was kept of the same kind with other content: nothing would ever take it again."""
+    kind = kept.name.rpartition("-")[0]
+    for path in cache.glob(f"{kind}-*.tar"):
+        if path.name.rpartition("-")[0] == kind and path != kept:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(cache: Path) -> Iterator[None]:
+    with (cache / "lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OneflowerError(
+                f"Another build uses {cache}.", "Wait until it has ended, then try again.", ExitCode.CONFLICT
+            ) from None
+        for left in cache.glob("build-*"):  # of a build that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        for left in cache.glob("*.part"):
+            left.unlink()
+        yield

@@ -1,0 +1,83 @@
+"""What is said of an image beside it: versions, sizes, checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from oneflower.images.spec import ARCHITECTURE, PYTHON, SUITE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from oneflower.images.sbom import Package
+    from oneflower.images.spec import ImageSpec
+
+_CHUNK = 1 << 20
+# What `register` gives a machine unless somebody says otherwise: megabytes, by variant.
+MEMORY = {"none": 1024, "sklearn": 2048, "pytorch": 4096, "tensorflow": 4096, "llm": 8192}
+
+
+def manifest(
+    spec: ImageSpec, found: list[Package], image: Path, filesystem: str, sizes: dict[str, int]
+) -> dict[str, Any]:
+    """Return the manifest. `filesystem` is the digest of the disk before it was compressed."""
+    md5, sha256 = checksums(image)
+    versions = {package.name: package.version for package in found}
+    kernel = next((package.version for package in found if package.name.startswith("linux-image-")), "")
+    return {
+        "name": spec.name,
+        "file": image.name,
+        "format": "qcow2",
+        "architecture": ARCHITECTURE,
+        "variant": "edge" if spec.edge else spec.variant,
+        "framework": spec.framework,
+        "memory_mb": MEMORY[spec.variant],
+        "versions": {
+            "oneflower": version("oneflower"),
+            "flwr": versions.get("flwr", ""),
+            "python": PYTHON,
+            "debian": SUITE,
+            "linux": kernel,
+        },
+        "firmware": ["bios", "uefi"],
+        "created": spec.epoch,
+        "size": image.stat().st_size,
+        **sizes,
+        "md5": md5,
+        "sha256": sha256,
+        "disk_digest": filesystem,
+        "packages": {kind: sum(package.kind == kind for package in found) for kind in ("deb", "pypi")},
+    }
+
+
+def checksums(path: Path) -> tuple[str, str]:
+    """Return md5, which OpenNebula checks, and sha256, by which people know a file."""
+    md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            md5.update(chunk)
+            sha256.update(chunk)
+    return md5.hexdigest(), sha256.hexdigest()
+
+
+def contents(path: Path) -> str:
+    """Return a digest of what is on a disk, most of which is empty: of each piece that is not, and where it is."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        end = stream.seek(0, os.SEEK_END)
+        place = 0
+        while place < end:
+            try:
+                place = stream.seek(place, os.SEEK_DATA) // _CHUNK * _CHUNK
+            except OSError:  # nothing but emptiness up to the end
+                break
+            stream.seek(place)
+            piece = stream.read(_CHUNK)
+            if piece.strip(b"\0"):
+                digest.update(f"{place} {len(piece)}\n".encode() + piece)
+            place += len(piece)
+    digest.update(f"{end}\n".encode())
+    return digest.hexdigest()

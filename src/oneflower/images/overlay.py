@@ -1,0 +1,124 @@
+"""Our own files in an image: `overlay/` as it lies there, and what follows from the image around it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from oneflower.images.disk import grub_settings
+from oneflower_appliance.errors import ExitCode, OneflowerError
+
+if TYPE_CHECKING:
+    from oneflower.images.spec import ImageSpec
+
+OVERLAY = Path(__file__).parent / "overlay"
+EXECUTABLE = ("usr/lib/oneflower/ready",)
+USER = "oneflower"
+_ID = 900
+
+# Units by the target that wants them; those of Debian that are not here are not enabled.
+ENABLED = {
+    "multi-user.target": (
+        "oneflower-agent.service", "oneflower-host-keys.service", "oneflower-screen.service", "ssh.service",
+        "systemd-networkd.service", "remote-fs.target",
+    ),
+    "sysinit.target": (
+        "oneflower-context.service", "oneflower-growfs.service", "systemd-timesyncd.service",
+        "systemd-resolved.service",
+    ),
+    "sockets.target": ("systemd-networkd.socket",),
+    "network-online.target": ("systemd-networkd-wait-online.service",),
+    "timers.target": ("fstrim.timer",),
+}  # fmt: skip
+# Nobody can log in at a console, for no account has a password; the keys of the host are ours to make.
+_MASKED = (
+    "getty@tty1.service", "serial-getty@ttyS0.service", "console-getty.service", "e2scrub_reap.service",
+    "e2scrub_all.timer", "dpkg-db-backup.timer", "systemd-pstore.service",
+)  # fmt: skip
+_VARIABLES = 'PATH="/opt/oneflower/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"\n'
+
+
+def lay(spec: ImageSpec, root: Path) -> None:
+    """Lay our files over the packages and enable our units."""
+    shutil.copytree(OVERLAY, root, dirs_exist_ok=True, symlinks=True, copy_function=_copy)
+    _enable(root)
+    _add_user(root)
+    filesystem = spec.identifier("filesystem")
+    _write(root / "etc/fstab", "# The root is mounted as the kernel's command line says: /boot/grub/grub.cfg\n")
+    _write(root / "boot/grub/grub.cfg", grub_settings(filesystem))
+    for name in ("vmlinuz", "initrd.img"):
+        latest = root / "boot" / name
+        latest.unlink(missing_ok=True)
+        latest.symlink_to(_only(root / "boot", f"{name}-*").name)
+    _write(root / "etc/hostname", "oneflower\n")
+    _write(root / "etc/hosts", "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n")
+    _write(root / "etc/machine-id", "")
+    _write(root / "etc/environment", _VARIABLES)
+    _write(root / "etc/motd", "A machine of a oneflower federation. `oneflower-agent status` says how it is.\n")
+    _write(root / "usr/lib/clock-epoch", "")  # no clock of a machine starts before the image was made
+    for name in ("var/log/journal", "srv"):
+        (root / name).mkdir(exist_ok=True)
+    for key in root.glob("etc/ssh/ssh_host_*"):
+        key.unlink()
+
+
+def set_dates(root: Path, epoch: int) -> None:
+    """Give all files of an image one date."""
+    for folder, folders, names in os.walk(root, topdown=False):
+        for name in (*names, *folders):
+            os.utime(Path(folder, name), (epoch, epoch), follow_symlinks=False)
+    os.utime(root, (epoch, epoch))
+
+
+def _copy(source: str, target: str) -> str:
+    shutil.copyfile(source, target)
+    Path(target).chmod(0o755 if source.endswith(EXECUTABLE) else 0o644)
+    return target
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o644)
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    found = sorted(folder.glob(pattern))
+    if len(found) != 1:
+        raise OneflowerError(
+            f"The Debian packages brought {len(found)} files {pattern} instead of one.",
+            "Build with --no-cache.",
+            ExitCode.ENVIRONMENT,
+        )
+    return found[0]
+
+
+def _enable(root: Path) -> None:
+    settings = root / "etc/systemd/system"
+    for folder in settings.glob("*.wants"):
+        shutil.rmtree(folder)
+    for target, units in ENABLED.items():
+        folder = settings / f"{target}.wants"
+        folder.mkdir()
+        for unit in units:
+            (folder / unit).symlink_to(f"/lib/systemd/system/{unit}")
+    for unit in _MASKED:
+        (settings / unit).unlink(missing_ok=True)
+        (settings / unit).symlink_to("/dev/null")
+
+
+def _add_user(root: Path) -> None:
+    lines = {
+        "passwd": f"{USER}:x:{_ID}:{_ID}:oneflower:/var/lib/oneflower:/usr/sbin/nologin",
+        "shadow": f"{USER}:!*:20454::::::",
+        "group": f"{USER}:x:{_ID}:",
+        "gshadow": f"{USER}:!::",
+    }
+    for name, line in lines.items():
+        path = root / "etc" / name
+        path.write_text(f"{path.read_text(encoding='utf-8').rstrip()}\n{line}\n", encoding="utf-8")
+        for backup in (root / "etc").glob(f"{name}-"):
+            backup.unlink()

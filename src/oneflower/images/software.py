@@ -1,0 +1,127 @@
+"""Flower, a framework and the appliance in an image: a virtual environment in /opt/oneflower, laid out by hand.
+
+The wheels are those of the pinned list of the runtimes, each checked by its hash. Nothing is built from source and
+nothing of the image is run, so that any machine can build for any other.
+"""
+
+from __future__ import annotations
+
+import configparser
+import hashlib
+import os
+import re
+import shutil
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import oneflower_appliance
+from oneflower.images import bytecode, trim
+from oneflower.images.spec import ARCHITECTURE, PYTHON
+from oneflower.process import run
+from oneflower.runtimes import package_index, runtime
+from oneflower_appliance.errors import ExitCode, OneflowerError
+
+if TYPE_CHECKING:
+    from oneflower.images.spec import ImageSpec
+
+PREFIX = "opt/oneflower"
+SITE = f"{PREFIX}/lib/python{PYTHON}/site-packages"
+_PLATFORM = f"{ARCHITECTURE}-manylinux_2_36"  # the C library of the suite
+_LEFT_OUT = ("uv",)  # Flower would install an app's dependencies with it; machines install nothing
+_COMMANDS_OF = ("flwr", "oneflower-appliance")
+_HINT = "Check that the package registry can be reached and that there is disk space, then try again."
+_TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
+
+
+def listed(spec: ImageSpec) -> str:
+    """Return the packages of an image with their hashes. Raises `OneflowerError` when nothing pins them."""
+    pinned = runtime.PINNED / f"flwr-{spec.flower}-{spec.framework}.txt"
+    if not pinned.is_file():
+        releases = sorted({path.name.split("-")[1] for path in runtime.PINNED.glob("flwr-*.txt")})
+        raise OneflowerError(
+            f"There is no list of pinned packages for Flower {spec.flower} and {spec.framework}.",
+            f"Give --flower-version {' or '.join(releases)}.",
+            ExitCode.NOT_FOUND,
+        )
+    text = without(pinned.read_text(encoding="utf-8"), _LEFT_OUT)
+    if spec.framework != "pytorch":
+        return text
+    wheel = package_index.local_torch(package_index.find_links(), python=PYTHON.replace(".", ""), machine=ARCHITECTURE)
+    return package_index.with_torch(text, wheel) if wheel else text
+
+
+def without(text: str, names: tuple[str, ...]) -> str:
+    """Return a list of pinned packages without some of them."""
+    packages = re.split(r"\n(?=\S)", text.strip())
+    return "\n".join(package for package in packages if package.split("==")[0] not in names) + "\n"
+
+
+def key(spec: ImageSpec) -> str:
+    """Return a name for the content of the software, without the appliance's own."""
+    own = "".join(Path(module.__file__ or "").read_text(encoding="utf-8") for module in (bytecode, trim))
+    content = (
+        f"{PYTHON}\n{_PLATFORM}\n{spec.epoch}\n{listed(spec)}\n{own}\n{Path(__file__).read_text(encoding='utf-8')}"
+    )
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def install(spec: ImageSpec, root: Path, scratch: Path) -> None:
+    """Put the environment with all wheels into the root of an image that has the base already."""
+    from uv import find_uv_bin  # noqa: PLC0415 - only needed here
+
+    packages = scratch / "packages.txt"
+    packages.write_text(listed(spec), encoding="utf-8")
+    site = root / SITE
+    site.mkdir(parents=True)
+    links = [word for link in package_index.find_links() for word in ("--find-links", link)]
+    torch = [] if " @ file:" in packages.read_text() or spec.framework != "pytorch" else ["--index", _TORCH_INDEX]
+    command = [
+        find_uv_bin(), "--quiet", "--directory", str(scratch), "pip", "install", "--target", str(site), "--no-deps",
+        "--python-version", PYTHON, "--python-platform", _PLATFORM, "--require-hashes", "--only-binary", ":all:",
+        "--link-mode", "copy", *links, *torch, "--requirement", str(packages),
+    ]  # fmt: skip
+    run(command, f"install Flower {spec.flower} and {spec.framework}", _HINT, {"UV_SYSTEM_CERTS": "1", **os.environ})
+    folder = root / PREFIX
+    (folder / "bin").mkdir()
+    for name in ("python", "python3", f"python{PYTHON}"):
+        (folder / "bin" / name).symlink_to(f"/usr/bin/python{PYTHON}")
+    settings = f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {PYTHON}\n"
+    (folder / "pyvenv.cfg").write_text(settings, encoding="ascii")
+    trim.python(root)
+    bytecode.write(root, [SITE])
+
+
+def lay_appliance(root: Path) -> None:
+    """Put the appliance's own package into the environment of an image, and the commands of it and of Flower."""
+    site = root / SITE
+    source = Path(oneflower_appliance.__file__).parent
+    shutil.copytree(source, site / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+    found = distribution("oneflower-appliance")
+    about = site / f"oneflower_appliance-{found.version}.dist-info"
+    about.mkdir()
+    for name in ("METADATA", "entry_points.txt"):
+        (about / name).write_text(found.read_text(name) or "", encoding="utf-8")
+    (about / "INSTALLER").write_text("oneflower\n", encoding="ascii")
+    bytecode.write(root, [f"{SITE}/{source.name}"])
+    for name in _COMMANDS_OF:
+        for points in sorted(site.glob(f"{name.replace('-', '_')}-*.dist-info/entry_points.txt")):
+            _write_commands(root / PREFIX / "bin", points.read_text(encoding="utf-8"))
+
+
+class _EntryPoints(configparser.ConfigParser):
+    def optionxform(self, optionstr: str) -> str:
+        return optionstr  # a command's name, whose case matters
+
+
+def _write_commands(folder: Path, points: str) -> None:
+    parser = _EntryPoints(delimiters=("=",))
+    parser.read_string(points)
+    for command, target in parser.items("console_scripts") if parser.has_section("console_scripts") else ():
+        module, _, function = target.strip().partition(":")
+        path = folder / command
+        path.write_text(
+            f"#!/{PREFIX}/bin/python\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n",
+            encoding="ascii",
+        )
+        path.chmod(0o755)

@@ -1,0 +1,80 @@
+"""What an image is made of. Two builds with the same spec, packages and code have the same bytes."""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from dataclasses import dataclass
+
+from oneflower.runtimes.runtime import NO_FRAMEWORK
+from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.parameters import FLOWER_TESTED
+from oneflower_appliance.use_cases import FRAMEWORKS
+
+SUITE = "bookworm"
+MIRROR = "http://deb.debian.org/debian"
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+PYTHON = "3.11"  # that of the suite, for which the wheels are chosen
+ARCHITECTURE = "x86_64"
+
+# Debian packages beside the essential ones. There is no apt: an image is replaced by a newer one, not upgraded.
+PACKAGES = (
+    "linux-image-cloud-amd64", "initramfs-tools", "systemd-sysv", "systemd-timesyncd", "systemd-resolved", "udev",
+    "dbus", "libnss-myhostname", "libstdc++6", "kmod", "e2fsprogs", "iproute2", "openssh-server", "python3",
+    "ca-certificates", "usr-is-merged",
+)  # fmt: skip
+
+# A variant is a name and the framework whose pinned list it carries.
+VARIANTS = {NO_FRAMEWORK: NO_FRAMEWORK, **{name: name for name in FRAMEWORKS}, "llm": "pytorch"}
+
+_EPOCH = 1767225600  # 2026-01-01: the date of every file, unless SOURCE_DATE_EPOCH says another
+_NAMESPACE = uuid.UUID("5f2d1c1e-7a0b-5c39-9d55-0f1e2d3c4b5a")
+_UNITS = {"M": 20, "G": 30, "T": 40}
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """One image. `size` is that of the virtual disk in bytes; None means what is in it and room to work."""
+
+    variant: str = "sklearn"
+    edge: bool = False
+    flower: str = FLOWER_TESTED
+    size: int | None = None
+    mirror: str = MIRROR
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        if self.variant not in VARIANTS:
+            raise OneflowerError(f"There is no variant {self.variant!r}.", f"Give one of {', '.join(VARIANTS)}.")
+        if self.edge and self.variant != NO_FRAMEWORK:
+            raise OneflowerError(
+                f"An edge image carries no framework, and {self.variant} is one.", "Leave out --framework or --edge."
+            )
+
+    @property
+    def framework(self) -> str:
+        """The framework whose pinned list of packages is installed."""
+        return VARIANTS[self.variant]
+
+    @property
+    def name(self) -> str:
+        """What the files of the image are called."""
+        return f"oneflower-{'edge' if self.edge else self.variant}-flwr-{self.flower}"
+
+    @property
+    def epoch(self) -> int:
+        """The date of every file, in seconds since 1970."""
+        return int(os.environ.get("SOURCE_DATE_EPOCH", _EPOCH))
+
+    def identifier(self, of: str) -> uuid.UUID:
+        """Return a UUID that is the same in each build of this image."""
+        return uuid.uuid5(_NAMESPACE, f"{self.name} {of}")
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that a size like 8G means. Raises `OneflowerError`."""
+    match = re.fullmatch(r"(\d+)([MGT])i?B?", text.strip(), re.IGNORECASE)
+    if match is None or not int(match[1]):
+        raise OneflowerError(f"{text!r} is not a valid size.", "Give a number and M, G or T: 8G.")
+    return int(match[1]) << _UNITS[match[2].upper()]
