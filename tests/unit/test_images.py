@@ -1,4 +1,4 @@
-"""Building images: what is pure in it. That a built image boots is tried in tests/e2e/test_images.py."""
+"""Building images: what is pure in it."""
 
 from __future__ import annotations
 
