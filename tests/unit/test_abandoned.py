@@ -11,11 +11,11 @@ from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.inflatable.inflatable_object import get_object_tree
 from flwr.supercore.task_identity import TaskIdentity
-from flwr.superlink.config_loader import get_federation_manager, get_objectstore_linkstate_factories
 
 from oneflower_appliance.flower.api import status_api
 from oneflower_appliance.flower.linkstate import LinkState
 from oneflower_appliance.training.abandoned import Abandoned
+from tests.unit.flower_state import linkstate_factory
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the alembic that makes Flower's database
 
@@ -24,7 +24,7 @@ class Fleet:
     """A run that goes on, a node that is online, and a message for it."""
 
     def __init__(self, folder, *, warm):
-        _, factory = get_objectstore_linkstate_factories(str(folder / "state.db"), get_federation_manager())
+        factory = linkstate_factory(folder)
         self.state = factory.state()
         self.run = self.state.create_run(
             "us/app", "1", "hash", {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP

@@ -45,7 +45,8 @@ def oneflower(tmp_path):
         )  # fmt: skip
 
     yield run
-    run("local", "stop")
+    if (tmp_path / "home").exists():
+        run("local", "stop")
 
 
 def test_help_teaches(oneflower):

@@ -10,9 +10,9 @@ from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.task_identity import TaskIdentity
-from flwr.superlink.config_loader import get_federation_manager, get_objectstore_linkstate_factories
 
 from oneflower_appliance.flower import deliveries, linkstate
+from tests.unit.flower_state import linkstate_factory
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the alembic that makes Flower's database
 
@@ -21,7 +21,7 @@ class Fleet:
     """A running run, a node that took a message of it, and what was called when something was forgotten."""
 
     def __init__(self, folder, *, corrected=True):
-        _, factory = get_objectstore_linkstate_factories(str(folder / "state.db"), get_federation_manager())
+        factory = linkstate_factory(folder)
         self.changes = []
         if corrected:
             deliveries.forget_lost_deliveries(lambda: self.changes.append(1))

@@ -15,7 +15,6 @@ from flwr.supercore.fab import Fab
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.run import Run, RunNotRunningException
-from flwr.superlink.config_loader import get_federation_manager, get_objectstore_linkstate_factories
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 from oneflower_appliance.agent.retention import Retention
@@ -23,6 +22,7 @@ from oneflower_appliance.flower.linkstate import LinkState
 from oneflower_appliance.flower.noderuns import forget_what_has_ended
 from oneflower_appliance.run_folder import Origin
 from oneflower_appliance.run_state import RunState
+from tests.unit.flower_state import linkstate_factory
 
 USE_CASES = Path(__file__).parents[3] / "appliance/src/oneflower_appliance/apps"
 
@@ -144,7 +144,7 @@ def test_what_cannot_be_removed_is_not_forgotten_and_tried_again(tmp_path, folde
 @pytest.fixture
 def state(tmp_path):
     """Flower's own state, in a file."""
-    return get_objectstore_linkstate_factories(str(tmp_path / "state.db"), get_federation_manager())[1]
+    return linkstate_factory(tmp_path)
 
 
 def rows(tmp_path):

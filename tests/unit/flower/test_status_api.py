@@ -7,12 +7,12 @@ import json
 
 import httpx
 import pytest
-from flwr.superlink.config_loader import get_federation_manager, get_objectstore_linkstate_factories
 
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.flower.api import status_api
 from oneflower_appliance.flower.linkstate import LinkState
 from oneflower_appliance.run_folder import Origin
+from tests.unit.flower_state import linkstate_factory
 
 
 class Link:
@@ -165,7 +165,7 @@ def test_garbage_is_refused(ask):
 @pytest.mark.parametrize("path", ["/health/supernode/{}", "/oneflower/runs/{}", "/oneflower/runs/{}/log"])
 def test_a_number_that_is_no_id_is_not_found(tmp_path, number, path):
     """With Flower's own state, which raises an error when it is asked for such a number."""
-    _, state = get_objectstore_linkstate_factories(str(tmp_path / "state.db"), get_federation_manager())
+    state = linkstate_factory(tmp_path)
 
     async def send():
         transport = httpx.ASGITransport(status_api(LinkState(state), tmp_path))
