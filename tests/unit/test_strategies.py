@@ -9,6 +9,7 @@ import pytest
 from flwr.app import Array, ArrayRecord
 from flwr.serverapp import strategy as flower
 
+from oneflower_appliance import features_off
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.orders import FORM_VARIABLE
 from oneflower_appliance.parameters import STRATEGIES
@@ -31,6 +32,20 @@ def test_every_strategy_is_flowers_own_and_learns(monkeypatch, name):
     trained = train(monkeypatch, strategy=name, proximal_mu=0.01)
     # What to expect after three rounds is in docs/strategies.md.
     assert trained.accuracy > (0.6 if name in ("FedAdam", "FedYogi", "FedAdagrad") else 0.85)
+
+
+def test_a_clipping_norm_that_cannot_be_corrected_is_flowers_own_and_a_line_says_so(monkeypatch, caplog, tmp_path):
+    form = {"privacy": "dp-central", "dp-clipping": "adaptive"}
+    stock = flower.DifferentialPrivacyServerSideAdaptiveClipping
+    assert type(make_strategy(form)) is not stock
+    [owner] = [kind for kind in stock.__mro__ if "_geometric_update" in vars(kind)]
+    monkeypatch.delattr(owner, "_geometric_update")
+    monkeypatch.setenv(features_off.FOLDER_VARIABLE, str(tmp_path))
+    for _ in range(2):
+        assert type(make_strategy(form)) is stock
+    [line] = features_off.reported(tmp_path)
+    assert caplog.messages == [line]
+    assert line.endswith("no DifferentialPrivacyServerSideAdaptiveClipping._geometric_update.")
 
 
 def test_a_form_becomes_a_strategy(monkeypatch):

@@ -109,7 +109,7 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_at(internals.fab_messages, "Fab"),
         *_at(internals.conversions, "user_config_to_proto"),
         *_at(internals.app_builder, "build_fab_from_disk"),
-        *_at(internals.errors, "FlowerError"),
+        *_at(internals.errors, "FlowerError", "ApiErrorCode"),
         *_at(internals.error_codes, "PUBLIC_KEY_ALREADY_IN_USE"),
         *_at(internals.link_state, "get_node_info", "get_run_info", "delete_node", "stop_run", "get_task_log"),
     ),

@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 
 from flwr.serverapp import strategy as flower
 
+from oneflower_appliance import features_off
 from oneflower_appliance.corrections import ADAPTIVE_CLIPPING
 from oneflower_appliance.orders import FORM_VARIABLE
 from oneflower_appliance.parameters import PARAMETERS, Level, of_level
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy
 
 log = logging.getLogger("flwr")
+
+_CORRECTION = "The correction of the adaptive clipping norm"
 
 _COMMON = {
     "min_train_nodes": "FL_MIN_FIT_CLIENTS",
@@ -102,7 +105,9 @@ def adaptive_clipping() -> type[flower.DifferentialPrivacyServerSideAdaptiveClip
     if not ADAPTIVE_CLIPPING.applies:
         return stock
     if not hasattr(stock, "_geometric_update"):
-        log.warning("The adaptive clipping norm is not corrected. This release of Flower has no _geometric_update.")
+        line = f"{_CORRECTION} is off, because this release of Flower has no {stock.__name__}._geometric_update."
+        if features_off.report("ADAPTIVE_CLIPPING", line):
+            log.warning("%s", line)
         return stock
     return CorrectedClipping
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from flwr.app import Array, ArrayRecord
 
@@ -25,13 +25,24 @@ from oneflower_appliance.training.recorder import RunRecord
 from oneflower_appliance.training.strategies import read_form, variables_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from flwr.app import Message, MetricRecord
     from flwr.serverapp.strategy import Strategy
-    from flwr.supercore.run import Run
 
 log = logging.getLogger("flwr")
+
+
+class Run(Protocol):
+    """What is used of Flower's description of a run, `Grid.run`."""
+
+    @property
+    def run_id(self) -> int:
+        """Its number."""
+
+    @property
+    def override_config(self) -> Mapping[str, str | int | float | bool]:
+        """What `flwr run` was given over the app's own configuration."""
 
 
 class SupervisedRun:
