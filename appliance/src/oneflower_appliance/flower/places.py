@@ -98,6 +98,7 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_at(internals.superlink_command, "flower_superlink", "uvicorn"),
         *_at(internals.node_authentication, "FLEET_HTTP_PUBLIC_KEY_HEADER", "authenticate_node"),
         *_at(internals.error_catalog, "API_ERROR_MAP"),
+        *_at(internals.errors, "ApiErrorCode"),
         *_at(internals.error_codes, "FLEET_SUPERNODE_REGISTRATION_DISABLED", "FLEET_NODE_ACTIVATION_FAILED"),
         *_at(internals.fleet_messages, "ActivateNodeRequest"),
         *_at(internals.link_state, "get_node_id_by_public_key"),
