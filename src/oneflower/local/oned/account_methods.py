@@ -32,12 +32,12 @@ class UserMethods:
         self._accounts = compute.catalogue.accounts
 
     def info(self, asking: Asking, number: int = -1, *_: Any) -> str:
-        """Return a user; -1 is the one who asks."""
+        """Return a user; -1 is the caller."""
         user = self._may(asking, asking.user.id if number == -1 else number, Right.USE)
         return text(self._element(user))
 
     def pool(self, asking: Asking, *_: Any) -> str:
-        """Return the users: all to an administrator, to others only themselves."""
+        """Return the users: all of them for an administrator, otherwise only the caller."""
         seen = [user for user in self._accounts.users.values() if asking.user.admin or user.id == asking.user.id]
         return pool("USER_POOL", (self._element(user) for user in seen))
 
@@ -66,7 +66,7 @@ class UserMethods:
         return number
 
     def update(self, asking: Asking, number: int, content: str, append: int = 0) -> int:
-        """Change a user's attributes. The one with which tokens are made stays."""
+        """Change a user's attributes. TOKEN_PASSWORD, which tokens are made with, stays."""
         user = self._may(asking, number, Right.MANAGE)
         fixed = {TOKEN_PASSWORD: user.template[TOKEN_PASSWORD]} if TOKEN_PASSWORD in user.template else {}
         user.template = changed(asking, user.template, content, append) | fixed
@@ -74,7 +74,7 @@ class UserMethods:
         return number
 
     def passwd(self, asking: Asking, number: int, password: str) -> int:
-        """Change a user's password, but not oneadmin's, which is that of the cloud."""
+        """Change a user's password. oneadmin's is the cloud's own and cannot be changed."""
         user = self._may(asking, number, Right.MANAGE)
         if number in (ONEADMIN, SERVERADMIN):
             raise CloudError(501, f"The local cloud does not implement another password for {user.name}")
@@ -85,7 +85,7 @@ class UserMethods:
         return number
 
     def enable(self, asking: Asking, number: int, enabled: bool) -> int:  # noqa: FBT001
-        """Let a user log in, or not."""
+        """Allow or forbid a user to log in."""
         user = self._may(asking, number, Right.ADMIN)
         if number == ONEADMIN:
             raise CloudError(500, f"[{asking.call}] Cannot enable/disable oneadmin user")
@@ -94,7 +94,7 @@ class UserMethods:
         return number
 
     def chgrp(self, asking: Asking, number: int, group: int) -> int:
-        """Change a user's primary group; the user stays in the others only if added to them."""
+        """Change a user's primary group; the user stays only in the groups that it was added to."""
         self._may(asking, number, Right.MANAGE, self._use_of_group(asking, group))
         user = self._accounts.users[number]
         if number == ONEADMIN:
@@ -107,7 +107,7 @@ class UserMethods:
         return number
 
     def add_group(self, asking: Asking, number: int, group: int) -> int:
-        """Put a user into another group."""
+        """Add a user to another group."""
         user = self._edit(asking, number, group)
         if group in user.groups:
             raise CloudError(500, f"[{asking.call}] User is already in this group")
@@ -116,7 +116,7 @@ class UserMethods:
         return number
 
     def delete_group(self, asking: Asking, number: int, group: int) -> int:
-        """Take a user out of a group that is not the primary one."""
+        """Remove a user from a group that is not its primary one."""
         user = self._edit(asking, number, group)
         if group not in user.groups:
             raise CloudError(500, f"[{asking.call}] User is not part of this group")
@@ -164,12 +164,12 @@ class GroupMethods:
         self._accounts = compute.catalogue.accounts
 
     def info(self, asking: Asking, number: int = -1, *_: Any) -> str:
-        """Return a group; -1 is the primary group of who asks."""
+        """Return a group; -1 is the caller's primary group."""
         group = self._may(asking, asking.user.gid if number == -1 else number, Right.USE)
         return text(self._element(group))
 
     def pool(self, asking: Asking, *_: Any) -> str:
-        """Return the groups: all to an administrator, to others their own."""
+        """Return the groups: all of them for an administrator, otherwise the caller's own."""
         seen = [it for it in self._accounts.groups.values() if asking.user.admin or it.id in asking.user.groups]
         return pool("GROUP_POOL", map(self._element, seen))
 
@@ -177,7 +177,7 @@ class GroupMethods:
         return group_xml(group, self._accounts.members(group.id))
 
     def allocate(self, asking: Asking, name: str) -> int:
-        """Create a group, which may use what the default virtual data center has, as a new one may."""
+        """Create a group. It may use the default virtual data center, as any new group may."""
         self._catalogue.rights.need_create(asking, Kind.GROUP)
         _check_name(asking, "GROUP", name, self._accounts.groups.values())
         group = self._accounts.add_group(name)
@@ -224,7 +224,7 @@ class AclMethods:
         self._rights = compute.catalogue.rights
 
     def add(self, asking: Asking, user: str, resource: str, rights: str, zone: str = "100000000") -> int:
-        """Store a rule, whose parts are numbers in hexadecimal."""
+        """Store a rule; its parts are hexadecimal numbers."""
         self._need(asking)
         return self._rights.add_rule(Rule(*(int(part, 16) for part in (user, resource, rights, zone))))
 

@@ -1,4 +1,4 @@
-"""Users and groups, and who it is that a session string or a password shows."""
+"""Users and groups, and which user a session string or a password belongs to."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 ONEADMIN, SERVERADMIN = 0, 1
 ADMINS, USERS = 0, 1  # groups
-_FIRST_USER, _FIRST_GROUP = 2, 100  # the ids of what is created, as in a new OpenNebula
+_FIRST_USER, _FIRST_GROUP = 2, 100  # the first ids, as in a new OpenNebula
 TOKEN_PASSWORD = "TOKEN_PASSWORD"  # noqa: S105 - the name of an attribute
 
 
 @dataclass
 class User:
-    """A user: `gid` is the primary group, `groups` are all of them; `digest` is empty for who cannot log in."""
+    """A user: `gid` is the primary group, `groups` are all of them; `digest` is empty for a user who cannot log in."""
 
     id: int
     name: str
@@ -33,7 +33,7 @@ class User:
 
     @property
     def admin(self) -> bool:
-        """Whether everything is allowed: oneadmin, and the members of its group."""
+        """Whether the user may do everything: oneadmin and the members of its group."""
         return self.id == ONEADMIN or ADMINS in self.groups
 
 
@@ -47,7 +47,7 @@ class Group:
 
 
 class Accounts:
-    """All users and groups. oneadmin's password is not kept here: it is that of the whole cloud."""
+    """All users and groups. oneadmin's password is not kept here: it is the cloud's own."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -110,14 +110,14 @@ class Accounts:
 
 
 class Sessions:
-    """Who may come in: oneadmin with the cloud's own session string `user:password`, others with their passwords."""
+    """Who may log in: oneadmin with the cloud's own session string `user:password`, others with their passwords."""
 
     def __init__(self, accounts: Accounts, secret: str) -> None:
         self._accounts = accounts
         self._secret = secret.encode()
 
     def user_of(self, session: str) -> User | None:
-        """Return the user whom a session string shows, or None."""
+        """Return the user that a session string belongs to, or None."""
         if hmac.compare_digest(session.encode(errors="replace"), self._secret):
             return self._accounts.users[ONEADMIN]
         name, _, password = session.partition(":")
@@ -129,5 +129,5 @@ class Sessions:
 
 
 def digest(password: str) -> str:
-    """Return what is kept of a password, as OpenNebula keeps it."""
+    """Return the digest of a password, as OpenNebula stores it."""
     return hashlib.sha256(password.encode(errors="replace")).hexdigest()

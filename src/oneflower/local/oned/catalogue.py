@@ -26,7 +26,7 @@ _KINDS = {VmTemplate: "template", Image: "image", Network: "network", Datastore:
 
 
 class Catalogue:
-    """All VM templates, images, networks and datastores, all users and groups, and who may do what with them."""
+    """All VM templates, images, networks, datastores, users and groups, and who may do what with them."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
@@ -41,11 +41,11 @@ class Catalogue:
         self.datastores |= {n: Datastore(n, **_opened(record)) for n, record in store.records("datastore").items()}
 
     def access_of(self, user: User) -> Access:
-        """Return who owns what a user creates."""
+        """Return the owner of the objects that a user creates."""
         return Access(user.id, user.gid, user.name, self.accounts.groups[user.gid].name)
 
     def keep(self, thing: Thing) -> None:
-        """Write something to the store after a change."""
+        """Write an object to the store after a change."""
         record = asdict(thing)
         self._store.save_record(_KINDS[type(thing)], record.pop("id"), record)
 
@@ -72,9 +72,9 @@ class Catalogue:
     def need_parts(
         self, asking: Asking, template: VmTemplate, attributes: Mapping[str, Any], *, laid_over: bool
     ) -> None:
-        """Raise `CloudError` unless a user may use all that a VM is made of, and all of it exists.
+        """Raise `CloudError` unless everything that a VM is made of exists and the user may use it.
 
-        `laid_over` says whether anything is laid over the template, for which one must be allowed to create templates.
+        `laid_over` says whether anything is laid over the template. That needs the right to create templates.
         """
         parts = [
             *((Kind.IMAGE, image) for image in images_of(attributes, self.images, asking.user)),

@@ -67,7 +67,7 @@ class Compute:
         return vm
 
     def keep(self, vm: Vm) -> None:
-        """Write a VM to the store after a change of what does not concern its machine."""
+        """Write a VM to the store after a change that does not concern its machine."""
         self._memory.save(vm)
 
     def every_vm(self) -> list[int]:
@@ -75,7 +75,7 @@ class Compute:
         return self._memory.ids()
 
     def token(self, vm: Vm) -> str:
-        """Return the token of a VM for OneGate. Only its creator and the core can make it."""
+        """Return the token of a VM for OneGate. Only its creator and the core can compute it."""
         return make_token(self._token_password(vm), vm.id, vm.stime)
 
     def proves(self, token: str, vm: Vm) -> bool:
@@ -88,7 +88,7 @@ class Compute:
         return str(creator.template[TOKEN_PASSWORD]) if creator else ""
 
     def instantiate(self, template_id: int, name: str, extra: str, *, hold: bool, user: User | None = None) -> Vm:
-        """Create a VM from a template, with `extra` laid over it, and boot it. It belongs to `user`, else oneadmin.
+        """Create a VM from a template, with `extra` laid over it, and boot it. It belongs to `user`, or to oneadmin.
 
         Raises `CloudError`: 401 if the user may not use the template, or an image or a network that it names.
         """
@@ -252,7 +252,7 @@ class Compute:
         self._stop(vm, parked, hard=hard, keep=True)
 
     def _stop(self, vm: Vm, then: Callable[[Vm], None], *, hard: bool, keep: bool) -> None:
-        """Shut a machine down, and when it is down, do what follows."""
+        """Shut a machine down, and when it is down, do what comes next."""
         self._memory.save(vm)
         if self.has_guest(vm):
             self._after_stop[vm.id] = then

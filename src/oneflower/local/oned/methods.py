@@ -1,6 +1,6 @@
-"""The methods of the core's XML-RPC interface: those of all parts, by name.
+"""All methods of the core's XML-RPC interface, by name.
 
-The session, the first parameter of each call, is checked before, and a method gets the user instead. Most methods take
+The session, the first parameter of each call, is checked first. A method gets the user instead. Most methods take
 parameters that are not used here.
 """
 

@@ -1,4 +1,4 @@
-"""What the core knows: virtual machines, what they are made of, and who owns all that."""
+"""What the core knows: virtual machines, the objects that they are made of, and their owners."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def permission_bits(octet: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Lock:
-    """A lock on an object: it refuses `level` and what needs more rights (1 use, 2 manage, 3 administer)."""
+    """A lock on an object: it refuses `level` and every stronger right (1 use, 2 manage, 3 administer)."""
 
     level: int
     owner: int
@@ -30,7 +30,7 @@ class Lock:
 
 @dataclass(frozen=True)
 class Access:
-    """Who owns an object, what its owner, its group and others may do with it, and its lock."""
+    """The owner of an object, the permissions of owner, group and others, and its lock."""
 
     uid: int = 0
     gid: int = 0
@@ -41,7 +41,7 @@ class Access:
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Access:
-        """Return what `dataclasses.asdict` made a record of."""
+        """Return the object that `dataclasses.asdict` turned into a record."""
         return cls(**(record | {"lock": Lock(**record["lock"]) if record["lock"] else None}))
 
     def owner(self) -> dict[str, str]:
@@ -56,7 +56,7 @@ class Access:
         return {"LOCK": {"LOCKED": level, "OWNER": owner, "TIME": time, "REQ_ID": "-1"}}
 
 
-ONEADMINS = Access()  # of what belongs to nobody else
+ONEADMINS = Access()  # for objects without another owner
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Vm:
 
     @property
     def on_host(self) -> bool:
-        """Whether it takes a part of the host: running, or about to be, or going down."""
+        """Whether it uses the host: it runs, is about to run, or is shutting down."""
         return self.state in (VmState.ACTIVE, VmState.POWEROFF, VmState.SUSPENDED)
 
     @property
@@ -128,7 +128,7 @@ class VmTemplate:
 
     @property
     def content(self) -> dict[str, Any]:
-        """What a VM is made of: the attributes, the name among them."""
+        """The attributes that a VM is made from, including the name."""
         return {"NAME": self.name, **self.body}
 
 

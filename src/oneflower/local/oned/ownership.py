@@ -1,4 +1,4 @@
-"""What the core can do with anything that has an owner: rename, chmod, chown, lock. Source: SharedAPI.cc."""
+"""The core's operations on anything that has an owner: rename, chmod, chown, lock. Source: SharedAPI.cc."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _NOT_IN_A_NAME = re.compile(r"[&|:\\\";/'#{}$<>\t\n\v\f\r]")
 _LONGEST_NAME = 128
-_LOCKS = {1: Right.USE, 2: Right.MANAGE, 3: 3, 4: Right.USE}  # what a client calls a level, and what is stored
+_LOCKS = {1: Right.USE, 2: Right.MANAGE, 3: 3, 4: Right.USE}  # a client's name for a level, and the stored value
 
 
 class Owned(Protocol):
@@ -32,14 +32,14 @@ class Owned(Protocol):
 
 @dataclass(frozen=True)
 class Shelf:
-    """Where the objects of a kind are: how to find one, which there are, and how to keep a change of one."""
+    """Access to the objects of a kind: find one, list them, save one."""
 
     kind: Kind
     prefix: str
     find: Callable[[int, str], Any]
     every: Callable[[], Iterable[Owned]]
     keep: Callable[[Any], None]
-    unique: bool = True  # whether an owner has each name once
+    unique: bool = True  # whether an owner can use each name only once
     lockable: bool = True
 
 
@@ -52,7 +52,7 @@ class SharedMethods:
         self._now = now
 
     def rename(self, asking: Asking, number: int, name: str) -> int:
-        """Give an object another name."""
+        """Rename an object."""
         thing = self._shelf.find(number, asking.call)
         if thing.name == name:
             return number
@@ -110,7 +110,7 @@ class SharedMethods:
         return number
 
     def lock(self, asking: Asking, number: int, level: int, test: bool = False) -> int:  # noqa: FBT001, FBT002
-        """Lock an object against use, management or administration; with `test` only if it is not locked."""
+        """Lock an object against use, management or administration; with `test`, only if it is not locked."""
         thing = self._shelf.find(number, asking.call)
         self._need(asking, thing, Right.MANAGE, past_lock=True)
         if level not in _LOCKS:
@@ -124,7 +124,7 @@ class SharedMethods:
         return number
 
     def unlock(self, asking: Asking, number: int) -> int:
-        """Take a lock away: the own one, or an administrator any."""
+        """Remove a lock. Users can remove their own, administrators any."""
         thing = self._shelf.find(number, asking.call)
         self._need(asking, thing, Right.MANAGE, past_lock=True)
         owner = thing.access.lock.owner if thing.access.lock else -1
@@ -152,7 +152,7 @@ class SharedMethods:
 
 
 def not_a_name(name: str) -> str:
-    """Return why the core takes this for no name, or nothing."""
+    """Return why the core refuses this as a name, or nothing."""
     if not name:
         return "Invalid NAME, it cannot be empty"
     if found := _NOT_IN_A_NAME.search(name):
@@ -161,7 +161,7 @@ def not_a_name(name: str) -> str:
 
 
 def account_access(uid: int, gid: int) -> Access:
-    """Return who may do what with a user: each user manages the own account."""
+    """Return who may do what with a user: users manage their own accounts."""
     return Access(uid, gid, octet="600")
 
 

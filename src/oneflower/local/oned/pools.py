@@ -1,4 +1,4 @@
-"""What a pool call asks for: whose objects, from which id to which, or a page of them. Source: PoolSharedAPI.cc."""
+"""Which objects a pool call asks for: by owner, by a range of ids, or by a page. Source: PoolSharedAPI.cc."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pool(name: str, elements: Iterable[Element]) -> str:
 def chosen(
     rights: Rights, asking: Asking, kind: Kind, things: Mapping[int, Thing], whose: int = WHOSE_ALL, *window: int
 ) -> list[Thing]:
-    """Return the objects that a pool call asks for and that its user may see, in order. Raises `CloudError` 400."""
+    """Return the objects that a pool call asks for and its user may see, in order. Raises `CloudError` 400."""
     if whose < WHOSE_PRIMARY_GROUP:
         raise CloudError(400, f"[{asking.call}] Incorrect filter_flag")
     seen = [number for number, it in things.items() if rights.sees(asking.user, kind, number, it.access, whose)]

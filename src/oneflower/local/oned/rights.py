@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from oneflower.local.oned.accounts import User
     from oneflower.local.store import Store
 
-_ONE, _GROUP, _ALL = 1 << 32, 1 << 33, 1 << 34  # how a rule names users and objects: by id, by group, or all of them
+_ONE, _GROUP, _ALL = 1 << 32, 1 << 33, 1 << 34  # how a rule names users and objects: by id, by group, or all
 _NUMBER = (1 << 32) - 1
-_USERS = 1  # the group for which OpenNebula has rules from the beginning
+_USERS = 1  # the group that a new OpenNebula has rules for
 WHOSE_PRIMARY_GROUP, WHOSE_MINE, WHOSE_ALL = -4, -3, -2
 
 
 class Right(IntEnum):
-    """What is asked for, with the number that it has in rules and locks."""
+    """A right, with its number in rules and locks."""
 
     USE = 1
     MANAGE = 2
@@ -31,7 +31,7 @@ class Right(IntEnum):
 
 
 class Kind(Enum):
-    """A kind of object: its word in refusals, its name elsewhere, and its bit in ACL rules."""
+    """A kind of object: its name in refusals, its name elsewhere, and its bit in ACL rules."""
 
     VM = ("VM", "virtual machine", 0)
     HOST = ("HOST", "host", 1)
@@ -59,7 +59,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Asking:
-    """Who makes a call, and the name of the call, with which refusals begin."""
+    """The caller and the name of the call; refusals begin with that name."""
 
     user: User
     call: str
@@ -78,7 +78,7 @@ class Want:
 
 @dataclass(frozen=True)
 class Rule:
-    """An ACL rule, in the numbers that clients send and read."""
+    """An ACL rule, as the numbers that clients send and read."""
 
     user: int
     resource: int
@@ -105,7 +105,7 @@ class Rule:
         )
 
     def text(self) -> str:
-        """Return the rule as people write it."""
+        """Return the rule in readable form."""
         kinds = "+".join(kind.word for kind in Kind if self.resource & kind.bit)
         rights = "+".join(right.name for right in Right if self.rights & right)
         return f"{_named(self.user)} {kinds}/{_named(self.resource)} {rights} {_named(self.zone)}"
@@ -121,7 +121,7 @@ def _rule(user: int, kinds: Iterable[Kind], rights: int, zone: int = _ALL) -> Ru
     return Rule(user, sum(kind.bit for kind in kinds) | _ALL, rights, zone)
 
 
-# The rules of a new OpenNebula: of AclManager.cc, and those of the default virtual data center.
+# The rules of a new OpenNebula, from AclManager.cc and from the default virtual data center.
 _CREATED = (Kind.VM, Kind.IMAGE, Kind.TEMPLATE, Kind.DOCUMENT, Kind.SECGROUP, Kind.VMGROUP, Kind.BACKUPJOB)
 _OF_THE_DATA_CENTER = (((Kind.HOST,), Right.MANAGE), ((Kind.NET, Kind.DATASTORE), Right.USE))
 _DEFAULT = {
@@ -135,14 +135,14 @@ _DEFAULT = {
 
 
 class Rights:
-    """Decides whether a call may do what it wants, and what a user sees of a pool."""
+    """Decides whether a call is allowed, and what a user sees of a pool."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self.rules = _DEFAULT | {number: Rule(**record) for number, record in store.records("acl").items()}
 
     def add_rule(self, rule: Rule) -> int:
-        """Store an ACL rule and return its id. Raises `CloudError` 500 if there is one like it."""
+        """Store an ACL rule and return its id. Raises `CloudError` 500 if the rule already exists."""
         if rule in self.rules.values():
             raise CloudError(500, f"Rule {rule.text()} already exists")
         number = self._store.next_id("acl") + len(_DEFAULT)
@@ -151,7 +151,7 @@ class Rights:
         return number
 
     def add_group(self, number: int) -> None:
-        """Let a new group use what the default virtual data center has, as `users` may."""
+        """Let a new group use the default virtual data center, as `users` may."""
         for kinds, right in _OF_THE_DATA_CENTER:
             self.add_rule(_rule(_GROUP | number, kinds, right, _ONE))
 
@@ -165,7 +165,7 @@ class Rights:
         self._store.delete_record("acl", number)
 
     def need(self, asking: Asking, *wants: Want) -> None:
-        """Raise `CloudError` 401 in the core's words unless all that a call wants is allowed."""
+        """Raise `CloudError` 401, in the core's words, unless everything that a call needs is allowed."""
         refused = [_refusal(asking.user, want) for want in wants if not self._allows(asking.user, want)]
         if refused:
             raise CloudError(401, f"[{asking.call}] User [{asking.user.id}] : {'; '.join(refused)}.")
@@ -181,7 +181,7 @@ class Rights:
             return False
         if user.admin:
             return True
-        # An object that is only about to be made belongs to nobody.
+        # An object that does not exist yet belongs to nobody.
         if want.number >= 0 and _granted(user, want.access) & want.right:
             return True
         return any(
@@ -190,7 +190,7 @@ class Rights:
         )
 
     def sees(self, user: User, kind: Kind, number: int, access: Access, whose: int = WHOSE_ALL) -> bool:
-        """Whether an object is in the part of a pool that a user asks for, and may be used by the user."""
+        """Whether an object is in the part of a pool that a user asks for, and the user may use it."""
         chosen = {
             WHOSE_PRIMARY_GROUP: access.gid == user.gid,
             WHOSE_MINE: access.uid == user.id,

@@ -1,4 +1,4 @@
-"""The core's methods about the place itself: its version, zone, cluster, host, datastores and networks."""
+"""The core's methods about the cloud itself: its version, zone, cluster, host, datastores and networks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 VERSION = "7.4.0"
 _ONLY = 0  # the id of the one zone, the one cluster, the one host
-_NOBODYS = Access(octet="000")  # what only administrators, and whom an ACL rule lets, may see
+_NOBODYS = Access(octet="000")  # visible only to administrators and to users with an ACL rule
 
 
 class SiteMethods:
@@ -73,7 +73,7 @@ class SiteMethods:
         return host_xml(there, os.cpu_count() or 1, memory)
 
     def measured(self, asking: Asking, *_: Any) -> str:
-        """Return what is measured of the hosts: nothing."""
+        """Return the measurements of the hosts: there are none."""
         self._only(asking, Kind.HOST, _ONLY)
         return "<MONITORING_DATA></MONITORING_DATA>"
 
@@ -156,7 +156,7 @@ class NetworkMethods:
         return number
 
     def delete(self, asking: Asking, number: int, *_: Any) -> int:
-        """Remove a virtual network, but the loopback and one that a VM is in."""
+        """Remove a virtual network, except the loopback and one that a VM uses."""
         network = self._may(asking, number, Right.MANAGE)
         names = {str(number), network.name}
         for vm in self._compute.vms.values():

@@ -108,7 +108,7 @@ def changed(asking: Asking, before: dict[str, Any], content: str, append: int) -
 
 
 def check_name(call: str, what: str, name: Any, access: Access, known: Any) -> None:
-    """Raise `CloudError` unless a new object has a name that no other of its owner has."""
+    """Raise `CloudError` unless a new object has a name, and its owner has no other with that name."""
     if not name:
         raise CoreError(f"[{call}] Cannot create {what.lower()} without a NAME.")
     if reason := not_a_name(str(name)):

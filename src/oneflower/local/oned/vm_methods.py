@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from oneflower.local.oned.models import Vm
     from oneflower.local.oned.ownership import Method
 
-# In which state a pool call asks for VMs.
+# Which states of VMs a pool call asks for.
 _ANY_STATE, _NOT_DONE, _LAST_STATE = -2, -1, 11
 _HOST = 0
 _HARD = ("terminate", "poweroff", "reboot", "undeploy")
@@ -27,7 +27,7 @@ _DEPLOYABLE = (VmState.PENDING, VmState.HOLD, VmState.STOPPED, VmState.UNDEPLOYE
 
 
 def vm_shelf(compute: Compute) -> Shelf:
-    """Return where the VMs are, for what can be done with anything that has an owner."""
+    """Return access to the VMs, for the operations on anything that has an owner."""
     return Shelf(Kind.VM, "one.vm", compute.find, compute.vms.values, compute.keep, unique=False)
 
 
@@ -80,7 +80,7 @@ class VmMethods:
         return number
 
     def _reschedule(self, vm: Vm, *, wanted: bool) -> None:
-        """Set or clear the flag that asks for another host. There is no other, so it only shows."""
+        """Set or clear the flag that asks for another host. There is no other host, so this changes only the flag."""
         if not vm.running and vm.state is not VmState.POWEROFF:
             state = self._compute.state_name(vm)
             raise CloudError(500, f"Could not set rescheduling flag for VM {vm.id}, wrong state {state}.")
@@ -88,7 +88,7 @@ class VmMethods:
         self._compute.keep(vm)
 
     def deploy(self, asking: Asking, number: int, host: int, *_: Any) -> int:
-        """Boot a VM that waits, is on hold, stopped or undeployed. There is one host."""
+        """Boot a VM that is pending, on hold, stopped or undeployed. There is one host."""
         if host != _HOST:
             raise CloudError(404, f"[{asking.call}] Error getting host [{host}].")
         vm = self._may(asking, number, Right.ADMIN)
@@ -132,7 +132,7 @@ class VmMethods:
         return self._compute.schedule(vm, name, delay)
 
     def unschedule(self, asking: Asking, number: int, action: int) -> int:
-        """Take back a scheduled action of a VM."""
+        """Cancel a scheduled action of a VM."""
         vm = self._may(asking, number, Right.MANAGE)
         if str(action) not in [entry["ID"] for entry in vm.sched_actions]:
             raise CoreError(f"[{asking.call}] Sched action doesn't exist.")
@@ -140,7 +140,7 @@ class VmMethods:
         return number
 
     def monitor(self, asking: Asking, number: int, *_: Any) -> str:
-        """Return what is measured of a VM: nothing, because the host measures nothing."""
+        """Return the measurements of a VM: there are none, because the host measures nothing."""
         self._may(asking, number, Right.USE, past_lock=True)
         return "<MONITORING_DATA></MONITORING_DATA>"
 

@@ -23,7 +23,7 @@ _ETHERNET = ("DNS", "EXTERNAL", "GATEWAY", "IP", "IP6", "IP6_GATEWAY", "IP6_METH
              "IP6_ULA", "MAC", "MASK", "METHOD", "METRIC", "MTU", "NETWORK", "ROUTES", "SEARCH_DOMAIN", "VLAN_ID",
              "VROUTER_IP", "VROUTER_IP6", "VROUTER_MANAGEMENT")  # fmt: skip
 
-# How the core names what it does not find: with its article, its attribute, and where that is.
+# How the core names an object that it does not find: with its article, its attribute, and where that is.
 _OF_NIC, _OF_DISK = ("a network", "NETWORK", "NIC"), ("an image", "IMAGE", "DISK")
 Thing = TypeVar("Thing", Image, Network)
 
@@ -108,7 +108,7 @@ def mac(number: int, index: int = 0) -> str:
 def networks_of(
     attributes: Mapping[str, Any], networks: Mapping[int, Network], user: User
 ) -> list[Network | CloudError]:
-    """Return the networks that NICs name, by id or by name; an error for one that does not exist."""
+    """Return the networks that NICs name, by id or by name; an error in place of one that does not exist."""
     found: list[Network | CloudError] = []
     for nic in nics_of(attributes):
         name, number = nic.get("NETWORK"), nic.get("NETWORK_ID")
@@ -122,9 +122,9 @@ def networks_of(
 
 
 def images_of(attributes: Mapping[str, Any], images: Mapping[int, Image], user: User) -> list[Image | CloudError]:
-    """Return the images that disks name, by id if there is one with that id, or by name; an error for a name of none.
+    """Return the images that disks name, by id or by name; an error in place of a name that does not exist.
 
-    Machines here have no disks, so an image that there is not does not matter.
+    Machines here have no disks, so an id that does not exist is ignored.
     """
     listed = attributes.get("DISK") or []
     found: list[Image | CloudError] = []
@@ -138,7 +138,7 @@ def images_of(attributes: Mapping[str, Any], images: Mapping[int, Image], user: 
 
 
 def _owner(vector: Mapping[str, Any], what: str, user: User) -> str:
-    """Return whose object a vector names: by id, or by the name of the user."""
+    """Return the owner that a vector names, by user id or by user name."""
     return str(vector.get(f"{what}_UID") or vector.get(f"{what}_UNAME") or user.id)
 
 
