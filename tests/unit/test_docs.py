@@ -88,11 +88,16 @@ def parse(words, command, name="oneflower", parent=None):
         parse(words, command, name, context)
 
 
+@pytest.fixture(scope="module")
+def command():
+    return typer.main.get_command(app)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_command_that_a_page_shows_is_one(page):
+def test_every_command_that_a_page_shows_is_one(page, command):
     for line in commands_of(page):
         with suppress(click.MissingParameter):  # a sentence may name a command without its arguments
-            parse(shlex.split(line, comments=True), typer.main.get_command(app))
+            parse(shlex.split(line, comments=True), command)
 
 
 def test_every_sentence_of_the_troubleshooting_is_one_that_the_program_prints():
