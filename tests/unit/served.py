@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 
@@ -11,6 +12,9 @@ from starlette.responses import PlainTextResponse
 from oneflower_appliance.flower import serving
 
 ADDRESS = "127.77.0.3"
+PLAIN = ssl.SSLContext(
+    ssl.PROTOCOL_TLS_CLIENT
+)  # for HTTP: without it httpx reads all certificate authorities each time
 PROTOBUF = {"content-type": "application/protobuf", "accept": "application/protobuf"}
 
 

@@ -20,7 +20,7 @@ from oneflower_appliance import peers
 from oneflower_appliance.agent import tls
 from oneflower_appliance.flower.door import FleetDoor, OwnDoor
 from tests.unit.intruder import as_another_user
-from tests.unit.served import ADDRESS, PROTOBUF, Counting, Served
+from tests.unit.served import ADDRESS, PLAIN, PROTOBUF, Counting, Served
 
 
 class NoMembership:
@@ -47,7 +47,7 @@ def doors():
 
 @pytest.mark.parametrize("path", ["/v1/fleet/pull-messages", "/v1/fleet/register-node", "/health"])
 def test_supernodes_pass_through_the_fleet_door(doors, path):
-    assert httpx.post(doors[1] + path, trust_env=False).text == "flower"
+    assert httpx.post(doors[1] + path, trust_env=False, verify=PLAIN).text == "flower"
 
 
 @pytest.mark.parametrize(
@@ -60,18 +60,18 @@ def test_supernodes_pass_through_the_fleet_door(doors, path):
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
 def test_nothing_else_does(doors, path, method):
-    answer = httpx.request(method, httpx.URL(doors[1]).copy_with(raw_path=path.encode()), trust_env=False)
+    answer = httpx.request(method, httpx.URL(doors[1]).copy_with(raw_path=path.encode()), trust_env=False, verify=PLAIN)
     assert answer.status_code == 403, answer.text
     assert "Only the Fleet API is served here" in answer.text
 
 
 def test_a_supernode_may_ask_whether_it_is_online(doors):
-    assert httpx.get(doors[1] + "/health/supernode/17", trust_env=False).text == "ours"
+    assert httpx.get(doors[1] + "/health/supernode/17", trust_env=False, verify=PLAIN).text == "ours"
 
 
 def test_the_owner_passes_through_the_loopback_door(doors):
-    assert httpx.post(doors[0] + "/v1/control/start-run", trust_env=False).text == "flower"
-    assert httpx.get(doors[0] + "/oneflower/nodes", trust_env=False).text == "ours"
+    assert httpx.post(doors[0] + "/v1/control/start-run", trust_env=False, verify=PLAIN).text == "flower"
+    assert httpx.get(doors[0] + "/oneflower/nodes", trust_env=False, verify=PLAIN).text == "ours"
 
 
 @pytest.mark.parametrize("door", [0, 1])
@@ -83,7 +83,7 @@ def test_websockets_are_refused(doors, door, path):
         "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
         "Sec-WebSocket-Version": "13",
     }
-    assert httpx.get(doors[door] + path, headers=headers, trust_env=False).status_code == 400
+    assert httpx.get(doors[door] + path, headers=headers, trust_env=False, verify=PLAIN).status_code == 400
 
 
 # Whose hands the loopback door opens to
@@ -91,7 +91,7 @@ def test_websockets_are_refused(doors, door, path):
 
 @pytest.mark.parametrize("host", ["127.0.0.1:9", "127.0.0.1", "localhost:4711", "LOCALHOST", "[::1]:80", ADDRESS])
 def test_the_end_of_a_tunnel_is_a_loopback_address_too(doors, host):
-    answer = httpx.get(doors[0] + "/oneflower/nodes", headers={"host": host}, trust_env=False)
+    answer = httpx.get(doors[0] + "/oneflower/nodes", headers={"host": host}, trust_env=False, verify=PLAIN)
     assert answer.text == "ours"
 
 
@@ -106,7 +106,7 @@ def test_the_end_of_a_tunnel_is_a_loopback_address_too(doors, host):
 def test_a_page_in_the_users_browser_is_refused(doors, headers):
     """It may send text without asking first; under a name of its own, or to the address itself."""
     headers = {"content-type": "text/plain", **headers}
-    answer = httpx.post(doors[0] + "/oneflower/runs", headers=headers, content=b"{}", trust_env=False)
+    answer = httpx.post(doors[0] + "/oneflower/runs", headers=headers, content=b"{}", trust_env=False, verify=PLAIN)
     assert answer.status_code == 403
 
 
@@ -255,7 +255,7 @@ def test_a_supernodes_tasks_are_for_its_own_user():
         url = f"http://{ADDRESS}:{served.control[1]}/v1/runtime/"
 
         def ask(**headers):
-            with httpx.Client(trust_env=False, headers=PROTOBUF | headers) as client:
+            with httpx.Client(trust_env=False, verify=PLAIN, headers=PROTOBUF | headers) as client:
                 return {
                     path: client.post(url + path, content=message.SerializeToString()).status_code
                     for path, message in RUNTIME.items()

@@ -31,7 +31,7 @@ from oneflower_appliance.flower.bodies import Bodies
 from oneflower_appliance.flower.door import FleetDoor, OwnDoor
 from oneflower_appliance.flower.membership import Membership
 from oneflower_appliance.flower.visits import Limits, Visit, Visits
-from tests.unit.served import ADDRESS, PROTOBUF, Counting, Served
+from tests.unit.served import ADDRESS, PLAIN, PROTOBUF, Counting, Served
 
 MEGABYTE = 2**20
 INVALID = {"detail": "Invalid SuperNode authentication"}
@@ -69,7 +69,9 @@ class SuperLink:
 
     def post(self, path, message=None, headers=None):
         content = message.SerializeToString() if message else b""
-        return httpx.post(f"{self.url}/v1/fleet/{path}", content=content, headers=headers, trust_env=False)
+        return httpx.post(
+            f"{self.url}/v1/fleet/{path}", content=content, headers=headers, trust_env=False, verify=PLAIN
+        )
 
 
 @pytest.fixture
@@ -491,7 +493,7 @@ def test_nothing_that_a_stranger_sends_is_written_into_a_log(link, caplog):
             client.settimeout(10)
             client.sendall(request)
             assert b" 500 " not in client.recv(1000), request
-    assert httpx.get(f"{link.url}/health", trust_env=False).status_code == 200
+    assert httpx.get(f"{link.url}/health", trust_env=False, verify=PLAIN).status_code == 200
     # The access log is on when debugging only. httpx is what this test asks with.
     others = ("httpx", "httpcore", "uvicorn.access")
     assert [record.getMessage() for record in caplog.records if not record.name.startswith(others)] == []
