@@ -12,7 +12,7 @@ from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.inflatable.inflatable_object import get_object_tree
 from flwr.supercore.task_identity import TaskIdentity
 
-from oneflower_appliance.flower.api import status_api
+from oneflower_appliance.flower.api import superlink_api
 from oneflower_appliance.flower.linkstate import LinkState
 from oneflower_appliance.training.abandoned import Abandoned
 from tests.unit.flower_state import linkstate_factory
@@ -40,7 +40,7 @@ class Fleet:
         self._store(message)
         self.runs = folder / "runs"
         self.abandoned = Abandoned.beside(self.runs)
-        self.api = status_api(LinkState(factory, warm=warm), self.runs)
+        self.api = superlink_api(LinkState(factory, warm=warm), self.runs)
 
     def _store(self, message):
         self.state.store_message_and_object_tree(message, get_object_tree(message), self.state.start_session(self.run))

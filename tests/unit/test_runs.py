@@ -1,4 +1,4 @@
-"""Following and collecting runs, against a SuperLink's status API as the client sees it."""
+"""Following and collecting runs, against a SuperLink's API as the client sees it."""
 
 from __future__ import annotations
 

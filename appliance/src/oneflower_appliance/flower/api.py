@@ -1,7 +1,7 @@
 """The API beside Flower's own, in JSON: /oneflower/... on the loopback door, /health/supernode/ID on both.
 
-Through it clients follow runs, SuperNodes learn that they are online, and the SuperLink's agent lets nodes in, starts
-what the form asks for, and has a run that was lost go on.
+Through it clients follow runs, SuperNodes learn that they are online, and the SuperLink's agent admits nodes, starts
+what the form asks for, and resumes a run that was lost.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from oneflower_appliance.training.abandoned import Abandoned
 from oneflower_appliance.use_cases import USE_CASES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from starlette.requests import Request
@@ -36,12 +35,12 @@ _MISSING = PlainTextResponse("Not found.\n", status_code=404)
 
 
 class _Id(IntegerConvertor):
-    """An id of Flower's: 64 bits without a sign. Of a longer number Flower's state makes an error, not a no."""
+    """An id of Flower's: 64 bits without a sign. For a longer number Flower's state raises an error."""
 
     regex = "[0-9]{1,20}"
 
     def convert(self, value: str) -> int:
-        """Return the id, 0 (which nothing has) for a number that is none."""
+        """Return the id, 0 (which nothing has) if it is not a valid one."""
         number = super().convert(value)
         return number if number < 2**64 else 0
 
@@ -49,9 +48,9 @@ class _Id(IntegerConvertor):
 register_url_convertor("id", _Id())
 
 
-def status_api(link: LinkState, runs: Path) -> ASGIApp:
+def superlink_api(link: LinkState, runs: Path) -> ASGIApp:
     """Return the API over a SuperLink's state and the folder where its runs leave what they leave."""
-    routes = [*_node_routes(link, Abandoned.beside(runs)), *_run_routes(link, runs)]
+    routes = [*NodeCalls(link, Abandoned.beside(runs)).routes(), *RunCalls(link, runs).routes()]
     return Starlette(routes=routes, middleware=[Middleware(_Excusing, folder=runs)])
 
 
@@ -71,115 +70,147 @@ class _Excusing:
             await PlainTextResponse(f"{_ON_SUPERLINK} {reason}\n", status_code=507)(scope, receive, send)
 
 
-def _node_routes(link: LinkState, abandoned: Abandoned) -> list[Route]:
-    def health(request: Request) -> Response:
+class NodeCalls:
+    """The calls that are about SuperNodes."""
+
+    def __init__(self, link: LinkState, abandoned: Abandoned) -> None:
+        self._link = link
+        self._abandoned = abandoned
+
+    def routes(self) -> list[Route]:
+        """Return the table of these calls."""
+        return [
+            Route("/health/supernode/{id:id}", self.health),
+            Route("/oneflower/nodes", self.list_nodes),
+            Route("/oneflower/nodes", self.register, methods=["POST"]),
+            Route("/oneflower/nodes/{id:id}", self.unregister, methods=["DELETE"]),
+        ]
+
+    def health(self, request: Request) -> Response:
+        """Say whether a node is online, and whether it is stuck in a round that is over."""
         node = int(request.path_params["id"])
-        if not link.is_online(node):
+        if not self._link.is_online(node):
             return PlainTextResponse("not online\n", status_code=404)
-        if message := abandoned.of(node):
-            if link.is_at(message):
+        if message := self._abandoned.of(node):
+            if self._link.is_at(message):
                 return PlainTextResponse("stuck\n", status_code=409)
-            abandoned.forget(node)
+            self._abandoned.forget(node)
         return PlainTextResponse("online\n")
 
-    def nodes(_: Request) -> Response:
-        return JSONResponse(link.nodes())
+    def list_nodes(self, _: Request) -> Response:
+        """Return all nodes."""
+        return JSONResponse(self._link.nodes())
 
-    async def register(request: Request) -> Response:
+    async def register(self, request: Request) -> Response:
+        """Register a public key; say whether it was refused, and whether it was used before."""
         key = str((await request.json())["public_key"]).encode()
         try:
-            return JSONResponse({"id": str(await run_in_threadpool(link.register, key))})
+            return JSONResponse({"id": str(await run_in_threadpool(self._link.register, key))})
         except OneflowerError as error:
             return JSONResponse({"refused": error.message, "spent": error.code is ExitCode.CONFLICT})
 
-    def unregister(request: Request) -> Response:
-        link.unregister(int(request.path_params["id"]))
+    def unregister(self, request: Request) -> Response:
+        """Unregister a node."""
+        self._link.unregister(int(request.path_params["id"]))
         return JSONResponse({"id": str(request.path_params["id"])})
 
-    return [
-        Route("/health/supernode/{id:id}", health),
-        Route("/oneflower/nodes", nodes),
-        Route("/oneflower/nodes", register, methods=["POST"]),
-        Route("/oneflower/nodes/{id:id}", unregister, methods=["DELETE"]),
-    ]
 
+class RunCalls:
+    """The calls that are about runs, which leave their files in folders of `runs`."""
 
-def _run_routes(link: LinkState, runs: Path) -> list[Route]:
-    def told(run: dict[str, str]) -> dict[str, Any]:
-        folder = runs / run["id"]
-        lost = {"lost": "YES"} if (folder / Origin.LOST).exists() else {}
-        files = {"why_lost": Origin.LOST, "given_up": Origin.GIVEN_UP, "resumed_as": Origin.SUCCESSOR}
-        said = {key: Origin.said(folder, name) for key, name in files.items()}
-        full = no_room(runs)
-        trouble = {"trouble": f"{_ON_SUPERLINK} {full}" if full else ""}
-        return run | lost | said | trouble | {"attempt": Origin.of(folder).attempt}
+    def __init__(self, link: LinkState, runs: Path) -> None:
+        self._link = link
+        self._runs = runs
 
-    def all_runs(_: Request) -> Response:
-        return JSONResponse([told(run) for run in link.runs()])
+    def routes(self) -> list[Route]:
+        """Return the table of these calls."""
+        return [
+            Route("/oneflower/retention", self.tidy, methods=["POST"]),
+            Route("/oneflower/runs", self.list_runs),
+            Route("/oneflower/runs", self.start, methods=["POST"]),
+            Route("/oneflower/runs/{id:id}", self.show),
+            Route("/oneflower/runs/{id:id}/stop", self.stop, methods=["POST"]),
+            Route("/oneflower/runs/{id:id}/log", self.log),
+            Route("/oneflower/runs/{id:id}/files", self.files),
+            Route("/oneflower/runs/{id:id}/files/{name:path}", self.file),
+        ]
 
-    def one_run(request: Request) -> Response:
-        run = link.run(int(request.path_params["id"]))
-        return _MISSING if run is None else JSONResponse(told(run))
+    def list_runs(self, _: Request) -> Response:
+        """Return all runs."""
+        return JSONResponse([self._described(run) for run in self._link.runs()])
 
-    def stop(request: Request) -> Response:
-        number = int(request.path_params["id"])
-        if link.run(number) is None:
-            return _MISSING
-        link.stop(number)
-        return JSONResponse({"id": str(number)})
+    def show(self, request: Request) -> Response:
+        """Return one run."""
+        run = self._link.run(int(request.path_params["id"]))
+        return _MISSING if run is None else JSONResponse(self._described(run))
 
-    def log(request: Request) -> Response:
-        found = link.log(int(request.path_params["id"]), float(request.query_params.get("after", "0")))
-        return _MISSING if found is None else JSONResponse(found)
-
-    def file(request: Request) -> Response:
-        folder = (runs / str(request.path_params["id"])).resolve()
-        path = (folder / request.path_params["name"]).resolve()
-        return FileResponse(path) if path.is_relative_to(folder) and path.is_file() else _MISSING
-
-    def files(request: Request) -> Response:
-        folder = (runs / str(request.path_params["id"])).resolve()
-        found = (path for path in folder.rglob("*") if path.is_file() and path.resolve().is_relative_to(folder))
-        return JSONResponse(sorted(str(path.relative_to(folder)) for path in found))
-
-    def start(wanted: dict[str, Any]) -> str:
-        return link.start(USE_CASES[wanted["use_case"]].folder, wanted["config"])
-
-    def resume(wanted: dict[str, Any]) -> str:
-        number = str(int(wanted["resumes"]))
-        if successor := Origin.successor(runs / number):
-            return successor
-        before = Origin.of(runs / number)
-        origin = Origin(number, before.first, before.attempt + 1)
-        started = link.start_again(int(number))
-        # The ServerApp reads it when its strategy starts, which is a process and its imports away.
-        write_atomic(runs / started / Origin.FILE, origin.text, SHARED)
-        write_atomic(runs / number / Origin.SUCCESSOR, f"{started}\n", SHARED)
-        link.stop(int(number))  # now that whoever follows it knows which to follow instead
-        return started
-
-    async def new_run(request: Request) -> Response:
+    async def start(self, request: Request) -> Response:
+        """Start a run of a use case, or one that resumes another."""
         try:
             wanted = await request.json()
-            act: Callable[[dict[str, Any]], str] = resume if "resumes" in wanted else start
-            return JSONResponse({"id": await run_in_threadpool(act, wanted)})
+            start = self._resume if "resumes" in wanted else self._start
+            return JSONResponse({"id": await run_in_threadpool(start, wanted)})
         except OneflowerError as error:
             return PlainTextResponse(f"{error.sentence}\n", status_code=409)
         except (KeyError, TypeError, ValueError) as error:
-            return PlainTextResponse(f"That is no run: {error!r}.\n", status_code=400)
+            return PlainTextResponse(f"Not a valid run: {error!r}.\n", status_code=400)
 
-    async def tidy(request: Request) -> Response:
+    def stop(self, request: Request) -> Response:
+        """Stop a run."""
+        number = int(request.path_params["id"])
+        if self._link.run(number) is None:
+            return _MISSING
+        self._link.stop(number)
+        return JSONResponse({"id": str(number)})
+
+    def log(self, request: Request) -> Response:
+        """Return what a run's ServerApp wrote after a moment."""
+        found = self._link.log(int(request.path_params["id"]), float(request.query_params.get("after", "0")))
+        return _MISSING if found is None else JSONResponse(found)
+
+    def files(self, request: Request) -> Response:
+        """Return the names of a run's files."""
+        folder = self._folder(request)
+        found = (path for path in folder.rglob("*") if path.is_file() and path.resolve().is_relative_to(folder))
+        return JSONResponse(sorted(str(path.relative_to(folder)) for path in found))
+
+    def file(self, request: Request) -> Response:
+        """Return a run's file. One that is, or leads, outside of its folder is not found."""
+        folder = self._folder(request)
+        path = (folder / request.path_params["name"]).resolve()
+        return FileResponse(path) if path.is_relative_to(folder) and path.is_file() else _MISSING
+
+    async def tidy(self, request: Request) -> Response:
+        """Delete what runs that have ended no longer need, and all there is of the runs to forget."""
         forget = [int(number) for number in (await request.json())["forget"]]
-        await run_in_threadpool(link.tidy, forget)
+        await run_in_threadpool(self._link.tidy, forget)
         return JSONResponse({})
 
-    return [
-        Route("/oneflower/retention", tidy, methods=["POST"]),
-        Route("/oneflower/runs", all_runs),
-        Route("/oneflower/runs", new_run, methods=["POST"]),
-        Route("/oneflower/runs/{id:id}", one_run),
-        Route("/oneflower/runs/{id:id}/stop", stop, methods=["POST"]),
-        Route("/oneflower/runs/{id:id}/log", log),
-        Route("/oneflower/runs/{id:id}/files", files),
-        Route("/oneflower/runs/{id:id}/files/{name:path}", file),
-    ]
+    def _folder(self, request: Request) -> Path:
+        return (self._runs / str(request.path_params["id"])).resolve()
+
+    def _described(self, run: dict[str, str]) -> dict[str, Any]:
+        """Return a run with what the files in its folder say of it."""
+        folder = self._runs / run["id"]
+        lost = {"lost": "YES"} if (folder / Origin.LOST).exists() else {}
+        files = {"why_lost": Origin.LOST, "given_up": Origin.GIVEN_UP, "resumed_as": Origin.SUCCESSOR}
+        said = {key: Origin.said(folder, name) for key, name in files.items()}
+        full = no_room(self._runs)
+        trouble = {"trouble": f"{_ON_SUPERLINK} {full}" if full else ""}
+        return run | lost | said | trouble | {"attempt": Origin.of(folder).attempt}
+
+    def _start(self, wanted: dict[str, Any]) -> str:
+        return self._link.start(USE_CASES[wanted["use_case"]].folder, wanted["config"])
+
+    def _resume(self, wanted: dict[str, Any]) -> str:
+        number = str(int(wanted["resumes"]))
+        if successor := Origin.successor(self._runs / number):
+            return successor
+        before = Origin.of(self._runs / number)
+        origin = Origin(number, before.first, before.attempt + 1)
+        started = self._link.start_again(int(number))
+        # The ServerApp reads it when its strategy starts, which takes a process and its imports.
+        write_atomic(self._runs / started / Origin.FILE, origin.text, SHARED)
+        write_atomic(self._runs / number / Origin.SUCCESSOR, f"{started}\n", SHARED)
+        self._link.stop(int(number))  # whoever follows it knows by now which run to follow instead
+        return started

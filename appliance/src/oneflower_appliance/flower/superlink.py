@@ -18,7 +18,7 @@ from oneflower_appliance.corrections import LOST_DELIVERIES
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.flower import internals, places
-from oneflower_appliance.flower.api import status_api
+from oneflower_appliance.flower.api import superlink_api
 from oneflower_appliance.flower.commands import superlink_arguments
 from oneflower_appliance.flower.deliveries import forget_lost_deliveries
 from oneflower_appliance.flower.door import FleetDoor, OwnDoor
@@ -86,7 +86,7 @@ class SuperLink:
     def entrances(self) -> list[Entrance]:
         """Return the sockets, each with what is served there. One more for another purpose has its place here."""
         flower = self._polls if self._polls and self._superexec else self._app
-        status = status_api(self._link, self._runs) if self._link else no_api()
+        status = superlink_api(self._link, self._runs) if self._link else no_api()
         return [
             own_entrance(self._control, OwnDoor(flower, status)),
             fleet_entrance(self._fleet, FleetDoor(flower, status, Membership(self._app))),

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from oneflower_appliance.errors import OneflowerError
-from oneflower_appliance.flower.api import status_api
+from oneflower_appliance.flower.api import superlink_api
 from oneflower_appliance.flower.linkstate import LinkState
 from oneflower_appliance.run_folder import Origin
 from tests.unit.flower_state import linkstate_factory
@@ -54,7 +54,7 @@ def link():
 def ask(link, tmp_path):
     def ask(method, path, **more):
         async def send():
-            transport = httpx.ASGITransport(status_api(link, tmp_path))
+            transport = httpx.ASGITransport(superlink_api(link, tmp_path))
             async with httpx.AsyncClient(transport=transport, base_url="http://link") as client:
                 return await client.request(method, f"/oneflower{path}", **more)
 
@@ -168,7 +168,7 @@ def test_a_number_that_is_no_id_is_not_found(tmp_path, number, path):
     state = linkstate_factory(tmp_path)
 
     async def send():
-        transport = httpx.ASGITransport(status_api(LinkState(state), tmp_path))
+        transport = httpx.ASGITransport(superlink_api(LinkState(state), tmp_path))
         async with httpx.AsyncClient(transport=transport, base_url="http://link") as client:
             return await client.get(path.format(number))
 
