@@ -248,8 +248,8 @@ REFUSED = diagnosis.explain(["httpx.HTTPStatusError: Client error '401 Unauthori
 @pytest.mark.parametrize(
     ("superlink", "sentence", "keeps"),
     [
-        (Superlinked(False), "does not take this SuperNode's key any more. The SuperNode makes another key", False),
-        (Superlinked(False, ahead=303), "key any more", False),
+        (Superlinked(False), "no longer accepts this SuperNode's key. The SuperNode makes another key", False),
+        (Superlinked(False, ahead=303), "no longer accepts this SuperNode's key", False),
         (Superlinked(False, ahead=400), "This machine's clock is 400 s behind the SuperLink's", True),
         (Superlinked(False, ahead=-30), "This machine's clock is 30 s ahead of the SuperLink's", True),
         (Superlinked(True), "an earlier process of it still counts as online", True),
@@ -359,7 +359,7 @@ def test_a_superlink_that_does_not_answer_for_long_hangs(machine, monkeypatch):
     link = duties.Duties(dataclasses.replace(machine, onegate=None), Silent())
     link.look()
     now[0] += 60
-    with pytest.raises(diagnosis.HungError, match="does not answer any more"):
+    with pytest.raises(diagnosis.HungError, match="no longer answers"):
         link.look()
 
 

@@ -1,8 +1,8 @@
-r"""Reads context.sh, the file through which OpenNebula tells a virtual machine who it is, without executing it.
+r"""Reads context.sh, OpenNebula's description of a virtual machine, without executing it.
 
 OpenNebula writes one `KEY='value'` per context entry, keys in alphabetical order, always single-quoted; an embedded
-quote is written as `'\''` and newlines stay raw inside the quotes. Nothing else is accepted here: a file that needs
-a shell to be understood is refused with the line that is at fault.
+quote is written as `'\''` and newlines stay raw inside the quotes. Nothing else is accepted: a file that only a shell
+could read is refused, with the line in question.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def parse_context(text: str) -> dict[str, str]:
             line = text.count("\n", 0, position) + 1
             raise OneflowerError(
                 f"context.sh is malformed at line {line}: not an assignment of the form KEY='value'.",
-                "Detach and attach the context, or instantiate the VM again, so that OpenNebula writes it anew.",
+                "Detach and attach the context, or instantiate the VM again, so that OpenNebula writes it again.",
                 ExitCode.INVALID_INPUT,
             )
         pieces = _PIECE.findall(assignment["value"])
@@ -59,7 +59,7 @@ def read_context(folder: Path) -> dict[str, str]:
 
 
 def read_token(folder: Path) -> str:
-    """Return the OneGate token in `folder`/token.txt. Raises `OneflowerError` when there is none."""
+    """Return the OneGate token in `folder`/token.txt. Raises `OneflowerError` if there is none."""
     path = folder / "token.txt"
     try:
         token = path.read_text(encoding="ascii").strip()

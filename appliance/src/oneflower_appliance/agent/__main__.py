@@ -1,4 +1,4 @@
-"""Runs the agent as a module: `python -m` and the name of this package."""
+"""Run the agent as a module: `python -m` and the name of this package."""
 
 from oneflower_appliance.agent.agent import main
 

@@ -1,12 +1,11 @@
-"""Lets the SuperNodes of one's own service in, and nobody else.
+"""Admits the SuperNodes of this service only.
 
-At each look it registers the key of every node of the service that it has not seen yet, checks one of those
-it has seen (a VM that was made anew has a new key), and unregisters those that are gone. All of it costs per node what
-it costs, however large the federation is.
+At each look it registers the key of every new node of the service, checks the key of one known node (a VM that was
+created again has a new key), and unregisters nodes that are gone. The cost per node does not grow with the federation.
 
-Flower never takes a key again that was unregistered, so a node is unregistered only when it is surely gone. Members of
-a service can write each other's attributes; so a key belongs for ever to the VM that held it first, and the key of a
-node that is online cannot be changed. What one node does wrong keeps no other node out.
+Flower never accepts a key again after it was unregistered, so a node is unregistered only when it is certainly gone.
+Members of a service can write each other's attributes. So a key belongs forever to the VM that held it first, and the
+key of a node that is online cannot be changed. An error of one node never keeps another node out.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_LOOKS, _SECONDS = 3, 60.0  # for how many looks, and how long, a VM is missing before it is asked whether it is gone
-_MOST_KEYS = 50  # of one VM: each takes a row in Flower's state, for ever
+_LOOKS, _SECONDS = 3, 60.0  # looks and seconds that a VM must be missing before OneGate is asked whether it is gone
+_MOST_KEYS = 50  # of one VM: each takes a row in Flower's state, forever
 
 
 @dataclass
@@ -54,7 +53,7 @@ class _NotLetInError(Exception):
 
 
 class Admission:
-    """Keeps `roster` and `refusals`. What it must not forget is in `file`, which no other member can write."""
+    """Keeps `roster` and `refusals`. What must survive a restart is in `file`, which no other member can write."""
 
     def __init__(self, door: SuperLinkApi, file: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._door = door
@@ -68,19 +67,19 @@ class Admission:
 
     @property
     def roster(self) -> Roster:
-        """The nodes that are let in."""
+        """The admitted nodes."""
         return Roster(self._members)
 
     @property
     def refusals(self) -> Refusals:
-        """The nodes that are not, and why."""
+        """The refused nodes, with the reasons."""
         return Refusals(self._refused)
 
     def look(self, onegate: OneGate, nodes: Sequence[int]) -> None:
-        """Bring the registry, and the roster with it, in line with the service's `nodes`.
+        """Make the registry, and the roster with it, match the service's `nodes`.
 
-        No nodes at all is what OneGate says when it knows nothing, so it changes nothing. Raises `OneGateError` when
-        OneGate does not answer. A registry that does not answer is asked again at the next look.
+        An empty list of nodes changes nothing: OneGate sends one when it knows nothing. Raises `OneGateError` when
+        OneGate does not answer. If the registry does not answer, the next look tries again.
         """
         if not nodes:
             return
@@ -99,7 +98,7 @@ class Admission:
                 self._keep()
 
     def _gone(self, onegate: OneGate, nodes: Sequence[int]) -> list[int]:
-        """Return the members whose VMs were missing for long, and of which OneGate says that they are gone."""
+        """Return the members whose VMs were missing for long and are gone according to OneGate."""
         missing = [vm for vm in self._members if vm not in nodes]
         now = self._clock()
         self._absences = {vm: self._absences.get(vm, _Absence(now)) for vm in missing}
@@ -109,7 +108,7 @@ class Admission:
             if absence.looks >= _LOOKS and now - absence.since >= _SECONDS:
                 try:
                     onegate.attributes(vm)
-                    self._absences[vm] = _Absence(now)  # it is there after all: to be asked again after as long
+                    self._absences[vm] = _Absence(now)  # it exists after all: ask again after the same time
                 except OneGateError as error:
                     if not error.answered:
                         raise
@@ -124,7 +123,7 @@ class Admission:
         return itertools.chain(fresh, known[self._turn % len(known) :][:1] if known else ())
 
     def _consider(self, onegate: OneGate, vm: int) -> None:
-        """Let a VM's node in, or note why not."""
+        """Admit a VM's node, or record why not."""
         try:
             published = onegate.attributes(vm).get(PUBLIC_KEY.name, "")
         except OneGateError as error:
@@ -140,7 +139,7 @@ class Admission:
             self._refused.pop(vm, None)
         except _NotLetInError as refusal:
             if self._refused.get(vm) != (refusal.key, refusal.reason):
-                log.warning("VM %d is not let in: %s", vm, refusal.reason.sentence)
+                log.warning("VM %d was not admitted: %s", vm, refusal.reason.sentence)
             self._refused[vm] = (refusal.key, refusal.reason)
 
     def _enrol(self, vm: int, published: str) -> None:
@@ -189,11 +188,11 @@ class Admission:
         try:
             write_atomic(self._file, json.dumps(content))
         except OneflowerError as error:
-            log.warning("Who was let in cannot be kept: %s", error.sentence)
+            log.warning("The list of admitted nodes cannot be saved: %s", error.sentence)
 
 
 def _recall(file: Path) -> tuple[dict[int, Member], dict[str, int]]:
-    """Return members and holders as they were kept. Without the file there was nobody: Flower's state is beside it."""
+    """Return the saved members and holders. Without the file there were none: Flower's state is next to it."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         members = {int(vm): Member(str(node_id), str(key)) for vm, (node_id, key) in content["members"].items()}
@@ -201,5 +200,5 @@ def _recall(file: Path) -> tuple[dict[int, Member], dict[str, int]]:
     except FileNotFoundError:
         return {}, {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        log.warning("%s cannot be read, so all nodes are registered anew: %s", file, error)
+        log.warning("%s cannot be read, so all nodes are registered again: %s", file, error)
         return {}, {}

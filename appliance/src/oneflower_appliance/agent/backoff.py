@@ -1,4 +1,4 @@
-"""How long to wait between tries, in one place."""
+"""How long to wait between attempts, in one place."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Backoff:
     """Waiting times in seconds: `first`, growing by `factor` up to `cap`, each shortened by up to `jitter` of itself.
 
-    Jitter keeps many machines that booted together from asking together for ever.
+    Jitter keeps machines that booted together from sending requests at the same moments forever.
     """
 
     first: float = 0.2
@@ -24,23 +24,23 @@ class Backoff:
     jitter: float = 0.3
 
     def delays(self) -> Iterator[float]:
-        """Yield waiting times without end."""
+        """Yield waiting times, endlessly."""
         delay = self.first
         while True:
             bounded = min(delay, self.cap)
-            yield bounded * (1 - self.jitter * random.random())  # noqa: S311 - spreads load, guards nothing
+            yield bounded * (1 - self.jitter * random.random())  # noqa: S311 - spreads load, protects nothing
             delay = min(delay * self.factor, self.cap)
 
 
 @dataclass
 class Patience:
-    """How long something may be wrong without a break, in seconds."""
+    """How long a problem may last without a break, in seconds."""
 
     limit: float
     _since: float | None = field(default=None, init=False)
 
     def is_over(self, *, wrong: bool) -> bool:
-        """Note whether it is wrong now. Returns whether it has been so for too long."""
+        """Record whether the problem exists now. Returns whether it has lasted too long."""
         if not wrong:
             self._since = None
             return False

@@ -1,4 +1,4 @@
-"""How a SuperNode finds the SuperLink of its service, and makes sure that the address is the SuperLink's own."""
+"""How a SuperNode finds the SuperLink of its service, and checks that the address is the SuperLink's own."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from oneflower_appliance.settings import Settings
 
 PATIENCE = 600.0
-CLOSELY = Backoff(first=0.1, cap=5, factor=1.5)  # for what the SuperLink publishes any moment now
+CLOSELY = Backoff(first=0.1, cap=5, factor=1.5)  # for attributes that the SuperLink is about to publish
 
 
 @dataclass(frozen=True)
 class Found:
-    """A SuperLink: its host:port, its VM and what that published. Outside the service there is no VM."""
+    """A SuperLink: its host:port, its VM and that VM's attributes. Outside the service there is no VM."""
 
     endpoint: str
     vm: int | None = None
@@ -34,7 +34,7 @@ class Found:
 
 
 def backoff(settings: Settings) -> Backoff:
-    """Return how the waits for a SuperLink grow (FL_EDGE_BACKOFF)."""
+    """Return the growing waits for a SuperLink (FL_EDGE_BACKOFF)."""
     fixed = settings.text("FL_EDGE_BACKOFF") == "fixed"
     cap = float(settings.integer("FL_EDGE_MAX_BACKOFF"))
     return Backoff(first=min(1.0, cap) if fixed else 0.2, factor=1.0 if fixed else 2.0, cap=cap)
@@ -53,7 +53,7 @@ class Discovery:
             return Found(address, None, {TLS.name: settings["FL_TLS_ENABLED"]})
         if self._machine.onegate is None:
             raise OneflowerError(
-                "There is no SuperLink to be found: this VM has no OneGate and FL_SUPERLINK_ADDRESS is empty.",
+                "No SuperLink found: this VM has no OneGate and FL_SUPERLINK_ADDRESS is empty.",
                 "Set FL_SUPERLINK_ADDRESS=host:port (and FL_SSL_CA_CERTFILE), or deploy through the service template.",
             )
         found = self._machine.insist(_published, PATIENCE, backoff(settings))
@@ -76,11 +76,11 @@ class Discovery:
     def _check_address(self, found: Found, host: str) -> None:
         """Refuse an address that is not the SuperLink's own.
 
-        Every VM of the service can write what the SuperLink published. What OpenNebula says of a VM, its addresses and
-        its context, none of them can.
+        Every VM of the service can write the SuperLink's attributes. No VM can change what OpenNebula says about a VM:
+        its addresses and its context.
         """
         superlink = found.vm
-        assert superlink is not None  # noqa: S101 - OneGate named it
+        assert superlink is not None  # noqa: S101 - OneGate reported it
         waits = backoff(self._machine.settings)
         own = self._machine.insist(lambda onegate: onegate.addresses(superlink), PATIENCE, waits)
         if host in own:
@@ -93,7 +93,7 @@ class Discovery:
             f"The SuperLink's VM {superlink} published the address {host}, which is not one that OpenNebula gave it"
             f" ({', '.join(sorted(own)) or 'none'}).",
             "Another VM of the service may have changed it: restart the SuperLink's VM, which publishes it again. "
-            "If the address is right, name it in FL_FLEET_API_ADDRESS.",
+            "If the address is right, set it in FL_FLEET_API_ADDRESS.",
             ExitCode.CONFLICT,
         )
 

@@ -1,4 +1,4 @@
-"""What a SuperLink's agent does while Flower runs: it looks after nodes, runs and certificates."""
+"""What a SuperLink's agent does while Flower runs: it takes care of nodes, runs and certificates."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SILENCE = 45.0  # how long Flower may not answer
-_CLOSE_LOOK = 1.0  # at runs, while there are any: asking this machine's own Flower costs little
+_CLOSE_LOOK = 1.0  # at runs, while there are any: requests to this machine's own Flower are cheap
 
 
 class Duties:
-    """The duties of one SuperLink on `machine`. Those that are None, it does not have."""
+    """The duties of one SuperLink on `machine`. It does not have those that are None."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Duties:
         self._look_often()
 
     def begin(self) -> dict[str, str]:
-        """Begin, now that Flower answers. Returns what is to be published."""
+        """Begin, now that Flower answers. Returns the attributes to publish."""
         self._look_at_certificates()
         self._published = self._tables()
         self._silence = Patience(_SILENCE)
@@ -66,7 +66,7 @@ class Duties:
         return self._published
 
     def look(self) -> float:
-        """Let new nodes in, hand out partition ids, look after runs and certificates.
+        """Admit new nodes, assign partition ids, take care of runs and certificates.
 
         Returns the seconds until the next look. Raises `HungError` when Flower has not answered for a while.
         """
@@ -90,7 +90,7 @@ class Duties:
         except ValueError as error:
             log.warning("The SuperLink refuses: %s", error)
         if self._silence.is_over(wrong=silent):
-            raise HungError("The SuperLink does not answer any more, though its Flower runs.")
+            raise HungError("The SuperLink no longer answers, although its Flower runs.")
         if due:
             self._due = time.monotonic() + next(self._delays)
         pause = max(0.0, self._due - time.monotonic())

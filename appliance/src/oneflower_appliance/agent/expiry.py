@@ -1,8 +1,9 @@
-"""When the certificates of a SuperLink end, and what its agent does about it while Flower runs.
+"""When the certificates of a SuperLink expire, and what its agent does about it while Flower runs.
 
-It looks once a day. A server certificate that was made here is replaced 30 days before its end, by the same CA, while
-no run goes on, or on its last day whatever goes on. Flower's server reads it again (`flower/serving.py`), so that no
-SuperNode notices. What cannot be replaced, a given certificate or a CA, is reported from 14 days before its end.
+It looks once a day. A server certificate that was made here is replaced 30 days before it expires, by the same CA,
+while no run is active; on its last day it is replaced in any case. Flower's server reads it again
+(`flower/serving.py`), so SuperNodes do not notice. A given certificate or a CA cannot be replaced. It is reported from
+14 days before it expires.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _DAY = datetime.timedelta(days=1)
 
 
 class Expiry:
-    """Looks at `certificates`, which were made here for `names`, or given where there are none."""
+    """Checks `certificates`. They were made here for `names`, or given if there are no names."""
 
     def __init__(
         self,
@@ -43,17 +44,17 @@ class Expiry:
 
     @property
     def attributes(self) -> dict[str, str]:
-        """What the SuperLink publishes of it."""
+        """What the SuperLink publishes about it."""
         return {CERT_EXPIRES.name: self._ends.first.date().isoformat()} if self._ends else {}
 
     @property
     def remarks(self) -> list[str]:
-        """Why the machine counts as degraded, empty while it does not."""
+        """Why the machine counts as degraded, or an empty text."""
         line = warning(self._ends.first.date(), self._clock().date()) if self._ends else ""
         return [line] if line else []
 
     def look(self, *, busy: bool) -> bool:
-        """Look, if a day has passed, and renew what is due. `busy` while a run goes on. Returns whether it looked."""
+        """Check once a day, and renew what is due. `busy` while a run is active. Returns whether it checked."""
         now = self._clock()
         looks = self._looked is None or not _DAY > now - self._looked >= datetime.timedelta(0)
         try:
@@ -62,7 +63,7 @@ class Expiry:
             if self._names and self._ends and self._ends.are_due(now) and not (busy and self._ends.server - now > _DAY):
                 tls.make_certificates(self._certificates.ca.parent, self._names, now)
                 self._ends, looks = tls.Ends.of(self._certificates), True
-                log.info("The server certificate was renewed. It ends on %s.", self._ends.server.date())
+                log.info("The server certificate was renewed. It expires on %s.", self._ends.server.date())
         except OneflowerError as error:
-            log.warning("The certificates cannot be looked after: %s", error.sentence)
+            log.warning("The certificates cannot be checked: %s", error.sentence)
         return looks

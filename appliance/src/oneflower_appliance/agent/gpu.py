@@ -17,16 +17,16 @@ _DEVICES = Path("/dev")
 
 
 def environment(settings: Settings, devices: Path = _DEVICES) -> dict[str, str]:
-    """Return what tells CUDA, PyTorch and TensorFlow which GPUs are theirs, and how much memory of them.
+    """Return the environment for CUDA, PyTorch and TensorFlow: which GPUs they may use, and how much memory.
 
-    A GPU that is asked for and not there is a warning: the apps then train on the CPU.
+    If a GPU is asked for and missing, that is a warning: the apps then train on the CPU.
     """
     if not settings.flag("FL_GPU_ENABLED"):
         return {"CUDA_VISIBLE_DEVICES": ""}
     if not any(devices.glob("nvidia[0-9]*")):
         log.warning(
             "FL_GPU_ENABLED is YES and this machine has no GPU: apps train on the CPU. Pass one through to the VM "
-            "(`oneflower register --gpu`) and see that its image has the driver."
+            "(`oneflower register --gpu`) and use an image with the driver."
         )
     found = {MEMORY_VARIABLE: settings["FL_GPU_MEMORY_FRACTION"]}
     chosen = settings.text("FL_CUDA_VISIBLE_DEVICES")

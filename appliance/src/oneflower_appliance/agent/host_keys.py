@@ -1,4 +1,4 @@
-"""The public SSH host keys of this machine, by which a client knows it at the end of a tunnel."""
+"""The public SSH host keys of this machine. A client verifies the machine by them, through a tunnel."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _FOLDER = Path("/etc/ssh")
 
 
 def host_keys(folder: Path = _FOLDER) -> str:
-    """Return them, one a line; nothing where this machine has none."""
+    """Return them, one per line; empty if this machine has none."""
     lines = []
     for path in sorted(folder.glob("ssh_host_*_key.pub")):
         try:

@@ -1,4 +1,4 @@
-"""A client of a SuperLink: its health, as its own protocols tell, and the API that oneflower puts beside Flower's."""
+"""A client of a SuperLink: its health, over its own protocols, and oneflower's API next to Flower's."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ class Probe:
         return self._status(address, f"/health/supernode/{node_id}") == 200
 
     def knows_stuck(self, address: str, node_id: str) -> bool:
-        """Whether the SuperNode still works on a message whose round is over. Raises `OSError` without connection."""
+        """Whether the SuperNode still works on a message whose round has ended. Raises `OSError` without connection."""
         return self._status(address, f"/health/supernode/{node_id}") == 409
 
 
 class KeyRefusedError(ValueError):
-    """Flower does not take a node's key. `spent` when that is because the key was unregistered before."""
+    """Flower refuses a node's key. `spent` if the reason is that the key was unregistered before."""
 
     def __init__(self, reason: str, *, spent: bool) -> None:
         super().__init__(reason)
@@ -77,9 +77,9 @@ class KeyRefusedError(ValueError):
 
 
 class SuperLinkApi:
-    """The API beside Flower's own, at a SuperLink's loopback address.
+    """oneflower's API next to Flower's own, at a SuperLink's loopback address.
 
-    Every method raises `OSError` when nobody answers, and `ValueError` with the reason when the answer is no. `ca` is
+    Every method raises `OSError` if nobody answers, and `ValueError` with the reason for a refusal. `ca` is
     the certificate to trust, None for plaintext.
     """
 
@@ -88,9 +88,9 @@ class SuperLinkApi:
         self._url = f"{'https' if ca else 'http'}://{control}/oneflower"
 
     def register(self, public_key: str) -> str:
-        """Make a PEM public key known and return its node id; one that is known already keeps its id.
+        """Register a PEM public key and return its node id; a key that is already known keeps its id.
 
-        Raises `KeyRefusedError` when it is the key that is refused.
+        Raises `KeyRefusedError` if the key itself is refused.
         """
         answer = self._ask("POST", "/nodes", {"public_key": public_key})
         if "id" not in answer:
@@ -98,7 +98,7 @@ class SuperLinkApi:
         return str(answer["id"])
 
     def unregister(self, node_id: str) -> None:
-        """Forget a node. One that is unknown is not an error."""
+        """Remove a node. It is not an error if it is unknown."""
         self._ask("DELETE", f"/nodes/{node_id}")
 
     def is_online(self, node_id: str) -> bool:
@@ -121,11 +121,11 @@ class SuperLinkApi:
         return str(self._ask("POST", "/runs", {"use_case": use_case, "config": dict(config)})["id"])
 
     def resume(self, run: str) -> str:
-        """Resume a lost run, and return the id of the run that takes its place."""
+        """Resume a lost run, and return the id of the new run."""
         return str(self._ask("POST", "/runs", {"resumes": run})["id"])
 
     def tidy(self, forget: Iterable[str]) -> None:
-        """Delete what runs that have ended do not need any more, and all that there is of the runs to `forget`."""
+        """Delete the data that ended runs no longer need, and all data of the runs to `forget`."""
         self._ask("POST", "/retention", {"forget": list(forget)})
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:

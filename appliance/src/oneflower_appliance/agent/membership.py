@@ -37,17 +37,17 @@ class Membership:
 
     @property
     def is_lost(self) -> bool:
-        """Whether its key was dropped, so that it has to introduce itself again."""
+        """Whether its key was dropped, so it has to introduce itself again."""
         return self.key is not None and not self.key.path.exists()
 
     def introduce(self) -> str:
-        """Publish the key of this node, made if there is none."""
+        """Publish the key of this node; make one if there is none."""
         machine = self._machine
         if not machine.settings.flag("FL_SUPERNODE_AUTH"):
             return "not needed (FL_SUPERNODE_AUTH=NO)"
         key = self._make_key()
         if machine.onegate is None or machine.settings.text("FL_SUPERLINK_ADDRESS"):
-            return "a key of its own"
+            return "its own key"
         return machine.publish({PUBLIC_KEY.name: key.published})
 
     def _make_key(self) -> NodeKey:
@@ -63,8 +63,8 @@ class Membership:
         machine, superlink = self._machine, found.vm
         if machine.onegate is None or superlink is None:
             log.warning(
-                "This SuperNode is no VM of the SuperLink's service. Let it in by hand, on the SuperLink's machine: "
-                "flwr supernode register %s (the file is on this machine)", machine.home / "tls" / "node.pub",
+                "This SuperNode is not a VM of the SuperLink's service. Register it by hand, on the SuperLink's "
+                "machine: flwr supernode register %s (the file is on this machine)", machine.home / "tls" / "node.pub",
             )  # fmt: skip
             return "to be registered by hand"
         vm_id, key, tries = int(machine.context["VMID"]), self.key, itertools.count(1)
@@ -83,7 +83,7 @@ class Membership:
                 key.path.unlink(missing_ok=True)
                 key = self._make_key()
                 onegate.publish({PUBLIC_KEY.name: key.published})
-                raise OneGateError("The SuperLink refused this SuperNode's key; another is introduced.", "", heals=True)
+                raise OneGateError("The SuperLink refused this SuperNode's key; it makes another.", "", heals=True)
             member = Roster.recall(NODES.read(published)).members.get(vm_id)
             if member is None or member.key != key.public.fingerprint:
                 raise OneGateError("The SuperLink has not registered this SuperNode yet.", "", heals=True)
@@ -93,9 +93,9 @@ class Membership:
         return f"as node {self._admitted_as}"
 
     def diagnose(self, cause: OneflowerError, endpoint: str, probe: Probe) -> OneflowerError:
-        """Return why Flower ended, and make up for it where that can be done: a key that is refused is dropped.
+        """Return why Flower ended, and correct it if possible: a refused key is dropped.
 
-        Flower never takes a key again that was unregistered, so the only way back into the federation is another one.
+        Flower never accepts a key again after it was unregistered, so the node needs another key to come back.
         """
         if not isinstance(cause, RefusedError) or self.key is None or not self._admitted_as:
             return cause
@@ -107,19 +107,19 @@ class Membership:
         if not EARLIEST < ahead < LATEST:
             return OneflowerError(
                 f"This machine's clock is {abs(ahead):.0f} s {'behind' if ahead > 0 else 'ahead of'} the SuperLink's, "
-                "which therefore refuses what this SuperNode signs.",
+                "so the SuperLink refuses the signatures of this SuperNode.",
                 "Synchronise the clocks of both machines (NTP).",
                 ExitCode.ENVIRONMENT,
             )
         if still_open:
             return OneflowerError(
                 "The SuperLink refused this SuperNode because an earlier process of it still counts as online.",
-                "It is tried again; within a minute the earlier process no longer counts.",
+                "It retries; within a minute the earlier process no longer counts.",
                 ExitCode.ENVIRONMENT,
             )
         self.key.path.unlink(missing_ok=True)
         return OneflowerError(
-            "The SuperLink does not take this SuperNode's key any more.",
+            "The SuperLink no longer accepts this SuperNode's key.",
             "The SuperNode makes another key and introduces itself again.",
             ExitCode.ENVIRONMENT,
         )

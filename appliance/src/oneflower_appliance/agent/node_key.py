@@ -1,4 +1,4 @@
-"""The key by which a SuperNode is known to its SuperLink, made in the guest; the private half never leaves it."""
+"""The key that identifies a SuperNode to its SuperLink. It is made in the guest; the private half never leaves it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _LONGEST = 4096
 
 @dataclass(frozen=True)
 class PublicKey:
-    """A key that a node published, as Flower is told it, and a short name of it.
+    """A key that a node published, in the form for Flower, and its short name.
 
-    Flower tells keys apart by their text. So every text of one key is brought into one form first: else a key could be
+    Flower compares keys by their text. So every text of a key is first converted to one form. Otherwise a key could be
     registered, or evicted, under a second name.
     """
 
@@ -47,7 +47,7 @@ class PublicKey:
 
     @classmethod
     def of(cls, key: ec.EllipticCurvePublicKey) -> PublicKey:
-        """Return the one form of a key."""
+        """Return the normal form of a key."""
         der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
         pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
         return cls(pem.decode(), hashlib.sha256(der).hexdigest()[:16])
@@ -62,7 +62,7 @@ class NodeKey:
 
     @classmethod
     def of(cls, path: Path) -> NodeKey:
-        """Return the key in `path`, making one (ECDSA P-384) when there is none that can be read."""
+        """Return the key in `path`; make one (ECDSA P-384) if there is none that can be read."""
         private: object = None
         with suppress(OSError, ValueError):
             private = serialization.load_ssh_private_key(path.read_bytes(), None)

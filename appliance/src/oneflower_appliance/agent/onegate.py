@@ -1,4 +1,4 @@
-r"""The guest's side of OneGate, OpenNebula's door from a virtual machine to its own service.
+r"""The guest's side of OneGate, through which a virtual machine reaches its own service in OpenNebula.
 
 Facts this rests on (OpenNebula 7.4): requests carry X-ONEGATE-TOKEN and X-ONEGATE-VMID; `GET /service` without
 `extended` costs the server no look-up per VM; `deploy_id` is an integer while every id in a VM is a string; a PUT is
@@ -31,10 +31,10 @@ _LONGEST_REPLY = 64 * 1024 * 1024
 
 
 class OneGateError(OneflowerError):
-    """OneGate did not answer as it should. `heals` says whether asking again later may help.
+    """OneGate failed. `heals` says whether a retry may help.
 
-    `answered` is true when it did answer and the fault may be that of the VM it was asked about; `no_such_vm` when it
-    said that the service has no such VM.
+    `answered` is true if it did answer, and the VM in the request may be the cause; `no_such_vm` if it said that the
+    service has no such VM.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Role:
 
 
 class _CheckedConnection(http.client.HTTPConnection):
-    """A connection to this machine itself: whose the server is, is looked up before anything is sent."""
+    """A connection to this machine itself: the owner of the server is looked up before anything is sent."""
 
     def connect(self) -> None:
         super().connect()
@@ -105,7 +105,7 @@ class OneGate:
             raise self._garbage() from error
 
     def context(self, vm_id: int) -> dict[str, str]:
-        """Return the context of a VM of the same service, which no guest can change. It costs a look at every VM."""
+        """Return the context of a VM of the same service, which no guest can change. It costs a look-up of every VM."""
         reply = self._json("/service?extended=true")
         try:
             found = [
@@ -119,7 +119,7 @@ class OneGate:
             raise self._garbage() from error
 
     def prove(self, values: Mapping[str, str]) -> dict[str, str]:
-        """Return `values` with the proof that it is this VM that publishes them."""
+        """Return `values` with the proof that this VM publishes them."""
         return {**values, PROOF: prove(self._token, int(self._vm_id), values)}
 
     def service(self) -> dict[str, Role]:

@@ -1,8 +1,8 @@
 """Which share of the data each SuperNode holds.
 
-The SuperLink's agent hands out the ids: it is one writer, so no two live nodes can hold the same id, and a booting
-node reads one VM whatever the size of the federation. The table travels as the attribute FL_PARTITIONS of the
-SuperLink's VM, `vm:id` pairs separated by spaces, followed by the number of partitions: `/4 17:0 18:1 19:2 20:3`.
+The SuperLink's agent assigns the ids. It is the only writer, so no two live nodes can hold the same id, and a booting
+node reads only one VM in a federation of any size. The table is the attribute FL_PARTITIONS of the SuperLink's VM,
+`vm:id` pairs separated by spaces, followed by the number of partitions: `/4 17:0 18:1 19:2 20:3`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _TEXT = re.compile(r"/(\d+)((?: \d+:\d+)*)")
 
 @dataclass(frozen=True)
 class Partitions:
-    """Partition id of each live SuperNode by VM id, and how many partitions the data is cut into.
+    """Partition id of each live SuperNode by VM id, and the number of partitions.
 
-    `away` are the ids of those that were missing at the last look, as long as no other node has them.
+    `away` are the ids of nodes that were missing at the last look, as long as no other node has them.
     """
 
     ids: Mapping[int, int] = field(default_factory=dict)
@@ -41,11 +41,11 @@ class Partitions:
         return cls({int(vm): int(number) for vm, number in pairs}, int(match[1]))
 
     def after(self, nodes: Sequence[int]) -> Partitions:
-        """Return the table when the role's VMs are `nodes`, oldest first.
+        """Return the table for the role's VMs `nodes`, oldest first.
 
         A node that is still there, or is back, keeps its id; a new one takes the lowest free id, in the order of the
-        nodes. The count is the number of nodes, and more while an old node holds a higher id than that. No nodes at all
-        is what OneGate says when it knows nothing: then nothing changes.
+        nodes. The count is the number of nodes, and more while an old node holds a higher id than that. An empty list
+        changes nothing: OneGate sends one when it knows nothing.
         """
         if not nodes:
             return self

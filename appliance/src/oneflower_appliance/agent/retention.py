@@ -1,7 +1,7 @@
-"""Which runs a SuperLink keeps: the newest FL_KEEP_RUNS, with what they left and their checkpoints.
+"""Which runs a SuperLink keeps: the newest FL_KEEP_RUNS, with their files and checkpoints.
 
-Kept besides: runs that have not ended, the ones that these go on from, and the newest run of each pre-built app, by
-which the agent knows that what the form asks for was started.
+It also keeps runs that have not ended, the runs that these resume, and the newest run of each pre-built app. From the
+last the agent knows that the run of the form was started.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Retention:
-    """Looks after what the runs of one SuperLink leave in the folders `runs` and `checkpoints`."""
+    """Removes old files of one SuperLink's runs in the folders `runs` and `checkpoints`."""
 
     def __init__(self, api: SuperLinkApi, keep: int, runs: Path, checkpoints: Path) -> None:
         self._api = api
@@ -34,7 +34,7 @@ class Retention:
         self._ended: set[str] | None = None
 
     def look(self, runs: Sequence[RunState]) -> None:
-        """Remove what is too old, if a run has ended since the last look. `runs` are all there are, oldest first.
+        """Remove what is too old, if a run has ended since the last look. `runs` are all runs, oldest first.
 
         Raises `OSError` when the SuperLink does not answer, and `ValueError` when it refuses.
         """
@@ -44,7 +44,7 @@ class Retention:
         kept = self._kept(runs)
         old = [run.id for run in runs if run.id not in kept]
         needed = {Origin.of(self._runs / number).first for number in kept}
-        # The SuperLink forgets a run last: where this is interrupted, it is done again.
+        # The SuperLink forgets a run last, so an interrupted removal is repeated.
         removed = [number for number in old if self._remove(number, needed)]
         self._api.tidy(removed)
         self._ended = ended - set(removed)
@@ -52,7 +52,7 @@ class Retention:
             log.info("Runs removed: %d. The newest %d are kept (FL_KEEP_RUNS).", len(removed), self._keep)
 
     def _remove(self, number: str, needed: set[str]) -> bool:
-        """Remove the checkpoints of a run, unless they are another's, too, and then the folder that leads to them."""
+        """Remove the checkpoints of a run, unless another run shares them, and then its folder."""
         folder = self._runs / number
         first = Origin.of(folder).first
         folders = [folder] if first in needed else [self._checkpoints / first, folder]

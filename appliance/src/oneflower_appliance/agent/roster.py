@@ -1,8 +1,8 @@
-"""Which SuperNodes a SuperLink has let in, and which not.
+"""Which SuperNodes a SuperLink has admitted.
 
 The SuperLink's agent registers the key of each node of its own service and publishes the result as the attribute
-FL_NODES of its VM: `vm:node-id:fingerprint` triples separated by spaces, or `-` while there is none. A SuperNode starts
-Flower when it finds itself there with the key it holds. The others are in FL_REFUSED, see `refusals`.
+FL_NODES of its VM: `vm:node-id:fingerprint` triples separated by spaces, or `-` if there are none. A SuperNode starts
+Flower when it finds itself there with its key. Refused nodes are in FL_REFUSED, see `refusals`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TEXT = re.compile(r"\d+:\d+:[0-9a-f]+( \d+:\d+:[0-9a-f]+)*")
 
 @dataclass(frozen=True)
 class Member:
-    """A node that was let in: Flower's id for it, and the fingerprint of its key."""
+    """An admitted node: Flower's id for it, and the fingerprint of its key."""
 
     node_id: str
     key: str
@@ -47,7 +47,7 @@ class Roster:
 
     @classmethod
     def recall(cls, text: str) -> Roster:
-        """Read what was published; what is missing or cannot be read is an empty roster."""
+        """Read a published roster; a missing or unreadable one is empty."""
         try:
             return cls.parse(text)
         except ValueError:

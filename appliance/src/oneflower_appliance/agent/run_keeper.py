@@ -1,7 +1,7 @@
 """What a SuperLink's agent does about runs: it starts the one that the form asks for, resumes lost ones, and reports.
 
-The agent remembers nothing of this: what was started and what took whose place is read from the SuperLink's own state
-each time. So an agent that is started again neither starts a run twice nor forgets one.
+The agent remembers nothing about runs. It reads each time from the SuperLink's own state which runs were started and
+resumed. So an agent that restarts neither starts a run twice nor forgets one.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class RunKeeper:
         self._api = api
         self._settings = settings
         self._runs = runs
-        self.runs: list[RunState] = []  # all, as they were at the last look
-        self._given_up: set[str] = set()  # also where that cannot be written down
+        self.runs: list[RunState] = []  # all runs, as they were at the last look
+        self._given_up: set[str] = set()  # even if that cannot be written to the folder
         self._wanted: tuple[str, str] | None = None
         self._refused: RunState | None = None
         self._reported: dict[str, str] = {}
@@ -58,13 +58,14 @@ class RunKeeper:
         return self._going
 
     def report_again(self) -> None:
-        """Report everything at the next look: what the last one returned could not be published."""
+        """Report everything at the next look, because the last report could not be published."""
         self._reported = {}
 
     def look(self, onegate: OneGate | None, nodes: Sequence[int]) -> dict[str, str]:
-        """Do what is to be done now, and return what is to be published.
+        """Do what is due now, and return the attributes to publish.
 
-        Progress is reported at most every five seconds, with the rounds since; how a run begins and ends, at once.
+        Progress is reported at most every five seconds, with all rounds since. The beginning and end of a run are
+        reported at once.
 
         Raises `OneGateError`, `OSError` when the SuperLink does not answer, and `ValueError` when it refuses.
         """
@@ -78,7 +79,7 @@ class RunKeeper:
         return self._report(newest) if newest else {}
 
     def _resume_lost(self, runs: Sequence[RunState]) -> bool:
-        """Resume every lost run whose place no other has taken. Returns whether there was one."""
+        """Resume every lost run that was not resumed yet. Returns whether there was one."""
         resumed = False
         for run in runs:
             if not run.lost or run.resumed_as or run.given_up or run.id in self._given_up:
@@ -96,7 +97,7 @@ class RunKeeper:
         return resumed
 
     def _give_up(self, run: RunState, reason: str) -> None:
-        """Write down, for whoever follows a run, that it is not resumed, and why."""
+        """Record, for clients that follow a run, that it is not resumed, and why."""
         log.warning("Run %s was lost. %s %s", run.id, run.why_lost or run.details, reason)
         self._given_up.add(run.id)
         try:
@@ -105,9 +106,9 @@ class RunKeeper:
             log.warning("%s", error.sentence)
 
     def _why_not_resumed(self, run: RunState) -> str:
-        """Return why a lost run must not be resumed, empty where it can be."""
+        """Return why a lost run must not be resumed, empty if it can be."""
         if self._fruitless(run.id) >= _FRUITLESS:
-            return f"It was lost {_FRUITLESS} times in a row without a new round; something ends it again and again."
+            return f"It was lost {_FRUITLESS} times in a row without a new round; something ends it every time."
         if self._settings.flag("FL_CHECKPOINT_ENABLED") or run.app == self._app or self._is_trained(run.id):
             return ""
         return "It has no checkpoints; with FL_CHECKPOINT_ENABLED=YES it would be resumed."
@@ -120,7 +121,7 @@ class RunKeeper:
         )
 
     def _is_trained(self, number: str) -> bool:
-        """Whether all rounds were trained, so that only the evaluation of the last one is missing."""
+        """Whether all rounds were trained, and only the evaluation of the last one is missing."""
         line = Origin.line(self._runs / number)
         return any((folder / MODEL).exists() for folder in line)  # it is written then
 
@@ -154,7 +155,7 @@ class RunKeeper:
         return True
 
     def _report(self, run: RunState) -> dict[str, str]:
-        """Return what has changed since the last report, nothing while that can wait."""
+        """Return what has changed since the last report, or nothing if that can wait."""
         rows, model = self._rows(run.id), self._runs / run.id / MODEL
         error = shortcoming(rows) if run.sub_status == COMPLETED else run.details if run.sub_status else ""
         path = str(model) if model.exists() else ""
@@ -180,7 +181,7 @@ class RunKeeper:
 
 
 def _last_round(folder: Path) -> int:
-    """Return the last round of which there is a row, 0 where there is none."""
+    """Return the last round that has a row, or 0."""
     try:
         lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -62,7 +62,7 @@ class SuperLink:
         return [self._prepare, *before, *self._run_flower]
 
     def restart_steps(self) -> list[Step]:
-        """Return what is to be done again after Flower ended."""
+        """Return the steps to repeat after Flower ended."""
         return [self._prepare, *self._run_flower]
 
     @property
@@ -129,14 +129,14 @@ class SuperLink:
         )
         if machine.onegate is None:
             return "not inside OpenNebula: SuperNodes are registered by hand and take FL_NODE_CONFIG"
-        return f"{len(partitions.ids)} partitions handed out so far"
+        return f"{len(partitions.ids)} partitions assigned so far"
 
     def _partitions_before(self) -> Partitions:
         published = self._machine.insist(lambda onegate: onegate.attributes())
         try:
             return Partitions.parse(attributes.PARTITIONS.read(published) or str(Partitions()))
         except ValueError:
-            log.warning("FL_PARTITIONS cannot be read; handing out partition ids anew.")
+            log.warning("FL_PARTITIONS cannot be read; assigning partition ids again.")
             return Partitions()
 
     @property
@@ -189,7 +189,7 @@ class SuperLink:
     def _ready(self) -> str:
         machine = self._machine
         assert self._duties is not None  # noqa: S101 - a step made them
-        # What there is not is published as nothing, for what an earlier life published must not stay beside the proof.
+        # A value that does not exist is published as empty, because an old value must not stay next to the new proof.
         ca = self._ca.read_text(encoding="ascii") if self._ca else ""
         keys = host_keys() if self._control[0] in _OWN_LOOPBACK else ""
         values = {

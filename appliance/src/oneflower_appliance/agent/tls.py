@@ -1,10 +1,10 @@
-"""CertificateFiles: made at boot, or given; either way checked as a chain before Flower sees them.
+"""The certificates of a SuperLink: made at boot, or given. In both cases the chain is checked before Flower sees them.
 
-Certificate and key are in one file where they were made here. So they are replaced in one step, and a server that reads
-them again never sees a key with the certificate of another.
+Certificates that were made here are in one file with their key. So both are replaced in one step, and a server that
+reads them again never sees a key with another certificate.
 
-The CA's key and the server's key never leave the machine and are readable by their owner only; what is published is
-`ca.crt`. The CA is kept, so that SuperNodes go on trusting a SuperLink that was restarted or has a new certificate.
+The CA's key and the server's key never leave the machine and are readable by their owner only; only `ca.crt` is
+published. The CA is kept, so that SuperNodes keep trusting a SuperLink that restarted or has a new certificate.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 _YEAR = datetime.timedelta(days=365)
-RENEWED = datetime.timedelta(days=30)  # so long before its end a generated certificate is replaced
+RENEWED = datetime.timedelta(days=30)  # how long before it expires a generated certificate is replaced
 _SKEW = datetime.timedelta(hours=24)
 
 Name = tuple[str, str]
@@ -40,7 +40,7 @@ Name = tuple[str, str]
 
 @dataclass(frozen=True)
 class Ends:
-    """When the server certificate and its CA end."""
+    """When the server certificate and its CA expire."""
 
     server: datetime.datetime
     ca: datetime.datetime
@@ -59,23 +59,23 @@ class Ends:
 
     @property
     def first(self) -> datetime.datetime:
-        """When the first of them ends."""
+        """When the first of them expires."""
         return min(self.server, self.ca)
 
     def are_due(self, now: datetime.datetime) -> bool:
-        """Whether the server certificate ends soon, and another from the same CA would last longer."""
+        """Whether the server certificate expires soon, and another from the same CA would last longer."""
         return now + RENEWED >= self.server and self.server < self.ca
 
 
 def current_time() -> datetime.datetime:
-    """Return the time by which certificates are valid or not."""
+    """Return the current time, against which certificates are checked."""
     return datetime.datetime.now(datetime.UTC)
 
 
 def make_certificates(folder: Path, names: Sequence[Name], now: datetime.datetime | None = None) -> CertificateFiles:
-    """Return a server certificate for `names` signed by a CA of this machine, making in `folder` what is not there.
+    """Return a server certificate for `names`, signed by a CA of this machine. Make what `folder` does not have.
 
-    One that ends soon is replaced, by the same CA.
+    A certificate that expires soon is replaced, by the same CA.
     """
     server = folder / "server.pem"
     paths = CertificateFiles(folder / "ca.crt", server, server)
@@ -105,7 +105,7 @@ def make_certificates(folder: Path, names: Sequence[Name], now: datetime.datetim
 def use_certificates(folder: Path, ca: str, certificate: str, key: str) -> CertificateFiles:
     """Write the given PEMs (raw or base64) to `folder` after checking that they belong together.
 
-    Raises `OneflowerError` when one cannot be read, has expired, is not signed by the CA, or the key is another's.
+    Raises `OneflowerError` if one cannot be read, has expired, is not signed by the CA, or the key does not fit.
     """
     ca_pem, certificate_pem, key_pem = (read_pem(text) for text in (ca, certificate, key))
     authorities = _load_certificates(ca_pem, "FL_SSL_CA_CERTFILE")
@@ -116,7 +116,8 @@ def use_certificates(folder: Path, ca: str, certificate: str, key: str) -> Certi
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     ):
         raise OneflowerError(
-            "FL_SSL_KEYFILE is not the private key of FL_SSL_CERTFILE.", "Give the key the certificate was made with."
+            "FL_SSL_KEYFILE is not the private key of FL_SSL_CERTFILE.",
+            "Give the key that the certificate was made with.",
         )
     paths = CertificateFiles(folder / "ca.crt", folder / "server.crt", folder / "server.key")
     write_atomic(paths.key, key_pem)
@@ -157,7 +158,7 @@ def _check_time(certificate: x509.Certificate, source: str) -> None:
     now = current_time()
     if now >= certificate.not_valid_after_utc:
         raise OneflowerError(f"The certificate in {source} expired on {certificate.not_valid_after_utc:%Y-%m-%d}.",
-                             "Give a current one.")  # fmt: skip
+                             "Give one that is valid now.")  # fmt: skip
     if now < certificate.not_valid_before_utc:
         raise OneflowerError(
             f"The certificate in {source} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC.",

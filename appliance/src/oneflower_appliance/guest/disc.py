@@ -36,7 +36,7 @@ def found(patience: int = _PATIENCE) -> Iterator[Path]:
     if status:
         raise OneflowerError(
             f"The context CD {device} cannot be mounted: {said.strip()}.",
-            "It may be damaged: power the VM off and on in OpenNebula, which writes it anew.",
+            "It may be damaged: power the VM off and on in OpenNebula, which writes it again.",
             ExitCode.ENVIRONMENT,
         )
     try:
