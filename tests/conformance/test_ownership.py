@@ -280,6 +280,28 @@ def test_updates_add_or_replace_and_keep_what_is_fixed(world):
         assert (reason.partition(". ")[0], code) == ("Cannot update template", INTERNAL)
 
 
+def test_the_images_of_a_template_change_and_go_with_it(world):
+    number = world("one.template.allocate", 'NAME="disks"\nDISK=[IMAGE_ID="0"]\nDISK=[IMAGE="os"]\nDISK=[SIZE="5"]')
+    world("one.template.chmod", number, *octet("640"))
+    assert bits(world.info("one.image")) == "110000000"
+    world("one.template.chmod", number, *octet("644"), True)
+    assert bits(world.info("one.image")) == "110100100"
+    world("one.template.chown", number, world.alice, -1)
+    reason = ("Cannot chmod image: 0", ACTION)
+    assert world.refused(ALICE, "one.template.chmod", number, *octet("600"), True) == reason
+    assert world.refused(ALICE, "one.template.delete", number, True) == ("Cannot delete image: 0", ACTION)
+    assert world("one.template.delete", number, True) == number
+    assert world.names("one.imagepool") == []
+
+
+def test_copies_of_images_are_not_pretended(world):
+    number = world("one.template.allocate", 'NAME="disk"\nDISK=[IMAGE_ID="0"]')
+    assert world.refused(SECRET, "one.template.clone", number, "copy", True)[1] == RPC_API
+    assert world("one.template.clone", number, "copy", False) == number + 1
+    assert world("one.template.clone", 0, "without images", True) == number + 2
+    assert world.refused(SECRET, "one.template.instantiate", 0, "x", False, "", True)[1] == RPC_API
+
+
 def test_images_are_enabled_and_made_persistent(world):
     assert world("one.image.enable", 0, False) == 0
     assert world.info("one.image").findtext("STATE") == "3"
@@ -456,6 +478,7 @@ def test_groups_are_made_joined_and_left(world):
     assert world.names("one.templatepool", ALICE) == []
     world("one.user.delete", world.bob)
     assert world("one.group.delete", group) == group
+    assert len(world.xml("one.acl.info")) == 5, "its rules go with it"
     assert world.refused(SECRET, "one.group.delete", 1) == ("System Groups (ID < 100) cannot be deleted.", ACTION)
 
 
@@ -470,7 +493,9 @@ def test_users_are_made_and_removed(world):
     assert world("one.user.allocate", "carol", "x", "core", [1, 0]) == 4
     assert world.xml("one.user.info", 4).findtext("GID") == "1", "the first group is the primary one"
     assert world("one.user.info", 0, session="carol:x"), "a member of oneadmin may do everything"
+    world("one.acl.addrule", "100000004", "8100000000", "1", "100000000")
     assert world("one.user.delete", 4) == 4
+    assert len(world.xml("one.acl.info")) == 5, "the rules about a user go with it"
     assert world.answer("one.system.version", session="carol:x")[2] == AUTHENTICATION
     for number in (0, 1):
         assert world.refused(SECRET, "one.user.delete", number)[1] == ACTION
@@ -516,7 +541,7 @@ def test_there_is_one_host_with_all_vms_in_one_cluster_of_one_zone(world):
     for method, label in (("one.host", "host"), ("one.cluster", "cluster"), ("one.zone", "zone")):
         assert world.refused(SECRET, f"{method}.info", 5) == (f"Error getting {label} [5].", NO_EXISTS)
     assert world.refused(ALICE, "one.cluster.info", 0)[1] == AUTHORIZATION
-    assert world("one.zone.info", 0, session=ALICE)
+    assert world.xml("one.zone.info", 0, session=ALICE).findtext("TEMPLATE/ENDPOINT")
 
 
 # -- OneFlow ---------------------------------------------------------------------------------------------------------

@@ -8,10 +8,9 @@ from oneflower.local.errors import CloudError, CoreError
 from oneflower.local.oned.accounts import ADMINS, ONEADMIN, SERVERADMIN, TOKEN_PASSWORD, USERS, digest
 from oneflower.local.oned.corexml import group_xml, rule_xml, text, user_xml
 from oneflower.local.oned.models import Access
-from oneflower.local.oned.ownership import account_access, group_access, not_a_name
+from oneflower.local.oned.ownership import account_access, changed, group_access, not_a_name
 from oneflower.local.oned.pools import in_window, pool
 from oneflower.local.oned.rights import Asking, Kind, Right, Rule, Want
-from oneflower.local.oned.template_methods import changed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -63,6 +62,7 @@ class UserMethods:
         if number in (ONEADMIN, SERVERADMIN):
             raise CloudError(500, f"[{asking.call}] {user.name} cannot be deleted.")
         self._accounts.delete_user(number)
+        self._catalogue.rights.forget_user(number)
         return number
 
     def update(self, asking: Asking, number: int, content: str, append: int = 0) -> int:
@@ -192,6 +192,7 @@ class GroupMethods:
         if self._accounts.members(number):
             raise CloudError(500, f"[{asking.call}] Group {number} is not empty.")
         self._accounts.delete_group(number)
+        self._catalogue.rights.forget_group(number)
         return number
 
     def update(self, asking: Asking, number: int, content: str, append: int = 0) -> int:

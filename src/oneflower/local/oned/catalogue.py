@@ -99,6 +99,12 @@ class Catalogue:
         self.keep(self.images[number])
         return number
 
+    def image(self, number: int, call: str) -> Image:
+        """Return an image. Raises `CloudError` 404."""
+        if number not in self.images:
+            raise CloudError(404, f"[{call}] Error getting image [{number}].")
+        return self.images[number]
+
     def delete_image(self, number: int) -> None:
         """Remove an image."""
         del self.images[number]

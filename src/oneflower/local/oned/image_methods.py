@@ -7,17 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower.local.errors import CloudError
 from oneflower.local.oned.corexml import image_xml, text
-from oneflower.local.oned.ownership import SharedMethods, Shelf
+from oneflower.local.oned.ownership import SharedMethods, Shelf, changed, check_name
 from oneflower.local.oned.pools import chosen, pool
 from oneflower.local.oned.rights import Asking, Kind, Right, Want
-from oneflower.local.oned.template_methods import changed, check_name
 from oneflower.local.oned.vmtext import parse_template
 from oneflower.opennebula.states import ImageState
 
 if TYPE_CHECKING:
+    from oneflower.local.oned.catalogue import Catalogue
     from oneflower.local.oned.compute import Compute
     from oneflower.local.oned.models import Image
     from oneflower.local.oned.ownership import Method
+
+
+def image_shelf(catalogue: Catalogue) -> Shelf:
+    """Return where the images are, for what can be done with anything that has an owner."""
+    return Shelf(Kind.IMAGE, "one.image", catalogue.image, catalogue.images.values, catalogue.keep)
 
 
 class ImageMethods:
@@ -85,21 +90,15 @@ class ImageMethods:
         self._catalogue.keep(image)
         return number
 
-    def _find(self, number: int, call: str) -> Image:
-        if number not in self._catalogue.images:
-            raise CloudError(404, f"[{call}] Error getting image [{number}].")
-        return self._catalogue.images[number]
-
     def _may(self, asking: Asking, number: int, right: Right, *, past_lock: bool = False) -> Image:
-        image = self._find(number, asking.call)
+        image = self._catalogue.image(number, asking.call)
         self._catalogue.rights.need(asking, Want(right, Kind.IMAGE, number, image.access, past_lock))
         return image
 
     def table(self) -> dict[str, Method]:
         """Return the methods by name."""
-        shelf = Shelf(Kind.IMAGE, "one.image", self._find, self._catalogue.images.values, self._catalogue.keep)
         return {
-            **SharedMethods(self._catalogue, shelf, self._compute.clock.now).table(),
+            **SharedMethods(self._catalogue, image_shelf(self._catalogue), self._compute.clock.now).table(),
             "one.image.allocate": self.allocate,
             "one.image.info": self.info,
             "one.image.update": self.update,

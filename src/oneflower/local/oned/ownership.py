@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from oneflower.local.errors import CloudError, CoreError
 from oneflower.local.oned.models import Access, Lock, permission_bits
 from oneflower.local.oned.rights import Asking, Kind, Right, Want
+from oneflower.local.oned.vmtext import parse_template
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -149,6 +150,28 @@ class SharedMethods:
         if self._shelf.lockable:
             methods |= {"lock": self.lock, "unlock": self.unlock}
         return {f"{self._shelf.prefix}.{name}": method for name, method in methods.items()}
+
+
+def changed(asking: Asking, before: dict[str, Any], content: str, append: int) -> dict[str, Any]:
+    """Return a template after an update: replaced (0), or with attributes added (1). Raises `CloudError`."""
+    if append not in (0, 1):
+        raise CloudError(400, f"[{asking.call}] Wrong update type")
+    try:
+        fresh = parse_template(content)
+    except CloudError as error:
+        raise CoreError(f"[{asking.call}] Cannot update template. {error.message}") from error
+    return {**before, **fresh} if append else fresh
+
+
+def check_name(call: str, what: str, name: Any, access: Access, known: Any) -> None:
+    """Raise `CloudError` unless a new object has a name, and its owner has no other with that name."""
+    if not name:
+        raise CoreError(f"[{call}] Cannot create {what.lower()} without a NAME.")
+    if reason := not_a_name(str(name)):
+        raise CoreError(f"[{call}] {reason}")
+    for thing in known.values():
+        if thing.name == name and thing.access.uid == access.uid:
+            raise CoreError(f"[{call}] NAME is already taken by {what} {thing.id}.")
 
 
 def not_a_name(name: str) -> str:

@@ -10,7 +10,7 @@ from oneflower.local.errors import CloudError
 from oneflower.local.oned.models import Access
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from oneflower.local.oned.accounts import User
     from oneflower.local.store import Store
@@ -154,6 +154,18 @@ class Rights:
         """Let a new group use the default virtual data center, as `users` may."""
         for kinds, right in _OF_THE_DATA_CENTER:
             self.add_rule(_rule(_GROUP | number, kinds, right, _ONE))
+
+    def forget_user(self, number: int) -> None:
+        """Remove the rules about a user that is gone."""
+        self._forget(lambda rule: rule.user == _ONE | number)
+
+    def forget_group(self, number: int) -> None:
+        """Remove the rules about a group that is gone, and about what belonged to it."""
+        self._forget(lambda rule: rule.user == _GROUP | number or rule.resource & (_GROUP | _NUMBER) == _GROUP | number)
+
+    def _forget(self, concerned: Callable[[Rule], bool]) -> None:
+        for number in [number for number, rule in self.rules.items() if concerned(rule) and number not in _DEFAULT]:
+            self.delete_rule(number)
 
     def delete_rule(self, number: int) -> None:
         """Remove an ACL rule that was added. Raises `CloudError`."""

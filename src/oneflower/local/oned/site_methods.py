@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 from oneflower.local.errors import CloudError
 from oneflower.local.oned.corexml import cluster_xml, datastore_xml, host_xml, network_xml, text, zone_xml
 from oneflower.local.oned.models import Access
-from oneflower.local.oned.ownership import SharedMethods, Shelf
+from oneflower.local.oned.ownership import SharedMethods, Shelf, changed, check_name
 from oneflower.local.oned.pools import chosen, pool
 from oneflower.local.oned.rights import Asking, Kind, Right, Want
-from oneflower.local.oned.template_methods import changed, check_name
 from oneflower.local.oned.vmtext import parse_template
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 VERSION = "7.4.0"
 _ONLY = 0  # the id of the one zone, the one cluster, the one host
 _NOBODYS = Access(octet="000")  # visible only to administrators and to users with an ACL rule
+_ENDPOINT = "http://localhost:2633/RPC2"  # what the zone of a new OpenNebula says
 
 
 class SiteMethods:
@@ -40,11 +40,11 @@ class SiteMethods:
     def zone(self, asking: Asking, number: int, *_: Any) -> str:
         """Return the one zone."""
         self._only(asking, Kind.ZONE, number)
-        return text(zone_xml(""))
+        return text(zone_xml(_ENDPOINT))
 
     def zones(self, _: Asking, *__: Any) -> str:
         """Return all zones."""
-        return pool("ZONE_POOL", [zone_xml("")])
+        return pool("ZONE_POOL", [zone_xml(_ENDPOINT)])
 
     def cluster(self, asking: Asking, number: int, *_: Any) -> str:
         """Return the one cluster."""

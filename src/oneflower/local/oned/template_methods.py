@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from oneflower.local.errors import CloudError, CoreError
+from oneflower.local.errors import CloudError
 from oneflower.local.oned.corexml import text, vm_template_xml
-from oneflower.local.oned.ownership import SharedMethods, Shelf, not_a_name
+from oneflower.local.oned.image_methods import image_shelf
+from oneflower.local.oned.ownership import SharedMethods, Shelf, changed, check_name
 from oneflower.local.oned.pools import chosen, pool
 from oneflower.local.oned.rights import Asking, Kind, Right, Want
+from oneflower.local.oned.vms import images_of
 from oneflower.local.oned.vmtext import parse_template
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from oneflower.local.oned.compute import Compute
-    from oneflower.local.oned.models import Access, VmTemplate
+    from oneflower.local.oned.models import Image, VmTemplate
     from oneflower.local.oned.ownership import Method
 
 
@@ -23,6 +27,9 @@ class TemplateMethods:
     def __init__(self, compute: Compute) -> None:
         self._compute = compute
         self._catalogue = compute.catalogue
+        templates, keep = self._catalogue.templates, self._catalogue.keep
+        shelf = Shelf(Kind.TEMPLATE, "one.template", self._catalogue.template, templates.values, keep)
+        self._shared = SharedMethods(self._catalogue, shelf, compute.clock.now)
 
     def allocate(self, asking: Asking, content: str, *_: Any) -> int:
         """Store a VM template."""
@@ -40,11 +47,40 @@ class TemplateMethods:
         self._catalogue.keep(template)
         return number
 
-    def delete(self, asking: Asking, number: int, *_: Any) -> int:
-        """Remove a VM template."""
-        self._may(asking, number, Right.MANAGE)
+    def delete(self, asking: Asking, number: int, images: bool = False) -> int:  # noqa: FBT001, FBT002
+        """Remove a VM template, and with `images` also those of its disks."""
+        template = self._may(asking, number, Right.MANAGE)
+        if images:
+            self._each_image(asking, template, "delete", self._delete_image)
         self._catalogue.delete_template(number)
         return number
+
+    def _delete_image(self, asking: Asking, image: Image) -> None:
+        self._catalogue.rights.need(asking, Want(Right.MANAGE, Kind.IMAGE, image.id, image.access))
+        self._catalogue.delete_image(image.id)
+
+    def chmod(self, asking: Asking, number: int, *bits: int) -> int:
+        """Change permissions, and with a tenth value also those of the images of its disks."""
+        self._shared.chmod(asking, number, *bits[:9])
+        if any(bits[9:]):
+            template = self._catalogue.template(number, asking.call)
+            images = SharedMethods(self._catalogue, image_shelf(self._catalogue), self._compute.clock.now)
+            self._each_image(asking, template, "chmod", lambda who, image: images.chmod(who, image.id, *bits[:9]))
+        return number
+
+    def _each_image(
+        self, asking: Asking, template: VmTemplate, what: str, change: Callable[[Asking, Image], object]
+    ) -> None:
+        """Change each image of a VM template's disks. Raises `CloudError` 500 if some cannot be changed."""
+        named = images_of(template.body, self._catalogue.images, asking.user)
+        failed = []
+        for image in {it.id: it for it in named if not isinstance(it, CloudError)}.values():
+            try:
+                change(asking, image)
+            except CloudError:
+                failed.append(image.id)
+        if failed:
+            raise CloudError(500, f"[{asking.call}] Cannot {what} image: {','.join(map(str, failed))}")
 
     def info(self, asking: Asking, number: int, *_: Any) -> str:
         """Return a VM template."""
@@ -55,9 +91,11 @@ class TemplateMethods:
         found = chosen(self._catalogue.rights, asking, Kind.TEMPLATE, self._catalogue.templates, *which[:3])
         return pool("VMTEMPLATE_POOL", map(vm_template_xml, found))
 
-    def clone(self, asking: Asking, number: int, name: str, *_: Any) -> int:
+    def clone(self, asking: Asking, number: int, name: str, images: bool = False) -> int:  # noqa: FBT001, FBT002
         """Copy a VM template under another name."""
         template = self._may(asking, number, Right.USE)
+        if images and images_of(template.body, self._catalogue.images, asking.user):
+            raise CloudError(501, "The local cloud does not implement copies of images")
         self._catalogue.rights.need_create(asking, Kind.TEMPLATE)
         access = self._catalogue.access_of(asking.user)
         check_name(asking.call, "TEMPLATE", name, access, self._catalogue.templates)
@@ -70,9 +108,11 @@ class TemplateMethods:
         name: str = "",
         hold: bool = False,  # noqa: FBT001, FBT002
         extra: str = "",
-        *_: Any,
+        persistent: bool = False,  # noqa: FBT001, FBT002
     ) -> int:
         """Create a VM from a template."""
+        if persistent:
+            raise CloudError(501, "The local cloud does not implement persistent copies of VM templates")
         return self._compute.instantiate(number, name, extra, hold=hold, user=asking.user).id
 
     def _may(self, asking: Asking, number: int, right: Right, *, past_lock: bool = False) -> VmTemplate:
@@ -82,10 +122,9 @@ class TemplateMethods:
 
     def table(self) -> dict[str, Method]:
         """Return the methods by name."""
-        templates, keep = self._catalogue.templates, self._catalogue.keep
-        shelf = Shelf(Kind.TEMPLATE, "one.template", self._catalogue.template, templates.values, keep)
         return {
-            **SharedMethods(self._catalogue, shelf, self._compute.clock.now).table(),
+            **self._shared.table(),
+            "one.template.chmod": self.chmod,
             "one.template.allocate": self.allocate,
             "one.template.update": self.update,
             "one.template.delete": self.delete,
@@ -94,25 +133,3 @@ class TemplateMethods:
             "one.template.instantiate": self.instantiate,
             "one.templatepool.info": self.pool,
         }
-
-
-def changed(asking: Asking, before: dict[str, Any], content: str, append: int) -> dict[str, Any]:
-    """Return a template after an update: replaced (0), or with attributes added (1). Raises `CloudError`."""
-    if append not in (0, 1):
-        raise CloudError(400, f"[{asking.call}] Wrong update type")
-    try:
-        fresh = parse_template(content)
-    except CloudError as error:
-        raise CoreError(f"[{asking.call}] Cannot update template. {error.message}") from error
-    return {**before, **fresh} if append else fresh
-
-
-def check_name(call: str, what: str, name: Any, access: Access, known: Any) -> None:
-    """Raise `CloudError` unless a new object has a name, and its owner has no other with that name."""
-    if not name:
-        raise CoreError(f"[{call}] Cannot create {what.lower()} without a NAME.")
-    if reason := not_a_name(str(name)):
-        raise CoreError(f"[{call}] {reason}")
-    for thing in known.values():
-        if thing.name == name and thing.access.uid == access.uid:
-            raise CoreError(f"[{call}] NAME is already taken by {what} {thing.id}.")
