@@ -1,4 +1,4 @@
-"""Messages that a ServerApp has stopped waiting for. They tell the SuperLink that a node is stuck with one."""
+"""Messages that a ServerApp no longer waits for. By them the SuperLink knows that a node is stuck."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Abandoned:
         return cls(runs.parent / "abandoned")
 
     def note(self, messages: Mapping[int, str]) -> None:
-        """Remember messages, by node, to which no answer is awaited any more."""
+        """Remember messages, by node, whose answers nobody waits for any more."""
         for node, message in messages.items():
             try:
                 write_atomic(self._folder / str(node), message)

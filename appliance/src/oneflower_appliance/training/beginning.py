@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
     from flwr.app import ArrayRecord
 
-EVALUATE_AGAIN = "evaluate_again"  # in a row: the evaluation changed what the strategy remembers
+EVALUATE_AGAIN = "evaluate_again"  # in a row: the evaluation changed the strategy's state
 
 
 @dataclass(frozen=True)
 class Beginning:
-    """The checkpoint that a run resumes, and the lines of the rounds that are done.
+    """The checkpoint that a run resumes, and the lines of the completed rounds.
 
-    `unevaluated` is the row of a round that begins with its evaluation, empty where the last round is complete. It is
-    evaluated again, from what the strategy remembered before, where that evaluation changed what it remembers.
+    `unevaluated` is the row of a round that is trained and must still be evaluated, empty if the last round is
+    complete. If the evaluation changes the strategy's state, it is repeated from the state before.
     """
 
     checkpoint: Checkpoint | None = None
@@ -39,7 +39,7 @@ class Beginning:
         trained = (of_trained_model(path) for path in before)
         if not before or not (found := checkpoints.latest() or next(filter(None, trained), None)):
             return cls()
-        # The run that it resumes may have died before it could note anything; then the one before that has the rounds.
+        # The run that it resumes may have died before it recorded anything; then the run before that has the rounds.
         earlier = next(filter(None, (earlier_rounds(path, found.round) for path in before)), [])
         rows = {row["round"]: row for row in map(json.loads, earlier)}
         if found.round in rows and not rows[found.round].get(EVALUATE_AGAIN):

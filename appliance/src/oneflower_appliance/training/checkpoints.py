@@ -1,14 +1,14 @@
-"""Checkpoints of a run: the global model after a round, and what its strategy remembers.
+"""Checkpoints of a run: the global model after a round, and the state of its strategy.
 
-In the run's folder there are, for each round that is kept,
+The run's folder has, for each round that is kept,
 
 - round-00005.npz: the arrays of the global model, under their names
-- round-00005.state.npz: the arrays that the strategy remembers (moments of FedAdam), where there are any
-- round-00005.json: round, rounds, run, strategy, metrics, row, time, arrays; memory: what the strategy remembers, by
-  attribute; unfit: why the strategy cannot be resumed, where it cannot; sha256 of the other files
+- round-00005.state.npz: the arrays in the strategy's state (moments of FedAdam), if there are any
+- round-00005.json: round, rounds, run, strategy, metrics, row, time, arrays; memory: the strategy's state, by
+attribute; unfit: why the strategy cannot be resumed, if it cannot; sha256 of the other files
 
-and `latest`, which names the newest. Each file is written whole or not at all, the JSON last, so a round without it
-does not count. Where the files do not have the hashes that the JSON says, the checkpoint before it is used.
+and `latest`, which names the newest. Each file is written completely or not at all, the JSON last, so a round without
+it does not count. If the files do not have the hashes in the JSON, the checkpoint before it is used.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _LATEST = "latest"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: `row` is its round's, as far as that is known, `metrics` are those of the training."""
+    """The progress of a run: `row` is the row of its round so far, `metrics` are those of the training."""
 
     rounds: int
     run: str
@@ -52,7 +52,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was read and found whole."""
+    """A checkpoint that was read and is not damaged."""
 
     round: int
     arrays: Mapping[str, NDArray[Any]]
@@ -84,7 +84,7 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one run in `folder`, the newest `keep` of them. They are written beside the run, in order."""
+    """The newest `keep` checkpoints of one run, in `folder`. They are written in the background, in order."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self._folder = folder
@@ -93,7 +93,7 @@ class Checkpoints:
         self._last: Future[None] | None = None
 
     def save(self, number: int, arrays: ArrayRecord, memory: Memory, progress: Progress) -> None:
-        """Begin to write the checkpoint of a round. The log says what cannot be written; the run continues.
+        """Start writing the checkpoint of a round. If a file cannot be written, the log says so and the run continues.
 
         The arrays of `memory` must not change any more.
         """
@@ -101,7 +101,7 @@ class Checkpoints:
         self._last = self._writer.submit(self._write, number, arrays, memory, progress)
 
     def wait(self) -> None:
-        """Wait until what was begun is written."""
+        """Wait until all checkpoints are written."""
         if self._last is not None:
             self._last.result()
 
@@ -137,11 +137,11 @@ class Checkpoints:
                 path.unlink(missing_ok=True)
 
     def _names(self) -> list[str]:
-        """Return the rounds that there are, newest first."""
+        """Return the rounds with a checkpoint, newest first."""
         return sorted((path.stem for path in self._folder.glob("round-*.json")), reverse=True)
 
     def latest(self) -> Checkpoint | None:
-        """Return the newest checkpoint that is whole, None where there is none."""
+        """Return the newest checkpoint that is not damaged, or None."""
         for name in self._names():
             try:
                 return self._read(name)
@@ -154,7 +154,7 @@ class Checkpoints:
         found = {file: npz.load(self._folder / file, sha256) for file, sha256 in content["sha256"].items()}
         arrays, kept = found[f"{name}.npz"], found.get(f"{name}.state.npz", {})
         if list(arrays) != list(content["arrays"]):
-            raise ValueError(f"{name}.npz does not have the arrays that were noted")
+            raise ValueError(f"{name}.npz does not have the arrays that the JSON names")
         memory = {
             path: Packed(entry["value"], {key: kept[key] for key in entry["arrays"]})
             for path, entry in content["memory"].items()
@@ -165,7 +165,7 @@ class Checkpoints:
 
 
 def of_trained_model(folder: Path) -> Checkpoint | None:
-    """Return what the folder of a run has after its last training, None where it did not come as far or is damaged."""
+    """Return what a run saved after its last training, or None if it did not get there or a file is damaged."""
     try:
         summary = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         arrays = npz.load(folder / MODEL, summary["model"]["sha256"])

@@ -1,4 +1,4 @@
-"""Where a node's data is, and how a data set that all nodes have is split among them."""
+"""Finds a node's data, and splits a data set that all nodes have."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class DataError(OneflowerError):
 
 
 def data_folder(context: Context) -> Path | None:
-    """Return the folder with this node's own files, or None where it has none. Raises `DataError`."""
+    """Return the folder with this node's own files, or None if it has none. Raises `DataError`."""
     named = context.node_config.get(_FOLDER)
     if not named:
         return None
@@ -39,7 +39,7 @@ def data_folder(context: Context) -> Path | None:
 
 
 def partition_of(context: Context) -> tuple[int, int]:
-    """Return which share of a common data set is this node's: (partition-id, num-partitions). Raises `DataError`."""
+    """Return this node's share of a common data set: (partition-id, num-partitions). Raises `DataError`."""
     config: Mapping[str, Any] = context.node_config
     if "partition-id" not in config or "num-partitions" not in config:
         raise DataError(

@@ -18,7 +18,7 @@ _PROBLEM = "problem"
 
 @dataclass(frozen=True)
 class Description:
-    """What a node has, or the `problem` for which its data cannot be used.
+    """What a node has, or the `problem` because of which its data cannot be used.
 
     Each app chooses its `facts`, two of which are always there: `examples`, a number, and `source`, a text.
     """

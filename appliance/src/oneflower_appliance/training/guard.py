@@ -19,7 +19,7 @@ _TOO_LARGE = 1e6
 def sift(replies: Iterable[Message], arrays: ArrayRecord) -> tuple[list[Message], dict[int, str]]:
     """Return the replies that may be aggregated into `arrays`, and why each other node is left out.
 
-    Replies come out in the order of the nodes' ids, so that the same replies always make the same sum.
+    Replies are returned in the order of the nodes' ids, so the same replies always give the same sum.
     """
     received = sorted(replies, key=lambda message: message.metadata.src_node_id)
     usual = Counter(_names(reply) for reply in received).most_common(1)
@@ -42,12 +42,12 @@ def _names(reply: Message) -> tuple[str, ...]:
 
 
 def _fault(reply: Message, arrays: list[Array], limits: dict[int, float]) -> str:
-    """Return what is wrong with a reply, empty for nothing. `limits` remembers how large a value may be, by array."""
+    """Return what is wrong with a reply, or an empty text. `limits` remembers how large a value may be, by array."""
     for metrics in reply.content.metric_records.values():
         if metrics.get("num-examples") == 0:
             return "it has no examples"
     found = [item for record in reply.content.array_records.values() for item in record.items()]
-    alike = len(found) == len(arrays)  # not if nodes send something else than the model, trees for instance
+    alike = len(found) == len(arrays)  # not if nodes send something other than the model, such as trees
     for number, (name, array) in enumerate(found):
         if np.dtype(array.dtype).kind != "f":
             continue
@@ -64,7 +64,7 @@ def _fault(reply: Message, arrays: list[Array], limits: dict[int, float]) -> str
 
 
 def _peak(array: NDArray[Any]) -> float:
-    """Return the largest magnitude, NaN if any value is NaN. It needs no memory of the array's size."""
+    """Return the largest magnitude, NaN if any value is NaN. This needs no memory of the array's size."""
     return float(max(array.max(), -array.min())) if array.size else 0.0
 
 

@@ -1,9 +1,9 @@
-"""What a strategy remembers from one round to the next: its attributes that have changed since the run began.
+"""The state that a strategy keeps from round to round: its attributes that have changed since the run began.
 
-Nobody declares these. The attributes are compared with what they were before the first round, so this holds for
-Flower's strategies, for those around others, and for anybody's own. What has changed and can be packed is saved and
-restored. An attribute that has changed and cannot be packed, or that cannot be compared, makes the strategy unfit to be
-resumed, and `Memory.unfit` names it.
+Nobody declares these. The attributes are compared with their values before the first round, so this works for Flower's
+strategies, for wrappers, and for users' own. Attributes that have changed and can be packed are saved and restored. If
+one has changed and cannot be packed, or cannot be compared, the strategy cannot be resumed, and `Memory.unfit` names
+it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _CODE = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type)
 _SHARED_BY_A_CLASS = (list, dict, set, np.ndarray)
-# In these, `configure_train` takes the attribute from the global model in each round, whatever it was before.
+# In these, `configure_train` sets the attribute from the global model in each round.
 _TAKEN_FROM_THE_MODEL: dict[str, tuple[type[Strategy], ...]] = {
     "current_arrays": (
         flower.FedAdagrad, flower.FedAdam, flower.FedYogi, flower.QFedAvg,
@@ -40,7 +40,7 @@ _OUR_PACKAGES = ("flwr.", "oneflower_appliance.")
 
 @dataclass(frozen=True)
 class Memory:
-    """What a strategy remembers, by attribute; `unfit` says why it cannot be resumed from this, empty where it can."""
+    """The state of a strategy, by attribute; `unfit` says why it cannot be resumed from this, empty if it can."""
 
     attributes: Mapping[str, Packed] = field(default_factory=dict)
     unfit: str = ""
@@ -58,17 +58,17 @@ class Memory:
 
     @property
     def unfit_without(self) -> str:
-        """Why a strategy that remembers this cannot be resumed where this was not saved, empty where it can."""
+        """Why a strategy with this state cannot be resumed without it, empty if it can."""
         names = ", ".join(self.attributes)
         return self.unfit or (f"What its strategy remembers ({names}) was not saved." if names else "")
 
     @property
     def copy(self) -> Memory:
-        """The same, not to be changed by what the strategy does next."""
+        """A copy that the strategy's next steps do not change."""
         return Memory({path: packed.copy for path, packed in self.attributes.items()}, self.unfit)
 
     def restore(self, strategy: Strategy) -> None:
-        """Put it into a strategy that was made as the one that it is from. Raises `OneflowerError`."""
+        """Put it into a strategy that was made like the one that it comes from. Raises `OneflowerError`."""
         for path, packed in self.attributes.items():
             *outer, name = path.split(".")
             try:
@@ -83,14 +83,14 @@ class Memory:
 
 
 class Watched:
-    """A strategy before its first round, which tells afterwards what it remembers."""
+    """A strategy before its first round, which later returns its state."""
 
     def __init__(self, strategy: Strategy) -> None:
         self._strategy = strategy
         self._before = {path: value.copy for path, value in _look(strategy).items()}
 
     def look(self) -> Memory:
-        """Return what the strategy remembers now. The arrays are its own: take a `copy` to keep them."""
+        """Return the strategy's current state. The arrays belong to it: take a `copy` to keep them."""
         now = _look(self._strategy)
         changed = {
             path: value
@@ -110,7 +110,7 @@ def _sentence(strategy: Strategy, reasons: list[str]) -> str:
 
 @dataclass(frozen=True)
 class _Opaque:
-    """A value that cannot be packed. It can only be told whether it has changed."""
+    """A value that cannot be packed. The only question is whether it has changed."""
 
     kind: str
     code: Any
@@ -122,9 +122,9 @@ class _Opaque:
         if isinstance(value, _CODE):
             return cls(kind, value, b"")
         try:
-            # Only to compare. It is never read back.
+            # Only for comparison. It is never unpickled.
             return cls(kind, None, hashlib.sha256(pickle.dumps(value)).digest())
-        except Exception:  # noqa: BLE001 - whatever an object's own code does
+        except Exception:  # noqa: BLE001 - an object's own code may do anything
             return cls(kind, None, b"")
 
     @property
@@ -151,7 +151,7 @@ def _same(one: Packed | _Opaque, two: Packed | _Opaque) -> bool:
 
 
 def _look(strategy: Strategy) -> dict[str, Packed | _Opaque]:
-    """Return the attributes of a strategy and of those that it has as attributes, by their paths."""
+    """Return the attributes of a strategy and of the strategies inside it, by their paths."""
     packer = Packer()
     found: dict[str, Packed | _Opaque] = {}
     for path, value in _attributes(strategy, "", set()):
@@ -189,6 +189,6 @@ def _data(layer: Strategy) -> dict[str, Any]:
 
 
 def _is_taken_from_the_model(layer: Strategy, name: str) -> bool:
-    """Return whether there is no need to save an attribute. A subclass of an app's own may use it in another way."""
+    """Return whether an attribute need not be saved. An app's own subclass may use it in another way."""
     known = isinstance(layer, _TAKEN_FROM_THE_MODEL.get(name, ()))
     return known and type(layer).__module__.startswith(_OUR_PACKAGES)

@@ -1,4 +1,4 @@
-"""Arrays in .npz files, with the sha256 by which a damaged file is noticed."""
+"""Arrays in .npz files, with a sha256 that reveals a damaged file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flwr.app import Array, ArrayRecord
     from numpy.typing import NDArray
 
-DAMAGE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)  # what reading half a file may raise
+DAMAGE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)  # what reading a truncated file raises
 
 
 def save_record(path: Path, arrays: ArrayRecord) -> str:
@@ -35,7 +35,7 @@ def load(path: Path, sha256: str) -> dict[str, NDArray[Any]]:
     """Return the arrays of a file that has this hash. Raises one of `DAMAGE`."""
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise ValueError(f"{path.name} does not have the hash that was noted")
+        raise ValueError(f"{path.name} does not have the recorded hash")
     with np.load(io.BytesIO(content), allow_pickle=False) as loaded:
         return dict(loaded)
 

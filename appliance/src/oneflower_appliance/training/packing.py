@@ -1,8 +1,8 @@
-"""Values as JSON and arrays, and back. This is how a checkpoint holds what a strategy remembers, without pickle.
+"""Values as JSON and arrays, and back. A checkpoint holds the state of a strategy in this form, without pickle.
 
 What can be packed: None, booleans, numbers, text, bytes, arrays of NumPy, Flower's records, and lists, tuples, sets and
-dicts of these. A list, a dict, a set or an array that is found in two places cannot be packed: whether the two are one
-would be lost. Types are compared exactly, since a subclass may keep more than its base.
+dicts of these. A list, a dict, a set or an array that is in two places cannot be packed: that the two are the same
+object would be lost. Types are compared exactly, since a subclass may keep more than its base.
 """
 
 from __future__ import annotations
@@ -40,29 +40,29 @@ class Packed:
     arrays: Mapping[str, NDArray[Any]]
 
     def same(self, other: Packed) -> bool:
-        """Return whether both are of equal values."""
+        """Return whether both hold equal values."""
         pairs = zip(self.arrays.values(), other.arrays.values(), strict=False)
         return self.text == other.text and all(_alike(one, two) for one, two in pairs)
 
     @property
     def copy(self) -> Packed:
-        """The same with arrays of its own, which stay as they are when the value is changed in place."""
+        """A copy with its own arrays, which do not change when the value is changed in place."""
         return Packed(self.text, {name: array.copy(order="K") for name, array in self.arrays.items()})
 
     def unpack(self) -> Any:
-        """Return the value. Raises `KeyError` or `ValueError` when this is not what `Packer` made."""
+        """Return the value. Raises `KeyError` or `ValueError` if `Packer` did not make this."""
         return _unpack(json.loads(self.text), self.arrays)
 
 
 def _alike(one: NDArray[Any], two: NDArray[Any]) -> bool:
     if one.dtype != two.dtype:
         return False
-    # Comparing with NaN in mind takes five times as long, and there is rarely one.
+    # A comparison that handles NaN takes five times as long, and NaN is rare.
     return np.array_equal(one, two) or (one.dtype.kind in "fc" and np.array_equal(one, two, equal_nan=True))
 
 
 class Packer:
-    """Packs the values of one object. It remembers what it has met, by which it notices what is in two places."""
+    """Packs the values of one object. It remembers what it has met, so it notices an object that is in two places."""
 
     def __init__(self) -> None:
         self._met: set[int] = set()
@@ -107,7 +107,7 @@ class Packer:
         return [[key, self._keep(_below(name, key), array.numpy())] for key, array in record.items()]
 
     def _keep(self, name: str, array: NDArray[Any]) -> str:
-        """Keep an array under `name`, or under a longer one where that is taken."""
+        """Keep an array under `name`, or under a longer name if that is taken."""
         while name in self._arrays:
             name += "~"
         self._arrays[name] = array
@@ -115,7 +115,7 @@ class Packer:
 
 
 def _as_array(value: Any) -> tuple[str, NDArray[Any]] | None:
-    """Return a word and an array for a value that is one, or is best kept as one."""
+    """Return a word and an array for a value that is an array, or is best kept as one."""
     if isinstance(value, np.generic) and value.dtype.kind in _NUMBERS:
         return "number", np.asarray(value)
     if type(value) is bytes:

@@ -3,7 +3,7 @@
 - metrics.jsonl: one JSON object per round: round, rounds, seconds; asked, nodes (that trained), failures (those that
   did not), train; evaluate_asked, evaluated, evaluate; server; columns: from which of these loss and accuracy are
   taken, the same in every round; faults: node, phase, kind and reason, for each node that failed, was left out or did
-  not answer; and evaluate_again, if a run that is resumed has to evaluate this round again
+  not answer; and evaluate_again, if a resumed run must evaluate this round again
 - model.npz: the arrays of the final global model, under their names
 - result.json: rounds done, seconds, strategy, config, versions, metrics of the last round, sha256 of the model
 
@@ -41,7 +41,7 @@ _PACKAGES = ("flwr", "numpy", "scikit-learn", "torch", "tensorflow-cpu", "tensor
 
 
 class RunRecord:
-    """The folder of one run. `config` is what was set for it, `earlier` the lines of the run that it resumes."""
+    """The folder of one run. `config` has its settings, `earlier` the lines of the run that it resumes."""
 
     def __init__(self, folder: Path, rounds: int, strategy: str, config: Mapping[str, Any], earlier: list[str]) -> None:
         self._folder = folder
@@ -60,7 +60,7 @@ class RunRecord:
             self._save_rounds()
 
     def open_round(self, number: int, known: Mapping[str, Any] = MappingProxyType({})) -> None:
-        """Begin round `number`, 1 being the first; the one before is complete now. `known` is its row up to now."""
+        """Begin round `number` (the first is 1); the round before is now complete. `known` is its row so far."""
         self.close_round()
         self._round_begun = time.monotonic() - known.get("seconds", 0)
         self._row = {"round": number, "rounds": self._rounds, "nodes": 0, "failures": 0, "faults": [], **known}
@@ -74,11 +74,11 @@ class RunRecord:
         self._row["faults"] += [fault.entry for fault in faults]
 
     def know(self, nodes: Iterable[int]) -> None:
-        """Write down which nodes the run has asked, so that a run that resumes it misses those that are away."""
+        """Record which nodes the run has asked, so that a run that resumes it notices missing ones."""
         self._save(NODES, json.dumps(sorted(nodes)) + "\n")
 
     def foresee(self, **found: Mapping[str, Any]) -> None:
-        """Learn from the test before the first round which tests there will be."""
+        """Learn from the evaluation before the first round which evaluations there will be."""
         self._sources = sources_of(found, self._sources)
 
     @property
@@ -103,9 +103,9 @@ class RunRecord:
         self._summarise(json.loads(self._lines[-1]) if self._lines else {}, arrays)
 
     def trained(self, arrays: ArrayRecord, unfit: str = "") -> None:
-        """Write model and summary as they are before the last evaluation: the trained model is then safe.
+        """Write model and summary before the last evaluation, so that the trained model is safe.
 
-        `unfit` says why the run cannot be resumed from these two alone, empty where it can.
+        `unfit` says why the run cannot be resumed from these two alone, empty if it can.
         """
         self._unfit = unfit
         self._summarise(self.row, arrays)

@@ -18,7 +18,7 @@ log = logging.getLogger("flwr")
 
 
 def save_result(grid: Grid, name: str, content: str | bytes) -> None:
-    """Save a file, called `name`, in the folder of the run. Outside a federation of oneflower nothing is written.
+    """Save a file, called `name`, in the folder of the run. Outside a federation of oneflower, nothing is written.
 
     The log says what cannot be written; the run continues.
     """

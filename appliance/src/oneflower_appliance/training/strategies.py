@@ -1,6 +1,6 @@
-"""The strategy that a form asks for, on Flower's own classes.
+"""The strategy that a form asks for, made from Flower's own classes.
 
-Two lines in anybody's ServerApp:
+Two lines in any ServerApp:
 
     from oneflower_appliance.training.strategies import make_strategy
     strategy = make_strategy(context.run_config)
@@ -68,14 +68,14 @@ def read_form(run_config: Mapping[str, Any]) -> Settings:
 
 
 def variables_of(strategy: Strategy) -> Mapping[str, str]:
-    """Return the variables by which `make_strategy` made a strategy, with their values; none where it did not."""
+    """Return the variables from which `make_strategy` made a strategy, with their values; empty for others."""
     return _MADE.get(strategy, {})
 
 
 def make_strategy(run_config: Mapping[str, Any], **more: Any) -> Strategy:
     """Return the strategy, with differential privacy around it if FL_PRIVACY asks for it.
 
-    `more` goes to the strategy's class, metric functions for instance. Raises `OneflowerError`.
+    `more` goes to the strategy's class: metric functions, for example. Raises `OneflowerError`.
     """
     form = read_form(run_config)
     name = form.text("FL_STRATEGY")
@@ -93,14 +93,14 @@ def make_strategy(run_config: Mapping[str, Any], **more: Any) -> Strategy:
 
 
 class CorrectedClipping(flower.DifferentialPrivacyServerSideAdaptiveClipping):
-    """Flower's adaptive clipping, its norm moving the other way (see `corrections.ADAPTIVE_CLIPPING`)."""
+    """Flower's adaptive clipping with the direction corrected (see `corrections.ADAPTIVE_CLIPPING`)."""
 
     def _geometric_update(self, clipped_fraction: float) -> None:
         super()._geometric_update(1 - clipped_fraction)
 
 
 def adaptive_clipping() -> type[flower.DifferentialPrivacyServerSideAdaptiveClipping]:
-    """Return the class to use for adaptive clipping: corrected, where the Flower installed here has the bug."""
+    """Return the class for adaptive clipping: the corrected one, if the installed Flower has the bug."""
     stock = flower.DifferentialPrivacyServerSideAdaptiveClipping
     if not ADAPTIVE_CLIPPING.applies:
         return stock

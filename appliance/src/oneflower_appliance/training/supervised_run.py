@@ -1,7 +1,7 @@
 """One run of a strategy: recorded, guarded, saved, and resumed where the run before it ended.
 
-Replies that would ruin the model are left out, checkpoints are written, and a run that takes the place of one that was
-lost begins where the last checkpoint of that one ended.
+Replies that would ruin the model are left out, and checkpoints are written. A run that resumes a lost one begins at its
+last checkpoint.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = logging.getLogger("flwr")
 
 
 class Run(Protocol):
-    """What is used of Flower's description of a run, `Grid.run`."""
+    """The used part of Flower's description of a run, `Grid.run`."""
 
     @property
     def run_id(self) -> int:
@@ -42,7 +42,7 @@ class Run(Protocol):
 
     @property
     def override_config(self) -> Mapping[str, str | int | float | bool]:
-        """What `flwr run` was given over the app's own configuration."""
+        """The run config that `flwr run` got, which overrides the app's own."""
 
 
 class SupervisedRun:
@@ -57,7 +57,7 @@ class SupervisedRun:
         self._form = read_form({})
         self._config = dict(run.override_config)
         self._origin = Origin.of(self._folder)
-        self._nodes = _nodes_of(Origin.line(self._folder))  # that were asked for anything so far
+        self._nodes = _nodes_of(Origin.line(self._folder))  # that were sent anything so far
         path = self._form.text("FL_CHECKPOINT_PATH")
         folder = (Path(path) if path else checkpoints) / self._origin.first
         self._checkpoints = Checkpoints(folder, self._form.integer("FL_CHECKPOINT_KEEP"))
@@ -67,7 +67,7 @@ class SupervisedRun:
         self._arrays = ArrayRecord()
 
     def start(self, original: Callable[..., Any], given: dict[str, Any], *, timed: bool) -> Any:
-        """Call Flower's `Strategy.start` with what it was given, or with what is left to do of it."""
+        """Call Flower's `Strategy.start` with its arguments, or with the rounds that are left."""
         self._rounds = given["num_rounds"]
         if line := uncounted(self._form, self._used()):
             log.warning("%s", line)
@@ -95,7 +95,7 @@ class SupervisedRun:
         return self._finish(result, given["initial_arrays"])
 
     def _used(self) -> dict[str, str]:
-        """Return the variables that count in this run, with their values. What was given for it needs no line."""
+        """Return the variables that apply to this run, with their values. Its own run config needs no line."""
         given = {name: self._form[name] for name in run_config_keys(self._form, self._config)}
         return {**variables_of(self._strategy), "FL_NUM_ROUNDS": str(self._rounds), **given}
 
@@ -133,7 +133,7 @@ class SupervisedRun:
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Aggregate the replies that are sound, and save what was trained."""
+        """Aggregate the valid replies, and save the result."""
         number = self._number(server_round)
         if self._evaluate_only and self._beginning.checkpoint:
             self._evaluate_only = False
@@ -180,9 +180,10 @@ class SupervisedRun:
         return set(self._grid.get_node_ids()) if self._nodes else set()
 
     def _ask(self, phase: str, messages: list[Message], online: set[int]) -> None:
-        """Note whom a phase asks; `online` are the nodes that were online before the strategy chose among them.
+        """Record which nodes a phase asks; `online` are the nodes that were online before the strategy chose.
 
-        A strategy may leave out a node that it could have asked. One that was away, if only while it chose, is missing.
+        A strategy may leave out a node that it could have asked. A node that was away, even if only while it chose, is
+        missing.
         """
         self._asked = Asked(phase, messages, self._timeout)
         if unasked := self._nodes - self._asked.nodes:
@@ -199,13 +200,13 @@ class SupervisedRun:
         self._abandoned.note({node: message for node, message in self._asked.silent.items() if message})
 
     def _note_what_evaluation_changed(self) -> None:
-        """Have the last round evaluated again where it is resumed, if its checkpoint is older than the memory now."""
+        """Mark the last round to be evaluated again when resumed, if its checkpoint is older than the state now."""
         if self._saved is not None and not self._saved.same(self._watched.look()):
             self._record.note(**{EVALUATE_AGAIN: True})
         self._saved = None
 
     def _save(self, number: int, arrays: ArrayRecord | None, metrics: dict[str, Any]) -> None:
-        """Write the checkpoint of a round if there is to be one, and the model after the last round."""
+        """Write the checkpoint of a round if one is due, and the model after the last round."""
         last = number == self._rounds
         interval = self._form.integer("FL_CHECKPOINT_INTERVAL")
         wanted = self._form.flag("FL_CHECKPOINT_ENABLED") and arrays is not None and (last or number % interval == 0)
@@ -213,7 +214,7 @@ class SupervisedRun:
             return
         memory = self._watched.look().copy
         model = arrays or self._arrays
-        if wanted or memory.used:  # a model alone is not enough to go on with a strategy that remembers something
+        if wanted or memory.used:  # a model alone is not enough to resume a strategy that has a state
             self._saved = memory
             progress = Progress(self._rounds, self._folder.name, self._name, metrics, self._record.row)
             self._checkpoints.save(number, model, memory, progress)
@@ -222,7 +223,7 @@ class SupervisedRun:
         self._keep(number, model, memory)
 
     def _keep(self, number: int, arrays: ArrayRecord, memory: Memory) -> None:
-        """Have what was trained be safe before the last evaluation, in which the run may be lost."""
+        """Save the trained model before the last evaluation, in which the run may be lost."""
         if number != self._rounds:
             return
         if memory.used:
@@ -237,7 +238,7 @@ def _nodes_of(folders: Iterable[Path]) -> set[int]:
 
 
 class _StandIn:
-    """What Flower's loop takes for the strategy: a round's steps go through the run, all else to the strategy."""
+    """Stands in for the strategy in Flower's loop: a round's steps go to the run, everything else to the strategy."""
 
     def __init__(self, strategy: Strategy, run: SupervisedRun) -> None:
         self._strategy = strategy
@@ -249,7 +250,7 @@ class _StandIn:
 
 
 def _in_place_of(strategy: Strategy, run: SupervisedRun) -> Any:
-    """Return a stand-in whose class is called as the strategy's, for Flower logs that name."""
+    """Return a stand-in whose class has the name of the strategy's class, because Flower logs that name."""
     return type(type(strategy).__name__, (_StandIn,), {})(strategy, run)
 
 

@@ -1,4 +1,4 @@
-"""What oneflower adds to every run of every app, without the app knowing.
+"""What oneflower adds to every run of every app, without a change to the app.
 
 All strategies of Flower's Message API run through `Strategy.start`, so that one method is wrapped in the ServerApp's
 process, and each call of it becomes a supervised run.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def supervise(runs: Path, checkpoints: Path) -> None:
-    """Have every strategy that is started in this process supervised.
+    """Supervise every strategy that is started in this process.
 
     A run leaves its record in `runs`/<run id> and its checkpoints in `checkpoints`/<id of the first run>.
     """

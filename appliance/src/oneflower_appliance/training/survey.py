@@ -1,6 +1,6 @@
 """Asks the nodes, before the first round, what data they have.
 
-With the answers a server can make a model that fits all nodes, and nodes whose data cannot be used are named, with the
+From the answers a server can make a model that fits all nodes. Nodes whose data cannot be used are named, with the
 reason, before anything is trained.
 """
 
@@ -50,7 +50,7 @@ class Survey:
         return next(iter(self.nodes.values()))[name]
 
     def union(self, name: str) -> list[str]:
-        """Return all that appears in the lists called `name`, sorted."""
+        """Return everything in the lists called `name`, sorted."""
         return sorted({str(item) for said in self.nodes.values() for item in said[name]})
 
     def total(self, name: str) -> Any:
@@ -60,7 +60,7 @@ class Survey:
 
 
 def ask(grid: Grid, least: int, question: Mapping[str, Any] | None = None) -> Survey:
-    """Ask every node that is online, at least `least`. Raises `OneflowerError` when fewer have usable data.
+    """Ask every online node, at least `least`. Raises `OneflowerError` if fewer have usable data.
 
     The answers go into the run's model card, except for names that begin with an underscore.
     """
@@ -84,7 +84,7 @@ def ask(grid: Grid, least: int, question: Mapping[str, Any] | None = None) -> Su
 
 
 def _read(replies: Iterable[Message]) -> tuple[dict[int, Mapping[str, Any]], list[str]]:
-    """Return what nodes said, by node, and the problems of the others."""
+    """Return the answers, by node, and the problems of the other nodes."""
     found: dict[int, Mapping[str, Any]] = {}
     problems: list[str] = []
     for reply in replies:
