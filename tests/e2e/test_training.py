@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from oneflower.cloud import Cloud, Endpoints, Federation, training
 from oneflower.cloud.following import Observer
 from oneflower.cloud.tunnel import SshOptions
 from oneflower.local import daemon
-from oneflower_appliance.use_cases import USE_CASES
+from tests.unit.federation import app_module
 from tests.unit.ssh import SshServer
 
 from .conftest import RELEASE
@@ -118,13 +117,10 @@ def test_the_demo_does_the_whole_job_and_cleans_up(newcomer):
     assert json.loads(newcomer("ls", "-o", "json").stdout) == []
     assert newcomer.processes() == []
 
-    sys.path.insert(0, str(USE_CASES["image-classification"].folder))
-    from image_classification import images, softmax
-    from image_classification.models import TrainingOptions
-
+    images, softmax, models = (app_module("image-classification", name) for name in ("images", "softmax", "models"))
     train, test = images.digits(7)
     central, _ = softmax.train(
-        softmax.initial(images.DIGITS_SHAPE, 10), train, TrainingOptions("softmax", 60, 32, 0.5, seed=7)
+        softmax.initial(images.DIGITS_SHAPE, 10), train, models.TrainingOptions("softmax", 60, 32, 0.5, seed=7)
     )
     loss, accuracy = softmax.evaluate(dict(np.load(folder / "model.npz")), test)
     assert accuracy == metrics["rows"][-1]["server"]["accuracy"], "the saved model is the one that was measured"

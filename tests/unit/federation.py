@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import sys
 from types import SimpleNamespace
 
@@ -58,10 +58,14 @@ class Trained:
 
 
 def app_module(use_case, module):
-    folder = str(USE_CASES[use_case].folder)
-    if folder not in sys.path:
-        sys.path.append(folder)
-    return importlib.import_module(f"{use_case.replace('-', '_')}.{module}")
+    """Import a module of a pre-built app, whose package is where Flower installs it and not on the path."""
+    name = use_case.replace("-", "_")
+    if name not in sys.modules:
+        package = USE_CASES[use_case].folder / name / "__init__.py"
+        spec = importlib.util.spec_from_file_location(name, package, submodule_search_locations=[str(package.parent)])
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return importlib.import_module(f"{name}.{module}")
 
 
 def train(monkeypatch, use_case, nodes=2, node_configs=None, spoil=None, run_id=17, **settings):

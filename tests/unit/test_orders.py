@@ -27,13 +27,21 @@ def test_orders_of_a_superlink_arrive(certificates):
 
 def test_orders_of_a_supernode_arrive():
     orders = SuperNodeOrders(
-        "10.0.0.1:9092", ("127.0.0.1", 9094), Path("/t/ca.crt"), Path("/t/node.key"), {"data-path": "/a b"}, "17", 3, 60
+        "10.0.0.1:9092",
+        ("127.0.0.1", 9094),
+        Path("/t/ca.crt"),
+        Path("/t/node.key"),
+        Path("/t/report"),
+        {"data-path": "/a b"},
+        "17",
+        3,
+        60,
     )
     assert "\n" not in orders.line()
     assert SuperNodeOrders.read(orders.line()) == orders
     arguments = supernode_arguments(orders)
     assert arguments[arguments.index("--node-config") + 1] == 'data-path="/a b"'
     assert arguments[-4:] == ["--max-retries", "3", "--max-wait-time", "60"]
-    plain = SuperNodeOrders("10.0.0.1:9092", ("127.0.0.1", 9094), None, None)
+    plain = SuperNodeOrders("10.0.0.1:9092", ("127.0.0.1", 9094), None, None, Path("/t/report"))
     assert SuperNodeOrders.read(plain.line()) == plain
     assert supernode_arguments(plain)[-1] == "--insecure"

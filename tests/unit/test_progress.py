@@ -70,4 +70,4 @@ def test_a_run_of_the_api_is_read_as_it_was_written_over_json():
     going = RunState.parse({"id": 5, "app": "us/app", "status": "running", "a word of a later release": 1})
     assert (going.id, going.finished, going.outcome, going.lost) == ("5", False, "running", False)
     with pytest.raises(KeyError):
-        RunState.parse({"id": "5"})
+        RunState.parse({"status": "running"})

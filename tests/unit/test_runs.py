@@ -22,6 +22,7 @@ from oneflower.cloud.following import Observer, Patience, follow
 from oneflower.cloud.superlink import SuperLinkClient
 from oneflower.events import Note, RunBegan
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.run_state import RunState
 
 
 class Link(http.server.BaseHTTPRequestHandler):
@@ -284,7 +285,7 @@ def test_a_run_that_was_lost_is_followed_in_the_one_that_goes_on(link):
     seen, said = [], []
     assert follow(link.client, "5", Observer(lambda found: seen.append(found.round), print, said.append)) == "6"
     assert seen == [1, 2]
-    assert "run 6 goes on" in str(said[0])
+    assert "run 6 resumes" in str(said[0])
 
 
 def test_only_a_run_that_ended_before_its_end_goes_on(link):
@@ -292,11 +293,11 @@ def test_only_a_run_that_ended_before_its_end_goes_on(link):
     link.posted = lambda body: asked.append(body) or b'{"id": "6"}'
     for status, sub_status, sentence in (("running", "", "has not ended"), ("finished", "completed", "is completed")):
         with pytest.raises(OneflowerError, match=sentence):
-            submission.resume(link.client, {"id": "5", "status": status, "sub_status": sub_status})
-    assert submission.resume(link.client, {"id": "5", "status": "finished", "sub_status": "stopped"}) == "6"
+            submission.resume(link.client, RunState("5", "us/app", status, sub_status))
+    assert submission.resume(link.client, RunState("5", "us/app", "finished", "stopped")) == "6"
     assert asked == [{"resumes": "5"}]
     link.posted = lambda body: None
-    with pytest.raises(OneflowerError, match="Run 5 cannot go on: no such app"):
+    with pytest.raises(OneflowerError, match="Run 5 cannot be resumed: no such app"):
         link.client.resume("5")
 
 

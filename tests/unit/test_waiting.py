@@ -10,9 +10,10 @@ import pytest
 from oneflower.cli.rounds import RunTable, progress_line
 from oneflower.cli.steps import machine_line
 from oneflower.cloud.reading import read_status
-from oneflower.cloud.status import FederationStatus, RunProgress, VmStatus
+from oneflower.cloud.status import FederationStatus, VmStatus
 from oneflower.cloud.waiting import HEALING, wait_ready, wait_trained
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.progress import RunProgress
 from oneflower_appliance.runs import RunRow
 
 

@@ -30,6 +30,7 @@ from oneflower_appliance.agent.shortfalls import Shortfalls
 from oneflower_appliance.agent.trust import Trust
 from oneflower_appliance.attributes import FEATURES_OFF
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.orders import Ending
 from oneflower_appliance.process import Child
 from oneflower_appliance.settings import resolve
 
@@ -74,7 +75,7 @@ def machine(tmp_path):
 def test_a_flower_that_keeps_dying_is_given_up_with_the_reason(machine, monkeypatch):
     pauses = []
     monkeypatch.setattr(agent.time, "sleep", pauses.append)
-    role = Role(["sh", "-c", "echo unable to open database file; exit 3"])
+    role = Role(["sh", "-c", f"exit {int(Ending.NO_STATE)}"])
     role.start()
     with pytest.raises(OneflowerError, match="Flower ended 5 times within 5 minutes. Flower cannot write its state"):
         agent.watch_over(role, machine)
@@ -242,7 +243,7 @@ def test_a_node_does_not_take_another_ca_from_the_same_superlink(machine, tmp_pa
     assert trust("what a member published", vm=9, machine=given) == own, "also as Sunstone sends it, not encoded"
 
 
-REFUSED = diagnosis.explain(["httpx.HTTPStatusError: Client error '401 Unauthorized' for url"], 1)
+REFUSED = diagnosis.RefusedError()
 
 
 @pytest.mark.parametrize(
@@ -402,17 +403,19 @@ def _refused():
 
 
 @pytest.mark.parametrize(
-    ("output", "cause"),
+    ("status", "cause"),
     [
-        ("[Errno 98] address already in use", "A port that Flower needs is already in use"),
-        ("Invalid SuperNode authentication", "refused a signed request"),
-        ("ssl.SSLError: CERTIFICATE_VERIFY_FAILED", "not signed by the CA"),
-        ("OSError: No space left on device", "cannot write its state"),
-        ("something nobody has seen before", "something nobody has seen before"),
+        (Ending.ADDRESS_TAKEN, "A port that Flower needs is already in use"),
+        (Ending.REFUSED, "refused a signed request"),
+        (Ending.UNTRUSTED, "not signed by the CA"),
+        (Ending.NO_STATE, "cannot write its state"),
+        (1, "Flower ended with exit status 1: No space left on device, says somebody"),
     ],
 )
-def test_the_end_of_flower_is_explained(output, cause):
-    child = Child(["sh", "-c", f"echo '{output}'; exit 1"], {}, lambda line: None)
+def test_the_end_of_flower_is_explained_by_its_exit_status_and_no_text_decides(status, cause):
+    child = Child(
+        ["sh", "-c", f"echo 'No space left on device, says somebody'; exit {int(status)}"], {}, lambda line: None
+    )
     with pytest.raises(OneflowerError) as caught:
         flower_process.wait_for(child, lambda: False, "x")
     assert cause in caught.value.sentence

@@ -1,16 +1,19 @@
-"""What the agent tells Flower's processes: written by `agent/`, read by `flower/`, `training/` and the apps' helpers.
+"""What the agent tells Flower's processes, and what these report back: each written and read here.
 
 There are two ways. Orders are one line of JSON on the standard input of a process that has already imported Flower. The
-environment holds what the child processes need too: ServerApps, ClientApps and their tasks.
+environment holds what the child processes need too: ServerApps, ClientApps and their tasks. A process reports in a
+file that its orders name, and by its exit status.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict, dataclass, field
+from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from oneflower_appliance.files import SHARED, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,8 +28,14 @@ EXECUTION_VARIABLE = "ONEFLOWER_EXECUTION"  # FL_EXECUTION
 FRAMEWORK_VARIABLE = "ONEFLOWER_FRAMEWORK"  # ML_FRAMEWORK, on a SuperNode
 MEMORY_VARIABLE = "ONEFLOWER_GPU_MEMORY_FRACTION"  # FL_GPU_MEMORY_FRACTION, on a SuperNode that may use its GPUs
 
-ADDRESS_TAKEN = 98  # exit status of a process that cannot listen at the address it was given
-_NODE_ID = re.compile(r"SuperNode ID: (\d+)")
+
+class Ending(IntEnum):
+    """Exit statuses of Flower's processes that say why they ended. Every other reason ends in another status."""
+
+    NO_STATE = 95  # the disk or the database cannot be written
+    UNTRUSTED = 96  # the SuperLink's certificate is not signed by the CA that this machine trusts
+    REFUSED = 97  # the SuperLink refused what this SuperNode signed
+    ADDRESS_TAKEN = 98  # another program listens at the address that the process was given
 
 
 @dataclass(frozen=True)
@@ -73,14 +82,16 @@ class SuperNodeOrders:
     """How a SuperNode runs.
 
     `superlink` is host:port. `listen` is where it serves its tasks. `ca` is the certificate to trust, or None for plain
-    HTTP. `key` is the private key that identifies it, or None. `previous_id` is the node id of an earlier process of
-    this node, whose session may still be open. 0 retries and seconds mean no limit.
+    HTTP. `key` is the private key that identifies it, or None. It writes a
+    `NodeReport` to `report`. `previous_id` is the node id of an earlier process of this
+    node, whose session may still be open. 0 retries and seconds mean no limit.
     """
 
     superlink: str
     listen: Address
     ca: Path | None
     key: Path | None
+    report: Path
     node_config: Mapping[str, str] = field(default_factory=dict)
     previous_id: str = ""
     max_retries: int = 0
@@ -95,13 +106,26 @@ class SuperNodeOrders:
         """Read what `line` wrote."""
         said = json.loads(line)
         paths = {name: Path(said[name]) if said[name] else None for name in ("ca", "key")}
-        return cls(**{**said, **paths, "listen": _address(said["listen"])})
+        return cls(**{**said, **paths, "report": Path(said["report"]), "listen": _address(said["listen"])})
 
 
-def node_id_in(line: str) -> str | None:
-    """Return the node id if a SuperNode's process reports it in `line`."""
-    match = _NODE_ID.search(line)
-    return match[1] if match else None
+@dataclass(frozen=True)
+class NodeReport:
+    """What a SuperNode's process reports: the id that its SuperLink gave the node."""
+
+    node_id: str
+
+    def write(self, path: Path) -> None:
+        """Write it for the agent. Raises `OneflowerError`."""
+        write_atomic(path, json.dumps(asdict(self)) + "\n", SHARED)
+
+    @classmethod
+    def read(cls, path: Path) -> NodeReport | None:
+        """Return what was reported, None while there is nothing."""
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
 
 
 def _address(said: Any) -> Address:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,11 +32,6 @@ OURS = frozenset({METRICS, MODEL, RESULT, DATA, NODES, FAILURE, ORIGIN, SUCCESSO
 class Origin:
     """The run that this one resumes, and the first run of the chain, whose checkpoints they all share."""
 
-    FILE: ClassVar[str] = ORIGIN
-    SUCCESSOR: ClassVar[str] = SUCCESSOR
-    LOST: ClassVar[str] = LOST
-    GIVEN_UP: ClassVar[str] = GIVEN_UP
-
     resumes: str
     first: str
     attempt: int = 1
@@ -50,7 +45,7 @@ class Origin:
     def of(cls, folder: Path) -> Origin:
         """Return the origin of the run in a folder. A run that resumes no other is itself the first."""
         try:
-            return cls(**json.loads((folder / cls.FILE).read_text(encoding="utf-8")))
+            return cls(**json.loads((folder / ORIGIN).read_text(encoding="utf-8")))
         except (FileNotFoundError, NotADirectoryError):
             return cls("", folder.name)
 
@@ -65,7 +60,7 @@ class Origin:
     @classmethod
     def successor(cls, folder: Path) -> str:
         """Return the id of the run that resumes the one in `folder`, or an empty text."""
-        return cls.said(folder, cls.SUCCESSOR)
+        return cls.said(folder, SUCCESSOR)
 
     @classmethod
     def said(cls, folder: Path, name: str) -> str:

@@ -24,8 +24,8 @@ class RunState:
     """
 
     id: str
-    app: str
-    status: str
+    app: str = ""
+    status: str = ""
     sub_status: str = ""
     details: str = ""
     lost: bool = False
@@ -40,10 +40,7 @@ class RunState:
         """Read what `entry` wrote, in this or another release. Raises `KeyError` or `ValueError`."""
         known = {field.name: said[field.name] for field in fields(cls) if field.name in said}
         texts = {name: str(value) for name, value in known.items() if name not in ("lost", "attempt")}
-        missing = {"id", "app", "status"} - set(texts)
-        if missing:
-            raise KeyError(*missing)
-        return cls(**texts, lost=known.get("lost") == "YES", attempt=int(known.get("attempt", 1)))
+        return cls(texts.pop("id"), **texts, lost=known.get("lost") == "YES", attempt=int(known.get("attempt", 1)))
 
     @property
     def entry(self) -> dict[str, Any]:

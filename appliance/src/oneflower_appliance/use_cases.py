@@ -21,6 +21,11 @@ class Framework:
     imports: tuple[str, ...]
     threaded: bool = False
 
+    @property
+    def package(self) -> str:
+        """The package that is installed where the framework is."""
+        return self.imports[0].partition(".")[0]
+
 
 @dataclass(frozen=True)
 class UseCase:

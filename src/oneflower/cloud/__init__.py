@@ -6,7 +6,8 @@ from oneflower.cloud.federation import Federation, Logs
 from oneflower.cloud.outages import Limits
 from oneflower.cloud.refused import RefusedError
 from oneflower.cloud.results import RunResult
-from oneflower.cloud.status import FederationStatus, RunProgress, VmStatus
+from oneflower.cloud.status import FederationStatus, VmStatus
+from oneflower_appliance.progress import RunProgress
 from oneflower_appliance.runs import RunRow
 
 __all__ = [

@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 
     from oneflower.cloud.client import Cloud
     from oneflower.cloud.results import RunResult
-    from oneflower.cloud.status import FederationStatus, RunProgress, VmStatus
+    from oneflower.cloud.status import FederationStatus, VmStatus
     from oneflower.cloud.waiting import Watch
     from oneflower.events import Notify
+    from oneflower_appliance.progress import RunProgress
     from oneflower_appliance.runs import RunRow
     from oneflower_appliance.settings import Bounds
 

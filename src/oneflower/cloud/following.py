@@ -11,7 +11,8 @@ import httpx
 from oneflower.cloud.superlink import TIMEOUT
 from oneflower.events import Note
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.run_folder import FAILURE
+from oneflower_appliance.run_folder import FAILURE, METRICS
+from oneflower_appliance.run_state import COMPLETED
 from oneflower_appliance.runs import RunRow, shortcoming
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from oneflower.cloud.superlink import SuperLinkClient
     from oneflower.events import Notify
+    from oneflower_appliance.run_state import RunState
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ USUAL = Patience()
 
 def last_of(link: SuperLinkClient, number: str) -> str:
     """Return the id of the run that took the place of `number`, however often it was lost, or `number` itself."""
-    while successor := (link.json(f"/runs/{number}") or {}).get("resumed_as"):
+    while successor := link.run(number).resumed_as:
         number = successor
     return number
 
@@ -127,7 +129,7 @@ class _Following:
         self._grace = patience.grace
         self._link = link
         self._observer = observer
-        self._told = 0  # a run that goes on from another has its rounds, too
+        self._told = 0  # a run that resumes another has its rounds, too
         self._trouble = ""
         self._begin(number)
 
@@ -142,9 +144,9 @@ class _Following:
 
         Raises `OneflowerError` or `httpx.HTTPError`.
         """
-        state = self._link.json(f"/runs/{self.number}") or {}
+        state = self._link.run(self.number)
         log = self._link.json(f"/runs/{self.number}/log?after={self._latest}")
-        lines = self._link.text(f"/runs/{self.number}/files/metrics.jsonl").splitlines()
+        lines = self._link.text(f"/runs/{self.number}/files/{METRICS}").splitlines()
         heard()
         if log and log["text"]:
             self._latest = log["latest"]
@@ -153,24 +155,24 @@ class _Following:
         for line in lines[self._told :]:
             self._observer.row(self._parse(line))
         self._told = max(self._told, len(lines))
-        if (trouble := state.get("trouble", "")) and not self._trouble:
-            self._observer.notify(Note(trouble))
-        self._trouble = trouble
-        if successor := state.get("resumed_as"):
+        if state.trouble and not self._trouble:
+            self._observer.notify(Note(state.trouble))
+        self._trouble = state.trouble
+        if successor := state.resumed_as:
             self._observer.notify(
-                Note(f"run {self.number} was lost; run {successor} goes on from its last checkpoint.")
+                Note(f"run {self.number} was lost; run {successor} resumes from its last checkpoint.")
             )
             self._begin(successor)
             return False
-        return state.get("status") == "finished" and self._is_over(state, lines)
+        return state.finished and self._is_over(state, lines)
 
-    def _is_over(self, state: dict[str, str], lines: list[str]) -> bool:
+    def _is_over(self, state: RunState, lines: list[str]) -> bool:
         self._ended = self._ended or time.monotonic()
-        if state.get("lost") == "YES":
-            if not state.get("given_up") and time.monotonic() - self._ended < self._grace:
+        if state.lost:
+            if not state.given_up and time.monotonic() - self._ended < self._grace:
                 return False
             raise _lost(self.number, state, lines)
-        if state["sub_status"] != "completed":
+        if state.sub_status != COMPLETED:
             raise self._failed(state)
         rows = [self._parse(line) for line in lines]
         if rows and not any(row.nodes for row in rows):
@@ -181,7 +183,7 @@ class _Following:
             )
         return True
 
-    def _failed(self, state: dict[str, str]) -> OneflowerError:
+    def _failed(self, state: RunState) -> OneflowerError:
         if said := self._link.json(f"/runs/{self.number}/files/{FAILURE}"):
             # An error of oneflower's own in the ServerApp: it says what is wrong and how to fix it, once.
             return OneflowerError(f"Run {self.number} failed: {said['message']}", said["hint"], ExitCode.RUN_FAILED)
@@ -191,23 +193,23 @@ class _Following:
         return RunRow.parse(line).named(self._observer.names)
 
 
-def _lost(run_id: str, state: Mapping[str, str], lines: Sequence[str]) -> OneflowerError:
+def _lost(run_id: str, state: RunState, lines: Sequence[str]) -> OneflowerError:
     """Return what to say of a run that was lost and that nothing took the place of."""
     last = RunRow.parse(lines[-1]) if lines else None
     when = f"after round {last.round} of {last.rounds}" if last else "before its first round had ended"
     return OneflowerError(
-        f"Run {run_id} was lost {when}. {state.get('why_lost') or state['details'] or state['sub_status']}",
-        state.get("given_up") or "Nobody has it go on. See `oneflower logs`.",
+        f"Run {run_id} was lost {when}. {state.why_lost or state.details or state.sub_status}",
+        state.given_up or "Nothing resumes it. See `oneflower logs`.",
         ExitCode.RUN_FAILED,
     )
 
 
-def _failed(run_id: str, status: dict[str, str], tail: str) -> OneflowerError:
-    reason = status["details"] or status["sub_status"]
+def _failed(run_id: str, state: RunState, tail: str) -> OneflowerError:
+    reason = state.details or state.sub_status
     lines = [line for line in tail.splitlines() if line.strip()]
     shown = "".join(f"\n  {line}" for line in lines[-12:])
     return OneflowerError(
-        f"Run {run_id} {status['sub_status']}: {reason}" + (f"\nThe end of its log:{shown}" if shown else ""),
+        f"Run {run_id} {state.sub_status}: {reason}" + (f"\nThe end of its log:{shown}" if shown else ""),
         "",
         ExitCode.RUN_FAILED,
     )

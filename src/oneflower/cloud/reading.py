@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from oneflower.cloud.document import homes, roles_of, vms_of
-from oneflower.cloud.status import FederationStatus, RunProgress, VmStatus
+from oneflower.cloud.status import FederationStatus, VmStatus
 from oneflower.opennebula import COORDINATOR, NODES, variables_of
 from oneflower.opennebula.states import LcmState, RoleState, ServiceState, VmState
 from oneflower_appliance import attributes
 from oneflower_appliance.expiry import published_end, warning
+from oneflower_appliance.progress import RunProgress
 from oneflower_appliance.refusals import Refusals
-from oneflower_appliance.runs import Fault, RunRow, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -58,7 +55,7 @@ def read_status(
         ca=attributes.CA_CERT.read(link),
         host_keys=tuple(attributes.SSH_HOST_KEYS.read(link).splitlines()),
         settings=variables_of(body),
-        training=_training(link, {vm.node_id: vm.name for vm in vms if vm.node_id}),
+        training=RunProgress.read(link, {vm.node_id: vm.name for vm in vms if vm.node_id}),
         log=tuple(entry["message"] for entry in body.get("log", ())),
         causes=tuple(causes),
         remarks=(
@@ -167,29 +164,3 @@ def _state(vm: Vm) -> str:
 def _name(states: type[IntEnum], number: int) -> str:
     """Return the name of a state, or its number when a cloud has one that is not known."""
     return next((state.name for state in states if state == number), str(number))
-
-
-def _training(link: Mapping[str, str], names: Mapping[str, str]) -> RunProgress | None:
-    if attributes.RUN_ID.name not in link:
-        return None
-    latest: tuple[RunRow, ...] = ()
-    with suppress(KeyError, ValueError):
-        latest = unpack(attributes.RUN_ROWS.read(link))
-    fault, fault_round = None, 0
-    with suppress(KeyError, TypeError, ValueError, OverflowError, RecursionError):
-        said = json.loads(attributes.RUN_FAULT.read(link))
-        fault_round, fault = int(said["round"]), Fault.parse(said)
-        fault = replace(fault, name=names.get(fault.node, ""))
-        latest = tuple(replace(row, faults=(fault,)) if row.round == fault_round else row for row in latest)
-    return RunProgress(
-        link[attributes.RUN_ID.name],
-        attributes.RUN_APP.read(link),
-        attributes.RUN_STATUS.read(link),
-        latest[-1].round if latest else 0,
-        latest[-1].rounds if latest else 0,
-        latest[-1] if latest else None,
-        attributes.RUN_ERROR.read(link),
-        latest,
-        fault,
-        fault_round,
-    )

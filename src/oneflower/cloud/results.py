@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from oneflower.cloud.superlink import SuperLinkClient
+    from oneflower_appliance.run_state import RunState
 
 
 NOBODY: Mapping[str, str] = MappingProxyType({})
@@ -113,11 +114,11 @@ def collect(
 
 def run_with_model(link: SuperLinkClient, name: str, wanted: str | None) -> tuple[str, str]:
     """Return id and app of the run `wanted`, else of the newest that left a model. Raises `OneflowerError`."""
-    runs = [known_run(link, name, wanted)] if wanted is not None else link.json("/runs") or []
+    runs = [known_run(link, name, wanted)] if wanted is not None else link.runs()
     for run in reversed(runs):
-        if MODEL in (link.json(f"/runs/{run['id']}/files") or []):
-            return run["id"], run["app"].rpartition("/")[2]
-    going = [run["id"] for run in runs if run["status"] != "finished"]
+        if MODEL in (link.json(f"/runs/{run.id}/files") or []):
+            return run.id, run.app.rpartition("/")[2]
+    going = [run.id for run in runs if not run.finished]
     raise OneflowerError(
         f"Run {going[-1]} of {name} is still training." if going else f"{name} has no model yet.",
         "Look at `oneflower show`, and ask again when it is completed."
@@ -127,13 +128,13 @@ def run_with_model(link: SuperLinkClient, name: str, wanted: str | None) -> tupl
     )
 
 
-def known_run(link: SuperLinkClient, name: str, wanted: str) -> dict[str, Any]:
+def known_run(link: SuperLinkClient, name: str, wanted: str) -> RunState:
     """Return what is known of a run of the federation `name`. Raises `OneflowerError` when it has none of that id."""
-    runs: list[dict[str, Any]] = link.json("/runs") or []
+    runs = link.runs()
     for run in runs:
-        if run["id"] == wanted:
+        if run.id == wanted:
             return run
-    known = ", ".join(run["id"] for run in runs) or "none"
+    known = ", ".join(run.id for run in runs) or "none"
     raise OneflowerError(f"{name} has no run {wanted}.", f"It has: {known}.", ExitCode.NOT_FOUND)
 
 

@@ -13,7 +13,7 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from oneflower_appliance.runs import Fault, RunRow
+    from oneflower_appliance.progress import RunProgress
 
 
 @dataclass(frozen=True)
@@ -35,41 +35,6 @@ class VmStatus:
     own_data: bool = False
     error: str = ""
     waits: str = ""
-
-
-@dataclass(frozen=True)
-class RunProgress:
-    """The newest run as the SuperLink publishes it, seconds late. `status` is Flower's; the rest may be unknown.
-
-    `latest` are its last rounds, and `row` the last of them. `fault` is the last one of a node, in `fault_round`. A run
-    that is completed has an error when it did not do all that it was asked for.
-    """
-
-    id: str
-    app: str
-    status: str
-    round: int = 0
-    rounds: int = 0
-    row: RunRow | None = None
-    error: str = ""
-    latest: tuple[RunRow, ...] = ()
-    fault: Fault | None = None
-    fault_round: int = 0
-
-    @property
-    def finished(self) -> bool:
-        """Whether it has ended, well or not."""
-        return self.status in ("completed", "failed", "stopped")
-
-    def completed(self) -> RunProgress:
-        """Return itself. Raises `OneflowerError` when it did not end well."""
-        if self.status != "completed" or self.error:
-            raise OneflowerError(
-                f"Run {self.id} of {self.app} {self.status}: {self.error or 'no reason is known'}",
-                "See `oneflower logs` for what the SuperLink and the nodes said.",
-                ExitCode.RUN_FAILED,
-            )
-        return self
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from oneflower.cloud.runconfig import toml_text
 from oneflower.cloud.superlink import CONNECTION
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
+from oneflower_appliance.run_state import COMPLETED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from oneflower.cloud.apps import App
     from oneflower.cloud.runconfig import Value
     from oneflower.cloud.superlink import SuperLinkClient
+    from oneflower_appliance.run_state import RunState
 
 
 def submit(link: SuperLinkClient, app: App, config: Mapping[str, Value]) -> str:
@@ -31,15 +33,15 @@ def submit(link: SuperLinkClient, app: App, config: Mapping[str, Value]) -> str:
         return str(link.flower("run", str(app.folder), CONNECTION, "--run-config", str(overrides))["run-id"])
 
 
-def resume(link: SuperLinkClient, before: Mapping[str, str]) -> str:
-    """Have a run go on from its last checkpoint; return the id of the run that does. Raises `OneflowerError`."""
-    number = before["id"]
-    if before["status"] != "finished":
+def resume(link: SuperLinkClient, before: RunState) -> str:
+    """Resume a run from its last checkpoint; return the id of the run that takes its place. Raises `OneflowerError`."""
+    number = before.id
+    if not before.finished:
         raise OneflowerError(
-            f"Run {number} has not ended: it is {before['status']}.",
+            f"Run {number} has not ended: it is {before.status}.",
             "Look with `oneflower show`, or stop it first.",
             ExitCode.CONFLICT,
         )
-    if before["sub_status"] == "completed":
+    if before.sub_status == COMPLETED:
         raise OneflowerError(f"Run {number} is completed.", "Start another with `oneflower run`.", ExitCode.CONFLICT)
     return link.resume(number)

@@ -18,6 +18,7 @@ from oneflower.events import Note, ignore
 from oneflower.process import run as run_program
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
+from oneflower_appliance.run_state import RunState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -81,6 +82,14 @@ class SuperLinkClient:
         answer = self.get(path)
         return None if answer is None else answer.json()
 
+    def runs(self) -> list[RunState]:
+        """Return all runs, oldest first. Raises `httpx.HTTPError`."""
+        return [RunState.parse(run) for run in self.json("/runs") or ()]
+
+    def run(self, number: str) -> RunState:
+        """Return a run, of which nothing else is known where there is none. Raises `httpx.HTTPError`."""
+        return RunState.parse({"id": number} | (self.json(f"/runs/{number}") or {}))
+
     def text(self, path: str) -> str:
         """Return an answer of the API as it is, empty for 404. Raises `httpx.HTTPError`."""
         answer = self.get(path)
@@ -104,13 +113,13 @@ class SuperLinkClient:
         return length
 
     def resume(self, number: str) -> str:
-        """Ask for a run that goes on from another, and return its id. Raises `OneflowerError`."""
+        """Resume a run, and return the id of the run that takes its place. Raises `OneflowerError`."""
         try:
             answer = self._http.post("/oneflower/runs", json={"resumes": number}, timeout=_CHANGE)
         except httpx.HTTPError as error:
             raise self.silent(error) from error
         if answer.is_error:
-            raise OneflowerError(f"Run {number} cannot go on: {answer.text.strip()}", "", ExitCode.RUN_FAILED)
+            raise OneflowerError(f"Run {number} cannot be resumed: {answer.text.strip()}", "", ExitCode.RUN_FAILED)
         return str(answer.json()["id"])
 
     def stop(self, number: str) -> None:

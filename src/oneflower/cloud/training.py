@@ -75,8 +75,8 @@ def resume(
     flwr, _ = _flwr(surroundings, status, observer)
     with superlink.reach(surroundings, status, flwr, observer.notify) as link:
         before = results.known_run(link, status.name, run_id)
-        observer.notify(Note(f"going on with run {run_id} of {before['app']}, from its last checkpoint if it has one."))
-        name = before["app"].rpartition("/")[2]
+        observer.notify(Note(f"resuming run {run_id} of {before.app} from its last checkpoint if it has one."))
+        name = before.app.rpartition("/")[2]
         return finish(link, submission.resume(link, before), name, save / file_name(status.name), observer)
 
 

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from oneflower.cloud.service import Service
-    from oneflower.cloud.status import FederationStatus, RunProgress, VmStatus
+    from oneflower.cloud.status import FederationStatus, VmStatus
+    from oneflower_appliance.progress import RunProgress
     from oneflower_appliance.runs import RunRow
 
     Watch = Callable[[FederationStatus], None]

@@ -147,8 +147,8 @@ def test_a_serverapp_that_died_fails_its_run_at_once(fleet):
     assert fleet.link.run_of_serverapp(fleet.token) == fleet.run
     fleet.link.fail(fleet.token, "Its ServerApp was ended by signal 9.")
     found = fleet.link.run(fleet.run)
-    assert (found["status"], found["sub_status"]) == ("finished", "failed")
-    assert found["details"] == "Its ServerApp was ended by signal 9."
+    assert (found.status, found.sub_status) == ("finished", "failed")
+    assert found.details == "Its ServerApp was ended by signal 9."
     assert fleet.link.run_of_serverapp(fleet.token) is None
     fleet.link.fail(fleet.token, "again")
     assert fleet.link.run(fleet.run) == found

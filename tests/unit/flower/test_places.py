@@ -31,14 +31,14 @@ from oneflower_appliance.settings import resolve
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the alembic that makes Flower's database
 
 ALL = sorted({place for found in places.PLACES.values() for place in found}, key=str)
-REQUIRED = {Feature.FRONT_DOOR, Feature.NODE_DOOR}
+REQUIRED = {Feature.FRONT_DOOR, Feature.NODE_DOOR, Feature.NODE_ID}
 IN_SUPERLINK = (
     Feature.FRONT_DOOR, Feature.API, Feature.FORGET_LOST_DELIVERIES, Feature.STUCK_NODES, Feature.RETENTION,
     Feature.WARM_SUPERLINK, Feature.LIMIT_TASK_CLEANUP, Feature.DEAD_SERVERAPPS, Feature.HELD_QUESTIONS,
     Feature.SHORTCUTS, Feature.LOG_LEVEL,
 )  # fmt: skip
 IN_SUPERNODE = (
-    Feature.NODE_DOOR, Feature.ANSWER_IN_TURN, Feature.FORGET_ENDED_RUNS, Feature.CLOSE_SESSION, Feature.WARM_SUPERNODE,
+    Feature.NODE_DOOR, Feature.NODE_ID, Feature.ANSWER_IN_TURN, Feature.FORGET_ENDED_RUNS, Feature.CLOSE_SESSION, Feature.WARM_SUPERNODE,
     Feature.DEAD_CLIENTAPPS, Feature.NODE_QUESTIONS, Feature.END_WITH_RUN, Feature.HELD_QUESTIONS, Feature.LOG_LEVEL,
 )  # fmt: skip
 
@@ -286,7 +286,7 @@ def prepared_supernode():
     if hasattr(command, "flower_supernode"):
         command.flower_supernode = lambda: ran.append(command.uvicorn is not stock)
     warm = stub if places.have(Feature.WARM_SUPERNODE) else None
-    orders = SuperNodeOrders("127.0.0.1:1", ("127.0.0.1", 1), None, None)
+    orders = SuperNodeOrders("127.0.0.1:1", ("127.0.0.1", 1), None, None, Path("/nowhere/report"))
     try:
         supernode.run(orders.line(), warm)
     except OneflowerError as error:
@@ -332,7 +332,7 @@ def test_a_supernode_starts_without_a_name_or_refuses_to(place, monkeypatch):
         return prepared_supernode()
 
     found = in_fork(work)
-    if Feature.NODE_DOOR in off:
+    if off & REQUIRED:
         assert place.name in found["refused"]
         assert found["ran"] == []
         return

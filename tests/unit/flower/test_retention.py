@@ -20,7 +20,7 @@ from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 from oneflower_appliance.agent.retention import Retention
 from oneflower_appliance.flower.linkstate import LinkState
 from oneflower_appliance.flower.noderuns import forget_what_has_ended
-from oneflower_appliance.run_folder import Origin
+from oneflower_appliance.run_folder import ORIGIN, Origin
 from oneflower_appliance.run_state import RunState
 from tests.unit.flower_state import linkstate_factory
 
@@ -50,7 +50,7 @@ def folders(tmp_path):
         run.mkdir(parents=True)
         (run / "model.npz").write_bytes(bytes(1000))
         if resumes:
-            (run / Origin.FILE).write_text(Origin(str(resumes), first, attempt).text)
+            (run / ORIGIN).write_text(Origin(str(resumes), first, attempt).text)
         (tmp_path / "checkpoints" / first).mkdir(parents=True, exist_ok=True)
 
     def there(kind="runs"):
@@ -186,7 +186,7 @@ def test_nothing_is_left_of_a_run_that_is_forgotten(tmp_path, state):
     assert rows(tmp_path)["run"] == 30
     link.tidy(runs)
     assert rows(tmp_path) == before
-    assert [run["id"] for run in link.runs()] == [str(kept)]
+    assert [run.id for run in link.runs()] == [str(kept)]
     assert "a line of run 0" in link.log(kept, 0)["text"]
     link.tidy([kept])
     assert {"run", "task", "task_logs", "fab", "run_series"}.isdisjoint(rows(tmp_path))
@@ -197,7 +197,7 @@ def test_a_run_that_is_going_is_not_forgotten(tmp_path, state):
     link = LinkState(state)
     number = int(link.start(USE_CASES / "image-classification", {}))
     link.tidy([number])
-    assert link.run(number)["status"] != "finished"
+    assert not link.run(number).finished
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

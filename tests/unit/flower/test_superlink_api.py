@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 
 import httpx
@@ -12,6 +13,7 @@ from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.flower.api import superlink_api
 from oneflower_appliance.flower.linkstate import LinkState
 from oneflower_appliance.run_folder import Origin
+from oneflower_appliance.run_state import RunState
 from tests.unit.flower_state import linkstate_factory
 
 
@@ -20,13 +22,13 @@ class Link:
 
     def __init__(self):
         self.asked = []
-        self.known = [{"id": "5", "app": "us/app", "status": "running", "sub_status": "", "details": "", "lost": "NO"}]
+        self.known = [RunState("5", "us/app", "running")]
 
     def runs(self):
         return self.known
 
     def run(self, number):
-        return next((run for run in self.known if run["id"] == str(number)), None)
+        return next((run for run in self.known if run.id == str(number)), None)
 
     def log(self, number, after):
         return {"text": f"after {after}", "latest": 9.0} if self.run(number) else None
@@ -136,7 +138,7 @@ def test_a_lost_run_goes_on_once_and_only_then_is_stopped(ask, link, tmp_path):
     assert link.asked == [("start again", 5), ("stop", 5)]
     assert Origin.of(tmp_path / "7") == Origin("5", "5", 2)
     assert ask("GET", "/runs/5").json()["resumed_as"] == "7"
-    link.known.append(link.known[0] | {"id": "7"})
+    link.known.append(dataclasses.replace(link.known[0], id="7"))
     link.start_again = lambda number: "8"
     ask("POST", "/runs", json={"resumes": "7"})
     assert Origin.of(tmp_path / "8") == Origin("7", "5", 3), "all share the checkpoints of the first"

@@ -144,7 +144,7 @@ def watch_over(role: Role, machine: Machine) -> NoReturn:
         try:
             if not role.child.ended.wait(role.tick()):
                 continue
-            cause = role.diagnose(explain(list(role.child.tail), role.child.status))
+            cause = role.diagnose(explain(role.child))
         except HungError as hung:
             cause = hung
         role.child.stop(0)

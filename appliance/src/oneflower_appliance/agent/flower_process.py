@@ -96,7 +96,7 @@ def wait_for(child: Child | None, done: Callable[[], bool], what: str) -> None:
             reason = str(error)
         if child.ended.wait(_PULSE):
             time.sleep(_PULSE)  # for the last lines to arrive
-            raise explain(list(child.tail), child.status)
+            raise explain(child)
     raise OneflowerError(
         f"{what} within {START_LIMIT:.0f} s: {reason}.",
         "The machine may be too small or too busy: give it two cores and 2 GB, and look at the agent's log.",

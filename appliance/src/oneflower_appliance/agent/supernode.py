@@ -25,7 +25,7 @@ from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.features_off import FOLDER_VARIABLE
 from oneflower_appliance.files import write_atomic
 from oneflower_appliance.formats import split_node_config
-from oneflower_appliance.orders import FRAMEWORK_VARIABLE, SuperNodeOrders, node_id_in
+from oneflower_appliance.orders import FRAMEWORK_VARIABLE, NodeReport, SuperNodeOrders
 from oneflower_appliance.parameters import Level
 from oneflower_appliance.process import Child
 from oneflower_appliance.roles import NODES
@@ -137,11 +137,12 @@ class SuperNode:
         machine = self._machine
         self._node_id = ""
         self._silence = Patience(_SILENCE)
+        self._report_file.unlink(missing_ok=True)
         flower.install_helpers(machine.home)
         environment = flower.environment(machine.home, machine.settings) | gpu.environment(machine.settings)
         environment[FOLDER_VARIABLE] = str(self._shortfalls.forget())
         environment[FRAMEWORK_VARIABLE] = machine.settings.text("ML_FRAMEWORK")
-        self.child = Child(flower.prepare(self.name), environment, self._on_line)
+        self.child = Child(flower.prepare(self.name), environment, flower.log_flower)
         return f"Flower in process {self.child.pid}"
 
     def _partition(self) -> str:
@@ -193,6 +194,10 @@ class SuperNode:
     def _session_file(self) -> Path:
         return self._machine.home / "node.id"
 
+    @property
+    def _report_file(self) -> Path:
+        return self._machine.home / "supernode.json"
+
     def _start(self) -> str:
         machine, settings, key = self._machine, self._machine.settings, self._membership.key
         assert self.child is not None  # noqa: S101 - prepared
@@ -202,6 +207,7 @@ class SuperNode:
             node_config=self._node_config,
             listen=(machine.loopback, flower.SUPERNODE_PORT),
             key=key.path if key else None,
+            report=self._report_file,
             previous_id=self._session_file.read_text(encoding="ascii") if self._session_file.exists() else "",
             max_retries=settings.integer("FL_MAX_RETRIES"),
             max_wait_time=settings.integer("FL_MAX_WAIT_TIME"),
@@ -209,15 +215,12 @@ class SuperNode:
         self.child.tell(orders.line())
         return "flower-supernode" + (", with a key" if key else "")
 
-    def _on_line(self, line: str) -> None:
-        if not self._node_id:
-            self._node_id = node_id_in(line) or ""
-        flower.log_flower(line)
-
     def _online(self) -> str:
         probe, endpoint = self._probe, self._superlink.endpoint
 
         def online() -> bool:
+            if not self._node_id and (report := NodeReport.read(self._report_file)):
+                self._node_id = report.node_id
             return bool(self._node_id) and probe.lists_online(endpoint, self._node_id)
 
         try:

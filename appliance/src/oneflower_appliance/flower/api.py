@@ -6,6 +6,7 @@ what the form asks for, and resumes a run that was lost.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -17,7 +18,7 @@ from starlette.routing import Route
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, no_room, write_atomic
-from oneflower_appliance.run_folder import Origin
+from oneflower_appliance.run_folder import GIVEN_UP, LOST, ORIGIN, SUCCESSOR, Origin
 from oneflower_appliance.training.abandoned import Abandoned
 from oneflower_appliance.use_cases import USE_CASES
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from oneflower_appliance.flower.linkstate import LinkState
+    from oneflower_appliance.run_state import RunState
 
 _ON_SUPERLINK = "On the SuperLink's machine:"
 _MISSING = PlainTextResponse("Not found.\n", status_code=404)
@@ -189,15 +191,19 @@ class RunCalls:
     def _folder(self, request: Request) -> Path:
         return (self._runs / str(request.path_params["id"])).resolve()
 
-    def _described(self, run: dict[str, str]) -> dict[str, Any]:
+    def _described(self, run: RunState) -> dict[str, Any]:
         """Return a run with what the files in its folder say of it."""
-        folder = self._runs / run["id"]
-        lost = {"lost": "YES"} if (folder / Origin.LOST).exists() else {}
-        files = {"why_lost": Origin.LOST, "given_up": Origin.GIVEN_UP, "resumed_as": Origin.SUCCESSOR}
-        said = {key: Origin.said(folder, name) for key, name in files.items()}
+        folder = self._runs / run.id
         full = no_room(self._runs)
-        trouble = {"trouble": f"{_ON_SUPERLINK} {full}" if full else ""}
-        return run | lost | said | trouble | {"attempt": Origin.of(folder).attempt}
+        return replace(
+            run,
+            lost=run.lost or (folder / LOST).exists(),
+            why_lost=Origin.said(folder, LOST),
+            given_up=Origin.said(folder, GIVEN_UP),
+            resumed_as=Origin.successor(folder),
+            attempt=Origin.of(folder).attempt,
+            trouble=f"{_ON_SUPERLINK} {full}" if full else "",
+        ).entry
 
     def _start(self, wanted: dict[str, Any]) -> str:
         return self._link.start(USE_CASES[wanted["use_case"]].folder, wanted["config"])
@@ -210,7 +216,7 @@ class RunCalls:
         origin = Origin(number, before.first, before.attempt + 1)
         started = self._link.start_again(int(number))
         # The ServerApp reads it when its strategy starts, which takes a process and its imports.
-        write_atomic(self._runs / started / Origin.FILE, origin.text, SHARED)
-        write_atomic(self._runs / number / Origin.SUCCESSOR, f"{started}\n", SHARED)
+        write_atomic(self._runs / started / ORIGIN, origin.text, SHARED)
+        write_atomic(self._runs / number / SUCCESSOR, f"{started}\n", SHARED)
         self._link.stop(int(number))  # whoever follows it knows by now which run to follow instead
         return started

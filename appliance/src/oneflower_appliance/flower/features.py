@@ -3,9 +3,10 @@
 Each feature stands on names of Flower that no release promises to keep; `places` lists them. Before a feature is used
 it is asked for here. Where a name is gone, the feature is off, stock Flower runs, and one line says so.
 
-Two features are never off, because without them the appliance is not safe. `FRONT_DOOR` keeps the Control API, which
+Three features are never off. Without two of them the appliance is not safe: `FRONT_DOOR` keeps the Control API, which
 runs anybody's code on every node, away from the network. `NODE_DOOR` keeps other users of a SuperNode's machine away
-from its tasks, whose apps and models it would give them. Where a name of these is gone, Flower does not start.
+from its tasks, whose apps and models it would give them. And without `NODE_ID` nobody knows whether the SuperLink hears
+from a SuperNode. Where a name of these is gone, Flower does not start.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Feature(Enum):
 
     # In a SuperNode.
     NODE_DOOR = "The door of the SuperNode"
+    NODE_ID = "Learning which id the SuperLink gave this SuperNode"
     ANSWER_IN_TURN = "Sending each reply in its own turn"
     FORGET_ENDED_RUNS = "Forgetting in a SuperNode the runs that have ended"
     CLOSE_SESSION = "Closing the session of an earlier process of this SuperNode"

@@ -10,14 +10,14 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.retention import tidy
+from oneflower_appliance.flower.wording import lost_its_heartbeat
+from oneflower_appliance.run_state import FINISHED, RunState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
 log = logging.getLogger("flwr")
-
-_LOST = "No heartbeat"
 
 
 class LinkState:
@@ -85,12 +85,12 @@ class LinkState:
             if found.status != "unregistered":
                 self._state.delete_node(owner_aid=found.owner_aid, node_id=node)
 
-    def runs(self) -> list[dict[str, str]]:
+    def runs(self) -> list[RunState]:
         """Return all runs, oldest first."""
         return [_run(info) for info in self._state.get_run_info(order_by="pending_at")]
 
-    def run(self, number: int) -> dict[str, str] | None:
-        """Return a run: id, app, status, sub_status, details, and whether it was lost; None where there is none."""
+    def run(self, number: int) -> RunState | None:
+        """Return a run as Flower knows it, None where there is none."""
         found = self._state.get_run_info(run_ids=[number])
         return _run(found[0]) if found else None
 
@@ -157,14 +157,7 @@ class LinkState:
         return str(answer.run_id)
 
 
-def _run(info: Any) -> dict[str, str]:
+def _run(info: Any) -> RunState:
     status = info.status
-    lost = status.status == "finished" and _LOST in status.details
-    return {
-        "id": str(info.run_id),
-        "app": info.fab_id,
-        "status": status.status,
-        "sub_status": status.sub_status,
-        "details": status.details,
-        "lost": "YES" if lost else "NO",
-    }
+    lost = status.status == FINISHED and lost_its_heartbeat(status.details)
+    return RunState(str(info.run_id), info.fab_id, status.status, status.sub_status, status.details, lost=lost)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.flower import internals, places, superlink, supernode
+from oneflower_appliance.flower.ending import run_flower
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.warm import ROLES
 from oneflower_appliance.orders import EXECUTION_VARIABLE, LEVEL_VARIABLE
@@ -43,7 +44,7 @@ def main() -> None:
         set_log_level()
         superexec = warm_superexec(options.role)
         if line := sys.stdin.readline().strip():
-            role.run(line, superexec)
+            run_flower(lambda: role.run(line, superexec))
     except OneflowerError as error:
         sys.stderr.write(f"{error.sentence}\n")
         sys.exit(error.code)

@@ -146,6 +146,7 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
     Feature.LIMIT_TASK_CLEANUP: _at(internals.core_state, "_cleanup_expired_task_tokens"),
     Feature.DEAD_SERVERAPPS: _at(internals.link_state, "get_task_by_token", "finish_task", "get_run_info"),
     Feature.NODE_DOOR: _at(internals.supernode_command, "flower_supernode", "uvicorn"),
+    Feature.NODE_ID: _at(internals.node_state, "set_node_id"),
     Feature.ANSWER_IN_TURN: (
         *_PULL,
         *_PUSH,

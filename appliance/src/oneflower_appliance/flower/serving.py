@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse
 
 from oneflower_appliance.flower.visits import Limits, Visit, Visits
 from oneflower_appliance.formats import join_address
-from oneflower_appliance.orders import ADDRESS_TAKEN
+from oneflower_appliance.orders import Ending
 from oneflower_appliance.peers import is_ours
 from oneflower_appliance.process import raise_file_limit
 
@@ -70,7 +70,7 @@ def fleet_entrance(listener: socket.socket, app: ASGIApp) -> Entrance:
 
 
 def listen(address: tuple[str, int]) -> socket.socket:
-    """Return a socket that is bound to an address. Ends this process, with `ADDRESS_TAKEN`, where that fails."""
+    """Return a socket that is bound to an address. Ends this process, with `Ending.ADDRESS_TAKEN`, where that fails."""
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     # Named as TCP, so that asyncio switches Nagle's algorithm off: without that an answer may wait 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -79,7 +79,7 @@ def listen(address: tuple[str, int]) -> socket.socket:
         listener.bind(address)
     except OSError as error:
         sys.stderr.write(f"Cannot listen on {join_address(address)}: [Errno {error.errno}] {error.strerror}\n")
-        raise SystemExit(ADDRESS_TAKEN) from error
+        raise SystemExit(Ending.ADDRESS_TAKEN) from error
     return listener
 
 

@@ -30,7 +30,7 @@ from oneflower_appliance.flower.warm.cleanup import limit_task_cleanup
 from oneflower_appliance.flower.warm.longpoll import ACQUIRE_TASK, REPLIES, LongPoll
 from oneflower_appliance.flower.warm.shortcuts import Shortcuts
 from oneflower_appliance.orders import LEVEL_VARIABLE, SuperLinkOrders
-from oneflower_appliance.run_folder import Origin
+from oneflower_appliance.run_folder import LOST
 
 if TYPE_CHECKING:
     from oneflower_appliance.flower.serving import Entrance
@@ -128,7 +128,7 @@ class SuperLink:
         self._link.fail(token, f"Its ServerApp {how}." if number is not None else f"The process of a task {how}.")
 
     def _note_loss(self, number: int, why: str) -> None:
-        write_atomic(self._runs / str(number) / Origin.LOST, f"{why}\n", SHARED)
+        write_atomic(self._runs / str(number) / LOST, f"{why}\n", SHARED)
 
 
 def no_api() -> PlainTextResponse:

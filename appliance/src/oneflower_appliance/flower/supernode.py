@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import functools
 import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.nodeloop import answer_in_turn
 from oneflower_appliance.flower.noderuns import forget_what_has_ended
 from oneflower_appliance.flower.serving import Server, listen, own_entrance
-from oneflower_appliance.orders import SuperNodeOrders, node_id_in
+from oneflower_appliance.orders import NodeReport, SuperNodeOrders
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,12 +33,12 @@ def imports() -> None:
 
 def run(orders: str, superexec: WarmSuperExec | None) -> None:
     """Be a SuperNode. Raises `OneflowerError` where that would not be safe."""
-    places.demand(Feature.NODE_DOOR)
+    places.demand(Feature.NODE_DOOR, Feature.NODE_ID)
     node = SuperNodeOrders.read(orders)
     sys.argv = ["flower-supernode", *supernode_arguments(node)]
     if node.previous_id and node.key and node.ca and places.have(Feature.CLOSE_SESSION):
         _close_session(node.superlink, node.ca, node.key, node.previous_id)
-    logging.getLogger("flwr").addHandler(_NodeIdSayer())
+    report_node_id(node.report)
     prepare(superexec)
     internals.supernode_command().flower_supernode()
 
@@ -66,14 +66,17 @@ def guard_runtime_api() -> None:
     internals.supernode_command().uvicorn = SimpleNamespace(Config=uvicorn.Config, Server=server)
 
 
-class _NodeIdSayer(logging.Handler):
-    """Says which node id a SuperNode was given at every log level: Flower itself says it in one INFO line only."""
+def report_node_id(report: Path) -> None:
+    """Have the id that the SuperLink gives this node written to `report`, when Flower keeps it."""
+    states = internals.node_states().InMemoryNodeState
+    stock = states.set_node_id
 
-    def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        if node_id_in(text):
-            sys.stdout.write(f"{text}\n")
-            sys.stdout.flush()
+    @functools.wraps(stock)
+    def set_node_id(self: Any, node_id: int) -> None:
+        stock(self, node_id)
+        NodeReport(str(node_id)).write(report)
+
+    states.set_node_id = set_node_id
 
 
 def _close_session(superlink: str, ca: Path, key: Path, node: str) -> None:

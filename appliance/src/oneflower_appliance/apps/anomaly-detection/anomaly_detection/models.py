@@ -8,8 +8,6 @@ The arrays are `0.weight` (inputs, outputs), `0.bias`, `1.weight`, ...; between 
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from oneflower_appliance.training.frameworks import framework_name
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 Floats = NDArray[np.float64]
 Arrays = dict[str, Floats]
-_MODULES = {"pytorch": "torch_model", "sklearn": "sklearn_model"}
-_PACKAGES = {"pytorch": "torch", "sklearn": "sklearn"}
 
 
 @dataclass(frozen=True)
@@ -52,11 +50,14 @@ class Framework(Protocol):
 
 
 def framework_of(run_config: Mapping[str, Any]) -> Framework:
-    """Return the module for the run's framework: the one that is named, else the first that is installed."""
-    wanted = run_config["framework"]
-    if not wanted:
-        wanted = next(name for name, package in _PACKAGES.items() if importlib.util.find_spec(package))
-    return importlib.import_module(f"anomaly_detection.{_MODULES[wanted]}")
+    """Return the module for the run's framework."""
+    if framework_name(run_config, ("pytorch", "sklearn")) == "pytorch":
+        from anomaly_detection import torch_model  # noqa: PLC0415 - only where PyTorch is installed
+
+        return torch_model
+    from anomaly_detection import sklearn_model  # noqa: PLC0415 - it imports this module
+
+    return sklearn_model
 
 
 def initial(columns: int, bottleneck: int, seed: int) -> Arrays:

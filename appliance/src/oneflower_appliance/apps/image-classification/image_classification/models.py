@@ -7,12 +7,12 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
+from oneflower_appliance.training.frameworks import framework_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from image_classification.images import Floats, Images, Integers
 
 Arrays = dict[str, "Floats"]
-_MODULES = {"sklearn": "softmax", "pytorch": "torch_models", "tensorflow": "keras_models"}
-_PACKAGES = {"pytorch": "torch", "tensorflow": "tensorflow", "sklearn": "sklearn"}
+_FRAMEWORKS = ("pytorch", "tensorflow", "sklearn")  # the better one first, where the run names none
 _SMALL = 48
 
 
@@ -46,8 +45,6 @@ class TrainingOptions:
 class Framework(Protocol):
     """What a module of models offers."""
 
-    __name__: str
-
     def initial(self, shape: tuple[int, int, int], classes: int, model: str, seed: int) -> Arrays: ...  # noqa: D102
     def train(self, arrays: Arrays, data: Images, options: TrainingOptions) -> tuple[Arrays, float]: ...  # noqa: D102
     def evaluate(self, arrays: Arrays, data: Images, options: TrainingOptions) -> tuple[float, float]: ...  # noqa: D102
@@ -61,13 +58,26 @@ def in_order(count: int, batch: int, order: Integers | None = None) -> Iterator[
 
 
 def framework_of(run_config: Mapping[str, Any]) -> Framework:
-    """Return the module for the run's framework: the one that is named, else the first that is installed."""
-    wanted = run_config["framework"]
-    if not wanted:
-        wanted = next(name for name, package in _PACKAGES.items() if importlib.util.find_spec(package))
-    return importlib.import_module(f"image_classification.{_MODULES[wanted]}")
+    """Return the module for the run's framework."""
+    name = framework_name(run_config, _FRAMEWORKS)
+    if name == "pytorch":
+        from image_classification import torch_models  # noqa: PLC0415 - only where PyTorch is installed
+
+        return torch_models
+    if name == "tensorflow":
+        from image_classification import keras_models  # noqa: PLC0415 - only where TensorFlow is installed
+
+        return keras_models
+    from image_classification import softmax  # noqa: PLC0415 - it imports this module
+
+    return softmax
 
 
 def model_of(run_config: Mapping[str, Any], shape: tuple[int, int, int]) -> str:
-    """Return the model's name; if none is named, a small network for small images and ResNet-18 for others."""
+    """Return the model's name: softmax with scikit-learn, otherwise the one that the run names.
+
+    If it names none, small images get a small network, and others ResNet-18.
+    """
+    if framework_name(run_config, _FRAMEWORKS) == "sklearn":
+        return "softmax"
     return str(run_config["model"]) or ("cnn" if shape[0] < _SMALL else "resnet18")

@@ -24,7 +24,7 @@ def main(grid: Grid, context: Context) -> None:
     nodes = survey.ask(grid, int(config["min-available-nodes"]))
     source, shape, classes = nodes.agreed("source"), tuple(nodes.agreed("shape")), nodes.union("classes")
     framework = framework_of(config)
-    model = "softmax" if framework.__name__.endswith("softmax") else model_of(config, shape)
+    model = model_of(config, shape)
     epochs, rate = _SUITED[model]
     settings = ConfigRecord(
         {

@@ -1,0 +1,27 @@
+"""Which machine-learning framework a run trains with, for apps that have a module for each."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.use_cases import FRAMEWORKS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+def framework_name(run_config: Mapping[str, Any], known: Sequence[str]) -> str:
+    """Return the framework that the run config names, otherwise the first of `known` that is installed.
+
+    Raises `OneflowerError` when the app does not have the one that is named, and when none is installed.
+    """
+    wanted = str(run_config["framework"]) or next((name for name in known if find_spec(FRAMEWORKS[name].package)), "")
+    if wanted in known:
+        return wanted
+    raise OneflowerError(
+        f"The run config asks for the framework {wanted!r}." if wanted else "No framework is installed here.",
+        f"This app trains with {', '.join(known)}.",
+        ExitCode.INVALID_INPUT,
+    )
