@@ -47,9 +47,9 @@ _TO_BE = "(new)"  # the id of what a dry run would create
 
 @dataclass(frozen=True)
 class Wishes:
-    """What an operator wants registered, under which name; networks and images by name, too.
+    """What an operator wants registered, and under which name. Networks and images are given by name, too.
 
-    What is left open stays as it is registered already.
+    What is left open stays as it is registered.
     """
 
     name: str = NAME
@@ -82,7 +82,7 @@ class Registered:
 
 @dataclass(frozen=True)
 class _Stored:
-    """A service template as it is there: its id, None if there is none, and what was registered last (digests)."""
+    """A service template as it is stored: its id, or None, its content, and the digests of what was registered last."""
 
     number: int | None
     content: dict[str, Any]

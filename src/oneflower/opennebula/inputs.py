@@ -1,7 +1,7 @@
 """What a service template asks for, and which variable of which role each answer becomes.
 
-It is read from the template itself, whatever its rendering and whoever changed it: an input that has the name of a
-variable is that variable. An input of another name becomes the variables whose CONTEXT entry in a role refers to it
+The template itself tells, whatever its rendering and whoever changed it. An input with the name of a variable is that
+variable. An input with another name becomes the variables whose CONTEXT entry in a role refers to it
 (`FL_NUM_ROUNDS = "$ONEAPP_FLOWER_TRAINING_ROUNDS"`).
 """
 
@@ -26,13 +26,13 @@ _HOMES = {
 
 
 def default_of(user_input: Any) -> str:
-    """Return the default that a user input `M|type|description|options|default` has, empty if it has none."""
+    """Return the default of a user input `M|type|description|options|default`, or an empty text."""
     parts = user_input.split("|") if isinstance(user_input, str) else []
     return parts[4].strip() if len(parts) == 5 else ""
 
 
 def references(role: Mapping[str, Any]) -> dict[str, str]:
-    """Return which input each entry of a role's CONTEXT refers to, as far as they have different names."""
+    """Return which input each entry of a role's CONTEXT refers to, if their names differ."""
     contents = role.get("template_contents")
     context = contents.get("CONTEXT") if isinstance(contents, dict) else None
     return {
@@ -45,7 +45,7 @@ def references(role: Mapping[str, Any]) -> dict[str, str]:
 def variables_of(service: Mapping[str, Any]) -> dict[str, str]:
     """Return the variables that a service was given, on all levels, under the names that the appliance knows.
 
-    What a form does not ask for has its default.
+    Variables that a form does not ask for have their defaults.
     """
     shared = service.get("user_inputs_values") or {}
     found: dict[str, str] = {}
@@ -66,8 +66,8 @@ def merge_template(template: Mapping[str, Any], name: str, settings: Settings, b
 
     OneFlow applies no defaults and requires a value for every declared input. The values of a role belong in the
     role's entry. OneFlow takes the cardinality from that entry and requires min_vms <= cardinality <= max_vms.
-    A variable that the template does not ask for is given to the role that needs it, if it is set: OneFlow takes values
-    that nobody declared. Raises `OneflowerError` if a secret would reach every machine.
+    A variable that the template does not ask for is given to the role that needs it, if it is set: OneFlow accepts
+    values that nobody declared. Raises `OneflowerError` if a secret would reach every machine.
     """
     service = _defaults(template)
     values: dict[str, dict[str, str]] = {COORDINATOR: {}, NODES: {}}

@@ -3,8 +3,9 @@
 The three levels ask for every variable: once for the service, or in the role that it concerns. Sunstone cannot fill in
 the inputs of a role; it sends the values that the template has for them. So the template has the defaults.
 
-The form asks for few, on service level, by names of which Sunstone makes groups. Each becomes a variable in the CONTEXT
-of just the roles that need it. The names of the inputs themselves reach every machine, so no secret is ever asked for.
+The form asks for a few variables, on service level; Sunstone groups them by the names of the inputs. Each becomes a
+variable in the CONTEXT of just the roles that need it. The inputs themselves reach every machine, so the form asks
+for no secret.
 
 OpenNebula 7 copies every user input into the CONTEXT of the VMs by itself and merges `template_contents` as an
 object. OpenNebula 6 uses other names (`vm_template`, `vm_template_contents` as text, `custom_attrs`) and only replaces
@@ -122,7 +123,7 @@ def _form() -> dict[str, str]:
 
 
 def _form_groups() -> list[dict[str, str]]:
-    """Return what Sunstone writes above the tab and the groups of the form."""
+    """Return the titles of the form's tab and groups in Sunstone."""
     tab = {
         "type": "APP",
         "name": APP,

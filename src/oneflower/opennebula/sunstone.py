@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from oneflower.opennebula.rules import Found
 
 _SEVEN = 7
-# What in a VM template has Sunstone ask for inputs.
+# What makes Sunstone ask for the inputs of a VM template.
 _ASKING = ("USER_INPUTS", "INPUTS_ORDER")
 _TABS = (
     "Sunstone then shows a tab for each role and sends one value for each tab, instead of those that the role has "
@@ -24,10 +24,10 @@ _TABS = (
 
 
 def asking(contents: Mapping[str, Any]) -> Iterator[Found]:
-    """Yield what in a VM template, or in what a role lays over it, asks for inputs."""
+    """Yield what asks for inputs in a VM template, or in what a role adds to it."""
     for key in _ASKING:
         if key in contents:
-            yield key, f"It asks for inputs. {_TABS}", "Take it out: the service template asks."
+            yield key, f"It asks for inputs. {_TABS}", "Remove it: the service template asks for inputs."
 
 
 def _asking_roles(template: Template) -> Iterator[Found]:
@@ -41,7 +41,7 @@ def _text64(template: Template) -> Iterator[Found]:
         for key, text in inputs.items():
             if _kind(text) == "text64":
                 why = "Sunstone does not encode text64, and `oneflow-template instantiate` may end at it."
-                yield f"{where}, {key}", why, "Ask for text. The appliance takes a PEM as it is and in base64."
+                yield f"{where}, {key}", why, "Ask for text. The appliance accepts a PEM, as it is or in base64."
 
 
 def _kind(user_input: Any) -> str:
@@ -74,7 +74,7 @@ def _unasked(template: Template) -> Iterator[Found]:
         for name, source in references(role.data).items():
             if name in PARAMETERS and source not in template.inputs and source not in role.inputs:
                 why = f"{name} refers to the input {source}, which nobody is asked for: it is always empty."
-                yield role.where, why, "Ask for it, or take the reference out."
+                yield role.where, why, "Ask for it, or remove the reference."
 
 
 # The rules by the names that findings have, in the order of a report.
