@@ -2,7 +2,8 @@
 
 from oneflower.cloud.client import Cloud
 from oneflower.cloud.credentials import Endpoints, opennebula_endpoints
-from oneflower.cloud.federation import Federation, Logs
+from oneflower.cloud.federation import Federation
+from oneflower.cloud.logs import Logs
 from oneflower.cloud.outages import Limits
 from oneflower.cloud.refused import RefusedError
 from oneflower.cloud.results import RunResult

@@ -10,12 +10,12 @@ Leaving the block removes it.
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from oneflower.cloud import deletion, deployment, results, superlink, training, waiting
 from oneflower.cloud.following import Observer
+from oneflower.cloud.logs import read_logs
 from oneflower.cloud.names import check_name
 from oneflower.cloud.scaling import leaving, scaling_bounds
 from oneflower.cloud.service import Service
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from oneflower.cloud.client import Cloud
+    from oneflower.cloud.logs import Logs
     from oneflower.cloud.results import RunResult
     from oneflower.cloud.status import FederationStatus, VmStatus
     from oneflower.cloud.waiting import Watch
@@ -37,26 +38,6 @@ if TYPE_CHECKING:
     from oneflower_appliance.progress import RunProgress
     from oneflower_appliance.runs import RunRow
     from oneflower_appliance.settings import Bounds
-
-
-@dataclass(frozen=True)
-class Logs:
-    """What a federation reports: the service's log, the machines, and their consoles where there are any."""
-
-    service: tuple[str, ...]
-    vms: tuple[VmStatus, ...]
-    consoles: Mapping[str, list[str]]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.lines())
-
-    def lines(self, *, consoles_only: bool = False) -> list[str]:
-        """Return all of it, or only the consoles, as lines that begin with their source."""
-        text: list[str] = []
-        if not consoles_only:
-            text += [f"service: {line}" for line in self.service]
-            text += [f"{vm.name}: {'ready' if vm.ready else vm.error or vm.waits or vm.state}" for vm in self.vms]
-        return text + [f"{name} | {line}" for name, console in self.consoles.items() for line in console]
 
 
 class Federation:
@@ -176,16 +157,7 @@ class Federation:
 
         Raises `OneflowerError` when there is no such machine.
         """
-        status = self.status()
-        shown = [found for found in status.vms if vm in (None, found.name, str(found.id))]
-        if vm is not None and not shown:
-            raise OneflowerError(
-                f"{status.name} has no machine {vm!r}.",
-                f"It has {', '.join(found.name for found in status.vms)}.",
-                ExitCode.NOT_FOUND,
-            )
-        consoles = {found.name: self.cloud.surroundings.console(found.id, lines) for found in shown}
-        return Logs(status.log, status.vms, consoles)
+        return read_logs(self.service, lines, vm)
 
     def wait_ready(self, timeout: float = 600, watch: Watch = ignore, grace: float = 0) -> FederationStatus:
         """Wait until it is running and every machine is ready; `watch` receives every status on the way.
