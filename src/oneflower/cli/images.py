@@ -23,17 +23,17 @@ def _image() -> None:
 @image.command()
 def build(
     framework: Annotated[
-        str, typer.Option(help="What is in it: none, sklearn (if nothing is said), pytorch, tensorflow, or llm.")
+        str, typer.Option(help="What is in it: none, sklearn (the default), pytorch, tensorflow or llm.")
     ] = "",
-    edge: Annotated[bool, typer.Option("--edge", help="As small as can be, without a framework.")] = False,
+    edge: Annotated[bool, typer.Option("--edge", help="As small as possible, without a framework.")] = False,
     flower_version: Annotated[str, typer.Option(help="Release of Flower.")] = FLOWER_TESTED,
     size: Annotated[
-        str, typer.Option(help="Of the virtual disk: 8G. It grows with the disk that OpenNebula gives.")
+        str, typer.Option(help="Size of the virtual disk, such as 8G. It grows with the disk that OpenNebula gives.")
     ] = "",
-    folder: Annotated[Path, typer.Option("--output-folder", "-o", metavar="DIR", help="Where to write it.")] = Path(),
+    folder: Annotated[Path, typer.Option("--save", metavar="DIR", help="Folder for the image and its files.")] = Path(),
     mirror: Annotated[str, typer.Option(help="Debian mirror.")] = "",
-    fresh: Annotated[bool, typer.Option("--no-cache", help="Take nothing that an earlier build kept.")] = False,
-    output: Annotated[Output, typer.Option("--output", help="How to print the result.")] = Output.TEXT,
+    fresh: Annotated[bool, typer.Option("--no-cache", help="Use nothing that an earlier build kept.")] = False,
+    output: Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")] = Output.TEXT,
 ) -> None:
     """Build the image for both roles, with its manifest and its bill of materials. Needs root and Debian's tools."""
     from oneflower.images import ImageSpec  # noqa: PLC0415
