@@ -24,6 +24,32 @@ KINDS = {
     "one.vm": ("VM", "virtual machine"),
 }
 LOCKABLE = [kind for kind in KINDS if kind != "one.datastore"]
+# What OpenNebula's own schemas (share/doc/xsd) have of each object, in their order; "?" marks what may be missing.
+SCHEMAS = {
+    ("one.vm.info", 0, ""): "ID UID GID UNAME GNAME NAME PERMISSIONS LAST_POLL STATE LCM_STATE PREV_STATE PREV_LCM_STATE "
+    "RESCHED STIME ETIME DEPLOY_ID LOCK? MONITORING SCHED_ACTIONS TEMPLATE USER_TEMPLATE HISTORY_RECORDS SNAPSHOTS? BACKUPS",
+    ("one.vmpool.info", -2, "VM"): "ID UID GID UNAME GNAME NAME LAST_POLL STATE LCM_STATE RESCHED STIME ETIME DEPLOY_ID "
+    "LOCK? TEMPLATE MONITORING? USER_TEMPLATE HISTORY_RECORDS",
+    ("one.template.info", 0, ""): "ID UID GID UNAME GNAME NAME LOCK? PERMISSIONS REGTIME TEMPLATE",
+    ("one.image.info", 0, ""): "ID UID GID UNAME GNAME NAME LOCK? PERMISSIONS TYPE DISK_TYPE PERSISTENT REGTIME MODTIME "
+    "SOURCE PATH FORMAT FS SIZE STATE PREV_STATE RUNNING_VMS CLONING_OPS CLONING_ID TARGET_SNAPSHOT DATASTORE_ID DATASTORE "
+    "VMS CLONES APP_CLONES TEMPLATE SNAPSHOTS BACKUP_INCREMENTS BACKUP_DISK_IDS?",
+    ("one.vn.info", 0, ""): "ID UID GID UNAME GNAME NAME LOCK? PERMISSIONS CLUSTERS BRIDGE BRIDGE_TYPE? STATE PREV_STATE "
+    "PARENT_NETWORK_ID TEMPLATE_ID VN_MAD PHYDEV VLAN_ID? OUTER_VLAN_ID? VLAN_ID_AUTOMATIC OUTER_VLAN_ID_AUTOMATIC "
+    "USED_LEASES VROUTERS UPDATED_VMS OUTDATED_VMS UPDATING_VMS ERROR_VMS TEMPLATE AR_POOL",
+    ("one.datastore.info", 1, ""): "ID UID GID UNAME GNAME NAME PERMISSIONS DS_MAD TM_MAD BASE_PATH TYPE DISK_TYPE STATE "
+    "CLUSTERS TOTAL_MB FREE_MB USED_MB IMAGES TEMPLATE",
+    ("one.host.info", 0, ""): "ID NAME STATE PREV_STATE IM_MAD VM_MAD CLUSTER_ID CLUSTER HOST_SHARE VMS TEMPLATE MONITORING",
+    ("one.cluster.info", 0, ""): "ID NAME HOSTS DATASTORES VNETS TEMPLATE PLAN?",
+    ("one.zone.info", 0, ""): "ID NAME STATE TEMPLATE SERVER_POOL",
+    ("one.user.info", 2, ""): "ID GID GROUPS GNAME NAME PASSWORD AUTH_DRIVER ENABLED LOGIN_TOKEN? TEMPLATE DATASTORE_QUOTA? "
+    "NETWORK_QUOTA? VM_QUOTA? IMAGE_QUOTA? DEFAULT_USER_QUOTAS",
+    ("one.userpool.info", -2, "USER"): "ID GID GROUPS GNAME NAME PASSWORD AUTH_DRIVER ENABLED LOGIN_TOKEN? TEMPLATE",
+    ("one.group.info", 1, ""): "ID NAME TEMPLATE USERS ADMINS DATASTORE_QUOTA? NETWORK_QUOTA? VM_QUOTA? IMAGE_QUOTA? "
+    "VLAN_RULES DEFAULT_GROUP_QUOTAS",
+    ("one.grouppool.info", -2, "GROUP"): "ID NAME TEMPLATE USERS ADMINS",
+    ("one.acl.info", None, "ACL"): "ID USER RESOURCE RIGHTS ZONE STRING",
+}  # fmt: skip
 SERVICE = {"name": "t", "roles": [{"name": "a", "type": "vm", "template_id": 0, "cardinality": 1, "cooldown": 0}]}
 
 
@@ -70,7 +96,8 @@ class World:
         return self.xml(f"{kind}.info", self.ids[kind], session=session)
 
     def names(self, pool, session=SECRET, whose=-2):
-        return [element.findtext("NAME") for element in self.xml(f"{pool}.info", whose, -1, -1, session=session)]
+        found = self.xml(f"{pool}.info", whose, -1, -1, session=session)
+        return [element.findtext("NAME") for element in found if element.find("NAME") is not None]
 
 
 @pytest.fixture
@@ -82,6 +109,20 @@ def world(tmp_path):
 
 def bits(element):
     return "".join(bit.text for bit in element.find("PERMISSIONS"))
+
+
+@pytest.mark.parametrize("which", SCHEMAS, ids=lambda which: which[0])
+def test_an_object_has_the_elements_of_its_schema(world, which):
+    method, number, part = which
+    for kind in LOCKABLE:
+        world(f"{kind}.lock", world.ids[kind], 3, False)
+    document = world.xml(method, *([] if number is None else [number]))
+    known = [name.rstrip("?") for name in SCHEMAS[which].split()]
+    needed = [name for name in SCHEMAS[which].split() if not name.endswith("?")]
+    for element in document.findall(part) if part else [document]:
+        names = [child.tag for child in element]
+        assert names == [name for name in known if name in names], "in this order, and no others"
+        assert [name for name in names if name in needed] == needed
 
 
 # -- what has an owner -----------------------------------------------------------------------------------------------
@@ -342,6 +383,19 @@ def test_who_may_do_what_with_a_vm(world):
     assert world("one.vm.update", 0, "A=1", 1, session=ALICE) == 0
 
 
+def test_a_pool_shows_less_of_a_vm_than_asked_for_all(world):
+    world("one.vm.update", 0, 'LABELS="a"\nFL_ROLE="superlink"', 1)
+    for method, parameters, all_of_it in (
+        ("one.vmpool.info", (-2, -1, -1, -1), False), ("one.vmpool.infoextended", (-2, -1, -1, -1), True),
+        ("one.vmpool.infoset", ("0", False), False), ("one.vmpool.infoset", ("0", True), True),
+    ):  # fmt: skip
+        [vm] = world.xml(method, *parameters)
+        assert vm.findtext("USER_TEMPLATE/LABELS") == "a"
+        assert vm.findtext("TEMPLATE/CPU") == "1"
+        for path in ("USER_TEMPLATE/FL_ROLE", "TEMPLATE/CONTEXT", "PERMISSIONS"):
+            assert (vm.find(path) is not None) is all_of_it
+
+
 def test_the_flag_for_another_host(world):
     assert world("one.vm.action", "resched", 0) == 0
     assert world.info("one.vm").findtext("RESCHED") == "1"
@@ -435,6 +489,9 @@ def test_a_user_is_shown_as_the_tools_need_it(world):
     group = world.xml("one.group.info", 1)
     assert [it.text for it in group.findall("USERS/ID")] == ["2", "3"]
     assert group.find("VM_QUOTA") is not None
+    pool = world.xml("one.userpool.info")
+    assert [quotas.findtext("ID") for quotas in pool.findall("QUOTAS")] == ["0", "1", "2", "3"], "beside the users"
+    assert pool.find("DEFAULT_USER_QUOTAS/VM_QUOTA") is not None
     assert world.names("one.userpool") == ["oneadmin", "serveradmin", "alice", "bob"]
     assert world.names("one.userpool", ALICE) == ["alice"]
     assert world.names("one.grouppool", ALICE) == ["users"]

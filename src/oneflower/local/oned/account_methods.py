@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower.local.errors import CloudError, CoreError
 from oneflower.local.oned.accounts import ADMINS, ONEADMIN, SERVERADMIN, TOKEN_PASSWORD, USERS, digest
-from oneflower.local.oned.corexml import group_xml, rule_xml, text, user_xml
+from oneflower.local.oned.accountxml import group_pool_xml, group_xml, rule_xml, user_pool_xml, user_xml
+from oneflower.local.oned.corexml import text
 from oneflower.local.oned.models import Access
 from oneflower.local.oned.ownership import account_access, changed, group_access, not_a_name
 from oneflower.local.oned.pools import in_window, pool
@@ -14,7 +15,6 @@ from oneflower.local.oned.rights import Asking, Kind, Right, Rule, Want
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from xml.etree.ElementTree import Element
 
     from oneflower.local.oned.accounts import Group, User
     from oneflower.local.oned.compute import Compute
@@ -33,15 +33,12 @@ class UserMethods:
     def info(self, asking: Asking, number: int = -1, *_: Any) -> str:
         """Return a user; -1 is the caller."""
         user = self._may(asking, asking.user.id if number == -1 else number, Right.USE)
-        return text(self._element(user))
+        return text(user_xml(user, self._accounts.groups[user.gid].name))
 
     def pool(self, asking: Asking, *_: Any) -> str:
         """Return the users: all of them for an administrator, otherwise only the caller."""
         seen = [user for user in self._accounts.users.values() if asking.user.admin or user.id == asking.user.id]
-        return pool("USER_POOL", (self._element(user) for user in seen))
-
-    def _element(self, user: User) -> Element:
-        return user_xml(user, self._accounts.groups[user.gid].name)
+        return user_pool_xml((user, self._accounts.groups[user.gid].name) for user in seen)
 
     def allocate(self, asking: Asking, name: str, password: str, driver: str = "", groups: Sequence[int] = ()) -> int:
         """Create a user, whose first group is the primary one, `users` if none is named."""
@@ -166,15 +163,12 @@ class GroupMethods:
     def info(self, asking: Asking, number: int = -1, *_: Any) -> str:
         """Return a group; -1 is the caller's primary group."""
         group = self._may(asking, asking.user.gid if number == -1 else number, Right.USE)
-        return text(self._element(group))
+        return text(group_xml(group, self._accounts.members(group.id)))
 
     def pool(self, asking: Asking, *_: Any) -> str:
         """Return the groups: all of them for an administrator, otherwise the caller's own."""
         seen = [it for it in self._accounts.groups.values() if asking.user.admin or it.id in asking.user.groups]
-        return pool("GROUP_POOL", map(self._element, seen))
-
-    def _element(self, group: Group) -> Element:
-        return group_xml(group, self._accounts.members(group.id))
+        return group_pool_xml((group, self._accounts.members(group.id)) for group in seen)
 
     def allocate(self, asking: Asking, name: str) -> int:
         """Create a group. It may use the default virtual data center, as any new group may."""

@@ -6,15 +6,12 @@ import re
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING, Any
 
-from oneflower.local.oned.accounts import SERVERADMIN
 from oneflower.local.oned.models import permission_bits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from oneflower.local.oned.accounts import Group, User
-    from oneflower.local.oned.models import Access, Datastore, Image, Network, Vm, VmTemplate
-    from oneflower.local.oned.rights import Rule
+    from oneflower.local.oned.models import Access, Image, Vm, VmTemplate
 
 _ILLEGAL = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -36,8 +33,9 @@ def text(node: ET.Element) -> str:
     return ET.tostring(node, encoding="unicode")
 
 
-def _sorted(template: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _sorted(value) if isinstance(value, dict) else value for key, value in sorted(template.items())}
+def by_name(template: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a template with its attributes in the order in which the core shows them."""
+    return {key: by_name(value) if isinstance(value, dict) else value for key, value in sorted(template.items())}
 
 
 def vm_data(vm: Vm) -> dict[str, Any]:
@@ -54,8 +52,14 @@ def vm_data(vm: Vm) -> dict[str, Any]:
         "VM_MAD": "oneflower",
         "TM_MAD": "oneflower",
         "DS_ID": "0",
+        "PLAN_ID": "-1",
+        "ACTION_ID": "-1",
+        **dict.fromkeys(("PSTIME", "PETIME", "RSTIME", "RETIME", "ESTIME", "EETIME", "ACTION"), "0"),
+        "UID": str(vm.access.uid),
+        "GID": str(vm.access.gid),
+        "REQUEST_ID": "-1",
     }
-    user = _sorted(vm.user_template | ({"ERROR": vm.error} if vm.error else {}))
+    user = by_name(vm.user_template | ({"ERROR": vm.error} if vm.error else {}))
     return {
         **vm.owner(),
         "PERMISSIONS": permission_bits(vm.access.octet),
@@ -71,7 +75,7 @@ def vm_data(vm: Vm) -> dict[str, Any]:
         **vm.access.locked(),
         "MONITORING": {},
         "SCHED_ACTIONS": {},
-        "TEMPLATE": _sorted(vm.template | actions),
+        "TEMPLATE": by_name(vm.template | actions),
         "USER_TEMPLATE": user,
         "HISTORY_RECORDS": {} if int(vm.state) <= 2 else {"HISTORY": record},
         "BACKUPS": {"BACKUP_CONFIG": {}, "BACKUP_IDS": {}},
@@ -83,6 +87,28 @@ def vm_xml(vm: Vm) -> ET.Element:
     return element("VM", vm_data(vm))
 
 
+# What a pool shows of a VM, besides who owns it. Source: to_xml_short of VirtualMachine.cc.
+_SHORT = ("LAST_POLL", "STATE", "LCM_STATE", "RESCHED", "STIME", "ETIME", "DEPLOY_ID", "LOCK")
+_SHORT_OF_TEMPLATE = ("CPU", "MEMORY", "VCPU", "DISK", "NIC", "GRAPHICS")
+_SHORT_OF_USER_TEMPLATE = ("LABELS", "ERROR", "SCHED_MESSAGE")
+_SHORT_OF_HISTORY = ("OID", "SEQ", "HOSTNAME", "HID", "CID", "DS_ID", "VM_MAD", "TM_MAD", "ACTION")
+
+
+def short_vm_xml(vm: Vm) -> ET.Element:
+    """Return a VM as one.vmpool.info does, which leaves out most of it."""
+    full = vm_data(vm)
+    history = full["HISTORY_RECORDS"]
+    content = vm.owner() | _part(full, _SHORT)
+    content["TEMPLATE"] = _part(full["TEMPLATE"], _SHORT_OF_TEMPLATE)
+    content["USER_TEMPLATE"] = _part(full["USER_TEMPLATE"], _SHORT_OF_USER_TEMPLATE)
+    content["HISTORY_RECORDS"] = {"HISTORY": _part(history["HISTORY"], _SHORT_OF_HISTORY)} if history else {}
+    return element("VM", content)
+
+
+def _part(whole: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: whole[name] for name in names if name in whole}
+
+
 def find(vm: Vm, path: Sequence[str]) -> str | None:
     """Return the text of all elements at the end of `path`, which begins anywhere in a VM; None if there are none."""
     try:
@@ -92,7 +118,7 @@ def find(vm: Vm, path: Sequence[str]) -> str | None:
     return "".join("".join(node.itertext()) for node in found) if found else None
 
 
-def _head(number: int, name: str, access: Access) -> dict[str, Any]:
+def head(number: int, name: str, access: Access) -> dict[str, Any]:
     """Return the elements with which everything begins that has an owner."""
     permissions = permission_bits(access.octet)
     return {"ID": number, **access.owner(), "NAME": name, **access.locked(), "PERMISSIONS": permissions}
@@ -100,15 +126,15 @@ def _head(number: int, name: str, access: Access) -> dict[str, Any]:
 
 def vm_template_xml(template: VmTemplate) -> ET.Element:
     """Return a VM template as one.template.info does."""
-    head = _head(template.id, template.name, template.access)
-    return element("VMTEMPLATE", head | {"REGTIME": template.regtime, "TEMPLATE": _sorted(template.body)})
+    rest = {"REGTIME": template.regtime, "TEMPLATE": by_name(template.body)}
+    return element("VMTEMPLATE", head(template.id, template.name, template.access) | rest)
 
 
 def image_xml(image: Image) -> ET.Element:
     """Return an image as one.image.info does."""
     rest = {key: value for key, value in image.template.items() if key not in ("NAME", "PATH")}
     content = {
-        **_head(image.id, image.name, image.access),
+        **head(image.id, image.name, image.access),
         "TYPE": 0,
         "DISK_TYPE": 0,
         "PERSISTENT": int(image.persistent),
@@ -120,6 +146,7 @@ def image_xml(image: Image) -> ET.Element:
         "FS": "",
         "SIZE": image.template.get("SIZE", "0"),
         "STATE": image.state,
+        "PREV_STATE": image.state,
         "RUNNING_VMS": 0,
         "CLONING_OPS": 0,
         "CLONING_ID": -1,
@@ -129,149 +156,9 @@ def image_xml(image: Image) -> ET.Element:
         "VMS": {},
         "CLONES": {},
         "APP_CLONES": {},
-        "TEMPLATE": _sorted(rest),
+        "TEMPLATE": by_name(rest),
         "SNAPSHOTS": {"ALLOW_ORPHANS": "NO", "CURRENT_BASE": "-1", "NEXT_SNAPSHOT": "0"},
         "BACKUP_INCREMENTS": {},
         "BACKUP_DISK_IDS": {},
     }
     return element("IMAGE", content)
-
-
-def network_xml(network: Network) -> ET.Element:
-    """Return a virtual network as one.vn.info does, with what clients need."""
-    content = {
-        **_head(network.id, network.name, network.access),
-        "CLUSTERS": {"ID": 0},
-        "BRIDGE": "lo",
-        "BRIDGE_TYPE": "linux",
-        "STATE": 1,
-        "PREV_STATE": 1,
-        "PARENT_NETWORK_ID": "",
-        "VN_MAD": "oneflower",
-        "PHYDEV": "",
-        "VLAN_ID": "",
-        "OUTER_VLAN_ID": "",
-        "VLAN_ID_AUTOMATIC": "",
-        "OUTER_VLAN_ID_AUTOMATIC": "",
-        "USED_LEASES": 0,
-        "VROUTERS": {},
-        "UPDATED_VMS": {},
-        "OUTDATED_VMS": {},
-        "UPDATING_VMS": {},
-        "ERROR_VMS": {},
-        "TEMPLATE": _sorted(network.template),
-        "AR_POOL": {},
-    }
-    return element("VNET", content)
-
-
-def datastore_xml(datastore: Datastore, images: Sequence[int]) -> ET.Element:
-    """Return a datastore as one.datastore.info does, with what clients need."""
-    content = {
-        **_head(datastore.id, datastore.name, datastore.access),
-        "DS_MAD": "fs",
-        "TM_MAD": "oneflower",
-        "BASE_PATH": "",
-        "TYPE": {0: 1, 1: 0, 2: 2}.get(datastore.id, 0),
-        "DISK_TYPE": 0,
-        "STATE": 0,
-        "CLUSTERS": {"ID": 0},
-        "TOTAL_MB": 0,
-        "FREE_MB": 0,
-        "USED_MB": 0,
-        "IMAGES": {"ID": list(images)} if images else {},
-        "TEMPLATE": {},
-    }
-    return element("DATASTORE", content)
-
-
-_QUOTAS: dict[str, Any] = {"DATASTORE_QUOTA": {}, "NETWORK_QUOTA": {}, "VM_QUOTA": {}, "IMAGE_QUOTA": {}}
-
-
-def user_xml(user: User, gname: str, *, quotas: bool = True) -> ET.Element:
-    """Return a user as one.user.info does: without quotas in use, because there are none here."""
-    content = {
-        "ID": user.id,
-        "GID": user.gid,
-        "GROUPS": {"ID": list(user.groups)},
-        "GNAME": gname,
-        "NAME": user.name,
-        "PASSWORD": user.digest,
-        "AUTH_DRIVER": "server_cipher" if user.id == SERVERADMIN else "core",
-        "ENABLED": int(user.enabled),
-        "TEMPLATE": _sorted(user.template),
-    }
-    return element("USER", content | (_QUOTAS | {"DEFAULT_USER_QUOTAS": _QUOTAS} if quotas else {}))
-
-
-def group_xml(group: Group, members: Sequence[int], *, quotas: bool = True) -> ET.Element:
-    """Return a group as one.group.info does."""
-    content = {
-        "ID": group.id,
-        "NAME": group.name,
-        "TEMPLATE": _sorted(group.template),
-        "USERS": {"ID": list(members)} if members else {},
-        "ADMINS": {},
-    }
-    return element("GROUP", content | (_QUOTAS | {"DEFAULT_GROUP_QUOTAS": _QUOTAS} if quotas else {}))
-
-
-def host_xml(vms: Sequence[Vm], cores: int, memory: int) -> ET.Element:
-    """Return the one host as one.host.info does: this machine, with `memory` in KiB."""
-    number = len(vms)
-    cpu = int(100 * sum(_number(vm.template.get("CPU")) for vm in vms))
-    reserved = int(1024 * sum(_number(vm.template.get("MEMORY")) for vm in vms))
-    share = {
-        "MEM_USAGE": reserved, "CPU_USAGE": cpu, "TOTAL_MEM": memory, "TOTAL_CPU": cores * 100,
-        "MAX_MEM": memory, "MAX_CPU": cores * 100, "RUNNING_VMS": number, "VMS_THREAD": 1,
-        "DATASTORES": {"DISK_USAGE": 0, "FREE_DISK": 0, "MAX_DISK": 0, "USED_DISK": 0},
-        "PCI_DEVICES": {}, "NUMA_NODES": {},
-    }  # fmt: skip
-    content = {
-        "ID": 0, "NAME": "localhost", "STATE": 2, "PREV_STATE": 2, "IM_MAD": "oneflower", "VM_MAD": "oneflower",
-        "CLUSTER_ID": 0, "CLUSTER": "default", "HOST_SHARE": share,
-        "VMS": {"ID": [vm.id for vm in vms]} if vms else {},
-        "TEMPLATE": {"HYPERVISOR": "oneflower", "RESERVED_CPU": "", "RESERVED_MEM": ""},
-        "MONITORING": {"TIMESTAMP": 0, "CAPACITY": {"USED_CPU": cpu, "USED_MEMORY": reserved,
-                       "FREE_CPU": max(0, cores * 100 - cpu), "FREE_MEMORY": max(0, memory - reserved)}},
-    }  # fmt: skip
-    return element("HOST", content)
-
-
-def _number(value: object) -> float:
-    try:
-        return float(str(value))
-    except ValueError:
-        return 0.0
-
-
-def cluster_xml(datastores: Sequence[int], networks: Sequence[int]) -> ET.Element:
-    """Return the one cluster as one.cluster.info does."""
-    content = {
-        "ID": 0,
-        "NAME": "default",
-        "HOSTS": {"ID": 0},
-        "DATASTORES": {"ID": list(datastores)},
-        "VNETS": {"ID": list(networks)},
-        "TEMPLATE": {"RESERVED_CPU": "", "RESERVED_MEM": ""},
-    }
-    return element("CLUSTER", content)
-
-
-def zone_xml(endpoint: str) -> ET.Element:
-    """Return the one zone as one.zone.info does."""
-    content = {"ID": 0, "NAME": "OpenNebula", "STATE": 0, "TEMPLATE": {"ENDPOINT": endpoint}, "SERVER_POOL": {}}
-    return element("ZONE", content)
-
-
-def rule_xml(number: int, rule: Rule) -> ET.Element:
-    """Return an ACL rule as one.acl.info does."""
-    content = {
-        "ID": number,
-        "USER": f"{rule.user:x}",
-        "RESOURCE": f"{rule.resource:x}",
-        "RIGHTS": f"{rule.rights:x}",
-        "ZONE": f"{rule.zone:x}",
-        "STRING": rule.text(),
-    }
-    return element("ACL", content)

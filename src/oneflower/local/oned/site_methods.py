@@ -6,11 +6,12 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from oneflower.local.errors import CloudError
-from oneflower.local.oned.corexml import cluster_xml, datastore_xml, host_xml, network_xml, text, zone_xml
+from oneflower.local.oned.corexml import text
 from oneflower.local.oned.models import Access
 from oneflower.local.oned.ownership import SharedMethods, Shelf, changed, check_name
 from oneflower.local.oned.pools import chosen, pool
 from oneflower.local.oned.rights import Asking, Kind, Right, Want
+from oneflower.local.oned.sitexml import cluster_xml, datastore_xml, host_xml, network_xml, zone_xml
 from oneflower.local.oned.vmtext import parse_template
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower.local.errors import CloudError, CoreError
 from oneflower.local.oned.compute import VERBS
-from oneflower.local.oned.corexml import text, vm_xml
+from oneflower.local.oned.corexml import short_vm_xml, text, vm_xml
 from oneflower.local.oned.ownership import SharedMethods, Shelf
 from oneflower.local.oned.pools import chosen, pool
 from oneflower.local.oned.rights import WHOSE_ALL, Asking, Kind, Right, Want
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Which states of VMs a pool call asks for.
 _ANY_STATE, _NOT_DONE, _LAST_STATE = -2, -1, 11
+_EXTENDED = "one.vmpool.infoextended"  # which shows all of a VM, and otherwise is like one.vmpool.info
 _HOST = 0
 _HARD = ("terminate", "poweroff", "reboot", "undeploy")
 _ACTIONS = frozenset((*VERBS, *(f"{verb}-hard" for verb in _HARD), "resched", "unresched"))
@@ -54,14 +55,16 @@ class VmMethods:
         numbers = self._compute.every_vm() if state in (_ANY_STATE, VmState.DONE) else list(self._compute.vms)
         vms = (self._compute.find(number) for number in numbers)
         wanted = {vm.id: vm for vm in vms if state < 0 or vm.state == state}
-        return pool("VM_POOL", map(vm_xml, chosen(self._rights, asking, Kind.VM, wanted, whose, start, end)))
+        shown = vm_xml if asking.call == _EXTENDED else short_vm_xml
+        return pool("VM_POOL", map(shown, chosen(self._rights, asking, Kind.VM, wanted, whose, start, end)))
 
-    def some(self, asking: Asking, numbers: str, *_: Any) -> str:
+    def some(self, asking: Asking, numbers: str, extended: bool = False) -> str:  # noqa: FBT001, FBT002
         """Return the VMs with these ids that are not done."""
         wanted = [int(number) for number in numbers.split(",") if number.strip().isdigit()]
         known = {number: self._compute.vms[number] for number in wanted if number in self._compute.vms}
         seen = {vm.id for vm in chosen(self._rights, asking, Kind.VM, known)}
-        return pool("VM_POOL", (vm_xml(known[number]) for number in wanted if number in seen))
+        shown = vm_xml if extended else short_vm_xml
+        return pool("VM_POOL", (shown(known[number]) for number in wanted if number in seen))
 
     def act(self, asking: Asking, action: str, number: int) -> int:
         """Perform an action on a VM."""
@@ -162,6 +165,6 @@ class VmMethods:
             "one.vm.scheddelete": self.unschedule,
             "one.vm.monitoring": self.monitor,
             "one.vmpool.info": self.pool,
-            "one.vmpool.infoextended": self.pool,
+            _EXTENDED: self.pool,
             "one.vmpool.infoset": self.some,
         }

@@ -1,0 +1,112 @@
+"""Networks, datastores, and the one host, cluster and zone as the core's XML, with the parts that clients read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from oneflower.local.oned.corexml import by_name, element, head
+
+if TYPE_CHECKING:
+    import xml.etree.ElementTree as ET
+    from collections.abc import Sequence
+
+    from oneflower.local.oned.models import Datastore, Network, Vm
+
+
+def network_xml(network: Network) -> ET.Element:
+    """Return a virtual network as one.vn.info does, with what clients need."""
+    content = {
+        **head(network.id, network.name, network.access),
+        "CLUSTERS": {"ID": 0},
+        "BRIDGE": "lo",
+        "BRIDGE_TYPE": "linux",
+        "STATE": 1,
+        "PREV_STATE": 1,
+        "PARENT_NETWORK_ID": "",
+        "TEMPLATE_ID": "",
+        "VN_MAD": "oneflower",
+        "PHYDEV": "",
+        "VLAN_ID": "",
+        "OUTER_VLAN_ID": "",
+        "VLAN_ID_AUTOMATIC": "",
+        "OUTER_VLAN_ID_AUTOMATIC": "",
+        "USED_LEASES": 0,
+        "VROUTERS": {},
+        "UPDATED_VMS": {},
+        "OUTDATED_VMS": {},
+        "UPDATING_VMS": {},
+        "ERROR_VMS": {},
+        "TEMPLATE": by_name(network.template),
+        "AR_POOL": {},
+    }
+    return element("VNET", content)
+
+
+def datastore_xml(datastore: Datastore, images: Sequence[int]) -> ET.Element:
+    """Return a datastore as one.datastore.info does, with what clients need."""
+    content = {
+        **head(datastore.id, datastore.name, datastore.access),
+        "DS_MAD": "fs",
+        "TM_MAD": "oneflower",
+        "BASE_PATH": "",
+        "TYPE": {0: 1, 1: 0, 2: 2}.get(datastore.id, 0),
+        "DISK_TYPE": 0,
+        "STATE": 0,
+        "CLUSTERS": {"ID": 0},
+        "TOTAL_MB": 0,
+        "FREE_MB": 0,
+        "USED_MB": 0,
+        "IMAGES": {"ID": list(images)} if images else {},
+        "TEMPLATE": {},
+    }
+    return element("DATASTORE", content)
+
+
+def host_xml(vms: Sequence[Vm], cores: int, memory: int) -> ET.Element:
+    """Return the one host as one.host.info does: this machine, with `memory` in KiB."""
+    number = len(vms)
+    cpu = int(100 * sum(_number(vm.template.get("CPU")) for vm in vms))
+    reserved = int(1024 * sum(_number(vm.template.get("MEMORY")) for vm in vms))
+    share = {
+        "MEM_USAGE": reserved, "CPU_USAGE": cpu, "TOTAL_MEM": memory, "TOTAL_CPU": cores * 100,
+        "MAX_MEM": memory, "MAX_CPU": cores * 100, "RUNNING_VMS": number, "VMS_THREAD": 1,
+        "DATASTORES": {"DISK_USAGE": 0, "FREE_DISK": 0, "MAX_DISK": 0, "USED_DISK": 0},
+        "PCI_DEVICES": {}, "NUMA_NODES": {},
+    }  # fmt: skip
+    content = {
+        "ID": 0, "NAME": "localhost", "STATE": 2, "PREV_STATE": 2, "IM_MAD": "oneflower", "VM_MAD": "oneflower",
+        "CLUSTER_ID": 0, "CLUSTER": "default", "HOST_SHARE": share,
+        "VMS": {"ID": [vm.id for vm in vms]} if vms else {},
+        "TEMPLATE": {"HYPERVISOR": "oneflower", "RESERVED_CPU": "", "RESERVED_MEM": ""},
+        "MONITORING": {"TIMESTAMP": 0, "CAPACITY": {
+            "FREE_CPU": max(0, cores * 100 - cpu), "FREE_MEMORY": max(0, memory - reserved),
+            "USED_CPU": cpu, "USED_MEMORY": reserved,
+        }},
+    }  # fmt: skip
+    return element("HOST", content)
+
+
+def _number(value: object) -> float:
+    try:
+        return float(str(value))
+    except ValueError:
+        return 0.0
+
+
+def cluster_xml(datastores: Sequence[int], networks: Sequence[int]) -> ET.Element:
+    """Return the one cluster as one.cluster.info does."""
+    content = {
+        "ID": 0,
+        "NAME": "default",
+        "HOSTS": {"ID": 0},
+        "DATASTORES": {"ID": list(datastores)},
+        "VNETS": {"ID": list(networks)},
+        "TEMPLATE": {"RESERVED_CPU": "", "RESERVED_MEM": ""},
+    }
+    return element("CLUSTER", content)
+
+
+def zone_xml(endpoint: str) -> ET.Element:
+    """Return the one zone as one.zone.info does."""
+    content = {"ID": 0, "NAME": "OpenNebula", "STATE": 0, "TEMPLATE": {"ENDPOINT": endpoint}, "SERVER_POOL": {}}
+    return element("ZONE", content)
