@@ -143,6 +143,19 @@ def test_a_vm_template_that_asks_for_inputs_is_a_trap(oneflower):
     assert (done.returncode, "[vm-template-inputs]" in done.stdout) == (3, True)
 
 
+def test_a_contribution_is_rendered_and_says_what_comes_next(oneflower, tmp_path):
+    about = {"name": "x", "created": 1, "size": 1, "md5": "0" * 32, "sha256": "0" * 64}
+    (tmp_path / "x.json").write_text(json.dumps(about))
+    words = ["marketplace", "render", "--image", "x.json", "--save", "out"]
+    done = oneflower(*words)
+    assert (done.returncode, "Give --url https://.../x.qcow2, or --private" in done.stderr) == (2, True)
+    done = oneflower(*words, "--url", "https://example.org/x.qcow2")
+    assert "add oneflower-sklearn to SERVICES" in done.stdout
+    assert (tmp_path / "out/appliances/oneflower-sklearn/appliance.sh").stat().st_mode & 0o111
+    done = oneflower(*words, "--private", "-o", "json")
+    assert json.loads(done.stdout) == {"script": "out/publish.sh"}
+
+
 def test_a_trap_is_one_line_and_exit_code_three(oneflower):
     template = json.loads(oneflower("render", "--superlink-template", "1", "--supernode-template", "2").stdout)
     template["ready_status_gate"] = False
@@ -263,12 +276,8 @@ def commands(group, path=()):
 
 def test_o_is_a_format_on_every_command_that_ends():
     found = dict(commands(typer.main.get_command(app)))
-    folders = {"image build", "marketplace render"}  # they make files; what they print is --output's to say
     formats = {
-        name: [
-            param.type.choices for param in command.params if ("--output" if name in folders else "-o") in param.opts
-        ]
-        for name, command in found.items()
+        name: [param.type.choices for param in command.params if "-o" in param.opts] for name, command in found.items()
     }
     assert formats.pop("local serve") == []
     assert len(formats) > 15

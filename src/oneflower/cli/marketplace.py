@@ -22,7 +22,7 @@ def _marketplace() -> None:
 def render(
     image: Annotated[Path, typer.Option("--image", metavar="MANIFEST", help="The .json beside the image.")],
     folder: Annotated[
-        Path, typer.Option("--output-folder", "-o", metavar="DIR", help="Where to write it; a checkout will do.")
+        Path, typer.Option("--save", metavar="DIR", help="Where to write it; a checkout of the marketplace will do.")
     ],
     url: Annotated[str, typer.Option(help="Where the file of the image is downloaded from.")] = "",
     publisher: Annotated[str, typer.Option(help="Who publishes it.")] = "oneflower",
@@ -30,7 +30,7 @@ def render(
     private: Annotated[
         bool, typer.Option("--private", help="For a private marketplace: the script that publishes there.")
     ] = False,
-    output: Annotated[Output, typer.Option("--output", help="How to print the result.")] = Output.TEXT,
+    output: Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")] = Output.TEXT,
 ) -> None:
     """Write a whole contribution to the community's marketplace, or what publishes in a private one."""
     from oneflower.marketplace import Publisher, read_image, render, render_private  # noqa: PLC0415
