@@ -1,1 +1,1 @@
-"""Flower's own processes, and all that is known of Flower's internals."""
+"""Flower's own processes, and everything that depends on Flower's internals."""

@@ -1,4 +1,4 @@
-"""The API beside Flower's own, in JSON: /oneflower/... on the loopback door, /health/supernode/ID on both.
+"""oneflower's API next to Flower's own, in JSON: /oneflower/... on the loopback door, /health/supernode/ID on both.
 
 Through it clients follow runs, SuperNodes learn that they are online, and the SuperLink's agent admits nodes, starts
 what the form asks for, and resumes a run that was lost.
@@ -42,7 +42,7 @@ class _Id(IntegerConvertor):
     regex = "[0-9]{1,20}"
 
     def convert(self, value: str) -> int:
-        """Return the id, 0 (which nothing has) if it is not a valid one."""
+        """Return the id, or 0 (which nothing has) if it is not valid."""
         number = super().convert(value)
         return number if number < 2**64 else 0
 
@@ -51,13 +51,13 @@ register_url_convertor("id", _Id())
 
 
 def superlink_api(link: LinkState, runs: Path) -> ASGIApp:
-    """Return the API over a SuperLink's state and the folder where its runs leave what they leave."""
+    """Return the API over a SuperLink's state and the folder with the files of its runs."""
     routes = [*NodeCalls(link, Abandoned.beside(runs)).routes(), *RunCalls(link, runs).routes()]
     return Starlette(routes=routes, middleware=[Middleware(_Excusing, folder=runs)])
 
 
 class _Excusing:
-    """Answers what fails on a full disk, which is nearly everything, with a sentence that says so."""
+    """Answers requests that fail because of a full disk with a sentence that says so. Nearly all do."""
 
     def __init__(self, app: ASGIApp, folder: Path) -> None:
         self._app = app
@@ -66,14 +66,14 @@ class _Excusing:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self._app(scope, receive, send)
-        except Exception:  # nothing was sent: an answer is whole before it is
+        except Exception:  # nothing was sent: an answer is sent only when it is complete
             if not (reason := no_room(self._folder)):
                 raise
             await PlainTextResponse(f"{_ON_SUPERLINK} {reason}\n", status_code=507)(scope, receive, send)
 
 
 class NodeCalls:
-    """The calls that are about SuperNodes."""
+    """The calls about SuperNodes."""
 
     def __init__(self, link: LinkState, abandoned: Abandoned) -> None:
         self._link = link
@@ -89,7 +89,7 @@ class NodeCalls:
         ]
 
     def health(self, request: Request) -> Response:
-        """Say whether a node is online, and whether it is stuck in a round that is over."""
+        """Say whether a node is online, and whether it is stuck in a round that has ended."""
         node = int(request.path_params["id"])
         if not self._link.is_online(node):
             return PlainTextResponse("not online\n", status_code=404)
@@ -118,7 +118,7 @@ class NodeCalls:
 
 
 class RunCalls:
-    """The calls that are about runs, which leave their files in folders of `runs`."""
+    """The calls about runs, whose files are in folders of `runs`."""
 
     def __init__(self, link: LinkState, runs: Path) -> None:
         self._link = link
@@ -166,7 +166,7 @@ class RunCalls:
         return JSONResponse({"id": str(number)})
 
     def log(self, request: Request) -> Response:
-        """Return what a run's ServerApp wrote after a moment."""
+        """Return what a run's ServerApp logged after a given time."""
         found = self._link.log(int(request.path_params["id"]), float(request.query_params.get("after", "0")))
         return _MISSING if found is None else JSONResponse(found)
 
@@ -177,13 +177,13 @@ class RunCalls:
         return JSONResponse(sorted(str(path.relative_to(folder)) for path in found))
 
     def file(self, request: Request) -> Response:
-        """Return a run's file. One that is, or leads, outside of its folder is not found."""
+        """Return a run's file. A file outside its folder, or a link to one, is not found."""
         folder = self._folder(request)
         path = (folder / request.path_params["name"]).resolve()
         return FileResponse(path) if path.is_relative_to(folder) and path.is_file() else _MISSING
 
     async def tidy(self, request: Request) -> Response:
-        """Delete what runs that have ended no longer need, and all there is of the runs to forget."""
+        """Delete the data that ended runs no longer need, and all data of the runs to forget."""
         forget = [int(number) for number in (await request.json())["forget"]]
         await run_in_threadpool(self._link.tidy, forget)
         return JSONResponse({})
@@ -192,7 +192,7 @@ class RunCalls:
         return (self._runs / str(request.path_params["id"])).resolve()
 
     def _described(self, run: RunState) -> dict[str, Any]:
-        """Return a run with what the files in its folder say of it."""
+        """Return a run with what the files in its folder say about it."""
         folder = self._runs / run.id
         full = no_room(self._runs)
         return replace(
@@ -215,8 +215,8 @@ class RunCalls:
         before = Origin.of(self._runs / number)
         origin = Origin(number, before.first, before.attempt + 1)
         started = self._link.start_again(int(number))
-        # The ServerApp reads it when its strategy starts, which takes a process and its imports.
+        # The ServerApp reads it when its strategy starts, which is after a process start and imports.
         write_atomic(self._runs / started / ORIGIN, origin.text, SHARED)
         write_atomic(self._runs / number / SUCCESSOR, f"{started}\n", SHARED)
-        self._link.stop(int(number))  # whoever follows it knows by now which run to follow instead
+        self._link.stop(int(number))  # clients that follow the old run know by now which run to follow instead
         return started

@@ -1,7 +1,7 @@
-"""The bodies of requests that are being received: how much of them there may be in memory at a time, and for how long.
+"""Limits the memory and time for the bodies of requests that are being received.
 
-A body that has no room is not refused: it is not read on until there is, and its sender waits. When those that are here
-wait for their rest, the one that began first is read on all the same, so that something gets done.
+If there is no room for a body, it is not refused: reading pauses until there is room, and the sender waits. If all
+bodies wait for room, the one that began first is read anyway, so that one can finish.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ _SLOWEST = 16 * 1024  # bytes a second
 
 
 class Bodies:
-    """Bodies of requests, of which at most `most` bytes are in memory, and the rest of one more."""
+    """Bodies of requests. At most `most` bytes of them are in memory, plus the rest of one body."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._held = 0
-        self._whole = 0  # of these, in bodies that are complete, and will be gone when they are answered
+        self._whole = 0  # of these, in complete bodies, which are freed when they are answered
         self._unfinished: dict[object, None] = {}
         self._freed = asyncio.Event()
 
     async def bring(
         self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, *, size: int, give_up: Callable[[], object]
     ) -> None:
-        """Have `app` answer a request with a body of `size` bytes. When it does not come, `give_up` is called."""
+        """Let `app` answer a request with a body of `size` bytes. If the body does not arrive, `give_up` is called."""
         deadline = asyncio.get_running_loop().time() + _PATIENCE + size / _SLOWEST
         body = object()
         received = 0

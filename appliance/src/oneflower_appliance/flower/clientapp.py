@@ -1,4 +1,4 @@
-"""The process of a ClientApp: Flower's `flwr-clientapp`, in a folder of the run's own."""
+"""The process of a ClientApp: Flower's `flwr-clientapp`, in the run's own folder."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ NAME = "flwr-clientapp"
 
 
 def imports() -> None:
-    """Import what ClientApps need, before there is one."""
+    """Import what ClientApps need, before the first one."""
     from flwr.clientapp import mod  # noqa: F401, PLC0415
 
     internals.clientapp_command()
 
 
 def main() -> None:
-    """Run a ClientApp. Where Flower's command is not where it was, Flower's own is run as it is."""
+    """Run a ClientApp. If Flower's command has moved, run stock Flower's."""
     if not places.have(Feature.CLIENTAPP):
         os.execv(Path(sys.executable).with_name(NAME), [NAME, *sys.argv[1:]])  # noqa: S606 - becomes Flower's command
     sys.argv[0] = NAME

@@ -1,4 +1,4 @@
-"""What a SuperLink's state forgets of SuperNodes that died: messages that they had taken, and half of a reply."""
+"""What a SuperLink's state forgets about SuperNodes that died: messages that they had taken, and half-sent replies."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ log = logging.getLogger("flwr")
 
 
 def forget_lost_deliveries(on_change: Callable[[], None]) -> None:
-    """Have a round not wait for what a SuperNode, or its ClientApp, took along when it died.
+    """Keep a round from waiting for a message that a SuperNode or its ClientApp had when it died.
 
-    A SuperNode that is killed while it trains, and is back before its heartbeat is missed, never was offline for
-    Flower: the message that it had taken is neither delivered again nor answered, and the run waits for it until the
-    round's timeout. So when a node becomes active, which happens once in the life of its process, what was delivered
-    to it before and is not answered is forgotten; the ServerApp then gets an error in its place, and the round goes on.
+    If a SuperNode is killed while it trains, and is back before its heartbeat is missed, Flower never saw it offline.
+    The message that it had taken is neither delivered again nor answered, and the run waits for it until the round's
+    timeout. So when a node becomes active, which happens once per process, every message that was delivered to it
+    before and not answered is forgotten. The ServerApp gets an error instead, and the round continues.
 
-    So is half a reply, of which Flower waits three minutes for the rest: when the node is back, or says instead that
-    its ClientApp died, or is known to be away: it left, its heartbeat is missed, or it is no longer a member.
-    `on_change` is called when something was forgotten for which somebody may wait.
+    Half a reply is forgotten too, because Flower would wait three minutes for the rest. This happens when the node is
+    back, reports that its ClientApp died, leaves, misses its heartbeat, or is no longer a member. `on_change` is called
+    when something was forgotten that a client may be waiting for.
     """
     sql = internals.link_states()
     sent, replies = sql.MessageInsModel, sql.MessageResModel
@@ -53,7 +53,7 @@ def forget_lost_deliveries(on_change: Callable[[], None]) -> None:
             found = set(session.scalars(lost).all())
         self.delete_messages(found)
         if found:
-            log.warning("Node %d is back; what it was doing is lost (messages: %d).", node_id, len(found))
+            log.warning("Node %d is back; its unfinished work is lost (messages: %d).", node_id, len(found))
             on_change()
         return bool(activate(self, node_id, heartbeat_interval))
 
@@ -64,9 +64,9 @@ def forget_lost_deliveries(on_change: Callable[[], None]) -> None:
 
 
 class HalfReplies:
-    """The replies that nodes are handing over: one at a time each, `handed_over` in a session of Flower's.
+    """The replies that nodes are sending: one per node at a time, `handed_over` in one of Flower's sessions.
 
-    Its message may be with the ServerApp already, which waits for the rest.
+    The ServerApp may already have its message, and waits for the rest.
     """
 
     def __init__(self, on_change: Callable[[], None]) -> None:
@@ -76,7 +76,7 @@ class HalfReplies:
         self._sessions = internals.core_states().ObjectPushSessionModel
 
     def forget(self, state: Any, node: int) -> None:
-        """Forget what a node handed over, if that is half a reply."""
+        """Forget what a node has sent, if it is half a reply."""
         with state.session() as session:
             half = session.get(self._sessions, self.handed_over.pop(node, ""))
             name = half.session_id if half is not None else ""

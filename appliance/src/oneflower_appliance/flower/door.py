@@ -1,10 +1,10 @@
-"""The doors of Flower's applications: what gets through each of their sockets.
+"""The doors of Flower's applications: which requests may pass each socket.
 
 Since Flower 1.40 the Fleet API (SuperNodes), the Control API (start a run: arbitrary code on every node) and the
 Runtime API (tasks, objects) are routes of one application without authentication. So a SuperLink's is served on two
 sockets: the federation's, through which only Fleet and health pass, and one on the machine's own loopback, which
-answers processes of the same user (or root) only. A SuperNode's has the second kind only. Whatever is not named here
-stays shut.
+answers processes of the same user (or root) only. A SuperNode has only the second kind. Everything that is not named
+here is refused.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _FLEET = "/v1/fleet/"
 _STATUS = "/oneflower/"
 _NODE_HEALTH = "/health/supernode/"
 _CLOSE = {"Connection": "close"}
-# A message's objects are sent one by one, arrays in parts of 5 MiB. What cannot be parted is a record of an app's.
+# A message's objects are sent one by one, arrays in parts of 5 MiB. A record of an app cannot be split.
 _LARGEST = 128 * 2**20
 _LARGEST_OF_STRANGERS = 64 * 2**10
 _AT_A_TIME = 512 * 2**20
 
 
 class OwnDoor:
-    """ASGI middleware before `app`, for processes of the user who runs it: no other user's, and no web browser."""
+    """ASGI middleware before `app`, for processes of the user who runs it, but for no other user and no web browser."""
 
     def __init__(self, app: ASGIApp, status: ASGIApp | None = None) -> None:
         self._app = app
@@ -52,8 +52,8 @@ class OwnDoor:
         headers = Headers(scope=scope)
         if not visit.who:
             return _refused("This door is for the user who runs Flower here.")
-        # Any page that the user's browser shows may send requests here: with a name of its own that leads to this
-        # address, or straight, and then a browser says where the page is from.
+        # Any page in the user's browser may send requests here: with its own host name that resolves to this address,
+        # or directly; then the browser says where the page is from.
         if not all(_is_loopback(host) for host in headers.getlist("host") or [""]) or "origin" in headers:
             return _refused("This door is for programs on this machine, which call it by a loopback address.")
         return self._status if scope["path"].startswith((_STATUS, _NODE_HEALTH)) else self._app
@@ -89,7 +89,7 @@ class FleetDoor:
         await answer(scope, receive, send)
 
     async def _refusal(self, scope: Scope) -> ASGIApp | None:
-        """Return the answer to a request that is none of a SuperNode. Its body is not looked at."""
+        """Return the answer to a request that is not from a SuperNode. Its body is not read."""
         visit: Visit = scope["state"][VISIT]
         size = _size(scope)
         if size is None:
@@ -118,7 +118,7 @@ def _too_large(limit: int) -> ASGIApp:
 
 
 def _size(scope: Scope) -> int | None:
-    """Return the length of a request's body, None where it does not say."""
+    """Return the length of a request's body, or None if it is not given."""
     headers = Headers(scope=scope)
     if "transfer-encoding" in headers:
         return None

@@ -1,12 +1,12 @@
 """What this appliance does inside Flower's processes beyond what stock Flower does, feature by feature.
 
-Each feature stands on names of Flower that no release promises to keep; `places` lists them. Before a feature is used
-it is asked for here. Where a name is gone, the feature is off, stock Flower runs, and one line says so.
+Each feature depends on names in Flower that no release promises to keep; `places` lists them. They are checked before
+the feature is used. If a name is missing, the feature is off, stock Flower runs, and one line says so.
 
 Three features are never off. Without two of them the appliance is not safe: `FRONT_DOOR` keeps the Control API, which
 runs anybody's code on every node, away from the network. `NODE_DOOR` keeps other users of a SuperNode's machine away
-from its tasks, whose apps and models it would give them. And without `NODE_ID` nobody knows whether the SuperLink hears
-from a SuperNode. Where a name of these is gone, Flower does not start.
+from its tasks, their apps and their models. Without `NODE_ID` nobody knows whether the SuperLink hears from a
+SuperNode. If a name that these need is missing, Flower does not start.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ from enum import Enum
 
 
 class Feature(Enum):
-    """A feature. Its value says what is off when a name that it needs is gone."""
+    """A feature. Its value says what is off if a name that it needs is missing."""
 
     # In a SuperLink.
     FRONT_DOOR = "The front door of the SuperLink"
-    API = "The API beside Flower's own"
-    FORGET_LOST_DELIVERIES = "Forgetting what a restarted SuperNode had not answered"
-    STUCK_NODES = "Noticing SuperNodes that are stuck in a round that is over"
-    RETENTION = "Forgetting the runs that have ended"
+    API = "The API next to Flower's own"
+    FORGET_LOST_DELIVERIES = "Forgetting messages that a restarted SuperNode had not answered"
+    STUCK_NODES = "Noticing SuperNodes that are stuck in a round that has ended"
+    RETENTION = "Forgetting runs that have ended"
     WARM_SUPERLINK = "Warm execution of ServerApps (FL_EXECUTION=warm)"
-    LIMIT_TASK_CLEANUP = "Looking for expired tasks once a second only"
+    LIMIT_TASK_CLEANUP = "Looking for expired tasks only once a second"
     DEAD_SERVERAPPS = "Failing a run as soon as its ServerApp dies"
 
     # In a SuperNode.
     NODE_DOOR = "The door of the SuperNode"
     NODE_ID = "Learning which id the SuperLink gave this SuperNode"
     ANSWER_IN_TURN = "Sending each reply in its own turn"
-    FORGET_ENDED_RUNS = "Forgetting in a SuperNode the runs that have ended"
+    FORGET_ENDED_RUNS = "Forgetting runs that have ended, in a SuperNode"
     CLOSE_SESSION = "Closing the session of an earlier process of this SuperNode"
     WARM_SUPERNODE = "Warm execution of ClientApps (FL_EXECUTION=warm)"
     DEAD_CLIENTAPPS = "Answering as soon as a ClientApp dies"
-    NODE_QUESTIONS = "Holding the questions of ClientApps until they have an answer"
+    NODE_QUESTIONS = "Holding requests of ClientApps until they have an answer"
     END_WITH_RUN = "Ending a ClientApp together with its run"
 
     # In both.
-    HELD_QUESTIONS = "Holding questions until they have an answer"
+    HELD_QUESTIONS = "Holding requests until they have an answer"
     SHORTCUTS = "The shortcut past Flower's middlewares"
     LOG_LEVEL = "The log level of Flower (FL_LOG_LEVEL)"
 
     # In the process of a task.
     SUPERVISED_SERVERAPP = "Recording and supervising runs"
-    SERVERAPP_FOLDER = "A folder of its own for each run's ServerApp"
-    CLIENTAPP = "What is put around Flower's command for ClientApps"
-    CLIENTAPP_FOLDER = "A folder of its own for each run's ClientApp"
+    SERVERAPP_FOLDER = "A separate folder for each run's ServerApp"
+    CLIENTAPP = "The wrapper around Flower's command for ClientApps"
+    CLIENTAPP_FOLDER = "A separate folder for each run's ClientApp"

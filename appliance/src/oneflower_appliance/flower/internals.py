@@ -1,8 +1,8 @@
 """The modules, classes and objects of Flower that no release promises to keep, each returned by a function.
 
-They are imported when they are asked for, and nowhere else in the appliance. Which of their names are counted on, and
-for what, is in `places`. Some of Flower's packages give a function the name of the module that it is in, and so hide
-the module; that is then taken from `sys.modules`.
+They are imported when they are needed, and nowhere else in the appliance. `places` says which of their names are used,
+and for what. Some of Flower's packages have a function with the name of its module, which hides the module; the module
+is then taken from `sys.modules`.
 """
 
 from __future__ import annotations
@@ -61,21 +61,21 @@ def superexec_loop() -> Any:
 
 
 def executors() -> Any:
-    """Return the package of the executors, by which a SuperExec starts tasks."""
+    """Return the package of the executors, with which a SuperExec starts tasks."""
     from flwr.supercore.superexec import executor  # noqa: PLC0415
 
     return executor
 
 
 def launch_result() -> Any:
-    """Return the class of what an executor answers."""
+    """Return the class of an executor's answer."""
     from flwr.supercore.superexec.executor import LaunchResult  # noqa: PLC0415
 
     return LaunchResult
 
 
 def exit_handlers() -> Any:
-    """Return the module that knows what is done at the end of a process."""
+    """Return the module with the handlers for the end of a process."""
     from flwr.supercore.exit import exit_handler  # noqa: PLC0415
 
     return exit_handler
@@ -115,7 +115,7 @@ def clientapp_task() -> Any:
 
 
 def constants() -> Any:
-    """Return the constants that Flower has always had."""
+    """Return the older module of constants."""
     from flwr.common import constant  # noqa: PLC0415
 
     return constant
@@ -155,7 +155,7 @@ def error_codes() -> Any:
 
 
 def error_catalog() -> Any:
-    """Return the module that knows what such an error says."""
+    """Return the module with the texts of these errors."""
     from flwr.supercore.error import catalog  # noqa: PLC0415
 
     return catalog
@@ -183,7 +183,7 @@ def fleet_middlewares() -> Any:
 
 
 def control_handlers() -> Any:
-    """Return the module of what the Control API does."""
+    """Return the module with the handlers of the Control API."""
     from flwr.superlink.servicer.control import control_handlers as handlers  # noqa: PLC0415
 
     return handlers
@@ -211,14 +211,14 @@ def runtime_messages() -> Any:
 
 
 def object_messages() -> Any:
-    """Return the part of the protocols that is about messages and their objects."""
+    """Return the part of the protocols for messages and their objects."""
     from flwr.proto import message_pb2  # noqa: PLC0415
 
     return message_pb2
 
 
 def fab_messages() -> Any:
-    """Return the part of the protocols that is about apps."""
+    """Return the part of the protocols for apps."""
     from flwr.proto import fab_pb2  # noqa: PLC0415
 
     return fab_pb2
@@ -232,7 +232,7 @@ def conversions() -> Any:
 
 
 def app_builder() -> Any:
-    """Return the module that makes the file of an app out of its folder."""
+    """Return the module that makes the file of an app from its folder."""
     from flwr.cli import build  # noqa: PLC0415
 
     return build
@@ -251,14 +251,14 @@ def link_state() -> Any:
 
 
 def core_states() -> Any:
-    """Return the module of that part of a state which SuperLink and SuperNode share."""
+    """Return the module of the part of the state that SuperLink and SuperNode share."""
     from flwr.supercore.corestate import sql_corestate  # noqa: PLC0415
 
     return sql_corestate
 
 
 def core_state() -> Any:
-    """Return the class of that part of a SuperLink's state."""
+    """Return the class of that part in a SuperLink."""
     return core_states().SqlCoreState
 
 
@@ -277,7 +277,7 @@ def link_tables() -> Any:
 
 
 def database() -> Any:
-    """Return an object as states are, by which they reach their database."""
+    """Return an object of the class through which states reach their database."""
     from flwr.supercore.sql_mixin import SqlMixin  # noqa: PLC0415
 
     class Nowhere(SqlMixin):
@@ -309,33 +309,33 @@ def node_states() -> Any:
 
 
 def node_state() -> Any:
-    """Return a new state of a SuperNode: much of it is attributes of the object, not of its class."""
+    """Return a new state of a SuperNode: many attributes belong to the object, not to its class."""
     return node_states().InMemoryNodeState(object_store=object_store())
 
 
 def object_store() -> Any:
-    """Return a new store of objects, as a SuperNode has one."""
+    """Return a new object store of a SuperNode."""
     from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore  # noqa: PLC0415
 
     return InMemoryObjectStore()
 
 
 def run_errors() -> Any:
-    """Return the module of what is raised for a run that is not running."""
+    """Return the module of the exception for a run that is not running."""
     from flwr.supercore import run  # noqa: PLC0415
 
     return run
 
 
 def fleet_client() -> Any:
-    """Return the class by which a SuperNode asks its SuperLink."""
+    """Return the class of a SuperNode's client of its SuperLink."""
     from flwr.supernode.fleet_http_client import FleetHttpClient  # noqa: PLC0415
 
     return FleetHttpClient
 
 
 def fleet_signatures() -> Any:
-    """Return the module of what signs a SuperNode's requests."""
+    """Return the module that signs a SuperNode's requests."""
     from flwr.supernode import node_auth_http_interceptor  # noqa: PLC0415
 
     return node_auth_http_interceptor

@@ -1,4 +1,4 @@
-"""What a SuperLink knows and does, in its own process: nodes and runs, through Flower's own state and handlers."""
+"""The nodes and runs of a SuperLink, in its own process, through Flower's own state and handlers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger("flwr")
 class LinkState:
     """Flower's state. `factory` is what its application was made with; `on_start` is called when a run was started.
 
-    `warm` says whether nodes end what they do for a run that has ended.
+    `warm` says whether nodes end their tasks when a run has ended.
     """
 
     def __init__(self, factory: Any, on_start: Callable[[], None] = lambda: None, *, warm: bool = False) -> None:
@@ -49,7 +49,7 @@ class LinkState:
         return bool(found) and found[0].status == "online"
 
     def is_at(self, message: str) -> bool:
-        """Whether a node took this message, has not answered it, and does not end by itself what it does for it."""
+        """Whether a node took this message, has not answered it, and will not end its task by itself."""
         if not places.have(Feature.STUCK_NODES):
             return False
         sql = internals.link_states()
@@ -65,7 +65,7 @@ class LinkState:
     def register(self, public_key: bytes) -> int:
         """Register a key as Flower's own command does; a key that is known keeps its node id.
 
-        Raises `OneflowerError`, with CONFLICT when the key was unregistered before: Flower never takes it again.
+        Raises `OneflowerError`, with CONFLICT when the key was unregistered before: Flower never accepts it again.
         """
         known = self._state.get_node_id_by_public_key(public_key)
         if known is not None:
@@ -80,7 +80,7 @@ class LinkState:
             raise OneflowerError(error.message, "The node has to make another key.", code) from error
 
     def unregister(self, node: int) -> None:
-        """Forget a node. One that is unknown is not an error."""
+        """Remove a node. It is not an error if it is unknown."""
         for found in self._state.get_node_info(node_ids=[node]):
             if found.status != "unregistered":
                 self._state.delete_node(owner_aid=found.owner_aid, node_id=node)
@@ -90,12 +90,12 @@ class LinkState:
         return [_run(info) for info in self._state.get_run_info(order_by="pending_at")]
 
     def run(self, number: int) -> RunState | None:
-        """Return a run as Flower knows it, None where there is none."""
+        """Return a run as Flower knows it, None if there is none."""
         found = self._state.get_run_info(run_ids=[number])
         return _run(found[0]) if found else None
 
     def log(self, number: int, after: float) -> dict[str, Any] | None:
-        """Return what a run's ServerApp wrote after a moment, and the moment of its last line."""
+        """Return what a run's ServerApp logged after a given time, and the time of its last line."""
         found = self._state.get_run_info(run_ids=[number])
         if not found or found[0].primary_task_id is None:
             return None
@@ -110,7 +110,7 @@ class LinkState:
     def start_again(self, number: int) -> str:
         """Start a run with the app and the configuration of another, and return its id.
 
-        Raises `OneflowerError` where there is no such run.
+        Raises `OneflowerError` if there is no such run.
         """
         found = self._state.get_run_info(run_ids=[number])
         if not found:
@@ -125,13 +125,13 @@ class LinkState:
             self._state.stop_run(number)
 
     def run_of_serverapp(self, token: str) -> int | None:
-        """Return the run whose ServerApp has the token, None where it has ended or is another kind of task."""
+        """Return the run whose ServerApp has the token, or None if it has ended or is another kind of task."""
         task = self._state.get_task_by_token(token)
         found = self._state.get_run_info(run_ids=[task.run_id]) if task else []
         return int(task.run_id) if found and found[0].primary_task_id == task.task_id else None
 
     def fail(self, token: str, details: str) -> None:
-        """Have the task of a token fail, and with a ServerApp its run."""
+        """Let the task of a token fail, and if it is a ServerApp, its run."""
         if task := self._state.get_task_by_token(token):
             self._state.finish_task(task.task_id, "failed", details)
 
@@ -140,7 +140,7 @@ class LinkState:
         return [info.run_id for info in self._state.get_run_info() if info.status.status != "finished"]
 
     def tidy(self, forget: Iterable[int]) -> None:
-        """Delete what runs that have ended do not need any more, and all that there is of the runs to `forget`."""
+        """Delete the data that ended runs no longer need, and all data of the runs to `forget`."""
         if places.have(Feature.RETENTION):
             tidy(self._state, forget)
 

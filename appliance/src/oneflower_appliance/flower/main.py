@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def warm_superexec(role: str) -> WarmSuperExec | None:
-    """Return the SuperExec that is to serve this process, None where stock Flower's is."""
+    """Return the SuperExec for this process, or None if stock Flower's is used."""
     if os.environ.get(EXECUTION_VARIABLE) != "warm" or not places.have(_WARM[role]):
         return None
     from oneflower_appliance.flower.warm.superexec import WarmSuperExec  # noqa: PLC0415 - not needed by stock Flower
@@ -60,7 +60,7 @@ def warm_superexec(role: str) -> WarmSuperExec | None:
 
 
 def set_log_level() -> None:
-    """Have Flower log as much as FL_LOG_LEVEL says."""
+    """Set Flower's log level to FL_LOG_LEVEL."""
     if places.have(Feature.LOG_LEVEL):
         internals.flower_log().console_handler.setLevel(os.environ.get(LEVEL_VARIABLE, "INFO"))
 

@@ -1,6 +1,6 @@
-"""Who may be served by the Fleet API, told by the headers of a request alone: before its body is received.
+"""Decides from the headers of a request, before its body is received, whether the Fleet API may serve it.
 
-With each request a SuperNode signs the time at which it sends it. Flower looks at that when it has the whole body.
+A SuperNode signs the time of each request. Flower checks the signature only when it has the whole body.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _REGISTER, _ACTIVATE = "/v1/fleet/register-node", "/v1/fleet/activate-node"
 
 
 class StrangerError(Exception):
-    """The request is none of a registered SuperNode. Its answer is Flower's own."""
+    """The request is not from a registered SuperNode. The answer is Flower's own."""
 
     def __init__(self, answer: JSONResponse) -> None:
         super().__init__()
@@ -40,9 +40,9 @@ class Membership:
         self._activate = internals.fleet_messages().ActivateNodeRequest
 
     def member(self, path: str, headers: Headers) -> str:
-        """Return by which key the sender of a request is known; nothing where anybody may ask that and be unknown.
+        """Return the key that identifies the sender of a request; empty if the request is open to unknown senders.
 
-        Raises `StrangerError` where the request is to be refused. It looks into Flower's database, so it takes a while.
+        Raises `StrangerError` if the request must be refused. This reads Flower's database, so it takes a while.
         """
         key = self._signer(headers)
         state = self._state
@@ -50,7 +50,7 @@ class Membership:
             return key.hex()
         if path == _REGISTER and not state.enable_supernode_auth:
             return ""
-        # In Flower's words, by which a SuperNode says what is wrong.
+        # In Flower's words, from which a SuperNode reports what is wrong.
         if path == _REGISTER:
             raise StrangerError(self._refusal(self._codes.FLEET_SUPERNODE_REGISTRATION_DISABLED))
         if path == _ACTIVATE:
@@ -58,13 +58,13 @@ class Membership:
         raise StrangerError(_unauthorized())
 
     def _signer(self, headers: Headers) -> bytes:
-        """Return the public key by which a request is signed now."""
+        """Return the public key that signed a request just now."""
         try:
             key = b64decode(headers[self._auth.FLEET_HTTP_PUBLIC_KEY_HEADER], validate=True)
-            # Of a request to activate, Flower compares the key; of others the node id, which is in the body.
+            # In a request to activate, Flower compares the key; in others the node id, which is in the body.
             asked = SimpleNamespace(protobuf_request=self._activate(public_key=key))
             self._auth.authenticate_node(SimpleNamespace(headers=headers, state=asked))
-        except Exception as error:  # whatever it is, it is no signature
+        except Exception as error:  # whatever it is, it is not a valid signature
             raise StrangerError(_unauthorized()) from error
         return key
 

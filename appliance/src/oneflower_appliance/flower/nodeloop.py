@@ -1,9 +1,9 @@
-"""What is corrected in the loop of Flower's SuperNode, in its own process.
+"""Corrections of the loop of Flower's SuperNode, in its own process.
 
-The loop takes a message, waits for *a* reply, and sends it. When a run is stopped while a message of it is being taken,
-Flower drops the message but not its task: the reply to it is what the next message then waits for, and from there on
-each reply is sent one message too late, so that a round waits for ever. And when a ClientApp dies with a part of its
-reply handed over, the loop waits for the rest, for ever, too.
+The loop takes a message, waits for *a* reply, and sends it. If a run is stopped while the loop takes one of its
+messages, Flower drops the message but not its task. The loop then takes the reply to that task for the reply to its
+next message. From there on each reply is one message too late, and a round waits forever. Also, if a ClientApp dies
+with its reply half sent, the loop waits forever for the rest.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ UNFINISHED = ("pending", "starting", "running")  # what Flower calls a task that
 
 
 def answer_in_turn() -> None:
-    """Have the loop wait for the reply to the very message that it took, while there is somebody to give it."""
+    """Make the loop wait for the reply to the message that it took, as long as a task can still send it."""
     loop = internals.node_loop()
     pull, push = loop._pull_and_store_message, loop._push_messages  # noqa: SLF001 - there is no other way in
     taken: dict[str, Any] = {}
@@ -38,17 +38,17 @@ def answer_in_turn() -> None:
         while taken.keys() & set(state.msg_store):
             push(state=state, object_store=objects, **arguments)
         if objects.gave_up:
-            # What the SuperLink has of the reply is half of it, which this takes the place of.
+            # The SuperLink has half of the reply, and this error replaces it.
             state.msg_store.update(taken)
             runs = {entry.message.metadata.run_id for entry in taken.values()}
-            answer_for(state, runs, "died before it had handed over its whole reply")
+            answer_for(state, runs, "died before it had sent its whole reply")
             push(state=state, object_store=object_store, **arguments)
 
     loop._pull_and_store_message, loop._push_messages = pulling, pushing  # noqa: SLF001
 
 
 def answer_for(state: Any, runs: set[int], how: str) -> None:
-    """Answer the messages of `runs` that have no answer with an error: their ClientApp `how`."""
+    """Answer all open messages of `runs` with an error; `how` says what happened to their ClientApp."""
     from flwr.app import Error  # noqa: PLC0415 - Flower is imported when it is needed
 
     nodestate = internals.node_states()
@@ -62,7 +62,7 @@ def answer_for(state: Any, runs: set[int], how: str) -> None:
 
 
 class ReplyObjects:
-    """Flower's object store, for a reply: what will never come is not waited for."""
+    """Flower's object store, for a reply: it does not wait for objects that will never come."""
 
     def __init__(self, store: Any, state: Any) -> None:
         self._store = store
@@ -70,13 +70,13 @@ class ReplyObjects:
         self.gave_up = False
 
     def get(self, object_id: str) -> bytes | None:
-        """Return an object, b"" when it may still come. Raises `RuntimeError` when it will not."""
-        # In this order: when no task is left, everything that was handed over is there.
+        """Return an object, or b"" if it may still come. Raises `RuntimeError` if it cannot."""
+        # In this order: when no task is left, everything that was sent is there.
         working = bool(self._state.get_tasks(statuses=UNFINISHED))
         content: bytes | None = self._store.get(object_id)
         if content == b"" and not working:
             self.gave_up = True
-            raise RuntimeError("the ClientApp died before it had handed over the whole reply")
+            raise RuntimeError("the ClientApp died before it had sent the whole reply")
         return content
 
     def __getattr__(self, name: str) -> Any:

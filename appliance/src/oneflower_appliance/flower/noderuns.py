@@ -1,8 +1,8 @@
-"""What a SuperNode keeps of runs, in its own process: those that have ended are forgotten.
+"""Makes a SuperNode forget the runs that have ended, in its own process.
 
-Flower's SuperNode keeps in memory what it ever heard of: each run, its app (up to 10 MB), its tasks, its context, and
-the objects that were left over. So whenever it gets to know a new run, it asks for the others that it knows, as it
-asked for them when they were new, and forgets those that are not running any more.
+Flower's SuperNode keeps everything in memory: each run, its app (up to 10 MB), its tasks, its context, and the objects
+that are left. So when a new run begins, it asks the SuperLink about the other runs that it knows, and forgets those
+that no longer run.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flwr")
 
-_CONTEXTS = 20  # of series that have no run here any more: a later run of a series goes on from its context
+_CONTEXTS = 20  # of series without a run here: a later run of a series continues from its context
 
 
 def forget_what_has_ended() -> None:
-    """Have the loop forget runs that have ended when a new one begins."""
+    """Make the loop forget ended runs when a new one begins."""
     loop = internals.node_loop()
     pull = loop._pull_and_store_message  # noqa: SLF001 - there is no other way in
 
@@ -41,12 +41,12 @@ def forget_what_has_ended() -> None:
 
 
 def _has_ended(number: int, get_run: Callable[[int], Any]) -> bool:
-    """Whether the SuperLink says that a run has ended, or that there is none (403 for both)."""
+    """Whether the SuperLink says that a run has ended or does not exist (403 for both)."""
     try:
         get_run(number)
     except internals.run_errors().RunNotRunningException:
         return True
-    except Exception as error:  # noqa: BLE001 - whatever it is, the next new run is another chance
+    except Exception as error:  # noqa: BLE001 - any error: the next new run is another chance
         log.debug("Whether run %d has ended is not known: %s", number, error)
     return False
 

@@ -1,7 +1,7 @@
-"""Every name of Flower that this appliance counts on and that no release promises to keep, by feature.
+"""Every name in Flower that this appliance uses and that no release promises to keep, by feature.
 
 A *place* is one of Flower's modules, classes or objects (`internals`) and a name in it. Before a feature is used, its
-places are asked for: that is how a release that moved one is found out.
+places are checked. That reveals a release that moved one.
 
 usage: if have(Feature.X): ...    for a feature that can be off
        demand(Feature.X)          for one that cannot
@@ -28,7 +28,7 @@ log = logging.getLogger("flwr")
 
 @dataclass(frozen=True)
 class Place:
-    """A name of Flower's, and the function that returns where it is. With `parameter`, that of a function there."""
+    """A name in Flower, and the function that returns its owner. With `parameter`, a parameter of that function."""
 
     owner: Callable[[], Any]
     name: str
@@ -42,7 +42,7 @@ class Place:
         try:
             found = self.owner()
         except (AttributeError, ImportError, KeyError, TypeError):
-            return self.owner.__name__  # as it is called here, for there it is no more
+            return self.owner.__name__  # our own name for it, because Flower no longer has it
         if isinstance(found, ModuleType):
             return found.__name__
         kind = found if isinstance(found, type) else type(found)
@@ -87,7 +87,7 @@ CONTROL_LAYERS = (
     "ControlEventLogMiddleware",
 )
 FLEET_LAYERS = ("NodeAuthMiddleware", "FleetEventLogMiddleware")
-TRACING_LAYER = "RuntimeTracingMiddleware"  # in 1.41 only; where there is none, there is none to leave out
+TRACING_LAYER = "RuntimeTracingMiddleware"  # only in 1.41; other releases have none to leave out
 _MESSAGES = (
     *_at(internals.link_states, "MessageInsModel", "MessageResModel", "select", "uint64_to_int64"),
     *_at(internals.link_state, "session"),
@@ -207,12 +207,12 @@ _said: set[Feature] = set()
 
 
 def missing(feature: Feature) -> str:
-    """Return which place of a feature the Flower installed here does not have, or nothing when it has them all."""
+    """Return the place of a feature that the installed Flower does not have, or nothing if it has all."""
     return next((str(place) for place in PLACES[feature] if not place.is_there), "")
 
 
 def have(feature: Feature) -> bool:
-    """Whether a feature can be used here. The first time on a machine that it cannot, one line says so."""
+    """Whether a feature can be used here. If it cannot, one line says so, once."""
     reason = missing(feature)
     if reason and feature not in _said:
         _said.add(feature)
@@ -223,7 +223,7 @@ def have(feature: Feature) -> bool:
 
 
 def demand(*features: Feature) -> None:
-    """Raise `OneflowerError` where a feature without which nothing may start cannot be used here."""
+    """Raise `OneflowerError` if a feature that is required for a start cannot be used here."""
     for feature in features:
         if reason := missing(feature):
             raise _unsafe(feature, reason)
@@ -231,14 +231,14 @@ def demand(*features: Feature) -> None:
 
 @dataclass(frozen=True)
 class ApplicationState:
-    """What is taken from the application that a SuperLink serves."""
+    """The parts that are taken from a SuperLink's application."""
 
     linkstate_factory: Any
     enable_supernode_auth: bool
 
 
 def application_state(app: Any) -> ApplicationState:
-    """Return what a SuperLink's application was made with. Raises `OneflowerError`, for the front door needs it."""
+    """Return what a SuperLink's application was made with. Raises `OneflowerError`: the front door needs it."""
     names = tuple(ApplicationState.__annotations__)
     if lost := [name for name in names if not hasattr(app.state, name)]:
         raise _unsafe(Feature.FRONT_DOOR, f"application.state.{lost[0]}")

@@ -1,7 +1,7 @@
-"""What a SuperLink keeps of runs that have ended, in Flower's own state.
+"""Removes the data of ended runs from Flower's own state in a SuperLink.
 
-Flower deletes the messages and objects of a run that has ended only when somebody looks at its log or lists the runs,
-and never its tasks, its log and its app. SQLite gives no space back to the disk by itself.
+Flower deletes the messages and objects of an ended run only when a client reads its log or lists the runs. It never
+deletes tasks, logs and apps. SQLite returns no space to the disk by itself.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flwr")
 
-_SLACK = 16 * 2**20  # bytes that a state may hold free before it is written anew
+_SLACK = 16 * 2**20  # free bytes that a state may have before it is rewritten
 
 
 def tidy(state: Any, forget: Iterable[int]) -> None:
-    """Delete what runs that have ended do not need any more, and all that there is of the runs to `forget`.
+    """Delete the data that ended runs no longer need, and all data of the runs to `forget`.
 
-    A run that has not ended is left alone. Then the file is made as small as it can be, unless a run is going.
+    Active runs are left alone. Then the file is made as small as possible, unless a run is active.
     """
     unwanted = set(forget)
     going = False
@@ -46,7 +46,7 @@ def _forget(state: Any, info: Any) -> None:
     run = internals.core_utils().uint64_to_int64(info.run_id)
 
     def stored(column: Any) -> Any:
-        """Return a column with the signed numbers that are on the disk. Releases differ in which they map."""
+        """Return a column with the signed numbers as stored. Releases differ in which columns they map."""
         return sql.type_coerce(column, sql.BigInteger)
 
     with state.session() as session:
@@ -82,7 +82,7 @@ def uninstall(fab_hash: str) -> None:
 
 
 def _shrink(state: Any) -> None:
-    """Give free space back to the disk, where there is much of it."""
+    """Return free space to the disk, if there is much of it."""
     from sqlalchemy.exc import OperationalError  # noqa: PLC0415
 
     with state._engine.connect() as connection:  # noqa: SLF001 - a vacuum cannot be in a session, which is a transaction
@@ -93,4 +93,4 @@ def _shrink(state: Any) -> None:
                 raw.exec_driver_sql("VACUUM")
             raw.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
         except OperationalError as error:
-            log.debug("The state is not written anew: %s", error)  # somebody uses it; the next time will do
+            log.debug("The state is not rewritten: %s", error)  # it is in use; the next time will do

@@ -1,4 +1,4 @@
-"""The process of a ServerApp: Flower's `flwr-serverapp`, its strategies supervised, in a folder of the run's own."""
+"""The process of a ServerApp: Flower's `flwr-serverapp`, with supervised strategies, in the run's own folder."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ NAME = "flwr-serverapp"
 
 
 def imports() -> None:
-    """Import what ServerApps need, before there is one."""
+    """Import what ServerApps need, before the first one."""
     import oneflower_appliance.training.supervisor  # noqa: F401, PLC0415 - it imports Flower
 
     internals.serverapp_command()
 
 
 def main() -> None:
-    """Run a ServerApp. Where Flower's command is not where it was, Flower's own is run as it is."""
+    """Run a ServerApp. If Flower's command has moved, run stock Flower's."""
     from oneflower_appliance.training.supervisor import supervise  # noqa: PLC0415 - imports Flower
 
     if not places.have(Feature.SUPERVISED_SERVERAPP):

@@ -1,7 +1,7 @@
-"""Flower's applications, served: uvicorn, with doormen of our own at its sockets.
+"""Serves Flower's applications: uvicorn, with our own limits at its sockets.
 
-uvicorn takes in whoever connects, and waits for ever for those who say nothing. Here every connection is counted from
-the moment it is accepted, its TLS handshake included, and has a few seconds to say what it wants.
+uvicorn accepts every connection, and waits forever for one that sends nothing. Here every connection counts from the
+moment it is accepted, including its TLS handshake, and has a few seconds to send a request.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ VISIT = "oneflower.visit"
 OURSELVES = "ourselves"
 
 _PATIENCE = 15.0  # seconds for a handshake, and for the headers of a request
-_FAREWELL = 5.0  # seconds for the other end to say goodbye, too
+_FAREWELL = 5.0  # seconds for the other end to close the connection too
 _LARGEST_HEADERS = 64 * 1024
-_RESERVE = 512  # descriptors that strangers never get: for our own connections, databases, files
+_RESERVE = 512  # descriptors that strangers never get: they are for our own connections, databases and files
 _PAUSE = 0.1
-BETWEEN_LOOKS = 2.0  # at the files of the certificate
+BETWEEN_LOOKS = 2.0  # seconds between two looks at the files of the certificate
 
 log = logging.getLogger("flwr")
 _quiet = logging.getLogger("uvicorn.error.connections")
-_quiet.setLevel(logging.ERROR)  # anybody can send garbage, as often as he likes: not worth a line each time
+_quiet.setLevel(logging.ERROR)  # anybody can send garbage as often as they like: not worth a line each time
 
 
 @dataclass(frozen=True)
 class Entrance:
-    """A socket, bound; what is served there; and for whom: processes of this user only, or anybody."""
+    """A bound socket, the application at it, and whom it is for: processes of this user, or anybody."""
 
     listener: socket.socket
     app: ASGIApp
@@ -57,7 +57,7 @@ class Entrance:
 
 
 def own_entrance(listener: socket.socket, app: ASGIApp) -> Entrance:
-    """Return the entrance for processes of this user. `app` is told which they are, and refuses others."""
+    """Return the entrance for processes of this user. `app` learns which they are, and refuses others."""
     files = raise_file_limit()
     return Entrance(listener, app, True, Visits(Limits(total=files, strangers=128, address=128, known=files)))
 
@@ -70,9 +70,9 @@ def fleet_entrance(listener: socket.socket, app: ASGIApp) -> Entrance:
 
 
 def listen(address: tuple[str, int]) -> socket.socket:
-    """Return a socket that is bound to an address. Ends this process, with `Ending.ADDRESS_TAKEN`, where that fails."""
+    """Return a socket bound to an address. If that fails, this process ends with `Ending.ADDRESS_TAKEN`."""
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    # Named as TCP, so that asyncio switches Nagle's algorithm off: without that an answer may wait 40 ms.
+    # Marked as TCP, so that asyncio switches Nagle's algorithm off: otherwise an answer may wait 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -84,7 +84,7 @@ def listen(address: tuple[str, int]) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """Serves at `entrances`. The application of `config` is told of the beginning and the end, and gets no request."""
+    """Serves at `entrances`. The application of `config` gets only the lifespan events, and no requests."""
 
     def __init__(
         self, config: uvicorn.Config, entrances: Sequence[Entrance], on_exit: Callable[[], None] = lambda: None
@@ -117,7 +117,7 @@ class Server(uvicorn.Server):
                 self._do(self._receive(entrance))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the entrances, then end what goes on."""
+        """Close the entrances, then end open connections."""
         for task in self._work:
             task.cancel()
         for entrance in self._entrances:
@@ -131,7 +131,7 @@ class Server(uvicorn.Server):
         return task
 
     async def _follow_certificate(self, context: ssl.SSLContext) -> None:
-        """Serve new connections with the certificate that is in its files by then. Those that are open go on."""
+        """Serve new connections with the certificate that its files then have. Open connections continue."""
         certificate, key = str(self.config.ssl_certfile), str(self.config.ssl_keyfile)
         served = _state_of(certificate, key)
         while True:
@@ -140,9 +140,9 @@ class Server(uvicorn.Server):
             if found == served:
                 continue
             try:
-                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)  # whether they fit
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)  # whether they fit together
                 context.load_cert_chain(certificate, key)
-            except OSError as error:  # an ssl.SSLError among them. It is tried again: the other file may be on its way
+            except OSError as error:  # including ssl.SSLError. It is tried again: the other file may be written soon
                 log.warning("The new certificate cannot be used: %s", error)
                 continue
             served = found
@@ -154,7 +154,7 @@ class Server(uvicorn.Server):
             await entrance.visits.room()
             try:
                 connection, (host, *_) = await loop.sock_accept(entrance.listener)
-            except OSError:  # short of descriptors, or gone again
+            except OSError:  # out of descriptors, or the client is gone
                 await asyncio.sleep(_PAUSE)
                 continue
             visit = Visit(host, entrance.app, entrance.visits)
@@ -185,13 +185,13 @@ class Server(uvicorn.Server):
             )
         except BaseException as error:
             entrance.visits.leave(visit)
-            # A handshake that failed, or took too long.
+            # The handshake failed or took too long.
             if not isinstance(error, OSError):
                 raise
 
 
 def _state_of(*files: str) -> list[tuple[int, int]] | None:
-    """Return what changes when one of some files is replaced, None while one is missing."""
+    """Return a value that changes when one of the files is replaced; None while one is missing."""
     try:
         return [(found.st_ino, found.st_mtime_ns) for found in map(os.stat, files)]
     except OSError:
@@ -199,7 +199,7 @@ def _state_of(*files: str) -> list[tuple[int, int]] | None:
 
 
 class _Hall:
-    """Leads each request to the application of the entrance through which it came."""
+    """Passes each request to the application of the entrance that it came through."""
 
     def __init__(self, host: Any) -> None:
         self._host = host
@@ -215,7 +215,7 @@ class _Hall:
 
 
 def _guarded(protocol: Any) -> Callable[..., Protocol]:  # noqa: C901 - a class of small methods, counted as one
-    """Return uvicorn's protocol, with limits for what comes before the application sees a request."""
+    """Return uvicorn's protocol, with limits for the time before the application sees a request."""
 
     class Guarded(protocol):  # type: ignore[misc]
         def __init__(self, visit: Visit, **settings: Any) -> None:
@@ -238,7 +238,7 @@ def _guarded(protocol: Any) -> Callable[..., Protocol]:  # noqa: C901 - a class 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
             if self.cycle is not None and not self.cycle.response_complete:
-                self._stop_waiting()  # the headers are complete: from here on it is the application's
+                self._stop_waiting()  # the headers are complete: from here on the application is responsible
                 return
             self._unfinished += len(data)
             if self._unfinished > _LARGEST_HEADERS:

@@ -1,7 +1,7 @@
-"""The process of a SuperLink: Flower's application, served at sockets of ours, with what is around it.
+"""The process of a SuperLink: Flower's application, served at our own sockets, with additions.
 
-Flower serves its application at one socket, and offers no way to have another. So the one call by which it serves is
-replaced, in the one module of Flower's that makes it.
+Flower serves its application at one socket, with no way to add another. So the one call that serves it is replaced, in
+the one module of Flower that makes that call.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def imports() -> None:
 
 
 def run(orders: str, superexec: WarmSuperExec | None) -> None:
-    """Be a SuperLink. Raises `OneflowerError` where that would not be safe."""
+    """Be a SuperLink. Raises `OneflowerError` if that would not be safe."""
     SuperLink(SuperLinkOrders.read(orders), superexec).run()
 
 
@@ -74,7 +74,7 @@ class SuperLink:
             )
 
     def serve(self, app: Any, **settings: Any) -> None:
-        """Serve Flower's application, in the place of `uvicorn.run`. Its host and port are not used."""
+        """Serve Flower's application, instead of `uvicorn.run`. Its host and port are not used."""
         self._served = True
         self._app, self._state = app, places.application_state(app)
         self._polls = self._make_polls()
@@ -84,7 +84,7 @@ class SuperLink:
         Server(config, self.entrances(), on_exit=self._polls.close if self._polls else lambda: None).run()
 
     def entrances(self) -> list[Entrance]:
-        """Return the sockets, each with what is served there. One more for another purpose has its place here."""
+        """Return the sockets, each with its application. A socket for another purpose is added here."""
         flower = self._polls if self._polls and self._superexec else self._app
         status = superlink_api(self._link, self._runs) if self._link else no_api()
         return [
@@ -107,8 +107,8 @@ class SuperLink:
         warm = self._superexec is not None
         link = LinkState(self._state.linkstate_factory, on_start=lambda: self._wake(ACQUIRE_TASK), warm=warm)
         for number in link.going():
-            # Its ServerApp ended with the Flower before. Stopped before any SuperNode can ask, for one that has just
-            # taken a message when its run is stopped answers every later message too late (Flower 1.41).
+            # Its ServerApp ended with the earlier Flower. It is stopped before any SuperNode can ask: a node that has
+            # just taken a message when its run is stopped answers every later message too late (Flower 1.41).
             self._note_loss(number, "Its SuperLink was started again.")
             link.stop(number)
         if self._superexec and places.have(Feature.DEAD_SERVERAPPS):
@@ -123,7 +123,7 @@ class SuperLink:
     def _task_died(self, token: str, how: str) -> None:
         assert self._link is not None  # noqa: S101 - made before
         number = self._link.run_of_serverapp(token)
-        if number is not None:  # said before the run ends, so that who follows it knows why it did
+        if number is not None:  # recorded before the run ends, so that clients that follow it know why
             self._note_loss(number, f"Its ServerApp {how}.")
         self._link.fail(token, f"Its ServerApp {how}." if number is not None else f"The process of a task {how}.")
 
@@ -132,6 +132,6 @@ class SuperLink:
 
 
 def no_api() -> PlainTextResponse:
-    """Return what answers in the place of the API where that cannot be had."""
+    """Return what answers instead of the API if the API is off."""
     line = places.sentence(Feature.API, places.missing(Feature.API))
     return PlainTextResponse(f"{line}\n", status_code=501)

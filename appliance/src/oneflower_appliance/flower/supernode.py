@@ -1,4 +1,4 @@
-"""The process of a SuperNode: Flower's command, with what is corrected and added around it."""
+"""The process of a SuperNode: Flower's command, with corrections and additions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def imports() -> None:
 
 
 def run(orders: str, superexec: WarmSuperExec | None) -> None:
-    """Be a SuperNode. Raises `OneflowerError` where that would not be safe."""
+    """Be a SuperNode. Raises `OneflowerError` if that would not be safe."""
     places.demand(Feature.NODE_DOOR, Feature.NODE_ID)
     node = SuperNodeOrders.read(orders)
     sys.argv = ["flower-supernode", *supernode_arguments(node)]
@@ -44,7 +44,7 @@ def run(orders: str, superexec: WarmSuperExec | None) -> None:
 
 
 def prepare(superexec: WarmSuperExec | None) -> None:
-    """Correct Flower's loop, put a door before its tasks, and have it run warm: as far as this Flower allows it."""
+    """Correct Flower's loop, put a door before its tasks, and make it run warm, as far as this Flower allows."""
     if ANSWER_IN_TURN.applies and places.have(Feature.ANSWER_IN_TURN):
         answer_in_turn()
     if ENDED_RUNS_ARE_KEPT.applies and places.have(Feature.FORGET_ENDED_RUNS):
@@ -57,7 +57,7 @@ def prepare(superexec: WarmSuperExec | None) -> None:
 
 
 def guard_runtime_api() -> None:
-    """Have a SuperNode serve its tasks through a door: who gets in there is given apps and models, and may answer."""
+    """Make a SuperNode serve its tasks through a door: a client there gets apps and models, and may answer."""
 
     def server(config: uvicorn.Config) -> Server:
         app: Any = config.app
@@ -86,5 +86,5 @@ def _close_session(superlink: str, ca: Path, key: Path, node: str) -> None:
     client = internals.fleet_client().from_server_address(superlink, False, str(ca), interceptors=[signer])
     try:
         client.DeactivateNode(internals.fleet_messages().DeactivateNodeRequest(node_id=int(node)))
-    except Exception as error:  # noqa: BLE001 - whatever it is, the session then ends by itself, within a minute
+    except Exception as error:  # noqa: BLE001 - any error: the session then ends by itself, within a minute
         sys.stderr.write(f"The earlier session of node {node} could not be closed: {error}\n")

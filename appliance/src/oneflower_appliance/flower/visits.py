@@ -1,8 +1,8 @@
-"""The connections at one entrance, and how many of them there may be.
+"""The connections at one entrance, and their limits.
 
-Whoever connects is a stranger until it has shown who it is. Strangers are few, and when there are too many, the one
-that came first has to go: so who fills the place with connections that say nothing drives out his own. Those who are
-known are never driven out by strangers.
+A connection is a stranger until it has shown who it is. The number of strangers is limited. If there are too many, the
+oldest is dropped, so an attacker who opens idle connections displaces their own. Known connections are never displaced
+by strangers.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
-_A_MOMENT = 1.0  # seconds that every stranger has to show who it is, however many wait behind it
+_A_MOMENT = 1.0  # seconds that every stranger has to show who it is, however many others wait
 
 
 @dataclass(eq=False)
 class Visit:
-    """A connection: where it comes from, what it is served by, how to end it, and who is known to be at its end."""
+    """A connection: its address, its server, how to end it, and who is known to be at its other end."""
 
     address: str
     app: ASGIApp
@@ -34,17 +34,17 @@ class Visit:
 
     @property
     def moment_left(self) -> float:
-        """For how many seconds more nobody may take its place."""
+        """The seconds for which nobody may take its place."""
         return self.since + _A_MOMENT - time.monotonic()
 
     def know(self, who: str) -> None:
-        """Note who is at the end of it."""
+        """Record who is at the other end."""
         self.visits.know(self, who)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How many connections there may be: in all, of strangers, of one address's strangers, of one who is known."""
+    """Limits of connections: in total, of strangers, of strangers from one address, of one known client."""
 
     total: int
     strangers: int
@@ -57,7 +57,7 @@ class Visits:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        # Dictionaries for their order: who came first stands first.
+        # Dictionaries for their order: the oldest comes first.
         self._strangers: dict[Visit, None] = {}
         self._of: dict[str, dict[Visit, None]] = {}
         self._known = 0
@@ -75,7 +75,7 @@ class Visits:
         return len(self._strangers) >= min(self._limits.strangers, self._limits.total - self._known)
 
     def arrive(self, visit: Visit) -> bool:
-        """Take in a stranger, in another's place if need be. Returns False where there is no place."""
+        """Accept a stranger, and displace another one if necessary. Returns False if there is no place."""
         group = self._of.get(visit.address, {})
         for full, those in ((len(group) >= self._limits.address, group), (self._is_full, self._strangers)):
             first = next(iter(those), None)
@@ -88,7 +88,7 @@ class Visits:
         return True
 
     def know(self, visit: Visit, who: str) -> None:
-        """Note who is at the end of a connection."""
+        """Record who is at the other end of a connection."""
         if visit not in self._strangers:
             return
         self.leave(visit)

@@ -1,8 +1,8 @@
-"""Where an app works, and how its failure is told: what is put around an app in the process of its task.
+"""The wrapper around an app in the process of its task: its working folder, and the report of its failure.
 
-Flower's tasks begin in whatever folder their SuperLink or SuperNode was started in, which is `/` in an image. Here each
-run has a folder of its own, `runs`/<run id>/files: on the SuperLink what a ServerApp leaves there goes to the user with
-the results; on a SuperNode it is there for the ClientApp's next message of the same run.
+Flower's tasks begin in the folder in which their SuperLink or SuperNode was started, which is `/` in an image. Here
+each run has its own folder, `runs`/<run id>/files. On the SuperLink, the files that a ServerApp writes there go to the
+user with the results. On a SuperNode, they stay for the ClientApp's next message of the same run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _KEPT_ON_NODES = 8  # runs
 
 
 def serverapp_works_in(runs: Path) -> None:
-    """Have this process's ServerApp work in its run's folder, and leave there what an error of oneflower's own says."""
+    """Make this process's ServerApp work in its run's folder, and save the text of a `OneflowerError` there."""
     grid, task = internals.grid_class(), internals.serverapp_task()
     set_run, run_app = grid.set_run, task.run_
     folders: list[Path] = []
@@ -51,7 +51,7 @@ def serverapp_works_in(runs: Path) -> None:
 
 
 def clientapp_works_in(runs: Path) -> None:
-    """Have this process's ClientApp work in its run's folder. The folders of the last few runs are kept."""
+    """Make this process's ClientApp work in its run's folder. The folders of the last few runs are kept."""
     task = internals.clientapp_task()
     pull: Callable[..., Any] = task.pull_task_input
 
@@ -86,7 +86,7 @@ def _newest_first(runs: Path) -> list[Path]:
 
 
 def tell_without_traceback() -> None:
-    """Have Flower log an error of oneflower's own, which says what is wrong and how to fix it, as that and no more."""
+    """Make Flower log only the text of a `OneflowerError`, which says what is wrong and how to fix it."""
 
     def shorten(record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None

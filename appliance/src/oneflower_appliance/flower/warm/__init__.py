@@ -1,10 +1,9 @@
-"""Warm execution (FL_EXECUTION=warm): rounds as fast as the work in them, on unmodified Flower.
+"""Warm execution (FL_EXECUTION=warm): rounds that take little more time than their work, on unmodified Flower.
 
-Stock Flower starts a Python interpreter for each task and lets every process ask every few seconds whether there is
-news. Here the SuperExec has Flower and the framework imported already and forks for each task (`superexec`, `tasks`),
-and a question that has no answer yet is held until it has one (`longpoll` where it is answered, `waits` where it is
-asked). What Flower offers for it is used: its executor interface, its interceptors, its ASGI applications. The names
-of Flower that have to be replaced are in `flower.places`.
+Stock Flower starts a Python interpreter for each task and lets every process poll every few seconds. Here the SuperExec
+has already imported Flower and the framework, and forks for each task (`superexec`, `tasks`). A request that has no
+answer yet is held until it has one (`longpoll` in the server, `waits` in the client). This uses Flower's own executor
+interface, interceptors and ASGI applications. The names in Flower that must be replaced are in `flower.places`.
 """
 
 ROLES = ("superlink", "supernode")

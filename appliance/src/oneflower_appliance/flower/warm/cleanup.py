@@ -1,4 +1,4 @@
-"""How often a SuperLink looks for tasks that gave no sign of life."""
+"""How often a SuperLink looks for tasks without a heartbeat."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from oneflower_appliance.flower import internals
 
 
 def limit_task_cleanup() -> None:
-    """Have Flower look for tasks without a heartbeat once a second, not with every request.
+    """Make Flower look for tasks without a heartbeat once a second, not with every request.
 
-    It is a transaction that writes, so requests would wait for each other: tens of them make a round. A task has 30 s
-    to give a sign of life.
+    The look is a write transaction, so requests would wait for each other, and a round has tens of requests. A task has
+    30 s between heartbeats.
     """
     core = internals.core_state()
     original = core._cleanup_expired_task_tokens  # noqa: SLF001 - there is no other way in

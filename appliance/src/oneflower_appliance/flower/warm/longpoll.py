@@ -1,12 +1,12 @@
-"""Questions that are held until they have an answer: the serving end.
+"""Holds requests until they have an answer: the server's side.
 
 A client that says how long it is ready to wait (`Prefer: wait=SECONDS`, RFC 7240) gets an answer without content only
 when that time is over; until then the application is asked again whenever something happened on which the answer
-depends. Who does not say so is answered at once, as by Flower itself.
+depends. A client that does not say so is answered at once, as by Flower itself.
 
 Requests of SuperNodes and tasks are passed on one at a time. They are short, and nearly all of them write into one
-SQLite database from threads of one interpreter: side by side they wait for each other's locks in turns of milliseconds.
-A slow connection keeps nobody waiting, for a request is read before it has its turn and answered after it.
+SQLite database from threads of one interpreter: in parallel they wait for each other's locks, milliseconds at a time.
+A slow connection delays nobody else, because a request is read before its turn and answered after it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class _Question:
 
     @contextmanager
     def news(self, subject: str) -> Iterator[asyncio.Event]:
-        """Give the event that is set when a subject is woken. It is kept no longer than somebody waits for it."""
+        """Yield the event that is set when a subject is woken. It exists only while somebody waits for it."""
         event = asyncio.Event()
         self.waiting.setdefault(subject, set()).add(event)
         try:
@@ -118,7 +118,7 @@ def _catalogue() -> tuple[dict[str, _Question], dict[str, list[_Change]]]:
 
 
 class LongPoll:
-    """ASGI middleware before one of Flower's applications. `on_change` is called after whatever may be an answer."""
+    """ASGI middleware before one of Flower's applications. `on_change` is called after a possible answer."""
 
     def __init__(self, app: ASGIApp, on_change: Callable[[], None] = lambda: None) -> None:
         self._app = app
@@ -149,12 +149,12 @@ class LongPoll:
             self._on_change()
 
     def wake(self, path: str) -> None:
-        """Have the questions at `path` asked again. From any thread."""
+        """Retry the held requests at `path`. May be called from any thread."""
         if self._loop and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._questions[path].wake_all)
 
     def close(self) -> None:
-        """Answer everybody now, for the server is about to stop. From any thread."""
+        """Answer all held requests now, because the server is about to stop. May be called from any thread."""
         self._closing = True
         for path in self._questions:
             self.wake(path)
@@ -180,7 +180,7 @@ class LongPoll:
                     finally:
                         woken.cancel()
                     if gone.done():
-                        return  # asked once more, it would be given what nobody receives
+                        return  # another attempt would take an answer that nobody receives
             await answer.send(send, held=not self._closing)
         finally:
             gone.cancel()
@@ -192,7 +192,7 @@ class LongPoll:
         async def receive() -> Message:
             nonlocal said
             if said:
-                await asyncio.Event().wait()  # the client is there, and has said all
+                await asyncio.Event().wait()  # the client is connected and has sent everything
             said = True
             return {"type": "http.request", "body": body, "more_body": False}
 
@@ -202,7 +202,7 @@ class LongPoll:
 
 
 class _Answer:
-    """What an application answered, kept until it is known whether it is to be sent."""
+    """An application's answer, kept until it is decided whether to send it."""
 
     def __init__(self) -> None:
         self._start: Message = {"type": "http.response.start", "status": 500, "headers": []}
@@ -236,7 +236,7 @@ def _asked_for(headers: Iterable[tuple[bytes, bytes]]) -> float:
 
 
 async def _read(receive: Receive) -> bytes | None:
-    """Return the body of a request, None where the client went away."""
+    """Return the body of a request, or None if the client disconnected."""
     parts = []
     while True:
         message = await receive()

@@ -1,7 +1,7 @@
-"""Warm execution in a SuperNode: its loop works by events instead of polls, and ends what nobody waits for any more.
+"""Warm execution in a SuperNode: its loop uses events instead of polls, and ends tasks that nobody waits for.
 
-The loop does not sleep while there is something to do, and its tasks do not wait to be taken. The death of a ClientApp
-is answered at once, and the ClientApp of a run that has ended is ended, too.
+The loop does not sleep while there is something to do, and its tasks do not wait to be taken. If a ClientApp dies, its
+message is answered at once. If a run ends, its ClientApp is ended.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flwr")
 
-BETWEEN_LOOKS = 2.0  # seconds after which it is asked whether the run of a task still goes on
+BETWEEN_LOOKS = 2.0  # seconds between two checks whether the run of a task is still active
 
 
 class WarmNode:
@@ -64,7 +64,7 @@ class WarmNode:
         @functools.wraps(pull)
         def pulling(**arguments: Any) -> int | None:
             run_id: int | None = pull(**arguments)
-            # Its task was made before its content was there, so it is offered now.
+            # Its task was created before its content was there, so it is offered now.
             for poll in self._polls:
                 poll.wake(ACQUIRE_TASK)
             return run_id
@@ -116,7 +116,7 @@ class WarmNode:
 
 
 class EndsWithRun:
-    """Flower's state, for the loop that waits for a reply: it does not wait for one that nobody wants any more."""
+    """Flower's state, for the loop that waits for a reply: it does not wait for one that nobody needs any more."""
 
     def __init__(self, state: Any, run: int, get_run: Callable[[int], Any], end_tasks: Callable[[], None]) -> None:
         self._state = state
@@ -126,10 +126,10 @@ class EndsWithRun:
         self._looked = time.monotonic()
 
     def get_messages_legacy(self, **arguments: Any) -> Any:
-        """Return what there is; end the tasks of the run, and answer for them, when the run has ended."""
+        """Return what there is. If the run has ended, end its tasks and answer for them."""
         found = self._state.get_messages_legacy(**arguments)
         if not found and time.monotonic() - self._looked > BETWEEN_LOOKS and not self._goes_on():
-            log.info("Run %d has ended; what this node did for it is ended, too.", self._run)
+            log.info("Run %d has ended; its tasks on this node are ended.", self._run)
             for task in self._state.get_tasks(statuses=UNFINISHED):
                 self._state.finish_task(task.task_id, sub_status="stopped", details="The run has ended.")
             self._end_tasks()
@@ -143,8 +143,8 @@ class EndsWithRun:
             self._get_run(self._run)
         except ended:
             return False
-        except Exception as error:  # noqa: BLE001 - whatever it is, it does not say that the run has ended
-            log.debug("Whether run %d goes on is not known: %s", self._run, error)
+        except Exception as error:  # noqa: BLE001 - any error: it does not mean that the run has ended
+            log.debug("Whether run %d is still active is not known: %s", self._run, error)
         return True
 
     def __getattr__(self, name: str) -> Any:

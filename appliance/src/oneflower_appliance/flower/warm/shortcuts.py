@@ -1,7 +1,7 @@
 """The shortest way through Flower's application.
 
-Each of its middlewares minds requests under one path and passes on all others, at the price of a task and two queues
-per request and middleware. So a request of a SuperNode or of a task is not led through those that mind other paths.
+Each of its middlewares handles requests under one path and passes on all others, at the cost of a task and two queues
+per request and middleware. So a request of a SuperNode or of a task skips the middlewares for other paths.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _RUNTIME = frozenset({TRACING_LAYER})
 class Shortcuts:
     """ASGI application: `app`, without the middlewares that have nothing to do with a request.
 
-    `paths` has the application for what begins with a path. A middleware is known by its name; one that a release of
-    Flower does not have is not left out.
+    `paths` has the application for each path prefix. Middlewares are identified by name; a name that a release of
+    Flower does not have is ignored.
     """
 
     def __init__(self, app: FastAPI) -> None:

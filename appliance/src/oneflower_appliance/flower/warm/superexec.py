@@ -1,8 +1,8 @@
 """The warm SuperExec: Flower's own, in a process that forks for each task and has imported what tasks need.
 
 It is forked from the SuperLink's or SuperNode's process while that still has one thread, so the two share the memory of
-what both import. So is a second one, which has imported Flower already and takes its place at once when it dies. After
-that it is started again as a program of its own. The tasks that run go on meanwhile.
+their imports. A second one is forked too. It has already imported Flower, and takes over at once if the first dies.
+After that, the SuperExec is started as a separate program. Running tasks continue meanwhile.
 
 usage: python -m oneflower_appliance.flower.warm.superexec ROLE --parent PID --reports FD
        (its command: JSON, on standard input)
@@ -41,24 +41,24 @@ _PAUSE = 1.0  # seconds before it is started again
 
 
 class WarmSuperExec:
-    """The SuperExec of this process's SuperLink or SuperNode. To be made while this process has one thread."""
+    """The SuperExec of this process's SuperLink or SuperNode. Must be created while this process has one thread."""
 
     def __init__(self, role: str) -> None:
         self._role = role
         self._ending = threading.Event()
         self.tasks = TaskWatch()
         gc.collect()
-        gc.freeze()  # a collection of what is shared would touch, and thereby copy, all of it
+        gc.freeze()  # a garbage collection would touch, and so copy, all shared memory
         first = _Waiting(role)
         self._waiting = [first, _Waiting(role, beside=first)]
         self.pid = first.pid
 
     def replace_in(self, module: Any) -> None:
-        """Have one of Flower's modules start this SuperExec where it would start its own."""
+        """Make one of Flower's modules start this SuperExec instead of its own."""
         module.subprocess = _Subprocess(self)
 
     def start(self, command: Sequence[str]) -> WarmSuperExec:
-        """Have a process that waits do as `command` says, and look after it from now on."""
+        """Make a waiting process run `command`, and watch it from now on."""
         self._begin(command)
         threading.Thread(target=self._look_after, args=(command,), name="superexec", daemon=True).start()
         return self
@@ -72,7 +72,7 @@ class WarmSuperExec:
     def _look_after(self, command: Sequence[str]) -> None:
         os.waitpid(self.pid, 0)
         while not self._ending.is_set():
-            log.warning("The SuperExec ended; it is started again. Tasks that run go on.")
+            log.warning("The SuperExec ended; it is started again. Running tasks continue.")
             if self._waiting:
                 self._begin(command)
                 os.waitpid(self.pid, 0)
@@ -90,13 +90,13 @@ class WarmSuperExec:
                 process.wait()
 
     def terminate(self) -> None:
-        """End it. With `wait`, this is what Flower knows of a process that it started."""
+        """End it. This and `wait` are what Flower uses of a process that it started."""
         self._ending.set()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGTERM)
 
     def wait(self, timeout: float | None = None) -> None:
-        """Return at once, for it ends by itself: at the latest with this process."""
+        """Return at once, because it ends by itself, at the latest with this process."""
 
 
 class _Waiting:
@@ -141,7 +141,7 @@ def _be_superexec(role: str, parent: int, orders: IO[str], reports: Reports) -> 
     die_with_parent(parent)
     run, flower = internals.superexec_loop(), internals.superexec_command()
     make_stock = run.get_executor
-    # The kernel ends this process with its parent, so that it keeps to one thread and may fork.
+    # The kernel ends this process with its parent, so it needs no second thread and may fork.
     run.start_parent_process_monitor = lambda _pid: None
     if places.have(Feature.HELD_QUESTIONS):
         ask_to_wait()
@@ -154,11 +154,11 @@ def _be_superexec(role: str, parent: int, orders: IO[str], reports: Reports) -> 
 
 
 def main() -> None:
-    """Be the SuperExec, as a program of its own."""
+    """Be the SuperExec, as a separate program."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("role", choices=ROLES)
     parser.add_argument("--parent", type=int, required=True, help="end when this process ends")
-    parser.add_argument("--reports", type=int, required=True, help="the pipe in which to say what becomes of tasks")
+    parser.add_argument("--reports", type=int, required=True, help="the pipe for reports about tasks")
     options = parser.parse_args()
     os.set_inheritable(options.reports, False)
     _be_superexec(options.role, options.parent, sys.stdin, Reports(options.reports))

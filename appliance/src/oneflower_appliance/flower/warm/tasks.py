@@ -1,8 +1,8 @@
-"""Tasks in processes that need not import anything first: Flower's executor interface, by fork or by waiting workers.
+"""Runs tasks in processes that need no imports: Flower's executor interface, with forks or waiting workers.
 
-Every task has a process of its own, as with stock Flower: it begins with what its parent had imported, which has never
-run an app, and it ends with its task. A framework that does not survive a fork gets workers instead: processes that
-were started, and have imported it, before there is a task for them.
+Every task has its own process, as with stock Flower. The process begins with the imports of its parent, which has never
+run an app, and ends with its task. A framework that does not survive a fork gets workers instead: processes that were
+started, and have imported it, before there is a task for them.
 
 usage: python -m oneflower_appliance.flower.warm.tasks ROLE     (the task, in JSON, on standard input)
 """
@@ -49,7 +49,7 @@ _PATIENCE = 1.0  # seconds
 
 
 def preload(role: str) -> None:
-    """Import what the tasks of a role need, as far as it is installed."""
+    """Import the packages that the tasks of a role need, if they are installed."""
     framework = _framework() if role == "supernode" else None
     flower = {"superlink": serverapp.imports, "supernode": clientapp.imports}[role]
     others = framework.imports if framework else ()
@@ -57,7 +57,7 @@ def preload(role: str) -> None:
     for name, import_it in ({"Flower": flower} | steps).items():
         try:
             import_it()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the task that needs it will say so
+        except Exception as error:  # noqa: BLE001 - any error: the task that needs the package will report it
             log.debug("%s is not imported ahead of tasks: %s", name, error)
 
 
@@ -69,14 +69,14 @@ class Launcher(Protocol):
     """A way to start a task's process."""
 
     def launch(self, order: dict[str, Any]) -> None:
-        """Start a process for the task that `order` describes. Raises `OSError` where that cannot be."""
+        """Start a process for the task that `order` describes. Raises `OSError` if that fails."""
 
     def reap(self) -> None:
         """Forget the processes that have ended, and report how. May interrupt itself, as a signal handler."""
 
 
 class TaskExecutor:
-    """Flower's executor interface. What is no task of an app, and what cannot be started warm, goes to `stock`."""
+    """Flower's executor interface. Tasks that are not of an app, or cannot be started warm, go to `stock`."""
 
     def __init__(self, stock: Any, role: str, parent: int, reports: Reports) -> None:
         self._stock = stock
@@ -86,9 +86,9 @@ class TaskExecutor:
 
     @functools.cached_property
     def _launcher(self) -> Launcher:
-        """Known from the first task on: until then, a node that never trains does without a framework in memory."""
+        """Set at the first task, so a node that never trains has no framework in memory."""
         found = launcher(self._role, self._reports)
-        # A task's end is noticed at once, also while this process waits for the next one to come.
+        # A task's end is noticed at once, even while this process waits for the next task.
         signal.signal(signal.SIGCHLD, lambda *_: found.reap())
         return found
 
@@ -101,12 +101,12 @@ class TaskExecutor:
         try:
             self._launcher.launch(order)
         except OSError as error:
-            log.warning("A task is started as stock Flower does, for a warm one could not be had: %s", error)
+            log.warning("A task is started as stock Flower does, because a warm start failed: %s", error)
             return self._stock.launch(spec)
         return internals.launch_result().accepted()
 
     def reconcile(self) -> None:
-        """Do what is to be done between tasks."""
+        """Do what is due between tasks."""
         if "_launcher" in vars(self):
             self._launcher.reap()
         self._stock.reconcile()
@@ -116,7 +116,7 @@ class TaskExecutor:
 
 
 def launcher(role: str, reports: Reports) -> Launcher:
-    """Import what tasks of a role need, and return how they are to be started."""
+    """Import what tasks of a role need, and return how to start them."""
     framework = _framework()
     if framework is None or not framework.threaded:
         before = set(_others())
@@ -144,7 +144,7 @@ class Fork:
             thread.join(_PATIENCE)  # Flower's own for telemetry: gone in a moment
             if thread.is_alive():
                 raise OSError(f"a fork beside the thread {thread.name} may hang")
-        gc.freeze()  # so that a collection in the child does not touch, and thereby copy, what it shares
+        gc.freeze()  # so that a garbage collection in the child does not touch, and so copy, shared memory
         pid = os.fork()
         if not pid:
             os.close(self._reports.pipe)  # whose end is the SuperExec's
@@ -163,7 +163,7 @@ class Fork:
 
 
 class Workers:
-    """A worker for each task, started before there is one. One waits at any time."""
+    """A worker for each task, started in advance. There is always one waiting."""
 
     def __init__(self, role: str, reports: Reports) -> None:
         self._role = role
@@ -176,7 +176,7 @@ class Workers:
         return subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
 
     def launch(self, order: dict[str, Any]) -> None:
-        """Hand the task to the worker that waits, and start the next one."""
+        """Give the task to the waiting worker, and start the next worker."""
         waiting = self._next is not None and self._next.poll() is None
         worker = self._next if self._next and waiting else self._start()
         self._next = self._start()
@@ -195,9 +195,9 @@ class Workers:
 
 
 def finish(work: Callable[[], None], done: int = 0) -> NoReturn:
-    """Do `work` and end this process, which is a fork, as an interpreter ends, but for tearing down what it shares.
+    """Do `work` and end this forked process as an interpreter ends, without tearing down what it shares.
 
-    Its exit status is `done` where `work` came to its end.
+    Its exit status is `done` if `work` completed.
     """
     status = done
     try:
@@ -216,7 +216,7 @@ def finish(work: Callable[[], None], done: int = 0) -> NoReturn:
 
 
 def _do(order: dict[str, Any]) -> None:
-    """Do a task in this process, which is new and has not done anything yet."""
+    """Do a task in this new process."""
     kind = order["task_type"]
     _part_from_parent()
     name_process(kind)
@@ -240,12 +240,12 @@ def _do(order: dict[str, Any]) -> None:
 
 
 def _part_from_parent() -> None:
-    """Give up what belongs to the parent: its connections, its ways to end, its random numbers."""
+    """Give up what belongs to the parent: its connections, exit handlers and random numbers."""
     for number in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
         with contextlib.suppress(OSError):
             if number > sys.stderr.fileno() and stat.S_ISSOCK(os.fstat(number).st_mode):
                 os.close(number)
-    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # which a SuperExec switches off, and a program begins with
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)  # a SuperExec switches this off; a new program has it on
     internals.exit_handlers().registered_exit_handlers.clear()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)

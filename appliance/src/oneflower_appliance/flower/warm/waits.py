@@ -1,8 +1,8 @@
-"""Questions that are held until they have an answer: the asking end.
+"""Waits for requests that are held until they have an answer: the client's side.
 
-Flower's loops ask, and sleep when there is no news. Here they say how long they are ready to wait for the answer (see
-`longpoll`), and their sleep ends when there is news: at once after a question that was held. Where nobody holds
-questions, because the other end runs stock Flower, they sleep as they did.
+Flower's loops send a request, and sleep when there is no news. Here they say how long they are ready to wait for the
+answer (see `longpoll`), and do not sleep after a request that was held. If the server holds no requests, because it
+runs stock Flower, they sleep as usual.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Waits:
         self._grid_is_held = True
 
     def intercept(self, context: Any, call_next: Callable[[Any], Any]) -> Any:
-        """Say with a question how long it may be held. Flower calls this around every request."""
+        """Say with a request how long it may be held. Flower calls this around every request."""
         method = context.rpc_method
         seconds = self._patience(method)
         if not seconds:
@@ -54,18 +54,18 @@ class Waits:
         return _PATIENCE if method in (_ACQUIRE_TASK, _NODE_PULL, *_OBJECTS) else 0.0
 
     def something_happened(self) -> None:
-        """End the sleep of whoever sleeps, or the next one."""
+        """End the current sleep, or the next one."""
         self._news.set()
 
     def sleep(self, seconds: float) -> None:
-        """Sleep until something happened, at most `seconds`."""
+        """Sleep until something happens, at most `seconds`."""
         self._news.wait(seconds)
         self._news.clear()
 
     def sleep_of_the_grid(self, seconds: float) -> None:
-        """Have the next question for replies held for `seconds`, instead of sleeping before it.
+        """Let the next request for replies be held for `seconds`, instead of sleeping before it.
 
-        An app may ask for replies itself and count on being answered at once, so only who would sleep waits.
+        An app may ask for replies itself and expect an answer at once, so only a loop that would sleep waits.
         """
         if self._grid_is_held:
             self._grid_patience = seconds
@@ -87,7 +87,7 @@ class _Clock:
 
 
 def ask_to_wait() -> None:
-    """Have every client that this process makes from now on say how long it waits."""
+    """Make every client that this process creates from now on say how long it waits."""
     client = internals.http_client()
     original = client.__init__
 
@@ -98,5 +98,5 @@ def ask_to_wait() -> None:
 
 
 def replace_sleep(module: Any, sleep: Callable[[float], None]) -> None:
-    """Have the loop in one of Flower's modules sleep in another way."""
+    """Replace the sleep of the loop in one of Flower's modules."""
     module.time = _Clock(sleep)

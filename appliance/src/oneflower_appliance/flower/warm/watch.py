@@ -1,9 +1,9 @@
-"""What becomes of the processes of tasks: the SuperExec tells it to the SuperLink or SuperNode that it serves.
+"""How the processes of tasks end: the SuperExec reports it to the SuperLink or SuperNode that it serves.
 
 Flower itself learns that a task's process died when a heartbeat is missed, a minute later. The SuperExec is their
-parent and knows at once. It says so through a pipe, one JSON object a line: `{"pid", "token"}` when a task began,
-`{"pid", "how"}` when it ended, `how` being empty where it ended as a task ends. At the end of the pipe the SuperExec is
-dead, and the tasks that it left are watched from here.
+parent and knows at once. It reports through a pipe, one JSON object per line: `{"pid", "token"}` when a task began,
+`{"pid", "how"}` when it ended; `how` is empty if the task completed. When the pipe ends, the SuperExec is dead, and the
+tasks that it left are watched from here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flwr")
 
-DONE = 113  # the exit status of a task's process that came to its end; an app that ends it, with 0 say, has another
+DONE = 113  # the exit status of a task that completed; if an app exits, with 0 for example, it is another
 _GRACE = 2.0  # seconds between asking a task to end and ending it
 
 
@@ -33,21 +33,21 @@ class Reports:
         self.pipe = pipe
 
     def began(self, pid: int, token: str) -> None:
-        """Say that a task has a process."""
+        """Report that a task has a process."""
         self._say({"pid": pid, "token": token})
 
     def ended(self, pid: int, status: int) -> None:
-        """Say how a task's process ended; a negative status is a signal."""
+        """Report how a task's process ended; a negative status is a signal."""
         how = f"was ended by signal {-status}" if status < 0 else f"ended with exit status {status}"
         self._say({"pid": pid, "how": "" if status == DONE else how})
 
     def _say(self, event: dict[str, object]) -> None:
-        with suppress(OSError):  # then there is nobody left who could be told
+        with suppress(OSError):  # then nobody is left to report to
             os.write(self.pipe, (json.dumps(event) + "\n").encode())
 
 
 class TaskWatch:
-    """The other end: the tasks that have a process now. `on_death` is told the token of one that died, and how."""
+    """The other end: the tasks that have a process now. `on_death` gets the token of one that died, and how."""
 
     def __init__(self) -> None:
         self.on_death: Callable[[str, str], None] = lambda _token, _how: None
@@ -55,7 +55,7 @@ class TaskWatch:
         self._lock = threading.Lock()
 
     def listen(self, pipe: int) -> None:
-        """Take in what one SuperExec says, until it is dead. Returns at once."""
+        """Read the reports of one SuperExec until it is dead. Returns at once."""
         threading.Thread(target=self._listen, args=(pipe,), name="tasks", daemon=True).start()
 
     def _listen(self, pipe: int) -> None:
@@ -74,7 +74,7 @@ class TaskWatch:
             threading.Thread(target=self._await, args=(pid,), name="orphan", daemon=True).start()
 
     def _await(self, pid: int) -> None:
-        """Watch a task whose SuperExec died. How it ends is known to its new parent only."""
+        """Watch a task whose SuperExec died. Only its new parent knows how it ends."""
         with suppress(ProcessLookupError):
             _wait_for(os.pidfd_open(pid), None)
         self._over(pid, "ended early")
@@ -87,7 +87,7 @@ class TaskWatch:
             self.on_death(token, how)
 
     def end_all(self) -> None:
-        """End every task: politely, then by force. Nobody is told that they died, for it is known."""
+        """End every task: with SIGTERM, then with SIGKILL. Their deaths are not reported, because they are expected."""
         with self._lock:
             pids, self._tokens = list(self._tokens), {}
         for pid in pids:
