@@ -67,8 +67,8 @@ def guard_runtime_api() -> None:
 
 
 def report_node_id(report: Path) -> None:
-    """Have the id that the SuperLink gives this node written to `report`, when Flower keeps it."""
-    states = internals.node_states().InMemoryNodeState
+    """Write the id that the SuperLink gives this node to `report`, when Flower stores it."""
+    states = type(internals.node_state())
     stock = states.set_node_id
 
     @functools.wraps(stock)
