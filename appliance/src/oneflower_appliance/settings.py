@@ -122,11 +122,13 @@ def run_config_keys(names: Iterable[str], has: Container[str] | None = None) -> 
     run:
 
     - A pre-built app has all these keys, and follows the form: `oneflower run` and the run that FL_USE_CASE starts pass
-    the form's values as run config. `--config` overrides them.
-    - An app of the user's own follows its own configuration, however it is started (`oneflower run`, `flwr run`). It is
-    passed nothing from the form. But if it makes its strategy with `make_strategy`, a key of the strategy that is not
-    in its configuration comes from the form.
-    - Variables without a key apply to every run: FL_ROUND_TIMEOUT and FL_CHECKPOINT_*, for example.
+    the form's values as run config. `--config` overrides them. Plain `flwr run` passes nothing: there a pre-built app
+    is like any other.
+    - An app of the user's own follows its own configuration and code, however it is started (`oneflower run`, `flwr
+    run`). What these leave open comes from the form: the number of rounds, if the app starts its strategy without one;
+    and the keys of the strategy that are not in its configuration, if it makes its strategy with `make_strategy`.
+    - Variables without a key apply to every run: FL_CHECKPOINT_*, for example. FL_ROUND_TIMEOUT does too, unless the
+    app starts its strategy with a timeout.
 
     When a run begins, one line names the variables of the form that were set and do not apply (`uncounted`).
     """

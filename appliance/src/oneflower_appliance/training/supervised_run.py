@@ -25,7 +25,7 @@ from oneflower_appliance.training.recorder import RunRecord
 from oneflower_appliance.training.strategies import read_form, variables_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Container, Iterable, Mapping
 
     from flwr.app import Message, MetricRecord
     from flwr.serverapp.strategy import Strategy
@@ -66,8 +66,13 @@ class SupervisedRun:
         self._saved: Memory | None = None  # in the checkpoint of the current round
         self._arrays = ArrayRecord()
 
-    def start(self, original: Callable[..., Any], given: dict[str, Any], *, timed: bool) -> Any:
-        """Call Flower's `Strategy.start` with its arguments, or with the rounds that are left."""
+    def start(self, original: Callable[..., Any], given: dict[str, Any], chosen: Container[str]) -> Any:
+        """Call Flower's `Strategy.start` with its arguments, or with the rounds that are left.
+
+        The app has `chosen` some of them. If it chose no number of rounds or no timeout, that comes from the form.
+        """
+        if "num_rounds" not in chosen:
+            given["num_rounds"] = read_form(self._config).integer("FL_NUM_ROUNDS")
         self._rounds = given["num_rounds"]
         if line := uncounted(self._form, self._used()):
             log.warning("%s", line)
@@ -79,7 +84,7 @@ class SupervisedRun:
             given["initial_arrays"] = ArrayRecord({name: Array(array) for name, array in found.arrays.items()})
             self._evaluate_only = bool(self._beginning.unevaluated)
             self._restore()
-        if not timed:
+        if "timeout" not in chosen:
             given["timeout"] = float(self._form.integer("FL_ROUND_TIMEOUT"))
         self._timeout = given["timeout"]
         self._grid = given["grid"]

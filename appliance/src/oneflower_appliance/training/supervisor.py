@@ -28,8 +28,8 @@ def supervise(runs: Path, checkpoints: Path) -> None:
     @functools.wraps(original)
     def start(self: Strategy, grid: Any, *args: Any, **kwargs: Any) -> Any:
         given = inspect.signature(original).bind(self, grid, *args, **kwargs)
-        timed = "timeout" in given.arguments
+        chosen = frozenset(given.arguments)
         given.apply_defaults()
-        return SupervisedRun(self, grid.run, runs, checkpoints).start(original, dict(given.arguments), timed=timed)
+        return SupervisedRun(self, grid.run, runs, checkpoints).start(original, dict(given.arguments), chosen)
 
     Strategy.start = start  # type: ignore[method-assign]
