@@ -49,7 +49,7 @@ def launch(command: Sequence[str], log: Path, environment: Mapping[str, str] | N
             list(command), env=None if environment is None else dict(environment), stdin=subprocess.DEVNULL,
             stdout=stream, stderr=stream, start_new_session=True, cwd="/",
         )  # fmt: skip
-    process.returncode = 0  # nobody waits for it here: whoever started it watches its pid
+    process.returncode = 0  # nobody waits for it here: the caller watches its pid
     return process.pid
 
 

@@ -292,7 +292,7 @@ def test_what_can_never_finish_is_named_and_not_waited_for(world, change, cause)
             made.wait_ready(PATIENCE)
         assert caught.value.code is ExitCode.DEPLOY_FAILED
         assert time.monotonic() - started < PATIENCE
-        assert world.state(made) in (1, 11), "OneFlow itself would wait for ever"
+        assert world.state(made) in (1, 11), "OneFlow itself would wait forever"
         assert any(cause in found for found in made.status().causes), "`show` says so, too"
 
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the 
 
 
 class Fleet:
-    """A run that goes on, a node that is online, and a message for it."""
+    """An active run, a node that is online, and a message for it."""
 
     def __init__(self, folder, *, warm):
         factory = linkstate_factory(folder)

@@ -419,7 +419,7 @@ class Joining(RuleBasedStateMachine):
         self.world.look(self.nodes, times=len(self.nodes) + 15)
         present = {base64.b64decode(text).decode() for vm, text in self.world.gate.keys.items() if vm in self.nodes}
         if self.nodes:
-            assert set(self.world.known) == present, "exactly the nodes of the service are let in"
+            assert set(self.world.known) == present, "exactly the nodes of the service are admitted"
 
     @rule()
     def look(self):

@@ -210,7 +210,7 @@ def test_a_newer_image_updates_the_same_entries(contribution, tmp_path):
     assert f"SERVICES := lithops example {APP}\n\n.DEFAULT" in makefile.read_text()
     before, after = entries(contribution), entries(tmp_path / "checkout")
     assert [entry["name"] for entry in before] == [entry["name"] for entry in after]
-    assert all(a["version"] != b["version"] for a, b in zip(before, after, strict=True)), "clients read it anew"
+    assert all(a["version"] != b["version"] for a, b in zip(before, after, strict=True)), "clients read it again"
     assert after[0]["images"][0]["checksum"]["sha256"] == "f" * 64
 
 

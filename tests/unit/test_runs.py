@@ -410,7 +410,7 @@ def test_an_interrupt_stops_the_run_or_says_that_it_may_go_on(link):
     link.posted = lambda path: None
     with pytest.raises(KeyboardInterrupt):
         training.finish(link.client, "5", "app", Path(), observer)
-    assert said[-1] == "Note: run 5 may go on: Run 5 cannot be stopped: no such app."
+    assert said[-1] == "Note: run 5 may still be running: Run 5 cannot be stopped: no such app."
 
 
 def test_an_interrupt_while_the_id_of_the_run_is_told_stops_it_too(link):

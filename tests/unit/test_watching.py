@@ -444,7 +444,7 @@ def test_secrets_of_the_environment_do_not_reach_flower(monkeypatch):
 
 def test_the_status_file_tells_what_failed(machine):
     def fail():
-        raise OneflowerError("It broke.", "Mend it.")
+        raise OneflowerError("It broke.", "Fix it.")
 
     with pytest.raises(OneflowerError):
         machine.journal.run([Step("one", lambda: "fine"), Step("two", fail), Step("three", lambda: "never")])

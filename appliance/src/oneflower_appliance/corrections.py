@@ -1,8 +1,8 @@
 """The bugs of Flower that this appliance corrects.
 
-Each entry says what the bug is, where it is in Flower's source, what upstream knows of it, and which releases have it.
-A correction is applied to these releases only. For each there is a test that shows the bug on the stock function, and
-so fails when a release has fixed it (tests/unit/flower/test_corrections.py): then the release leaves the list, and a
+Each entry says what the bug is, where it is in Flower's source, what upstream knows about it, and which releases have
+it. A correction is applied to these releases only. Each has a test that shows the bug in the stock function, and so
+fails when a release has fixed it (tests/unit/flower/test_corrections.py): then the release leaves the list, and a
 correction without releases is deleted.
 """
 
@@ -16,7 +16,7 @@ _NOT_REPORTED = "not reported as of flwr 1.42"
 
 @dataclass(frozen=True)
 class Correction:
-    """A bug of Flower's. `releases` are minor releases, such as 1.41; `upstream` is a link or says that none exists."""
+    """A bug of Flower. `releases` are minor releases, such as 1.41; `upstream` is a link or says that none exists."""
 
     bug: str
     where: str
@@ -32,14 +32,14 @@ class Correction:
 ANSWER_IN_TURN = Correction(
     "When a run is stopped while a SuperNode takes a message of it, the message is dropped and its task is not. The "
     "loop then takes the reply to that for the reply to its next message, and from there on sends each reply one "
-    "message too late. The round waits for ever.",
+    "message too late. The round waits forever.",
     "flwr/supernode/start_client_internal.py: _pull_and_store_message, RunNotRunningException after create_task",
     "https://github.com/flwrlabs/flower/pull/7079 (its review warns of tasks without a message; corrected there for "
     "other errors, not for this one)",
     ("1.41", "1.42"),
 )
 HALF_REPLIES = Correction(
-    "When a ClientApp dies with a part of its reply handed over, the SuperNode's loop waits for the rest for ever.",
+    "When a ClientApp dies with a part of its reply handed over, the SuperNode's loop waits forever for the rest.",
     "flwr/supernode/start_client_internal.py: _push_messages, yield_object_contents",
     _NOT_REPORTED,
     ("1.41", "1.42"),
@@ -48,7 +48,7 @@ LOST_DELIVERIES = Correction(
     "When a SuperNode dies with a message and is back before its heartbeat is missed, the message is neither delivered "
     "again nor answered. The round waits for it until it times out. The same holds for half a reply.",
     "flwr/server/superlink/linkstate/sql_linkstate.py: SqlLinkState.activate_node, get_message_res",
-    f"{_NOT_REPORTED}; nodes that stay away are dealt with since https://github.com/flwrlabs/flower/pull/4968",
+    f"{_NOT_REPORTED}; nodes that stay away are handled since https://github.com/flwrlabs/flower/pull/4968",
     ("1.41", "1.42"),
 )
 ENDED_RUNS_ARE_KEPT = Correction(

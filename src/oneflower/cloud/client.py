@@ -1,7 +1,7 @@
 """One cloud: its OneFlow, its core, and its surroundings, in which the two kinds of clouds differ.
 
-Every failure becomes one `OneflowerError`. Every wait has a limit. Whoever waits for a cloud anyway can wait through
-its short outages too (`Cloud.patient`).
+Every failure becomes one `OneflowerError`. Every wait has a limit. A caller that waits for a cloud anyway can wait
+through its short outages too (`Cloud.patient`).
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def begin(cloud: Cloud, name: str, settings: Mapping[str, str], bounds: Bounds, 
     except UnreachableError as error:
         if not error.asked:
             raise
-        hint = f"{error.hint} It may have created {name} all the same: look with `oneflower ls`."
+        hint = f"{error.hint} It may have created {name} anyway: look with `oneflower ls`."
         raise OneflowerError(error.message, hint, error.code) from error
     except KeyboardInterrupt:
         _take_back(cloud, made, name)

@@ -110,7 +110,7 @@ class _Silence:
         else:
             what = f"The SuperLink has not answered for {seconds:.0f} s."
         if seconds > self._patience.silence:
-            hint = f"Look with `oneflower show`: {self._observer.machine()}. The run may still be going on."
+            hint = f"Look with `oneflower show`: {self._observer.machine()}. The run may still be running."
             raise OneflowerError(what, hint, ExitCode.RUN_FAILED) from error
         if not self.told and (seconds > self._patience.notice or refused is not None):
             self.told = True

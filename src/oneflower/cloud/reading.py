@@ -118,7 +118,7 @@ def _remarks(vms: tuple[VmStatus, ...], nodes: dict[str, Any], link: Mapping[str
         sizes = ", ".join(sorted(given, key=int))
         remarks.append(
             f"SuperNodes were given shares of different totals (num-partitions {sizes}): those that joined before the "
-            "last scaling keep theirs until they boot again. Their ids are unique all the same."
+            "last scaling keep theirs until they boot again. Their ids are unique anyway."
         )
     least = nodes.get("min_vms")
     if least is not None and nodes["cardinality"] < least:

@@ -130,9 +130,9 @@ def _stop(link: SuperLinkClient, run_id: str, observer: Observer) -> None:
             run_id = following.last_of(link, run_id)
         link.stop(run_id)
     except OneflowerError as error:
-        observer.notify(Note(f"run {run_id} may go on: {error.message}"))
+        observer.notify(Note(f"run {run_id} may still be running: {error.message}"))
     except KeyboardInterrupt:
-        observer.notify(Note(f"run {run_id} may go on: stopping it was interrupted."))
+        observer.notify(Note(f"run {run_id} may still be running: stopping it was interrupted."))
         raise
     else:
         observer.notify(Note(f"run {run_id} is stopped."))

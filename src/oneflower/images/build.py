@@ -47,7 +47,7 @@ def _silent(_what: str) -> Iterator[None]:
 def build(spec: ImageSpec, folder: Path, cache: Path, step: Step = _silent, *, fresh: bool = False) -> Built:
     """Build the image into `folder`. Raises `OneflowerError`.
 
-    `cache` keeps what other images are made of, too; `fresh` makes that anew. `step` is entered for each step.
+    `cache` keeps what other images are made of, too; `fresh` makes that again. `step` is entered for each step.
     """
     check_tools()
     for path in (folder, cache):

@@ -35,7 +35,7 @@ class AppImage:
 
     @property
     def version(self) -> str:
-        """The version of the app: another image has another one, so that OpenNebula reads the catalogue anew."""
+        """The version of the app: another image has another one, so that OpenNebula reads the catalogue again."""
         day = datetime.datetime.fromtimestamp(self.created, datetime.UTC)
         return f"{self.oneflower}-flwr{self.flower}-{day:%Y%m%d}-{self.sha256[:8]}"
 

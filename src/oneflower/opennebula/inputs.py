@@ -1,7 +1,7 @@
 """What a service template asks for, and which variable of which role each answer becomes.
 
-The template itself tells, whatever its rendering and whoever changed it. An input with the name of a variable is that
-variable. An input with another name becomes the variables whose CONTEXT entry in a role refers to it
+The template itself tells, whatever its rendering, and whatever changes were made to it. An input with the name of a
+variable is that variable. An input with another name becomes the variables whose CONTEXT entry in a role refers to it
 (`FL_NUM_ROUNDS = "$ONEAPP_FLOWER_TRAINING_ROUNDS"`).
 """
 

@@ -41,7 +41,7 @@ class _Lexer:
         self._forbidden = -1
 
     def take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        """Return the match of a pattern, and go on after it."""
+        """Return the match of a pattern, and continue after it."""
         if match := pattern.match(self._text, self._position):
             self._position = match.end()
         return match

@@ -63,7 +63,7 @@ def local_torch(links: Sequence[str], python: str = "", machine: str = "") -> Pa
 def with_torch(listed: str, wheel: Path) -> str:
     """Return a list of pinned packages with this build of PyTorch in place of the registry's and its dependencies.
 
-    The hash is that of the file itself: whoever tells pip to look into a folder trusts what is in it.
+    The hash is that of the file itself: a user who tells pip to search a folder trusts its content.
     """
     packages = re.split(r"\n(?=\S)", listed.strip())
     kept = (package for package in packages if not _OF_TORCH.match(package))

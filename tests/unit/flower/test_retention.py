@@ -296,4 +296,4 @@ def test_a_node_keeps_runs_that_go_on(node):
     pull(4)
     assert sorted(state.run_store) == [3, 4, 666], "also one of which the SuperLink could not tell"
     assert set(state.fab_store) == {hash_of(run) for run in (3, 4, 666)}
-    assert 2 in state.run_series_context_store, "a later run of its series goes on from it"
+    assert 2 in state.run_series_context_store, "a later run of its series continues from it"

@@ -68,7 +68,7 @@ class Trust:
     def _check_pin(self, pin: str) -> None:
         """Refuse another CA than the one that this VM has trusted before, from the same VM.
 
-        A SuperLink that OneFlow replaced is another VM, as OneFlow itself tells; no other VM can feign that.
+        A SuperLink that OneFlow replaced is another VM, as OneFlow reports; no other VM can fake that.
         """
         try:
             vm, ca = self._pin_path.read_text(encoding="ascii").split()
@@ -79,7 +79,7 @@ class Trust:
                 f"The SuperLink's VM {vm} published another CA certificate than the one that this SuperNode has "
                 "trusted so far.",
                 "Another VM of the service may have changed it: restart the SuperLink's VM, which publishes its own "
-                f"again. If that VM was made anew with an empty disk, accept its CA: delete {self._pin_path} here.",
+                f"again. If that VM was created again with an empty disk, accept its CA: delete {self._pin_path} here.",
                 ExitCode.CONFLICT,
             )
 

@@ -96,7 +96,7 @@ def _routes(nic: _Nic, remarks: list[str]) -> Iterator[str]:
         if method in ("dhcp", "auto", "disable") or (name == "GATEWAY6" and nic["IP6_GATEWAY"]):
             continue
         for gateway in _valid(nic.words(name)[:1], f"{nic.prefix}_{name}", remarks):
-            # The gateway may be outside the network of the address: then it is on the link all the same.
+            # The gateway may be outside the network of the address: then it is on the link anyway.
             yield from ("", "[Route]", f"Gateway={gateway}", "GatewayOnLink=yes")
             if nic[metric].isdigit():
                 yield f"Metric={nic[metric]}"
