@@ -15,6 +15,8 @@ import typer
 
 from oneflower.cli.app import app
 
+from . import forked
+
 COMMANDS = [
     "demo",
     "up",
@@ -38,11 +40,10 @@ COMMANDS = [
 @pytest.fixture
 def oneflower(tmp_path):
     def run(*arguments, stdin=None, **environment):
-        return subprocess.run(
-            [sys.executable, "-c", "from oneflower.cli import main; main()", *arguments],
-            input=stdin, capture_output=True, text=True, check=False, cwd=tmp_path,
-            env={**os.environ, "ONEFLOWER_HOME": str(tmp_path / "home"), "COLUMNS": "200", "NO_COLOR": "1", **environment},
-        )  # fmt: skip
+        own = {"ONEFLOWER_HOME": str(tmp_path / "home"), "COLUMNS": "200", "NO_COLOR": "1"}
+        return forked.run(
+            "oneflower.cli", *arguments, stdin=stdin, cwd=tmp_path, env={**os.environ, **own, **environment}
+        )
 
     yield run
     if (tmp_path / "home").exists():
