@@ -1,6 +1,6 @@
 """Our programs, each run in a process of its own that need not import anything: it is forked from one that only has.
 
-Python starts and imports a program in more time than most runs of it take.
+Starting Python and importing a program takes longer than most runs of it.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,20 +16,46 @@ from pathlib import Path
 
 _FORKS = multiprocessing.get_context("forkserver")
 _LOOK_AT_NO_ENVIRONMENT = ["httpx", "pyone", "rich.columns", "rich.markdown", "rich.panel", "rich.table"]
-_FORKS.set_forkserver_preload(["oneflower.cli.app", "oneflower.cli.entry", "oneflower.api", *_LOOK_AT_NO_ENVIRONMENT])
+_OURS = ["oneflower.api", "oneflower.cli.app", "oneflower.cli.entry", "oneflower_appliance.agent.agent"]
+_FORKS.set_forkserver_preload([*_OURS, *_LOOK_AT_NO_ENVIRONMENT])
 _STREAMS = ("stdin", "stdout", "stderr")
 
 
-def run(module, *arguments, stdin, cwd, env):
+class Forked:
+    """A process that runs `main` of a module. Its streams are files of these names in `folder`."""
+
+    def __init__(self, module, *arguments, folder, stdin="", cwd=".", env=os.environ):
+        (folder / "stdin").write_text(stdin)
+        self._process = _FORKS.Process(target=_become, args=(folder, module, arguments, cwd, dict(env)))
+        self._process.start()
+
+    def wait(self, seconds=None):
+        """Return how it ended. Raises `TimeoutError` if it has not by then."""
+        self._process.join(seconds)
+        if self._process.exitcode is None:
+            raise TimeoutError
+        return self._process.exitcode
+
+    def send_signal(self, number):
+        if self._process.is_alive():
+            os.kill(self._process.pid, number)
+
+    def end(self):
+        """Ask it to end, and see to it."""
+        self.send_signal(signal.SIGTERM)
+        try:
+            self.wait(10)
+        except TimeoutError:
+            self.send_signal(signal.SIGKILL)
+            self.wait()
+
+
+def run(module, *arguments, stdin=None, **settings):
     """Run `main` of a module, and return what it said and how it ended, as `subprocess.run` does."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "stdin").write_text(stdin or "")
-        process = _FORKS.Process(target=_become, args=(folder, module, arguments, cwd, env))
-        process.start()
-        process.join()
-        said = ((folder / stream).read_text() for stream in _STREAMS[1:])
-        return subprocess.CompletedProcess(arguments, process.exitcode, *said)
+        ended = Forked(module, *arguments, folder=Path(name), stdin=stdin or "", **settings).wait()
+        said = [(Path(name) / stream).read_text() for stream in _STREAMS[1:]]
+        return subprocess.CompletedProcess(arguments, ended, *said)
 
 
 def _become(folder, module, arguments, cwd, env):

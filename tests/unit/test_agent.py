@@ -9,8 +9,6 @@ import json
 import signal
 import socket
 import ssl
-import subprocess
-import sys
 import threading
 import time
 
@@ -20,6 +18,9 @@ from oneflower.opennebula.text import context_sh
 from oneflower_appliance.agent import flower_process as flower
 from oneflower_appliance.agent import tls
 
+from . import forked
+
+AGENT = "oneflower_appliance.agent.agent"
 ADDRESS = "127.77.0.9"
 
 
@@ -81,19 +82,13 @@ def agent(tmp_path, gate):
         (folder / "context.sh").write_text(context_sh(entries) if text is None else text)
         if token:
             (folder / "token.txt").write_text(token)
-        command = [sys.executable, "-m", "oneflower_appliance.agent", role, "--home", str(tmp_path / "var")]
-        process = subprocess.Popen([*command, "--context", str(folder)], stderr=subprocess.PIPE, text=True)
-        running.append(process)
-        return process
+        options = ("--home", str(tmp_path / "var"), "--context", str(folder))
+        running.append(forked.Forked(AGENT, role, *options, folder=tmp_path))
+        return running[-1]
 
     yield start
     for process in running:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.communicate(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+        process.end()
 
 
 def status(tmp_path):
@@ -302,14 +297,14 @@ def test_status_tells_people_and_programs(agent, gate, tmp_path):
     gate["answers"]["/service"] = (500, "no")
     agent("supernode")
     until(lambda: status(tmp_path).get("causes"))
-    command = [sys.executable, "-m", "oneflower_appliance.agent", "status", "--home", str(tmp_path / "var")]
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [AGENT, "status", "--home", str(tmp_path / "var")]
+    told = forked.run(*command)
     assert told.returncode == 7
     assert told.stdout.startswith("supernode: starting")
     assert "discover" in told.stdout
-    as_json = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+    as_json = forked.run(*command, "--json")
     assert json.loads(as_json.stdout)["ready"] is False
-    nobody = subprocess.run([*command[:-1], str(tmp_path)], capture_output=True, text=True, check=False)
+    nobody = forked.run(*command[:-1], str(tmp_path))
     assert nobody.returncode == 4
     assert "No agent has run here" in nobody.stderr
 
