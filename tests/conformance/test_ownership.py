@@ -575,6 +575,8 @@ def test_a_rule_lets_a_user_use_what_permissions_do_not(world):
     assert world.names("one.imagepool", BOB) == ["bobs"]
     assert world.refused(ALICE, "one.image.info", 0)[1] == AUTHORIZATION
     assert world.refused(SECRET, "one.acl.addrule", *parts)[1] == ACTION
+    assert world.refused(SECRET, "one.acl.addrule", *parts[:3], "")[1] == ACTION, "no zone is this zone"
+    assert world.refused(SECRET, "one.acl.addrule", *parts[:3])[1] == ACTION
     assert world("one.acl.delrule", rule) == rule
     assert world.refused(BOB, "one.image.info", 0)[1] == AUTHORIZATION
     assert world.refused(SECRET, "one.acl.delrule", rule)[1] == ACTION

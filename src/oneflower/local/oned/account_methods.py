@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from oneflower.local.oned.compute import Compute
     from oneflower.local.oned.ownership import Method
 
+_THIS_ZONE = "100000000"
 _NOBODYS = Access(octet="000")
 
 
@@ -218,10 +219,10 @@ class AclMethods:
     def __init__(self, compute: Compute) -> None:
         self._rights = compute.catalogue.rights
 
-    def add(self, asking: Asking, user: str, resource: str, rights: str, zone: str = "100000000") -> int:
+    def add(self, asking: Asking, user: str, resource: str, rights: str, zone: str = "") -> int:
         """Store a rule; its parts are hexadecimal numbers."""
         self._need(asking)
-        return self._rights.add_rule(Rule(*(int(part, 16) for part in (user, resource, rights, zone))))
+        return self._rights.add_rule(Rule(*(int(part, 16) for part in (user, resource, rights, zone or _THIS_ZONE))))
 
     def delete(self, asking: Asking, number: int) -> int:
         """Remove a rule."""
