@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import io
 import re
 import shlex
 import subprocess
 import sys
+import tokenize
 from contextlib import suppress
 from pathlib import Path
 
@@ -149,3 +152,48 @@ def test_the_architecture_names_every_room_and_every_module_that_it_names_exists
     named = re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py)`", page + (ROOT / "docs/how-it-works.md").read_text())
     paths = [str(path) for base in (appliance, operator) for path in base.rglob("*.py")]
     assert [name for name in named if not any(path.endswith("/" + name) for path in paths)] == []
+
+
+# Words that a native reader stumbles over. CONTRIBUTING says how to write instead.
+ODD = re.compile(
+    r"\b(?:mend(?:s|ed|ing)?|anew|for ever|confess\w*|shall|whoever|tells of|told of|goes on|if need be|for want of"
+    r"|(?:is|are) let in|let (?:it|them) in|can(?:not| not)? be had|one a line|of one's own|feign\w*"
+    r"|is no (?:valid|checksum|signature|address|number|key|base64))\b",
+    re.IGNORECASE,
+)
+
+
+def prose_of(path):
+    """Yield the texts of a page, or the docstrings, messages and comments of a module, each with the line on which it starts."""
+    text = path.read_text()
+    if path.suffix != ".py":
+        for paragraph in re.finditer(r"(?:[^\n]+\n?)+", text):
+            yield text.count("\n", 0, paragraph.start()) + 1, re.sub(r"^#", "", paragraph[0], flags=re.MULTILINE)
+        return
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.lineno, node.value
+    comments, after = [], -1
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            line, words = token.start[0], token.string.lstrip("#")
+            if line == after + 1:
+                comments[-1] = (comments[-1][0], f"{comments[-1][1]} {words}")
+            else:
+                comments.append((line, words))
+            after = line
+    yield from comments
+
+
+def test_pages_docstrings_messages_and_comments_are_in_plain_english():
+    folders = [ROOT / name for name in ("src", "appliance/src", "scripts", "tests")]
+    modules = [path for folder in folders for path in sorted(folder.rglob("*.py")) if path != Path(__file__)]
+    assert len(modules) > 200
+    others = [ROOT / name for name in ("Makefile", "pyproject.toml", "scripts/uv", "scripts/need")]
+    odd = [
+        f"{path.relative_to(ROOT)}:{line}: {found[0]}"
+        for path in PAGES + modules + others
+        for line, text in prose_of(path)
+        for found in ODD.finditer(" ".join(text.split()))
+    ]
+    assert odd == [], "\n".join(odd)

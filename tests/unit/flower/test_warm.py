@@ -115,7 +115,7 @@ def spec(number, **values):
         "suppress_output": False, "task_id": number, **values})
 
 def tell(**values):
-    os.write(1, (json.dumps({"pid": os.getpid()} | values) + "\\n").encode())  # whole, whoever else writes
+    os.write(1, (json.dumps({"pid": os.getpid()} | values) + "\\n").encode())  # in one piece, even if others write
 
 def reap(executor):
     launcher = executor._launcher
