@@ -1,6 +1,6 @@
-"""Builds the disk image from which both roles boot: Debian packages, Python wheels by hash, our units; nothing else.
+"""Builds the disk image that both roles boot from: only Debian packages, Python wheels by hash, and our units.
 
-The parts read from the top: `spec` says what is built, `build` in which steps, and each step has a module.
+`spec` says what is built, `build` has the steps, and each step has a module.
 """
 
 from oneflower.images.build import Built, build

@@ -1,4 +1,4 @@
-"""Compiles what Python code an image has, so that a boot reads bytecode only and asks no file for its date."""
+"""Compiles the Python code of an image, so that a boot reads only bytecode and checks no dates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of an image beside it: versions, sizes, checksums."""
+"""The manifest next to an image: versions, sizes, checksums."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from oneflower.images.spec import ImageSpec
 
 _CHUNK = 1 << 20
-# What `register` gives a machine unless somebody says otherwise: megabytes, by variant.
+# The memory that `register` gives a machine by default: megabytes, by variant.
 MEMORY = {"none": 1024, "sklearn": 2048, "pytorch": 4096, "tensorflow": 4096, "llm": 8192}
 
 
@@ -54,7 +54,7 @@ def manifest(
 
 
 def checksums(path: Path) -> tuple[str, str]:
-    """Return md5, which OpenNebula checks, and sha256, by which people know a file."""
+    """Return md5, which OpenNebula checks, and sha256, with which people identify a file."""
     md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
@@ -64,7 +64,7 @@ def checksums(path: Path) -> tuple[str, str]:
 
 
 def contents(path: Path) -> str:
-    """Return a digest of what is on a disk, most of which is empty: of each piece that is not, and where it is."""
+    """Return a digest of the content of a disk that is mostly empty: of each piece that is not, and its place."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         end = stream.seek(0, os.SEEK_END)
@@ -72,7 +72,7 @@ def contents(path: Path) -> str:
         while place < end:
             try:
                 place = stream.seek(place, os.SEEK_DATA) // _CHUNK * _CHUNK
-            except OSError:  # nothing but emptiness up to the end
+            except OSError:  # the rest is empty
                 break
             stream.seek(place)
             piece = stream.read(_CHUNK)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Package:
-    """One package of an image. `kind` is deb or pypi. `licence` is what the package says, in its own words."""
+    """One package of an image. `kind` is deb or pypi. `licence` is the package's own text."""
 
     kind: str
     name: str

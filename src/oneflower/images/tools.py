@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 GRUB = Path("/usr/lib/grub")
 
-# What is looked for, and the Debian package that brings it.
+# The commands that are needed, and the Debian package that has each.
 _COMMANDS = {
     "mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "debugfs": "e2fsprogs", "sfdisk": "fdisk",
     "qemu-img": "qemu-utils", "grub-mkimage": "grub-common", "mkfs.vfat": "dosfstools", "mcopy": "mtools",

@@ -1,4 +1,4 @@
-"""Writes what a marketplace of OpenNebula needs for an image and the form: a contribution, or a private marketplace."""
+"""Writes what an OpenNebula marketplace needs for an image and the form: as a contribution, or for a private one."""
 
 from oneflower.marketplace.app_image import AppImage, read_image
 from oneflower.marketplace.catalogue import Publisher

@@ -1,4 +1,4 @@
-"""What a marketplace must know of an image: read from the manifest that `oneflower image build` writes beside it."""
+"""What a marketplace must know about an image, read from the manifest that `oneflower image build` writes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from oneflower_appliance.parameters import FLOWER_TESTED
 if TYPE_CHECKING:
     from pathlib import Path
 
-_MEMORY = 4096  # megabytes, where the manifest does not say what suits
+_MEMORY = 4096  # megabytes, if the manifest does not say
 
 
 @dataclass(frozen=True)
 class AppImage:
-    """One image. `size` is that of its disk in bytes, as catalogues want it, not that of its file."""
+    """One image. `size` is the size of its disk in bytes, as catalogues expect, not the size of its file."""
 
     name: str
     file: str
@@ -35,7 +35,7 @@ class AppImage:
 
     @property
     def version(self) -> str:
-        """The version of the app: another image has another one, so that OpenNebula reads the catalogue again."""
+        """The version of the app. Each image has its own, so that OpenNebula reads the catalogue again."""
         day = datetime.datetime.fromtimestamp(self.created, datetime.UTC)
         return f"{self.oneflower}-flwr{self.flower}-{day:%Y%m%d}-{self.sha256[:8]}"
 

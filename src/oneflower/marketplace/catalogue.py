@@ -1,8 +1,8 @@
 """The two entries of the catalogue: the image with the machine that boots it, and the service with the form.
 
 Both roles of the service name the same app. What differs between them is in the CONTEXT of the role. When the service
-is imported, OpenNebula puts the id of the app's VM template into each role as `vm_template`. OneFlow 7 takes that for
-a template of OpenNebula 6 and converts it; what has the names of 7 stays as it is.
+is imported, OpenNebula puts the id of the app's VM template into each role as `vm_template`. OneFlow 7 takes the
+template for one of OpenNebula 6 and converts it; parts with the names of 7 stay as they are.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LABELS = {"none": "no framework", "sklearn": "scikit-learn", "pytorch": "PyTorc
 
 @dataclass(frozen=True)
 class Publisher:
-    """Who publishes, and at which URL the file of the image is."""
+    """The publisher, and the URL of the image's file."""
 
     url: str
     name: str = "oneflower"
@@ -41,12 +41,12 @@ def _label(image: AppImage) -> str:
 
 
 def identifier(image: AppImage, what: str) -> uuid.UUID:
-    """Return the UUID of an entry: that of a variant stays the same, so that a newer image updates the older one."""
+    """Return the UUID of an entry. It stays the same for a variant, so that a newer image updates the older one."""
     return uuid.uuid5(_NAMESPACE, f"{image.variant} {what}")
 
 
 def app_name(image: AppImage) -> str:
-    """Return the name of the app with the image, by which the service refers to it."""
+    """Return the name of the image's app. The service refers to it by this name."""
     return f"Flower Node ({_label(image)})"
 
 

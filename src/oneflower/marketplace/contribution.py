@@ -1,6 +1,6 @@
 """The files of a contribution to the community's marketplace, and of a private marketplace.
 
-A contribution has the layout of OpenNebula/marketplace-community: it is copied over a checkout of that as it is.
+A contribution has the layout of OpenNebula/marketplace-community, so it can be copied over a checkout of that.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ _OVERLAY = (
     "usr/lib/oneflower/ready",
 )
 _MAKEFILE = Path("apps-code/community-apps/Makefile.config")
-_DISK = 10240  # megabytes at least, of the image that packer makes
+_DISK = 10240  # megabytes, the least for the image that packer makes
 
 
 @dataclass(frozen=True)
 class Written:
-    """What was written: the contribution's app, its files, and whether its name stands in Makefile.config."""
+    """What was written: the contribution's app, its files, and whether its name is in Makefile.config."""
 
     app: str
     files: tuple[Path, ...]
@@ -115,7 +115,7 @@ def render_private(image: AppImage, folder: Path) -> Path:
 
 
 def _known(app: str, image: AppImage, wheel: str) -> dict[str, str]:
-    """Return what stands for the words @LIKE_THIS@ in the files."""
+    """Return the replacements for the words @LIKE_THIS@ in the files."""
     fields = form_fields()
     params = [f"    '{f.input}' 'configure' {_quoted(f.label or p.meaning)} {_quoted(p.default)}" for f, p in fields]
     rows = [f"| `{f.input}` | {p.default} | {f.label or p.meaning} |" for f, p in fields]
@@ -151,7 +151,7 @@ def _filled(name: str, known: Mapping[str, str]) -> str:
 
 
 def _metadata(app: str, image: AppImage) -> dict[str, Any]:
-    """Return what the marketplace's tests are to know: they boot one machine, with these entries in its context."""
+    """Return the settings of the marketplace's tests: they boot one machine with these entries in its context."""
     template = {
         "NAME": "base",
         "TEMPLATE": {
@@ -197,7 +197,7 @@ def _context(app: str) -> dict[str, Any]:
 
 
 def _overlay() -> dict[str, str]:
-    """Return the units and what else is to be installed: that of our own images, but for what one-context changes."""
+    """Return the units and other files to install: those of our own images, except where one-context differs."""
     files = [*(OVERLAY / name for name in _OVERLAY), _FILES / "oneflower-context.service"]
     return {path.name: path.read_text(encoding="utf-8") for path in files}
 
@@ -219,7 +219,7 @@ def _pinned(image: AppImage) -> str:
 
 
 def _point(link: Path, target: str) -> None:
-    """Make a symbolic link, in the place of what is there."""
+    """Make a symbolic link, and replace what is there."""
     with tempfile.TemporaryDirectory(dir=link.parent) as folder:
         fresh = Path(folder) / link.name
         fresh.symlink_to(target)
@@ -227,7 +227,7 @@ def _point(link: Path, target: str) -> None:
 
 
 def _add_to_makefile(makefile: Path, app: str) -> bool:
-    """Add an app to those that a checkout of the marketplace builds, if this is one; return whether it stands there."""
+    """Add an app to those that a checkout of the marketplace builds, if this is one; return whether it is listed."""
     try:
         text = makefile.read_text(encoding="utf-8")
     except FileNotFoundError:

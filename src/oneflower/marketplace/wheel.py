@@ -1,4 +1,4 @@
-"""The wheel of the appliance, made of the package that is installed here: the same bytes each time."""
+"""The wheel of the appliance, made from the package that is installed here: the same bytes each time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes YAML that every reader takes alike: block style, every text in double quotes or, if it is long, as a block."""
+"""Writes YAML that all readers read alike: block style, texts in double quotes, long texts as blocks."""
 
 from __future__ import annotations
 
