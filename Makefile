@@ -6,7 +6,7 @@ FAST = pytest tests/unit tests/conformance tests/lifecycle -n 4
 # Container images often tell Python to keep no compiled files. Then each of a hundred processes would compile everything.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-cloud check types fast coverage e2e releases campaign bench bench-rounds docs lock clean
+.PHONY: help demo new-use-case test test-cloud check types fast coverage e2e releases campaign bench bench-rounds docs lock clean
 help:
 	@echo "make demo    the whole job on this machine: deploy, train, show, save, clean up"
 	@echo "make test    all tests (make check, those with real Flower processes, make releases)"
@@ -17,6 +17,7 @@ help:
 	@echo "make campaign  kill every process in every phase of a run, a hundred times (half an hour)"
 	@echo "make bench   speed, as ratios to the same processes started by hand"
 	@echo "make bench-rounds  speed of rounds, part by part, compared with stock Flower (half an hour)"
+	@echo "make new-use-case NAME=...  make the folder of another pre-built app, and say which line it needs"
 	@echo "make docs    write the generated pages of docs/"
 	@echo "make lock    resolve all dependencies again"
 
@@ -62,6 +63,9 @@ bench:
 
 bench-rounds:
 	$(RUN) python scripts/bench_rounds.py
+
+new-use-case:
+	$(RUN) python scripts/new_use_case.py $(NAME)
 
 docs:
 	$(RUN) python scripts/generate_docs.py
