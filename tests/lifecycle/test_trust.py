@@ -39,6 +39,7 @@ def publish(world, link, **changes):
         "FL_CONTROL_ENDPOINT": "127.0.0.1:8000",
         "FL_TLS": "YES",
         "FL_VERSION": "1.41.0",
+        "FL_CERT_EXPIRES": "2030-01-01",
         "FL_CA_CERT": encoded("the CA"),
         "FL_SSH_HOST_KEYS": encoded("ssh-ed25519 AAAA"),
     }
@@ -67,6 +68,7 @@ ATTACKS = {
     "the host keys": ("FL_SSH_HOST_KEYS", encoded("ssh-ed25519 BBBB"), "does not carry the proof"),
     "the endpoint": ("FL_ENDPOINT", "127.66.6.6:9092", "which is not an address of that VM"),
     "TLS": ("FL_TLS", "NO", "does not carry the proof"),
+    "when its certificates expire": ("FL_CERT_EXPIRES", "2026-01-01", "does not carry the proof"),
     "no address": ("FL_CONTROL_ENDPOINT", "nowhere", "is not an address"),
     "the proof": ("FL_PROOF", "00" * 32, "does not carry the proof"),
 }

@@ -8,18 +8,21 @@ import json
 import socket
 import ssl
 import time
+from types import SimpleNamespace
 
 import httpx
 import pytest
 from cryptography import x509
 
 from oneflower_appliance.agent import tls
+from oneflower_appliance.agent.duties import Duties
 from oneflower_appliance.agent.expiry import Expiry
 from oneflower_appliance.agent.journal import Journal
 from oneflower_appliance.agent.machine import Machine
 from oneflower_appliance.agent.superlink import LEVELS, SuperLink
 from oneflower_appliance.expiry import warning
 from oneflower_appliance.flower import serving
+from oneflower_appliance.proof import prove, proves
 from oneflower_appliance.settings import resolve
 
 from .served import ADDRESS, Counting, Served
@@ -170,6 +173,25 @@ def test_a_superlink_publishes_when_its_certificates_end_and_its_machine_is_degr
     assert health(tmp_path)["health"] == "degraded"
     assert "in 13 days" in health(tmp_path)["causes"][0]
     assert health(tmp_path)["ready"]
+
+
+def test_when_certificates_end_is_proven_and_proven_again_when_one_is_renewed(made, clock, tmp_path):
+    class Proving(Gate):
+        def prove(self, values):
+            return {**values, "FL_PROOF": prove("token", 1, values)}
+
+    gate, journal = Proving(), Journal("superlink", tmp_path / "status.json")
+    machine = Machine(tmp_path, {}, resolve({}, LEVELS), journal, gate)
+    keeper = SimpleNamespace(following=False, runs=(), look=lambda *_: {})
+    link = Duties(machine, keeper, expiry=Expiry(made, NAMES, clock))
+    gate.publish(link.begin({"FL_ENDPOINT": "10.0.0.1:9092"}))
+    first = gate.attributes_now["FL_CERT_EXPIRES"]
+    assert proves("token", 1, gate.attributes_now)
+    assert not proves("token", 1, gate.attributes_now | {"FL_CERT_EXPIRES": "2099-01-01"}), "which a member wrote"
+    clock.now = served_until(made) - 10 * DAY
+    link.look()
+    assert gate.attributes_now["FL_CERT_EXPIRES"] > first
+    assert proves("token", 1, gate.attributes_now)
 
 
 def health(home):

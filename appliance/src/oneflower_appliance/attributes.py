@@ -40,12 +40,16 @@ class Coding(StrEnum):
 
 @dataclass(frozen=True)
 class Attribute:
-    """One attribute. The meaning of a packed one gives its format, or names what reads and writes it."""
+    """One attribute. The meaning of a packed one gives its format, or names what reads and writes it.
+
+    The proof in FL_PROOF covers those that are `proven`: a value that another VM wrote does not fit it.
+    """
 
     name: str
     publisher: Publisher
     coding: Coding
     meaning: str
+    proven: bool = False
 
     def write(self, value: str) -> str:
         """Return `value` as it is published."""
@@ -84,16 +88,20 @@ FEATURES_OFF = Attribute(
     "FL_FEATURES_OFF", _BOTH, Coding.BASE64, "What is off because the release of Flower lacks a name, one line each"
 )
 ROLE = Attribute("FL_ROLE", _BOTH, Coding.PLAIN, "superlink or supernode")
-VERSION = Attribute("FL_VERSION", _BOTH, Coding.PLAIN, "The release of Flower")
+VERSION = Attribute("FL_VERSION", _BOTH, Coding.PLAIN, "The release of Flower", proven=True)
 
-ENDPOINT = Attribute("FL_ENDPOINT", _LINK, Coding.PLAIN, "host:port of the Fleet API, for SuperNodes")
-CONTROL_ENDPOINT = Attribute("FL_CONTROL_ENDPOINT", _LINK, Coding.PLAIN, "host:port of the Control API, on loopback")
-TLS = Attribute("FL_TLS", _LINK, Coding.FLAG, "Whether the Fleet and Control APIs speak TLS")
-CA_CERT = Attribute("FL_CA_CERT", _LINK, Coding.BASE64, "The CA certificate to trust, in PEM")
-CERT_EXPIRES = Attribute(
-    "FL_CERT_EXPIRES", _LINK, Coding.PLAIN, "The day on which the first of its certificates expires"
+ENDPOINT = Attribute("FL_ENDPOINT", _LINK, Coding.PLAIN, "host:port of the Fleet API, for SuperNodes", proven=True)
+CONTROL_ENDPOINT = Attribute(
+    "FL_CONTROL_ENDPOINT", _LINK, Coding.PLAIN, "host:port of the Control API, on loopback", proven=True
 )
-SSH_HOST_KEYS = Attribute("FL_SSH_HOST_KEYS", _LINK, Coding.BASE64, "The machine's SSH host keys, one per line")
+TLS = Attribute("FL_TLS", _LINK, Coding.FLAG, "Whether the Fleet and Control APIs speak TLS", proven=True)
+CA_CERT = Attribute("FL_CA_CERT", _LINK, Coding.BASE64, "The CA certificate to trust, in PEM", proven=True)
+CERT_EXPIRES = Attribute(
+    "FL_CERT_EXPIRES", _LINK, Coding.PLAIN, "The day on which the first of its certificates expires", proven=True
+)
+SSH_HOST_KEYS = Attribute(
+    "FL_SSH_HOST_KEYS", _LINK, Coding.BASE64, "The machine's SSH host keys, one per line", proven=True
+)
 PROOF = Attribute("FL_PROOF", _LINK, Coding.PLAIN, "Proof for the owner that this machine published these (`proof.py`)")
 PARTITIONS = Attribute("FL_PARTITIONS", _LINK, Coding.PACKED, "The partition of each SuperNode: `/COUNT VM:ID VM:ID`")
 NODES = Attribute("FL_NODES", _LINK, Coding.PACKED, "The SuperNodes that were admitted: `VM:NODE-ID:FINGERPRINT`")

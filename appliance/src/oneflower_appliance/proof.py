@@ -18,13 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PROOF = attributes.PROOF.name
-PROVEN = tuple(
-    found.name
-    for found in (
-        attributes.ENDPOINT, attributes.CONTROL_ENDPOINT, attributes.TLS, attributes.VERSION, attributes.CA_CERT,
-        attributes.SSH_HOST_KEYS,
-    )
-)  # fmt: skip
+PROVEN = tuple(found.name for found in attributes.ATTRIBUTES.values() if found.proven)
 
 
 def prove(token: str, vm: int, published: Mapping[str, str]) -> str:

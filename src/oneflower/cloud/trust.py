@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from oneflower.opennebula.tokens import make_token
-from oneflower_appliance.attributes import CONTROL_ENDPOINT, ENDPOINT, VERSION
+from oneflower_appliance.attributes import CERT_EXPIRES, CONTROL_ENDPOINT, ENDPOINT, VERSION
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
 from oneflower_appliance.formats import split_address
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from oneflower.cloud.core import Vm
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_CHANGING = (VERSION.name, CERT_EXPIRES.name)  # as time goes by, without another SuperLink
 _SHORTEST = 32  # of a TOKEN_PASSWORD
 
 
@@ -94,7 +95,7 @@ def _foreign_address(link: Vm) -> str:
 
 
 def _by_pin(cloud: Cloud, service: int, name: str, link: Vm) -> Trust:
-    known = {attribute: link.attributes.get(attribute, "") for attribute in PROVEN if attribute != VERSION.name}
+    known = {attribute: link.attributes.get(attribute, "") for attribute in PROVEN if attribute not in _CHANGING}
     pinned = json.dumps({"vm": link.id, **known}, indent=1) + "\n"
     place = hashlib.sha256(f"{cloud.endpoints.xmlrpc} {service} {name}".encode()).hexdigest()[:16]
     pin = cloud.surroundings.pins() / f"{service}-{place}.json"

@@ -15,7 +15,7 @@ from oneflower_appliance.agent.shortfalls import Shortfalls
 from oneflower_appliance.roles import NODES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from oneflower_appliance.agent.admission import Admission
     from oneflower_appliance.agent.expiry import Expiry
@@ -50,6 +50,7 @@ class Duties:
         self._expiry = expiry
         self._partitions = partitions or Partitions()
         self._shortfalls = Shortfalls(machine)
+        self._identity: Mapping[str, str] = {}
         self._published: dict[str, str] = {}
         self._nodes: Sequence[int] = ()
         self._silence = Patience(_SILENCE)
@@ -57,10 +58,14 @@ class Duties:
         self._delays: Iterator[float] = iter(())
         self._look_often()
 
-    def begin(self) -> dict[str, str]:
-        """Begin, now that Flower answers. Returns the attributes to publish."""
+    def begin(self, identity: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Begin, now that Flower answers. Returns the attributes to publish.
+
+        `identity` is what the SuperLink publishes about itself, to be proven together with what changes.
+        """
         self._look_at_certificates()
-        self._published = self._tables()
+        self._identity = identity or {}
+        self._published = self._statement()
         self._silence = Patience(_SILENCE)
         self._look_often()
         return self._published
@@ -106,13 +111,18 @@ class Duties:
         self._partitions = self._partitions.after(nodes)
         if self._admission:
             self._admission.look(onegate, nodes)
-        changes = {key: value for key, value in self._tables().items() if self._published.get(key) != value}
+        changes = {key: value for key, value in self._statement().items() if self._published.get(key) != value}
         if changes:
             onegate.publish(changes)
             log.info("%s", ", ".join(f"{key}={value}" for key, value in changes.items()))
             self._published |= changes
             self._look_often()
         return nodes
+
+    def _statement(self) -> dict[str, str]:
+        """Return all that the SuperLink publishes beside its runs, with the proof for what is proven of it."""
+        values, onegate = {**self._identity, **self._tables()}, self._machine.onegate
+        return onegate.prove(values) if onegate and self._identity else values
 
     def _tables(self) -> dict[str, str]:
         """Return what SuperNodes look for, their partitions and their admission, and until when they can connect.

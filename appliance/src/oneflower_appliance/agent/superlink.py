@@ -192,7 +192,7 @@ class SuperLink:
         # A value that does not exist is published as empty, because an old value must not stay next to the new proof.
         ca = self._ca.read_text(encoding="ascii") if self._ca else ""
         keys = host_keys() if self._control[0] in _OWN_LOOPBACK else ""
-        values = {
+        identity = {
             attributes.CA_CERT.name: attributes.CA_CERT.write(ca),
             attributes.SSH_HOST_KEYS.name: attributes.SSH_HOST_KEYS.write(keys),
             attributes.CERT_EXPIRES.name: NOTHING,
@@ -202,6 +202,4 @@ class SuperLink:
             attributes.TLS.name: attributes.TLS.flag(value=bool(self._certificates)),
             attributes.VERSION.name: machine.settings.text("FLOWER_VERSION"),
         }
-        if machine.onegate:
-            values = machine.onegate.prove(values)
-        return machine.publish(values | self._duties.begin() | {READY.name: READY.flag(value=True)})
+        return machine.publish(self._duties.begin(identity) | {READY.name: READY.flag(value=True)})
