@@ -690,3 +690,44 @@ def test_the_vms_of_a_service_change_hands_with_it(world, flows):
     assert (refused.status_code, refused.text) == (401, "[one.vm.chown] User [0] : VM is locked. [1].")
     assert flows["admin"].http.get(f"/service/{service}").json()["DOCUMENT"]["UNAME"] == "oneadmin"
     assert flows["admin"].act(f"/service/{service}", "chown", owner_id=99).status_code == 404
+
+
+def test_a_locked_vm_holds_up_the_end_of_its_service(world, flows):
+    """Sources: shutdown_nodes of vmrole.rb, undeploy_action of LifeCycleManager.rb."""
+    body = SERVICE | {"roles": [SERVICE["roles"][0] | {"cardinality": 2}]}
+    template = flows["admin"].http.post("/service_template", json=body).json()["DOCUMENT"]["ID"]
+    path = f"/service/{flows['admin'].act(f'/service_template/{template}', 'instantiate').json()['DOCUMENT']['ID']}"
+    world.cloud.clock.advance(15)
+    world("one.vm.lock", 1, 1, False)
+    refused = flows["admin"].http.delete(path)
+    assert (refused.status_code, refused.text) == (500, "Error undeploying role a: [2]")
+    world.cloud.clock.advance(15)
+    service = flows["admin"].http.get(path).json()["DOCUMENT"]["TEMPLATE"]["BODY"]
+    assert (service["state"], service["roles"][0]["state"]) == (6, 6), "FAILED_UNDEPLOYING"
+    assert [world.xml("one.vm.info", number).findtext("STATE") for number in (1, 2)] == ["3", "6"]
+    assert [line["message"] for line in service["log"] if line["severity"] == "E"] == [
+        "Role a : Terminate failed for VM 1, will perform a Delete; [one.vm.action] User [0] : VM is locked. [1].",
+        "Role a : Delete failed for VM 1; [one.vm.recover] User [0] : VM is locked. [1].",
+    ]
+    world("one.vm.unlock", 1)
+    assert flows["admin"].act(path, "recover").status_code == 204
+    world.cloud.clock.advance(15)
+    assert flows["admin"].http.get(path).status_code == 404
+    assert world.names("one.vmpool") == ["first"]
+
+
+def test_a_locked_vm_holds_up_a_scale_down(world, flows):
+    body = SERVICE | {"roles": [SERVICE["roles"][0] | {"cardinality": 2}]}
+    template = flows["admin"].http.post("/service_template", json=body).json()["DOCUMENT"]["ID"]
+    path = f"/service/{flows['admin'].act(f'/service_template/{template}', 'instantiate').json()['DOCUMENT']['ID']}"
+    world.cloud.clock.advance(15)
+    world("one.vm.lock", 1, 1, False)
+    refused = flows["admin"].http.post(f"{path}/scale", json={"role_name": "a", "cardinality": 1, "force": True})
+    assert (refused.status_code, refused.text) == (500, "Error undeploying role a: []")
+    service = flows["admin"].http.get(path).json()["DOCUMENT"]["TEMPLATE"]["BODY"]
+    assert (service["state"], service["roles"][0]["state"]) == (9, 9), "FAILED_SCALING"
+    world("one.vm.unlock", 1)
+    assert flows["admin"].act(path, "recover").status_code == 204
+    world.cloud.clock.advance(15)
+    service = flows["admin"].http.get(path).json()["DOCUMENT"]["TEMPLATE"]["BODY"]
+    assert (service["state"], [node["deploy_id"] for node in service["roles"][0]["nodes"]]) == (2, [2])

@@ -121,7 +121,9 @@ class Lifecycle:
         with self._documents.changing(service):
             if given["force"] is not True:
                 self._check_bounds(service, role, cardinality)
-            self._scale(service, role, cardinality)
+            error = self._scale(service, role, cardinality)
+        if error:
+            raise error
 
     def _check_bounds(self, service: Document, role: Role, cardinality: int) -> None:
         try:
@@ -130,22 +132,24 @@ class Lifecycle:
             self._watchdog.watch(service)
             raise CloudError(500, f"Can't scale service {service.id}: {error.message}") from error
 
-    def _scale(self, service: Document, role: Role, cardinality: int) -> None:
+    def _scale(self, service: Document, role: Role, cardinality: int) -> CloudError | None:
         before = role["cardinality"]
         if cardinality == before:
             raise CloudError(500, f"Cardinality of {role['name']} is already at {cardinality}")
         self._documents.set_cardinality(service, role, cardinality)
         for policy in role.get("elasticity_policies") or ():
             policy.pop("true_evals", None)
-        well = True
+        error = None
         if cardinality > before:
             role["scale_way"] = SCALE_UP
             going = (RoleState.SCALING, RoleState.FAILED_SCALING, Purpose.SCALE_UP)
             well = self._steps.deploy_roles(service, [role], *going)
         else:
             role["scale_way"] = SCALE_DOWN
-            self._steps.undeploy_roles(service, [role], RoleState.SCALING, Purpose.SCALE_DOWN)
+            error = self._steps.undeploy_roles(service, [role], RoleState.SCALING, Purpose.SCALE_DOWN)
+            well = error is None
         self._documents.enter(service, ServiceState.SCALING if well else ServiceState.FAILED_SCALING)
+        return error
 
     def add_role(self, service: Document, role: Role) -> None:
         """Add a role to a running service and deploy it at once, also before its parents. Raises `CloudError` 500."""
@@ -171,8 +175,10 @@ class Lifecycle:
             raise CloudError(500, f"Role {name} does not exist")
         with self._documents.changing(service):
             self._watchdog.unwatch(service)
-            self._steps.undeploy_roles(service, [role], RoleState.UNDEPLOYING, Purpose.REMOVE)
-            self._documents.enter(service, ServiceState.UNDEPLOYING)
+            error = self._steps.undeploy_roles(service, [role], RoleState.UNDEPLOYING, Purpose.REMOVE)
+            self._documents.enter(service, ServiceState.FAILED_UNDEPLOYING if error else ServiceState.UNDEPLOYING)
+        if error:
+            raise error
 
     def _need_running(self, service: Document) -> None:
         if service.state is not ServiceState.RUNNING:

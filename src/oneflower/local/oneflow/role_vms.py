@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from oneflower.local.errors import CloudError
+from oneflower.local.oned.rights import Asking, Kind, Right, Want
 from oneflower.local.oneflow.contents import overlay
 from oneflower.local.oneflow.models import Document, Role, node_ids
 from oneflower.opennebula.states import VmState
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from oneflower.local.oneflow.documents import Documents
 
 _RETRY = 2  # the operation of one.vm.recover
+
+
+class LockedError(CloudError):
+    """A role that cannot be undeployed, because some of its VMs are locked."""
 
 
 class RoleVms:
@@ -60,19 +65,43 @@ class RoleVms:
             return waited
 
     def shut_down(self, service: Document, role: Role, *, recover: bool) -> list[int]:
-        """Terminate the surplus VMs of a role, or all of them if there is no surplus. Return their ids."""
+        """Terminate the surplus VMs of a role, or all of them if there is no surplus. Return their ids.
+
+        Raises `LockedError` after the rest is terminated, if some are locked.
+        """
         surplus = len(role["nodes"]) - role["cardinality"]
         doomed = node_ids(role)[:surplus] if surplus else node_ids(role)
         action = role.get("shutdown_action") or service.body.get("shutdown_action") or "terminate"
+        locked = []
         for number in doomed:
             vm = self._compute.vms.get(number)
             if vm is None:
                 continue
-            if recover and vm.failed:
+            if vm.access.lock is not None and self._refused(service, role, vm):
+                locked.append(number)
+            elif recover and vm.failed:
                 self._compute.recover(vm, _RETRY)
             else:
                 self._compute.act(vm, "terminate-hard" if action == "terminate-hard" else "terminate")
+        if locked:
+            gone = [number for number in doomed if number not in locked]
+            raise LockedError(500, f"Error undeploying role {role['name']}: {gone}")
         return doomed
+
+    def _refused(self, service: Document, role: Role, vm: Vm) -> bool:
+        """Whether the lock of a VM refuses its end. OneFlow then tries to delete it, and logs both refusals."""
+        owner = self._compute.catalogue.accounts.user(service.access.uid, "one.user.info")
+        for right, call, text in (
+            (Right.MANAGE, "one.vm.action", "Terminate failed for VM {}, will perform a Delete; {}"),
+            (Right.ADMIN, "one.vm.recover", "Delete failed for VM {}; {}"),
+        ):
+            try:
+                self._compute.catalogue.rights.need(Asking(owner, call), Want(right, Kind.VM, vm.id, vm.access))
+            except CloudError as error:
+                self._documents.note(service, f"Role {role['name']} : {text.format(vm.id, error.message)}", "E")
+            else:
+                return False
+        return True
 
     def release(self, role: Role) -> None:
         """Release the VMs of a role that are on hold."""

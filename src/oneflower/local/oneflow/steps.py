@@ -13,6 +13,7 @@ from oneflower.local.oneflow import rules
 from oneflower.local.oneflow.contents import fill_contents
 from oneflower.local.oneflow.documents import StuckError
 from oneflower.local.oneflow.models import Document, Role, node_ids
+from oneflower.local.oneflow.role_vms import LockedError
 from oneflower.local.oneflow.waits import Purpose, Wait
 from oneflower.opennebula.states import RoleState, ServiceState
 
@@ -113,8 +114,10 @@ class Steps:
             self.forget(service)
             return
         with self.documents.changing(service):
-            self.undeploy_roles(service, roles)
-            self.documents.enter(service, ServiceState.UNDEPLOYING)
+            error = self.undeploy_roles(service, roles)
+            self.documents.enter(service, ServiceState.FAILED_UNDEPLOYING if error else ServiceState.UNDEPLOYING)
+        if error:
+            raise error
 
     def undeploy_roles(
         self,
@@ -124,12 +127,18 @@ class Steps:
         purpose: Purpose = Purpose.UNDEPLOY,
         *,
         recover: bool = False,
-    ) -> None:
-        """Shut down the surplus VMs of roles, or all of them."""
+    ) -> LockedError | None:
+        """Shut down the surplus VMs of roles, or all of them, up to a role that cannot be: return why."""
         for role in roles:
-            gone = self.vms.shut_down(service, role, recover=recover)
+            try:
+                gone = self.vms.shut_down(service, role, recover=recover)
+            except LockedError as error:
+                scaling = state in (RoleState.SCALING, RoleState.FAILED_SCALING)
+                role["state"] = int(RoleState.FAILED_SCALING if scaling else RoleState.FAILED_UNDEPLOYING)
+                return error
             role["state"] = int(state)
             self.wait(purpose, service, role, gone)
+        return None
 
     def delete_when_empty(self, service: Document) -> None:
         """Undeploy a service that has no VM left, if it is to be deleted automatically."""
