@@ -23,7 +23,7 @@ def _image() -> None:
 @image.command()
 def build(
     framework: Annotated[
-        str, typer.Option(help="What is in it: none, sklearn (the default), pytorch, tensorflow or llm.")
+        str, typer.Option(help="Framework in the image: none, sklearn (the default), pytorch, tensorflow or llm.")
     ] = "",
     edge: Annotated[bool, typer.Option("--edge", help="As small as possible, without a framework.")] = False,
     flower_version: Annotated[str, typer.Option(help="Release of Flower.")] = FLOWER_TESTED,

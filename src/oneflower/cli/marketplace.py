@@ -20,19 +20,19 @@ def _marketplace() -> None:
 
 @marketplace.command()
 def render(
-    image: Annotated[Path, typer.Option("--image", metavar="MANIFEST", help="The .json beside the image.")],
+    image: Annotated[Path, typer.Option("--image", metavar="MANIFEST", help="The .json next to the image.")],
     folder: Annotated[
-        Path, typer.Option("--save", metavar="DIR", help="Where to write it; a checkout of the marketplace will do.")
+        Path, typer.Option("--save", metavar="DIR", help="Where to write it; may be a checkout of the marketplace.")
     ],
     url: Annotated[str, typer.Option(help="Where the file of the image is downloaded from.")] = "",
     publisher: Annotated[str, typer.Option(help="Who publishes it.")] = "oneflower",
-    email: Annotated[str, typer.Option(help="Of the publisher.")] = "",
+    email: Annotated[str, typer.Option(help="Email of the publisher.")] = "",
     private: Annotated[
         bool, typer.Option("--private", help="For a private marketplace: the script that publishes there.")
     ] = False,
     output: Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")] = Output.TEXT,
 ) -> None:
-    """Write a whole contribution to the community's marketplace, or what publishes in a private one."""
+    """Write a contribution to the community's marketplace, or a script that publishes in a private one."""
     from oneflower.marketplace import Publisher, read_image, render, render_private  # noqa: PLC0415
     from oneflower_appliance.errors import ExitCode, OneflowerError  # noqa: PLC0415
 

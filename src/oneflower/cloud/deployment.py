@@ -1,4 +1,4 @@
-"""Starts the deployment of a federation under a unique name, and takes it back if it fails."""
+"""Starts the deployment of a federation under a unique name, and removes it if that fails."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Observer:
-    """Who hears of each round, of the app's log, and of what is being done. `names` are machines, by node id.
+    """Receives each round, the app's log and the current step. `names` are machines, by node id.
 
     `machine` is asked what the cloud knows of the SuperLink's machine when the SuperLink does not answer.
     """
@@ -39,10 +39,10 @@ class Observer:
 
 @dataclass(frozen=True)
 class Patience:
-    """For how long, in seconds, a run is followed through silence.
+    """How long a run is followed while its SuperLink is silent, in seconds.
 
-    `pulse` is between two looks. After `notice` it is said that the SuperLink does not answer, and after `silence` the
-    run is given up. In `grace` the SuperLink's agent resumes a lost run, if it can. `answer` is for one answer.
+    `pulse` is the time between two looks. After `notice` the silence is reported, and after `silence` the run is given
+    up. Within `grace` the SuperLink's agent resumes a lost run, if it can. `answer` is the limit for one answer.
     """
 
     pulse: float = 0.4
@@ -56,14 +56,14 @@ USUAL = Patience()
 
 
 def last_of(link: SuperLinkClient, number: str) -> str:
-    """Return the id of the run that took the place of `number`, however often it was lost, or `number` itself."""
+    """Return the id of the run that resumed `number`, however often it was lost, or `number` itself."""
     while successor := link.run(number).resumed_as:
         number = successor
     return number
 
 
 def follow(link: SuperLinkClient, number: str, observer: Observer, patience: Patience = USUAL) -> str:
-    """Follow a run to its end, and the one that takes its place if it is lost. Returns the id of the last.
+    """Follow a run to its end, and if it is lost, the run that resumes it. Returns the id of the last one.
 
     Raises `OneflowerError` with the app's own reason when it fails.
     """
@@ -91,7 +91,7 @@ class _Silence:
         self._answered = time.monotonic()
 
     def ends(self) -> None:
-        """Note that there was an answer."""
+        """Record that there was an answer."""
         if self.told:
             self._observer.notify(
                 Note(f"the SuperLink answers again, after {time.monotonic() - self._answered:.0f} s.")
@@ -100,7 +100,7 @@ class _Silence:
         self._answered = time.monotonic()
 
     def goes_on(self, error: httpx.HTTPError) -> None:
-        """Say what is known, once; raise `OneflowerError` when that has gone on for too long."""
+        """Report the silence once; raise `OneflowerError` if it lasts too long."""
         seconds = time.monotonic() - self._answered
         refused = error.response if isinstance(error, httpx.HTTPStatusError) else None
         if refused is not None and refused.status_code == httpx.codes.INSUFFICIENT_STORAGE:
@@ -123,7 +123,7 @@ def _sentence(text: str) -> str:
 
 
 class _Following:
-    """What of a run has been told so far."""
+    """What was reported about a run so far."""
 
     def __init__(self, link: SuperLinkClient, number: str, observer: Observer, patience: Patience) -> None:
         self._grace = patience.grace
@@ -140,7 +140,7 @@ class _Following:
         self._ended = 0.0
 
     def look(self, heard: Callable[[], None]) -> bool:
-        """Tell what is new; call `heard` as soon as the SuperLink has answered. Returns whether the run has ended well.
+        """Report what is new; call `heard` as soon as the SuperLink has answered. Returns whether the run succeeded.
 
         Raises `OneflowerError` or `httpx.HTTPError`.
         """
@@ -185,7 +185,7 @@ class _Following:
 
     def _failed(self, state: RunState) -> OneflowerError:
         if said := self._link.json(f"/runs/{self.number}/files/{FAILURE}"):
-            # An error of oneflower's own in the ServerApp: it says what is wrong and how to fix it, once.
+            # A `OneflowerError` in the ServerApp says what is wrong and how to fix it. It is shown once.
             return OneflowerError(f"Run {self.number} failed: {said['message']}", said["hint"], ExitCode.RUN_FAILED)
         return _failed(self.number, state, self._tail)
 
@@ -194,7 +194,7 @@ class _Following:
 
 
 def _lost(run_id: str, state: RunState, lines: Sequence[str]) -> OneflowerError:
-    """Return what to say of a run that was lost and that nothing took the place of."""
+    """Return the sentences about a lost run that nothing resumes."""
     last = RunRow.parse(lines[-1]) if lines else None
     when = f"after round {last.round} of {last.rounds}" if last else "before its first round had ended"
     return OneflowerError(

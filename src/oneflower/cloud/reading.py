@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from oneflower.cloud.core import Vm
 
-# What an active VM is said to be, besides booting, running and stopping.
+# The names for active VMs, besides booting, running and stopping.
 _TROUBLES = {
     LcmState.BOOT_FAILURE: "boot failure",
     LcmState.PROLOG_FAILURE: "prolog failure",
@@ -37,7 +37,7 @@ def read_status(
     causes: Iterable[str],
     today: date | None = None,
 ) -> FederationStatus:
-    """Return the status that a service's document and its live VMs tell."""
+    """Return the status according to a service's document and its live VMs."""
     roles = roles_of(body)
     vms = tuple(_vm_status(found[vm], role) for vm, role in homes(body).items() if vm in found)
     link = next((found[vm].attributes for vm in vms_of(roles[COORDINATOR]) if vm in found), {})
@@ -76,7 +76,7 @@ def _not_let_in(vms: tuple[VmStatus, ...], link: Mapping[str, str]) -> list[str]
 
 
 def _features_off(vms: tuple[VmStatus, ...], found: Mapping[int, Vm]) -> list[str]:
-    """Return what the machines do without, because their release of Flower does not allow it; each line once."""
+    """Return the features that are off because the machines' Flower does not support them; each line once."""
     told: dict[str, list[str]] = {}
     for vm in vms:
         for line in attributes.FEATURES_OFF.read(found[vm.id].attributes).splitlines():
@@ -92,7 +92,7 @@ def _certificates(link: Mapping[str, str], today: date) -> list[str]:
 
 
 def _share(nodes: Sequence[VmStatus], settings: Mapping[str, str]) -> str:
-    """Return which partitions take part when some do not, empty where nobody computed partitions."""
+    """Return which partitions take part if some do not; empty if no partitions were assigned."""
     totals = {vm.partitions for vm in nodes if vm.partitions}
     given = any(settings.get(name) for name in ("FL_NODE_CONFIG", "FL_DATA_PATH"))
     if len(totals) != 1 or given or any(vm.own_data or not vm.partition for vm in nodes):

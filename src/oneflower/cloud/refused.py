@@ -48,7 +48,7 @@ class UnreachableError(OneflowerError):
 
 
 def unreachable(where: str, hint: str, error: Exception, *, asked: bool) -> OneflowerError:
-    """Return what to raise when a request to `where` ended with `error` instead of an answer."""
+    """Return the error to raise if a request to `where` ended with `error` instead of an answer."""
     text, cause = str(error), error.__cause__ or error.__context__
     if isinstance(cause, ssl.SSLError) or "CERTIFICATE_VERIFY_FAILED" in text:
         return OneflowerError(
@@ -64,7 +64,7 @@ def unreachable(where: str, hint: str, error: Exception, *, asked: bool) -> Onef
 
 
 def foreign(where: str) -> OneflowerError:
-    """Return what to raise when `where` gives an answer that OpenNebula would not give."""
+    """Return the error to raise if `where` gives an answer that OpenNebula would not give."""
     return OneflowerError(
         f"{where} gave an answer that OpenNebula would not give.",
         "Check the address: it must be that of the server itself, not of Sunstone or of a proxy's error page.",

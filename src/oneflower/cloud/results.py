@@ -1,4 +1,4 @@
-"""What a run left on the SuperLink, fetched and saved: the model, its metrics, how it converged, and its model card."""
+"""Fetches and saves the files of a run from the SuperLink: model, metrics, convergence plot and model card."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NOBODY: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Most:
-    """How much is fetched of what an app left: bytes and files, together."""
+    """Limits for the files of an app that are fetched, together: bytes and files."""
 
     bytes: int = 2 << 30
     files: int = 1000
@@ -41,7 +41,7 @@ USUAL = Most()
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run: its rounds and the files it left, None for what it did not.
+    """A finished run: its rounds and its files; None for a file that it did not write.
 
     `card` tells in Markdown what the model was trained on and how; `more` are files that the app itself left, in its
     working folder for instance, and `not_saved` those that were too large or too many to be fetched.
@@ -71,12 +71,12 @@ class Places:
 
     @classmethod
     def within(cls, folder: Path) -> Places:
-        """Return places in a folder of the run's own."""
+        """Return places in the run's own folder."""
         return cls(folder / MODEL, folder / "metrics.json", folder / "convergence.png", folder / "card.md", folder)
 
     @classmethod
     def beside(cls, model: Path) -> Places:
-        """Return places beside the file that the model is to have."""
+        """Return places next to the model's file."""
         stem = model.with_suffix("")
         metrics, plot, card = (Path(f"{stem}-{name}") for name in ("metrics.json", "convergence.png", "card.md"))
         return cls(model, metrics, plot, card, stem)
@@ -85,7 +85,7 @@ class Places:
 def collect(
     link: SuperLinkClient, number: str, name: str, places: Places, names: Mapping[str, str] = NOBODY, most: Most = USUAL
 ) -> RunResult:
-    """Fetch and save what a run of the app `name` left; `names` are machines, by node id.
+    """Fetch and save the files of a run of the app `name`; `names` are machines, by node id.
 
     Raises `OneflowerError` or `httpx.HTTPError`.
     """
@@ -113,7 +113,7 @@ def collect(
 
 
 def run_with_model(link: SuperLinkClient, name: str, wanted: str | None) -> tuple[str, str]:
-    """Return id and app of the run `wanted`, else of the newest that left a model. Raises `OneflowerError`."""
+    """Return id and app of the run `wanted`, or of the newest run with a model. Raises `OneflowerError`."""
     runs = [known_run(link, name, wanted)] if wanted is not None else link.runs()
     for run in reversed(runs):
         if MODEL in (link.json(f"/runs/{run.id}/files") or []):
@@ -141,7 +141,7 @@ def known_run(link: SuperLinkClient, name: str, wanted: str) -> RunState:
 def _fetch_more(
     link: SuperLinkClient, number: str, left: list[str], places: Places, most: Most
 ) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """Fetch what the app itself left, as far as it is not too much, and return what was saved and what was not."""
+    """Fetch the app's own files, within the limits. Return the files that were saved, and those that were not."""
     saved: list[Path] = []
     lost: list[str] = []
     bytes_left = most.bytes

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def scaling_bounds(
     cloud: Cloud, supernodes: int, limits: tuple[int | None, int | None], settings: Mapping[str, str]
 ) -> Bounds:
-    """Return the bounds for scaling: `limits` where they are given, else those of the service template.
+    """Return the bounds for scaling: `limits` if they are given, otherwise those of the service template.
 
     A federation must not be scaled below what a round needs, so the lower bound follows FL_MIN_AVAILABLE_CLIENTS.
     """

@@ -1,4 +1,4 @@
-"""What is known of a federation at one moment: its state, its machines, its training."""
+"""The status of a federation at one moment: its state, its machines, its training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class VmStatus:
     """One VM. `ready` is what it published itself; `error` is why it is not, in its own words.
 
-    `waits` is why OpenNebula has it wait for a host, in OpenNebula's.
+    `waits` is why OpenNebula makes it wait for a host, in OpenNebula's words.
     """
 
     id: int
@@ -41,8 +41,8 @@ class VmStatus:
 class FederationStatus:
     """A federation as it is now. `endpoint` and `control` are host:port, empty until the SuperLink is ready.
 
-    `causes` say why it will not become ready by waiting; `remarks` what is odd about one that is,
-    and `share` how much of the data takes part when it is not all of it.
+    `causes` say why waiting will not make it ready. `remarks` say what is unusual about a ready one, and `share` how
+    much of the data takes part, if not all.
     """
 
     id: int
@@ -71,7 +71,7 @@ class FederationStatus:
 
     @property
     def failure(self) -> str:
-        """Why it will not become ready by waiting, empty while it may."""
+        """Why waiting will not make it ready; empty if it may."""
         own = [f"{vm.name}: {vm.error}" for vm in self.vms if vm.error and not vm.ready]
         if own or self.causes:
             return "\n".join([*own, *self.causes])
@@ -100,7 +100,7 @@ class FederationStatus:
 
     @property
     def names(self) -> dict[str, str]:
-        """What the machines of the SuperNodes are called, by Flower's ids."""
+        """The names of the SuperNodes' machines, by Flower's ids."""
         return {vm.node_id: vm.name for vm in self.vms if vm.node_id}
 
     @property

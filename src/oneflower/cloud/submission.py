@@ -1,4 +1,4 @@
-"""Starts runs: by the real `flwr run`, over TLS, or from the checkpoint of a run that ended before its end."""
+"""Starts runs: by the real `flwr run`, over TLS, or from the checkpoint of an unfinished run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def submit(link: SuperLinkClient, app: App, config: Mapping[str, Value]) -> str:
 
 
 def resume(link: SuperLinkClient, before: RunState) -> str:
-    """Resume a run from its last checkpoint; return the id of the run that takes its place. Raises `OneflowerError`."""
+    """Resume a run from its last checkpoint; return the id of the new run. Raises `OneflowerError`."""
     number = before.id
     if not before.finished:
         raise OneflowerError(

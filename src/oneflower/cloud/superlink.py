@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from oneflower.cloud.surroundings import Surroundings
     from oneflower.events import Notify
 
-CONNECTION = "oneflower"  # what the SuperLink is called in the settings that `flwr` gets
+CONNECTION = "oneflower"  # the SuperLink's name in the settings for `flwr`
 TIMEOUT = 10.0
-_CHANGE = 60.0  # seconds for what changes a run
+_CHANGE = 60.0  # seconds for a request that changes a run
 
 
 class TooLongError(Exception):
@@ -38,7 +38,7 @@ class TooLongError(Exception):
 
 @dataclass
 class SuperLinkClient:
-    """Asks one SuperLink. `revive` may start again what keeps its machine, when it does not answer."""
+    """Sends requests to one SuperLink. If it does not answer, `revive` may restart what runs its machine."""
 
     address: str
     ca: str
@@ -63,22 +63,22 @@ class SuperLinkClient:
         self._http.close()
 
     def wait_at_most(self, seconds: float) -> None:
-        """Give up on an answer after as long."""
+        """Set how long to wait for an answer."""
         self._http.timeout = httpx.Timeout(seconds)
 
     def get(self, path: str) -> httpx.Response | None:
-        """Return an answer of the API, None for 404. Raises `httpx.HTTPError`."""
+        """Return an answer of the API, or None for 404. Raises `httpx.HTTPError`."""
         try:
             answer = self._http.get(f"/oneflower{path}")
         except httpx.TransportError:
-            self.revive()  # what keeps the SuperLink's machine, if that has ended, too
+            self.revive()  # what runs the SuperLink's machine, if that has ended too
             raise
         if answer.status_code == httpx.codes.NOT_FOUND:
             return None
         return answer.raise_for_status()
 
     def json(self, path: str) -> Any:
-        """Return what an answer of the API says, None for 404. Raises `httpx.HTTPError`."""
+        """Return the content of an answer of the API, or None for 404. Raises `httpx.HTTPError`."""
         answer = self.get(path)
         return None if answer is None else answer.json()
 
@@ -87,7 +87,7 @@ class SuperLinkClient:
         return [RunState.parse(run) for run in self.json("/runs") or ()]
 
     def run(self, number: str) -> RunState:
-        """Return a run, of which nothing else is known where there is none. Raises `httpx.HTTPError`."""
+        """Return a run; only its id is set if there is no such run. Raises `httpx.HTTPError`."""
         return RunState.parse({"id": number} | (self.json(f"/runs/{number}") or {}))
 
     def text(self, path: str) -> str:
@@ -113,7 +113,7 @@ class SuperLinkClient:
         return length
 
     def resume(self, number: str) -> str:
-        """Resume a run, and return the id of the run that takes its place. Raises `OneflowerError`."""
+        """Resume a run, and return the id of the new run. Raises `OneflowerError`."""
         try:
             answer = self._http.post("/oneflower/runs", json={"resumes": number}, timeout=_CHANGE)
         except httpx.HTTPError as error:
@@ -123,7 +123,7 @@ class SuperLinkClient:
         return str(answer.json()["id"])
 
     def stop(self, number: str) -> None:
-        """Have a run stopped. Raises `OneflowerError`."""
+        """Stop a run. Raises `OneflowerError`."""
         try:
             answer = self._http.post(f"/oneflower/runs/{number}/stop", timeout=_CHANGE)
         except httpx.HTTPError as error:
@@ -133,7 +133,7 @@ class SuperLinkClient:
             raise OneflowerError(f"Run {number} cannot be stopped: {reason}", "", ExitCode.RUN_FAILED)
 
     def silent(self, error: httpx.HTTPError) -> OneflowerError:
-        """Return what it means that there is no answer."""
+        """Return the error for a missing answer."""
         return OneflowerError(
             f"The SuperLink at {self.address} does not answer: {error}.",
             "Check with `oneflower show` that it is ready.",
@@ -165,7 +165,7 @@ class SuperLinkClient:
             }
             command = [str(self.flwr), *arguments, "--format", "json"]
             hint = "Check with `oneflower show` that the SuperLink is ready."
-            # Away from the user's folder, where Flower would take a folder that is called as the connection for an app.
+            # Not in the user's folder, where Flower would take a folder with the name of the connection for an app.
             text = run_program(command, "ask Flower", hint, kept | quiet, apart_in=home)
         try:
             answer: dict[str, Any] = json.loads(text[text.index("{") :])
@@ -179,7 +179,7 @@ class SuperLinkClient:
 
 @contextmanager
 def control(surroundings: Surroundings, status: FederationStatus) -> Iterator[str]:
-    """Yield the address of a federation's Control API, host:port, once it is known that its SuperLink published it.
+    """Yield the address of a federation's Control API, host:port, once it is verified that its SuperLink published it.
 
     Raises `OneflowerError`.
     """
@@ -193,7 +193,7 @@ def control(surroundings: Surroundings, status: FederationStatus) -> Iterator[st
 def reach(
     surroundings: Surroundings, status: FederationStatus, flwr: Path = Path("flwr"), notify: Notify = ignore
 ) -> Iterator[SuperLinkClient]:
-    """Reach a federation's SuperLink. `flwr` is needed to start runs; `notify` hears what had to be started again.
+    """Reach a federation's SuperLink. `flwr` is needed to start runs; `notify` receives what had to be restarted.
 
     Raises `OneflowerError`.
     """
@@ -212,7 +212,7 @@ def reach(
 
 
 def refusal(answer: httpx.Response) -> OneflowerError:
-    """Return what an answer of the API means that is an error. One about a full disk says itself what to do."""
+    """Return the error for an error answer of the API. An answer about a full disk says what to do."""
     if answer.status_code == httpx.codes.INSUFFICIENT_STORAGE:
         return OneflowerError(answer.text.strip(), "", ExitCode.ENVIRONMENT)
     return OneflowerError(
@@ -223,6 +223,6 @@ def refusal(answer: httpx.Response) -> OneflowerError:
 
 
 def connection(name: str, address: str, ca: Path | None) -> str:
-    """Return what plain `flwr` needs in its config.toml to speak with a SuperLink at `address`."""
+    """Return the lines of config.toml with which plain `flwr` reaches a SuperLink at `address`."""
     trust = f"root-certificates = {toml_string(str(ca))}" if ca else "insecure = true"
     return f"[superlink.{toml_key(name)}]\naddress = {toml_string(address)}\n{trust}\n"

@@ -41,7 +41,7 @@ class Request:
 def train(
     surroundings: Surroundings, status: FederationStatus, wanted: Request, observer: Observer
 ) -> results.RunResult:
-    """Run an app on a federation to its end and fetch what it left. An interrupt stops the run.
+    """Run an app on a federation to its end and fetch its files. An interrupt stops the run.
 
     Raises `OneflowerError`.
     """
@@ -86,7 +86,7 @@ def _flwr(surroundings: Surroundings, status: FederationStatus, observer: Observ
 
 
 def finish(link: SuperLinkClient, run_id: str, app: str, save: Path, observer: Observer) -> results.RunResult:
-    """Follow a run of `app` to its end and save what it left in the folder `save`-RUN. An interrupt stops the run.
+    """Follow a run of `app` to its end and save its files in the folder `save`-RUN. An interrupt stops the run.
 
     Raises `OneflowerError`.
     """
@@ -109,7 +109,7 @@ def finish(link: SuperLinkClient, run_id: str, app: str, save: Path, observer: O
 
 
 def _take_back(link: SuperLinkClient, submitted: Answer[str], what: str, observer: Observer) -> None:
-    """Stop the run that is being submitted: Flower has the app, and says in a moment which run it is."""
+    """Stop the run that is being submitted: Flower has the app, and will report the run's id in a moment."""
     observer.notify(Step("interrupted: waiting for Flower to say which run it started, to stop it"))
     try:
         run_id = submitted.wait()
@@ -123,7 +123,7 @@ def _take_back(link: SuperLinkClient, submitted: Answer[str], what: str, observe
 
 
 def _stop(link: SuperLinkClient, run_id: str, observer: Observer) -> None:
-    """Stop a run, or that which took its place. Its outcome is reported; only another interrupt is raised."""
+    """Stop a run, or the run that resumed it. The outcome is reported; only another interrupt is raised."""
     observer.notify(Step(f"stopping run {run_id}"))
     try:
         with suppress(httpx.HTTPError):
