@@ -1,1 +1,1 @@
-"""Federated anomaly detection: an autoencoder learns what is normal, and what it cannot reconstruct is not."""
+"""Federated anomaly detection: an autoencoder learns normal rows, and a row that it cannot reconstruct is an anomaly."""

@@ -55,7 +55,7 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Score the rows that are never trained on, and the normal ones that are, and count how they fall."""
+    """Score the held-out rows and the normal training rows, and count the scores in bins."""
     normal, test = _data(message, context)
     framework, arrays = framework_of(context.run_config), _arrays(message)
     found = scores(framework, arrays, test.features)

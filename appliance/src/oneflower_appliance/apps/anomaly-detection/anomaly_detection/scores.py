@@ -1,4 +1,4 @@
-"""How well anomalies are told from normal rows, over all nodes. No row leaves its node.
+"""How well anomalies are distinguished from normal rows, over all nodes. No row leaves its node.
 
 Each node counts how its scores fall into fixed bins; the sums of these counts give the same ROC and precision-recall
 curves as all scores together would, to within a bin of 2.5 %. Averaging the nodes' own ROC-AUC would be wrong, and
@@ -36,7 +36,7 @@ def metrics(
     """
     below = np.cumsum(np.asarray(trained))
     cut = int(np.searchsorted(below, quantile * below[-1])) + 1
-    # From the highest bin down: what would be called an anomaly if the threshold were there.
+    # From the highest bin down: the rows that would count as anomalies if the threshold were there.
     true = np.cumsum(np.asarray(anomalous)[::-1])
     false = np.cumsum(np.asarray(normal)[::-1])
     hits, alarms = (int(counts[_BINS - 1 - cut]) if cut < _BINS else 0 for counts in (true, false))

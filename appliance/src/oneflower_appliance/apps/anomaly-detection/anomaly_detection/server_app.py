@@ -46,7 +46,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 class _Judge:
-    """Adds up the nodes' counts and computes how well anomalies are told from normal rows."""
+    """Adds up the nodes' counts and computes how well anomalies are distinguished from normal rows."""
 
     def __init__(self, quantile: float) -> None:
         self._quantile = quantile

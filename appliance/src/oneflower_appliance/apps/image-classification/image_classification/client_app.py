@@ -16,7 +16,7 @@ app = ClientApp()
 
 @app.query()
 def describe(message: Message, context: Context) -> Message:
-    """Say which classes this node has, and how many images."""
+    """Report this node's classes, and how many images it has."""
 
     def look() -> dict[str, object]:
         images.check_files(context)
@@ -44,7 +44,7 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Test the global model on images of this node that are never trained on."""
+    """Test the global model on this node's held-out images."""
     _, data = _data(message, context)
     loss, accuracy = framework_of(context.run_config).evaluate(_arrays(message), data, _options(message, context))
     metrics = MetricRecord({"loss": loss, "accuracy": accuracy, "num-examples": len(data)})

@@ -22,14 +22,14 @@ Integers = NDArray[np.int64]
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _HELD_OUT = 0.2
-_NAMED = 5  # how many files that cannot be read are named
+_NAMED = 5  # the number of unreadable files that are named
 DIGITS = tuple(str(digit) for digit in range(10))
 DIGITS_SHAPE = (8, 8, 1)
 
 
 @dataclass(frozen=True)
 class Images:
-    """Images, which are read when they are needed, and their classes as numbers, shape (n,).
+    """Images, read when they are needed, and their classes as numbers, shape (n,).
 
     `batch` takes indices, shape (k,), and returns pixels from 0 to 1, shape (k, height, width, channels).
     """
@@ -59,7 +59,7 @@ def digits(seed: int) -> tuple[Images, Images]:
 
 
 def own_classes(context: Context) -> list[str] | None:
-    """Return the names of the classes in this node's data folder, None where it has none. Raises `DataError`."""
+    """Return the names of the classes in this node's data folder, or None if it has none. Raises `DataError`."""
     folder = data_folder(context)
     if folder is None:
         return None
@@ -98,7 +98,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def check_files(context: Context) -> None:
-    """Read every image that this node has of its own. Raises `DataError` naming those that cannot be read."""
+    """Read every image in this node's data folder. Raises `DataError` naming those that cannot be read."""
     folder, size = data_folder(context), int(context.run_config["image-size"])
     reasons = []
     for path in (path for name in own_classes(context) or () for path in _files(folder / name)) if folder else ():

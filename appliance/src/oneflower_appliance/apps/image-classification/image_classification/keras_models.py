@@ -1,4 +1,4 @@
-"""TensorFlow's framework: the same two networks in Keras."""
+"""The TensorFlow models: the same two networks in Keras."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _net(shape: tuple[int, ...], classes: int, model: str) -> keras.Model:
 
 
 def initial(shape: tuple[int, int, int], classes: int, model: str, seed: int) -> Arrays:
-    """Return the weights with which Keras begins, the same for the same seed."""
+    """Return Keras's initial weights, the same for the same seed."""
     keras.utils.set_random_seed(seed)
     return _arrays(_net(shape, classes, model))
 

@@ -49,6 +49,6 @@ def main(grid: Grid, context: Context) -> None:
         num_rounds=int(config["num-server-rounds"]),
         train_config=settings,
         evaluate_config=settings,
-        # The SuperLink has the digits' test set, too. The nodes test images of their own.
+        # The SuperLink has the test set of the digits too. Nodes test on their own images.
         evaluate_fn=evaluate if source == "digits" else None,
     )

@@ -1,4 +1,4 @@
-"""scikit-learn's framework: a softmax regression on the pixels, for nodes with little memory and no GPU."""
+"""The scikit-learn model: a softmax regression on the pixels, for nodes with little memory and no GPU."""
 
 from __future__ import annotations
 

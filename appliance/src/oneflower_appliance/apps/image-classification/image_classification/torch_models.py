@@ -1,4 +1,4 @@
-"""PyTorch's framework: a small convolutional network, and ResNet-18 (He et al., 2016) for real images.
+"""The PyTorch models: a small convolutional network, and ResNet-18 (He et al., 2016) for real images.
 
 ResNet-18 has group instead of batch normalisation, as is usual in federated learning: batch statistics of different
 nodes cannot be averaged (Hsieh et al., 2020).
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class _Block(nn.Module):
-    """Two convolutions and the way around them."""
+    """Two convolutions and the shortcut around them."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ _MODELS = {"cnn": _cnn, "resnet18": _resnet18}
 
 
 def initial(shape: tuple[int, int, int], classes: int, model: str, seed: int) -> Arrays:
-    """Return the parameters with which PyTorch begins, the same for the same seed."""
+    """Return PyTorch's initial parameters, the same for the same seed."""
     torch.manual_seed(seed)
     return _arrays(_MODELS[model](shape[2], classes))
 

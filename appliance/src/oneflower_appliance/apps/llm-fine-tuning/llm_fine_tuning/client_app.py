@@ -17,7 +17,7 @@ app = ClientApp()
 
 @app.query()
 def describe(message: Message, context: Context) -> Message:
-    """Say how many examples this node has, and what the adapter for its model looks like."""
+    """Report how many examples this node has, and the shape of the adapter for its model."""
 
     def look() -> dict[str, object]:
         train, test, source = texts.load(context)
@@ -56,7 +56,7 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Test on examples of this node that are never trained on."""
+    """Test on this node's held-out examples."""
     _, examples, _ = texts.load(context)
     loss = _adapter(message, context).evaluate(examples, int(context.run_config["batch-size"]))
     metrics = MetricRecord({"loss": loss, "perplexity": math.exp(min(loss, 50.0)), "num-examples": len(examples)})

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 disable_progress_bar()
 Arrays = dict[str, "NDArray[np.float32]"]
-_IGNORED = -100  # labels that do not count, for transformers
+_IGNORED = -100  # the label that transformers ignores
 
 
 @dataclass(frozen=True)

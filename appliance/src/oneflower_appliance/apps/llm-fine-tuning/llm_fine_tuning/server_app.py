@@ -41,7 +41,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _initial(name: str, shape: str, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Return the adapter's arrays with which LoRA begins: A uniform, B zero, so the model is unchanged at first."""
+    """Return the adapter's initial arrays for LoRA: A uniform, B zero, so the model is unchanged at first."""
     sizes = tuple(map(int, shape.split()))
     if "lora_A" not in name:
         return np.zeros(sizes, dtype=np.float32)
