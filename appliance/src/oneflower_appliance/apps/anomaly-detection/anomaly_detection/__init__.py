@@ -1,1 +1,1 @@
-"""Federated anomaly detection: an autoencoder learns normal rows, and a row that it cannot reconstruct is an anomaly."""
+"""Federated anomaly detection: an autoencoder learns normal rows; a row that it cannot reconstruct is an anomaly."""
