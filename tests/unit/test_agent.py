@@ -11,12 +11,14 @@ import socket
 import ssl
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from oneflower.opennebula.text import context_sh
 from oneflower_appliance.agent import flower_process as flower
 from oneflower_appliance.agent import tls
+from oneflower_appliance.agent.onegate import FOREIGN
 
 from . import forked
 
@@ -315,3 +317,10 @@ def test_a_signal_ends_it_at_any_step(agent, gate):
     until(lambda: "/service" in gate["asked"])
     process.send_signal(signal.SIGTERM)
     assert process.wait(5) == 0
+
+
+def test_a_vm_of_another_service_is_told_by_the_words_that_a_real_onegate_was_recorded_with():
+    recorded = Path(__file__).parents[1] / "conformance" / "exchanges.jsonl"
+    exchanges = map(json.loads, recorded.read_text().splitlines())
+    [exchange] = [found for found in exchanges if found.get("name") == "200-gate-get-foreign-vm"]
+    assert (exchange["status"], FOREIGN in json.dumps(exchange["response"])) == (400, True)

@@ -421,6 +421,22 @@ def test_the_end_of_flower_is_explained_by_its_exit_status_and_no_text_decides(s
     assert cause in caught.value.sentence
 
 
+def test_the_last_line_of_a_child_is_awaited_and_not_missed():
+    for _ in range(20):
+        child = Child(["sh", "-c", "echo the reason; exit 3"], {}, lambda line: time.sleep(0.02))
+        assert child.ended.wait(10)
+        assert child.last_line(10) == "the reason"
+
+
+def test_a_last_line_is_not_awaited_for_ever_where_another_program_holds_the_output_open():
+    child = Child(["sh", "-c", "sleep 61 & echo the reason; exit 3"], {}, lambda line: None)
+    assert child.ended.wait(10)
+    started = time.monotonic()
+    assert child.last_line() == "the reason"
+    assert time.monotonic() - started < 10
+    child.stop(0)
+
+
 def test_a_child_that_ignores_sigterm_is_ended_with_its_whole_group():
     lines = []
     child = Child(["sh", "-c", "trap '' TERM; sleep 61 & echo ready; wait; sleep 61"], {}, lines.append)

@@ -70,8 +70,9 @@ class Child:
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], on_line: Callable[[str], None]) -> None:
         inherited = {key: os.environ[key] for key in _KEPT if key in os.environ}
-        self.tail: deque[str] = deque(maxlen=40)
+        self._tail: deque[str] = deque(maxlen=40)
         self.ended = threading.Event()
+        self._said_all = threading.Event()
         self._process = subprocess.Popen(
             list(command),
             env=inherited | dict(environment),
@@ -92,8 +93,9 @@ class Child:
         with suppress(ValueError, OSError), self._process.stdout as output:
             for line in output:
                 plain = _COLOUR.sub("", line).rstrip()
-                self.tail.append(plain)
+                self._tail.append(plain)
                 self._on_line(plain)
+        self._said_all.set()
 
     def _wait(self) -> None:
         self._process.wait()
@@ -111,6 +113,11 @@ class Child:
         if not self._input.closed:
             with suppress(BrokenPipeError), self._input as stream:
                 stream.write(line + "\n")
+
+    def last_line(self, patience: float = 0.5) -> str:
+        """Return its last line that is not empty. Waits for the end of its output, which others may hold open."""
+        self._said_all.wait(patience)
+        return next((line.strip() for line in reversed(self._tail) if line.strip()), "no output")
 
     @property
     def pid(self) -> int:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 METRICS = "metrics.jsonl"  # a row for each round
@@ -26,6 +27,24 @@ LOST = "lost"  # why the run was lost: what died during it
 GIVEN_UP = "given-up"  # why a lost run is not resumed
 
 OURS = frozenset({METRICS, MODEL, RESULT, DATA, NODES, FAILURE, ORIGIN, SUCCESSOR, LOST, GIVEN_UP})
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The `OneflowerError` that ended the ServerApp of a run, as its folder keeps it."""
+
+    message: str
+    hint: str
+
+    @property
+    def text(self) -> str:
+        """The content of the file in the run's folder."""
+        return json.dumps(asdict(self)) + "\n"
+
+    @classmethod
+    def parse(cls, said: Mapping[str, Any]) -> Failure:
+        """Read what `text` wrote. Raises `KeyError`."""
+        return cls(str(said["message"]), str(said["hint"]))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import httpx
 from oneflower.cloud.superlink import TIMEOUT
 from oneflower.events import Note
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.run_folder import FAILURE, METRICS
+from oneflower_appliance.run_folder import FAILURE, METRICS, Failure
 from oneflower_appliance.run_state import COMPLETED
 from oneflower_appliance.runs import RunRow, shortcoming
 
@@ -186,7 +186,8 @@ class _Following:
     def _failed(self, state: RunState) -> OneflowerError:
         if said := self._link.json(f"/runs/{self.number}/files/{FAILURE}"):
             # A `OneflowerError` in the ServerApp says what is wrong and how to fix it. It is shown once.
-            return OneflowerError(f"Run {self.number} failed: {said['message']}", said["hint"], ExitCode.RUN_FAILED)
+            found = Failure.parse(said)
+            return OneflowerError(f"Run {self.number} failed: {found.message}", found.hint, ExitCode.RUN_FAILED)
         return _failed(self.number, state, self._tail)
 
     def _parse(self, line: str) -> RunRow:

@@ -56,9 +56,8 @@ def explain(child: Child) -> OneflowerError:
     if status in _CAUSES:
         return OneflowerError(*_CAUSES[Ending(status)], ExitCode.ENVIRONMENT)
     how = f"was ended by signal {-status}" if status is not None and status < 0 else f"ended with exit status {status}"
-    last = next((line for line in reversed(child.tail) if line.strip()), "no output")
     return OneflowerError(
-        f"Flower {how}: {last.strip()[:300]}",
+        f"Flower {how}: {child.last_line()[:300]}",
         "The lines before it are in the agent's log (`oneflower logs`).",
         ExitCode.ENVIRONMENT,
     )

@@ -95,7 +95,6 @@ def wait_for(child: Child | None, done: Callable[[], bool], what: str) -> None:
         except OSError as error:
             reason = str(error)
         if child.ended.wait(_PULSE):
-            time.sleep(_PULSE)  # for the last lines to arrive
             raise explain(child)
     raise OneflowerError(
         f"{what} within {START_LIMIT:.0f} s: {reason}.",

@@ -8,7 +8,6 @@ user with the results. On a SuperNode, they stay for the ClientApp's next messag
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import os
 import shutil
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, private_directory, write_atomic
 from oneflower_appliance.flower import internals
-from oneflower_appliance.run_folder import FAILURE, FILES
+from oneflower_appliance.run_folder import FAILURE, FILES, Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,8 +41,7 @@ def serverapp_works_in(runs: Path) -> None:
         try:
             return run_app(*args, **kwargs)
         except OneflowerError as error:
-            said = {"message": error.message, "hint": error.hint}
-            write_atomic(folders[-1].parent / FAILURE, json.dumps(said) + "\n", SHARED)
+            write_atomic(folders[-1].parent / FAILURE, Failure(error.message, error.hint).text, SHARED)
             raise
 
     grid.set_run, task.run_ = entering, running
