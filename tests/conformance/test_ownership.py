@@ -476,6 +476,36 @@ def test_who_comes_in(world):
     assert world.answer("one.system.version", session=ALICE)[2] == AUTHENTICATION
 
 
+def test_a_login_token_is_as_good_as_a_password_while_it_is_valid(world):
+    token = world("one.user.login", "alice", "", 100, -1, session=ALICE)
+    forever = world("one.user.login", "alice", "my own", -1)
+    assert forever == "my own"
+    shown = world.xml("one.user.info", world.alice).findall("LOGIN_TOKEN")
+    assert [[part.text for part in it] for it in shown] == [[token, "1700000115", "-1"], ["my own", "-1", "-1"]]
+    for secret in (token, "my own"):
+        assert world("one.system.version", session=f"alice:{secret}") == "7.4.0"
+        assert world.cloud.as_user("alice", secret).get("/service").status_code == 200
+        assert world.answer("one.system.version", session=f"bob:{secret}")[2] == AUTHENTICATION
+    world.cloud.clock.advance(100)
+    assert world.answer("one.system.version", session=f"alice:{token}")[2] == AUTHENTICATION
+    assert world("one.system.version", session="alice:my own") == "7.4.0"
+    refused = world.refused(BOB, "one.user.login", "alice", "", 100, -1)
+    assert refused == ("User [3] : Not authorized to perform MANAGE USER [2].", AUTHORIZATION)
+    assert world.refused(SECRET, "one.user.login", "alice", "none", 0) == ("Could not find token: none", RPC_API)
+    assert world.refused(SECRET, "one.user.login", "alice", "", -2) == ("Wrong valid period for token", RPC_API)
+    assert world.refused(SECRET, "one.user.login", "nobody", "", 5) == ("Error getting user Pool.", NO_EXISTS)
+    assert world.refused(SECRET, "one.user.login", "alice", "", 5, 1)[1] == RPC_API
+    for _ in range(9):
+        world("one.user.login", "alice", "", 5)
+    assert world.refused(SECRET, "one.user.login", "alice", "", 5) == ("Max number of tokens limit reached.", RPC_API)
+    assert world("one.user.login", "alice", "my own", 0) == "my own"
+    assert world.answer("one.system.version", session="alice:my own")[2] == AUTHENTICATION
+    world("one.user.login", "alice", "", 0)
+    assert world.xml("one.user.info", world.alice).find("LOGIN_TOKEN") is None
+    own = world("one.user.login", "oneadmin", "", 50)
+    assert world("one.user.info", 0, session=f"oneadmin:{own}")
+
+
 def test_a_user_is_shown_as_the_tools_need_it(world):
     user = world.xml("one.user.info", world.alice)
     assert [user.findtext(name) for name in ("NAME", "GID", "GNAME", "ENABLED", "AUTH_DRIVER")] == [

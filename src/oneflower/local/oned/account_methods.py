@@ -82,6 +82,27 @@ class UserMethods:
         self._accounts.save_user(user)
         return number
 
+    def login(self, asking: Asking, name: str, token: str, seconds: int, group: int = -1) -> str:
+        """Create a login token that is valid for some seconds, or forever (-1), or remove one, or all (0)."""
+        known = next((user for user in self._accounts.users.values() if user.name == name), None)
+        if known is None:
+            raise CloudError(404, f"[{asking.call}] Error getting user Pool.")
+        user = self._may(asking, known.id, Right.MANAGE)
+        if seconds == 0:
+            if token and token not in user.tokens:
+                raise CloudError(400, f"[{asking.call}] Could not find token: {token}")
+            user.tokens = {other: until for other, until in user.tokens.items() if token and other != token}
+            self._accounts.save_user(user)
+            return token
+        if seconds < -1:
+            raise CloudError(400, f"[{asking.call}] Wrong valid period for token")
+        if group != -1:
+            raise CloudError(501, "The local cloud does not implement login tokens for one group")
+        made = self._accounts.add_token(user, token, seconds)
+        if made is None:
+            raise CloudError(400, f"[{asking.call}] Max number of tokens limit reached.")
+        return made
+
     def enable(self, asking: Asking, number: int, enabled: bool) -> int:  # noqa: FBT001
         """Allow or forbid a user to log in."""
         user = self._may(asking, number, Right.ADMIN)
@@ -146,6 +167,7 @@ class UserMethods:
             "one.user.delete": self.delete,
             "one.user.update": self.update,
             "one.user.passwd": self.passwd,
+            "one.user.login": self.login,
             "one.user.enable": self.enable,
             "one.user.chgrp": self.chgrp,
             "one.user.addgroup": self.add_group,

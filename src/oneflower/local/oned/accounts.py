@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 from oneflower.local.errors import CloudError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from oneflower.local.store import Store
 
 ONEADMIN, SERVERADMIN = 0, 1
 ADMINS, USERS = 0, 1  # groups
+_MOST_TOKENS = 10  # of one user
 _FIRST_USER, _FIRST_GROUP = 2, 100  # the first ids, as in a new OpenNebula
 TOKEN_PASSWORD = "TOKEN_PASSWORD"  # noqa: S105 - the name of an attribute
 
@@ -30,6 +33,7 @@ class User:
     template: dict[str, Any] = field(default_factory=dict)
     digest: str = ""
     enabled: bool = True
+    tokens: dict[str, int] = field(default_factory=dict)  # each with the time until which it is one, or -1
 
     @property
     def admin(self) -> bool:
@@ -49,8 +53,9 @@ class Group:
 class Accounts:
     """All users and groups. oneadmin's password is not kept here: it is the cloud's own."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, now: Callable[[], float]) -> None:
         self._store = store
+        self._now = now
         tokens = {TOKEN_PASSWORD: store.setting("token_password", secrets.token_hex(32))}
         self.groups = {ADMINS: Group(ADMINS, "oneadmin"), USERS: Group(USERS, "users")}
         self.groups |= {number: Group(**record) for number, record in store.records("group").items()}
@@ -87,6 +92,27 @@ class Accounts:
         """Write a user to the store."""
         self._store.save_record("user", user.id, asdict(user))
 
+    def add_token(self, user: User, token: str, seconds: int) -> str | None:
+        """Add a login token, a new one if it is empty, for some time or for ever (-1). Return it; None if full."""
+        user.tokens = {known: until for known, until in user.tokens.items() if until == -1 or self._now() < until}
+        if len(user.tokens) >= _MOST_TOKENS:
+            return None
+        token = token or secrets.token_hex(32)
+        user.tokens[token] = -1 if seconds == -1 else int(self._now()) + seconds
+        self.save_user(user)
+        return token
+
+    def shows(self, user: User, secret: str) -> bool:
+        """Whether a secret is the password of a user, or one of the login tokens."""
+        if user.digest and hmac.compare_digest(user.digest, digest(secret)):
+            return True
+        shown = secret.encode(errors="replace")
+        return any(
+            hmac.compare_digest(token.encode(), shown)
+            for token, until in user.tokens.items()
+            if until == -1 or self._now() < until
+        )
+
     def delete_user(self, number: int) -> None:
         """Remove a user."""
         del self.users[number]
@@ -110,7 +136,7 @@ class Accounts:
 
 
 class Sessions:
-    """Who may log in: oneadmin with the cloud's own session string `user:password`, others with their passwords."""
+    """Who may log in: oneadmin with the cloud's own session string, users with their passwords or login tokens."""
 
     def __init__(self, accounts: Accounts, secret: str) -> None:
         self._accounts = accounts
@@ -120,10 +146,9 @@ class Sessions:
         """Return the user that a session string belongs to, or None."""
         if hmac.compare_digest(session.encode(errors="replace"), self._secret):
             return self._accounts.users[ONEADMIN]
-        name, _, password = session.partition(":")
-        shown = digest(password)
+        name, _, secret = session.partition(":")
         for user in self._accounts.users.values():
-            if user.name == name and user.enabled and user.digest and hmac.compare_digest(user.digest, shown):
+            if user.name == name and user.enabled and self._accounts.shows(user, secret):
                 return user
         return None
 

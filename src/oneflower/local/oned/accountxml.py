@@ -28,6 +28,7 @@ def user_pool_xml(users: Iterable[tuple[User, str]]) -> str:
 
 
 def _user(user: User, gname: str) -> dict[str, Any]:
+    tokens = [{"TOKEN": token, "EXPIRATION_TIME": until, "EGID": -1} for token, until in user.tokens.items()]
     return {
         "ID": user.id,
         "GID": user.gid,
@@ -37,6 +38,7 @@ def _user(user: User, gname: str) -> dict[str, Any]:
         "PASSWORD": user.digest,
         "AUTH_DRIVER": "server_cipher" if user.id == SERVERADMIN else "core",
         "ENABLED": int(user.enabled),
+        **({"LOGIN_TOKEN": tokens} if tokens else {}),
         "TEMPLATE": by_name(user.template),
     }
 

@@ -31,7 +31,7 @@ class Catalogue:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self.accounts = Accounts(store)
+        self.accounts = Accounts(store, clock.now)
         self.rights = Rights(store)
         self.templates = {n: VmTemplate(n, **_opened(record)) for n, record in store.records("template").items()}
         self.images = {n: Image(n, **_opened(record)) for n, record in store.records("image").items()}
