@@ -83,7 +83,7 @@ class UserMethods:
         return number
 
     def login(self, asking: Asking, name: str, token: str, seconds: int, group: int = -1) -> str:
-        """Create a login token that is valid for some seconds, or forever (-1), or remove one, or all (0)."""
+        """Create a login token, for some seconds or without an end (-1), or remove one or all (0)."""
         known = next((user for user in self._accounts.users.values() if user.name == name), None)
         if known is None:
             raise CloudError(404, f"[{asking.call}] Error getting user Pool.")
