@@ -93,7 +93,7 @@ class Accounts:
         self._store.save_record("user", user.id, asdict(user))
 
     def add_token(self, user: User, token: str, seconds: int) -> str | None:
-        """Add a login token, for some seconds or without an end (-1). An empty one is generated. Return it; None if full."""
+        """Add a login token for some seconds, or without an end (-1). None if there are too many."""
         user.tokens = {known: until for known, until in user.tokens.items() if until == -1 or self._now() < until}
         if len(user.tokens) >= _MOST_TOKENS:
             return None
