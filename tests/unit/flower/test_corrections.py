@@ -44,8 +44,8 @@ class Node:
     """A SuperNode's own state, and its loop's two functions, with a SuperLink that is played."""
 
     def __init__(self):
-        self.state = internals.node_state()
-        self.store = self.state.object_store if hasattr(self.state, "object_store") else self.state._object_store
+        self.store = internals.object_store()
+        self.state = internals.node_states().InMemoryNodeState(object_store=self.store)
         self.state.set_node_id(7)
         self.sent = []
 

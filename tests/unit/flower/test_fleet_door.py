@@ -220,12 +220,12 @@ def test_bodies_wait_for_one_another_when_they_are_too_much_and_the_first_goes_o
             sender.give(60, more=False)
         await settle()
         assert (first.taken, second.taken) == (120, 60)
-        assert room._held == 180
+        assert room.held == 180
         stay.set()
         await asyncio.wait_for(asyncio.gather(*tasks), 5)
         assert (first.taken, second.taken) == (120, 120)
-        assert (room._held, room._whole) == (0, 0)
-        assert not room._unfinished
+        assert (room.held, room.whole) == (0, 0)
+        assert not room.unfinished
 
     asyncio.run(main())
 
@@ -254,7 +254,7 @@ def test_when_all_wait_for_their_rest_the_first_is_read_on():
 
 
 def test_a_body_that_does_not_come_is_given_up(monkeypatch):
-    monkeypatch.setattr("oneflower_appliance.flower.bodies._PATIENCE", 0.1)
+    monkeypatch.setattr("oneflower_appliance.flower.bodies.PATIENCE", 0.1)
 
     async def main():
         sender, gone = Sender(), []
@@ -289,7 +289,7 @@ def is_dropped(client):
 )
 @pytest.mark.parametrize("door", ["control", "fleet"])
 def test_who_does_not_finish_saying_what_he_wants_is_dropped(monkeypatch, said, door):
-    monkeypatch.setattr(serving, "_PATIENCE", 0.5)
+    monkeypatch.setattr(serving, "PATIENCE", 0.5)
     link = SuperLink()
     with link.served as served, socket.create_connection(getattr(served, door)) as client:
         client.settimeout(10)
@@ -300,7 +300,7 @@ def test_who_does_not_finish_saying_what_he_wants_is_dropped(monkeypatch, said, 
 
 
 def test_who_says_it_letter_by_letter_is_dropped(monkeypatch):
-    monkeypatch.setattr(serving, "_PATIENCE", 0.5)
+    monkeypatch.setattr(serving, "PATIENCE", 0.5)
     link = SuperLink()
     with link.served as served, socket.create_connection(served.fleet) as client:
         client.settimeout(0.05)
@@ -334,13 +334,13 @@ def certificates(tmp_path_factory):
 
 
 def test_a_handshake_that_does_not_end_is_dropped(monkeypatch, certificates):
-    monkeypatch.setattr(serving, "_PATIENCE", 0.5)
+    monkeypatch.setattr(serving, "PATIENCE", 0.5)
     link = SuperLink(certificates)
     with link.served as served, socket.create_connection(served.fleet) as client:
         client.settimeout(10)
         client.sendall(b"\x16\x03\x01")
         assert is_dropped(client)
-        while served.visits[1]._strangers:
+        while served.visits[1].strangers:
             time.sleep(0.01)
 
 
@@ -458,7 +458,7 @@ def test_many_supernodes_may_be_behind_one_address_and_strangers_drive_none_of_t
     for number in range(8):  # the rest of all places, but for the two strangers
         visit, _ = clock.arrive(guests, "10.0.0.2", dropped)
         visit.know(f"more {number}")
-    assert guests._known == 98
+    assert guests.known == 98
 
 
 def test_one_supernode_has_so_many_connections_and_no_more(clock):
@@ -469,7 +469,7 @@ def test_one_supernode_has_so_many_connections_and_no_more(clock):
     assert dropped == [first]
     for visit in came:
         guests.leave(visit)
-    assert (guests._known, guests._of, guests._strangers) == (0, {}, {})
+    assert (guests.known, guests.of, guests.strangers) == (0, {}, {})
 
 
 # What is written

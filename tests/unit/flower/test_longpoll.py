@@ -184,10 +184,10 @@ def test_nothing_is_kept_of_questions_that_were_answered(path):
             for name in range(9)
         ]
         await asyncio.sleep(0.2)
-        assert len(poll._questions[path].waiting) == 3
+        assert poll.waiting() == {path: 3}
         client.gone.set()
         await asyncio.gather(*asking)
-        assert not any(question.waiting for question in poll._questions.values())
+        assert poll.waiting() == {}
 
     run(scenario, pause=0)
 

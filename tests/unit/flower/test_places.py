@@ -93,7 +93,7 @@ def hide(monkeypatch, place):
 
 @pytest.fixture(autouse=True)
 def _nothing_said_yet(monkeypatch):
-    monkeypatch.setattr(places, "_said", set())
+    monkeypatch.setattr(places, "said", set())
 
 
 def test_the_flower_installed_here_has_every_name():
@@ -133,7 +133,7 @@ def test_a_feature_that_is_off_is_in_the_status_file_published_and_shown(monkeyp
     with caplog.at_level("WARNING"):
         assert not places.have(Feature.SHORTCUTS)
         published = shortfalls.look()
-        monkeypatch.setattr(places, "_said", set())  # as in another process of this machine
+        monkeypatch.setattr(places, "said", set())  # as in another process of this machine
         assert not places.have(Feature.SHORTCUTS)
     line = places.sentence(Feature.SHORTCUTS, places.missing(Feature.SHORTCUTS))
     assert line.endswith(
@@ -223,6 +223,7 @@ def prepared_superlink(folder):
             """Return at once."""
 
     superlink.Server = Server
+    superlink.OwnDoor = lambda flower, status: SimpleNamespace(flower=flower, status=status)
     if hasattr(command, "flower_superlink"):
         command.flower_superlink = lambda: command.uvicorn.run(app=app, host="127.0.0.1", port=1)
     ports = ("127.0.0.1", port()), ("127.0.0.1", port())
@@ -240,8 +241,8 @@ def prepared_superlink(folder):
         "forgets": getattr(states, "activate_node", None) is not activate,
         "cleans less": getattr(internals.core_state(), "_cleanup_expired_task_tokens", None) is not cleanup,
         "watches": stub.tasks.on_death is not None,
-        "api": type(own._status).__name__ == "Starlette",
-        "holds": type(own._app).__name__ == "LongPoll",
+        "api": type(own.status).__name__ == "Starlette",
+        "holds": type(own.flower).__name__ == "LongPoll",
     }
 
 

@@ -26,7 +26,7 @@ def test_where_it_cannot_be_had_stock_flower_runs_and_it_is_said(monkeypatch, ca
     monkeypatch.delattr("flwr.supernode.start_client_internal.subprocess")
     with caplog.at_level("WARNING", "flwr"):
         assert warm_superexec("supernode") is None
-    assert "This release of Flower has no flwr.supernode.start_client_internal.subprocess." in caplog.text
+    assert "this release of Flower has no flwr.supernode.start_client_internal.subprocess." in caplog.text
     monkeypatch.setenv("ONEFLOWER_EXECUTION", "stock")
     assert warm_superexec("supernode") is None
 
@@ -91,7 +91,7 @@ def test_shortcuts_keep_what_minds_their_own_path_and_everything_unknown():
 # ---- processes -----------------------------------------------------------------------------------------------------
 
 PRELUDE = """
-import importlib, json, os, socket, sys, threading, time
+import importlib, json, os, socket, subprocess, sys, threading, time
 from flwr.supercore.superexec.executor import ExecutionSpec
 from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
 from flwr.supercore.constant import TaskType
@@ -118,8 +118,8 @@ def tell(**values):
     os.write(1, (json.dumps({"pid": os.getpid()} | values) + "\\n").encode())  # in one piece, even if others write
 
 def reap(executor):
-    launcher = executor._launcher
-    while launcher._running:
+    launcher = executor.launcher
+    while launcher.running:
         executor.reconcile()
         time.sleep(0.02)
 """
@@ -164,7 +164,7 @@ def test_each_task_is_a_process_of_its_own_that_begins_clean_and_ends_with_its_t
         for number in (1, 2, 3):
             assert executor.launch(spec(number)).status == "accepted"
         reap(executor)
-        tell(what="parent", launcher=type(executor._launcher).__name__, seen=len(seen))
+        tell(what="parent", launcher=type(executor.launcher).__name__, seen=len(seen))
     """)
     found = [line for line in told if line["what"] == "task"]
     parent = next(line for line in told if line["what"] == "parent")
@@ -230,7 +230,7 @@ def test_the_end_of_a_task_is_reported_at_once_and_one_that_ends_itself_is_no_go
         found, deadline = {}, time.monotonic() + 20
         while len(found) < 2 and time.monotonic() < deadline:
             time.sleep(0.05)  # no task is reaped here but by the signal
-            if not executor._launcher._running:
+            if not executor.launcher.running:
                 found = reported()
         tell(reported=found)
     """)
@@ -260,7 +260,7 @@ def test_a_watch_tells_of_tasks_that_died_of_those_whose_superexec_died_and_ends
                 orphan.kill()
                 told.append(deaths.get(timeout=10))
         assert told == [(f"token-{killed.pid}", "was ended by signal 9"), (f"token-{orphan.pid}", "ended early")]
-        wait_until(lambda: watch._tokens == {stubborn.pid: f"token-{stubborn.pid}"})
+        wait_until(lambda: watch.tokens == {stubborn.pid: f"token-{stubborn.pid}"})
         watch.end_all()
         assert stubborn.wait(10) == -15
         assert done.poll() is None
@@ -309,20 +309,19 @@ def test_a_framework_that_does_not_survive_a_fork_gets_workers():
     told, errors = run(
         """
         executor = tasks.TaskExecutor(SubprocessExecutor(), "supernode", os.getpid(), reports)
-        workers = executor._launcher
+        workers = executor.launcher
         tell(what=type(workers).__name__)
-        workers._next = workers._start()
-        workers._next.kill()
-        workers._next.wait()
+        workers.waiting = subprocess.Popen(["true"], stdin=subprocess.PIPE, text=True)
+        workers.waiting.wait()
         executor.launch(spec(7))
-        worker, name = workers._running[0], ""
+        worker, name = workers.running[0], ""
         while name != "flwr-clientapp":
             name = open(f"/proc/{worker.pid}/comm").read().strip()
             time.sleep(0.02)
         worker.kill()
         reap(executor)
-        tell(waiting=workers._next.poll() is None, another=workers._next.pid != worker.pid, reported=reported())
-        workers._next.kill()
+        tell(waiting=workers.waiting.poll() is None, another=workers.waiting.pid != worker.pid, reported=reported())
+        workers.waiting.kill()
         """,
         ONEFLOWER_FRAMEWORK="tensorflow",
     )
@@ -337,7 +336,7 @@ def test_a_superexec_that_dies_is_started_again():
         """
         import signal
         from oneflower_appliance.flower.warm import superexec
-        superexec._PAUSE = 0.1
+        superexec.PAUSE = 0.1
         executable = superexec.WarmSuperExec("supernode")
         executable.start(["flower-superexec", "--insecure", "--runtime-api-address", "127.0.0.1:1"])
         of_parent = open("/proc/self/cmdline").read()

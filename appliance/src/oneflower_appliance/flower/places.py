@@ -203,7 +203,7 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
     Feature.CLIENTAPP_FOLDER: _at(internals.clientapp_task, "pull_task_input"),
 }  # fmt: skip
 
-_said: set[Feature] = set()
+said: set[Feature] = set()  # the features of which this process has said that they are off
 
 
 def missing(feature: Feature) -> str:
@@ -214,8 +214,8 @@ def missing(feature: Feature) -> str:
 def have(feature: Feature) -> bool:
     """Whether a feature can be used here. If it cannot, one line says so, once."""
     reason = missing(feature)
-    if reason and feature not in _said:
-        _said.add(feature)
+    if reason and feature not in said:
+        said.add(feature)
         line = sentence(feature, reason)
         if features_off.report(feature.name, line):
             log.warning("%s", line)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 VISIT = "oneflower.visit"
 OURSELVES = "ourselves"
 
-_PATIENCE = 15.0  # seconds for a handshake, and for the headers of a request
+PATIENCE = 15.0  # seconds for a handshake, and for the headers of a request
 _FAREWELL = 5.0  # seconds for the other end to close the connection too
 _LARGEST_HEADERS = 64 * 1024
 _RESERVE = 512  # descriptors that strangers never get: they are for our own connections, databases and files
@@ -168,7 +168,7 @@ class Server(uvicorn.Server):
         connection.setblocking(False)
         patience: dict[str, float] = {}
         if config.ssl:
-            patience = {"ssl_handshake_timeout": _PATIENCE, "ssl_shutdown_timeout": _FAREWELL}
+            patience = {"ssl_handshake_timeout": PATIENCE, "ssl_shutdown_timeout": _FAREWELL}
         try:
             try:
                 if entrance.ours and await loop.run_in_executor(None, is_ours, connection):
@@ -247,7 +247,7 @@ def _guarded(protocol: Any) -> Callable[..., Protocol]:  # noqa: C901 - a class 
                 self._wait_for_headers()
 
         def _wait_for_headers(self) -> None:
-            self._patience = self.loop.call_later(_PATIENCE, self.transport.abort)
+            self._patience = self.loop.call_later(PATIENCE, self.transport.abort)
 
         def _stop_waiting(self) -> None:
             self._unfinished = 0

@@ -53,63 +53,63 @@ class Limits:
 
 
 class Visits:
-    """The connections at one entrance."""
+    """The connections at one entrance: `strangers`, the number `known`, and all `of` each address or SuperNode."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         # Dictionaries for their order: the oldest comes first.
-        self._strangers: dict[Visit, None] = {}
-        self._of: dict[str, dict[Visit, None]] = {}
-        self._known = 0
+        self.strangers: dict[Visit, None] = {}
+        self.of: dict[str, dict[Visit, None]] = {}
+        self.known = 0
         self._left = asyncio.Event()
 
     async def room(self) -> None:
         """Return when there is room for another stranger."""
-        while self._is_full and (first := next(iter(self._strangers), None)) and (wait := first.moment_left) > 0:
+        while self._is_full and (first := next(iter(self.strangers), None)) and (wait := first.moment_left) > 0:
             self._left.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._left.wait(), wait)
 
     @property
     def _is_full(self) -> bool:
-        return len(self._strangers) >= min(self._limits.strangers, self._limits.total - self._known)
+        return len(self.strangers) >= min(self._limits.strangers, self._limits.total - self.known)
 
     def arrive(self, visit: Visit) -> bool:
         """Accept a stranger, and displace another one if necessary. Returns False if there is no place."""
-        group = self._of.get(visit.address, {})
-        for full, those in ((len(group) >= self._limits.address, group), (self._is_full, self._strangers)):
+        group = self.of.get(visit.address, {})
+        for full, those in ((len(group) >= self._limits.address, group), (self._is_full, self.strangers)):
             first = next(iter(those), None)
             if full and (first is None or first.moment_left > 0):
                 return False
             if full and first:
                 self._end(first)
-        self._strangers[visit] = None
-        self._of.setdefault(visit.address, {})[visit] = None
+        self.strangers[visit] = None
+        self.of.setdefault(visit.address, {})[visit] = None
         return True
 
     def know(self, visit: Visit, who: str) -> None:
         """Record who is at the other end of a connection."""
-        if visit not in self._strangers:
+        if visit not in self.strangers:
             return
         self.leave(visit)
         visit.who = who
-        self._known += 1
-        group = self._of.setdefault(who, {})
+        self.known += 1
+        group = self.of.setdefault(who, {})
         group[visit] = None
         if len(group) > self._limits.known:
             self._end(next(iter(group)))
 
     def leave(self, visit: Visit) -> None:
         """Forget a connection that has ended."""
-        group = self._of.get(visit.who or visit.address, {})
+        group = self.of.get(visit.who or visit.address, {})
         if visit not in group:
             return
         del group[visit]
         if not group:
-            del self._of[visit.who or visit.address]
+            del self.of[visit.who or visit.address]
         if visit.who:
-            self._known -= 1
-        self._strangers.pop(visit, None)
+            self.known -= 1
+        self.strangers.pop(visit, None)
         self._left.set()
 
     def _end(self, visit: Visit) -> None:

@@ -148,6 +148,10 @@ class LongPoll:
                 self._questions[change.question].wake(change.subject(body))
             self._on_change()
 
+    def waiting(self) -> dict[str, int]:
+        """Return how many subjects are waited for at each path where any is."""
+        return {path: len(question.waiting) for path, question in self._questions.items() if question.waiting}
+
     def wake(self, path: str) -> None:
         """Retry the held requests at `path`. May be called from any thread."""
         if self._loop and not self._loop.is_closed():

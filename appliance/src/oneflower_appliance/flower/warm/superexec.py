@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("flwr")
 
 _COMMAND = "flower-superexec"
-_PAUSE = 1.0  # seconds before it is started again
+PAUSE = 1.0  # seconds before it is started again
 
 
 class WarmSuperExec:
@@ -77,7 +77,7 @@ class WarmSuperExec:
                 self._begin(command)
                 os.waitpid(self.pid, 0)
                 continue
-            time.sleep(_PAUSE)
+            time.sleep(PAUSE)
             hearing, telling = os.pipe()
             again = [sys.executable, "-P", "-m", __name__, self._role, "--parent", str(os.getpid()),
                      "--reports", str(telling)]  # fmt: skip

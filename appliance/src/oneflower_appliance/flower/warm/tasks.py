@@ -85,7 +85,7 @@ class TaskExecutor:
         self._reports = reports
 
     @functools.cached_property
-    def _launcher(self) -> Launcher:
+    def launcher(self) -> Launcher:
         """Set at the first task, so a node that never trains has no framework in memory."""
         found = launcher(self._role, self._reports)
         # A task's end is noticed at once, even while this process waits for the next task.
@@ -99,7 +99,7 @@ class TaskExecutor:
         if spec.task_type not in COMMANDS or spec.runtime_dependency_install:
             return self._stock.launch(spec)
         try:
-            self._launcher.launch(order)
+            self.launcher.launch(order)
         except OSError as error:
             log.warning("A task is started as stock Flower does, because a warm start failed: %s", error)
             return self._stock.launch(spec)
@@ -107,8 +107,8 @@ class TaskExecutor:
 
     def reconcile(self) -> None:
         """Do what is due between tasks."""
-        if "_launcher" in vars(self):
-            self._launcher.reap()
+        if "launcher" in vars(self):
+            self.launcher.reap()
         self._stock.reconcile()
 
     def __getattr__(self, name: str) -> Any:
@@ -136,7 +136,7 @@ class Fork:
 
     def __init__(self, reports: Reports) -> None:
         self._reports = reports
-        self._running: set[int] = set()
+        self.running: set[int] = set()
 
     def launch(self, order: dict[str, Any]) -> None:
         """Fork, and do the task in the child."""
@@ -150,26 +150,26 @@ class Fork:
             os.close(self._reports.pipe)  # whose end is the SuperExec's
             finish(lambda: _do(order), DONE)
         self._reports.began(pid, order["token"])
-        self._running.add(pid)
+        self.running.add(pid)
 
     def reap(self) -> None:
         """Forget the tasks that have ended; report how they did."""
-        for pid in list(self._running):
+        for pid in list(self.running):
             with contextlib.suppress(ChildProcessError):
                 ended, status = os.waitpid(pid, os.WNOHANG)
                 if ended:
-                    self._running.discard(pid)
+                    self.running.discard(pid)
                     self._reports.ended(pid, os.waitstatus_to_exitcode(status))
 
 
 class Workers:
-    """A worker for each task, started in advance. There is always one waiting."""
+    """A worker for each task, started in advance. `waiting` is the worker for the next task."""
 
     def __init__(self, role: str, reports: Reports) -> None:
         self._role = role
         self._reports = reports
-        self._running: list[subprocess.Popen[str]] = []
-        self._next: subprocess.Popen[str] | None = None
+        self.running: list[subprocess.Popen[str]] = []
+        self.waiting: subprocess.Popen[str] | None = None
 
     def _start(self) -> subprocess.Popen[str]:
         command = [sys.executable, "-P", "-m", __name__, self._role]
@@ -177,20 +177,20 @@ class Workers:
 
     def launch(self, order: dict[str, Any]) -> None:
         """Give the task to the waiting worker, and start the next worker."""
-        waiting = self._next is not None and self._next.poll() is None
-        worker = self._next if self._next and waiting else self._start()
-        self._next = self._start()
+        waiting = self.waiting is not None and self.waiting.poll() is None
+        worker = self.waiting if self.waiting and waiting else self._start()
+        self.waiting = self._start()
         assert worker.stdin is not None  # noqa: S101 - it is a pipe
         with worker.stdin as stream:
             stream.write(json.dumps(order) + "\n")
         self._reports.began(worker.pid, order["token"])
-        self._running.append(worker)
+        self.running.append(worker)
 
     def reap(self) -> None:
         """Forget the tasks that have ended; report how they did."""
-        for worker in list(self._running):
-            if worker.poll() is not None and worker in self._running:
-                self._running.remove(worker)
+        for worker in list(self.running):
+            if worker.poll() is not None and worker in self.running:
+                self.running.remove(worker)
                 self._reports.ended(worker.pid, worker.returncode)
 
 

@@ -47,11 +47,14 @@ class Reports:
 
 
 class TaskWatch:
-    """The other end: the tasks that have a process now. `on_death` gets the token of one that died, and how."""
+    """The other end: the tasks that have a process now. `on_death` gets the token of one that died, and how.
+
+    `tokens` has the token of each task by the number of its process.
+    """
 
     def __init__(self) -> None:
         self.on_death: Callable[[str, str], None] = lambda _token, _how: None
-        self._tokens: dict[int, str] = {}
+        self.tokens: dict[int, str] = {}
         self._lock = threading.Lock()
 
     def listen(self, pipe: int) -> None:
@@ -66,7 +69,7 @@ class TaskWatch:
                 if "token" in event:
                     ours.add(event["pid"])
                     with self._lock:
-                        self._tokens[event["pid"]] = event["token"]
+                        self.tokens[event["pid"]] = event["token"]
                 else:
                     ours.discard(event["pid"])
                     self._over(event["pid"], event["how"])
@@ -81,7 +84,7 @@ class TaskWatch:
 
     def _over(self, pid: int, how: str) -> None:
         with self._lock:
-            token = self._tokens.pop(pid, "")
+            token = self.tokens.pop(pid, "")
         if token and how:
             log.error("The process of a task (%d) %s.", pid, how)
             self.on_death(token, how)
@@ -89,7 +92,7 @@ class TaskWatch:
     def end_all(self) -> None:
         """End every task: with SIGTERM, then with SIGKILL. Their deaths are not reported, because they are expected."""
         with self._lock:
-            pids, self._tokens = list(self._tokens), {}
+            pids, self.tokens = list(self.tokens), {}
         for pid in pids:
             with suppress(ProcessLookupError):
                 found = os.pidfd_open(pid)
