@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import http.server
 import json
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -34,7 +36,7 @@ def supernode(tmp_path):
     servers = []
     made = tls.make_certificates(tmp_path / "link", [("IP", ADDRESS)])
 
-    def start(status, body, ca=made.ca):
+    def start(status, body, ca=made.ca, path=f"{Path(sys.executable).parent}:{os.defpath}"):
         class Answer(http.server.BaseHTTPRequestHandler):
             def log_message(self, *_):
                 pass
@@ -61,11 +63,15 @@ def supernode(tmp_path):
             f"{ADDRESS}:{server.server_port}", listen, ca, key, tmp_path / "report.json", max_retries=1
         )
         command = [sys.executable, "-m", "oneflower_appliance.flower.main", "supernode", "--parent", str(os.getpid())]
-        environment = os.environ | {
-            "FLWR_HOME": str(tmp_path),
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
-        }
+        environment = (
+            os.environ
+            | {"PATH": path}
+            | {
+                "FLWR_HOME": str(tmp_path),
+                "FLWR_TELEMETRY_ENABLED": "0",
+                "FLWR_DISABLE_UPDATE_CHECK": "1",
+            }
+        )
         output = tmp_path / "output"  # not a pipe, which what the process started may hold open
         with output.open("w") as stream:
             process = subprocess.Popen(
@@ -77,7 +83,8 @@ def supernode(tmp_path):
             process.stdin.close()
             return process.wait(90), output.read_text()[-3000:]
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
     yield start
@@ -109,6 +116,11 @@ def test_what_is_wrong_otherwise_is_said_by_the_last_line_only(supernode):
         400, json.dumps({"code": 2003, "detail": "401 Unauthorized, No space left on device"}).encode()
     )
     assert status == 1, output
+
+
+def test_a_process_of_flower_that_raises_ends_though_its_threads_would_keep_it(supernode, tmp_path):
+    status, output = supernode(401, b"", path=str(tmp_path))
+    assert (status, "No such file or directory: 'flower-superexec'" in output) == (1, True), output
 
 
 def test_the_codes_of_refusals_are_flowers():

@@ -26,6 +26,7 @@ from oneflower_appliance.orders import Ending
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+_UNKNOWN = 1
 _RECENT = 30.0  # seconds for which something that was only logged may be why the process ends
 _LOGS = ("flwr", "uvicorn.error")
 REFUSALS = (2001, 2004)  # codes of Flower's errors: a key must be registered; this node cannot be activated
@@ -108,16 +109,20 @@ class Watch(logging.Handler):
 
 
 def run_flower(flower: Callable[[], None]) -> None:
-    """Run `flower`, and end this process with the `Ending` that fits if it ends for a reason that has one."""
+    """Run `flower`. End this process with the `Ending` that fits if it ends for a reason that has one.
+
+    An exception without one ends it with status 1.
+    """
     watch = Watch()
     watch.start()
+    ending: int | None
     try:
         flower()
         ending = watch.recent
     except OneflowerError:
         raise
     except BaseException as error:
-        ending = ending_of(error) or watch.recent
+        ending = ending_of(error) or watch.recent or (_UNKNOWN if isinstance(error, Exception) else None)
         if ending is None:
             raise
         traceback.print_exc()
