@@ -12,7 +12,7 @@ from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.guest import disc, identity, start_script
 from oneflower_appliance.guest.main import environment_file
 from oneflower_appliance.guest.network import network_files
-from oneflower_appliance.volumes import Volume, volumes
+from oneflower_appliance.volumes import Volume, check_volumes, volumes
 
 # As OpenNebula 7.4 writes it: every key, most of them empty.
 NIC = {
@@ -193,3 +193,11 @@ def test_volumes_are_mounted_where_the_form_points():
 def test_a_volume_that_is_not_valid_is_refused(context):
     with pytest.raises(OneflowerError):
         volumes(context)
+
+
+def test_a_folder_on_which_nothing_is_mounted_does_not_pass_for_a_volume(tmp_path):
+    check_volumes({})
+    check_volumes({"ONEFLOWER_DATA": "virtiofs:lab", "FL_DATA_PATH": "/proc"})  # something is mounted there
+    with pytest.raises(OneflowerError) as missing:
+        check_volumes({"ONEFLOWER_DATA": "virtiofs:lab", "FL_DATA_PATH": str(tmp_path)})
+    assert "nothing is mounted" in missing.value.message

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from oneflower.images import VARIANTS, ImageSpec, disk, manifest, overlay, sbom, software, tools
+from oneflower.images import VARIANTS, ImageSpec, disk, manifest, modules, overlay, sbom, software, tools
 from oneflower.images.spec import parse_size
 from oneflower.opennebula.service import READY_SCRIPT
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -185,6 +185,21 @@ def test_the_manifest_has_the_checksums_of_the_file_and_the_versions_in_it(root)
     assert told["versions"]["flwr"] == "1.41.0"
     assert told["versions"]["linux"] == "6.1.2-1"
     assert (told["size"], told["rootfs"], told["disk"]) == (5, 1, 2)
+
+
+def test_of_the_kernel_stays_what_a_virtual_machine_needs_and_what_that_depends_on():
+    dependencies = """\
+kernel/drivers/ata/ahci.ko: kernel/drivers/ata/libahci.ko kernel/drivers/ata/libata.ko
+kernel/drivers/ata/libahci.ko: kernel/drivers/ata/libata.ko
+kernel/drivers/ata/libata.ko:
+kernel/drivers/ata/pata_via.ko: kernel/drivers/ata/libata.ko
+kernel/drivers/net/wireless/ath/ath9k/ath9k.ko:
+kernel/fs/isofs/isofs.ko: kernel/drivers/cdrom/cdrom.ko
+kernel/drivers/cdrom/cdrom.ko:
+"""
+    assert {path.rpartition("/")[2] for path in modules.closure(dependencies)} == {
+        "ahci.ko", "libahci.ko", "libata.ko", "isofs.ko", "cdrom.ko",
+    }  # fmt: skip
 
 
 def sections(name):

@@ -5,11 +5,12 @@ They are infrastructure, as the network is, so they are set in the CONTEXT secti
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,6 +50,17 @@ def volumes(context: Mapping[str, str]) -> list[Volume]:
         where = (context.get(place, "").strip() or usual).partition("{")[0].rstrip("/")
         found.append(Volume(variable, *_parse(variable, wanted), _checked(place, where)))
     return found
+
+
+def check_volumes(context: Mapping[str, str]) -> None:
+    """Raise `OneflowerError` unless all are mounted: what is written to a plain folder would fill the root disk."""
+    for volume in volumes(context):
+        if not os.path.ismount(volume.where):
+            raise OneflowerError(
+                f"{volume.variable} asks for {volume.source} on {volume.where}, where nothing is mounted.",
+                "The machine's journal says why (journalctl -t oneflower-context -t oneflower-online).",
+                ExitCode.ENVIRONMENT,
+            )
 
 
 def _parse(variable: str, text: str) -> tuple[str, str]:

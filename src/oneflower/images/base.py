@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oneflower.images import bytecode, trim
+from oneflower.images import bytecode, modules, trim
 from oneflower.images.spec import KEYRING, PACKAGES, PYTHON, SUITE
 from oneflower.images.tools import tool
 
@@ -22,8 +22,8 @@ _LEFT_OUT = (
 )  # fmt: skip
 _KEPT = ("/usr/share/doc/*/copyright",)
 
-# The kernel has ext4 and NVMe built in: the initial RAM disk needs the buses on which OpenNebula attaches disks.
-_DRIVERS = ("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "ahci", "ata_piix")
+# The initial RAM disk needs the file system of the root, and the buses on which OpenNebula attaches disks.
+_DRIVERS = ("ext4", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "ahci", "ata_piix", "nvme")
 
 # `usrmerge` comes with the essential packages, converts nothing here, and is the only one that needs all of Perl.
 _NOT_NEEDED = ("usrmerge", "libfile-find-rule-perl", "libnumber-compare-perl", "libtext-glob-perl",
@@ -43,7 +43,7 @@ def key(spec: ImageSpec) -> str:
     """Return a name for the content of the base."""
     content = [
         SUITE, PACKAGES, _LEFT_OUT, _KEPT, _DRIVERS, _NOT_NEEDED, _PREPARE, _FINISH, spec.mirror, spec.epoch,
-        trim.DEBIAN, Path(bytecode.__file__).read_text(encoding="utf-8"),
+        trim.DEBIAN, modules.KEPT, Path(bytecode.__file__).read_text(encoding="utf-8"),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
@@ -65,6 +65,7 @@ def make(spec: ImageSpec, target: Path, scratch: Path) -> None:
     ]  # fmt: skip
     try:
         tool(command, "install the Debian packages", {"SOURCE_DATE_EPOCH": str(spec.epoch)})
+        modules.keep(root)
         trim.debian(root)
         bytecode.write(root, [f"usr/lib/python{PYTHON}", "usr/lib/python3/dist-packages"])
         partial = target.with_suffix(".part")

@@ -20,7 +20,7 @@ ARCHITECTURE = "x86_64"
 
 # Debian packages beside the essential ones. There is no apt: an image is replaced by a newer one, not upgraded.
 PACKAGES = (
-    "linux-image-cloud-amd64", "initramfs-tools", "systemd-sysv", "systemd-timesyncd", "systemd-resolved", "udev",
+    "linux-image-amd64", "initramfs-tools", "systemd-sysv", "systemd-timesyncd", "systemd-resolved", "udev",
     "dbus", "libnss-myhostname", "libstdc++6", "kmod", "e2fsprogs", "iproute2", "openssh-server", "python3",
     "ca-certificates", "usr-is-merged",
 )  # fmt: skip

@@ -5,28 +5,13 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from oneflower.images.tools import tool
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-# Drivers of hardware that no KVM machine has, and of protocols that nobody speaks here.
-_KERNEL = (
-    "drivers/comedi", "drivers/hid", "drivers/media", "drivers/target", "drivers/hv", "drivers/xen",
-    "drivers/nvdimm", "drivers/soundwire", "drivers/leds", "drivers/platform", "drivers/block/drbd",
-    "drivers/md/bcache", "drivers/vhost", "drivers/nvme/target", "drivers/video", "drivers/thermal", "drivers/cxl",
-    "drivers/powercap", "drivers/uio", "fs/ceph", "fs/smb", "fs/btrfs", "fs/nfsd", "fs/ocfs2", "fs/gfs2", "fs/f2fs",
-    "fs/jfs", "fs/ubifs", "fs/dlm", "fs/udf", "fs/reiserfs", "fs/nilfs2", "fs/orangefs", "fs/afs", "fs/coda",
-    "fs/hfs", "fs/hfsplus", "fs/minix", "fs/ufs", "fs/affs", "net/ceph", "net/sctp", "net/tipc", "net/smc",
-    "net/rds", "net/ipx", "net/appletalk", "net/netfilter/ipvs", "net/netfilter/ipset", "net/openvswitch",
-    "net/batman-adv", "net/mptcp", "net/l2tp", "net/sunrpc/xprtrdma", "arch/x86/kvm", "net/dccp", "net/atm",
-    "net/can",
-)  # fmt: skip
 DEBIAN = (
-    *(f"usr/lib/modules/*/kernel/{path}" for path in _KERNEL), "usr/lib/udev/hwdb.*",
-    "usr/lib/x86_64-linux-gnu/gconv/*", "usr/lib/python3*/pydoc_data", "usr/lib/python3*/test",
-    "usr/lib/python3*/lib2to3", "usr/lib/python3*/ensurepip", "usr/lib/python3*/idlelib",
+    "usr/lib/udev/hwdb.*", "usr/lib/x86_64-linux-gnu/gconv/*", "usr/lib/python3*/pydoc_data",
+    "usr/lib/python3*/test", "usr/lib/python3*/lib2to3", "usr/lib/python3*/ensurepip", "usr/lib/python3*/idlelib",
     "usr/lib/python3*/turtledemo", "usr/lib/python3*/config-*", "usr/share/common-licenses/*.gz", "var/cache/*",
     "var/log/*.log", "var/log/apt", "var/lib/apt/lists/*", "usr/share/i18n", "boot/System.map*",
 )  # fmt: skip
@@ -34,10 +19,12 @@ DEBIAN = (
 _SITE = "opt/oneflower/lib/python3*/site-packages/"
 _PYTHON = (
     "*/tests", "*/*/tests", "*/*/*/tests", "*/test", "numpy/**/tests", "scipy/**/tests", "pyarrow/include",
-    "pyarrow/src", "pyarrow/tests", "pyarrow/*.pyx", "pyarrow/includes", "torch/include", "torch/test",
-    "torch/share", "torch/bin/protoc*", "torch/bin/test*", "torch/lib/*.a", "tensorflow/include",
-    "numpy/_core/include", "numpy/_core/lib", "bin", "share", "*.dist-info/direct_url.json",
-    "*.dist-info/uv_cache.json", "*.dist-info/REQUESTED", "*/__pycache__",
+    "pyarrow/src", "pyarrow/libarrow_flight*", "pyarrow/_flight*", "pyarrow/libarrow_s3*", "pyarrow/_s3fs*",
+    "pyarrow/libarrow_python.so", "pyarrow/libarrow_python.so.*.*.*", "Crypto/SelfTest", "sqlalchemy/testing",
+    "pyarrow/tests", "pyarrow/*.pyx", "pyarrow/includes", "torch/include", "torch/test", "torch/share",
+    "torch/bin/protoc*", "torch/bin/test*", "torch/lib/*.a", "tensorflow/include", "numpy/_core/include",
+    "numpy/_core/lib", "bin", "share", "*.dist-info/direct_url.json", "*.dist-info/uv_cache.json",
+    "*.dist-info/REQUESTED", "*/__pycache__",
 )  # fmt: skip
 # scikit-learn, NumPy, SciPy and PyTorch import parts of their own tests: `sklearn.utils._testing`, `torch.testing`.
 _STAYS = ("torch/testing", "numpy/testing", "sklearn/utils/_testing.py")
@@ -46,8 +33,6 @@ _STAYS = ("torch/testing", "numpy/testing", "sklearn/utils/_testing.py")
 def debian(root: Path) -> None:
     """Take out what Debian packages brought."""
     _remove(root, DEBIAN)
-    for module in root.glob("usr/lib/modules/*"):
-        tool(["depmod", "-b", root, module.name], "list the kernel's modules")
 
 
 def python(root: Path) -> None:

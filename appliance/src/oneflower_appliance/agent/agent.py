@@ -19,10 +19,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from oneflower_appliance.agent import superlink, supernode
+from oneflower_appliance.agent import superlink, supernode, systemd
 from oneflower_appliance.agent.backoff import Backoff
 from oneflower_appliance.agent.diagnosis import HungError, explain
 from oneflower_appliance.agent.flower_process import check_installed
+from oneflower_appliance.agent.hardware import check_hardware
 from oneflower_appliance.agent.journal import Health, Journal, read_status
 from oneflower_appliance.agent.machine import Machine
 from oneflower_appliance.agent.onegate import OneGate, OneGateError
@@ -34,6 +35,7 @@ from oneflower_appliance.parameters import PARAMETERS
 from oneflower_appliance.process import die_with_parent
 from oneflower_appliance.roles import COORDINATOR, NODES
 from oneflower_appliance.settings import ignored, remarks, resolve
+from oneflower_appliance.volumes import check_volumes
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -102,7 +104,9 @@ def _identify(name: str, home: Path, context_folder: Path, journal: Journal) -> 
         _withdraw(machine)
         settings = resolve({key: value for key, value in context.items() if key in PARAMETERS}, ROLES[name][1])
         _set_up_log(settings)
+        check_hardware()
         check_installed(settings.text("FLOWER_VERSION"))
+        check_volumes(context)
     except OneflowerError as error:
         _report(machine, error)
         raise
@@ -141,6 +145,7 @@ def watch_over(role: Role, machine: Machine) -> NoReturn:
     pauses = Backoff(first=0.5, cap=30, jitter=0).delays()
     while True:
         assert role.child is not None  # noqa: S101 - the start step made it
+        systemd.alive()
         try:
             if not role.child.ended.wait(role.tick()):
                 continue
@@ -160,7 +165,7 @@ def watch_over(role: Role, machine: Machine) -> NoReturn:
             )
         machine.journal.broken(Health.ERROR, f"{cause.message} Starting it again.")
         _report(machine, cause)
-        time.sleep(next(pauses))
+        systemd.rest(next(pauses))
         machine.journal.run(role.restart_steps())
         machine.publish({ERROR.name: NOTHING})
 
@@ -178,10 +183,10 @@ class _JsonLines(logging.Formatter):
 
 def _set_up_log(settings: Settings | None = None) -> None:
     handler = logging.StreamHandler(sys.stderr)
+    lines: logging.Formatter = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     if settings is not None and settings.text("FL_LOG_FORMAT") == "json":
-        handler.setFormatter(_JsonLines())
-    else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+        lines = _JsonLines()
+    handler.setFormatter(systemd.Prioritised(lines, own=__package__) if systemd.under_journal() else lines)
     logging.root.handlers[:] = [handler]
     logging.root.setLevel(settings.text("FL_LOG_LEVEL") if settings else "INFO")
 
@@ -235,7 +240,8 @@ def main() -> None:
     except Stopped:
         sys.exit(ExitCode.OK)
     except OneflowerError as error:
-        sys.stderr.write(f"oneflower-agent: {error}\n")
+        mark, text = ("<3>", error.sentence) if systemd.under_journal() else ("", str(error))
+        sys.stderr.write(f"{mark}oneflower-agent: {text}\n")
         sys.exit(error.code)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oneflower_appliance.agent.diagnosis import explain
+from oneflower_appliance.agent.systemd import alive
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
 from oneflower_appliance.orders import EXECUTION_VARIABLE, LEVEL_VARIABLE, RUNS_VARIABLE
@@ -89,6 +90,7 @@ def wait_for(child: Child | None, done: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + START_LIMIT
     reason = "no connection"
     while time.monotonic() < deadline:
+        alive()
         try:
             if done():
                 return

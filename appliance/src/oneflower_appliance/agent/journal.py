@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from oneflower_appliance.agent.systemd import alive, tell
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
 
@@ -118,6 +119,7 @@ class Journal:
     def ready(self) -> None:
         """Record that READY is published."""
         self.status.ready = True
+        tell("READY=1")
         causes = [line for lines in self._remarks.values() for line in lines]
         self._set(Health.DEGRADED if causes else Health.DONE, causes)
 
@@ -130,9 +132,11 @@ class Journal:
     def _set(self, health: Health, causes: Iterable[str]) -> None:
         self.status.health = health
         self.status.causes = list(causes)
+        tell(f"STATUS={health}" + "".join(f": {cause}" for cause in self.status.causes[:1]))
         self._write()
 
     def _write(self) -> None:
+        alive()
         self.status.updated = datetime.now(UTC).isoformat(timespec="milliseconds")
         write_atomic(self._path, json.dumps(asdict(self.status), indent=1) + "\n", SHARED)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from oneflower_appliance.agent.backoff import Backoff
 from oneflower_appliance.agent.onegate import OneGateError
+from oneflower_appliance.agent.systemd import rest
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Machine:
                 if not error.heals or time.monotonic() + delay > deadline:
                     raise
                 self.journal.waiting(f"{error.message} Trying again.")
-            time.sleep(delay)
+            rest(delay)
         raise AssertionError  # delays never end
 
     def publish(self, values: dict[str, str]) -> str:

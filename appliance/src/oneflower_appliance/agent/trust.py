@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from oneflower_appliance.agent import tls
 from oneflower_appliance.agent.discovery import PATIENCE, backoff
 from oneflower_appliance.agent.link import Probe
+from oneflower_appliance.agent.systemd import rest
 from oneflower_appliance.attributes import CA_CERT, NOTHING, TLS
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
@@ -113,7 +114,7 @@ class Trust:
                     ExitCode.CLOUD,
                 )
             self._machine.journal.waiting(f"The SuperLink at {endpoint} does not answer: {reason}. Trying again.")
-            time.sleep(delay)
+            rest(delay)
 
 
 def _untrusted(endpoint: str, error: ssl.SSLCertVerificationError) -> OneflowerError:

@@ -1,0 +1,47 @@
+"""Whether the machine can run Flower at all, said in a sentence before Flower would die of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from oneflower_appliance.errors import ExitCode, OneflowerError
+
+# What x86-64-v2 adds. NumPy is built for it, and dies with an illegal instruction on less, without a word.
+_NEEDED = ("cx16", "lahf_lm", "popcnt", "pni", "ssse3", "sse4_1", "sse4_2")
+_LEAST_MEMORY = 384 << 20
+
+
+def check_hardware(processors: Path = Path("/proc/cpuinfo"), memory: Path = Path("/proc/meminfo")) -> None:
+    """Raise `OneflowerError` when the processor or the memory is not enough. What is not known counts as enough."""
+    missing = [flag for flag in _NEEDED if flag not in flags] if (flags := _flags(processors)) else []
+    if missing:
+        raise OneflowerError(
+            f"The processor lacks {', '.join(missing)}, which belong to x86-64-v2: NumPy cannot run on it.",
+            'Set CPU_MODEL=[MODEL="host-passthrough"] in the VM template, or take a host of 2009 or later.',
+            ExitCode.ENVIRONMENT,
+        )
+    total = _total(memory)
+    if total is not None and total < _LEAST_MEMORY:
+        raise OneflowerError(
+            f"The machine has {total >> 20} MB of memory, which is not enough for Flower.",
+            "Give the VM at least 512 MB (MEMORY in the VM template).",
+            ExitCode.ENVIRONMENT,
+        )
+
+
+def _flags(path: Path) -> set[str]:
+    match = re.search(r"^flags\s*:(.*)$", _read(path), re.MULTILINE)
+    return set(match[1].split()) if match else set()
+
+
+def _total(path: Path) -> int | None:
+    match = re.search(r"^MemTotal:\s*(\d+) kB", _read(path), re.MULTILINE)
+    return int(match[1]) << 10 if match else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,62 @@
+"""What the agent tells systemd: that it lives, how it is, and how much a line of its log matters.
+
+In the local cloud there is no systemd, and all of this does nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from contextlib import suppress
+
+_SLICE = 30.0  # well below WatchdogSec of the unit
+_ERROR, _WARNING, _NOTICE, _INFO = 3, 4, 5, 6
+
+
+def tell(*assignments: str) -> None:
+    """Send lines like READY=1 to systemd (sd_notify)."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    path = "\0" + address[1:] if address.startswith("@") else address
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        sender.sendto("\n".join(assignments).encode(), path)
+
+
+def alive() -> None:
+    """Say that this process is not stuck. Without that for a while (WatchdogSec), systemd starts it again."""
+    tell("WATCHDOG=1")
+
+
+def rest(seconds: float) -> None:
+    """Sleep, as one who lives."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        alive()
+        time.sleep(min(left, _SLICE))
+
+
+def under_journal() -> bool:
+    """Say whether standard error goes to systemd's journal."""
+    return "JOURNAL_STREAM" in os.environ
+
+
+class Prioritised(logging.Formatter):
+    """Puts before each line how much it matters. Steps of the agent are notices: an image shows them on its console."""
+
+    def __init__(self, inner: logging.Formatter, own: str) -> None:
+        super().__init__()
+        self._inner, self._own = inner, own
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line as the journal reads it."""
+        return f"<{self._priority(record)}>{self._inner.format(record)}"
+
+    def _priority(self, record: logging.LogRecord) -> int:
+        if record.levelno >= logging.ERROR:
+            return _ERROR
+        if record.levelno >= logging.WARNING:
+            return _WARNING
+        return _NOTICE if record.name.startswith(self._own) and record.levelno >= logging.INFO else _INFO

@@ -1,0 +1,108 @@
+"""What the agent says to systemd, and whether a machine can run Flower at all."""
+
+from __future__ import annotations
+
+import logging
+import socket
+
+import pytest
+
+from oneflower_appliance.agent import systemd
+from oneflower_appliance.agent.hardware import check_hardware
+from oneflower_appliance.agent.journal import Health, Journal
+from oneflower_appliance.errors import ExitCode, OneflowerError
+
+V2 = "fpu sse sse2 cx16 lahf_lm popcnt pni ssse3 sse4_1 sse4_2"
+
+
+@pytest.fixture
+def told(tmp_path, monkeypatch):
+    """The socket at which systemd would listen; returns what has arrived."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        listener.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+
+        def arrived():
+            lines = []
+            while True:
+                try:
+                    lines += listener.recv(4096).decode().split("\n")
+                except BlockingIOError:
+                    return lines
+
+        yield arrived
+
+
+def test_systemd_hears_that_the_agent_lives_how_it_is_and_when_it_is_ready(told, tmp_path):
+    journal = Journal("superlink", tmp_path / "status.json")
+    journal.waiting("OneGate does not answer.")
+    before = told()
+    assert "WATCHDOG=1" in before
+    assert "STATUS=starting: OneGate does not answer." in before
+    assert "READY=1" not in before
+    journal.ready()
+    assert {"READY=1", "STATUS=done"} <= set(told())
+    journal.broken(Health.ERROR, "Flower ended.")
+    assert "STATUS=error: Flower ended." in told()
+
+
+def test_a_long_rest_is_no_reason_to_be_started_again(told):
+    systemd.rest(0.01)
+    assert told() == ["WATCHDOG=1"]
+
+
+def test_without_systemd_nothing_is_said(monkeypatch):
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    systemd.tell("READY=1")
+    monkeypatch.setenv("NOTIFY_SOCKET", "/nobody/listens")
+    systemd.tell("READY=1")
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "priority"),
+    [
+        ("oneflower_appliance.agent.journal", logging.INFO, 5),
+        ("oneflower_appliance.agent.journal", logging.DEBUG, 6),
+        ("flower", logging.INFO, 6),
+        ("flower", logging.WARNING, 4),
+        ("agent", logging.ERROR, 3),
+    ],
+)
+def test_the_journal_learns_how_much_a_line_matters(name, level, priority):
+    formatter = systemd.Prioritised(logging.Formatter("%(message)s"), own="oneflower_appliance.agent")
+    line = formatter.format(logging.LogRecord(name, level, __file__, 1, "what happens", None, None))
+    assert line == f"<{priority}>what happens"
+
+
+def machine(tmp_path, processors, memory):
+    (tmp_path / "cpuinfo").write_text(processors)
+    (tmp_path / "meminfo").write_text(memory)
+    return tmp_path / "cpuinfo", tmp_path / "meminfo"
+
+
+@pytest.mark.parametrize(
+    ("processors", "memory"),
+    [
+        (f"processor\t: 0\nflags\t\t: {V2}\n", "MemTotal:        1024000 kB\n"),
+        ("Features\t: fp asimd\n", "MemTotal:        1024000 kB\n"),  # another architecture
+        ("", ""),
+    ],
+)
+def test_a_machine_that_is_good_enough(tmp_path, processors, memory):
+    check_hardware(*machine(tmp_path, processors, memory))
+
+
+def test_a_processor_on_which_numpy_dies_is_named_before_it_does(tmp_path):
+    flags = V2.replace("sse4_2", "").replace("popcnt", "")
+    with pytest.raises(OneflowerError) as refused:
+        check_hardware(*machine(tmp_path, f"flags\t\t: {flags}\n", "MemTotal: 1024000 kB\n"))
+    assert "lacks popcnt, sse4_2" in refused.value.message
+    assert "host-passthrough" in refused.value.hint
+    assert refused.value.code is ExitCode.ENVIRONMENT
+
+
+def test_too_little_memory_is_named_before_flower_starts(tmp_path):
+    with pytest.raises(OneflowerError) as refused:
+        check_hardware(*machine(tmp_path, f"flags\t\t: {V2}\n", "MemTotal:         250000 kB\n"))
+    assert "244 MB" in refused.value.message
