@@ -217,7 +217,16 @@ def test_every_unit_that_is_enabled_and_ours_exists_and_says_where_it_belongs():
     ours = {unit: target for target, units in overlay.ENABLED.items() for unit in units if "oneflower" in unit}
     assert "oneflower-agent.service" in ours
     for unit, target in ours.items():
-        assert sections(unit)["Install"]["WantedBy"] == target
+        assert sections(re.sub("@.*[.]", "@.", unit))["Install"]["WantedBy"] == target
+
+
+def test_the_serial_line_and_the_screen_show_what_our_units_say():
+    assert {"oneflower-progress@console.service", "oneflower-progress@tty1.service"} <= set(
+        overlay.ENABLED["sysinit.target"]
+    )
+    command = sections("oneflower-progress@.service")["Service"]["ExecStart"]
+    for unit in ("oneflower-context.service", "oneflower-online.service", "oneflower-agent.service"):
+        assert f"-t {sections(unit)['Service']['SyslogIdentifier']}" in command
 
 
 def test_the_agent_runs_as_a_user_of_its_own_and_is_started_again_unless_its_settings_are_not_valid():
@@ -261,10 +270,9 @@ def test_nobody_logs_in_with_a_password():
         assert line in text.splitlines()
 
 
-def test_the_journal_is_bounded_and_the_console_gets_what_matters():
+def test_the_journal_is_bounded():
     text = (overlay.OVERLAY / "etc/systemd/journald.conf.d/oneflower.conf").read_text()
     assert re.search(r"^SystemMaxUse=\d+M$", text, re.MULTILINE)
-    assert {"ForwardToConsole=yes", "MaxLevelConsole=notice"} <= set(text.splitlines())
 
 
 def laid(tmp_path):

@@ -21,11 +21,12 @@ _ID = 900
 # Units by the target that wants them; those of Debian that are not here are not enabled.
 ENABLED = {
     "multi-user.target": (
-        "oneflower-agent.service", "oneflower-host-keys.service", "oneflower-screen.service", "ssh.service",
+        "oneflower-agent.service", "oneflower-host-keys.service", "ssh.service",
         "systemd-networkd.service", "remote-fs.target",
     ),
     "sysinit.target": (
-        "oneflower-context.service", "oneflower-growfs.service", "systemd-timesyncd.service",
+        "oneflower-context.service", "oneflower-growfs.service",
+        "oneflower-progress@console.service", "oneflower-progress@tty1.service", "systemd-timesyncd.service",
         "systemd-resolved.service",
     ),
     "sockets.target": ("systemd-networkd.socket",),
@@ -104,7 +105,9 @@ def _enable(root: Path) -> None:
         folder = settings / f"{target}.wants"
         folder.mkdir()
         for unit in units:
-            (folder / unit).symlink_to(f"/lib/systemd/system/{unit}")
+            name, at, rest = unit.partition("@")
+            file = f"{name}@.{rest.rpartition('.')[2]}" if at else unit  # an instance is a link to its template
+            (folder / unit).symlink_to(f"/lib/systemd/system/{file}")
     for unit in _MASKED:
         (settings / unit).unlink(missing_ok=True)
         (settings / unit).symlink_to("/dev/null")

@@ -73,6 +73,7 @@ class Journal:
         self._remarks: dict[str, list[str]] = {}
         self.status = Status(role)
         self._write()
+        tell("READY=1")  # to systemd: from here on the status file is that of this agent, and not of an earlier one
 
     def run(self, steps: Iterable[Step]) -> None:
         """Run `steps` in order. The first failure is recorded and raised."""
@@ -119,7 +120,6 @@ class Journal:
     def ready(self) -> None:
         """Record that READY is published."""
         self.status.ready = True
-        tell("READY=1")
         causes = [line for lines in self._remarks.values() for line in lines]
         self._set(Health.DEGRADED if causes else Health.DONE, causes)
 
