@@ -25,9 +25,10 @@ _KEPT = ("/usr/share/doc/*/copyright",)
 # The initial RAM disk needs the file system of the root, and the buses on which OpenNebula attaches disks.
 _DRIVERS = ("ext4", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "ahci", "ata_piix", "nvme")
 
-# `usrmerge` comes with the essential packages, converts nothing here, and is the only one that needs all of Perl.
+# `usrmerge` comes with the essential packages, converts nothing here, and is the only one that needs all of Perl. The rest
+# of Perl serves the installation of packages only.
 _NOT_NEEDED = ("usrmerge", "libfile-find-rule-perl", "libnumber-compare-perl", "libtext-glob-perl",
-               "perl", "perl-modules-5.36", "libperl5.36")  # fmt: skip
+               "perl", "perl-modules-5.36", "libperl5.36", "perl-base")  # fmt: skip
 
 _PREPARE = """set -eu
 mkdir -p "$1/etc/initramfs-tools/conf.d"
@@ -35,7 +36,7 @@ printf 'MODULES=list\\nRESUME=none\\nFSTYPE=ext4\\n' >"$1/etc/initramfs-tools/co
 printf '%s\\n' {drivers} >"$1/etc/initramfs-tools/modules"
 """
 _FINISH = """set -eu
-chroot "$1" dpkg --purge {packages}
+chroot "$1" dpkg --purge --force-remove-essential --force-depends {packages}
 """
 
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     Step = Callable[[str], AbstractContextManager[object]]
 
 _ROOM = 1 << 30  # left free in an image whose size nobody chose
-_CLUSTERS = {False: "65536", True: "2097152"}
 _USUAL_SIZE = 4 << 30
 
 
@@ -103,7 +102,7 @@ def _write(
     with step("boot loaders for BIOS and UEFI"):
         disk.write_boot_loaders(raw, size, spec.identifier, spec.epoch)
     with step("compress"):
-        disk.compress(raw, image, _CLUSTERS[spec.edge])
+        disk.compress(raw, image)
     with step("checksums"):
         found, bill = told
         sizes = {"rootfs": content, "disk": size}

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 PREFIX = "opt/oneflower"
 SITE = f"{PREFIX}/lib/python{PYTHON}/site-packages"
 _PLATFORM = f"{ARCHITECTURE}-manylinux_2_36"  # the C library of the suite
-_LEFT_OUT = ("uv",)  # Flower would install an app's dependencies with it; machines install nothing
+# Flower would install an app's dependencies with uv, and a server would watch its files: machines do neither.
+_LEFT_OUT = ("uv", "watchfiles")
 _COMMANDS_OF = ("flwr", "oneflower-appliance")
 _HINT = "Check that the package registry can be reached and that there is disk space, then try again."
 _TORCH_INDEX = "https://download.pytorch.org/whl/cpu"

@@ -21,10 +21,11 @@ _PYTHON = (
     "*/tests", "*/*/tests", "*/*/*/tests", "*/test", "numpy/**/tests", "scipy/**/tests", "pyarrow/include",
     "pyarrow/src", "pyarrow/libarrow_flight*", "pyarrow/_flight*", "pyarrow/libarrow_s3*", "pyarrow/_s3fs*",
     "pyarrow/libarrow_python.so", "pyarrow/libarrow_python.so.*.*.*", "Crypto/SelfTest", "sqlalchemy/testing",
-    "pyarrow/tests", "pyarrow/*.pyx", "pyarrow/includes", "torch/include", "torch/test", "torch/share",
-    "torch/bin/protoc*", "torch/bin/test*", "torch/lib/*.a", "tensorflow/include", "numpy/_core/include",
-    "numpy/_core/lib", "bin", "share", "*.dist-info/direct_url.json", "*.dist-info/uv_cache.json",
-    "*.dist-info/REQUESTED", "*/__pycache__",
+    "**/*.pyx", "**/*.pxd", "**/*.pxi", "**/*.pyx.tp", "**/*.pyi", "**/*.h", "**/*.hpp", "**/*.c", "PIL/_avif*",
+    "pillow.libs/libavif*", "pyarrow/_orc*", "pyarrow/_hdfs*", "pyarrow/_gcsfs*", "pyarrow/_azurefs*",
+    "pyarrow/tests", "pyarrow/includes", "torch/include", "torch/test", "torch/share", "torch/bin/protoc*",
+    "torch/bin/test*", "torch/lib/*.a", "tensorflow/include", "numpy/_core/include", "numpy/_core/lib", "bin",
+    "share", "*.dist-info/direct_url.json", "*.dist-info/uv_cache.json", "*.dist-info/REQUESTED", "*/__pycache__",
 )  # fmt: skip
 # scikit-learn, NumPy, SciPy and PyTorch import parts of their own tests: `sklearn.utils._testing`, `torch.testing`.
 _STAYS = ("torch/testing", "numpy/testing", "sklearn/utils/_testing.py")
