@@ -25,8 +25,8 @@ _KEPT = ("/usr/share/doc/*/copyright",)
 # The initial RAM disk needs the file system of the root, and the buses on which OpenNebula attaches disks.
 _DRIVERS = ("ext4", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "ahci", "ata_piix", "nvme")
 
-# `usrmerge` comes with the essential packages, converts nothing here, and is the only one that needs all of Perl. The rest
-# of Perl serves the installation of packages only.
+# `usrmerge` comes with the essential packages, converts nothing here, and is the only one that needs all of Perl. What
+# is left of Perl serves the installation of packages only.
 _NOT_NEEDED = ("usrmerge", "libfile-find-rule-perl", "libnumber-compare-perl", "libtext-glob-perl",
                "perl", "perl-modules-5.36", "libperl5.36", "perl-base")  # fmt: skip
 
