@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from oneflower_appliance.agent import systemd
+from oneflower_appliance.agent.agent import systemd
 from oneflower_appliance.agent.hardware import check_hardware
 from oneflower_appliance.agent.journal import Health, Journal
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -67,7 +67,7 @@ def test_without_systemd_nothing_is_said(monkeypatch):
     ],
 )
 def test_the_journal_learns_how_much_a_line_matters(name, level, priority):
-    formatter = systemd.Prioritised(logging.Formatter("%(message)s"), own="oneflower_appliance.agent")
+    formatter = systemd.Prioritised(logging.Formatter("%(message)s"), own="oneflower_appliance.agent.agent")
     line = formatter.format(logging.LogRecord(name, level, __file__, 1, "what happens", None, None))
     assert line == f"<{priority}>what happens"
 

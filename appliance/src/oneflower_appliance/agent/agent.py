@@ -19,7 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from oneflower_appliance.agent import superlink, supernode, systemd
+from oneflower_appliance.agent import superlink, supernode
+from oneflower_appliance.agent.agent import systemd
 from oneflower_appliance.agent.backoff import Backoff
 from oneflower_appliance.agent.diagnosis import HungError, explain
 from oneflower_appliance.agent.flower_process import check_installed
