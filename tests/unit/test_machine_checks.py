@@ -7,9 +7,9 @@ import socket
 
 import pytest
 
-from oneflower_appliance.agent.agent import systemd
 from oneflower_appliance.agent.hardware import check_hardware
 from oneflower_appliance.agent.journal import Health, Journal
+from oneflower_appliance.agent.systemd import Prioritised, rest, tell
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 V2 = "fpu sse sse2 cx16 lahf_lm popcnt pni ssse3 sse4_1 sse4_2"
@@ -45,15 +45,15 @@ def test_systemd_hears_that_the_agent_lives_and_how_it_is(told, tmp_path):
 
 
 def test_a_long_rest_is_no_reason_to_be_started_again(told):
-    systemd.rest(0.01)
+    rest(0.01)
     assert told() == ["WATCHDOG=1"]
 
 
 def test_without_systemd_nothing_is_said(monkeypatch):
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-    systemd.tell("READY=1")
+    tell("READY=1")
     monkeypatch.setenv("NOTIFY_SOCKET", "/nobody/listens")
-    systemd.tell("READY=1")
+    tell("READY=1")
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_without_systemd_nothing_is_said(monkeypatch):
     ],
 )
 def test_the_journal_learns_how_much_a_line_matters(name, level, priority):
-    formatter = systemd.Prioritised(logging.Formatter("%(message)s"), own="oneflower_appliance.agent.agent")
+    formatter = Prioritised(logging.Formatter("%(message)s"), own=Journal.__module__.rpartition(".")[0])
     line = formatter.format(logging.LogRecord(name, level, __file__, 1, "what happens", None, None))
     assert line == f"<{priority}>what happens"
 

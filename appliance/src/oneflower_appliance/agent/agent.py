@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from oneflower_appliance.agent import superlink, supernode
-from oneflower_appliance.agent.agent import systemd
 from oneflower_appliance.agent.backoff import Backoff
 from oneflower_appliance.agent.diagnosis import HungError, explain
 from oneflower_appliance.agent.flower_process import check_installed
@@ -28,6 +27,7 @@ from oneflower_appliance.agent.hardware import check_hardware
 from oneflower_appliance.agent.journal import Health, Journal, read_status
 from oneflower_appliance.agent.machine import Machine
 from oneflower_appliance.agent.onegate import OneGate, OneGateError
+from oneflower_appliance.agent.systemd import Prioritised, alive, rest, under_journal
 from oneflower_appliance.attributes import ERROR, NOTHING, READY
 from oneflower_appliance.context import read_context, read_token
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -146,7 +146,7 @@ def watch_over(role: Role, machine: Machine) -> NoReturn:
     pauses = Backoff(first=0.5, cap=30, jitter=0).delays()
     while True:
         assert role.child is not None  # noqa: S101 - the start step made it
-        systemd.alive()
+        alive()
         try:
             if not role.child.ended.wait(role.tick()):
                 continue
@@ -166,7 +166,7 @@ def watch_over(role: Role, machine: Machine) -> NoReturn:
             )
         machine.journal.broken(Health.ERROR, f"{cause.message} Starting it again.")
         _report(machine, cause)
-        systemd.rest(next(pauses))
+        rest(next(pauses))
         machine.journal.run(role.restart_steps())
         machine.publish({ERROR.name: NOTHING})
 
@@ -187,7 +187,7 @@ def _set_up_log(settings: Settings | None = None) -> None:
     lines: logging.Formatter = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     if settings is not None and settings.text("FL_LOG_FORMAT") == "json":
         lines = _JsonLines()
-    handler.setFormatter(systemd.Prioritised(lines, own=__package__) if systemd.under_journal() else lines)
+    handler.setFormatter(Prioritised(lines, own=__package__) if under_journal() else lines)
     logging.root.handlers[:] = [handler]
     logging.root.setLevel(settings.text("FL_LOG_LEVEL") if settings else "INFO")
 
@@ -241,7 +241,7 @@ def main() -> None:
     except Stopped:
         sys.exit(ExitCode.OK)
     except OneflowerError as error:
-        mark, text = ("<3>", error.sentence) if systemd.under_journal() else ("", str(error))
+        mark, text = ("<3>", error.sentence) if under_journal() else ("", str(error))
         sys.stderr.write(f"{mark}oneflower-agent: {text}\n")
         sys.exit(error.code)
 
