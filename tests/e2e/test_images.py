@@ -58,7 +58,7 @@ def test_an_image_is_small_and_says_what_is_in_it(built):
 
 
 def test_the_same_inputs_give_the_same_bytes(folder, built):
-    """Flower and its packages are installed anew; Debian's part is the same."""
+    """Flower and its packages are installed again; Debian's part is the same."""
     for path in (folder / "cache").glob("flwr-*.tar"):
         path.unlink()
     again = build(ImageSpec("none"), folder / "second", folder / "cache")
