@@ -27,6 +27,7 @@ VARIABLE = "ONEFLOWER_TEST_FLOWER"
 UNIT = (
     "tests/unit/flower",
     "tests/unit/test_abandoned.py",
+    "tests/unit/test_form_rule.py",
     "tests/unit/test_strategies.py",
     "tests/unit/test_supervisor.py",
 )
