@@ -142,9 +142,8 @@ def test_a_sweep_ends_a_machine_whose_init_was_killed(start, tmp_path):
 def test_a_console_that_grows_too_long_is_moved_aside_and_written_on(tmp_path):
     """Real writers: an init, and a child of its that keeps the same file open."""
     script = (
-        "import subprocess, sys\n"
-        f"sys.path.insert(0, {str(Path(init.__file__).parent)!r})\n"
-        "import init\n"
+        "import subprocess\n"
+        "from oneflower.local.host import init\n"
         "for number in range(200):\n"
         "    subprocess.run(['sh', '-c', f'seq {number * 1000} {number * 1000 + 999} >&2'])\n"
         "    init.rotate(limit=50_000)\n"
@@ -182,7 +181,7 @@ def test_a_machines_console_is_rotated_while_its_agent_runs(tmp_path):
 
 
 def test_a_terminal_and_a_pipe_are_left_alone():
-    script = f"import sys; sys.path.insert(0, {str(Path(init.__file__).parent)!r}); import init; init.rotate(limit=0)"
+    script = "from oneflower.local.host import init; init.rotate(limit=0)"
     assert subprocess.run([sys.executable, "-c", script], stderr=subprocess.PIPE, check=True).stderr == b""
 
 

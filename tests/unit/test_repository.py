@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scripts import bench
 
 ROOT = Path(__file__).parent.parent.parent
 LIMIT = 150_000
@@ -38,9 +39,6 @@ def test_results_are_ignored_wherever_a_command_is_started():
 
 def test_a_benchmark_leaves_nothing_where_it_is_started(tmp_path, monkeypatch):
     """`oneflower run` saves beside the place where it is started: for a benchmark that is its temporary folder."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import bench
-
     command = tmp_path / "bin" / "oneflower"
     command.parent.mkdir()
     command.write_text("#!/bin/sh\nmkdir -p oneflower-results/lab-1 && touch oneflower-results/lab-1/model.npz\n")

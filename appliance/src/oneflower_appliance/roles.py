@@ -4,3 +4,4 @@ from __future__ import annotations
 
 COORDINATOR = "superlink"
 NODES = "supernode"
+ROLES = (COORDINATOR, NODES)

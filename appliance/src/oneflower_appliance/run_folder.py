@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+RUNS = "runs"  # has a folder for each run
+CHECKPOINTS = "checkpoints"  # beside it, unless FL_CHECKPOINT_PATH names another folder
+
+# In the folder of a run.
 METRICS = "metrics.jsonl"  # a row for each round
 MODEL = "model.npz"
 RESULT = "result.json"  # a summary of the run, written when it ends

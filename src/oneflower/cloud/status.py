@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from oneflower.cloud.trust import Trust
 from oneflower.opennebula import COORDINATOR
-from oneflower.opennebula.states import ServiceState
+from oneflower.opennebula.states import FAILED, ServiceState
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class FederationStatus:
         own = [f"{vm.name}: {vm.error}" for vm in self.vms if vm.error and not vm.ready]
         if own or self.causes:
             return "\n".join([*own, *self.causes])
-        if self.state.startswith("FAILED"):
+        if self.state in {state.name for state in FAILED}:
             return next((line for line in reversed(self.log) if not line.startswith("New state")), self.state)
         return ""
 

@@ -19,6 +19,7 @@ from oneflower_appliance.agent.systemd import alive
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
 from oneflower_appliance.orders import EXECUTION_VARIABLE, LEVEL_VARIABLE, RUNS_VARIABLE
+from oneflower_appliance.run_folder import RUNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +61,7 @@ def environment(home: Path, settings: Settings) -> dict[str, str]:
         "NO_COLOR": "1",
         "PYTHONUNBUFFERED": "1",
         "PATH": path,
-        RUNS_VARIABLE: str(home / "runs"),
+        RUNS_VARIABLE: str(home / RUNS),
         LEVEL_VARIABLE: settings.text("FL_LOG_LEVEL"),
         EXECUTION_VARIABLE: settings.text("FL_EXECUTION"),
     }

@@ -28,6 +28,7 @@ from oneflower_appliance.orders import FORM_VARIABLE, SuperLinkOrders
 from oneflower_appliance.parameters import Kind, Level, of_level
 from oneflower_appliance.process import Child
 from oneflower_appliance.roles import COORDINATOR
+from oneflower_appliance.run_folder import CHECKPOINTS, RUNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,8 +116,8 @@ class SuperLink:
     def _recall(self) -> str:
         machine = self._machine
         api = SuperLinkApi(self._ca, join_address(self._control))
-        runs = machine.home / "runs"
-        checkpoints = Path(machine.settings.text("FL_CHECKPOINT_PATH") or machine.home / "checkpoints")
+        runs = machine.home / RUNS
+        checkpoints = Path(machine.settings.text("FL_CHECKPOINT_PATH") or machine.home / CHECKPOINTS)
         partitions = self._partitions_before() if machine.onegate else Partitions()
         admits = machine.onegate is not None and self._authenticates and self._ca is not None
         self._duties = Duties(
@@ -165,7 +166,7 @@ class SuperLink:
             fleet=self._fleet,
             control=self._control,
             database=database,
-            runs=private_directory(machine.home / "runs"),
+            runs=private_directory(machine.home / RUNS),
             certificates=self._certificates,
             authenticate=self._authenticates,
         )

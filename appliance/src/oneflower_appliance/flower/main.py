@@ -15,16 +15,16 @@ from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.flower import internals, places, superlink, supernode
 from oneflower_appliance.flower.ending import run_flower
 from oneflower_appliance.flower.features import Feature
-from oneflower_appliance.flower.warm import ROLES
 from oneflower_appliance.orders import EXECUTION_VARIABLE, LEVEL_VARIABLE
 from oneflower_appliance.process import die_with_parent, raise_file_limit
+from oneflower_appliance.roles import COORDINATOR, NODES, ROLES
 
 if TYPE_CHECKING:
     from oneflower_appliance.flower.warm.superexec import WarmSuperExec
 
 log = logging.getLogger("flwr")
 
-_WARM = {"superlink": Feature.WARM_SUPERLINK, "supernode": Feature.WARM_SUPERNODE}
+_WARM = {COORDINATOR: Feature.WARM_SUPERLINK, NODES: Feature.WARM_SUPERNODE}
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     die_with_parent(options.parent)
     raise_file_limit()
-    role = {"superlink": superlink, "supernode": supernode}[options.role]
+    role = {COORDINATOR: superlink, NODES: supernode}[options.role]
     try:
         role.imports()
         set_log_level()

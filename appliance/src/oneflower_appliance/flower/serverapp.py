@@ -10,6 +10,7 @@ from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.workplace import serverapp_works_in
 from oneflower_appliance.orders import RUNS_VARIABLE
+from oneflower_appliance.run_folder import CHECKPOINTS
 
 NAME = "flwr-serverapp"
 
@@ -29,7 +30,7 @@ def main() -> None:
         os.execv(Path(sys.executable).with_name(NAME), [NAME, *sys.argv[1:]])  # noqa: S606 - becomes Flower's command
     sys.argv[0] = NAME
     if folder := os.environ.get(RUNS_VARIABLE):
-        supervise(Path(folder), Path(folder).parent / "checkpoints")
+        supervise(Path(folder), Path(folder).parent / CHECKPOINTS)
         if places.have(Feature.SERVERAPP_FOLDER):
             serverapp_works_in(Path(folder))
     internals.serverapp_command().flwr_serverapp()

@@ -5,5 +5,3 @@ has already imported Flower and the framework, and forks for each task (`superex
 answer yet is held until it has one (`longpoll` in the server, `waits` in the client). This uses Flower's own executor
 interface, interceptors and ASGI applications. The names in Flower that must be replaced are in `flower.places`.
 """
-
-ROLES = ("superlink", "supernode")

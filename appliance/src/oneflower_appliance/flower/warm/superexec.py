@@ -25,11 +25,11 @@ from typing import IO, TYPE_CHECKING, Any
 
 from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.features import Feature
-from oneflower_appliance.flower.warm import ROLES
 from oneflower_appliance.flower.warm.tasks import TaskExecutor, finish
 from oneflower_appliance.flower.warm.waits import WAITS, ask_to_wait, replace_sleep
 from oneflower_appliance.flower.warm.watch import Reports, TaskWatch
 from oneflower_appliance.process import die_with_parent, name_process
+from oneflower_appliance.roles import ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

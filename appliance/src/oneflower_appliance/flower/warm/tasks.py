@@ -35,6 +35,7 @@ from oneflower_appliance.flower.warm.waits import WAITS, ask_to_wait, replace_sl
 from oneflower_appliance.flower.warm.watch import DONE, Reports
 from oneflower_appliance.orders import FRAMEWORK_VARIABLE
 from oneflower_appliance.process import name_process
+from oneflower_appliance.roles import COORDINATOR, NODES
 from oneflower_appliance.use_cases import FRAMEWORKS, Framework
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ _PATIENCE = 1.0  # seconds
 
 def preload(role: str) -> None:
     """Import the packages that the tasks of a role need, if they are installed."""
-    framework = _framework() if role == "supernode" else None
-    flower = {"superlink": serverapp.imports, "supernode": clientapp.imports}[role]
+    framework = _framework() if role == NODES else None
+    flower = {COORDINATOR: serverapp.imports, NODES: clientapp.imports}[role]
     others = framework.imports if framework else ()
     steps: dict[str, Callable[[], object]] = {name: partial(importlib.import_module, name) for name in others}
     for name, import_it in ({"Flower": flower} | steps).items():
