@@ -6,7 +6,7 @@ FAST = pytest tests/unit tests/conformance tests/lifecycle -n 4
 # Container images often tell Python to keep no compiled files. Then each of a hundred processes would compile everything.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo new-use-case test test-cloud check types fast coverage e2e releases campaign bench bench-rounds docs lock clean
+.PHONY: help demo new-use-case test test-cloud check types fast coverage e2e releases campaign bench bench-rounds docs lock hooks clean
 help:
 	@echo "make demo    the whole job on this machine: deploy, train, show, save, clean up"
 	@echo "make test    all tests (make check, those with real Flower processes, make releases)"
@@ -79,6 +79,9 @@ docs:
 lock:
 	$(UV) lock
 	$(RUN) python scripts/lock_runtimes.py
+
+hooks:
+	git config core.hooksPath scripts/hooks
 
 clean:
 	rm -rf .venv .tools .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage
