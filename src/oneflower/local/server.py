@@ -24,6 +24,7 @@ from oneflower.local.clock import TIMINGS, Clock, Pace, SteppedClock, WallClock
 from oneflower.local.home import LocalHome
 from oneflower.local.host import init
 from oneflower.local.host.machines import Machines
+from oneflower.local.host.process_driver import ProcessDriver
 from oneflower.local.oned.compute import Compute
 from oneflower.local.oned.xmlrpc import xmlrpc_app
 from oneflower.local.oneflow.calls import oneflow_app
@@ -85,7 +86,7 @@ class _Cloud:
         self.compute = Compute(store, clock, TIMINGS[pace], f"http://127.{network}.0.1:{ONEGATE_PORT}")
         self._documents = Documents(store, clock)
         self._lifecycle = Lifecycle(self._documents, self.compute)
-        self._machines = Machines(home, self.compute, network, self._documents.input_of)
+        self._machines = Machines(home, self.compute, ProcessDriver(home.runtimes, network, self._documents.input_of))
         self.compute.host = self._machines
 
     def applications(self, secret: str) -> dict[int, ASGIApp]:

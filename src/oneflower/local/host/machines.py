@@ -1,7 +1,7 @@
-"""Machines as process trees. Each has its own loopback address, its own disk folder and its own init.
+"""The life of machines: booted, watched, booted again when they die, shut down. What a machine is, its driver knows.
 
-A machine outlives the daemon. It is identified by the process id and start time of its init, so the next daemon finds
-it again. Its end is an event (a pidfd), never a poll.
+A machine outlives the daemon. It is known by the process id and start time of the program that it is, by which it is
+found again after a restart. Its end is an event (a pidfd), never a poll.
 """
 
 from __future__ import annotations
@@ -10,50 +10,38 @@ import asyncio
 import os
 import shutil
 import signal
-import sys
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from oneflower.local.host import init
-from oneflower.local.host.addresses import Addresses
-from oneflower.local.host.processes import MARK, born, sweep
+from oneflower.local.host.processes import born
 from oneflower.opennebula.states import LcmState
 from oneflower.opennebula.text import context_sh
 from oneflower.process import launch
-from oneflower.runtimes import runtime
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import private_directory, write_atomic
-from oneflower_appliance.parameters import FLOWER_TESTED, PARAMETERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from pathlib import Path
 
     from oneflower.local.home import LocalHome
+    from oneflower.local.host.driver import Driver
     from oneflower.local.oned.compute import Compute
     from oneflower.local.oned.models import Vm
 
-_FRAMEWORK = "ML_FRAMEWORK"
-_STOP_LIMIT = 12.0
 _REBOOT_PAUSE = 1.0
 _REBOOTS, _WINDOW = 5, 300.0
 _KEPT_CONSOLES = 20
 
 
 class Machines:
-    """The host of the local cloud. Operations on one machine are done one after another.
+    """The host of the local cloud. What is done to one machine is done in turn."""
 
-    `input_of` returns the value that a service (its id) was given for an input (its name).
-    """
-
-    def __init__(
-        self, home: LocalHome, compute: Compute, network: int, input_of: Callable[[int, str], str | None]
-    ) -> None:
+    def __init__(self, home: LocalHome, compute: Compute, driver: Driver) -> None:
         self._home = home
         self._compute = compute
-        self._addresses = Addresses(network)
-        self._input_of = input_of
+        self._driver = driver
         self._watched: dict[int, Callable[[], None]] = {}
         self._ended: dict[int, asyncio.Event] = {}
         self._turns: dict[int, asyncio.Lock] = {}
@@ -75,7 +63,7 @@ class Machines:
 
     def address(self) -> str:
         """Return a free address for a machine. Raises `OneflowerError`."""
-        return self._addresses.next_free({vm.ip for vm in self._compute.vms.values()})
+        return self._driver.address({vm.ip for vm in self._compute.vms.values()})
 
     def prepare(self, vm: Vm, token: str) -> None:
         """Write what the machine reads at boot."""
@@ -108,18 +96,16 @@ class Machines:
 
     async def _boot_clean(self, vm: Vm) -> None:
         """Boot a machine that may have processes left from before."""
-        await asyncio.to_thread(sweep, self._home.machine(vm.id))
+        await asyncio.to_thread(self._driver.sweep, self._home.machine(vm.id))
         await self._boot(vm)
 
     async def _boot(self, vm: Vm) -> None:
         try:
-            version, framework = self._image(vm)
-            found = runtime.find(self._home.runtimes, version, framework)
-            if found is None:
-                found = await asyncio.to_thread(runtime.ensure, self._home.runtimes, version, framework)
+            boot = await self._driver.prepare(vm, self._home.machine(vm.id))
             if vm.lcm_state is not LcmState.PROLOG or vm.id not in self._compute.vms:
                 return
-            self._launch(vm, found)
+            vm.pid = launch(boot.command, self._home.machine(vm.id) / "console.log", boot.environment)
+            vm.born = born(vm.pid)
         except OneflowerError as error:
             self._compute.vm_failed(vm, error.sentence)
             return
@@ -128,32 +114,6 @@ class Machines:
             return
         self._compute.vm_running(vm)
         self._watch(vm)
-
-    def _image(self, vm: Vm) -> tuple[str, str]:
-        """Return Flower's version and the framework. A SuperLink gets the framework of its service's SuperNodes."""
-        version = vm.context.get("FLOWER_VERSION") or FLOWER_TESTED
-        if _FRAMEWORK in vm.context:
-            return version, vm.context[_FRAMEWORK]
-        told = self._input_of(vm.service_id, _FRAMEWORK) if vm.service_id is not None else None
-        return version, PARAMETERS[_FRAMEWORK].default if told is None else told
-
-    def _launch(self, vm: Vm, found: runtime.Runtime) -> None:
-        folder = self._home.machine(vm.id)
-        private_directory(folder / "root")
-        environment = {
-            "HOME": str(folder / "root"),
-            "LANG": "C.UTF-8",
-            "PATH": os.environ.get("PATH", os.defpath),
-            "PYTHONPATH": str(found.appliance),
-            MARK: str(folder),
-        }
-        command = [
-            sys.executable, "-I", "-S", init.__file__,
-            str(found.python), "-m", "oneflower_appliance.agent", "boot", "--parent", "{init}",
-            "--home", str(folder / "var"), "--context", str(folder / "context"),
-        ]  # fmt: skip
-        vm.pid = launch(command, folder / "console.log", environment)
-        vm.born = born(vm.pid)
 
     def _watch(self, vm: Vm) -> None:
         try:
@@ -186,7 +146,7 @@ class Machines:
         self._do(vm, self._reboot(vm))
 
     async def _reboot(self, vm: Vm) -> None:
-        await asyncio.to_thread(sweep, self._home.machine(vm.id))
+        await asyncio.to_thread(self._driver.sweep, self._home.machine(vm.id))
         now = time.monotonic()
         reboots = [moment for moment in self._reboots.get(vm.id, []) if now - moment < _WINDOW]
         self._reboots[vm.id] = [*reboots, now]
@@ -205,19 +165,19 @@ class Machines:
             with suppress(ProcessLookupError):
                 os.kill(vm.pid, signal.SIGKILL if hard else signal.SIGTERM)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._ended[vm.id].wait(), _STOP_LIMIT)
+                await asyncio.wait_for(self._ended[vm.id].wait(), self._driver.stop_limit)
             if forget := self._watched.get(vm.id):
                 forget()
         self._ended.pop(vm.id, None)
         if keep:
-            await asyncio.to_thread(sweep, self._home.machine(vm.id))
+            await asyncio.to_thread(self._driver.sweep, self._home.machine(vm.id))
         else:
             await asyncio.to_thread(self._remove, vm, self._home.machine(vm.id))
             self._turns.pop(vm.id, None)
         self._compute.vm_stopped(vm)
 
     def _remove(self, vm: Vm, folder: Path) -> None:
-        sweep(folder)
+        self._driver.sweep(folder)
         console = folder / "console.log"
         if console.exists():
             private_directory(self._home.logs)
