@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
@@ -141,6 +142,16 @@ def serve(
     pace: Annotated[
         Pace, typer.Option(help="How fast states change: at once, like a real cloud, or by `oneflower local step`.")
     ] = Pace.IMMEDIATE,
+    image: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            resolve_path=True,
+            metavar="FOLDER",
+            help="Run machines as systemd containers from this root file system of an image, as root.",
+        ),
+    ] = None,
 ) -> None:
     """Run the local cloud here, until Ctrl-C, for other tools: pyone, curl, oneflow, onegate."""
     from oneflower.local import daemon  # noqa: PLC0415
@@ -154,6 +165,7 @@ def serve(
             ExitCode.CONFLICT,
         )
     options = ["--pace", pace, "--stay", *(["--standard-ports"] if ports is Ports.STANDARD else [])]
+    options += ["--image", str(image)] if image else []
     found = daemon.start(home, options)
     host = "127.0.0.1" if ports is Ports.STANDARD else urlsplit(found.oneflow).hostname
     oneflow, xmlrpc = (urlsplit(url) for url in (found.oneflow, found.xmlrpc))

@@ -23,6 +23,8 @@ from oneflower.local.build import build_id
 from oneflower.local.clock import TIMINGS, Clock, Pace, SteppedClock, WallClock
 from oneflower.local.home import LocalHome
 from oneflower.local.host import init
+from oneflower.local.host.bridge import Bridge
+from oneflower.local.host.container_driver import ContainerDriver, check_host
 from oneflower.local.host.machines import Machines
 from oneflower.local.host.process_driver import ProcessDriver
 from oneflower.local.oned.compute import Compute
@@ -32,7 +34,14 @@ from oneflower.local.oneflow.documents import Documents
 from oneflower.local.oneflow.lifecycle import Lifecycle
 from oneflower.local.onegate.calls import onegate_app
 from oneflower.local.serving import ByPort, Server, bound_waiting
-from oneflower.local.sockets import ONEFLOW_PORT, ONEGATE_PORT, XMLRPC_PORT, open_own, open_standard
+from oneflower.local.sockets import (
+    ONEFLOW_PORT,
+    ONEGATE_PORT,
+    XMLRPC_PORT,
+    open_gateway,
+    open_own,
+    open_standard,
+)
 from oneflower.local.stepping import ClockCalls
 from oneflower.local.store import Store
 from oneflower_appliance.errors import OneflowerError
@@ -41,6 +50,8 @@ from oneflower_appliance.files import write_atomic
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from oneflower.local.host.driver import Driver
+
 log = logging.getLogger(__name__)
 
 IDLE_LIMIT = 600.0
@@ -48,11 +59,15 @@ IDLE_LIMIT = 600.0
 
 @dataclass(frozen=True)
 class Options:
-    """How the daemon runs: how fast states change, whether it also listens on 127.0.0.1, whether it stays when idle."""
+    """How the daemon runs: how fast states change, whether it listens on 127.0.0.1 too, and stays when idle.
+
+    `image` is the folder with the root file system that machines boot from. Without one, machines are process trees.
+    """
 
     pace: Pace = Pace.IMMEDIATE
     standard_ports: bool = False
     stay: bool = False
+    image: Path | None = None
 
 
 async def serve(home: LocalHome, options: Options = Options()) -> None:
@@ -64,7 +79,9 @@ async def serve(home: LocalHome, options: Options = Options()) -> None:
         sockets += open_standard()
     secret = "oneadmin:" + store.setting("password", secrets.token_urlsafe(24))
     clock = SteppedClock() if options.pace is Pace.STEPPED else WallClock(asyncio.get_running_loop())
-    cloud = _Cloud(home, store, clock, options.pace, network)
+    cloud = _Cloud(home, store, clock, options.pace, network, _image(store, options.image))
+    if cloud.gateway != address:
+        sockets.append(open_gateway(cloud.gateway))
     server = Server(_config(cloud.applications(secret)))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -81,12 +98,21 @@ async def serve(home: LocalHome, options: Options = Options()) -> None:
 class _Cloud:
     """Everything that the servers serve."""
 
-    def __init__(self, home: LocalHome, store: Store, clock: Clock, pace: Pace, network: int) -> None:
+    def __init__(
+        self, home: LocalHome, store: Store, clock: Clock, pace: Pace, network: int, image: Path | None
+    ) -> None:
         self._clock = clock
-        self.compute = Compute(store, clock, TIMINGS[pace], f"http://127.{network}.0.1:{ONEGATE_PORT}")
         self._documents = Documents(store, clock)
+        driver: Driver
+        if image is None:
+            driver = ProcessDriver(home.runtimes, network, self._documents.input_of)
+        else:
+            driver = ContainerDriver(image, Bridge(network))
+        self.gateway = driver.gateway
+        onegate = f"http://{driver.gateway}:{ONEGATE_PORT}"
+        self.compute = Compute(store, clock, TIMINGS[pace], onegate, driver.subnet)
         self._lifecycle = Lifecycle(self._documents, self.compute)
-        self._machines = Machines(home, self.compute, ProcessDriver(home.runtimes, network, self._documents.input_of))
+        self._machines = Machines(home, self.compute, driver)
         self.compute.host = self._machines
 
     def applications(self, secret: str) -> dict[int, ASGIApp]:
@@ -103,6 +129,20 @@ class _Cloud:
         self._machines.adopt()
         self.compute.resume()
         self._lifecycle.start()
+
+
+def _image(store: Store, given: Path | None) -> Path | None:
+    """Return the image that machines boot from: the one that is given, else the one of this cloud's machines.
+
+    Raises `OneflowerError` where this machine cannot run it.
+    """
+    if given is not None:
+        store.set_setting("image", str(given))
+    known = store.setting("image", "")
+    if not known:
+        return None
+    check_host(Path(known))
+    return Path(known)
 
 
 def _config(applications: dict[int, ASGIApp]) -> uvicorn.Config:
@@ -171,13 +211,14 @@ def main() -> None:
     parser.add_argument("--pace", type=Pace, default=Pace.IMMEDIATE)
     parser.add_argument("--standard-ports", action="store_true")
     parser.add_argument("--stay", action="store_true")
+    parser.add_argument("--image", type=Path)
     given = parser.parse_args()
     home = LocalHome(given.state, given.cache).make()
     with home.lock.open("w") as lock:
         if not _take(lock):
             return  # another daemon runs, or is about to
         try:
-            asyncio.run(serve(home, Options(given.pace, given.standard_ports, given.stay)))
+            asyncio.run(serve(home, Options(given.pace, given.standard_ports, given.stay, given.image)))
         except OneflowerError as error:
             log.error("%s", error.sentence)  # noqa: TRY400 - a sentence for people
             with suppress(OSError):  # the disk may be full

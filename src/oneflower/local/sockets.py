@@ -49,6 +49,14 @@ def open_standard() -> list[socket.socket]:
         ) from error
 
 
+def open_gateway(address: str) -> socket.socket:
+    """Listen for OneGate's calls on an address that only machines reach. Raises `OneflowerError`."""
+    try:
+        return _listen(address, ONEGATE_PORT)
+    except OSError as error:
+        raise _taken(address, [ONEGATE_PORT]) from error
+
+
 class _PortError(OSError):
     """A port of an address cannot be listened on."""
 

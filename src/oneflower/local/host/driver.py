@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from oneflower.local.oned.models import Vm
+    from oneflower.local.oned.vms import Subnet
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class Boot:
 class Driver(Protocol):
     """One kind of machine. `folder` is where a machine's files are on the host: `context/`, and its disk."""
 
+    gateway: str
+    """The address of this machine by which machines reach OneGate."""
+    subnet: Subnet
+    """What machines are told of their network."""
     stop_limit: float
     """How many seconds a machine has to shut down before it is killed."""
 

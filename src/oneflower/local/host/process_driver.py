@@ -15,6 +15,7 @@ from oneflower.local.host import init
 from oneflower.local.host.addresses import Addresses
 from oneflower.local.host.driver import Boot
 from oneflower.local.host.processes import MARK, sweep
+from oneflower.local.oned.vms import LOOPBACK
 from oneflower.runtimes import runtime
 from oneflower_appliance.files import private_directory
 from oneflower_appliance.parameters import FLOWER_TESTED
@@ -35,9 +36,11 @@ class ProcessDriver:
     `input_of` tells what a service (its id) has been given for an input (its name).
     """
 
+    subnet = LOOPBACK
     stop_limit = 12.0
 
     def __init__(self, runtimes: Path, network: int, input_of: Callable[[int, str], str | None]) -> None:
+        self.gateway = f"127.{network}.0.1"
         self._runtimes = runtimes
         self._addresses = Addresses(f"127.{network}", _is_free)
         self._input_of = input_of

@@ -15,8 +15,7 @@ from oneflower.local.errors import CloudError
 from oneflower.local.oned.accounts import ONEADMIN, TOKEN_PASSWORD
 from oneflower.local.oned.catalogue import Catalogue
 from oneflower.local.oned.memory import VmMemory
-from oneflower.local.oned.rights import Asking
-from oneflower.local.oned.vms import Place, merge_extra, new_vm, nics_of
+from oneflower.local.oned.vms import LOOPBACK, Place, Subnet, check_network, merge_extra, new_vm, nics_of
 from oneflower.local.oned.vmtext import parse_template, render_contents
 from oneflower.opennebula.states import LcmState, VmState
 from oneflower.opennebula.tokens import is_token, make_token
@@ -47,12 +46,13 @@ class Compute:
     listener: Listener
     host: Host
 
-    def __init__(self, store: Store, clock: Clock, timing: Timing, onegate: str) -> None:
+    def __init__(self, store: Store, clock: Clock, timing: Timing, onegate: str, subnet: Subnet = LOOPBACK) -> None:
         self.clock = clock
         self.timing = timing
         self._store = store
         self.catalogue = Catalogue(store, clock)
         self._onegate = onegate
+        self._subnet = subnet
         self._memory = VmMemory(store)
         self.vms = {vm.id: vm for vm in self._memory.living()}
         self._after_stop: dict[int, Callable[[Vm], None]] = {}
@@ -100,9 +100,8 @@ class Compute:
             attributes = merge_extra(template.content, laid_over)
             self.catalogue.need_parts(asking, template, attributes, laid_over=bool(laid_over))
             addresses = tuple(self.host.address() for _ in nics_of(attributes))
-            place = Place(self._store.next_id("vm"), addresses, self._onegate, int(self.clock.now()))
-            access, name = self.catalogue.access_of(owner), name or f"{template.name or 'one'}-{place.number}"
-            vm = new_vm(attributes, name, place, access, owner.template)
+            place = Place(self._store.next_id("vm"), addresses, self._onegate, int(self.clock.now()), self._subnet)
+            vm = new_vm(attributes, name or f"{base.get('NAME', 'one')}-{place.number}", place, self.catalogue.user)
             vm.template["TEMPLATE_ID"] = str(template_id)
             self.host.prepare(vm, self.token(vm))
         except CloudError as error:

@@ -29,6 +29,18 @@ Thing = TypeVar("Thing", Image, Network)
 
 
 @dataclass(frozen=True)
+class Subnet:
+    """What a context tells of the network of a NIC."""
+
+    network: str
+    mask: str
+    gateway: str = ""
+
+
+LOOPBACK = Subnet("127.0.0.0", "255.0.0.0")
+
+
+@dataclass(frozen=True)
 class Place:
     """Where a VM will be: its id, the addresses for its NICs (at least one), its OneGate, the time."""
 
@@ -36,6 +48,7 @@ class Place:
     addresses: tuple[str, ...]
     onegate: str
     now: int
+    subnet: Subnet = LOOPBACK
 
 
 def merge_extra(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,7 +106,8 @@ def _context(
     resolved = resolve_context(context, find)
     if resolved.get("NETWORK", "").upper() == "YES":
         for index, nic in enumerate(nics):
-            values = {"IP": nic["IP"], "MAC": nic["MAC"], "MASK": "255.0.0.0", "NETWORK": "127.0.0.0"}
+            subnet = {"MASK": place.subnet.mask, "NETWORK": place.subnet.network, "GATEWAY": place.subnet.gateway}
+            values = {"IP": nic["IP"], "MAC": nic["MAC"], **subnet}
             resolved |= {f"ETH{index}_{key}": values.get(key, "") for key in _ETHERNET}
     if resolved.get("TOKEN", "").upper() == "YES":
         resolved |= {"VMID": str(place.number), "ONEGATE_ENDPOINT": place.onegate}

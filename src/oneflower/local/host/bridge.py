@@ -1,0 +1,71 @@
+"""A bridge in this network namespace, to which container machines are plugged by one virtual cable a NIC.
+
+The network interfaces of a machine are in a namespace of its own, which outlives a reboot of the machine.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from oneflower.process import run
+from oneflower_appliance.errors import OneflowerError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_NAMESPACES = Path("/run/netns")
+_HINT = "Container machines need root and the command `ip` (Debian's iproute2)."
+
+
+class Bridge:
+    """The network 10.N.0.0/16 on this machine. `gateway` is this machine's own address in it."""
+
+    def __init__(self, network: int) -> None:
+        self.prefix = f"10.{network}"
+        self.gateway = f"{self.prefix}.0.1"
+        self._name = f"oneflower{network}"
+
+    def up(self) -> None:
+        """Make the bridge, unless an earlier daemon made it. Raises `OneflowerError`."""
+        if not _exists(self._name):
+            _ip("link", "add", self._name, "type", "bridge")
+        _ip("address", "replace", f"{self.gateway}/16", "dev", self._name)
+        _ip("link", "set", self._name, "up")
+
+    def plug(self, machine: int, hardware: Sequence[str]) -> Path:
+        """Return a network namespace with an interface ethI for each of the `hardware` addresses of a machine."""
+        self.unplug(machine)
+        namespace = self._namespace(machine)
+        _ip("netns", "add", namespace)
+        _ip("-n", namespace, "link", "set", "lo", "up")
+        for index, address in enumerate(hardware):
+            cable = self._cable(machine, index)
+            peer = ("peer", "name", f"eth{index}", "address", address, "netns", namespace)
+            _ip("link", "add", cable, "type", "veth", *peer)
+            _ip("link", "set", cable, "master", self._name, "up")
+        return _NAMESPACES / namespace
+
+    def unplug(self, machine: int) -> None:
+        """Take a machine off the bridge, if it is there. What still runs in its namespace keeps no network."""
+        for index in range(8):
+            if _exists(self._cable(machine, index)):
+                with suppress(OneflowerError):  # it goes with its other end, which may be first
+                    _ip("link", "delete", self._cable(machine, index))
+        if (_NAMESPACES / self._namespace(machine)).exists():
+            _ip("netns", "delete", self._namespace(machine))
+
+    def _namespace(self, machine: int) -> str:
+        return f"{self._name}-{machine}"
+
+    def _cable(self, machine: int, index: int) -> str:
+        return f"of{machine}x{index}"
+
+
+def _exists(interface: str) -> bool:
+    return Path("/sys/class/net", interface).exists()
+
+
+def _ip(*arguments: str) -> None:
+    run(["ip", *arguments], "set up the network of the machines", _HINT)
