@@ -72,9 +72,12 @@ class LocalSurroundings(_Runtimes):
         return Bounds().minimum, Bounds().maximum
 
     def prepare(self, version: str, framework: str, notify: Callable[[str], None]) -> None:
-        """Build the runtime that the machines will boot from, if it is not there yet."""
+        """Build the runtime that the machines will boot from, if it is not there yet and they need one."""
+        from oneflower.local import daemon  # noqa: PLC0415
         from oneflower.runtimes import runtime  # noqa: PLC0415
 
+        if (found := daemon.find(self.home)) and found.image:
+            return
         runtime.ensure(self.home.runtimes, version, framework, notify)
 
     @contextmanager

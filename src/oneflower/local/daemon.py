@@ -36,6 +36,7 @@ class Daemon:
     onegate: str
     auth: str
     pace: str
+    image: str | None  # the folder that container machines boot from; None where machines are process trees
 
 
 def find(home: LocalHome) -> Daemon | None:

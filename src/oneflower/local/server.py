@@ -79,7 +79,8 @@ async def serve(home: LocalHome, options: Options = Options()) -> None:
         sockets += open_standard()
     secret = "oneadmin:" + store.setting("password", secrets.token_urlsafe(24))
     clock = SteppedClock() if options.pace is Pace.STEPPED else WallClock(asyncio.get_running_loop())
-    cloud = _Cloud(home, store, clock, options.pace, network, _image(store, options.image))
+    image = _image(store, options.image)
+    cloud = _Cloud(home, store, clock, options.pace, network, image)
     if cloud.gateway != address:
         sockets.append(open_gateway(cloud.gateway))
     server = Server(_config(cloud.applications(secret)))
@@ -88,7 +89,7 @@ async def serve(home: LocalHome, options: Options = Options()) -> None:
         loop.add_signal_handler(number, lambda: setattr(server, "should_exit", True))
     cloud.carry_on()
     idle = asyncio.create_task(_stop_when_idle(cloud.compute, server, home, stay=options.stay))
-    server.on_start = lambda: _announce(home, address, secret, options)
+    server.on_start = lambda: _announce(home, address, secret, options, image)
     await server.serve(sockets=sockets)
     idle.cancel()
     home.record.unlink(missing_ok=True)
@@ -153,11 +154,12 @@ def _config(applications: dict[int, ASGIApp]) -> uvicorn.Config:
     return config
 
 
-def _announce(home: LocalHome, address: str, secret: str, options: Options) -> None:
+def _announce(home: LocalHome, address: str, secret: str, options: Options, image: Path | None) -> None:
     record = {
         "pid": os.getpid(),
         "build": build_id(),
         "pace": options.pace,
+        "image": None if image is None else str(image),
         "xmlrpc": f"http://{address}:{XMLRPC_PORT}/RPC2",
         "oneflow": f"http://{address}:{ONEFLOW_PORT}",
         "onegate": f"http://{address}:{ONEGATE_PORT}",
