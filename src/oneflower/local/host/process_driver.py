@@ -18,7 +18,7 @@ from oneflower.local.host.processes import MARK, sweep
 from oneflower.local.oned.vms import LOOPBACK
 from oneflower.runtimes import runtime
 from oneflower_appliance.files import private_directory
-from oneflower_appliance.parameters import FLOWER_TESTED
+from oneflower_appliance.parameters import FLOWER_TESTED, PARAMETERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from oneflower.local.oned.models import Vm
 
-_FRAMEWORK, _DEFAULT_FRAMEWORK = "ML_FRAMEWORK", "sklearn"
+_FRAMEWORK = "ML_FRAMEWORK"
 _FLEET_PORT = 9092
 
 
@@ -76,7 +76,7 @@ class ProcessDriver:
         if _FRAMEWORK in vm.context:
             return version, vm.context[_FRAMEWORK]
         told = self._input_of(vm.service_id, _FRAMEWORK) if vm.service_id is not None else None
-        return version, _DEFAULT_FRAMEWORK if told is None else told
+        return version, PARAMETERS[_FRAMEWORK].default if told is None else told
 
     def sweep(self, folder: Path) -> None:
         """End every process of the machine."""

@@ -15,7 +15,8 @@ from oneflower.local.errors import CloudError
 from oneflower.local.oned.accounts import ONEADMIN, TOKEN_PASSWORD
 from oneflower.local.oned.catalogue import Catalogue
 from oneflower.local.oned.memory import VmMemory
-from oneflower.local.oned.vms import LOOPBACK, Place, Subnet, check_network, merge_extra, new_vm, nics_of
+from oneflower.local.oned.rights import Asking
+from oneflower.local.oned.vms import LOOPBACK, Place, Subnet, merge_extra, new_vm, nics_of
 from oneflower.local.oned.vmtext import parse_template, render_contents
 from oneflower.opennebula.states import LcmState, VmState
 from oneflower.opennebula.tokens import is_token, make_token
@@ -101,7 +102,8 @@ class Compute:
             self.catalogue.need_parts(asking, template, attributes, laid_over=bool(laid_over))
             addresses = tuple(self.host.address() for _ in nics_of(attributes))
             place = Place(self._store.next_id("vm"), addresses, self._onegate, int(self.clock.now()), self._subnet)
-            vm = new_vm(attributes, name or f"{base.get('NAME', 'one')}-{place.number}", place, self.catalogue.user)
+            access, name = self.catalogue.access_of(owner), name or f"{template.name or 'one'}-{place.number}"
+            vm = new_vm(attributes, name, place, access, owner.template)
             vm.template["TEMPLATE_ID"] = str(template_id)
             self.host.prepare(vm, self.token(vm))
         except CloudError as error:
