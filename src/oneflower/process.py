@@ -42,6 +42,14 @@ def run(
     return done.stdout
 
 
+def attend(command: Sequence[str]) -> int:
+    """Run a program in the foreground, on this one's terminal, and return its exit status. Raises `OneflowerError`."""
+    try:
+        return subprocess.run(list(command), stdin=subprocess.DEVNULL, check=False).returncode
+    except OSError as error:
+        raise OneflowerError(f"Cannot start {command[0]}: {error}.", "Install it.", ExitCode.ENVIRONMENT) from error
+
+
 def launch(command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> int:
     """Start a program that outlives this one, its output appended to `log`, and return its process id."""
     with log.open("ab") as stream:

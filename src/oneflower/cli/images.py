@@ -1,4 +1,4 @@
-"""Commands over appliance images: `oneflower image build`."""
+"""Commands over appliance images: `oneflower image build`, `oneflower image test`."""
 
 from __future__ import annotations
 
@@ -58,3 +58,22 @@ def build(
     screen.show(f"md5      {about['md5']}")
     screen.show(f"manifest {built.manifest_file}")
     screen.show(f"SBOM     {built.sbom_file}")
+
+
+@image.command(name="test")
+def try_image(
+    image_file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IMAGE", exists=True, resolve_path=True, help="The qcow2, or the folder of its root file system."
+        ),
+    ],
+) -> None:
+    """Try an image: deploy a federation of it in containers, train, reboot and kill its machines, scale, remove.
+
+    It needs root and Debian's systemd-container, iproute2 and openssh-client, and touches no network of this machine.
+    """
+    from oneflower.trial import try_image as try_it  # noqa: PLC0415
+
+    try_it(image_file, step)
+    screen.say(f"{image_file.name} passed.")

@@ -87,6 +87,10 @@ class CoreClient:
         """Perform an action of OpenNebula on a VM, such as terminate-hard, poweroff or resume."""
         self._ask(lambda one: one.vm.action(action, number), again=False)
 
+    def set_user_attribute(self, name: str, value: str) -> None:
+        """Set an attribute of the user that asks, such as SSH_PUBLIC_KEY. Others stay."""
+        self._ask(lambda one: one.user.update(one.user.info(-1).ID, f'{name}="{value}"', 1))
+
     def recover_vm(self, number: int, operation: int) -> None:
         """Recover a VM: 0 declares a failure, 1 declares success, 2 retries."""
         self._ask(lambda one: one.vm.recover(number, operation), again=False)
