@@ -122,7 +122,7 @@ def _reboot(federation: Federation) -> None:
 def _kill_agents(federation: Federation, state: Path) -> None:
     with _timed("kill each agent"):
         for vm in federation.status().vms:
-            _ssh(vm.ip, state, "systemctl", "kill", "--signal=KILL", "oneflower-agent.service")
+            _ssh(vm.ip, state, "systemctl", "kill", "--kill-who=main", "--signal=KILL", "oneflower-agent")
             _wait_back(federation, vm.name)
 
 
