@@ -1,4 +1,4 @@
-"""Builds real images: from Debian's packages and the registry's wheels to a disk. About four minutes, once for all tests."""
+"""Builds real images: from Debian's packages and the registry's wheels to a disk. About six minutes, once for all tests."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from oneflower.images import ImageSpec, build, disk, tools
+from oneflower.images.unpack import unpack
 from oneflower_appliance.errors import OneflowerError
 
 pytestmark = pytest.mark.e2e
@@ -126,3 +129,27 @@ def test_the_drivers_by_which_opennebula_attaches_disks_and_cds_are_there(raw, b
     for module in ("ata/ahci", "ata/ata_piix", "scsi/virtio_scsi", "scsi/sr_mod", "block/virtio_blk", "net/virtio_net"):
         stat = debugfs(raw, f"stat /usr/lib/modules/{kernel}/kernel/drivers/{module}.ko")
         assert "Type: regular" in stat, module
+
+
+def test_a_federation_that_boots_the_image_trains_heals_scales_and_leaves_nothing(folder):
+    for package, command in (("systemd-container", "systemd-nspawn"), ("iproute2", "ip"), ("openssh-client", "ssh")):
+        if shutil.which(command) is None:
+            pytest.skip(f"{package} is not installed")
+    image = build(ImageSpec("sklearn"), folder / "trained", folder / "cache").image
+    tried = subprocess.run(
+        [Path(sys.executable).with_name("oneflower"), "image", "test", image],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert tried.returncode == 0, tried.stderr
+    assert tried.stderr.count("✓ train") == 2
+    assert "✓ reboot each machine" in tried.stderr
+
+
+def test_what_is_not_our_image_is_not_tried(tmp_path):
+    other = tmp_path / "other.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", other, "10M"], check=True)
+    with pytest.raises(OneflowerError) as refused:
+        unpack(other, tmp_path)
+    assert "not an image that `oneflower image build` made" in refused.value.message

@@ -68,6 +68,7 @@ def try_image(
             metavar="IMAGE", exists=True, resolve_path=True, help="The qcow2, or the folder of its root file system."
         ),
     ],
+    output: Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")] = Output.TEXT,
 ) -> None:
     """Try an image: deploy a federation of it in containers, train, reboot and kill its machines, scale, remove.
 
@@ -76,4 +77,4 @@ def try_image(
     from oneflower.trial import try_image as try_it  # noqa: PLC0415
 
     try_it(image_file, step)
-    screen.say(f"{image_file.name} passed.")
+    screen.show_result(output, {"image": image_file, "passed": True}, f"{image_file.name} passed.")

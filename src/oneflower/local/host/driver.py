@@ -27,7 +27,7 @@ class Driver(Protocol):
     gateway: str
     """The address of this machine by which machines reach OneGate."""
     subnet: Subnet
-    """What machines are told of their network."""
+    """The network of the machines, as their context describes it."""
     stop_limit: float
     """How many seconds a machine has to shut down before it is killed."""
 

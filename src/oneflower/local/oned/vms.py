@@ -30,7 +30,7 @@ Thing = TypeVar("Thing", Image, Network)
 
 @dataclass(frozen=True)
 class Subnet:
-    """What a context tells of the network of a NIC."""
+    """The network of a NIC, as a context describes it."""
 
     network: str
     mask: str
