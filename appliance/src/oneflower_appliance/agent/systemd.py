@@ -32,10 +32,10 @@ def alive() -> None:
 
 def rest(seconds: float) -> None:
     """Sleep, as one who lives."""
-    deadline = time.monotonic() + seconds
-    while (left := deadline - time.monotonic()) > 0:
+    while seconds > 0:
         alive()
-        time.sleep(min(left, _SLICE))
+        time.sleep(min(seconds, _SLICE))
+        seconds -= _SLICE
 
 
 def under_journal() -> bool:
