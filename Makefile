@@ -47,10 +47,10 @@ coverage:
 test-cloud:
 	$(RUN) pytest tests/lifecycle
 
-# What builds an image. Without root the tests of images are skipped.
+# What builds an image and tries it. Without root the tests of images are skipped.
 IMAGE_TOOLS = mmdebstrap:mmdebstrap mke2fs:e2fsprogs sfdisk:fdisk qemu-img:qemu-utils grub-mkimage:grub-common depmod:kmod \
 	mkfs.vfat:dosfstools mcopy:mtools /usr/lib/grub/i386-pc/boot.img:grub-pc-bin \
-	/usr/lib/grub/x86_64-efi/moddep.lst:grub-efi-amd64-bin
+	/usr/lib/grub/x86_64-efi/moddep.lst:grub-efi-amd64-bin systemd-nspawn:systemd-container ip:iproute2
 
 e2e:
 	@if [ "$$(id -u)" = 0 ]; then for tool in $(IMAGE_TOOLS); do scripts/need $${tool%%:*} $${tool#*:} || exit; done; fi
