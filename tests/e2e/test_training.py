@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from oneflower.local import daemon
 from tests.unit.federation import app_module
 from tests.unit.ssh import SshServer
 
-from .conftest import RELEASE
+from .conftest import RELEASE, until
 
 pytestmark = pytest.mark.e2e
 
@@ -196,8 +197,7 @@ def test_a_run_in_which_every_node_fails_is_no_success(user, fed, app):
 
 def test_a_run_that_is_never_evaluated_is_saved_names_the_nodes_and_fails(user, fed, app):
     done = user("run", str(app), "-f", fed, "--config", "blind=true", "-r", "2", code=8)
-    status = user.show(fed)
-    for vm in status["vms"][1:]:
+    for vm in user.show(fed)["vms"][1:]:
         sentence = f"{vm['name']} (node {vm['node_id']}) failed in evaluation: ValueError: this node is blind"
         assert done.stderr.count(sentence) == 3, "below each row, and in the error"
     assert "trained and never evaluated" in done.stderr
@@ -206,16 +206,17 @@ def test_a_run_that_is_never_evaluated_is_saved_names_the_nodes_and_fails(user, 
         "round": "1/2", "train loss": "0.5000", "loss": "-", "accuracy": "-",
     }  # fmt: skip
     assert (head[1:4], first[5]) == (["train", "loss", "loss"], "2/2")
-    folder = user.folder / "oneflower-results" / f"{fed}-{status['training']['id']}"
-    assert str(folder.relative_to(user.folder)) in done.stderr
-    model = np.load(folder / "model.npz")
+    [run] = re.findall(rf"oneflower-results/{fed}-(\d+)\.", done.stderr)
+    model = np.load(user.folder / "oneflower-results" / f"{fed}-{run}" / "model.npz")
     assert model[model.files[0]].tolist() == [2.0, 2.0, 2.0]
-    told = user.show(fed)["training"]
-    assert (told["status"], told["round"], told["fault"]["reason"]) == (
-        "completed",
-        2,
-        "ValueError: this node is blind",
-    )
+
+    def report():
+        """What the SuperLink's agent published of this run: it does so at its next look, soon after the run's end."""
+        published = user.show(fed)["training"]
+        return published if (published["id"], published["status"]) == (run, "completed") else None
+
+    told = until(report, 20, "the end of the run, published")
+    assert (told["round"], told["fault"]["reason"]) == (2, "ValueError: this node is blind")
     assert "never evaluated" in told["error"]
 
 
