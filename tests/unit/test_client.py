@@ -293,6 +293,13 @@ def test_a_certificate_that_nobody_knows_is_not_trusted(tmp_path, monkeypatch):
         known.close()
 
 
+def test_a_server_without_tls_is_unreachable_and_its_certificate_is_not_blamed():
+    with server(200, "{}") as url, cloud(url.replace("http:", "https:")) as made:
+        for call in (made.oneflow.services, made.core.vm_templates):
+            with pytest.raises(UnreachableError, match="cannot be reached"):
+                call()
+
+
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     for name in ("ONE_AUTH", "ONEFLOW_URL", "ONE_XMLRPC", "ONEFLOW_USER", "ONEFLOW_PASSWORD"):

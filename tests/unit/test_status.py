@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from oneflower.cli import federations, rounds, screen
 from oneflower.cli.session import Session
 from oneflower.cloud import Federation
+from oneflower.cloud.diagnosis import causes
 from oneflower.cloud.reading import read_status
 
 TODAY = date(2027, 1, 1)
@@ -168,3 +169,26 @@ def test_garbage_counts_as_not_published(attribute, value):
         [{"FL_PARTITION_ID": "0", "FL_NUM_PARTITIONS": "2", attribute: value}], FL_RUN_ID="5", **{attribute: value}
     )
     assert (found.name, found.share in {"", "Only partition 0 of 2 takes part: 50% of the data."}) == ("lab", True)
+
+
+def failed_body(role_state, *log):
+    return {
+        "state": 6,
+        "roles": [
+            {"name": name, "state": role_state, "cardinality": 0, "nodes": []} for name in ("superlink", "supernode")
+        ],
+        "log": [{"timestamp": 1, "severity": severity, "message": message} for severity, message in log],
+    }
+
+
+def test_a_failed_service_says_oneflows_newest_error_however_its_other_lines_are_worded():
+    log = ("I", "New state: UNDEPLOYING"), ("E", "Role supernode : no route to host."), ("I", "Entered FAILED")
+    assert read_status(1, "lab", failed_body(3, *log), {}, (), TODAY).failure == "Role supernode : no route to host."
+    assert read_status(1, "lab", failed_body(3, log[0], log[2]), {}, (), TODAY).failure == "FAILED_UNDEPLOYING"
+
+
+def test_roles_that_could_not_be_deployed_are_named_with_oneflows_newest_error():
+    log = ("E", "an older one"), ("E", "Role superlink : Not authorized."), ("I", "New state: FAILED_DEPLOYING")
+    [cause] = causes(None, failed_body(7, *log), {})
+    assert cause == "Role superlink and role supernode could not be deployed: Role superlink : Not authorized."
+    assert list(causes(None, failed_body(7), {})) == ["Role superlink and role supernode could not be deployed."]

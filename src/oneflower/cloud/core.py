@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower.cloud import direct
 from oneflower.cloud.answer import Answer
-from oneflower.cloud.refused import RefusedError, foreign, reason, unreachable
+from oneflower.cloud.refused import RefusedError, chain, foreign, reason, unreachable
 from oneflower.opennebula.states import VmState
+from oneflower_appliance.peers import StrangerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -188,9 +189,10 @@ class CoreClient:
         except (xml.parsers.expat.ExpatError, xmlrpc.client.Error) as error:
             raise foreign(where) from error
         except (OSError, requests.RequestException) as error:
-            hint, stranger = self._help_of("ONE_XMLRPC"), direct.stranger_of(error)
-            asked = stranger is None and not _was_refused(error)
-            raise unreachable(where, hint, stranger or error, asked=asked) from error
+            inner = list(chain(error))
+            stranger = next((one for one in inner if isinstance(one, StrangerError)), None)
+            asked = stranger is None and not any(isinstance(one, ConnectionRefusedError) for one in inner)
+            raise unreachable(where, self._help_of("ONE_XMLRPC"), stranger or error, asked=asked) from error
 
     def _found(self, call: Callable[[Any], Any]) -> Any:
         """Return the core's answer, or None if it knows no such object."""
@@ -226,14 +228,3 @@ def _post(transport: Any, post: Any, host: str, handler: str, body: bytes, verbo
     if not answer.ok:
         raise xmlrpc.client.ProtocolError(url, answer.status_code, answer.text, dict(answer.headers))
     return transport.parse_response(answer)
-
-
-def _was_refused(error: BaseException) -> bool:
-    """Whether the request cannot have arrived, because there was no connection."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, ConnectionRefusedError):
-            return True
-        inner = getattr(seen, "reason", None) or next(iter(getattr(seen, "args", ())), None)
-        seen = seen.__cause__ or seen.__context__ or (inner if isinstance(inner, BaseException) else None)
-    return False

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from oneflower.cloud.document import roles_of, vms_of
+from oneflower.cloud.document import errors_of, roles_of, vms_of
 from oneflower.cloud.refused import RefusedError
 from oneflower.opennebula.states import VM_FAILED, RoleState, ServiceState
 
@@ -30,9 +30,8 @@ def causes(cloud: Cloud, body: dict[str, Any], vms: Mapping[int, Vm]) -> Iterato
     if body["state"] not in _LEAVING:
         yield from _templates(cloud, roles)
         yield from _parents(roles)
+    yield from _not_deployed(body, roles, vms)
     for name, role in roles.items():
-        if role["state"] in (RoleState.FAILED_DEPLOYING, RoleState.FAILED_SCALING) and not _failed_vms(role, vms):
-            yield f"Role {name} could not be deployed{_said(body, name)}."
         for vm in _failed_vms(role, vms):
             reason = vm.attributes.get("ERROR", "OpenNebula could not boot it").strip().rstrip(".")
             yield f"VM {vm.id} of role {name} failed: {reason}."
@@ -66,7 +65,10 @@ def _parents(roles: Mapping[str, dict[str, Any]]) -> Iterator[str]:
         yield f"The roles {', '.join(roles)} wait for each other."
 
 
-def _said(body: dict[str, Any], role: str) -> str:
-    """Return OneFlow's own reason, from the service's log."""
-    errors = [entry["message"] for entry in body.get("log", ()) if entry.get("severity") == "E"]
-    return next((f": {text.rstrip('.')}" for text in reversed(errors) if role in text), "")
+def _not_deployed(body: dict[str, Any], roles: Mapping[str, dict[str, Any]], vms: Mapping[int, Vm]) -> Iterator[str]:
+    """Name the roles that failed as a whole, and OneFlow's newest error, in which OneFlow names the role itself."""
+    states = (RoleState.FAILED_DEPLOYING, RoleState.FAILED_SCALING)
+    failed = [name for name, role in roles.items() if role["state"] in states and not _failed_vms(role, vms)]
+    if failed:
+        reason = "".join(f": {text.rstrip('.')}" for text in errors_of(body)[-1:])
+        yield f"Role {' and role '.join(failed)} could not be deployed{reason}."

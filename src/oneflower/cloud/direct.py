@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from oneflower_appliance.peers import StrangerError, check_server
+from oneflower_appliance.peers import check_server
 
 if TYPE_CHECKING:
     import requests
@@ -41,7 +41,7 @@ def client(base_url: str, auth: tuple[str, str], silence: float) -> httpx.Client
 
 
 def session(silence: float) -> requests.Session:
-    """Return a session of requests, for pyone. `stranger_of` finds a `StrangerError` among its errors."""
+    """Return a session of requests, for pyone. A `StrangerError` is in the chain of its errors."""
     import requests.adapters  # noqa: PLC0415 - costs time that most commands need not spend
     import urllib3.connection  # noqa: PLC0415
 
@@ -63,11 +63,3 @@ def session(silence: float) -> requests.Session:
     made.trust_env = False
     made.mount("http://", Adapter())
     return made
-
-
-def stranger_of(error: BaseException | None) -> StrangerError | None:
-    """Return the `StrangerError` among the causes of an error, if there is one."""
-    while error is not None and not isinstance(error, StrangerError):
-        inner = [part for part in (getattr(error, "reason", None), *error.args) if isinstance(part, BaseException)]
-        error = error.__cause__ or error.__context__ or next(iter(inner), None)
-    return error

@@ -1,10 +1,11 @@
-"""What the body of a service's document says of its roles and their VMs."""
+"""What the body of a service's document says of its roles, their VMs and what went wrong."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from oneflower.opennebula import COORDINATOR, NODES
+from oneflower.opennebula.states import Severity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,3 +29,8 @@ def vms_of(role: Mapping[str, Any]) -> list[int]:
 def homes(body: Mapping[str, Any]) -> dict[int, str]:
     """Return the role of each VM, by the VM's id."""
     return {vm: name for name, role in roles_of(body).items() for vm in vms_of(role)}
+
+
+def errors_of(body: Mapping[str, Any]) -> list[str]:
+    """Return the errors in a service's log, oldest first. OneFlow keeps its last 50 entries."""
+    return [entry["message"] for entry in body.get("log", ()) if entry.get("severity") == Severity.ERROR]

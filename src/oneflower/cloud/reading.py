@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from oneflower.cloud.document import homes, roles_of, vms_of
+from oneflower.cloud.document import errors_of, homes, roles_of, vms_of
 from oneflower.cloud.status import FederationStatus, VmStatus
 from oneflower.opennebula import COORDINATOR, NODES, variables_of
 from oneflower.opennebula.states import LcmState, RoleState, ServiceState, VmState
@@ -57,6 +57,7 @@ def read_status(
         settings=variables_of(body),
         training=RunProgress.read(link, {vm.node_id: vm.name for vm in vms if vm.node_id}),
         log=tuple(entry["message"] for entry in body.get("log", ())),
+        errors=tuple(errors_of(body)),
         causes=tuple(causes),
         remarks=(
             *_not_let_in(vms, link),

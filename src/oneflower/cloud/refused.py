@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import ssl
+from typing import TYPE_CHECKING
 
+from oneflower.cloud import wording
 from oneflower_appliance.errors import ExitCode, OneflowerError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _NOT_FOUND = 404
 _AWAY = (502, 503, 504)
@@ -22,8 +27,7 @@ class RefusedError(OneflowerError):
     """The cloud refused a request. `status` is that of HTTP; for refusals of the core it is 500."""
 
     def __init__(self, status: int, text: str, who: str = "OneFlow") -> None:
-        quota = "quota" in text.lower()
-        hint = "Ask the operator for a larger quota, or deploy fewer SuperNodes." if quota else _HINTS.get(status, "")
+        hint = wording.hint_of_refusal(text) or _HINTS.get(status, "")
         super().__init__(f"{who} answered {status}: {text}", hint, ExitCode.CLOUD)
         self.status = status
         self.text = text
@@ -49,18 +53,29 @@ class UnreachableError(OneflowerError):
 
 def unreachable(where: str, hint: str, error: Exception, *, asked: bool) -> OneflowerError:
     """Return the error to raise if a request to `where` ended with `error` instead of an answer."""
-    text, cause = str(error), error.__cause__ or error.__context__
-    if isinstance(cause, ssl.SSLError) or "CERTIFICATE_VERIFY_FAILED" in text:
+    if any(isinstance(inner, ssl.SSLCertVerificationError) for inner in chain(error)):
         return OneflowerError(
             f"{where} presents a certificate that is not trusted here.",
             "If it is the right one, name its CA: SSL_CERT_FILE and REQUESTS_CA_BUNDLE, both.",
             ExitCode.CLOUD,
         )
     return UnreachableError(
-        f"{where} cannot be reached: {' '.join(text.split())[:300] or type(error).__name__}.",
+        f"{where} cannot be reached: {' '.join(str(error).split())[:300] or type(error).__name__}.",
         hint,
         asked=asked,
     )
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that led to it. requests and urllib3 keep theirs in `args` and `reason`."""
+    found, seen = [error], set()
+    while found:
+        one = found.pop(0)
+        if id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            parts = (one.__cause__, one.__context__, getattr(one, "reason", None), *one.args)
+            found += [part for part in parts if isinstance(part, BaseException)]
 
 
 def foreign(where: str) -> OneflowerError:

@@ -41,8 +41,8 @@ class VmStatus:
 class FederationStatus:
     """A federation as it is now. `endpoint` and `control` are host:port, empty until the SuperLink is ready.
 
-    `causes` say why waiting will not make it ready. `remarks` say what is unusual about a ready one, and `share` how
-    much of the data takes part, if not all.
+    `errors` are the lines of OneFlow's `log` that are errors. `causes` say why waiting will not make it ready.
+    `remarks` say what is unusual about a ready one, and `share` how much of the data takes part, if not all.
     """
 
     id: int
@@ -59,6 +59,7 @@ class FederationStatus:
     settings: Mapping[str, str] = field(default_factory=dict)
     training: RunProgress | None = None
     log: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
     causes: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     share: str = ""
@@ -76,7 +77,7 @@ class FederationStatus:
         if own or self.causes:
             return "\n".join([*own, *self.causes])
         if self.state in {state.name for state in FAILED}:
-            return next((line for line in reversed(self.log) if not line.startswith("New state")), self.state)
+            return self.errors[-1] if self.errors else self.state
         return ""
 
     def reachable(self) -> tuple[VmStatus, str]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from oneflower.cloud.wording import SshFailure, ssh_failure
 from oneflower.process import Background
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
@@ -98,7 +99,8 @@ def _wait(process: Background, port: int, whom: str) -> None:
 
 
 def _failed(whom: str, output: str) -> OneflowerError:
-    if "Host key verification failed" in output or "REMOTE HOST IDENTIFICATION" in output:
+    failure = ssh_failure(output)
+    if failure is SshFailure.HOST_KEY:
         return OneflowerError(
             f"{whom} is not the expected machine: its SSH host key is not one that the SuperLink published through "
             "OneGate.",
@@ -106,7 +108,7 @@ def _failed(whom: str, output: str) -> OneflowerError:
             "it publishes its keys again.",
             ExitCode.CONFLICT,
         )
-    if "Permission denied" in output:
+    if failure is SshFailure.LOGIN:
         return OneflowerError(
             f"{whom} refuses the SSH login.",
             "The machine accepts the public key of your OpenNebula user (SSH_PUBLIC_KEY). Set it and deploy again, or "

@@ -1,4 +1,4 @@
-"""The states of services, roles, virtual machines and images, as OpenNebula numbers them.
+"""The states of services, roles, virtual machines and images, and the severities of a service's log, as in OpenNebula.
 
 Sources: OneFlow's service.rb and role.rb, the core's VirtualMachine.h and Image.h, all of 7.4. A cloud may send a
 number that is not here: compare its numbers with members, and do not convert them.
@@ -6,7 +6,7 @@ number that is not here: compare its numbers with members, and do not convert th
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 
 
 class ServiceState(IntEnum):
@@ -105,6 +105,13 @@ class ImageState(IntEnum):
     USED_PERS = 8
     LOCKED_USED = 9
     LOCKED_USED_PERS = 10
+
+
+class Severity(StrEnum):
+    """`severity` of an entry in the log of a service."""
+
+    INFO = "I"
+    ERROR = "E"
 
 
 TRANSIENT = frozenset({

@@ -13,6 +13,7 @@ from oneflower.local.oneflow.memory import DocumentMemory
 from oneflower.local.oneflow.models import SERVICE_TYPE, TEMPLATE_TYPE, Document, Role
 from oneflower.local.oneflow.schema import check_template
 from oneflower.opennebula.inputs import variables_of
+from oneflower.opennebula.states import Severity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -93,10 +94,10 @@ class Documents:
         self._all.pop(number, None)
         self._memory.delete(number)
 
-    def note(self, service: Document, message: str, severity: str = "I") -> None:
+    def note(self, service: Document, message: str, severity: Severity = Severity.INFO) -> None:
         """Add a line to a service's log. OneFlow keeps the last 50."""
         log = service.body.setdefault("log", [])
-        log.append({"timestamp": int(self._clock.now()), "severity": severity, "message": message})
+        log.append({"timestamp": int(self._clock.now()), "severity": severity.value, "message": message})
         del log[:-_KEPT_LINES]
 
     @contextmanager

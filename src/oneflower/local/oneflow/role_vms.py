@@ -8,7 +8,7 @@ from oneflower.local.errors import CloudError
 from oneflower.local.oned.rights import Asking, Kind, Right, Want
 from oneflower.local.oneflow.contents import overlay
 from oneflower.local.oneflow.models import Document, Role, node_ids
-from oneflower.opennebula.states import VmState
+from oneflower.opennebula.states import Severity, VmState
 
 if TYPE_CHECKING:
     from oneflower.local.oned.compute import Compute
@@ -61,7 +61,7 @@ class RoleVms:
         try:
             return waited + self.make_missing(service, role)
         except CloudError as error:
-            self._documents.note(service, f"Role {role['name']} : {error.message}", "E")
+            self._documents.note(service, f"Role {role['name']} : {error.message}", Severity.ERROR)
             return waited
 
     def shut_down(self, service: Document, role: Role, *, recover: bool) -> list[int]:
@@ -98,7 +98,9 @@ class RoleVms:
             try:
                 self._compute.catalogue.rights.need(Asking(owner, call), Want(right, Kind.VM, vm.id, vm.access))
             except CloudError as error:
-                self._documents.note(service, f"Role {role['name']} : {text.format(vm.id, error.message)}", "E")
+                self._documents.note(
+                    service, f"Role {role['name']} : {text.format(vm.id, error.message)}", Severity.ERROR
+                )
             else:
                 return False
         return True

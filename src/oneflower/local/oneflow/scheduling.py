@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from oneflower.local.errors import CloudError
 from oneflower.local.oned.compute import VERBS
 from oneflower.local.oneflow.models import Document, Role, node_ids
-from oneflower.opennebula.states import RoleState
+from oneflower.opennebula.states import RoleState, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,7 +49,7 @@ class Scheduler:
             for index, vm in enumerate(self._vms(role)):
                 if not known:
                     message = f"Role {role['name']} : VM {vm.id} error scheduling action; unknown action {action}"
-                    self._documents.note(service, message, "E")
+                    self._documents.note(service, message, Severity.ERROR)
                     continue
                 delay = index // number * period if period > 0 and number > 0 else 0
                 self._compute.schedule(vm, action, delay)

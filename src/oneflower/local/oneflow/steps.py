@@ -15,7 +15,7 @@ from oneflower.local.oneflow.documents import StuckError
 from oneflower.local.oneflow.models import Document, Role, node_ids
 from oneflower.local.oneflow.role_vms import LockedError
 from oneflower.local.oneflow.waits import Purpose, Wait
-from oneflower.opennebula.states import RoleState, ServiceState
+from oneflower.opennebula.states import RoleState, ServiceState, Severity
 
 if TYPE_CHECKING:
     from oneflower.local.clock import Clock
@@ -80,7 +80,7 @@ class Steps:
                 fresh = self.vms.make_missing(service, role)
             except CloudError as error:
                 message = f"Instantiate failed for template {role['template_id']}; {error.message}"
-                self.documents.note(service, f"Role {role['name']} : {message}", "E")
+                self.documents.note(service, f"Role {role['name']} : {message}", Severity.ERROR)
                 role["state"] = int(failure)
                 return False
             held = role.get("on_hold") and pending
