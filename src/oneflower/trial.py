@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,14 +18,20 @@ from oneflower.api import opennebula_cloud
 from oneflower.cloud import Federation
 from oneflower.cloud.register import Registration, Wishes
 from oneflower.cloud.tunnel import SshOptions
+from oneflower.images.app_image import checked_image, contents
+from oneflower.images.scratch import scratch
+from oneflower.images.tools import WITH_US
+from oneflower.images.unpack import NEEDED as UNPACK_NEEDS
 from oneflower.images.unpack import unpack
 from oneflower.local import daemon
 from oneflower.local.home import LocalHome
+from oneflower.local.host.bridge import NAMESPACES
+from oneflower.local.host.container_driver import NEEDED as CONTAINER_NEEDS
+from oneflower.prerequisites import require_packages, require_root
 from oneflower.process import attend, run
 from oneflower.runtimes import runtime
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import private_directory
-from oneflower_appliance.parameters import FLOWER_TESTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,34 +44,37 @@ if TYPE_CHECKING:
 _APP, _GOAL, _ROUNDS = "image-classification", 0.95, 3
 _NODES = 2
 _LIMIT = 180.0  # seconds for a federation to be ready, on a busy machine too
-_NAMESPACES = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+NAMESPACED = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 _PULSE = 0.2
+NEEDED = {
+    **CONTAINER_NEEDS, **UNPACK_NEEDS, "unshare": "util-linux", "setpriv": "util-linux", "ssh": "openssh-client"
+}  # fmt: skip
 
 
-def try_image(image: Path, step: Step, flower: str = FLOWER_TESTED) -> None:
+def try_image(image: Path, step: Step) -> None:
     """Try an image, which is a file or the folder of its root file system. Raises `OneflowerError` when it fails."""
-    if os.geteuid():
-        raise OneflowerError(
-            "Trying an image needs root: its machines run as containers.", "Run it with sudo.", ExitCode.ENVIRONMENT
-        )
+    require_packages("Trying an image", NEEDED)
+    require_root("Trying an image", "its machines run as containers")
     home = LocalHome.of_user()
-    runtime.ensure(home.runtimes, flower, "sklearn", lambda _: None)  # there is no network for it in the namespaces
-    trials = private_directory(home.cache / "trials")
-    with tempfile.TemporaryDirectory(prefix="trial-", dir=trials) as name:
-        folder = Path(name)
+    with scratch(private_directory(home.cache / "trials"), "trial-") as folder:
         root = image
         if not image.is_dir():
+            with step(f"compare {image.name} with its manifest"):
+                checked_image(image)
             with step(f"unpack {image.name}"):
                 root = unpack(image, folder)
+        flower = contents(root).flower
+        with step(f"the client's own runtime for Flower {flower}"):  # there is no network for it in the namespaces
+            runtime.ensure(home.runtimes, flower, "sklearn")
         inner = [sys.executable, "-m", "oneflower.trial", str(root), str(folder / "cloud"), str(home.cache)]
-        if attend([*_NAMESPACES, *inner]):
+        if attend([*WITH_US, *NAMESPACED, *inner]):
             raise OneflowerError(f"The image {image} failed its trial.", "The lines above say where.", ExitCode.CLOUD)
 
 
 def main() -> None:
     """Run the trial in this process, which is the first in its namespaces."""
     root, state, cache = map(Path, sys.argv[1:])
-    run(["ip", "link", "set", "lo", "up"], "set up the network of the trial", "apt install iproute2")
+    isolate()
     home = LocalHome(state, cache).make()
     os.environ["ONEFLOWER_HOME"] = str(state)
     try:
@@ -79,6 +87,14 @@ def main() -> None:
     except OneflowerError as error:
         sys.stderr.write(f"{error.sentence}\n")
         sys.exit(error.code)
+
+
+def isolate() -> None:
+    """Set up what only this process's namespaces have. However they end, nothing of it is left on this machine."""
+    what, hint = "set up the network of the trial", "It needs namespaces of its own: unshare --net --mount."
+    NAMESPACES.mkdir(exist_ok=True)
+    run(["mount", "-t", "tmpfs", "-o", "mode=755", "oneflower", str(NAMESPACES)], what, hint)
+    run(["ip", "link", "set", "lo", "up"], what, hint)
 
 
 def _live(cloud: Cloud, state: Path) -> None:
@@ -148,7 +164,7 @@ def _ssh(ip: str, state: Path, *command: str) -> None:
 def _key(state: Path) -> Path:
     key = state / "key"
     command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(key)]
-    run(command, "make an SSH key", "apt install openssh-client")
+    run(command, "make an SSH key", "See that there is disk space.")
     return key
 
 

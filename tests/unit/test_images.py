@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from oneflower.images import VARIANTS, ImageSpec, disk, manifest, modules, overlay, sbom, software, tools
+from oneflower.images import VARIANTS, ImageSpec, disk, manifest, modules, overlay, sbom, software
 from oneflower.images.spec import parse_size
 from oneflower.opennebula.service import READY_SCRIPT
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -53,15 +53,6 @@ def test_sizes():
     for wrong in ("8", "G", "0G", "8G; rm", "-1G"):
         with pytest.raises(OneflowerError):
             parse_size(wrong)
-
-
-def test_what_is_missing_is_named_with_the_command_that_installs_it(monkeypatch):
-    monkeypatch.setattr(tools.shutil, "which", lambda name, path: None if name in ("mmdebstrap", "mcopy") else name)
-    monkeypatch.setattr(tools.Path, "exists", lambda _: True)
-    with pytest.raises(OneflowerError) as missing:
-        tools.check_tools()
-    assert missing.value.hint == "Run: sudo apt-get install --no-install-recommends mmdebstrap mtools"
-    assert missing.value.code is ExitCode.ENVIRONMENT
 
 
 def test_identifiers_are_those_of_the_image_and_differ_by_use():
@@ -179,7 +170,9 @@ def test_the_bill_of_materials_lists_what_is_installed_and_is_the_same_each_time
 def test_the_manifest_has_the_checksums_of_the_file_and_the_versions_in_it(root):
     image = root / "x.qcow2"
     image.write_bytes(b"image")
-    told = manifest.manifest(ImageSpec(), sbom.packages(root), image, "digest", {"rootfs": 1, "disk": 2})
+    told = manifest.manifest(
+        manifest.description(ImageSpec(), sbom.packages(root)), image, "digest", {"rootfs": 1, "disk": 2}
+    )
     assert told["md5"] == "78805a221a988e79ef3f42d7c5bfd418"
     assert told["sha256"] == "6105d6cc76af400325e94d588ce511be5bfdbb73b437dc51eca43917d7a43e3d"
     assert told["versions"]["flwr"] == "1.41.0"

@@ -17,10 +17,12 @@ import pytest
 import yaml
 
 from oneflower.images import ImageSpec
+from oneflower.images.app_image import read_image
+from oneflower.images.manifest import description
 from oneflower.images.manifest import manifest as build_manifest
 from oneflower.images.sbom import Package
 from oneflower.local.oned.vmtext import parse_template
-from oneflower.marketplace import Publisher, read_image, render, render_private
+from oneflower.marketplace import Publisher, render, render_private
 from oneflower.marketplace.wheel import appliance_wheel
 from oneflower.opennebula import COORDINATOR, NODES, lint, vm_template
 from oneflower.opennebula import render as to_text
@@ -234,7 +236,7 @@ def test_the_manifest_that_an_image_is_built_with_is_read(tmp_path):
     image = tmp_path / "oneflower-pytorch-flwr-1.41.0.qcow2"
     image.write_bytes(b"an image")
     spec = ImageSpec("pytorch")
-    said = build_manifest(spec, [Package("pypi", "flwr", "1.41.0")], image, "digest", {"disk": 8 << 30})
+    said = build_manifest(description(spec, [Package("pypi", "flwr", "1.41.0")]), image, "digest", {"disk": 8 << 30})
     path = image.with_suffix(".json")
     path.write_text(json.dumps(said))
     read = read_image(path)

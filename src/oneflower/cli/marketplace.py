@@ -33,7 +33,8 @@ def render(
     output: Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")] = Output.TEXT,
 ) -> None:
     """Write a contribution to the community's marketplace, or a script that publishes in a private one."""
-    from oneflower.marketplace import Publisher, read_image, render, render_private  # noqa: PLC0415
+    from oneflower.images.app_image import read_image  # noqa: PLC0415
+    from oneflower.marketplace import Publisher, render, render_private  # noqa: PLC0415
     from oneflower_appliance.errors import ExitCode, OneflowerError  # noqa: PLC0415
 
     about = read_image(image)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oneflower.images import bytecode, modules, trim
+from oneflower.images.scratch import remove
 from oneflower.images.spec import KEYRING, PACKAGES, PYTHON, SUITE
 from oneflower.images.tools import tool
 
@@ -29,6 +29,9 @@ _DRIVERS = ("ext4", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "ahci",
 # is left of Perl serves the installation of packages only.
 _NOT_NEEDED = ("usrmerge", "libfile-find-rule-perl", "libnumber-compare-perl", "libtext-glob-perl",
                "perl", "perl-modules-5.36", "libperl5.36", "perl-base")  # fmt: skip
+
+# What mmdebstrap mounts and starts is seen by nobody else, and ends with it, however it ends.
+_APART = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 _PREPARE = """set -eu
 mkdir -p "$1/etc/initramfs-tools/conf.d"
@@ -58,8 +61,8 @@ def make(spec: ImageSpec, target: Path, scratch: Path) -> None:
     }
     paths = [*(f"path-exclude={path}" for path in _LEFT_OUT), *(f"path-include={path}" for path in _KEPT)]
     command = [
-        "mmdebstrap", "--quiet", "--mode=root", "--variant=essential", "--format=directory", f"--keyring={KEYRING}",
-        "--components=main", "--architectures=amd64", f"--include={','.join(PACKAGES)}",
+        *_APART, "mmdebstrap", "--quiet", "--mode=root", "--variant=essential", "--format=directory",
+        f"--keyring={KEYRING}", "--components=main", "--architectures=amd64", f"--include={','.join(PACKAGES)}",
         *(f"--dpkgopt={option}" for option in ("force-unsafe-io", *paths)),
         *(f"--{name}-hook={script}" for name, script in hooks.items()),
         SUITE, str(root), *_sources(spec.mirror),
@@ -73,7 +76,7 @@ def make(spec: ImageSpec, target: Path, scratch: Path) -> None:
         tool(["tar", "--numeric-owner", "--xattrs", "-C", root, "-cf", partial, "."], "keep the Debian packages")
         partial.rename(target)
     finally:
-        shutil.rmtree(root, ignore_errors=True)
+        remove(root)
 
 
 def _sources(mirror: str) -> list[str]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import json
-import shutil
-import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oneflower.images import base, disk, manifest, overlay, sbom, software
+from oneflower.images.app_image import manifest_of
+from oneflower.images.appliance import installed
+from oneflower.images.scratch import scratch
 from oneflower.images.tools import check_tools, tool
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
@@ -19,6 +19,7 @@ from oneflower_appliance.files import SHARED, write_atomic
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from oneflower.images.spec import ImageSpec
 
@@ -49,16 +50,25 @@ def build(spec: ImageSpec, folder: Path, cache: Path, step: Step = _silent, *, f
     `cache` keeps what other images are made of, too; `fresh` makes that again. `step` is entered for each step.
     """
     check_tools()
-    for path in (folder, cache):
-        path.mkdir(parents=True, exist_ok=True)
-    with _alone(cache), tempfile.TemporaryDirectory(prefix="build-", dir=cache) as name:
-        scratch = Path(name)
-        root = scratch / "root"
-        assemble(spec, root, cache, step, fresh=fresh)
-        found = sbom.packages(root)
-        bill = sbom.bill(spec, found)
-        write_atomic(root / "usr/share/oneflower/sbom.cdx.json", bill, SHARED)
-        return _write(spec, root, scratch / "disk.raw", folder / f"{spec.name}.qcow2", (found, bill), step)
+    installed()
+    try:
+        for path in (folder, cache):
+            path.mkdir(parents=True, exist_ok=True)
+        with _alone(cache), scratch(cache, "build-") as scene:
+            root = scene / "root"
+            assemble(spec, root, cache, step, fresh=fresh)
+            found = sbom.packages(root)
+            bill = sbom.bill(spec, found)
+            write_atomic(root / sbom.BILL, bill, SHARED)
+            described = manifest.description(spec, found)
+            write_atomic(root / manifest.DESCRIPTION, json.dumps(described, indent=1) + "\n", SHARED)
+            return _write(spec, root, scene / "disk.raw", folder / f"{spec.name}.qcow2", (described, bill), step)
+    except OSError as error:
+        raise OneflowerError(
+            f"Cannot build {spec.name}: {error}.",
+            f"See that {folder} and {cache} can be written to and have room, then try again.",
+            ExitCode.ENVIRONMENT,
+        ) from error
 
 
 def assemble(spec: ImageSpec, root: Path, cache: Path, step: Step = _silent, *, fresh: bool = False) -> None:
@@ -85,9 +95,7 @@ def assemble(spec: ImageSpec, root: Path, cache: Path, step: Step = _silent, *, 
         _forget_older(cache, path)
 
 
-def _write(
-    spec: ImageSpec, root: Path, raw: Path, image: Path, told: tuple[list[sbom.Package], str], step: Step
-) -> Built:
+def _write(spec: ImageSpec, root: Path, raw: Path, image: Path, told: tuple[dict[str, Any], str], step: Step) -> Built:
     content = int(tool(["du", "-sx", "--block-size=1", "--apparent-size", root], "measure the image").split()[0])
     size = spec.size or max(_USUAL_SIZE, -(-(content * 5 // 4 + _ROOM) // _ROOM) * _ROOM)
     if size < content * 5 // 4:
@@ -102,15 +110,16 @@ def _write(
     with step("boot loaders for BIOS and UEFI"):
         disk.write_boot_loaders(raw, size, spec.identifier, spec.epoch)
     with step("compress"):
+        manifest_of(image).unlink(missing_ok=True)  # it is about another image from now on
         disk.compress(raw, image)
     with step("checksums"):
-        found, bill = told
+        described, bill = told
         sizes = {"rootfs": content, "disk": size}
-        about = manifest.manifest(spec, found, image, manifest.contents(raw), sizes)
-        described, listed = image.with_suffix(".json"), image.with_suffix(".cdx.json")
-        write_atomic(described, json.dumps(about, indent=1) + "\n", SHARED)
+        about = manifest.manifest(described, image, manifest.contents(raw), sizes)
+        beside, listed = manifest_of(image), image.with_suffix(".cdx.json")
         write_atomic(listed, bill, SHARED)
-    return Built(image, described, listed, about)
+        write_atomic(beside, json.dumps(about, indent=1) + "\n", SHARED)  # the last, so an image with one is whole
+    return Built(image, beside, listed, about)
 
 
 def _kept(cache: Path, name: str, *, fresh: bool) -> Path:
@@ -146,8 +155,6 @@ def _alone(cache: Path) -> Iterator[None]:
             raise OneflowerError(
                 f"Another build uses {cache}.", "Wait until it has ended, then try again.", ExitCode.CONFLICT
             ) from None
-        for left in cache.glob("build-*"):  # of a build that was killed
-            shutil.rmtree(left, ignore_errors=True)
-        for left in cache.glob("*.part"):
+        for left in cache.glob("*.part"):  # of a build that was killed
             left.unlink()
         yield

@@ -181,5 +181,11 @@ def compress(disk: Path, target: Path) -> None:
     """Write `disk` as a compressed qcow2."""
     partial = target.with_suffix(".part")
     options = f"compression_type=zstd,cluster_size={_CLUSTER}"
-    tool(["qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", "-o", options, disk, partial], "compress the image")
-    partial.rename(target)
+    try:
+        tool(
+            ["qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", "-o", options, disk, partial],
+            "compress the image",
+        )
+        partial.rename(target)
+    finally:
+        partial.unlink(missing_ok=True)

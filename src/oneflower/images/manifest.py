@@ -15,22 +15,18 @@ if TYPE_CHECKING:
     from oneflower.images.sbom import Package
     from oneflower.images.spec import ImageSpec
 
+DESCRIPTION = "usr/share/oneflower/image.json"  # in the image
 _CHUNK = 1 << 20
 # The memory that `register` gives a machine by default: megabytes, by variant.
 MEMORY = {"none": 1024, "sklearn": 2048, "pytorch": 4096, "tensorflow": 4096, "llm": 8192}
 
 
-def manifest(
-    spec: ImageSpec, found: list[Package], image: Path, filesystem: str, sizes: dict[str, int]
-) -> dict[str, Any]:
-    """Return the manifest. `filesystem` is the digest of the disk before it was compressed."""
-    md5, sha256 = checksums(image)
+def description(spec: ImageSpec, found: list[Package]) -> dict[str, Any]:
+    """Return what an image says of itself, in it (`DESCRIPTION`) and in its manifest."""
     versions = {package.name: package.version for package in found}
     kernel = next((package.version for package in found if package.name.startswith("linux-image-")), "")
     return {
         "name": spec.name,
-        "file": image.name,
-        "format": "qcow2",
         "architecture": ARCHITECTURE,
         "variant": "edge" if spec.edge else spec.variant,
         "framework": spec.framework,
@@ -44,12 +40,22 @@ def manifest(
         },
         "firmware": ["bios", "uefi"],
         "created": spec.epoch,
+        "packages": {kind: sum(package.kind == kind for package in found) for kind in ("deb", "pypi")},
+    }
+
+
+def manifest(described: dict[str, Any], image: Path, filesystem: str, sizes: dict[str, int]) -> dict[str, Any]:
+    """Return the manifest. `filesystem` is the digest of the disk before it was compressed."""
+    md5, sha256 = checksums(image)
+    return {
+        **described,
+        "file": image.name,
+        "format": "qcow2",
         "size": image.stat().st_size,
         **sizes,
         "md5": md5,
         "sha256": sha256,
         "disk_digest": filesystem,
-        "packages": {kind: sum(package.kind == kind for package in found) for kind in ("deb", "pypi")},
     }
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from oneflower.images.spec import ImageSpec
 
+BILL = "usr/share/oneflower/sbom.cdx.json"  # in the image
+
 
 @dataclass(frozen=True)
 class Package:

@@ -11,13 +11,13 @@ import hashlib
 import os
 import re
 import shutil
-from importlib.metadata import distribution
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import oneflower_appliance
 from oneflower.images import bytecode, trim
+from oneflower.images.appliance import SOURCE, installed
 from oneflower.images.spec import ARCHITECTURE, PYTHON
+from oneflower.images.tools import WITH_US
 from oneflower.process import run
 from oneflower.runtimes import package_index, runtime
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -78,9 +78,9 @@ def install(spec: ImageSpec, root: Path, scratch: Path) -> None:
     links = [word for link in package_index.find_links() for word in ("--find-links", link)]
     torch = [] if " @ file:" in packages.read_text() or spec.framework != "pytorch" else ["--index", _TORCH_INDEX]
     command = [
-        find_uv_bin(), "--quiet", "--directory", str(scratch), "pip", "install", "--target", str(site), "--no-deps",
-        "--python-version", PYTHON, "--python-platform", _PLATFORM, "--require-hashes", "--only-binary", ":all:",
-        "--link-mode", "copy", *links, *torch, "--requirement", str(packages),
+        *WITH_US, find_uv_bin(), "--quiet", "--directory", str(scratch), "pip", "install", "--target", str(site),
+        "--no-deps", "--python-version", PYTHON, "--python-platform", _PLATFORM, "--require-hashes",
+        "--only-binary", ":all:", "--link-mode", "copy", *links, *torch, "--requirement", str(packages),
     ]  # fmt: skip
     run(command, f"install Flower {spec.flower} and {spec.framework}", _HINT, {"UV_SYSTEM_CERTS": "1", **os.environ})
     folder = root / PREFIX
@@ -96,15 +96,14 @@ def install(spec: ImageSpec, root: Path, scratch: Path) -> None:
 def lay_appliance(root: Path) -> None:
     """Put the appliance's own package into the environment of an image, and the commands of it and of Flower."""
     site = root / SITE
-    source = Path(oneflower_appliance.__file__).parent
-    shutil.copytree(source, site / source.name, ignore=shutil.ignore_patterns("__pycache__"))
-    found = distribution("oneflower-appliance")
+    shutil.copytree(SOURCE, site / SOURCE.name, ignore=shutil.ignore_patterns("__pycache__"))
+    found = installed()
     about = site / f"oneflower_appliance-{found.version}.dist-info"
     about.mkdir()
     for name in ("METADATA", "entry_points.txt"):
         (about / name).write_text(found.read_text(name) or "", encoding="utf-8")
     (about / "INSTALLER").write_text("oneflower\n", encoding="ascii")
-    bytecode.write(root, [f"{SITE}/{source.name}"])
+    bytecode.write(root, [f"{SITE}/{SOURCE.name}"])
     for name in _COMMANDS_OF:
         for points in sorted(site.glob(f"{name.replace('-', '_')}-*.dist-info/entry_points.txt")):
             _write_commands(root / PREFIX / "bin", points.read_text(encoding="utf-8"))

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from oneflower.images.disk import SECTOR
 from oneflower.images.tools import tool
+from oneflower.prerequisites import require_packages
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-_TOOLS: Mapping[str, str] = {"qemu-img": "qemu-utils", "sfdisk": "fdisk", "debugfs": "e2fsprogs"}
+NEEDED = {"qemu-img": "qemu-utils", "sfdisk": "fdisk", "debugfs": "e2fsprogs"}
 
 
 def unpack(image: Path, folder: Path) -> Path:
@@ -23,13 +19,7 @@ def unpack(image: Path, folder: Path) -> Path:
 
     Raises `OneflowerError` when the image is damaged or is not one of ours.
     """
-    missing = [package for name, package in _TOOLS.items() if shutil.which(name) is None]
-    if missing:
-        raise OneflowerError(
-            f"Unpacking an image needs Debian packages that are not installed here: {', '.join(missing)}.",
-            f"Run: sudo apt-get install --no-install-recommends {' '.join(missing)}",
-            ExitCode.ENVIRONMENT,
-        )
+    require_packages("Unpacking an image", NEEDED)
     disk, root = folder / "disk.raw", folder / "root"
     tool(["qemu-img", "convert", "-O", "raw", image, disk], f"read the image {image}")
     part = _root_partition(disk, image)

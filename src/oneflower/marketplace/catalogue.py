@@ -17,7 +17,7 @@ from oneflower_appliance.parameters import form_fields
 from oneflower_appliance.use_cases import NO_USE_CASE, frameworks_of
 
 if TYPE_CHECKING:
-    from oneflower.marketplace.app_image import AppImage
+    from oneflower.images.app_image import AppImage
 
 LOGO = "oneflower.png"
 _OPENNEBULA = "7.0, 7.2, 7.4"

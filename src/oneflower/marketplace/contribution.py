@@ -34,7 +34,7 @@ from oneflower_appliance.roles import COORDINATOR
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from oneflower.marketplace.app_image import AppImage
+    from oneflower.images.app_image import AppImage
     from oneflower.marketplace.catalogue import Publisher
 
 _FILES = Path(__file__).parent / "files"

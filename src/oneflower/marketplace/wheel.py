@@ -6,10 +6,8 @@ import base64
 import hashlib
 import io
 import zipfile
-from importlib.metadata import distribution
-from pathlib import Path
 
-import oneflower_appliance
+from oneflower.images.appliance import SOURCE, installed
 
 _DATE = (2026, 1, 1, 0, 0, 0)  # of every file in it
 _ABOUT = "Wheel-Version: 1.0\nGenerator: oneflower\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -17,12 +15,11 @@ _ABOUT = "Wheel-Version: 1.0\nGenerator: oneflower\nRoot-Is-Purelib: true\nTag: 
 
 def appliance_wheel() -> tuple[str, bytes]:
     """Return the name and the content of the appliance's wheel."""
-    found = distribution("oneflower-appliance")
+    found = installed()
     info = f"oneflower_appliance-{found.version}.dist-info"
-    package = Path(oneflower_appliance.__file__).parent
     files = {
-        f"oneflower_appliance/{path.relative_to(package)}": path.read_bytes()
-        for path in sorted(package.rglob("*"))
+        f"oneflower_appliance/{path.relative_to(SOURCE)}": path.read_bytes()
+        for path in sorted(SOURCE.rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts
     }
     files[f"{info}/METADATA"] = (found.read_text("METADATA") or "").encode()

@@ -15,7 +15,7 @@ from oneflower_appliance.errors import OneflowerError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_NAMESPACES = Path("/run/netns")
+NAMESPACES = Path("/run/netns")
 _HINT = "Container machines need root and the command `ip` (Debian's iproute2)."
 
 
@@ -45,7 +45,7 @@ class Bridge:
             peer = ("peer", "name", f"eth{index}", "address", address, "netns", namespace)
             _ip("link", "add", cable, "type", "veth", *peer)
             _ip("link", "set", cable, "master", self._name, "up")
-        return _NAMESPACES / namespace
+        return NAMESPACES / namespace
 
     def unplug(self, machine: int) -> None:
         """Take a machine off the bridge, if it is there. What still runs in its namespace keeps no network."""
@@ -53,7 +53,7 @@ class Bridge:
             if _exists(self._cable(machine, index)):
                 with suppress(OneflowerError):  # it goes with its other end, which may be first
                     _ip("link", "delete", self._cable(machine, index))
-        if (_NAMESPACES / self._namespace(machine)).exists():
+        if (NAMESPACES / self._namespace(machine)).exists():
             _ip("netns", "delete", self._namespace(machine))
 
     def _namespace(self, machine: int) -> str:

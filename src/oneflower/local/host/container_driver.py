@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from oneflower.local.host.addresses import Addresses
 from oneflower.local.host.driver import Boot
 from oneflower.local.host.processes import MARK, sweep
 from oneflower.local.oned.vms import Subnet
+from oneflower.prerequisites import require_packages, require_root
 from oneflower.process import run
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from oneflower.local.host.bridge import Bridge
     from oneflower.local.oned.models import Vm
 
-_TOOLS = {"systemd-nspawn": "systemd-container", "ip": "iproute2", "mount": "mount"}
+NEEDED = {"systemd-nspawn": "systemd-container", "ip": "iproute2", "mount": "mount"}
 
 
 class ContainerDriver:
@@ -86,13 +86,8 @@ class ContainerDriver:
 
 def check_host(image: Path) -> None:
     """Raise `OneflowerError` unless this machine can run containers of the root file system in the folder `image`."""
-    if os.geteuid():
-        raise OneflowerError(
-            "Container machines need root.", "Run it as root, or do without --image.", ExitCode.ENVIRONMENT
-        )
-    for tool, package in _TOOLS.items():
-        if shutil.which(tool) is None:
-            raise OneflowerError(f"{tool} is not installed.", f"apt install {package}", ExitCode.ENVIRONMENT)
+    require_root("A local cloud with --image", "its machines are containers")
+    require_packages("A local cloud with --image", NEEDED)
     if not Path(image, "usr/lib/systemd/systemd").exists():
         raise OneflowerError(
             f"{image} is not the root file system of an image: it has no systemd.",

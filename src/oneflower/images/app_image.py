@@ -1,4 +1,4 @@
-"""What a marketplace must know about an image, read from the manifest that `oneflower image build` writes."""
+"""A built image, as the manifest beside it describes it, for all who use images."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from oneflower.images.manifest import DESCRIPTION, checksums
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.parameters import FLOWER_TESTED
 
@@ -18,8 +19,17 @@ _MEMORY = 4096  # megabytes, if the manifest does not say
 
 
 @dataclass(frozen=True)
+class Contents:
+    """What is in an image, as it says itself."""
+
+    variant: str
+    framework: str
+    flower: str
+
+
+@dataclass(frozen=True)
 class AppImage:
-    """One image. `size` is the size of its disk in bytes, as catalogues expect, not the size of its file."""
+    """One image. `size` is that of its disk in bytes, as catalogues expect, and `length` that of its file."""
 
     name: str
     file: str
@@ -28,6 +38,7 @@ class AppImage:
     flower: str
     oneflower: str
     size: int
+    length: int
     md5: str
     sha256: str
     created: int
@@ -38,6 +49,46 @@ class AppImage:
         """The version of the app. Each image has its own, so that OpenNebula reads the catalogue again."""
         day = datetime.datetime.fromtimestamp(self.created, datetime.UTC)
         return f"{self.oneflower}-flwr{self.flower}-{day:%Y%m%d}-{self.sha256[:8]}"
+
+    def check(self, path: Path) -> None:
+        """Raise `OneflowerError` unless the file `path` is this image, whole and unchanged."""
+        length = path.stat().st_size
+        if length != self.length:
+            raise _damaged(path, f"has {length} bytes, and its manifest says {self.length}")
+        _, sha256 = checksums(path)
+        if sha256 != self.sha256:
+            raise _damaged(path, f"has the sha256 {sha256}, and its manifest says {self.sha256}")
+
+
+def manifest_of(image: Path) -> Path:
+    """Return where the manifest of the file `image` is: beside it."""
+    return image.with_suffix(".json")
+
+
+def checked_image(path: Path) -> AppImage:
+    """Return the image in the file `path`, whole and unchanged. Raises `OneflowerError`."""
+    if not manifest_of(path).is_file():
+        raise OneflowerError(
+            f"There is no manifest beside {path}, so nothing says whether the image is whole.",
+            f"Copy {manifest_of(path).name}, which `oneflower image build` wrote with it, into the same folder.",
+            ExitCode.NOT_FOUND,
+        )
+    image = read_image(manifest_of(path))
+    image.check(path)
+    return image
+
+
+def contents(root: Path) -> Contents:
+    """Return what is in the image whose root file system is the folder `root`. Raises `OneflowerError`."""
+    try:
+        said = json.loads((root / DESCRIPTION).read_text(encoding="utf-8"))
+        return Contents(said["variant"], said["framework"], said["versions"]["flwr"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OneflowerError(
+            f"{root} is not the root file system of an image of ours: it has no valid /{DESCRIPTION}.",
+            "Give the file or the folder of an image that `oneflower image build` made.",
+            ExitCode.INVALID_INPUT,
+        ) from error
 
 
 def read_image(manifest: Path) -> AppImage:
@@ -60,6 +111,7 @@ def read_image(manifest: Path) -> AppImage:
         flower=str(versions.get("flwr") or FLOWER_TESTED),
         oneflower=str(versions.get("oneflower") or "0"),
         size=_number(manifest, said, "disk" if "disk" in said else "size"),
+        length=_number(manifest, said, "size"),
         md5=_text(manifest, said, "md5", r"[0-9a-f]{32}"),
         sha256=_text(manifest, said, "sha256", r"[0-9a-f]{64}"),
         created=_number(manifest, said, "created"),
@@ -84,4 +136,12 @@ def _number(manifest: Path, said: dict[str, Any], key: str) -> int:
 def _not_valid(manifest: Path, why: str) -> OneflowerError:
     return OneflowerError(
         f"{manifest} is not the manifest of an image: {why}.", "Give the .json that `oneflower image build` writes."
+    )
+
+
+def _damaged(path: Path, why: str) -> OneflowerError:
+    return OneflowerError(
+        f"{path} {why}: it was not copied whole, or was changed.",
+        "Copy it again, or build it again.",
+        ExitCode.INVALID_INPUT,
     )
