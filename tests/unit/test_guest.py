@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import os
 import shlex
+import socket
 import subprocess
 
 import pytest
 
+from oneflower.opennebula.text import context_sh
 from oneflower_appliance.errors import OneflowerError
-from oneflower_appliance.guest import disc, identity, start_script
+from oneflower_appliance.guest import disc, identity, main, mounting, start_script
 from oneflower_appliance.guest.main import environment_file
 from oneflower_appliance.guest.network import network_files
 from oneflower_appliance.volumes import Volume, check_volumes, volumes
@@ -47,18 +50,30 @@ def test_ipv6_with_a_gateway_and_a_metric():
     six = {"ETH0_IP6": "2001:db8::7", "ETH0_IP6_PREFIX_LENGTH": "48", "ETH0_IP6_ULA": "fd00::7", "ETH0_IP6_GATEWAY": "2001:db8::1",
            "ETH0_IP6_METRIC": "50"}  # fmt: skip
     lines = file_of(NIC | six).splitlines()
-    assert {"Address=2001:db8::7/48", "Address=fd00::7/48", "Gateway=2001:db8::1", "Metric=50"} <= set(lines)
+    assert {"Address=2001:db8::7/48", "Address=fd00::7/64", "Gateway=2001:db8::1", "Metric=50"} <= set(lines)
+    assert file_of(NIC | six | {"ETH0_IP6_METRIC": "", "ETH0_METRIC": "7"}).count("Metric=7") == 2
 
 
 @pytest.mark.parametrize(
     ("methods", "there", "absent"),
     [
-        ({"ETH0_METHOD": "dhcp"}, ["DHCP=ipv4"], ["Address=10.9.0.70/23", "Gateway=10.9.0.1"]),
+        ({"ETH0_METHOD": "dhcp"}, ["DHCP=yes"], ["Address=10.9.0.70/23", "Gateway=10.9.0.1"]),
+        (
+            {"ETH0_METHOD": "dhcp", "ETH0_IP6_METHOD": "static", "ETH0_IP6": "2001:db8::7"},
+            ["DHCP=ipv4", "IPv6AcceptRA=no", "Address=2001:db8::7/64"],
+            ["Address=10.9.0.70/23"],
+        ),
+        ({"ETH0_IP6_METHOD": "skip", "ETH0_IP6": "2001:db8::7"}, ["DHCP=no"], ["Address=2001:db8::7/64"]),
+        (
+            {"ETH0_METHOD": "skip", "ETH0_IP6_METHOD": "static", "ETH0_IP6": "2001:db8::7"},
+            ["Address=2001:db8::7/64"],
+            ["Address=10.9.0.70/23", "Gateway=10.9.0.1"],
+        ),
         ({"ETH0_IP6_METHOD": "dhcp"}, ["DHCP=ipv6", "IPv6AcceptRA=yes", "Address=10.9.0.70/23"], []),
         ({"ETH0_METHOD": "dhcp", "ETH0_IP6_METHOD": "dhcp"}, ["DHCP=yes"], []),
         (
             {"ETH0_IP6_METHOD": "auto", "ETH0_IP6": "2001:db8::7"},
-            ["IPv6AcceptRA=yes", "DHCP=no"],
+            ["IPv6AcceptRA=yes", "DHCP=no", "DHCPv6Client=no"],
             ["Address=2001:db8::7/64"],
         ),
         ({"ETH0_IP6_METHOD": "disable"}, ["LinkLocalAddressing=no"], []),
@@ -86,6 +101,32 @@ def test_aliases_unless_they_are_external():
     text = file_of(NIC | more)
     assert "Address=10.9.0.80/24" in text
     assert "10.9.0.81" not in text
+
+
+def test_the_dns_of_all_nics_goes_to_the_first_that_is_not_skipped():
+    more = {"ETH0_METHOD": "skip", "ETH1_MAC": "02:00:0a:09:00:47", "ETH1_IP": "192.168.1.5", "DNS": "9.9.9.9"}
+    files, _ = network_files(NIC | more)
+    assert list(files) == ["50-oneflower-eth1.network"]
+    assert "DNS=9.9.9.9" in files["50-oneflower-eth1.network"]
+
+
+def test_ipv6_of_an_alias():
+    more = {"ETH0_ALIAS0_MAC": "02:00:0a:09:00:50", "ETH0_ALIAS0_IP6": "2001:db8::8", "ETH0_METHOD": "dhcp"}
+    assert "Address=2001:db8::8/64" in file_of(NIC | more)
+
+
+def test_the_onegate_proxy_of_the_host_is_reached_over_the_first_nic():
+    more = {"ETH1_MAC": "02:00:0a:09:00:47", "ETH1_IP": "192.168.1.5", "ONEGATE_ENDPOINT": "http://169.254.16.9:5030"}
+    files, _ = network_files(NIC | more)
+    assert ["Destination=169.254.16.9\nScope=link" in text for text in files.values()] == [True, False]
+    for other in ("http://10.9.0.1:5030", "http://onegate.example.org:5030", "", "http://[fe80::1]:5030"):
+        assert "Scope=link" not in file_of(NIC | {"ONEGATE_ENDPOINT": other})
+
+
+def test_an_unknown_method_leaves_the_interface_alone_and_is_said():
+    files, remarks = network_files(NIC | {"ETH0_METHOD": "pppoe"})
+    assert files == {}
+    assert "'pppoe', not one of static, dhcp, skip" in remarks[0]
 
 
 def test_what_is_not_valid_is_left_out_and_said_and_nothing_gets_into_the_file_by_it():
@@ -153,20 +194,122 @@ def test_what_a_shell_sources_is_what_the_context_says(tmp_path):
     assert done.stdout == hairy
 
 
-@pytest.mark.parametrize("shebang", ["", "#!/bin/sh\n"])
+@pytest.mark.parametrize("shebang", [b"", b"#!/bin/sh\n"])
 def test_a_start_script_sees_the_context_and_its_status_is_told(tmp_path, shebang):
     out = tmp_path / "out"
-    context = {"START_SCRIPT": f'{shebang}echo "$GREETING" > {out}; exit 3', "GREETING": "hello $x"}
-    assert start_script.wanted(context)
-    assert start_script.run(context, tmp_path / "script") == 3
-    assert out.read_text() == "hello $x\n"
+    context = {"GREETING": "hello $x"}
+    script = shebang + f'echo "$GREETING $PWD" > {out}; exit 3'.encode()
+    assert start_script.run("START_SCRIPT", script, context, tmp_path, tmp_path / "place") == 3
+    assert out.read_text() == f"hello $x {tmp_path}\n"
 
 
-def test_a_coded_start_script_goes_first_and_one_that_is_not_valid_is_none():
-    coded = base64.b64encode(b"echo coded").decode()
-    assert start_script.text({"START_SCRIPT": "echo plain", "START_SCRIPT_BASE64": coded}) == "echo coded"
-    assert not start_script.wanted({"START_SCRIPT_BASE64": "***"})
-    assert not start_script.wanted({})
+def test_a_script_that_does_not_say_what_runs_it_is_run_by_bash(tmp_path):
+    assert start_script.run("START_SCRIPT", b"[[ x == x ]] && a=(1 2)", {}, tmp_path, tmp_path / "place") == 0
+
+
+def test_a_coded_start_script_goes_first_and_may_have_lines(tmp_path):
+    coded = base64.encodebytes(b"echo coded" * 20).decode()
+    context = {"START_SCRIPT": "echo plain", "START_SCRIPT_BASE64": coded}
+    assert start_script.scripts(context, tmp_path) == {"START_SCRIPT": b"echo coded" * 20}
+    assert start_script.scripts({"START_SCRIPT": " \n"}, tmp_path) == {}
+
+
+def test_scripts_of_the_cd_run_after_it(tmp_path):
+    (tmp_path / "init.sh").write_bytes(b"one")
+    (tmp_path / "more.sh").write_bytes(b"two")
+    assert start_script.scripts({}, tmp_path) == {"init.sh": b"one"}
+    named = {"INIT_SCRIPTS": "more.sh ../init.sh", "START_SCRIPT": "x"}
+    assert list(start_script.scripts(named, tmp_path)) == ["START_SCRIPT", "more.sh", "init.sh"]
+
+
+@pytest.mark.parametrize(
+    ("context", "what"),
+    [({"START_SCRIPT_BASE64": "***"}, "not valid base64"), ({"INIT_SCRIPTS": "none.sh"}, "not among the files")],
+)
+def test_a_script_that_cannot_be_run_is_said(tmp_path, context, what):
+    with pytest.raises(OneflowerError, match=what):
+        start_script.scripts(context, tmp_path)
+
+
+class Machine:
+    """A guest without a machine: what it says, what it mounts and what it calls."""
+
+    def __init__(self, folder, monkeypatch, context):
+        self.said, self.calls, self.broken = [], [], {}
+        (folder / "context.sh").write_text(context_sh(context))
+        monkeypatch.setattr(disc, "CONTAINER", folder)
+        monkeypatch.setattr(disc, "FOLDER", folder / "run")
+        monkeypatch.setattr(disc, "own_context_is_installed", lambda: False)
+        monkeypatch.setattr(start_script, "PLACE", folder / "place")
+        monkeypatch.setattr("oneflower_appliance.volumes._REASONS", folder)
+        monkeypatch.setattr(main, "NETWORK", folder / "network")
+        monkeypatch.setattr(main, "USER", "root")
+        monkeypatch.setattr(main, "say", lambda text, level=5: self.said.append((level, text)))
+        monkeypatch.setattr(main, "call", lambda command: self.calls.append(command[0]))
+        monkeypatch.setattr(main.mounting, "mount", self.mount)
+        monkeypatch.setattr(main.time, "sleep", lambda _: self.broken.clear())
+        monkeypatch.setattr(start_script, "run", lambda name, *_: self.calls.append(name) or 0)
+        monkeypatch.setattr(identity, "set_host_name", self.refuse)
+        monkeypatch.setattr(identity, "let_in", self.calls.append)
+
+    def mount(self, volume, _owner):
+        self.calls.append(volume.source)
+        if volume.source in self.broken:
+            raise OneflowerError(f"{volume.source} is away.", "Bring it back.")
+        return volume.where
+
+    def refuse(self, _name):
+        raise OneflowerError("Cannot write /etc/hostname: No space left on device.", "Free some.")
+
+
+def test_a_disk_that_cannot_be_written_keeps_nothing_else_from_being_done(tmp_path, monkeypatch):
+    context = NIC | {"VMID": "7", "SET_HOSTNAME": "a", "SSH_PUBLIC_KEY": "ssh-rsa A", "PASSWORD": "x", "TIMEZONE": ""}
+    machine = Machine(tmp_path, monkeypatch, context | {"ONEFLOWER_DATA": "disk:vdb"})
+    main.prepare()
+    assert (3, "Cannot write /etc/hostname: No space left on device. Free some.") in machine.said
+    assert (4, "The context sets PASSWORD, of which this image makes no use.") in machine.said
+    assert machine.calls == [["ssh-rsa A"], "/dev/vdb"]
+    assert list((tmp_path / "network").glob("*.network"))
+
+
+def test_scripts_find_the_token_where_one_context_has_it(tmp_path, monkeypatch):
+    (tmp_path / "token.txt").write_text("secret\n")
+    Machine(tmp_path, monkeypatch, {"VMID": "7"})
+    main.prepare()
+    path = tmp_path / "run" / "one_env"
+    assert "export TOKENTXT=secret\n" in path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o400
+
+
+def test_what_cannot_be_mounted_keeps_the_agent_from_nothing_and_is_tried_again(tmp_path, monkeypatch):
+    context = {"ONEFLOWER_DATA": "nfs:store:/x", "START_SCRIPT": "id"}
+    machine = Machine(tmp_path, monkeypatch, context)
+    main.prepare()
+    assert machine.calls == ["systemctl"]  # it needs the network: oneflower-online does it
+    machine.calls.clear()
+    machine.broken = {"store:/x": True}
+    reason = tmp_path / "ONEFLOWER_DATA.failed"
+
+    def agent_starts(command):
+        machine.calls.append(command[0])
+        assert reason.read_text() == "store:/x is away. Bring it back."
+
+    monkeypatch.setattr(main, "call", agent_starts)
+    main.online()
+    assert machine.calls == ["store:/x", "START_SCRIPT", "systemd-notify", "store:/x"]
+    assert [level for level, text in machine.said if "is away" in text] == [3]
+    assert not reason.exists()
+
+
+def test_beside_one_context_only_what_it_does_not_do_is_done(tmp_path, monkeypatch):
+    machine = Machine(tmp_path, monkeypatch, NIC | {"ONEFLOWER_DATA": "nfs:store:/x", "START_SCRIPT": "id"})
+    monkeypatch.setattr(disc, "own_context_is_installed", lambda: True)
+    main.prepare()
+    assert machine.calls == ["systemctl"]
+    assert not (tmp_path / "network").exists()
+    main.online()
+    assert machine.calls == ["systemctl", "store:/x", "systemd-notify"]
+    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o755
 
 
 def test_volumes_are_mounted_where_the_form_points():
@@ -181,6 +324,13 @@ def test_volumes_are_mounted_where_the_form_points():
         "ONEFLOWER_DATA", "virtiofs", "lab", "/var/lib/oneflower/data"
     )
     assert volumes({"ONEFLOWER_DATA": ""}) == []
+    tag = {
+        "DISK2_MOUNT_TAG": "shared",
+        "DISK2_MOUNT_POINT": "/mnt/shared",
+        "DISK3_MOUNT_TAG": "",
+        "DISK4_MOUNT_TAG": "x",
+    }
+    assert volumes(tag) == [Volume("DISK2_MOUNT_TAG", "virtiofs", "shared", "/mnt/shared")]
 
 
 @pytest.mark.parametrize(
@@ -201,3 +351,32 @@ def test_a_folder_on_which_nothing_is_mounted_does_not_pass_for_a_volume(tmp_pat
     with pytest.raises(OneflowerError) as missing:
         check_volumes({"ONEFLOWER_DATA": "virtiofs:lab", "FL_DATA_PATH": str(tmp_path)})
     assert "nothing is mounted" in missing.value.message
+
+
+def test_why_a_volume_is_missing_is_said_by_the_agent_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("oneflower_appliance.volumes._REASONS", tmp_path)
+    (tmp_path / "ONEFLOWER_DATA.failed").write_text("The server store does not answer.")
+    with pytest.raises(OneflowerError, match="The server store does not answer"):
+        check_volumes({"ONEFLOWER_DATA": "nfs:store:/x", "FL_DATA_PATH": str(tmp_path)})
+
+
+def test_checkpoints_have_to_be_written(monkeypatch):
+    monkeypatch.setattr(os, "access", lambda _path, mode: not mode & os.W_OK)
+    check_volumes({"ONEFLOWER_DATA": "virtiofs:lab", "FL_DATA_PATH": "/proc"})
+    with pytest.raises(OneflowerError, match=r"virtiofs|lab on /proc cannot be written"):
+        check_volumes({"ONEFLOWER_CHECKPOINTS": "virtiofs:lab", "FL_CHECKPOINT_PATH": "/proc"})
+
+
+def test_a_server_that_does_not_answer_is_named_at_once():
+    with socket.socket() as closed:
+        closed.bind(("127.9.9.9", 0))
+        with pytest.raises(OneflowerError, match=r"the server 127\.9\.9\.9 does not answer on port 2049"):
+            mounting.mount(Volume("ONEFLOWER_DATA", "nfs", "127.9.9.9:/x", "/nowhere"), 0)
+
+
+def test_a_disk_that_is_not_there_is_not_formatted(tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr(mounting, "call", lambda command: called.append(command[0]) or (0, ""))
+    with pytest.raises(OneflowerError, match="cannot be read"):
+        mounting.mount(Volume("ONEFLOWER_DATA", "disk", "/dev/none", str(tmp_path)), 0)
+    assert called == ["udevadm"]

@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 
 from oneflower_appliance.agent import tls
-from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.settings import resolve
 
 NAMES = [("IP", "127.0.0.1"), ("DNS", "localhost")]
@@ -95,9 +95,45 @@ def test_given_certificates_that_do_not_belong_together_are_refused(tmp_path):
     assert not (tmp_path / "c").exists()
 
 
-def test_a_clock_that_is_wrong_is_named(tmp_path):
+YEAR = datetime.timedelta(days=365)
+
+
+def test_a_clock_that_is_wrong_is_named_and_may_be_right_the_next_time(tmp_path):
     made = tls.make_certificates(tmp_path, NAMES)
-    late = tls.make_certificates(tmp_path / "late", NAMES, tls.current_time() + datetime.timedelta(days=365))
-    with pytest.raises(OneflowerError, match="clock: a virtual machine needs NTP"):
-        tls.check_ca(late.ca.read_bytes(), "FL_CA_CERT")
+    late = tls.make_certificates(tmp_path / "late", NAMES, tls.current_time() + YEAR)
+    old = tls.make_certificates(tmp_path / "old", NAMES, tls.current_time() - 11 * YEAR)
+    for wrong, what in ((late, "is not valid before"), (old, "expired on")):
+        with pytest.raises(OneflowerError, match=f"{what}.*the clock of this machine says") as refused:
+            tls.check_ca(wrong.ca.read_bytes(), "FL_CA_CERT")
+        assert "need NTP" in refused.value.hint
+        assert refused.value.code is ExitCode.ENVIRONMENT
     tls.check_ca(made.ca.read_bytes(), "FL_CA_CERT")
+
+
+def test_a_server_certificate_made_by_a_clock_that_was_ahead_is_made_again_by_the_same_ca(tmp_path):
+    now = tls.current_time()
+    ca = tls.make_certificates(tmp_path, NAMES, now).ca.read_bytes()
+    (tmp_path / "server.pem").unlink()
+    tls.make_certificates(tmp_path, NAMES, now + YEAR)
+    again = tls.make_certificates(tmp_path, NAMES, now)
+    assert again.ca.read_bytes() == ca
+    tls.Ends.of(again).check(now)
+
+
+@pytest.mark.parametrize(("years", "what"), [(-1, "is not valid before"), (14, "expired on")])
+def test_a_ca_that_nodes_may_trust_is_kept_by_a_wrong_clock(tmp_path, years, what):
+    ca = tls.make_certificates(tmp_path, NAMES).ca.read_bytes()
+    with pytest.raises(OneflowerError, match=what) as refused:
+        tls.make_certificates(tmp_path, NAMES, tls.current_time() + years * YEAR)
+    assert refused.value.code is ExitCode.ENVIRONMENT
+    assert tls.make_certificates(tmp_path, NAMES).ca.read_bytes() == ca
+
+
+def test_a_ca_of_a_clock_that_was_ahead_goes_while_nobody_trusts_it(tmp_path):
+    now = tls.current_time()
+    tls.make_certificates(tmp_path, NAMES, now + 9 * YEAR)
+    tls.forget_ca_of_later(tmp_path, now)
+    made = tls.make_certificates(tmp_path, NAMES, now)
+    tls.Ends.of(made).check(now)
+    tls.forget_ca_of_later(tmp_path, now)
+    assert made.ca.exists()

@@ -67,6 +67,8 @@ def read_token(folder: Path) -> str:
         token, reason = "", f" ({error})"
     else:
         reason = ""
+    if not re.fullmatch(r"[!-~]*", token):
+        token, reason = "", " that is valid"
     if not token:
         raise OneflowerError(
             f"No OneGate token at {path}{reason}: this VM cannot publish that it is ready.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -15,11 +16,15 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+WRITTEN = "ONEFLOWER_CHECKPOINTS"
 # The variable that says what is mounted, the one that says where, and where it is if that says nothing.
 VARIABLES = {
     "ONEFLOWER_DATA": ("FL_DATA_PATH", "/var/lib/oneflower/data"),
-    "ONEFLOWER_CHECKPOINTS": ("FL_CHECKPOINT_PATH", "/var/lib/oneflower/checkpoints"),
+    WRITTEN: ("FL_CHECKPOINT_PATH", "/var/lib/oneflower/checkpoints"),
 }
+# OpenNebula's own variables for a folder of the host, which its template mounts by virtiofs.
+_TAG = re.compile(r"(DISK\d+)_MOUNT_TAG")
+_REASONS = Path("/run/oneflower")
 _NFS = re.compile(r"nfs:(?P<server>\[[0-9A-Fa-f:]+\]|[\w.-]+):(?P<path>/[^\s,]*)")
 _VIRTIOFS = re.compile(r"virtiofs:(?P<tag>[\w.-]+)")
 _DISK = re.compile(r"disk:(?P<name>LABEL=[\w.-]+|UUID=[\w-]+|[a-z]+\d*)")
@@ -39,6 +44,11 @@ class Volume:
         """Whether it needs the network."""
         return self.kind == "nfs"
 
+    @property
+    def reason(self) -> Path:
+        """The file that says why it is not mounted, if it is not."""
+        return _REASONS / f"{self.variable}.failed"
+
 
 def volumes(context: Mapping[str, str]) -> list[Volume]:
     """Return the volumes that a context asks for. Raises `OneflowerError` for one that is not valid."""
@@ -49,18 +59,42 @@ def volumes(context: Mapping[str, str]) -> list[Volume]:
             continue
         where = (context.get(place, "").strip() or usual).partition("{")[0].rstrip("/")
         found.append(Volume(variable, *_parse(variable, wanted), _checked(place, where)))
+    for match in filter(None, map(_TAG.fullmatch, sorted(context))):
+        point = f"{match[1]}_MOUNT_POINT"
+        tag, where = context[match[0]].strip(), context.get(point, "").strip()
+        if tag and where:
+            found.append(Volume(match[0], "virtiofs", tag, _checked(point, where)))
     return found
 
 
 def check_volumes(context: Mapping[str, str]) -> None:
-    """Raise `OneflowerError` unless all are mounted: what is written to a plain folder would fill the root disk."""
+    """Raise `OneflowerError` unless all are mounted: what is written to a plain folder would fill the root disk.
+
+    Checkpoints have to be written, too.
+    """
     for volume in volumes(context):
         if not os.path.ismount(volume.where):
             raise OneflowerError(
-                f"{volume.variable} asks for {volume.source} on {volume.where}, where nothing is mounted.",
-                "The machine's journal says why (journalctl -t oneflower-context -t oneflower-online).",
+                f"{volume.variable} asks for {volume.source} on {volume.where}, where nothing is mounted. "
+                f"{_reason(volume)}".strip(),
+                "The machine's journal has more (journalctl -t oneflower-context -t oneflower-online).",
                 ExitCode.ENVIRONMENT,
             )
+        wanted, what = (os.W_OK, "written") if volume.variable == WRITTEN else (os.R_OK, "read")
+        if not os.access(volume.where, wanted | os.X_OK):
+            raise OneflowerError(
+                f"{volume.variable}: {volume.source} on {volume.where} cannot be {what} by the agent's user (uid "
+                f"{os.getuid()}).",
+                "Let that user in on the server or the disk, and attach the disk so that it can be written.",
+                ExitCode.ENVIRONMENT,
+            )
+
+
+def _reason(volume: Volume) -> str:
+    try:
+        return volume.reason.read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def _parse(variable: str, text: str) -> tuple[str, str]:

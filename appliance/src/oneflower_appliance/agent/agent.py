@@ -8,6 +8,7 @@ watched over by the machine's init (systemd in an image), which starts it again 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import logging
 import os
@@ -23,12 +24,13 @@ from oneflower_appliance.agent import superlink, supernode
 from oneflower_appliance.agent.backoff import Backoff
 from oneflower_appliance.agent.diagnosis import HungError, explain
 from oneflower_appliance.agent.flower_process import check_installed
-from oneflower_appliance.agent.hardware import check_hardware
+from oneflower_appliance.agent.hardware import check_disk, check_hardware
 from oneflower_appliance.agent.journal import Health, Journal, read_status
 from oneflower_appliance.agent.machine import Machine
-from oneflower_appliance.agent.onegate import OneGate, OneGateError
+from oneflower_appliance.agent.onegate import OneGate
+from oneflower_appliance.agent.reporting import report, report_for_good, withdraw
 from oneflower_appliance.agent.systemd import Prioritised, alive, rest, under_journal
-from oneflower_appliance.attributes import ERROR, NOTHING, READY
+from oneflower_appliance.attributes import ERROR, NOTHING
 from oneflower_appliance.context import read_context, read_token
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import private_directory
@@ -36,9 +38,10 @@ from oneflower_appliance.parameters import PARAMETERS
 from oneflower_appliance.process import die_with_parent
 from oneflower_appliance.roles import COORDINATOR, NODES
 from oneflower_appliance.settings import ignored, remarks, resolve
-from oneflower_appliance.volumes import check_volumes
+from oneflower_appliance.volumes import VARIABLES, check_volumes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import FrameType
 
     from oneflower_appliance.parameters import Level
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("agent")
 
+KNOWN = {*PARAMETERS, *VARIABLES, "ONEFLOWER_ROLE"}
 HOME = Path("/var/lib/oneflower")
 CONTEXT = Path("/run/one-context")
 EX_TEMPFAIL, EX_CONFIG = 75, 78
@@ -67,16 +71,17 @@ class Stopped(BaseException):
 def run_role(name: str, home: Path, context_folder: Path) -> int:
     """Boot and watch over a role until a signal ends it. Returns the exit status."""
     if name not in ROLES:
-        raise OneflowerError(
-            f"ONEFLOWER_ROLE is {name!r} in the context; expected superlink or supernode.",
-            "Instantiate the VM through oneflower's service template.",
-        )
+        raise _no_role(name, context_folder)
     private_directory(home)
     journal = Journal(name, home / "status.json")
     role: Role | None = None
-    machine = Machine(home, {}, resolve({}, ROLES[name][1]), journal, None)
+    onegate: OneGate | None = None
     try:
-        machine = _identify(name, home, context_folder, journal)
+        context = read_context(context_folder)
+        onegate = _onegate(context, context_folder)
+        machine = _check(Machine(home, context, _settings(name, context), journal, onegate))
+        if onegate is not None:
+            machine.insist(withdraw)
         role = ROLES[name][0](machine)
         journal.run(role.steps())
         watch_over(role, machine)
@@ -85,59 +90,63 @@ def run_role(name: str, home: Path, context_folder: Path) -> int:
         return ExitCode.OK
     except OneflowerError as error:
         journal.broken(Health.ERROR, error.sentence)
-        _report(machine, error)
-        return EX_CONFIG if error.code is ExitCode.INVALID_INPUT else EX_TEMPFAIL
+        _stop(role)
+        if error.code is not ExitCode.INVALID_INPUT:
+            report(onegate, error)
+            return EX_TEMPFAIL
+        report_for_good(onegate, error)
+        return EX_CONFIG
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if role is not None and role.child is not None:
-            role.child.stop(_STOP_GRACE)
+        _stop(role)
 
 
-def _identify(name: str, home: Path, context_folder: Path, journal: Journal) -> Machine:
-    """Read the context and check it. What can be told through OneGate by then is told through OneGate."""
-    context = read_context(context_folder)
-    onegate = None
-    if endpoint := context.get("ONEGATE_ENDPOINT"):
-        onegate = OneGate(endpoint, read_token(context_folder), context.get("VMID", ""))
-    machine = Machine(home, context, resolve({}, ROLES[name][1]), journal, onegate)
-    try:
-        _withdraw(machine)
-        settings = resolve({key: value for key, value in context.items() if key in PARAMETERS}, ROLES[name][1])
-        _set_up_log(settings)
-        check_hardware()
-        check_installed(settings.text("FLOWER_VERSION"))
-        check_volumes(context)
-    except OneflowerError as error:
-        _report(machine, error)
-        raise
-    journal.remark(remarks(settings))
+def _stop(role: Role | None) -> None:
+    if role is not None and role.child is not None:
+        role.child.stop(_STOP_GRACE)
+
+
+def _onegate(context: Mapping[str, str], folder: Path) -> OneGate | None:
+    endpoint = context.get("ONEGATE_ENDPOINT")
+    return OneGate(endpoint, read_token(folder), context.get("VMID", "")) if endpoint else None
+
+
+def _no_role(name: str, context_folder: Path) -> OneflowerError:
+    error = OneflowerError(
+        f"ONEFLOWER_ROLE is {name!r} in the context; expected superlink or supernode.",
+        "Instantiate the VM through oneflower's service template.",
+    )
+    with suppress(OneflowerError):
+        report_for_good(_onegate(read_context(context_folder), context_folder), error)
+    return error
+
+
+def _settings(name: str, context: Mapping[str, str]) -> Settings:
+    """Return the settings of a role. Raises `OneflowerError` for a variable that this image does not know, too."""
+    unknown = sorted(key for key in context if key.startswith(("FL_", "ONEFLOWER_")) and key not in KNOWN)
+    if unknown:
+        raise OneflowerError(
+            f"The context sets {', '.join(unknown)}, which this image does not know. Its oneflower is "
+            f"{importlib.metadata.version('oneflower-appliance')}.",
+            "If the names are right, the template is of another version than the image: register the image of the same "
+            "version.",
+        )
+    return resolve({key: value for key, value in context.items() if key in PARAMETERS}, ROLES[name][1])
+
+
+def _check(machine: Machine) -> Machine:
+    """Check what Flower needs, before it starts. Raises `OneflowerError`."""
+    settings = machine.settings
+    _set_up_log(settings)
+    check_hardware()
+    check_disk(machine.home)
+    check_installed(settings.text("FLOWER_VERSION"))
+    check_volumes(machine.context)
+    machine.journal.remark(remarks(settings))
     for line in ignored(settings):
         log.info("%s", line)
-    return Machine(home, context, settings, journal, onegate)
-
-
-def _withdraw(machine: Machine) -> None:
-    """Take back what an earlier life of this agent published: READY, and why it was not."""
-    if machine.onegate is None:
-        return
-    try:
-        attributes = machine.onegate.attributes()
-        stale = {READY.name: READY.flag(value=False)} if READY.is_set(attributes) else {}
-        if attributes.get(ERROR.name, NOTHING) != NOTHING:
-            stale[ERROR.name] = NOTHING
-        if stale:
-            machine.onegate.publish(stale)
-    except OneGateError as error:
-        log.warning("%s", error.sentence)
-
-
-def _report(machine: Machine, error: OneflowerError) -> None:
-    """Publish why this machine is not ready, if there is anybody to tell."""
-    if machine.onegate is None:
-        return
-    with suppress(OneGateError):
-        machine.onegate.publish({ERROR.name: ERROR.write(error.sentence), READY.name: READY.flag(value=False)})
+    return machine
 
 
 def watch_over(role: Role, machine: Machine) -> NoReturn:
@@ -165,7 +174,7 @@ def watch_over(role: Role, machine: Machine) -> NoReturn:
                 ExitCode.ENVIRONMENT,
             )
         machine.journal.broken(Health.ERROR, f"{cause.message} Starting it again.")
-        _report(machine, cause)
+        report(machine.onegate, cause)
         rest(next(pauses))
         machine.journal.run(role.restart_steps())
         machine.publish({ERROR.name: NOTHING})

@@ -62,7 +62,9 @@ class Discovery:
             host, _ = split_address(endpoint)
         except ValueError as error:
             raise OneflowerError(
-                f"The SuperLink published an address that is not valid: {endpoint!r}.", "Recover the SuperLink's VM."
+                f"The SuperLink published an address that is not valid: {endpoint!r}.",
+                "Recover the SuperLink's VM.",
+                ExitCode.CLOUD,
             ) from error
         self._check_address(found, host)
         wanted, theirs = settings.text("FLOWER_VERSION"), VERSION.read(found.published)
@@ -70,6 +72,7 @@ class Discovery:
             raise OneflowerError(
                 f"The SuperLink runs Flower {theirs}, this SuperNode {wanted}.",
                 "Set FLOWER_VERSION on the service level only, so that it is the same on every VM.",
+                ExitCode.CLOUD,
             )
         return found
 

@@ -54,8 +54,13 @@ class Expiry:
         return [line] if line else []
 
     def look(self, *, busy: bool) -> bool:
-        """Check once a day, and renew what is due. `busy` while a run is active. Returns whether it checked."""
+        """Check once a day, and renew what is due. `busy` while a run is active. Returns whether it checked.
+
+        Raises `OneflowerError` when the clock went back to before the certificates, which nobody accepts then.
+        """
         now = self._clock()
+        if self._ends:
+            self._ends.check(now)
         looks = self._looked is None or not _DAY > now - self._looked >= datetime.timedelta(0)
         try:
             if looks:

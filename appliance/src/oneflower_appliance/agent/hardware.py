@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.files import no_room, write_atomic
 
 # What x86-64-v2 adds. NumPy is built for it, and dies with an illegal instruction on less, without a word.
 _NEEDED = ("cx16", "lahf_lm", "popcnt", "pni", "ssse3", "sse4_1", "sse4_2")
@@ -28,6 +29,15 @@ def check_hardware(processors: Path = Path("/proc/cpuinfo"), memory: Path = Path
             "Give the VM at least 512 MB (MEMORY in the VM template).",
             ExitCode.ENVIRONMENT,
         )
+
+
+def check_disk(folder: Path) -> None:
+    """Raise `OneflowerError` when the disk of `folder` is full, or nothing can be written there."""
+    if full := no_room(folder):
+        raise OneflowerError(full, "Or give the VM a larger disk: `onevm disk-resize`.", ExitCode.ENVIRONMENT)
+    probe = folder / "writable"
+    write_atomic(probe, "")
+    probe.unlink()
 
 
 def _flags(path: Path) -> set[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -72,8 +73,8 @@ class Journal:
         self._path = path
         self._remarks: dict[str, list[str]] = {}
         self.status = Status(role)
+        self._is_written = False
         self._write()
-        tell("READY=1")  # to systemd: from here on the status file is that of this agent, and not of an earlier one
 
     def run(self, steps: Iterable[Step]) -> None:
         """Run `steps` in order. The first failure is recorded and raised."""
@@ -136,9 +137,19 @@ class Journal:
         self._write()
 
     def _write(self) -> None:
+        """Write the status file. A disk that is full or read-only must not keep the agent from saying so elsewhere."""
         alive()
         self.status.updated = datetime.now(UTC).isoformat(timespec="milliseconds")
-        write_atomic(self._path, json.dumps(asdict(self.status), indent=1) + "\n", SHARED)
+        try:
+            write_atomic(self._path, json.dumps(asdict(self.status), indent=1) + "\n", SHARED)
+        except OneflowerError as error:
+            log.error("%s", error.sentence)  # noqa: TRY400 - the sentence says it all
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)  # what it says is not so any more
+            return
+        if not self._is_written:
+            tell("READY=1")  # to systemd: from here on the status file is that of this agent, and not of an earlier one
+            self._is_written = True
 
 
 def read_status(home: Path) -> dict[str, Any]:

@@ -74,18 +74,25 @@ class _OnThisMachine(urllib.request.HTTPHandler):
         return self.do_open(_CheckedConnection, req)
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """OneGate sends nobody elsewhere, and the token is for nobody else."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
 class OneGate:
     """A client for one virtual machine. Every method raises `OneGateError`."""
 
     def __init__(self, endpoint: str, token: str, vm_id: str, timeout: float = 10.0) -> None:
         self.endpoint = endpoint.rstrip("/")
+        host = _host(self.endpoint)
         self._token, self._vm_id = token, vm_id
         self._headers = {"X-ONEGATE-TOKEN": token, "X-ONEGATE-VMID": vm_id}
         self._timeout = timeout
         # In the local cloud any user of the machine can listen on OneGate's port while its daemon is down.
-        here = is_loopback(urllib.parse.urlsplit(self.endpoint).hostname or "")
-        handlers = (urllib.request.ProxyHandler({}), _OnThisMachine()) if here else ()
-        self._open = urllib.request.build_opener(*handlers).open
+        handlers = (urllib.request.ProxyHandler({}), _OnThisMachine()) if is_loopback(host) else ()
+        self._open = urllib.request.build_opener(_NoRedirect, *handlers).open
 
     def attributes(self, vm_id: int | None = None) -> dict[str, str]:
         """Return the published attributes (USER_TEMPLATE) of this VM, or of another VM of the same service."""
@@ -198,3 +205,17 @@ class OneGate:
             answered=True,
             no_such_vm=foreign or status == 404,
         )
+
+
+def _host(endpoint: str) -> str:
+    try:
+        parts = urllib.parse.urlsplit(endpoint)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return parts.hostname
+    except ValueError:
+        pass
+    raise OneGateError(
+        f"ONEGATE_ENDPOINT is {endpoint!r}, not a valid URL.",
+        "Set it in oned.conf to the address of OneGate that virtual machines reach, like http://10.0.0.1:5030.",
+        heals=False,
+    )

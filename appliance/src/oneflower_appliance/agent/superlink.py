@@ -109,6 +109,8 @@ class SuperLink:
             return "the given certificate, its chain checked"
         names = {("IP", machine.address), ("IP", machine.loopback), ("IP", "127.0.0.1"), ("DNS", "localhost")}
         names |= set(split_names(settings.text("FL_CERT_EXTRA_SAN")))
+        if self._authenticates and not self._members.exists():
+            tls.forget_ca_of_later(folder, self._clock())
         self._certificates = tls.make_certificates(folder, sorted(names), self._clock())
         self._expiry = Expiry(self._certificates, sorted(names), self._clock)
         return "for " + ", ".join(name for _, name in sorted(names))
@@ -124,7 +126,7 @@ class SuperLink:
             machine,
             RunKeeper(api, machine.settings, runs),
             retention=Retention(api, machine.settings.integer("FL_KEEP_RUNS"), runs, checkpoints),
-            admission=Admission(api, machine.home / "members.json") if admits else None,
+            admission=Admission(api, self._members) if admits else None,
             expiry=self._expiry,
             partitions=partitions,
         )
@@ -139,6 +141,10 @@ class SuperLink:
         except ValueError:
             log.warning("FL_PARTITIONS cannot be read; assigning partition ids again.")
             return Partitions()
+
+    @property
+    def _members(self) -> Path:
+        return self._machine.home / "members.json"
 
     @property
     def _authenticates(self) -> bool:

@@ -21,7 +21,7 @@ from oneflower_appliance.agent.partition import Partitions
 from oneflower_appliance.agent.shortfalls import Shortfalls
 from oneflower_appliance.agent.trust import Trust
 from oneflower_appliance.attributes import NUM_PARTITIONS, PARTITION_ID, PARTITIONS, READY
-from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.features_off import FOLDER_VARIABLE
 from oneflower_appliance.files import write_atomic
 from oneflower_appliance.formats import split_node_config
@@ -186,6 +186,7 @@ class SuperNode:
             raise OneflowerError(
                 f"FL_DATA_PATH: the folder {folder} does not exist on this machine.",
                 "Mount the data there, or leave FL_DATA_PATH empty.",
+                ExitCode.ENVIRONMENT,
             )
         self._node_config.setdefault("data-path", str(folder))
         return f"in {folder}"

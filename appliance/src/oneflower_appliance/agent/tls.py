@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.formats import read_pem
 from oneflower_appliance.orders import CertificateFiles
@@ -34,16 +34,18 @@ if TYPE_CHECKING:
 _YEAR = datetime.timedelta(days=365)
 RENEWED = datetime.timedelta(days=30)  # how long before it expires a generated certificate is replaced
 _SKEW = datetime.timedelta(hours=24)
+CLOCK = "Check the clocks of this machine and of the SuperLink's: virtual machines need NTP. It is tried again."
 
 Name = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Ends:
-    """When the server certificate and its CA expire."""
+    """When the server certificate and its CA expire, and from when on both are valid."""
 
     server: datetime.datetime
     ca: datetime.datetime
+    begin: datetime.datetime
 
     @classmethod
     def of(cls, certificates: CertificateFiles) -> Ends:
@@ -52,10 +54,23 @@ class Ends:
             server, ca = (path.read_bytes() for path in (certificates.certificate, certificates.ca))
         except OSError as error:
             raise OneflowerError(f"A certificate cannot be read: {error}.", "Restart this machine.") from error
+        own = _load_certificates(server, str(certificates.certificate))[0]
+        authorities = _load_certificates(ca, str(certificates.ca))
         return cls(
-            _load_certificates(server, str(certificates.certificate))[0].not_valid_after_utc,
-            min(found.not_valid_after_utc for found in _load_certificates(ca, str(certificates.ca))),
+            own.not_valid_after_utc,
+            min(found.not_valid_after_utc for found in authorities),
+            max(found.not_valid_before_utc for found in (own, *authorities)),
         )
+
+    def check(self, now: datetime.datetime) -> None:
+        """Raise `OneflowerError` if they are not valid yet: then the clock is wrong, or was when they were made."""
+        if now < self.begin:
+            raise OneflowerError(
+                f"The clock of this machine says {now:%Y-%m-%d %H:%M} UTC, and its certificates are valid from "
+                f"{self.begin:%Y-%m-%d %H:%M} on.",
+                CLOCK,
+                ExitCode.ENVIRONMENT,
+            )
 
     @property
     def first(self) -> datetime.datetime:
@@ -75,7 +90,8 @@ def current_time() -> datetime.datetime:
 def make_certificates(folder: Path, names: Sequence[Name], now: datetime.datetime | None = None) -> CertificateFiles:
     """Return a server certificate for `names`, signed by a CA of this machine. Make what `folder` does not have.
 
-    A certificate that expires soon is replaced, by the same CA.
+    A certificate that expires soon, or is not valid yet, is replaced, by the same CA. Raises `OneflowerError` when the
+    CA is not valid by the clock: who trusts it would not trust another.
     """
     server = folder / "server.pem"
     paths = CertificateFiles(folder / "ca.crt", server, server)
@@ -83,6 +99,7 @@ def make_certificates(folder: Path, names: Sequence[Name], now: datetime.datetim
     if _still_fits(paths, names, now):
         return paths
     ca_certificate, ca_key = _ca(folder, now)
+    _check_time(ca_certificate, str(paths.ca), now)
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = (
         x509.CertificateBuilder()
@@ -100,6 +117,17 @@ def make_certificates(folder: Path, names: Sequence[Name], now: datetime.datetim
     )
     write_atomic(server, certificate.public_bytes(serialization.Encoding.PEM) + _private_pem(key))
     return paths
+
+
+def forget_ca_of_later(folder: Path, now: datetime.datetime) -> None:
+    """Remove a CA that is not valid yet: the clock was ahead when it was made. Call it only where nobody trusts it."""
+    path = folder / "ca.crt"
+    try:
+        begin = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_before_utc
+    except (OSError, ValueError):
+        return
+    if now < begin:
+        path.unlink()
 
 
 def use_certificates(folder: Path, ca: str, certificate: str, key: str) -> CertificateFiles:
@@ -129,14 +157,14 @@ def use_certificates(folder: Path, ca: str, certificate: str, key: str) -> Certi
 def check_ca(pem: bytes, source: str) -> None:
     """Check that `pem` holds at least one certificate that is valid now. Raises `OneflowerError` naming `source`."""
     for certificate in _load_certificates(pem, source):
-        _check_time(certificate, source)
+        _check_time(certificate, source, current_time())
 
 
 def _check_chain(chain: Sequence[x509.Certificate], authorities: Sequence[x509.Certificate]) -> None:
     for certificate in chain:
-        _check_time(certificate, "FL_SSL_CERTFILE")
+        _check_time(certificate, "FL_SSL_CERTFILE", current_time())
     for authority in authorities:
-        _check_time(authority, "FL_SSL_CA_CERTFILE")
+        _check_time(authority, "FL_SSL_CA_CERTFILE", current_time())
     current = chain[0]
     for candidate in (*chain[1:], *authorities):
         if current.issuer != candidate.subject:
@@ -154,16 +182,19 @@ def _check_chain(chain: Sequence[x509.Certificate], authorities: Sequence[x509.C
     )
 
 
-def _check_time(certificate: x509.Certificate, source: str) -> None:
-    now = current_time()
+def _check_time(certificate: x509.Certificate, source: str, now: datetime.datetime) -> None:
     if now >= certificate.not_valid_after_utc:
-        raise OneflowerError(f"The certificate in {source} expired on {certificate.not_valid_after_utc:%Y-%m-%d}.",
-                             "Give one that is valid now.")  # fmt: skip
-    if now < certificate.not_valid_before_utc:
-        raise OneflowerError(
-            f"The certificate in {source} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC.",
-            "Check this machine's clock: a virtual machine needs NTP.",
-        )
+        problem = f"expired on {certificate.not_valid_after_utc:%Y-%m-%d}"
+        hint = f"Give one that is valid now. {CLOCK}"
+    elif now < certificate.not_valid_before_utc:
+        problem, hint = f"is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC", CLOCK
+    else:
+        return
+    raise OneflowerError(
+        f"The certificate in {source} {problem}, and the clock of this machine says {now:%Y-%m-%d %H:%M} UTC.",
+        hint,
+        ExitCode.ENVIRONMENT,
+    )
 
 
 def _still_fits(paths: CertificateFiles, names: Sequence[Name], now: datetime.datetime) -> bool:
@@ -175,9 +206,9 @@ def _still_fits(paths: CertificateFiles, names: Sequence[Name], now: datetime.da
         held = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (OSError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
         return False
-    due = Ends(certificate.not_valid_after_utc, authorities[0].not_valid_after_utc).are_due(now)
     return (
-        not due
+        not Ends.of(paths).are_due(now)
+        and certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc
         and {_general_name(name) for name in names} <= set(held)
         and key.public_key() == certificate.public_key()
     )

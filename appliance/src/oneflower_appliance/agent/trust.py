@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from oneflower_appliance.agent.machine import Machine
 
 
+_TIME = (9, 10)  # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED
+
+
 class Trust:
     """What the SuperNode on `machine` trusts. `probe` is how it asks the SuperLink with a CA."""
 
@@ -41,8 +44,11 @@ class Trust:
         settings = self._machine.settings
         if not settings.flag("FL_TLS_ENABLED"):
             if TLS.is_set(found.published):
-                raise OneflowerError("The SuperLink speaks TLS and FL_TLS_ENABLED is NO here.",
-                                     "Set FL_TLS_ENABLED on the service level only.")  # fmt: skip
+                raise OneflowerError(
+                    "The SuperLink speaks TLS and FL_TLS_ENABLED is NO here.",
+                    "Set FL_TLS_ENABLED on the service level only.",
+                    ExitCode.CLOUD,
+                )
             return "TLS is switched off (FL_TLS_ENABLED=NO)"
         given = settings.text("FL_SSL_CA_CERTFILE")
         source = "FL_SSL_CA_CERTFILE" if given else "FL_CA_CERT, as the SuperLink published it"
@@ -51,12 +57,21 @@ class Trust:
             raise OneflowerError(
                 "There is no CA certificate to trust the SuperLink by, and this SuperNode does not start without.",
                 "Set FL_SSL_CA_CERTFILE to the SuperLink's ca.crt.",
+                ExitCode.INVALID_INPUT if found.vm is None else ExitCode.CLOUD,
             )
         try:
             pem = read_pem(encoded)
+            tls.check_ca(pem, source)
         except ValueError as error:
-            raise OneflowerError(f"{source} is neither PEM nor base64.", "Recover the SuperLink's VM.") from error
-        tls.check_ca(pem, source)
+            raise OneflowerError(
+                f"{source} is neither PEM nor base64.",
+                "Recover the SuperLink's VM.",
+                ExitCode.INVALID_INPUT if given else ExitCode.CLOUD,
+            ) from error
+        except OneflowerError as error:
+            if not given and error.code is ExitCode.INVALID_INPUT:  # what is published may be right the next time
+                raise OneflowerError(error.message, error.hint, ExitCode.CLOUD) from error
+            raise
         pin = f"{found.vm} {hashlib.sha256(pem).hexdigest()}"
         if not given and found.vm is not None:
             self._check_pin(pin)
@@ -118,6 +133,13 @@ class Trust:
 
 
 def _untrusted(endpoint: str, error: ssl.SSLCertVerificationError) -> OneflowerError:
+    if error.verify_code in _TIME:
+        return OneflowerError(
+            f"The certificate of the SuperLink at {endpoint} is not valid by the clock of this machine, which says "
+            f"{tls.current_time():%Y-%m-%d %H:%M} UTC: {error.verify_message}.",
+            tls.CLOCK,
+            ExitCode.CLOUD,
+        )
     return OneflowerError(
         f"The certificate of the SuperLink at {endpoint} is not to be trusted: {error.verify_message}.",
         "Give this SuperNode the ca.crt of that very SuperLink, and name its address in the certificate "

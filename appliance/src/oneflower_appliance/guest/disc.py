@@ -58,9 +58,10 @@ def _device(patience: int) -> Path:
     )
 
 
-def hand_over(source: Path, group: int, folder: Path = FOLDER) -> None:
+def hand_over(source: Path, group: int, folder: Path) -> None:
     """Copy what the agent reads, and what nobody else may, to where one-context keeps its own."""
-    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o755)  # one-context may have made it, for root alone
     for name in FOR_THE_AGENT:
         if (source / name).is_file():
             write_atomic(folder / name, (source / name).read_bytes(), _READABLE)

@@ -9,10 +9,11 @@ import re
 import shlex
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oneflower_appliance.context import read_context
+from oneflower_appliance.context import read_context, read_token
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.guest import disc, identity, mounting, start_script
@@ -21,12 +22,16 @@ from oneflower_appliance.process import call
 from oneflower_appliance.volumes import Volume, volumes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 NETWORK = Path("/run/systemd/network")
 ONLINE = "oneflower-online.service"
 USER = "oneflower"
 _PAUSE = 10.0
+# What one-context would act on, and this does not: docs/images.md says why.
+_UNUSED = re.compile(
+    "USERNAME|(CRYPTED_)?PASSWORD(_BASE64)?|DNS_HOSTNAME|TIMEZONE|GROW_FS|READY_SCRIPT|USER_?DATA|EC2_USER_DATA|PCI[0-9]+_ADDRESS"
+)
 
 
 def say(text: str, level: int = 5) -> None:
@@ -40,7 +45,8 @@ def prepare() -> None:
     group = grp.getgrnam(USER).gr_gid
     try:
         with disc.found() as source:
-            disc.hand_over(source, group)
+            disc.hand_over(source, group, disc.FOLDER)
+            later = _has_scripts(source)
         context = read_context(disc.FOLDER)
     except OneflowerError as error:
         say(error.sentence, 3)
@@ -48,19 +54,24 @@ def prepare() -> None:
     say(f"the context of VM {context.get('VMID', '(without a number)')} is read")
     if disc.own_context_is_installed():
         say("one-context is installed, and sets up network, name and keys")
+        later = False  # it runs the scripts, too
     else:
         _set_up(context)
-    wanted = _volumes(context)
-    for volume in wanted:
-        if not volume.online:
-            _mount(volume)
-    later = any(volume.online for volume in wanted) or start_script.wanted(context)
-    if later and not disc.own_context_is_installed():
+    missing = [volume for volume in _volumes(context) if volume.online or _mount(volume)]
+    if missing or later:
         call(["systemctl", "start", "--no-block", ONLINE])
 
 
+def _has_scripts(source: Path) -> bool:
+    """Say whether there is a script to run, or something to say about one."""
+    try:
+        return bool(start_script.scripts(read_context(source), source))
+    except OneflowerError:
+        return True
+
+
 def _set_up(context: Mapping[str, str]) -> None:
-    write_atomic(disc.FOLDER / "one_env", environment_file(context), 0o400)
+    write_atomic(disc.FOLDER / "one_env", environment_file({**context, **_token()}), 0o400)
     files, remarks = network_files(context)
     for name, text in files.items():
         write_atomic(NETWORK / name, text, SHARED)
@@ -68,13 +79,31 @@ def _set_up(context: Mapping[str, str]) -> None:
     NETWORK.chmod(0o755)
     if not files:
         remarks = [*remarks, "The context describes no network (ETH0_MAC): give the VM a NIC and NETWORK=YES."]
+    if unused := sorted(key for key, value in context.items() if value.strip() and _UNUSED.fullmatch(key)):
+        remarks = [*remarks, f"The context sets {', '.join(unused)}, of which this image makes no use."]
     for remark in remarks:
         say(remark, 4)
-    if name := identity.host_name(context):
-        identity.set_host_name(name)
-    keys = identity.keys(context)
-    identity.let_in(keys)
+    name, keys = identity.host_name(context), identity.keys(context)
+    changes: list[Callable[[], object]] = [lambda: identity.set_host_name(name)] if name else []
+    if keys:
+        changes.append(lambda: identity.let_in(keys))
+    for change in changes:
+        try:
+            change()
+        except (OneflowerError, OSError) as error:  # the disk is full, or cannot be written
+            say(_sentence(error), 3)
     say(f"{len(files)} network interfaces, host name {name or 'unchanged'}, {len(keys)} SSH keys")
+
+
+def _sentence(error: Exception) -> str:
+    return error.sentence if isinstance(error, OneflowerError) else f"{error}."
+
+
+def _token() -> dict[str, str]:
+    """Return the token for OneGate under the name by which scripts know it."""
+    with suppress(OneflowerError):
+        return {"TOKENTXT": read_token(disc.FOLDER)}
+    return {}
 
 
 def environment_file(context: Mapping[str, str]) -> str:
@@ -94,27 +123,47 @@ def _volumes(context: Mapping[str, str]) -> list[Volume]:
         return []
 
 
-def _mount(volume: Volume) -> bool:
+def _mount(volume: Volume, said: str = "") -> str:
+    """Mount a volume. Returns why it cannot be mounted. That is for the agent; and said here, unless it was `said`."""
     try:
         say(f"mounted {mounting.mount(volume, grp.getgrnam(USER).gr_gid)}")
     except (OneflowerError, OSError) as error:
-        say(error.sentence if isinstance(error, OneflowerError) else f"{volume.variable}: {error}.", 3)
-        return False
-    return True
+        reason = _sentence(error)
+        if reason != said:
+            say(reason, 3)
+        write_atomic(volume.reason, reason, SHARED)
+        return reason
+    volume.reason.unlink(missing_ok=True)
+    return ""
 
 
 def online() -> None:
-    """Do what needs the network: mount the folders of servers, however long that takes, then run START_SCRIPT."""
+    """Do what needs the network: mount the folders of servers and run the scripts. Then the agent may start.
+
+    What cannot be mounted is tried again, however long that takes; meanwhile the agent says what is missing.
+    """
     context = read_context(disc.FOLDER)
-    missing = [volume for volume in _volumes(context) if volume.online]
-    while missing := [volume for volume in missing if not _mount(volume)]:
+    missing = {volume: _mount(volume) for volume in _volumes(context)}
+    if not disc.own_context_is_installed():
+        _run_scripts(context)
+    call(["systemd-notify", "--ready"])
+    while missing := {volume: reason for volume, reason in missing.items() if reason}:
         time.sleep(_PAUSE)
-    if start_script.wanted(context):
-        status = start_script.run(context)
-        if status:
-            say(f"START_SCRIPT ended with status {status}; its output is in the journal", 4)
-        else:
-            say("START_SCRIPT is done")
+        missing = {volume: _mount(volume, reason) for volume, reason in missing.items()}
+
+
+def _run_scripts(context: Mapping[str, str]) -> None:
+    try:
+        with disc.found() as source:
+            for name, script in start_script.scripts(context, source).items():
+                say(f"{name} runs; the agent starts when it has ended")
+                status = start_script.run(name, script, context, source)
+                if status:
+                    say(f"{name} ended with status {status}; its output is in the journal", 4)
+                else:
+                    say(f"{name} is done")
+    except OneflowerError as error:
+        say(error.sentence, 3)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from oneflower_appliance.process import call
 if TYPE_CHECKING:
     from oneflower_appliance.volumes import Volume
 
+_NFS_PORT, _PATIENCE = 2049, 5.0
 _UNKNOWN = 2  # exit status of blkid for a device on which it recognises nothing
 
 
@@ -25,7 +27,8 @@ def mount(volume: Volume, owner: int) -> str:
     made = _format(volume) if volume.kind == "disk" else ""
     _run(volume, _command(volume))
     if volume.kind == "disk" and where.stat().st_uid == 0:
-        os.chown(where, owner, owner)
+        with suppress(OSError):  # a disk that is read-only stays as it is
+            os.chown(where, owner, owner)
     return f"{volume.source} on {volume.where}{made}"
 
 
@@ -41,10 +44,12 @@ def _command(volume: Volume) -> list[str]:
 
 
 def _address(volume: Volume, server: str) -> str:
+    """Return the address at which the server answers. The kernel would try for minutes, and say nothing."""
     try:
-        return str(socket.getaddrinfo(server, 2049, type=socket.SOCK_STREAM)[0][4][0])
+        with socket.create_connection((server, _NFS_PORT), _PATIENCE) as connection:
+            return str(connection.getpeername()[0])
     except OSError as error:
-        raise _failed(volume, str(error)) from error
+        raise _failed(volume, f"the server {server} does not answer on port {_NFS_PORT} ({error})") from error
 
 
 def _format(volume: Volume) -> str:
@@ -52,6 +57,11 @@ def _format(volume: Volume) -> str:
     if "=" in volume.source:
         return ""
     call(["udevadm", "wait", "--timeout=15", volume.source])
+    try:
+        with Path(volume.source).open("rb") as disk:
+            disk.read(1 << 20)  # what cannot be read looks empty to blkid
+    except OSError as error:
+        raise _failed(volume, f"the disk {volume.source} cannot be read ({error.strerror})") from error
     status, _ = call(["blkid", "-p", volume.source])
     if status != _UNKNOWN:
         return ""

@@ -1,0 +1,55 @@
+"""What a machine publishes when it is not ready: READY=NO, and why. So an operator sees it without logging in."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from oneflower_appliance.agent.backoff import Backoff
+from oneflower_appliance.agent.onegate import OneGateError
+from oneflower_appliance.agent.systemd import rest
+from oneflower_appliance.attributes import ERROR, NOTHING, READY
+
+if TYPE_CHECKING:
+    from oneflower_appliance.agent.onegate import OneGate
+    from oneflower_appliance.errors import OneflowerError
+
+log = logging.getLogger(__name__)
+
+
+def withdraw(onegate: OneGate) -> None:
+    """Take back what an earlier life of this agent published: READY, and why it was not. Raises `OneGateError`."""
+    attributes = onegate.attributes()
+    stale = {READY.name: READY.flag(value=False)} if READY.is_set(attributes) else {}
+    if attributes.get(ERROR.name, NOTHING) != NOTHING:
+        stale[ERROR.name] = NOTHING
+    if stale:
+        onegate.publish(stale)
+
+
+def report(onegate: OneGate | None, error: OneflowerError) -> None:
+    """Publish why this machine is not ready, if there is anybody to tell."""
+    if onegate is not None:
+        with suppress(OneGateError):
+            _publish(onegate, error)
+
+
+def report_for_good(onegate: OneGate | None, error: OneflowerError) -> None:
+    """Publish it before this agent ends for good, however long OneGate cannot be reached: nobody else would."""
+    if onegate is None:
+        return
+    for delay in Backoff(cap=30).delays():
+        try:
+            _publish(onegate, error)
+        except OneGateError as trouble:
+            if not trouble.heals:
+                return
+            log.warning("%s", trouble.sentence)
+        else:
+            return
+        rest(delay)
+
+
+def _publish(onegate: OneGate, error: OneflowerError) -> None:
+    onegate.publish({ERROR.name: ERROR.write(error.sentence), READY.name: READY.flag(value=False)})
