@@ -57,8 +57,8 @@ def forget_lost_deliveries(on_change: Callable[[], None]) -> None:
             on_change()
         return bool(activate(self, node_id, heartbeat_interval))
 
-    state_class.activate_node = activate_node
-    state_class.store_message_and_object_tree = store_message_and_object_tree
+    state_class.activate_node = activate_node  # type: ignore[method-assign]
+    state_class.store_message_and_object_tree = store_message_and_object_tree  # type: ignore[method-assign]
     for name in ("deactivate_node", "delete_node", "_check_and_tag_offline_nodes"):
         setattr(state_class, name, halves.forgotten_after(getattr(state_class, name)))
 

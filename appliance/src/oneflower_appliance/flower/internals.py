@@ -1,14 +1,27 @@
 """The modules, classes and objects of Flower that no release promises to keep, each returned by a function.
 
 They are imported when they are needed, and nowhere else in the appliance. `places` says which of their names are used,
-and for what. Some of Flower's packages have a function with the name of its module, which hides the module; the module
-is then taken from `sys.modules`.
+and for what. Classes and objects have their types here. Modules cannot have one: that their names exist is a matter of
+`places`. Some of Flower's packages have a function with the name of its module, which hides the module; the module is
+then taken from `sys.modules`.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+    from flwr.supercore.corestate.sql_corestate import SqlCoreState
+    from flwr.supercore.error import ApiErrorCode
+    from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
+    from flwr.supercore.protobuf.client import ProtobufClient
+    from flwr.supercore.sql_mixin import SqlMixin
+    from flwr.supercore.superexec.executor import LaunchResult
+    from flwr.superlink.grid.http_grid import HttpGrid
+    from flwr.supernode.fleet_http_client import FleetHttpClient
+    from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 
 def superlink_command() -> Any:
@@ -67,7 +80,7 @@ def executors() -> Any:
     return executor
 
 
-def launch_result() -> Any:
+def launch_result() -> type[LaunchResult]:
     """Return the class of an executor's answer."""
     from flwr.supercore.superexec.executor import LaunchResult  # noqa: PLC0415
 
@@ -81,7 +94,7 @@ def exit_handlers() -> Any:
     return exit_handler
 
 
-def http_client() -> Any:
+def http_client() -> type[ProtobufClient]:
     """Return the class of the HTTP client that all of Flower's clients are built on."""
     from flwr.supercore.protobuf.client import ProtobufClient  # noqa: PLC0415
 
@@ -95,9 +108,11 @@ def grid() -> Any:
     return http_grid
 
 
-def grid_class() -> Any:
+def grid_class() -> type[HttpGrid]:
     """Return the class of a ServerApp's grid."""
-    return grid().HttpGrid
+    from flwr.superlink.grid.http_grid import HttpGrid  # noqa: PLC0415
+
+    return HttpGrid
 
 
 def serverapp_task() -> Any:
@@ -149,9 +164,11 @@ def errors() -> Any:
     return error
 
 
-def error_codes() -> Any:
+def error_codes() -> type[ApiErrorCode]:
     """Return the codes of these errors."""
-    return errors().ApiErrorCode
+    from flwr.supercore.error import ApiErrorCode  # noqa: PLC0415
+
+    return ApiErrorCode
 
 
 def error_catalog() -> Any:
@@ -245,9 +262,11 @@ def link_states() -> Any:
     return sql_linkstate
 
 
-def link_state() -> Any:
+def link_state() -> type[SqlLinkState]:
     """Return the class of a SuperLink's state."""
-    return link_states().SqlLinkState
+    from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState  # noqa: PLC0415
+
+    return SqlLinkState
 
 
 def core_states() -> Any:
@@ -257,9 +276,11 @@ def core_states() -> Any:
     return sql_corestate
 
 
-def core_state() -> Any:
+def core_state() -> type[SqlCoreState]:
     """Return the class of that part in a SuperLink."""
-    return core_states().SqlCoreState
+    from flwr.supercore.corestate.sql_corestate import SqlCoreState  # noqa: PLC0415
+
+    return SqlCoreState
 
 
 def core_tables() -> Any:
@@ -276,7 +297,7 @@ def link_tables() -> Any:
     return linkstate_models
 
 
-def database() -> Any:
+def database() -> SqlMixin:
     """Return an object of the class through which states reach their database."""
     from flwr.supercore.sql_mixin import SqlMixin  # noqa: PLC0415
 
@@ -308,12 +329,14 @@ def node_states() -> Any:
     return in_memory_nodestate
 
 
-def node_state() -> Any:
+def node_state() -> InMemoryNodeState:
     """Return a new state of a SuperNode: many attributes belong to the object, not to its class."""
-    return node_states().InMemoryNodeState(object_store=object_store())
+    from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState  # noqa: PLC0415
+
+    return InMemoryNodeState(object_store=object_store())
 
 
-def object_store() -> Any:
+def object_store() -> InMemoryObjectStore:
     """Return a new object store of a SuperNode."""
     from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore  # noqa: PLC0415
 
@@ -327,7 +350,7 @@ def run_errors() -> Any:
     return run
 
 
-def fleet_client() -> Any:
+def fleet_client() -> type[FleetHttpClient]:
     """Return the class of a SuperNode's client of its SuperLink."""
     from flwr.supernode.fleet_http_client import FleetHttpClient  # noqa: PLC0415
 

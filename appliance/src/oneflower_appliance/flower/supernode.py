@@ -72,11 +72,11 @@ def report_node_id(report: Path) -> None:
     stock = states.set_node_id
 
     @functools.wraps(stock)
-    def set_node_id(self: Any, node_id: int) -> None:
+    def set_node_id(self: Any, node_id: int | None) -> None:
         stock(self, node_id)
         NodeReport(str(node_id)).write(report)
 
-    states.set_node_id = set_node_id
+    states.set_node_id = set_node_id  # type: ignore[method-assign]
 
 
 def _close_session(superlink: str, ca: Path, key: Path, node: str) -> None:

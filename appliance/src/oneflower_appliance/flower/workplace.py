@@ -44,7 +44,7 @@ def serverapp_works_in(runs: Path) -> None:
             write_atomic(folders[-1].parent / FAILURE, Failure(error.message, error.hint).text, SHARED)
             raise
 
-    grid.set_run, task.run_ = entering, running
+    grid.set_run, task.run_ = entering, running  # type: ignore[method-assign]
     tell_without_traceback()
 
 

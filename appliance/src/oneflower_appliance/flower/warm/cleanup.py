@@ -26,4 +26,4 @@ def limit_task_cleanup() -> None:
             looked = time.monotonic()
             original(self)
 
-    core._cleanup_expired_task_tokens = look  # noqa: SLF001
+    core._cleanup_expired_task_tokens = look  # type: ignore[method-assign]  # noqa: SLF001

@@ -94,7 +94,7 @@ def ask_to_wait() -> None:
     def __init__(self: Any, *args: Any, interceptors: Any = (), **kwargs: Any) -> None:  # noqa: N807
         original(self, *args, interceptors=(*interceptors, WAITS), **kwargs)
 
-    client.__init__ = __init__
+    client.__init__ = __init__  # type: ignore[method-assign]
 
 
 def replace_sleep(module: Any, sleep: Callable[[float], None]) -> None:
