@@ -58,7 +58,7 @@ releases:
 	$(RUN) python scripts/releases.py
 
 campaign:
-	$(RUN) python scripts/campaign.py --kills 100
+	$(RUN) python -m scripts.campaign --kills 100
 
 bench:
 	$(RUN) python scripts/bench.py

@@ -2,8 +2,8 @@
 
 A long campaign can be run in parts, each with its own seed. Their reports go into one file:
 
-usage: python scripts/campaign.py [--kills N] [--seed N] [--seconds S] [--into FILE]
-       python scripts/campaign.py --table FILE      docs/survival.md has the table of a long one
+usage: python -m scripts.campaign [--kills N] [--seed N] [--seconds S] [--into FILE]
+       python -m scripts.campaign --table FILE      docs/survival.md has the table of a long one
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from tests.e2e.campaign import Campaign, Report
 from tests.e2e.conftest import User

@@ -1,25 +1,20 @@
 """Draw what poisoned nodes and uneven data do to the strategies, on the handwritten digits.
 
 It runs the pre-built app's own clients and Flower's own strategies in one process. `-o docs/strategies.png` makes the
-figure of docs/strategies.md. usage: python scripts/plot_strategies.py [-o FILE]
+figure of docs/strategies.md. usage: python -m scripts.plot_strategies [-o FILE]
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
-from tests.unit import federation  # noqa: E402 - found through the line above
-from tests.unit.test_strategies import USE_CASE, poison  # noqa: E402
+from tests.unit import federation
+from tests.unit.test_strategies import USE_CASE, poison
 
 ROUNDS, NODES, BAD = 8, 11, 2
 

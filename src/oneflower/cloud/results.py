@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from oneflower_appliance.run_state import RunState
 
 
-NOBODY: Mapping[str, str] = MappingProxyType({})
+NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,12 @@ class Places:
 
 
 def collect(
-    link: SuperLinkClient, number: str, name: str, places: Places, names: Mapping[str, str] = NOBODY, most: Most = USUAL
+    link: SuperLinkClient,
+    number: str,
+    name: str,
+    places: Places,
+    names: Mapping[str, str] = NO_NAMES,
+    most: Most = USUAL,
 ) -> RunResult:
     """Fetch and save the files of a run of the app `name`; `names` are machines, by node id.
 

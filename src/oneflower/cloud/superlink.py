@@ -18,6 +18,7 @@ from oneflower.events import Note, ignore
 from oneflower.process import run as run_program
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
+from oneflower_appliance.node_state import NodeState
 from oneflower_appliance.run_state import RunState
 
 if TYPE_CHECKING:
@@ -143,10 +144,9 @@ class SuperLinkClient:
     def nodes_online(self) -> int:
         """Return how many SuperNodes the SuperLink lists as online. Raises `OneflowerError` when it does not answer."""
         try:
-            answer = self.get("/nodes")
+            return sum(NodeState.parse(node).online for node in self.json("/nodes") or ())
         except httpx.HTTPError as error:
             raise self.silent(error) from error
-        return sum(node["status"] == "online" for node in answer.json()) if answer is not None else 0
 
     def flower(self, *arguments: str) -> dict[str, Any]:
         """Run a `flwr` command against this SuperLink and return its JSON answer. Raises `OneflowerError`."""

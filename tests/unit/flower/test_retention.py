@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 import sqlite3
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from flwr.supercore.run import Run, RunNotRunningException
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 from oneflower_appliance.agent.retention import Retention
+from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.linkstate import LinkState
 from oneflower_appliance.flower.noderuns import forget_what_has_ended
 from oneflower_appliance.run_folder import ORIGIN, Origin
@@ -246,7 +246,7 @@ class Fleet:
 @pytest.fixture
 def node(monkeypatch):
     """Return a SuperNode's state, and its loop's step `pull`, which is sent a message of the run that it is told."""
-    loop = importlib.import_module("flwr.supernode.start_client_internal")
+    loop = internals.node_loop()
     store = ObjectStoreFactory().store()
     state = InMemoryNodeState(store)
     fleet = Fleet()

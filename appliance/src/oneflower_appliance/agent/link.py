@@ -8,13 +8,16 @@ import urllib.error
 import urllib.request
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from oneflower_appliance.node_state import NodeState
 from oneflower_appliance.run_state import RunState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
+
+T = TypeVar("T")
 
 _PROTOBUF = {"Content-Type": "application/protobuf", "Accept": "application/protobuf"}
 
@@ -103,18 +106,15 @@ class SuperLinkApi:
 
     def is_online(self, node_id: str) -> bool:
         """Whether a node is online."""
-        return any(node["id"] == node_id and node["status"] == "online" for node in self._ask("GET", "/nodes"))
+        return any(node.id == node_id and node.online for node in self._nodes())
 
     def nodes_online(self) -> int:
         """Return how many SuperNodes are online."""
-        return sum(node["status"] == "online" for node in self._ask("GET", "/nodes"))
+        return sum(node.online for node in self._nodes())
 
     def runs(self) -> list[RunState]:
         """Return all runs, oldest first."""
-        try:
-            return [RunState.parse(run) for run in self._ask("GET", "/runs")]
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"The SuperLink's list of runs cannot be read: {error!r}") from error
+        return self._listed("/runs", RunState.parse)
 
     def start(self, use_case: str, config: Mapping[str, str | int | float | bool]) -> str:
         """Start a run of a pre-built app and return its id."""
@@ -127,6 +127,15 @@ class SuperLinkApi:
     def tidy(self, forget: Iterable[str]) -> None:
         """Delete the data that ended runs no longer need, and all data of the runs to `forget`."""
         self._ask("POST", "/retention", {"forget": list(forget)})
+
+    def _nodes(self) -> list[NodeState]:
+        return self._listed("/nodes", NodeState.parse)
+
+    def _listed(self, path: str, parse: Callable[[Mapping[str, Any]], T]) -> list[T]:
+        try:
+            return [parse(entry) for entry in self._ask("GET", path)]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"The SuperLink's list of {path[1:]} cannot be read: {error!r}") from error
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
         data = json.dumps(body).encode() if body is not None else None

@@ -101,7 +101,7 @@ class NodeCalls:
 
     def list_nodes(self, _: Request) -> Response:
         """Return all nodes."""
-        return JSONResponse(self._link.nodes())
+        return JSONResponse([node.entry for node in self._link.nodes()])
 
     async def register(self, request: Request) -> Response:
         """Register a public key; say whether it was refused, and whether it was used before."""

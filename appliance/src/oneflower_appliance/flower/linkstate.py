@@ -11,6 +11,7 @@ from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.retention import tidy
 from oneflower_appliance.flower.wording import lost_its_heartbeat
+from oneflower_appliance.node_state import UNREGISTERED, NodeState
 from oneflower_appliance.run_state import FINISHED, RunState
 
 if TYPE_CHECKING:
@@ -39,14 +40,14 @@ class LinkState:
     def _state(self) -> Any:
         return self._factory.state()
 
-    def nodes(self) -> list[dict[str, str]]:
-        """Return every node that was ever known: id and status (registered, online, offline, unregistered)."""
-        return [{"id": str(info.node_id), "status": info.status} for info in self._state.get_node_info()]
+    def nodes(self) -> list[NodeState]:
+        """Return every node that was ever known."""
+        return [_node(info) for info in self._state.get_node_info()]
 
     def is_online(self, node: int) -> bool:
         """Whether a node is online."""
         found = self._state.get_node_info(node_ids=[node])
-        return bool(found) and found[0].status == "online"
+        return bool(found) and _node(found[0]).online
 
     def is_at(self, message: str) -> bool:
         """Whether a node took this message, has not answered it, and will not end its task by itself."""
@@ -82,7 +83,7 @@ class LinkState:
     def unregister(self, node: int) -> None:
         """Remove a node. It is not an error if it is unknown."""
         for found in self._state.get_node_info(node_ids=[node]):
-            if found.status != "unregistered":
+            if found.status != UNREGISTERED:
                 self._state.delete_node(owner_aid=found.owner_aid, node_id=node)
 
     def runs(self) -> list[RunState]:
@@ -121,7 +122,7 @@ class LinkState:
     def stop(self, number: int) -> None:
         """Stop a run, if it has not ended."""
         found = self._state.get_run_info(run_ids=[number])
-        if found and found[0].status.status != "finished":
+        if found and found[0].status.status != FINISHED:
             self._state.stop_run(number)
 
     def run_of_serverapp(self, token: str) -> int | None:
@@ -137,7 +138,7 @@ class LinkState:
 
     def going(self) -> list[int]:
         """Return the runs that have not ended."""
-        return [info.run_id for info in self._state.get_run_info() if info.status.status != "finished"]
+        return [info.run_id for info in self._state.get_run_info() if info.status.status != FINISHED]
 
     def tidy(self, forget: Iterable[int]) -> None:
         """Delete the data that ended runs no longer need, and all data of the runs to `forget`."""
@@ -155,6 +156,10 @@ class LinkState:
             raise OneflowerError("Flower did not start the run.", "See the SuperLink's log.", ExitCode.RUN_FAILED)
         self._on_start()
         return str(answer.run_id)
+
+
+def _node(info: Any) -> NodeState:
+    return NodeState(str(info.node_id), info.status)
 
 
 def _run(info: Any) -> RunState:

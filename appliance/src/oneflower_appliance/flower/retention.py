@@ -11,6 +11,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.flower import internals
+from oneflower_appliance.run_state import FINISHED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,7 +29,7 @@ def tidy(state: Any, forget: Iterable[int]) -> None:
     unwanted = set(forget)
     going = False
     for info in state.get_run_info():
-        if info.status.status != "finished":
+        if info.status.status != FINISHED:
             going = True
             continue
         state.cleanup_run(info.run_id)
