@@ -1,7 +1,7 @@
 # Everything runs through the uv that `scripts/uv` installs into .tools/.
 UV = scripts/uv
 RUN = $(UV) run --quiet --frozen
-FAST = pytest tests/unit tests/conformance tests/lifecycle -n 4
+FAST = pytest -m 'not e2e' tests/unit tests/conformance tests/lifecycle -n 4
 
 # Container images often tell Python to keep no compiled files. Then each of a hundred processes would compile everything.
 unexport PYTHONDONTWRITEBYTECODE
@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help demo new-use-case test test-cloud check types fast coverage e2e releases campaign bench bench-rounds docs lock hooks clean
 help:
 	@echo "make demo    the whole job on this machine: deploy, train, show, save, clean up"
-	@echo "make test    all tests (make check, those with real Flower processes, make releases)"
+	@echo "make test    all tests (make check, those with real processes, make releases)"
 	@echo "make releases  the most important tests on each supported release of Flower that is not the default"
 	@echo "make check   linters, types, layers and the fast tests"
 	@echo "make test-cloud  the lifecycle of federations, against the OpenNebula that ONE_XMLRPC, ONEFLOW_URL, ONE_AUTH name"

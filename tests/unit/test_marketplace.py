@@ -259,7 +259,7 @@ def test_what_is_not_a_manifest_and_an_image_without_a_pinned_list_are_named(tmp
     assert not (tmp_path / "nothing").exists()
 
 
-def test_the_wheel_is_that_of_the_appliance_and_can_be_installed_by_its_hash(contribution, tmp_path):
+def test_the_wheel_is_that_of_the_appliance_with_its_hash_in_the_list(contribution):
     name, content = appliance_wheel()
     assert appliance_wheel() == (name, content), "the same bytes each time"
     here = contribution / "appliances" / APP
@@ -269,6 +269,12 @@ def test_the_wheel_is_that_of_the_appliance_and_can_be_installed_by_its_hash(con
         assert archive.testzip() is None
         assert "oneflower_appliance/agent/agent.py" in archive.namelist()
         assert not [entry for entry in archive.namelist() if "__pycache__" in entry]
+
+
+@pytest.mark.e2e
+def test_the_wheel_can_be_installed_by_its_hash_only(contribution, tmp_path):
+    name, content = appliance_wheel()
+    here = contribution / "appliances" / APP
     venv.create(tmp_path / "venv", with_pip=True)
     options = ["-q", "--no-deps", "--no-index", "--find-links", here, "--require-hashes", "-r", here / "appliance.txt"]
     ran(tmp_path / "venv/bin/pip", "install", *options, cwd=tmp_path)

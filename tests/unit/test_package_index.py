@@ -206,6 +206,7 @@ def checkout(tmp_path):
     assert not (tmp_path / "fake-was-run").exists()
 
 
+@pytest.mark.e2e
 def test_a_uv_on_path_is_not_run(tmp_path, checkout):
     # With a registry that has no uv, so that nothing is downloaded: the script fails rather than take the other one.
     (tmp_path / "nothing").mkdir()
@@ -217,6 +218,7 @@ def test_a_uv_on_path_is_not_run(tmp_path, checkout):
     assert "uv==" in done.stderr
 
 
+@pytest.mark.e2e
 def test_a_uv_of_another_hash_is_not_installed(tmp_path, checkout):
     root = Path(__file__).parent.parent.parent
     release = re.match(r"uv==(\S+)", (root / "scripts" / "uv.txt").read_text())[1]

@@ -54,6 +54,7 @@ def packages(tmp_path):
     return package.parent
 
 
+@pytest.mark.e2e
 def test_a_folder_and_an_entry_make_a_use_case(packages, tmp_path):
     environment = os.environ | {"PYTHONPATH": f"{packages}{os.pathsep}{ROOT}"}
     command = [sys.executable, "-c", TRY_TOY, str(packages)]
@@ -98,6 +99,7 @@ print(losses[-1])
 """
 
 
+@pytest.mark.e2e
 def test_make_new_use_case_makes_a_folder_that_trains_with_the_entry_that_it_prints(tmp_path):
     package = tmp_path / "packages" / "oneflower_appliance"
     shutil.copytree(APPLIANCE, package, ignore=shutil.ignore_patterns("__pycache__"))

@@ -93,24 +93,28 @@ def supernode(tmp_path):
         server.server_close()
 
 
+@pytest.mark.e2e
 def test_a_supernode_whose_signature_is_refused_ends_with_a_status_that_says_so(supernode, tmp_path):
     status, output = supernode(401, b'{"detail": "in whatever words"}')
     assert status == Ending.REFUSED, output
     assert NodeReport.read(tmp_path / "report.json") is None
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("code", REFUSALS)
 def test_a_supernode_whose_key_is_not_known_ends_with_a_status_that_says_so(supernode, code):
     status, output = supernode(412, json.dumps({"code": code, "detail": "in whatever words"}).encode())
     assert status == Ending.REFUSED, output
 
 
+@pytest.mark.e2e
 def test_a_supernode_that_does_not_trust_its_superlink_ends_with_a_status_that_says_so(supernode, tmp_path):
     other = tls.make_certificates(tmp_path / "other", [("IP", ADDRESS)])
     status, output = supernode(200, b"", ca=other.ca)
     assert status == Ending.UNTRUSTED, output
 
 
+@pytest.mark.e2e
 def test_what_is_wrong_otherwise_is_said_by_the_last_line_only(supernode):
     status, output = supernode(
         400, json.dumps({"code": 2003, "detail": "401 Unauthorized, No space left on device"}).encode()
@@ -118,6 +122,7 @@ def test_what_is_wrong_otherwise_is_said_by_the_last_line_only(supernode):
     assert status == 1, output
 
 
+@pytest.mark.e2e
 def test_a_process_of_flower_that_raises_ends_though_its_threads_would_keep_it(supernode, tmp_path):
     status, output = supernode(401, b"", path=str(tmp_path))
     assert (status, "No such file or directory: 'flower-superexec'" in output) == (1, True), output

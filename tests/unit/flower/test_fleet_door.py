@@ -357,6 +357,7 @@ with link.served as served:
 """
 
 
+@pytest.mark.e2e
 def test_idle_connections_do_not_keep_out_supernodes_nor_ourselves(certificates):
     """More than the server may have descriptors, from one address, with and without a finished handshake."""
     if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 2048:

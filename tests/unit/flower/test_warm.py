@@ -135,6 +135,7 @@ def run(script, **environment):
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")], done.stderr
 
 
+@pytest.mark.e2e
 def test_each_task_is_a_process_of_its_own_that_begins_clean_and_ends_with_its_task():
     told, errors = run("""
         import numpy, atexit
@@ -182,6 +183,7 @@ def test_each_task_is_a_process_of_its_own_that_begins_clean_and_ends_with_its_t
     assert not any(line["what"] == "handler of the parent" for line in told), errors
 
 
+@pytest.mark.e2e
 def test_tasks_that_are_killed_silent_or_not_ours_and_what_many_of_them_cost_their_parent():
     told, errors = run("""
         def size():
@@ -217,6 +219,7 @@ def test_tasks_that_are_killed_silent_or_not_ours_and_what_many_of_them_cost_the
     assert told[-1]["grown"] <= 3, "MB"
 
 
+@pytest.mark.e2e
 def test_the_end_of_a_task_is_reported_at_once_and_one_that_ends_itself_is_no_good_end():
     told, errors = run("""
         def task():
@@ -278,6 +281,7 @@ def wait_until(condition):
         time.sleep(0.02)
 
 
+@pytest.mark.e2e
 def test_beside_a_thread_that_stays_no_task_is_forked():
     """It may hold a lock that nobody would ever open in the child."""
     told, errors = run("""
@@ -293,6 +297,7 @@ def test_beside_a_thread_that_stays_no_task_is_forked():
     assert "a fork beside the thread sitter may hang" in errors
 
 
+@pytest.mark.e2e
 def test_a_library_that_starts_a_thread_when_it_is_imported_gets_workers():
     told, _ = run("""
         def starts_a_thread(role):
@@ -305,6 +310,7 @@ def test_a_library_that_starts_a_thread_when_it_is_imported_gets_workers():
     assert told[0]["what"] == "Workers"
 
 
+@pytest.mark.e2e
 def test_a_framework_that_does_not_survive_a_fork_gets_workers():
     told, errors = run(
         """
@@ -331,6 +337,7 @@ def test_a_framework_that_does_not_survive_a_fork_gets_workers():
     assert told[1]["reported"] == {"secret-7": "was ended by signal 9"}
 
 
+@pytest.mark.e2e
 def test_a_superexec_that_dies_is_started_again():
     told, errors = run(
         """
