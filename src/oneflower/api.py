@@ -41,11 +41,11 @@ class _Runtimes:
 
         return LocalHome.of_user()
 
-    def flwr(self, version: str, framework: str, notify: Callable[[str], None]) -> tuple[Path, set[str]]:
+    def flwr(self, version: str, framework: str, tell: Callable[[str], None]) -> tuple[Path, set[str]]:
         """Return the `flwr` command of a release, and the packages that the machines have."""
         from oneflower.runtimes import runtime  # noqa: PLC0415
 
-        found = runtime.ensure(self.home.runtimes, version, framework, notify)
+        found = runtime.ensure(self.home.runtimes, version, framework, tell)
         return found.bin / "flwr", found.packages()
 
     def pins(self) -> Path:
@@ -71,14 +71,14 @@ class LocalSurroundings(_Runtimes):
         """Return the default limits of scaling."""
         return Bounds().minimum, Bounds().maximum
 
-    def prepare(self, version: str, framework: str, notify: Callable[[str], None]) -> None:
+    def prepare(self, version: str, framework: str, tell: Callable[[str], None]) -> None:
         """Build the runtime that the machines will boot from, if it is not there yet and they need one."""
         from oneflower.local import daemon  # noqa: PLC0415
         from oneflower.runtimes import runtime  # noqa: PLC0415
 
         if (found := daemon.find(self.home)) and found.image:
             return
-        runtime.ensure(self.home.runtimes, version, framework, notify)
+        runtime.ensure(self.home.runtimes, version, framework, tell)
 
     @contextmanager
     def reach(self, status: FederationStatus) -> Iterator[str]:
@@ -91,9 +91,9 @@ class LocalSurroundings(_Runtimes):
 
     def console(self, vm: int, lines: int) -> list[str]:
         """Return the last lines of a machine's console."""
-        path = self.home.machine(vm) / "console.log"
+        path = self.home.console(vm)
         found: list[str] = []
-        for part in (path, path.with_name("console.log.1")):  # where its start was moved when it grew too long
+        for part in (path, path.with_name(f"{path.name}.1")):  # where its start was moved when it grew too long
             if len(found) < lines and part.exists():
                 found = part.read_text(errors="replace").splitlines() + found
         return found[-lines:]
@@ -133,7 +133,7 @@ class OpenNebulaSurroundings(_Runtimes):
         """Return nothing: the state of OpenNebula's machines is not visible from here."""
         return ""
 
-    def prepare(self, version: str, framework: str, notify: Callable[[str], None]) -> None:
+    def prepare(self, version: str, framework: str, tell: Callable[[str], None]) -> None:
         """Do nothing: the machines boot from images."""
 
     @contextmanager

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from oneflower.opennebula.text import context_sh
-from oneflower_appliance.agent import flower_process as flower
 from oneflower_appliance.agent import tls
 from oneflower_appliance.agent.onegate import FOREIGN
+from oneflower_appliance.parameters import FLEET_PORT
 
 from . import forked
 
@@ -337,7 +337,7 @@ def test_a_superlink_with_another_ones_certificate_is_not_trusted(agent, gate, t
 
 def test_a_port_in_use_is_named(agent, gate, tmp_path):
     with socket.socket() as taken:
-        taken.bind((ADDRESS, flower.FLEET_PORT))
+        taken.bind((ADDRESS, FLEET_PORT))
         taken.listen()
         assert agent("superlink").wait(20) == 75
     assert "A port that Flower needs is already in use" in confession(gate)

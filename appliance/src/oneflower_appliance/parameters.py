@@ -153,7 +153,8 @@ STRATEGIES = (
     "Krum", "MultiKrum", "Bulyan", "QFedAvg",
 )  # fmt: skip
 PRIVACY = ("none", "dp-central", "dp-local")
-FLOWER_PORTS = (8000, 9091, 9092, 9093, 9094)
+CONTROL_PORT, FLEET_PORT, SUPERNODE_PORT = 8000, 9092, 9094
+FLOWER_PORTS = (CONTROL_PORT, 9091, FLEET_PORT, 9093, SUPERNODE_PORT)
 
 _AT_LEAST_ONE = _number(lambda n: n >= 1)
 _NOT_NEGATIVE = _number(lambda n: n >= 0)
@@ -262,10 +263,10 @@ _SUPERLINK = [
               "How many runs are kept, with their results and checkpoints. When a run ends, the oldest go",
               "an integer of at least 1", check=_AT_LEAST_ONE),
     Parameter("FL_FLEET_API_ADDRESS", Level.SUPERLINK, Kind.TEXT, "",
-              "Address that SuperNodes connect to. Empty = the VM's address, port 9092", "host:port",
+              f"Address that SuperNodes connect to. Empty = the VM's address, port {FLEET_PORT}", "host:port",
               check=_readable(split_address)),
     Parameter("FL_CONTROL_API_ADDRESS", Level.SUPERLINK, Kind.TEXT, "",
-              "Address where runs are submitted, loopback only. Empty = 127.0.0.1, port 8000",
+              f"Address where runs are submitted, loopback only. Empty = 127.0.0.1, port {CONTROL_PORT}",
               "host:port with a loopback host", check=lambda v: is_loopback(str(v))),
     Parameter("FL_DATABASE", Level.SUPERLINK, Kind.TEXT, "state/state.db",
               "State file of the SuperLink: an absolute path, or relative to the appliance's folder",

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from oneflower.cli import federations, images, machine, marketplace, registration, templates, training
+from oneflower.cli import doctor, federations, images, local, marketplace, registration, templates, training
 from oneflower.cli.session import CloudName, Session
 
 app = typer.Typer(
@@ -60,7 +60,7 @@ app.command(rich_help_panel=_SITE)(registration.register)
 app.command(rich_help_panel=_SITE)(registration.unregister)
 app.command(rich_help_panel=_SITE)(templates.render)
 app.command(rich_help_panel=_SITE)(templates.validate)
-app.command(rich_help_panel=_SITE)(machine.doctor)
+app.command(rich_help_panel=_SITE)(doctor.doctor)
 app.add_typer(marketplace.marketplace, name="marketplace", rich_help_panel=_SITE)
-app.add_typer(machine.local, name="local", rich_help_panel=_SITE)
+app.add_typer(local.local, name="local", rich_help_panel=_SITE)
 app.add_typer(images.image, name="image", rich_help_panel=_SITE)

@@ -14,6 +14,8 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
     from oneflower.cloud.image_source import ImageSource
+    from oneflower.cloud.register import Registered, Wishes
+    from oneflower_appliance.settings import Bounds
 
 Name = Annotated[str, typer.Option("--name", help="Name; several can be registered side by side.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and change nothing.")]
@@ -64,7 +66,6 @@ def register(
     earlier run chose and this one does not mention. For an option with a name, `none` removes it again.
     """
     from oneflower.cloud.register import NONE, Registration, Wishes  # noqa: PLC0415
-    from oneflower_appliance.settings import Bounds  # noqa: PLC0415
 
     cloud = Session.cloud()
     known = cloud.core.images() if superlink_image or supernode_image else {}
@@ -75,14 +76,27 @@ def register(
         COORDINATOR: VmOptions(superlink_cpu, superlink_memory, network, named.get(COORDINATOR, "")),
         NODES: VmOptions(supernode_cpu, supernode_memory, network, named.get(NODES, ""), gpu),
     }
-    usual, asked = Bounds(), (min_vms, max_vms, supernodes)
-    pairs = zip(asked, (usual.minimum, usual.maximum, usual.cardinality), strict=True)
-    bounds = Bounds(*(default if value is None else value for value, default in pairs))
-    wishes = Wishes(name, machines, images, datastore, None if asked == (None,) * 3 else bounds, cooldown)
+    wishes = Wishes(name, machines, images, datastore, _bounds(min_vms, max_vms, supernodes), cooldown)
     done = Registration(cloud, wishes, force=force, dry_run=dry_run, notify=screen.say).apply()
     if output is Output.JSON:
         screen.show_json(done)
         return
+    _show(done, wishes, dry_run=dry_run)
+
+
+def _bounds(*asked: int | None) -> Bounds | None:
+    """Return the bounds with these minimum, maximum and number of SuperNodes; None if none of them was given."""
+    from oneflower_appliance.settings import Bounds  # noqa: PLC0415
+
+    usual = Bounds()
+    if asked == (None,) * 3:
+        return None
+    pairs = zip(asked, (usual.minimum, usual.maximum, usual.cardinality), strict=True)
+    return Bounds(*(default if value is None else value for value, default in pairs))
+
+
+def _show(done: Registered, wishes: Wishes, *, dry_run: bool) -> None:
+    """Print what was changed, what keeps people from deploying, and how to deploy."""
     for change in done.changes:
         screen.show(str(change))
     if done.diskless and not Session.is_local():
@@ -93,6 +107,7 @@ def register(
             f"Note: VM template {wishes.vm_template_name(role)} asks for inputs (USER_INPUTS, INPUTS_ORDER). "
             "Nobody can deploy from Sunstone until you take them out."
         )
+    name = wishes.name
     if dry_run:
         screen.show("Nothing was changed (--dry-run)." if done.changes else "Nothing to change.")
         return

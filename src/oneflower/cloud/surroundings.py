@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from oneflower.cloud.credentials import Endpoints
     from oneflower.cloud.status import FederationStatus
 
-    Notify = Callable[[str], None]
+    Tell = Callable[[str], None]
 
 
 class Surroundings(Protocol):
-    """One of the two sides. Every method may raise `OneflowerError`."""
+    """One of the two sides. Every method may raise `OneflowerError`. `tell` receives each step that takes a while."""
 
     def template(self, cloud: Cloud) -> int:
         """Return the id of the service template to deploy from."""
@@ -25,10 +25,10 @@ class Surroundings(Protocol):
     def limits(self, cloud: Cloud) -> tuple[int, int]:
         """Return the least and the most SuperNodes of a federation, unless it is deployed with other limits."""
 
-    def prepare(self, version: str, framework: str, notify: Notify) -> None:
+    def prepare(self, version: str, framework: str, tell: Tell) -> None:
         """Prepare, before anything is deployed, what the machines will need from this side."""
 
-    def flwr(self, version: str, framework: str, notify: Notify) -> tuple[Path, set[str]]:
+    def flwr(self, version: str, framework: str, tell: Tell) -> tuple[Path, set[str]]:
         """Return the `flwr` command of a release, and the packages that the machines have."""
 
     def reach(self, status: FederationStatus) -> AbstractContextManager[str]:

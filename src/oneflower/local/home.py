@@ -72,6 +72,10 @@ class LocalHome:
         """The disk of a virtual machine."""
         return self.state / "machines" / str(vm_id)
 
+    def console(self, vm_id: int) -> Path:
+        """What a virtual machine writes to its console. `init.rotate` moves the start of a long one to NAME.1."""
+        return self.machine(vm_id) / "console.log"
+
     @property
     def runtimes(self) -> Path:
         """The local counterparts of appliance images."""

@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from oneflower_appliance.process import Child
     from oneflower_appliance.settings import Settings
 
-FLEET_PORT = 9092
-CONTROL_PORT = 8000
-SUPERNODE_PORT = 9094
-
 START_LIMIT = 180.0
 _PULSE = 0.05
 

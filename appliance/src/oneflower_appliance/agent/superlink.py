@@ -25,7 +25,7 @@ from oneflower_appliance.features_off import FOLDER_VARIABLE
 from oneflower_appliance.files import private_directory
 from oneflower_appliance.formats import join_address, split_address, split_names
 from oneflower_appliance.orders import FORM_VARIABLE, SuperLinkOrders
-from oneflower_appliance.parameters import Kind, Level, of_level
+from oneflower_appliance.parameters import CONTROL_PORT, FLEET_PORT, Kind, Level, of_level
 from oneflower_appliance.process import Child
 from oneflower_appliance.roles import COORDINATOR
 from oneflower_appliance.run_folder import CHECKPOINTS, RUNS
@@ -85,7 +85,7 @@ class SuperLink:
     @property
     def _fleet(self) -> tuple[str, int]:
         text = self._machine.settings.text("FL_FLEET_API_ADDRESS")
-        return split_address(text) if text else (self._machine.address, flower.FLEET_PORT)
+        return split_address(text) if text else (self._machine.address, FLEET_PORT)
 
     @property
     def _endpoint(self) -> str:
@@ -95,7 +95,7 @@ class SuperLink:
     @property
     def _control(self) -> tuple[str, int]:
         text = self._machine.settings.text("FL_CONTROL_API_ADDRESS")
-        return split_address(text) if text else (self._machine.loopback, flower.CONTROL_PORT)
+        return split_address(text) if text else (self._machine.loopback, CONTROL_PORT)
 
     def _certificate(self) -> str:
         machine, settings = self._machine, self._machine.settings

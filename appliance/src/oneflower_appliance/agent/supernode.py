@@ -26,7 +26,7 @@ from oneflower_appliance.features_off import FOLDER_VARIABLE
 from oneflower_appliance.files import write_atomic
 from oneflower_appliance.formats import split_node_config
 from oneflower_appliance.orders import FRAMEWORK_VARIABLE, NodeReport, SuperNodeOrders
-from oneflower_appliance.parameters import Level
+from oneflower_appliance.parameters import SUPERNODE_PORT, Level
 from oneflower_appliance.process import Child
 from oneflower_appliance.roles import NODES
 
@@ -206,7 +206,7 @@ class SuperNode:
             superlink=self._superlink.endpoint,
             ca=self._trust.path,
             node_config=self._node_config,
-            listen=(machine.loopback, flower.SUPERNODE_PORT),
+            listen=(machine.loopback, SUPERNODE_PORT),
             key=key.path if key else None,
             report=self._report_file,
             previous_id=self._session_file.read_text(encoding="ascii") if self._session_file.exists() else "",

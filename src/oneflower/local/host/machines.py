@@ -104,7 +104,7 @@ class Machines:
             boot = await self._driver.prepare(vm, self._home.machine(vm.id))
             if vm.lcm_state is not LcmState.PROLOG or vm.id not in self._compute.vms:
                 return
-            vm.pid = launch(boot.command, self._home.machine(vm.id) / "console.log", boot.environment)
+            vm.pid = launch(boot.command, self._home.console(vm.id), boot.environment)
             vm.born = born(vm.pid)
         except OneflowerError as error:
             self._compute.vm_failed(vm, error.sentence)
@@ -178,7 +178,7 @@ class Machines:
 
     def _remove(self, vm: Vm, folder: Path) -> None:
         self._driver.sweep(folder)
-        console = folder / "console.log"
+        console = self._home.console(vm.id)
         if console.exists():
             private_directory(self._home.logs)
             with suppress(OSError):

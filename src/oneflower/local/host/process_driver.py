@@ -18,7 +18,7 @@ from oneflower.local.host.processes import MARK, sweep
 from oneflower.local.oned.vms import LOOPBACK
 from oneflower.runtimes import runtime
 from oneflower_appliance.files import private_directory
-from oneflower_appliance.parameters import FLOWER_TESTED, PARAMETERS
+from oneflower_appliance.parameters import FLEET_PORT, FLOWER_TESTED, PARAMETERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from oneflower.local.oned.models import Vm
 
 _FRAMEWORK = "ML_FRAMEWORK"
-_FLEET_PORT = 9092
 
 
 class ProcessDriver:
@@ -86,7 +85,7 @@ class ProcessDriver:
 def _is_free(address: str) -> bool:
     with socket.socket() as probe:
         try:
-            probe.bind((address, _FLEET_PORT))
+            probe.bind((address, FLEET_PORT))
         except OSError:
             return False
         return True
