@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from oneflower import prerequisites, trial
+from oneflower import prerequisites
 from oneflower.images import ImageSpec, app_image, appliance, manifest
 from oneflower.images.sbom import Package
 from oneflower.images.scratch import scratch
 from oneflower.local.host.bridge import NAMESPACES
+from oneflower.trial.outside import NAMESPACED
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 FOUND = [Package("pypi", "flwr", "1.42.0")]
@@ -143,9 +144,9 @@ def test_a_trial_that_is_killed_leaves_no_network_namespace(tmp_path):
         pytest.skip(str(error))
     code = """
 import os, signal
-from oneflower import trial
+from oneflower.trial import inside, outside
 from oneflower.local.host.bridge import NAMESPACES, Bridge
-trial.isolate()
+inside.isolate()
 bridge = Bridge(77)
 bridge.up()
 bridge.plug(1, ["02:00:0a:4d:00:05"])
@@ -154,7 +155,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
     before = set(NAMESPACES.glob("*"))
     done = subprocess.run(
-        [*trial.NAMESPACED, sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+        [*NAMESPACED, sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
     )
     assert done.stdout.strip() == "['oneflower77-1']", done.stderr
     assert set(NAMESPACES.glob("*")) == before
