@@ -23,8 +23,8 @@ def build(
     framework: Annotated[
         str,
         typer.Option(
-            help="What is in the image beside Flower: none, sklearn (the default), pytorch (for CPUs), tensorflow, or llm "
-            "(PyTorch, transformers, PEFT)."
+            help="What the image carries beside Flower: none, sklearn (the default), pytorch (for CPUs), tensorflow, "
+            "or llm (PyTorch, transformers, PEFT)."
         ),
     ] = "",
     edge: Annotated[
@@ -36,8 +36,8 @@ def build(
     size: Annotated[
         str,
         typer.Option(
-            help="Size of the virtual disk, such as 8G; usually 4G or more. The file is small whatever it is, and the file "
-            "system grows to the disk that OpenNebula gives."
+            help="Size of the virtual disk, such as 8G; usually 4G or more. The file is small all the same, and the "
+            "file system grows to the disk that OpenNebula gives."
         ),
     ] = "",
     folder: Annotated[Path, typer.Option("--save", metavar="DIR", help="Folder for the image and its files.")] = Path(),
@@ -49,9 +49,12 @@ def build(
 ) -> None:
     """Build the image that SuperLink and SuperNodes boot.
 
-    It is made of Debian packages and Python wheels, each verified. The first one takes a few minutes, the next one takes
-    less. Beside the image (.qcow2) lie its manifest (.json: versions, sizes, checksums), which OpenNebula's commands and
-    `image test` need, and its bill of materials (.cdx.json). It needs root, and says which Debian packages are missing.
+    It is made of Debian packages and Python wheels, each verified. The first one
+    takes some minutes, the next ones less. It needs root, and says which Debian
+    packages are missing.
+
+    Three files are written: the image (.qcow2), its manifest (.json: versions,
+    sizes, checksums), and its bill of materials (.cdx.json). Keep them together.
     """
     from oneflower.images import ImageSpec  # noqa: PLC0415
     from oneflower.images import build as build_image  # noqa: PLC0415
@@ -92,9 +95,10 @@ def try_image(
 ) -> None:
     """Try an image before it is used: a federation of containers that boot it.
 
-    The federation deploys, trains an app for what the image carries, survives a reboot of each machine and a kill of each
-    agent, scales, trains again, and is removed. It needs root, and says which Debian packages are missing. It has a
-    network of its own, so this machine's does not change.
+    It deploys, trains an app for what the image carries, survives a reboot of each
+    machine and a kill of each agent, scales, trains again, and is removed. It needs
+    root, and says which Debian packages are missing. It has a network of its own,
+    so this machine's does not change.
     """
     from oneflower.trial import try_image as try_it  # noqa: PLC0415
 

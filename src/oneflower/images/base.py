@@ -47,7 +47,7 @@ def key(spec: ImageSpec) -> str:
     """Return a name for the content of the base."""
     content = [
         SUITE, PACKAGES, _LEFT_OUT, _KEPT, _DRIVERS, _NOT_NEEDED, _PREPARE, _FINISH, spec.mirror, spec.epoch,
-        trim.DEBIAN, modules.KEPT, Path(bytecode.__file__).read_text(encoding="utf-8"),
+        trim.DEBIAN, *(Path(module.__file__ or "").read_text(encoding="utf-8") for module in (bytecode, modules)),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
