@@ -58,6 +58,7 @@ def build(
     """
     from oneflower.images import ImageSpec  # noqa: PLC0415
     from oneflower.images import build as build_image  # noqa: PLC0415
+    from oneflower.images.rootless import become_root  # noqa: PLC0415
     from oneflower.images.spec import MIRROR, parse_size  # noqa: PLC0415
     from oneflower.local.home import LocalHome  # noqa: PLC0415
 
@@ -68,6 +69,7 @@ def build(
         size=parse_size(size) if size else None,
         mirror=mirror or MIRROR,
     )
+    become_root()
     built = build_image(wanted, folder, LocalHome.of_user().cache / "images", step, fresh=fresh)
     if output is Output.JSON:
         screen.show_json({**built.manifest, "path": built.image.absolute()})
