@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from oneflower import prerequisites
-from oneflower.images import ImageSpec, app_image, appliance, manifest
+from oneflower.images import ImageSpec, app_image, appliance, manifest, rootless
 from oneflower.images.sbom import Package
 from oneflower.images.scratch import scratch
 from oneflower.local.host.bridge import NAMESPACES
@@ -88,6 +89,38 @@ def test_what_is_missing_is_named_with_the_command_that_installs_it(monkeypatch)
     assert told.value.code is ExitCode.ENVIRONMENT
     with pytest.raises(OneflowerError, match="Trying it needs root, because of its machines"):
         prerequisites.require_root("Trying it", "of its machines")
+
+
+@pytest.fixture
+def ordinary_user(monkeypatch, tmp_path):
+    """An ordinary user of a machine that has the tools. What would be started is in the list that is returned."""
+    started = []
+    monkeypatch.setattr(rootless.os, "geteuid", lambda: 12345)
+    monkeypatch.setattr(rootless.pwd, "getpwuid", lambda _: SimpleNamespace(pw_name="ann"))
+    monkeypatch.setattr(rootless, "require_packages", lambda *_: None)
+    monkeypatch.setattr(rootless, "run", lambda command, *_: started.append(command))
+    monkeypatch.setattr(rootless, "become", started.append)
+    monkeypatch.setattr(rootless, "_IDS_OF", (tmp_path / "subuid", tmp_path / "subgid"))
+    return started
+
+
+def test_an_ordinary_user_builds_in_a_user_namespace(ordinary_user, tmp_path):
+    (tmp_path / "subuid").write_text("bob:100000:65536\nann:165536:65536\n")
+    (tmp_path / "subgid").write_text("12345:165536:65536\n")
+    rootless.become_root()
+    probe, build = ordinary_user
+    assert probe[:2] == build[:2] == ["unshare", "--user"]
+    assert build[-len(sys.orig_argv) + 1 :] == sys.orig_argv[1:]
+
+
+@pytest.mark.parametrize("ids", ["", "ann:165536:1000\n", "bob:100000:65536\n", "ann\n"])
+def test_an_ordinary_user_without_ids_for_the_files_is_told_how_to_get_them(ordinary_user, tmp_path, ids):
+    (tmp_path / "subuid").write_text("ann:165536:65536\n")
+    (tmp_path / "subgid").write_text(ids)
+    with pytest.raises(OneflowerError, match=r"needs 65536 ids .*subgid gives ann fewer") as refused:
+        rootless.become_root()
+    assert "sudo usermod --add-subuids" in refused.value.hint
+    assert ordinary_user == []
 
 
 def test_a_package_that_is_older_than_its_checkout_is_refused(tmp_path, monkeypatch):

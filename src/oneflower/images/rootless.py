@@ -15,6 +15,7 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 _PURPOSE = "Building an image as an ordinary user"
 _NAMESPACE = ("unshare", "--user", "--map-root-user", "--map-auto", "--")
 _IDS = 65536  # users and groups of an image, of which the last is nobody's
+_IDS_OF = (Path("/etc/subuid"), Path("/etc/subgid"))
 _RANGE = f"100000-{100000 + _IDS - 1}"
 _WITH_SUDO = "Run it with sudo."
 
@@ -28,7 +29,7 @@ def become_root() -> None:
         return
     require_packages(_PURPOSE, {**NEEDED, "newuidmap": "uidmap"})
     name = pwd.getpwuid(os.geteuid()).pw_name
-    for file in (Path("/etc/subuid"), Path("/etc/subgid")):
+    for file in _IDS_OF:
         if not _has_ids(file, name):
             raise OneflowerError(
                 f"{_PURPOSE} needs {_IDS} ids for the files of the image, and {file} gives {name} fewer.",
