@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from oneflower.cloud import Cloud, Endpoints, Federation, opennebula_endpoints
 from oneflower.cloud.tunnel import SshOptions, tunnel
 from oneflower.opennebula import NAME
+from oneflower.process import run
 from oneflower_appliance.files import no_room
 from oneflower_appliance.settings import Bounds
 
@@ -64,6 +66,8 @@ class LocalSurroundings(_Runtimes):
         from oneflower.cloud.register import Registration, Wishes  # noqa: PLC0415
         from oneflower.cloud.registered import find_registered  # noqa: PLC0415
 
+        if self._container_image():
+            self._let_in(cloud)
         done = Registration(cloud, Wishes()).apply()
         return done.template if self._name == NAME else find_registered(cloud, self._name)[0]
 
@@ -73,17 +77,41 @@ class LocalSurroundings(_Runtimes):
 
     def prepare(self, version: str, framework: str, tell: Callable[[str], None]) -> None:
         """Build the runtime that the machines will boot from, if it is not there yet and they need one."""
-        from oneflower.local import daemon  # noqa: PLC0415
         from oneflower.runtimes import runtime  # noqa: PLC0415
 
-        if (found := daemon.find(self.home)) and found.image:
+        if self._container_image():
             return
         runtime.ensure(self.home.runtimes, version, framework, tell)
 
     @contextmanager
     def reach(self, status: FederationStatus) -> Iterator[str]:
-        """Yield the address of the Control API: the machines' loopback is this machine's."""
-        yield status.control
+        """Yield the address of the Control API. A process's loopback is this machine's; a container has its own."""
+        if not self._container_image():
+            yield status.control
+            return
+        chosen, ours = SshOptions.of_environment(), self.home.ssh_key
+        if chosen.key is None and ours.exists():
+            chosen = replace(chosen, key=ours)
+        with tunnel(status, chosen) as address:
+            yield address
+
+    def _container_image(self) -> str:
+        """Return the folder that the machines boot from if they are containers, or an empty text."""
+        from oneflower.local import daemon  # noqa: PLC0415
+
+        found = daemon.find(self.home)
+        return (found and found.image) or ""
+
+    def _let_in(self, cloud: Cloud) -> None:
+        """Give the machines that will boot a key to log in with, unless the user has set one."""
+        if cloud.core.own_settings().get("SSH_PUBLIC_KEY"):
+            return
+        key = self.home.ssh_key
+        if not key.exists():
+            command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "oneflower", "-f", str(key)]
+            run(command, "make an SSH key", "apt install openssh-client")
+        public = key.with_name(f"{key.name}.pub").read_text(encoding="ascii").strip()
+        cloud.core.set_user_attribute("SSH_PUBLIC_KEY", public)
 
     def trouble(self) -> str:
         """Return a sentence if the disk is full on which machines and daemon keep their files."""

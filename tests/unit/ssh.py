@@ -19,7 +19,7 @@ class SshServer:
         other.write_private_key(str(self.other_key))
         for path in (self.key, self.other_key):
             path.chmod(0o600)
-        self.allowed = asyncssh.import_authorized_keys(client.export_public_key().decode())
+        self.allowed = [client.export_public_key().decode()]
         self.forwarded = []
         ready = threading.Event()
         self._loop = asyncio.new_event_loop()
@@ -42,9 +42,20 @@ class SshServer:
                 outer.forwarded.append((dest_host, dest_port))
                 return True
 
-        options = {"server_host_keys": [self.host_key], "authorized_client_keys": self.allowed}
-        self._server = await asyncssh.create_server(Door, "127.0.0.1", 0, **options)
+            def connection_made(self, connection):
+                self.connection = connection
+
+            def begin_auth(self, _username):
+                keys = "\n".join(outer.allowed)
+                self.connection.set_authorized_keys(asyncssh.import_authorized_keys(keys))
+                return True
+
+        self._server = await asyncssh.create_server(Door, "127.0.0.1", 0, server_host_keys=[self.host_key])
         self.port = self._server.sockets[0].getsockname()[1]
+
+    def allow(self, public):
+        """Let in one more key."""
+        self.allowed.append(public)
 
     @property
     def public(self):

@@ -7,11 +7,13 @@ import http.server
 import socket
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import asyncssh
 import httpx
 import pytest
 
+from oneflower import api
 from oneflower.cloud import FederationStatus, VmStatus
 from oneflower.cloud.tunnel import SshOptions, tunnel
 from oneflower_appliance.agent.host_keys import host_keys
@@ -64,6 +66,30 @@ def test_what_is_asked_at_one_end_is_answered_at_the_other_and_nothing_stays(ser
     assert server.forwarded[-1] == ("127.0.0.1", int(control.split(":")[1]))
     with socket.socket() as probe:
         assert probe.connect_ex((host, int(port))) != 0, "the tunnel is closed"
+
+
+def test_a_container_of_the_local_cloud_is_reached_as_a_machine_of_opennebula_is(server, control, monkeypatch, tmp_path):
+    monkeypatch.setenv("ONEFLOWER_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("ONEFLOWER_SSH_PORT", str(server.port))
+    here = api.LocalSurroundings()
+    asked = {"SSH_PUBLIC_KEY": ""}
+    core = SimpleNamespace(own_settings=lambda: asked, set_user_attribute=asked.__setitem__)
+    found = SimpleNamespace(image=None)
+    monkeypatch.setattr("oneflower.local.daemon.find", lambda _home: found)
+    with here.reach(status(control, server.public)) as address:
+        assert address == control, "the loopback of a process is this machine's"
+    found.image = "/srv/root"
+    here.home.make()
+    here._let_in(SimpleNamespace(core=core))
+    assert asked["SSH_PUBLIC_KEY"].startswith("ssh-ed25519 ")
+    assert here.home.ssh_key.stat().st_mode & 0o777 == 0o600
+    server.allow(asked["SSH_PUBLIC_KEY"])
+    with here.reach(status(control, server.public)) as address:
+        assert address != control
+        assert httpx.get(f"http://{address}", trust_env=False).text == "the control API"
+    before = asked["SSH_PUBLIC_KEY"]
+    here._let_in(SimpleNamespace(core=core))
+    assert asked["SSH_PUBLIC_KEY"] == before, "the key that a user has chosen stays"
 
 
 def test_a_machine_with_another_host_key_is_not_spoken_with(server, control):

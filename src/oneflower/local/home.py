@@ -54,6 +54,11 @@ class LocalHome:
         return self.state / "one_auth"
 
     @property
+    def ssh_key(self) -> Path:
+        """The key that logs in to machines that are containers; beside it, in `.pub`, what they accept."""
+        return self.state / "ssh_key"
+
+    @property
     def lock(self) -> Path:
         """The lock that the daemon holds while it runs."""
         return self.state / "daemon.lock"
