@@ -67,7 +67,7 @@ class LocalSurroundings(_Runtimes):
         from oneflower.cloud.registered import find_registered  # noqa: PLC0415
 
         if self._container_image():
-            self._let_in(cloud)
+            self.let_in(cloud)
         done = Registration(cloud, Wishes()).apply()
         return done.template if self._name == NAME else find_registered(cloud, self._name)[0]
 
@@ -102,7 +102,7 @@ class LocalSurroundings(_Runtimes):
         found = daemon.find(self.home)
         return (found and found.image) or ""
 
-    def _let_in(self, cloud: Cloud) -> None:
+    def let_in(self, cloud: Cloud) -> None:
         """Give the machines that will boot a key to log in with, unless the user has set one."""
         if cloud.core.own_settings().get("SSH_PUBLIC_KEY"):
             return

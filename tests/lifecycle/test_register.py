@@ -160,7 +160,7 @@ def test_what_was_begun_is_removed_again_when_something_fails(world, name, monke
         ({"images": {NODES: ImageSource("http://host/image")}}, "does not verify whom it downloads"),
         ({"images": {NODES: ImageSource("http://host/image", "sha256:" + "0" * 64)}}, "does not verify whom"),
         ({"images": {NODES: ImageSource("/x", "sha256:abc")}}, "is not a valid checksum"),
-        ({"images": {NODES: ImageSource("/nowhere", "md5:" + "0" * 32)}}, "cannot be verified"),
+        ({"images": {NODES: ImageSource("/nowhere", "sha256:" + "0" * 64)}}, "cannot be verified"),
         ({"images": {NODES: ImageSource("/x")}, "datastore": "cellar"}, "no datastore called 'cellar'"),
     ],
 )

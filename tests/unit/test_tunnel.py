@@ -68,7 +68,9 @@ def test_what_is_asked_at_one_end_is_answered_at_the_other_and_nothing_stays(ser
         assert probe.connect_ex((host, int(port))) != 0, "the tunnel is closed"
 
 
-def test_a_container_of_the_local_cloud_is_reached_as_a_machine_of_opennebula_is(server, control, monkeypatch, tmp_path):
+def test_a_container_of_the_local_cloud_is_reached_as_a_machine_of_opennebula_is(
+    server, control, monkeypatch, tmp_path
+):
     monkeypatch.setenv("ONEFLOWER_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("ONEFLOWER_SSH_PORT", str(server.port))
     here = api.LocalSurroundings()
@@ -80,7 +82,7 @@ def test_a_container_of_the_local_cloud_is_reached_as_a_machine_of_opennebula_is
         assert address == control, "the loopback of a process is this machine's"
     found.image = "/srv/root"
     here.home.make()
-    here._let_in(SimpleNamespace(core=core))
+    here.let_in(SimpleNamespace(core=core))
     assert asked["SSH_PUBLIC_KEY"].startswith("ssh-ed25519 ")
     assert here.home.ssh_key.stat().st_mode & 0o777 == 0o600
     server.allow(asked["SSH_PUBLIC_KEY"])
@@ -88,7 +90,7 @@ def test_a_container_of_the_local_cloud_is_reached_as_a_machine_of_opennebula_is
         assert address != control
         assert httpx.get(f"http://{address}", trust_env=False).text == "the control API"
     before = asked["SSH_PUBLIC_KEY"]
-    here._let_in(SimpleNamespace(core=core))
+    here.let_in(SimpleNamespace(core=core))
     assert asked["SSH_PUBLIC_KEY"] == before, "the key that a user has chosen stays"
 
 
@@ -100,7 +102,7 @@ def test_a_machine_with_another_host_key_is_not_spoken_with(server, control):
     assert server.forwarded == []
 
 
-def test_a_key_that_is_not_let_in_is_one_sentence(server, control):
+def test_a_key_that_is_notlet_in_is_one_sentence(server, control):
     with pytest.raises(OneflowerError, match="root@127.0.0.1 refuses the SSH login"):
         tunnel(status(control, server.public), options(server, server.other_key)).__enter__()
 

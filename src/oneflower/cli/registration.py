@@ -13,7 +13,6 @@ from oneflower.opennebula import COORDINATOR, NAME, NODES, Rendering, VmOptions
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
-    from oneflower.cloud.image_source import ImageSource
     from oneflower.cloud.register import Registered, Wishes
     from oneflower_appliance.settings import Bounds
 
@@ -25,20 +24,40 @@ _LINK, _NODE, _SCALING = "The SuperLink's machine", "The SuperNodes' machines", 
 
 def register(
     name: Name = NAME,
+    image: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR|FILE|URL|NAME",
+            help="Image for both roles: what `image build` wrote, on the front-end or here; a URL; or the name of an "
+            "image in OpenNebula.",
+        ),
+    ] = "",
+    manifest: Annotated[
+        str, typer.Option(metavar="FILE|URL", help="The image's .json, if it is not beside the image.")
+    ] = "",
     network: Annotated[str, typer.Option(help="Virtual network that both roles are in, by name.")] = "",
     datastore: Annotated[str, typer.Option(help="Datastore for the images, by name.")] = "default",
-    superlink_image: Annotated[
-        str, typer.Option(help="Path on the front-end, URL, or name of an image.", rich_help_panel=_LINK)
-    ] = "",
+    superlink_image: Annotated[str, typer.Option(help="Another image than --image.", rich_help_panel=_LINK)] = "",
     superlink_checksum: Annotated[str, typer.Option(help="md5:, sha1: or sha256:HEX.", rich_help_panel=_LINK)] = "",
     superlink_cpu: Annotated[float | None, typer.Option(min=0.1, help="Cores.", rich_help_panel=_LINK)] = None,
     superlink_memory: Annotated[int | None, typer.Option(min=64, help="Megabytes.", rich_help_panel=_LINK)] = None,
-    supernode_image: Annotated[
-        str, typer.Option(help="Path on the front-end, URL, or name of an image.", rich_help_panel=_NODE)
+    superlink_disk: Annotated[
+        int | None, typer.Option(min=1, help="Gigabytes of the system's disk.", rich_help_panel=_LINK)
+    ] = None,
+    superlink_volume: Annotated[
+        str,
+        typer.Option(help="Second disk, for checkpoints: an image's name, or a size like 20G.", rich_help_panel=_LINK),
     ] = "",
+    supernode_image: Annotated[str, typer.Option(help="Another image than --image.", rich_help_panel=_NODE)] = "",
     supernode_checksum: Annotated[str, typer.Option(help="md5:, sha1: or sha256:HEX.", rich_help_panel=_NODE)] = "",
     supernode_cpu: Annotated[float | None, typer.Option(min=0.1, help="Cores.", rich_help_panel=_NODE)] = None,
     supernode_memory: Annotated[int | None, typer.Option(min=64, help="Megabytes.", rich_help_panel=_NODE)] = None,
+    supernode_disk: Annotated[
+        int | None, typer.Option(min=1, help="Gigabytes of the system's disk.", rich_help_panel=_NODE)
+    ] = None,
+    supernode_volume: Annotated[
+        str, typer.Option(help="Second disk, for data: an image's name, or a size like 20G.", rich_help_panel=_NODE)
+    ] = "",
     gpu: Annotated[
         str, typer.Option(help="PCI device to pass through: VENDOR:DEVICE[:CLASS] or ADDRESS.", rich_help_panel=_NODE)
     ] = "",
@@ -62,20 +81,28 @@ def register(
     """Register images, VM templates and both service templates, or bring them up to date.
 
     One service template has all variables on three levels, the other (NAME-form) is the form for Sunstone.
-    You can run it again at any time. It changes what differs, and keeps what somebody changed by hand and what an
+    OpenNebula reads a FILE on its front-end, and downloads a URL from there.
+    You can run this again at any time. It changes what differs, and keeps what somebody changed by hand and what an
     earlier run chose and this one does not mention. For an option with a name, `none` removes it again.
     """
-    from oneflower.cloud.register import NONE, Registration, Wishes  # noqa: PLC0415
+    from oneflower.cli.image_option import ImageOption, volume  # noqa: PLC0415
+    from oneflower.cloud.register import Registration, Wishes  # noqa: PLC0415
 
     cloud = Session.cloud()
-    known = cloud.core.images() if superlink_image or supernode_image else {}
-    given = {COORDINATOR: (superlink_image, superlink_checksum), NODES: (supernode_image, supernode_checksum)}
-    images = {role: _source(*pair) for role, pair in given.items() if pair[0] not in ("", NONE, *known)}
-    named = {role: pair[0] for role, pair in given.items() if pair[0] in (NONE, *known)}
+    chosen = ImageOption(cloud, image, manifest)
+    images, named = chosen.of_roles(
+        {COORDINATOR: (superlink_image, superlink_checksum), NODES: (supernode_image, supernode_checksum)}
+    )
     machines = {
-        COORDINATOR: VmOptions(superlink_cpu, superlink_memory, network, named.get(COORDINATOR, "")),
-        NODES: VmOptions(supernode_cpu, supernode_memory, network, named.get(NODES, ""), gpu),
-    }
+        COORDINATOR: VmOptions(
+            superlink_cpu, superlink_memory, network, named.get(COORDINATOR, ""),
+            disk=superlink_disk and superlink_disk << 10, volume=volume(superlink_volume),
+        ),
+        NODES: VmOptions(
+            supernode_cpu, supernode_memory, network, named.get(NODES, ""), gpu,
+            disk=supernode_disk and supernode_disk << 10, volume=volume(supernode_volume),
+        ),
+    }  # fmt: skip
     wishes = Wishes(name, machines, images, datastore, _bounds(min_vms, max_vms, supernodes), cooldown)
     done = Registration(cloud, wishes, force=force, dry_run=dry_run, notify=screen.say).apply()
     if output is Output.JSON:
@@ -100,8 +127,7 @@ def _show(done: Registered, wishes: Wishes, *, dry_run: bool) -> None:
     for change in done.changes:
         screen.show(str(change))
     if done.diskless and not Session.is_local():
-        options = " and ".join(f"--{role}-image" for role in done.diskless)
-        screen.say(f"Note: the machines of {' and '.join(done.diskless)} have no image to boot from; give {options}.")
+        screen.say(f"Note: the machines of {' and '.join(done.diskless)} have no image to boot from; give --image.")
     for role in done.asking:
         screen.say(
             f"Note: VM template {wishes.vm_template_name(role)} asks for inputs (USER_INPUTS, INPUTS_ORDER). "
@@ -114,18 +140,6 @@ def _show(done: Registered, wishes: Wishes, *, dry_run: bool) -> None:
     form = "" if done.form is None else f", and for Sunstone {Rendering.FORM.template_name(name)} (id {done.form})"
     screen.show(f"Registered: service template {name} (id {done.template}){form}.")
     screen.show(f"Deploy with: oneflower --cloud opennebula up{'' if name == NAME else f' --template {name}'}")
-
-
-def _source(source: str, checksum: str) -> ImageSource:
-    from oneflower.cloud.image_source import ImageSource  # noqa: PLC0415
-
-    if "/" not in source:
-        raise OneflowerError(
-            f"There is no image called {source!r}, or none that you may use.",
-            "Give a path (/var/tmp/node.qcow2), a URL, or the name of an image that `oneimage list` shows.",
-            ExitCode.NOT_FOUND,
-        )
-    return ImageSource(source, checksum)
 
 
 def unregister(

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower.cloud import direct
 from oneflower.cloud.answer import Answer
+from oneflower.cloud.objects import PERMISSIONS, Datastore, Image, Vm, plain
 from oneflower.cloud.refused import RefusedError, chain, foreign, reason, unreachable
-from oneflower.opennebula.states import VmState
+from oneflower.opennebula.states import ImageState, VmState
 from oneflower_appliance.peers import StrangerError
 
 if TYPE_CHECKING:
@@ -18,30 +19,8 @@ if TYPE_CHECKING:
     from oneflower.cloud.outages import Limits, Outages
 
 _ALL_MINE_AND_USABLE = -2
+_ADMINISTRATORS = 0  # the id of the group oneadmin
 _STATUS_OF = {"OneNoExistsException": 404, "OneAuthenticationException": 401, "OneAuthorizationException": 401}
-
-
-class Vm:
-    """A VM as the core describes it."""
-
-    def __init__(self, vm: Any) -> None:
-        self.id: int = vm.ID
-        self.name: str = vm.NAME
-        self.state: int = vm.STATE
-        self.lcm_state: int = vm.LCM_STATE
-        self.started: int = vm.STIME
-        template, user = plain(vm.TEMPLATE), plain(vm.USER_TEMPLATE)
-        self.attributes: dict[str, str] = {key: value for key, value in user.items() if isinstance(value, str)}
-        nic = template.get("NIC") or []
-        self.addresses: tuple[str, ...] = tuple(
-            one[key]
-            for one in (nic if isinstance(nic, list) else [nic])
-            for key in ("IP", "IP6_GLOBAL", "IP6_SITE")
-            if one.get(key)
-        )
-        self.ip: str = self.addresses[0] if self.addresses else ""
-        self.creator: str = template.get("CREATED_BY", "")
-        self.context: dict[str, str] = template.get("CONTEXT") or {}
 
 
 class CoreClient:
@@ -118,33 +97,60 @@ class CoreClient:
         """Remove a VM template, and nothing else."""
         self._ask(lambda one: one.template.delete(number), again=False)
 
+    def rename_vm_template(self, number: int, name: str) -> None:
+        """Give a VM template another name."""
+        self._ask(lambda one: one.template.rename(number, name))
+
+    def share_vm_template(self, number: int, like: int) -> None:
+        """Give a VM template the group and the permissions of another."""
+        self._share(lambda one: one.template, number, like)
+
     def images(self) -> dict[str, int]:
         """Return the ids of the images that we may use, by name."""
-        pool = self._ask(lambda one: one.imagepool.info(_ALL_MINE_AND_USABLE, -1, -1))
-        return {image.NAME: image.ID for image in pool.IMAGE}
+        return {image.name: image.id for image in self.every_image()}
 
-    def image(self, number: int) -> tuple[int, str]:
-        """Return STATE of an image, and its error."""
-        image = self._ask(lambda one: one.image.info(number))
-        return int(image.STATE), str((image.TEMPLATE or {}).get("ERROR", ""))
+    def every_image(self) -> list[Image]:
+        """Return the images that we may use."""
+        pool = self._ask(lambda one: one.imagepool.info(_ALL_MINE_AND_USABLE, -1, -1))
+        return [Image(image) for image in pool.IMAGE]
+
+    def image(self, number: int) -> Image:
+        """Return an image."""
+        return Image(self._ask(lambda one: one.image.info(number)))
+
+    def find_image(self, number: int) -> Image | None:
+        """Return an image, or None if there is none with that id."""
+        found = self._found(lambda one: one.image.info(number))
+        return None if found is None else Image(found)
+
+    def share_image(self, number: int, like: int) -> None:
+        """Give an image the group and the permissions of another."""
+        self._share(lambda one: one.image, number, like)
 
     def create_image(self, text: str, datastore: int) -> int:
         """Store an image, which takes a while, and return its id."""
         return int(self._ask(lambda one: one.image.allocate(text, datastore), again=False))
 
     def delete_image(self, number: int) -> None:
-        """Remove an image."""
-        self._ask(lambda one: one.image.delete(number), again=False)
+        """Remove an image. One that is still being copied is removed by force, which only administrators may."""
+        force = (True,) if self.image(number).state == ImageState.LOCKED else ()
+        self._ask(lambda one: one.image.delete(number, *force), again=False)
 
-    def datastores(self) -> dict[str, int]:
-        """Return the ids of the datastores, by name."""
+    def datastores(self) -> dict[str, Datastore]:
+        """Return the datastores, by name."""
         pool = self._ask(lambda one: one.datastorepool.info())
-        return {datastore.NAME: datastore.ID for datastore in pool.DATASTORE}
+        return {datastore.NAME: Datastore(datastore) for datastore in pool.DATASTORE}
 
     def networks(self) -> dict[str, int]:
         """Return the ids of the virtual networks that we may use, by name."""
         pool = self._ask(lambda one: one.vnpool.info(_ALL_MINE_AND_USABLE, -1, -1))
         return {network.NAME: network.ID for network in pool.VNET}
+
+    @functools.cached_property
+    def is_admin(self) -> bool:
+        """Whether the user who asks is an administrator: in the group oneadmin."""
+        user = self._ask(lambda one: one.user.info(-1))
+        return _ADMINISTRATORS in (int(user.GID), *map(int, user.GROUPS.ID))
 
     @functools.cached_property
     def token_password(self) -> tuple[str, str]:
@@ -167,6 +173,12 @@ class CoreClient:
         post = direct.session(silence).post if self._endpoints.direct else requests.post
         transport.request = functools.partial(_post, transport, functools.partial(post, timeout=silence))
         return one
+
+    def _share(self, kind: Callable[[Any], Any], number: int, like: int) -> None:
+        model = self._ask(lambda one: kind(one).info(like))
+        bits = [int(getattr(model.PERMISSIONS, name)) for name in PERMISSIONS]
+        self._ask(lambda one: kind(one).chown(number, -1, int(model.GID)))
+        self._ask(lambda one: kind(one).chmod(number, *bits))
 
     def _ask(self, call: Callable[[Any], Any], *, again: bool = True) -> Any:
         return self._outages.ask(lambda: self._ask_once(call), again=again)
@@ -202,21 +214,6 @@ class CoreClient:
             if error.not_found:
                 return None
             raise
-
-
-def plain(content: Any) -> dict[str, Any]:
-    """Return an ordered dictionary of pyone as a plain one, with empty values as empty text."""
-    if not content:
-        return {}
-    return {key: _plain_value(value) for key, value in content.items()}
-
-
-def _plain_value(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_plain_value(item) for item in value]
-    if hasattr(value, "items"):
-        return plain(value)
-    return "" if value is None else value
 
 
 def _post(transport: Any, post: Any, host: str, handler: str, body: bytes, verbose: bool = False) -> Any:  # noqa: ARG001, FBT001, FBT002 - as xmlrpc calls it

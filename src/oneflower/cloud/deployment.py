@@ -10,7 +10,7 @@ from oneflower.cloud.names import check_name
 from oneflower.cloud.refused import UnreachableError
 from oneflower.cloud.service import Service
 from oneflower.events import ConsoleLine, Note, Step, StepEnded, ignore
-from oneflower.opennebula import merge_template
+from oneflower.opennebula import defaults_of, merge_template
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.settings import ignored, remarks, resolve
 
@@ -30,14 +30,15 @@ def begin(cloud: Cloud, name: str, settings: Mapping[str, str], bounds: Bounds, 
     Raises `OneflowerError`, and leaves nothing behind, when a setting is wrong or the name is taken.
     """
     check_name(name)
-    wanted = resolve(settings, bounds=bounds)
+    _check_free(cloud, name)
+    template = cloud.surroundings.template(cloud)
+    body = cloud.oneflow.service_template(template)
+    wanted = resolve(defaults_of(body) | dict(settings), bounds=bounds)
     for remark in (*remarks(wanted), *ignored(wanted)):
         notify(Note(remark))
-    _check_free(cloud, name)
     cloud.surroundings.prepare(wanted["FLOWER_VERSION"], wanted["ML_FRAMEWORK"], lambda text: notify(Step(text)))
     _check_free(cloud, name)  # which may have taken minutes
-    template = cloud.surroundings.template(cloud)
-    merge = merge_template(cloud.oneflow.service_template(template), name, wanted, bounds)
+    merge = merge_template(body, name, wanted, bounds)
     made = Answer(lambda: cloud.oneflow.instantiate(template, merge))
     try:
         number = made.wait()

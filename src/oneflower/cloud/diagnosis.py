@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from oneflower.cloud.client import Cloud
-    from oneflower.cloud.core import Vm
+    from oneflower.cloud.objects import Vm
 
 # States in which OneFlow creates no more VMs.
 _LEAVING = frozenset({

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datetime import date
     from enum import IntEnum
 
-    from oneflower.cloud.core import Vm
+    from oneflower.cloud.objects import Vm
 
 # The names for active VMs, besides booting, running and stopping.
 _TROUBLES = {

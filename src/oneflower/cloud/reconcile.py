@@ -21,7 +21,11 @@ Path = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Change:
-    """One difference: `kind` is create, update, remove, or keep if an operator's own value stays."""
+    """One difference.
+
+    `kind` is create, update, remove, keep if an operator's own value stays, replace for an image that `after` takes the
+    place of, or aside for what is called `after` from now on because `before` still uses it.
+    """
 
     kind: str
     what: str
@@ -34,6 +38,10 @@ class Change:
             return f"+ {self.what}"
         if self.kind == "remove":
             return f"- {self.what}: {self.path} (was {self.before})" if self.path else f"- {self.what}"
+        if self.kind == "replace":
+            return f"~ {self.what} is replaced by {self.after}; it stays, for the machines that boot from it"
+        if self.kind == "aside":
+            return f"~ {self.what} is called {self.after} from now on: {self.before} still boots from it"
         if self.kind == "keep":
             return f"= {self.what}: {self.path} stays {self.before}, changed by hand (--force makes it {self.after})"
         return f"~ {self.what}: {self.path} {self.before or '(none)'} -> {self.after}"
@@ -142,10 +150,15 @@ def _step(data: Any, key: str) -> Any:
 
 
 def _drop(data: Any, path: Path) -> None:
-    for key in path[:-1]:
-        data = _step(data, key)
+    """Remove a leaf, and the objects that are empty without it."""
+    key, *rest = path
+    if rest:
+        inner = _step(data, key)
+        _drop(inner, tuple(rest))
+        if inner != {} or isinstance(data, list):
+            return
     if isinstance(data, dict):
-        data.pop(path[-1], None)
+        data.pop(key, None)
 
 
 def _text(value: Any) -> str:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from oneflower.cloud.image_store import ImageStore
+from oneflower.cloud.machine import NONE, Machine, is_size
 from oneflower.cloud.reconcile import Change, digests, reconcile
-from oneflower.cloud.refused import RefusedError
 from oneflower.cloud.registered import find_document
+from oneflower.cloud.undo import Undo
+from oneflower.cloud.vm_templates import VmTemplates, Wanted
 from oneflower.opennebula import (
     COORDINATOR,
     NAME,
     NODES,
+    Carried,
     Rendering,
     ServiceOptions,
     VmOptions,
-    lint_vm_template,
-    render,
     service_template,
-    vm_template,
 )
-from oneflower.opennebula.states import ImageState
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.settings import Bounds
 
@@ -29,20 +28,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from oneflower.cloud.client import Cloud
-    from oneflower.cloud.image_source import ImageSource
+    from oneflower.cloud.image_source import ImageSource, Stored
+    from oneflower.cloud.objects import Image
+    from oneflower.cloud.vm_templates import Settled
 
 # Where the digests of what was registered are kept: in each service template its own, and in that of the three levels
 # those of the VM templates, too, whose own attributes would be copied into every VM.
 _SECTION, _SERVICE = "oneflower", "service"
-_IMAGE_READY = (ImageState.READY, ImageState.USED, ImageState.USED_PERS)
-_IMAGE_LIMIT = 3600.0
-_FAILED = 500  # what the core says of a path that it cannot read, among other things
-_PULSE = 0.5
-# Which attributes of a VM template an option decides; an operator who leaves it out leaves them as they are.
-_DECIDES = {"cpu": ("CPU", "VCPU"), "memory": ("MEMORY",), "network": ("NIC", "NIC_DEFAULT"), "image": ("DISK", "OS"),
-            "gpu": ("PCI",)}  # fmt: skip
-NONE = "none"
-_TO_BE = "(new)"  # the id of what a dry run would create
 
 
 @dataclass(frozen=True)
@@ -81,7 +73,7 @@ class Registered:
 
 
 @dataclass(frozen=True)
-class _Stored:
+class _Document:
     """A service template as it is stored: its id, or None, its content, and the digests of what was registered last."""
 
     number: int | None
@@ -89,7 +81,7 @@ class _Stored:
     base: dict[str, dict[str, str]]
 
     @classmethod
-    def find(cls, cloud: Cloud, name: str) -> _Stored:
+    def find(cls, cloud: Cloud, name: str) -> _Document:
         document = find_document(cloud, name)
         if document is None:
             return cls(None, {}, {})
@@ -116,26 +108,38 @@ class Registration:
         self._wishes = wishes
         self._force = force
         self._dry_run = dry_run
-        self._notify = notify
-        self._stored = {each: _Stored.find(cloud, each.template_name(wishes.name)) for each in Rendering}
-        self._fresh: dict[str, dict[str, str]] = {}
+        self._stored = {each: _Document.find(cloud, each.template_name(wishes.name)) for each in Rendering}
+        self._undo = Undo(notify)
+        self._images = ImageStore(cloud, wishes.name, wishes.datastore, notify, dry_run=dry_run)
+        self._templates = VmTemplates(cloud, self._undo, force=force, dry_run=dry_run)
         self._changes: list[Change] = []
-        self._diskless: list[str] = []
-        self._asking: list[str] = []
-        self._created: list[tuple[str, Callable[[], None]]] = []
+        self._carried: dict[str, Carried] = {}
 
     def apply(self) -> Registered:
-        """Apply it. If something fails on the way, what was newly created is removed again."""
+        """Apply it. If something fails on the way, everything is as it was before."""
         self._check()
         try:
-            ids = {role: self._vm_template(role) for role in (COORDINATOR, NODES)}
+            wanted = {role: self._wanted(role) for role in (COORDINATOR, NODES)}  # first everything that takes long
+            self._check_releases()
+            settled = {role: self._templates.settle(each) for role, each in wanted.items()}
+            for each in settled.values():
+                self._changes += each.changes
             compat = 6 if self._cloud.core.version()[:1] == (6,) else 7
-            template = self._service_template(Rendering.LEVELS, ids, compat)
-            form = None if compat == 6 else self._service_template(Rendering.FORM, ids, compat)
+            template = self._service_template(Rendering.LEVELS, settled, compat)
+            form = None if compat == 6 else self._service_template(Rendering.FORM, settled, compat)
         except BaseException:
-            self._undo()
+            self._undo.all()
             raise
-        return Registered(template, form, ids, tuple(self._changes), tuple(self._diskless), tuple(self._asking))
+        for role in wanted:
+            self._changes += self._templates.sweep(self._wishes.vm_template_name(role))
+        return Registered(
+            template,
+            form,
+            {role: each.id for role, each in settled.items()},
+            tuple(self._changes),
+            tuple(role for role, each in settled.items() if each.diskless),
+            tuple(role for role, each in settled.items() if each.asking),
+        )
 
     def _check(self) -> None:
         if self._wishes.name.endswith(Rendering.FORM.template_name("")):
@@ -143,137 +147,117 @@ class Registration:
                 f"{self._wishes.name!r} is the name of a form: {Rendering.FORM.template_name('NAME')} belongs to NAME.",
                 "Choose another --name.",
             )
-        for source in self._wishes.images.values():
-            source.check()
-        networks = {options.network for options in self._wishes.machines.values() if options.network} - {NONE}
-        for network in networks:
-            _need("virtual network", network, self._cloud.core.networks())
+        self._images.check(*self._wishes.images.values())
         for options in self._wishes.machines.values():
-            if options.image not in ("", NONE):
-                _need("image", options.image, self._cloud.core.images())
-        if self._wishes.images:
-            _need("datastore", self._wishes.datastore, self._cloud.core.datastores())
+            if options.network not in ("", NONE):
+                _need("virtual network", options.network, self._cloud.core.networks())
+            for image in (options.image, options.volume):
+                if image not in ("", NONE) and not is_size(image):
+                    _need("image", image, self._cloud.core.images())
+        self._check_volume(self._wishes.machines.get(NODES, VmOptions()).volume)
 
-    def _undo(self) -> None:
-        for what, remove in reversed(self._created):
-            try:
-                remove()
-                self._notify(f"removed again: {what}")
-            except OneflowerError as error:
-                self._notify(f"left behind: {what}, which could not be removed: {error.message}")
+    def _check_volume(self, name: str) -> None:
+        """Raise `OneflowerError` if the SuperNodes would have to share a disk."""
+        if any(image.name == name and image.persistent for image in self._cloud.core.every_image() if name):
+            raise OneflowerError(
+                f"The image {name} is persistent, so only one machine at a time can use it.",
+                "Make it non-persistent (`oneimage nonpersistent`): then each SuperNode gets a copy. Or give a size.",
+                ExitCode.CONFLICT,
+            )
 
-    def _image(self, role: str) -> str:
-        """Return the id of a role's image, registering it if necessary; empty or `none` if none is chosen."""
-        source = self._wishes.images.get(role)
-        if source is None:
-            name = self._wishes.machines.get(role, VmOptions()).image
-            return name if name in ("", NONE) else str(self._cloud.core.images()[name])
-        name = source.name(self._wishes.vm_template_name(role))
-        known = self._cloud.core.images()
-        if name in known:
-            return str(known[name])
-        self._changes.append(Change("create", f"image {name} from {source.source}"))
-        if self._dry_run:
-            return _TO_BE
-        self._notify(f"image {name}: OpenNebula copies {source.source}, which takes a while")
-        datastore = self._cloud.core.datastores()[self._wishes.datastore]
-        try:
-            number = self._cloud.core.create_image(source.template(name), datastore)
-        except RefusedError as error:
-            if error.status != _FAILED:
-                raise
-            raise _not_made(name, error.text) from error
-        self._created.append((f"image {name}", lambda: self._cloud.core.delete_image(number)))
-        self._wait_for_image(number, name)
-        return str(number)
+    def _check_releases(self) -> None:
+        """Raise `OneflowerError` if the images of the roles have two releases of Flower."""
+        releases = {role: carried.flower for role, carried in self._carried.items() if carried.flower}
+        if len(set(releases.values())) > 1:
+            said = " and ".join(f"{role} {release}" for role, release in sorted(releases.items()))
+            raise OneflowerError(
+                f"The images have different releases of Flower: {said}.",
+                "Register one image for both roles with --image, or two that were built with one --flower-version.",
+                ExitCode.CONFLICT,
+            )
 
-    def _network(self, role: str) -> str:
-        """Return the id of a role's network; empty or `none` if none is chosen."""
-        name = self._wishes.machines.get(role, VmOptions()).network
-        return name if name in ("", NONE) else str(self._cloud.core.networks()[name])
-
-    def _wait_for_image(self, number: int, name: str) -> None:
-        deadline = time.monotonic() + _IMAGE_LIMIT
-        while True:
-            state, error = self._cloud.core.image(number)
-            if state in _IMAGE_READY:
-                return
-            if state == ImageState.ERROR:
-                raise _not_made(name, error or "no reason given")
-            if time.monotonic() > deadline:
-                raise OneflowerError(f"The image {name} is not ready after an hour.", "", ExitCode.TIMEOUT)
-            time.sleep(_PULSE)
-
-    def _vm_template(self, role: str) -> int:
+    def _wanted(self, role: str) -> Wanted:
+        """Return the VM template that a role should have. Puts its image there first, if necessary."""
         name = self._wishes.vm_template_name(role)
         options = self._wishes.machines.get(role, VmOptions())
-        image = self._image(role)
-        given = {"network": self._network(role), "image": image, "gpu": options.gpu}
-        chosen = {option: value for option, value in given.items() if value != NONE}
-        ours = vm_template(role, VmOptions(options.cpu, options.memory, **chosen))
-        number = self._cloud.core.vm_templates().get(name)
-        if number is None:
-            self._note_disk(role, ours)
-            self._fresh[role] = digests(ours)
-            self._changes.append(Change("create", f"VM template {name}"))
-            if self._dry_run:
-                return -1
-            number = self._cloud.core.create_vm_template(render({"NAME": name, **ours}))
-            self._created.append((f"VM template {name}", lambda: self._cloud.core.delete_vm_template(number)))
-            return number
-        theirs = self._cloud.core.vm_template(number) or {}
-        decided = {"cpu": options.cpu, "memory": options.memory, **given}
-        open_ = [(key,) for option, keys in _DECIDES.items() if not decided[option] for key in keys]
-        base = self._stored[Rendering.LEVELS].base.get(role, {})
-        outcome = reconcile(f"VM template {name}", base, theirs, ours, undecided=open_, force=self._force)
-        self._changes += outcome.changes
-        self._fresh[role] = dict(outcome.base)
-        self._note_disk(role, outcome.content)
-        if lint_vm_template(outcome.content):
-            self._asking.append(role)
-        if not self._dry_run and outcome.content != theirs:
-            self._cloud.core.update_vm_template(number, render(outcome.content))
-        return number
+        if options.volume not in ("", NONE) and not is_size(options.volume):
+            options = replace(options, volume=str(self._cloud.core.images()[options.volume]))
+        machine = Machine(options, self._templates.find(name)[1])
+        image = self._image(role, machine)
+        network = options.network
+        if network not in ("", NONE):
+            network = str(self._cloud.core.networks()[network])
+        content, undecided = machine.plan(role, image, network, admin=self._cloud.core.is_admin)
+        return Wanted(name, content, undecided, self._stored[Rendering.LEVELS].base.get(role, {}))
 
-    def _note_disk(self, role: str, content: Mapping[str, Any]) -> None:
-        if "DISK" not in content:
-            self._diskless.append(role)
+    def _image(self, role: str, machine: Machine) -> Stored | None:
+        """Return the image that a role's machines will boot, putting it there if necessary; None if there is none."""
+        source, chosen = self._wishes.images.get(role), machine.options.image
+        found: Stored | None = None
+        if source is not None:
+            found = self._images.put(source, role, self._begun)
+            if found.fresh:
+                self._note_fresh(found, source, machine.image)
+        elif chosen and chosen != NONE:
+            found = self._images.stored(self._cloud.core.images()[chosen])
+        elif not chosen and machine.image:
+            found = self._images.stored(int(machine.image))
+        if found is not None:
+            self._carried[role] = found.facts.carried
+        return found
 
-    def _service_template(self, rendering: Rendering, ids: Mapping[str, int], compat: int) -> int:
+    def _begun(self, image: Image) -> None:
+        self._undo.created(f"image {image.name}", lambda: self._cloud.core.delete_image(image.id))
+
+    def _note_fresh(self, found: Stored, source: ImageSource, before: str) -> None:
+        """Note a new image, once, and which one it replaces. It gets the group and the permissions of that one."""
+        change = Change("create", f"image {found.name} from {source.source}")
+        if change in self._changes:
+            return
+        self._changes.append(change)
+        old = self._images.stored(int(before)) if before else None
+        if old is not None:
+            self._changes.append(Change("replace", f"image {old.name}", after=found.name))
+            if not self._dry_run:
+                self._cloud.core.share_image(int(found.id), int(before))
+
+    def _service_template(self, rendering: Rendering, settled: Mapping[str, Settled], compat: int) -> int:
         wishes, stored = self._wishes, self._stored[rendering]
         name = rendering.template_name(wishes.name)
+        what = f"service template {name}"
         cooldown = ServiceOptions.cooldown if wishes.cooldown is None else wishes.cooldown
-        ours = service_template(ServiceOptions(name, wishes.bounds or Bounds(), cooldown, compat, ids, rendering))
-        machines = self._fresh if rendering is Rendering.LEVELS else {}
+        ids = {role: each.id for role, each in settled.items()}
+        options = ServiceOptions(name, wishes.bounds or Bounds(), cooldown, compat, ids, rendering, self._offered())
+        ours = service_template(options)
+        machines = {role: dict(each.base) for role, each in settled.items()} if rendering is Rendering.LEVELS else {}
         if stored.number is None:
-            self._changes.append(Change("create", f"service template {name}"))
-            return -1 if self._dry_run else self._create(name, ours, machines | {_SERVICE: digests(ours)})
+            self._changes.append(Change("create", what))
+            return -1 if self._dry_run else self._create(what, ours | {_SECTION: machines | {_SERVICE: digests(ours)}})
         scaling = [("roles", f"[{NODES}]", key) for key in ("cardinality", "min_vms", "max_vms")]
         open_ = [] if wishes.bounds else scaling
         if wishes.cooldown is None:
             open_ += [("roles", f"[{role}]", "cooldown") for role in (COORDINATOR, NODES)]
         base = stored.base.get(_SERVICE, {})
-        what = f"service template {name}"
         outcome = reconcile(what, base, stored.content, ours, undecided=open_, force=self._force)
         self._changes += outcome.changes
         fresh = machines | {_SERVICE: dict(outcome.base)}
         if not self._dry_run and (outcome.content != stored.content or fresh != stored.base):
-            self._cloud.oneflow.update_service_template(stored.number, outcome.content | {_SECTION: fresh})
+            self._update(what, stored, outcome.content | {_SECTION: fresh})
         return stored.number
 
-    def _create(self, name: str, content: dict[str, Any], section: Mapping[str, Mapping[str, str]]) -> int:
-        number = self._cloud.oneflow.create_service_template(content | {_SECTION: section})
-        self._created.append((f"service template {name}", lambda: self._cloud.oneflow.delete_service_template(number)))
+    def _create(self, what: str, content: dict[str, Any]) -> int:
+        number = self._cloud.oneflow.create_service_template(content)
+        self._undo.created(what, lambda: self._cloud.oneflow.delete_service_template(number))
         return number
 
+    def _update(self, what: str, stored: _Document, content: dict[str, Any]) -> None:
+        number, before = stored.number or 0, stored.content | {_SECTION: stored.base}
+        self._cloud.oneflow.update_service_template(number, content)
+        self._undo.changed(what, lambda: self._cloud.oneflow.update_service_template(number, before))
 
-def _not_made(image: str, reason: str) -> OneflowerError:
-    return OneflowerError(
-        f"OpenNebula could not create the image {image}: {reason.rstrip('.')}.",
-        "The path must be on its front-end, where OpenNebula can read it, in a folder that the datastore allows "
-        "(SAFE_DIRS).",
-        ExitCode.CLOUD,
-    )
+    def _offered(self) -> Carried:
+        """Return what the images leave a tenant to choose: the nodes' image counts, which has the framework."""
+        return self._carried.get(NODES) or self._carried.get(COORDINATOR) or Carried()
 
 
 def _need(what: str, name: str, known: Mapping[str, int]) -> None:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from oneflower.cloud.document import is_federation, roles_of
+from oneflower.cloud.image_source import owner_of
 from oneflower.cloud.reconcile import Change
 from oneflower.opennebula import COORDINATOR, NAME, NODES, Rendering
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -46,16 +47,14 @@ def unregister(cloud: Cloud, name: str = NAME, *, dry_run: bool = False) -> list
         if (document := find_document(cloud, known)) is not None:
             number = int(document["ID"])
             doomed.append((f"service template {known}", partial(cloud.oneflow.delete_service_template, number)))
-    templates, images = cloud.core.vm_templates(), cloud.core.images()
-    for role in (COORDINATOR, NODES):
-        known = f"{name}-{role}"
-        if known in templates:
-            doomed.append((f"VM template {known}", lambda known=known: cloud.core.delete_vm_template(templates[known])))  # type: ignore[misc]
-        doomed += [
-            (f"image {image}", lambda number=number: cloud.core.delete_image(number))  # type: ignore[misc]
-            for image, number in images.items()
-            if image.startswith(f"{known}-")
-        ]
+    for known, number in cloud.core.vm_templates().items():
+        if any(known in (f"{name}-{role}", f"{name}-{role}-{number}") for role in (COORDINATOR, NODES)):
+            doomed.append((f"VM template {known}", partial(cloud.core.delete_vm_template, number)))
+    doomed += [
+        (f"image {image.name}", partial(cloud.core.delete_image, image.id))
+        for image in cloud.core.every_image()
+        if owner_of(image.attributes) == name
+    ]
     for _, remove in doomed if not dry_run else ():
         remove()
     return [Change("remove", what) for what, _ in doomed]

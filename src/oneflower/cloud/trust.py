@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from oneflower.cloud.client import Cloud
-    from oneflower.cloud.core import Vm
+    from oneflower.cloud.objects import Vm
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _CHANGING = (VERSION.name, CERT_EXPIRES.name)  # as time goes by, without another SuperLink

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from oneflower.images.manifest import DESCRIPTION, checksums
+from oneflower.images.spec import NEEDS, Needs
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.parameters import FLOWER_TESTED
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-_MEMORY = 4096  # megabytes, if the manifest does not say
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,10 @@ class Contents:
 
 @dataclass(frozen=True)
 class AppImage:
-    """One image. `size` is that of its disk in bytes, as catalogues expect, and `length` that of its file."""
+    """One image. `size` is that of its disk in bytes, as catalogues expect, and `length` that of its file.
+
+    `needs` is what a machine that boots it needs.
+    """
 
     name: str
     file: str
@@ -42,7 +44,7 @@ class AppImage:
     md5: str
     sha256: str
     created: int
-    memory: int
+    needs: Needs
 
     @property
     def version(self) -> str:
@@ -63,6 +65,24 @@ class AppImage:
 def manifest_of(image: Path) -> Path:
     """Return where the manifest of the file `image` is: beside it."""
     return image.with_suffix(".json")
+
+
+def found_in(folder: Path) -> Path:
+    """Return the manifest of the one image in a folder. Raises `OneflowerError` if there is none, or another one."""
+    found = sorted(each for each in folder.glob("*.json") if not each.name.endswith(".cdx.json"))
+    if not found:
+        raise OneflowerError(
+            f"In {folder} there is no image with its manifest.",
+            "Build one: `oneflower image build`.",
+            ExitCode.NOT_FOUND,
+        )
+    if len(found) > 1:
+        raise OneflowerError(
+            f"In {folder} there are {len(found)} images.",
+            f"Name one: {', '.join(each.with_suffix('.qcow2').name for each in found)}.",
+            ExitCode.CONFLICT,
+        )
+    return found[0]
 
 
 def checked_image(path: Path) -> AppImage:
@@ -94,19 +114,32 @@ def contents(root: Path) -> Contents:
 def read_image(manifest: Path) -> AppImage:
     """Read a manifest. Raises `OneflowerError` if something that a catalogue needs is missing or not valid."""
     try:
-        said = json.loads(manifest.read_text(encoding="utf-8"))
+        text = manifest.read_text(encoding="utf-8")
     except OSError as error:
-        raise OneflowerError(f"Cannot read {manifest}: {error.strerror}.", "", ExitCode.NOT_FOUND) from error
+        raise OneflowerError(
+            f"Cannot read {manifest}: {error.strerror}.",
+            "`oneflower image build` writes the manifest beside the image. Keep the two together.",
+            ExitCode.NOT_FOUND,
+        ) from error
+    return parse_manifest(text, str(manifest))
+
+
+def parse_manifest(text: str, manifest: str) -> AppImage:
+    """Read the text of a manifest; `manifest` is where it is from. Raises `OneflowerError` if it is not valid."""
+    try:
+        said = json.loads(text)
     except ValueError as error:
         raise _not_valid(manifest, "it is not JSON") from error
     if not isinstance(said, dict):
         raise _not_valid(manifest, "it is not an object")
     versions = said["versions"] if isinstance(said.get("versions"), dict) else {}
     name = _text(manifest, said, "name", r"[\w.+-]+")
+    variant = str(said.get("variant", "sklearn"))
+    usual = NEEDS.get(variant, NEEDS["sklearn"])
     return AppImage(
         name=name,
         file=_text(manifest, said, "file", r"[\w.+-]+") if "file" in said else f"{name}.qcow2",
-        variant=str(said.get("variant", "sklearn")),
+        variant=variant,
         framework=str(said.get("framework", "sklearn")),
         flower=str(versions.get("flwr") or FLOWER_TESTED),
         oneflower=str(versions.get("oneflower") or "0"),
@@ -115,25 +148,29 @@ def read_image(manifest: Path) -> AppImage:
         md5=_text(manifest, said, "md5", r"[0-9a-f]{32}"),
         sha256=_text(manifest, said, "sha256", r"[0-9a-f]{64}"),
         created=_number(manifest, said, "created"),
-        memory=_number(manifest, said, "memory_mb") if "memory_mb" in said else _MEMORY,
+        needs=Needs(
+            cpu=_number(manifest, said, "cpu") if "cpu" in said else usual.cpu,
+            memory=_number(manifest, said, "memory_mb") if "memory_mb" in said else usual.memory,
+            disk=_number(manifest, said, "disk_mb") if "disk_mb" in said else usual.disk,
+        ),
     )
 
 
-def _text(manifest: Path, said: dict[str, Any], key: str, form: str) -> str:
+def _text(manifest: str, said: dict[str, Any], key: str, form: str) -> str:
     value = said.get(key)
     if not isinstance(value, str) or not re.fullmatch(form, value):
         raise _not_valid(manifest, f"its {key} is {value!r}")
     return value
 
 
-def _number(manifest: Path, said: dict[str, Any], key: str) -> int:
+def _number(manifest: str, said: dict[str, Any], key: str) -> int:
     value = said.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
         raise _not_valid(manifest, f"its {key} is {value!r}")
     return value
 
 
-def _not_valid(manifest: Path, why: str) -> OneflowerError:
+def _not_valid(manifest: str, why: str) -> OneflowerError:
     return OneflowerError(
         f"{manifest} is not the manifest of an image: {why}.", "Give the .json that `oneflower image build` writes."
     )

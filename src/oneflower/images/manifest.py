@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "usr/share/oneflower/image.json"  # in the image
 _CHUNK = 1 << 20
-# The memory that `register` gives a machine by default: megabytes, by variant.
-MEMORY = {"none": 1024, "sklearn": 2048, "pytorch": 4096, "tensorflow": 4096, "llm": 8192}
 
 
 def description(spec: ImageSpec, found: list[Package]) -> dict[str, Any]:
@@ -30,7 +28,9 @@ def description(spec: ImageSpec, found: list[Package]) -> dict[str, Any]:
         "architecture": ARCHITECTURE,
         "variant": "edge" if spec.edge else spec.variant,
         "framework": spec.framework,
-        "memory_mb": MEMORY[spec.variant],
+        "cpu": spec.needs.cpu,
+        "memory_mb": spec.needs.memory,
+        "disk_mb": spec.needs.disk,
         "versions": {
             "oneflower": version("oneflower"),
             "flwr": versions.get("flwr", ""),

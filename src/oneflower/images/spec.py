@@ -28,6 +28,26 @@ PACKAGES = (
 # A variant is a name and the framework whose pinned list it carries.
 VARIANTS = {NO_FRAMEWORK: NO_FRAMEWORK, **{name: name for name in FRAMEWORKS}, "llm": "pytorch"}
 
+
+@dataclass(frozen=True)
+class Needs:
+    """What a machine needs: cores, and megabytes of memory and of disk. The disk has room for data and runs."""
+
+    cpu: int
+    memory: int
+    disk: int
+
+
+# By variant, and for an edge image.
+NEEDS = {
+    NO_FRAMEWORK: Needs(1, 1024, 4096),
+    "edge": Needs(1, 1024, 4096),
+    "sklearn": Needs(2, 2048, 8192),
+    "pytorch": Needs(2, 4096, 16384),
+    "tensorflow": Needs(2, 4096, 16384),
+    "llm": Needs(4, 8192, 32768),
+}
+
 _EPOCH = 1767225600  # 2026-01-01: the date of every file, unless SOURCE_DATE_EPOCH says another
 _NAMESPACE = uuid.UUID("5f2d1c1e-7a0b-5c39-9d55-0f1e2d3c4b5a")
 _UNITS = {"M": 20, "G": 30, "T": 40}
@@ -56,6 +76,11 @@ class ImageSpec:
     def framework(self) -> str:
         """The framework whose pinned list of packages is installed."""
         return VARIANTS[self.variant]
+
+    @property
+    def needs(self) -> Needs:
+        """What a machine that boots it needs."""
+        return NEEDS["edge" if self.edge else self.variant]
 
     @property
     def name(self) -> str:

@@ -54,6 +54,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.folder = path.parent
         try:
             self._db = sqlite3.connect(path, isolation_level=None, factory=_Connection)
             self._db.execute("PRAGMA journal_mode=WAL")

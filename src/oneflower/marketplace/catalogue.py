@@ -8,13 +8,11 @@ template for one of OpenNebula 6 and converts it; parts with the names of 7 stay
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from oneflower.opennebula import COORDINATOR, NODES, Rendering, ServiceOptions, service_template
+from oneflower.opennebula import COORDINATOR, NODES, Carried, Rendering, ServiceOptions, service_template
 from oneflower.opennebula.service import infrastructure
-from oneflower_appliance.parameters import form_fields
-from oneflower_appliance.use_cases import NO_USE_CASE, frameworks_of
 
 if TYPE_CHECKING:
     from oneflower.images.app_image import AppImage
@@ -69,9 +67,9 @@ def image_entry(image: AppImage, publisher: Publisher) -> dict[str, Any]:
         **_common(image),
         "opennebula_template": {
             "context": context | {"set_hostname": "$NAME"},
-            "cpu": "2",
-            "vcpu": "2",
-            "memory": str(image.memory),
+            "cpu": str(image.needs.cpu),
+            "vcpu": str(image.needs.cpu),
+            "memory": str(image.needs.memory),
             "cpu_model": {"model": "host-passthrough"},
             "graphics": {"listen": "0.0.0.0", "type": "vnc"},  # noqa: S104 - on the host, as every app has it
             "nic_default": {"model": "virtio"},
@@ -120,25 +118,12 @@ def service_entry(image: AppImage, publisher: Publisher) -> dict[str, Any]:
 
 
 def _service(image: AppImage) -> dict[str, Any]:
-    body = service_template(ServiceOptions(name=service_name(image), rendering=Rendering.FORM))
-    body["user_inputs"] |= _with_framework(image.framework)
+    carried = Carried(image.flower, image.framework)
+    body = service_template(ServiceOptions(name=service_name(image), rendering=Rendering.FORM, carried=carried))
     for role in body["roles"]:
         del role["template_id"], role["type"]  # which the import fills in
         role["template_contents"]["NIC"] = [{"NAME": "NIC0", "NETWORK_ID": f"${_NETWORK}"}]
     return body | {"networks": {_NETWORK: "M|network|Network of the federation||id:"}}
-
-
-def _with_framework(framework: str) -> dict[str, str]:
-    """Return the inputs about what to train for an image that has one framework: it is no choice, and use cases fit."""
-    found = {}
-    for field, parameter in form_fields():
-        if parameter.name == "ML_FRAMEWORK" and framework in parameter.options:
-            only = replace(parameter, options=(framework,), default=framework)
-            found[field.input] = only.user_input(field.label)
-        if parameter.name == "FL_USE_CASE":
-            fitting = tuple(name for name in parameter.options if framework in frameworks_of(name))
-            found[field.input] = replace(parameter, options=fitting or (NO_USE_CASE,)).user_input(field.label)
-    return found
 
 
 def _about(image: AppImage, publisher: Publisher) -> dict[str, Any]:

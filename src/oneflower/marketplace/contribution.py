@@ -123,13 +123,14 @@ def _known(app: str, image: AppImage, wheel: str) -> dict[str, str]:
     return {
         "APP": app,
         "BUILD": str(image.created),
+        "CPU": str(image.needs.cpu),
         "DAY": f"{day:%Y-%m-%d}",
         "DISK": str(max(image.size >> 20, _DISK)),
         "FLOWER": image.flower,
         "FRAMEWORK": image.framework,
         "IMAGE": app_name(image),
         "IMAGE_ID": str(identifier(image, "image")),
-        "MEMORY": str(image.memory),
+        "MEMORY": str(image.needs.memory),
         "OVERLAY": "\n".join(f'      "../../appliances/{app}/{name}",' for name in _overlay()),
         "ONEFLOWER": image.oneflower,
         "PARAMS": "\n".join(params),
@@ -157,10 +158,10 @@ def _metadata(app: str, image: AppImage) -> dict[str, Any]:
         "TEMPLATE": {
             "ARCH": "x86_64",
             "CONTEXT": {"NETWORK": "YES", "SSH_PUBLIC_KEY": "$USER[SSH_PUBLIC_KEY]"},
-            "CPU": "1",
+            "CPU": str(image.needs.cpu),
             "CPU_MODEL": {"MODEL": "host-passthrough"},
             "GRAPHICS": {"LISTEN": "0.0.0.0", "TYPE": "vnc"},  # noqa: S104 - on the host that tests it
-            "MEMORY": str(image.memory),
+            "MEMORY": str(image.needs.memory),
             "NIC": {"NETWORK": "service"},
             "NIC_DEFAULT": {"MODEL": "virtio"},
         },

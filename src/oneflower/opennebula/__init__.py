@@ -1,6 +1,7 @@
 """Builds and lints what OpenNebula is given: the OneFlow service template and the two VM templates."""
 
-from oneflower.opennebula.inputs import merge_template, variables_of
+from oneflower.opennebula.carried import Carried
+from oneflower.opennebula.inputs import defaults_of, merge_template, variables_of
 from oneflower.opennebula.lint import Finding, lint, lint_vm_template, placeholders
 from oneflower.opennebula.service import NAME, Rendering, ServiceOptions, service_template
 from oneflower.opennebula.text import render
@@ -11,10 +12,12 @@ __all__ = [
     "COORDINATOR",
     "NAME",
     "NODES",
+    "Carried",
     "Finding",
     "Rendering",
     "ServiceOptions",
     "VmOptions",
+    "defaults_of",
     "lint",
     "lint_vm_template",
     "merge_template",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from oneflower.opennebula.linted import mapping
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.parameters import PARAMETERS, Level
 from oneflower_appliance.roles import COORDINATOR, NODES
@@ -59,6 +60,22 @@ def variables_of(service: Mapping[str, Any]) -> dict[str, str]:
     for name in behind:
         del found[name]
     return ({name: parameter.default for name, parameter in PARAMETERS.items()} if behind else {}) | found
+
+
+def defaults_of(template: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the variables have, without a wish of a user: the defaults of a template, and what it fixes."""
+    service = _defaults(template)
+    roles = {role["name"]: role for role in template["roles"] if role.get("name") in (COORDINATOR, NODES)}
+    found: dict[str, str] = {}
+    for variable, parameter in PARAMETERS.items():
+        for role in _HOMES[parameter.level]:
+            asked, contents = _defaults(roles.get(role, {})), mapping(roles.get(role, {}).get("template_contents"))
+            context = mapping(contents.get("CONTEXT"))
+            source = references(roles.get(role, {})).get(variable, variable)
+            value = (asked | service).get(source, context.get(variable, ""))
+            if isinstance(value, str) and value and not value.startswith("$"):
+                found[variable] = value
+    return found
 
 
 def merge_template(template: Mapping[str, Any], name: str, settings: Settings, bounds: Bounds) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from oneflower.opennebula.carried import Carried
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.form import APP, Group
 from oneflower_appliance.parameters import Level, form_fields, of_level
@@ -52,7 +53,8 @@ class Rendering(StrEnum):
 class ServiceOptions:
     """What may differ between two service templates.
 
-    `cooldown` is how long, in seconds, OneFlow waits after each scaling, including manual ones.
+    `cooldown` is how long, in seconds, OneFlow waits after each scaling, including manual ones. `carried` is what the
+    image of the SuperNodes has.
     """
 
     name: str = NAME
@@ -61,6 +63,7 @@ class ServiceOptions:
     compat: int = 7
     template_ids: Mapping[str, int] = field(default_factory=dict)
     rendering: Rendering = Rendering.LEVELS
+    carried: Carried = field(default_factory=Carried)
 
 
 def service_template(options: ServiceOptions) -> dict[str, Any]:
@@ -95,11 +98,12 @@ def service_template(options: ServiceOptions) -> dict[str, Any]:
     }
     if options.compat == 6:
         roles = [_role_of_6(role, options) for role in roles]
-        return {**common, "custom_attrs": _inputs(Level.SERVICE), "roles": roles}
+        return {**common, "custom_attrs": _inputs(Level.SERVICE, options.carried), "roles": roles}
     if options.rendering is Rendering.FORM:
         roles = [_role_of_form(role, options) for role in roles]
-        return {**common, "user_inputs": _form(), "user_inputs_metadata": _form_groups(), "roles": roles}
-    return {**common, "user_inputs": _inputs(Level.SERVICE), "roles": [_role_of_7(role, options) for role in roles]}
+        return {**common, "user_inputs": _form(options.carried), "user_inputs_metadata": _form_groups(), "roles": roles}
+    asked = _inputs(Level.SERVICE, options.carried)
+    return {**common, "user_inputs": asked, "roles": [_role_of_7(role, options) for role in roles]}
 
 
 def infrastructure(role: str) -> dict[str, str]:
@@ -114,12 +118,12 @@ def infrastructure(role: str) -> dict[str, str]:
     }
 
 
-def _inputs(level: Level) -> dict[str, str]:
-    return {parameter.name: parameter.user_input() for parameter in of_level(level)}
+def _inputs(level: Level, carried: Carried) -> dict[str, str]:
+    return {parameter.name: carried.fit(parameter).user_input() for parameter in of_level(level)}
 
 
-def _form() -> dict[str, str]:
-    return {field.input: parameter.user_input(field.label) for field, parameter in form_fields()}
+def _form(carried: Carried) -> dict[str, str]:
+    return {field.input: carried.fit(parameter).user_input(field.label) for field, parameter in form_fields()}
 
 
 def _form_groups() -> list[dict[str, str]]:
@@ -137,15 +141,16 @@ def _form_groups() -> list[dict[str, str]]:
 def _role_of_form(role: dict[str, Any], options: ServiceOptions) -> dict[str, Any]:
     levels = (Level.SERVICE, _LEVEL_OF_ROLE[role["name"]])
     variables = {p.name: f"${field.input}" for field, p in form_fields() if p.level in levels}
-    return _role(role, options) | {"template_contents": {"CONTEXT": infrastructure(role["name"]) | variables}}
+    context = infrastructure(role["name"]) | options.carried.fixed() | variables
+    return _role(role, options) | {"template_contents": {"CONTEXT": context}}
 
 
 def _role_of_7(role: dict[str, Any], options: ServiceOptions) -> dict[str, Any]:
     level = _LEVEL_OF_ROLE[role["name"]]
     return {
         **_role(role, options),
-        "user_inputs": _inputs(level),
-        "user_inputs_values": {parameter.name: parameter.default for parameter in of_level(level)},
+        "user_inputs": _inputs(level, options.carried),
+        "user_inputs_values": {parameter.name: options.carried.fit(parameter).default for parameter in of_level(level)},
         "template_contents": {"CONTEXT": infrastructure(role["name"])},
     }
 
@@ -165,6 +170,6 @@ def _role_of_6(role: dict[str, Any], options: ServiceOptions) -> dict[str, Any]:
         **role,
         "vm_template": options.template_ids.get(name, PLACEHOLDERS[name]),
         "cooldown": options.cooldown,
-        "custom_attrs": _inputs(level),
+        "custom_attrs": _inputs(level, options.carried),
         "vm_template_contents": f"CONTEXT=[\n{entries} ]\n",
     }

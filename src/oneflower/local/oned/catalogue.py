@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import shutil
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from oneflower.local.errors import CloudError
@@ -25,6 +26,14 @@ Thing = VmTemplate | Image | Network | Datastore
 _KINDS = {VmTemplate: "template", Image: "image", Network: "network", Datastore: "datastore"}
 
 
+@dataclass(frozen=True)
+class Room:
+    """The room of a datastore, in bytes."""
+
+    total: int
+    free: int
+
+
 class Catalogue:
     """All VM templates, images, networks, datastores, users and groups, and who may do what with them."""
 
@@ -39,6 +48,11 @@ class Catalogue:
         self.networks |= {n: Network(n, **_opened(record)) for n, record in store.records("network").items()}
         self.datastores = {number: Datastore(number, name) for number, name in DATASTORES.items()}
         self.datastores |= {n: Datastore(n, **_opened(record)) for n, record in store.records("datastore").items()}
+
+    def room(self) -> Room:
+        """Return how much room there is where this cloud keeps its files."""
+        usage = shutil.disk_usage(self._store.folder)
+        return Room(usage.total, usage.free)
 
     def access_of(self, user: User) -> Access:
         """Return the owner of the objects that a user creates."""

@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING, Any
 
 from oneflower.local.oned.models import permission_bits
+from oneflower.opennebula.states import ImageState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -130,9 +131,10 @@ def vm_template_xml(template: VmTemplate) -> ET.Element:
     return element("VMTEMPLATE", head(template.id, template.name, template.access) | rest)
 
 
-def image_xml(image: Image) -> ET.Element:
-    """Return an image as one.image.info does."""
-    rest = {key: value for key, value in image.template.items() if key not in ("NAME", "PATH")}
+def image_xml(image: Image, users: Sequence[int]) -> ET.Element:
+    """Return an image as one.image.info does; `users` are the machines that it is a disk of."""
+    state = ImageState.USED if users and image.state == ImageState.READY else image.state
+    rest = {key: value for key, value in image.template.items() if key not in ("NAME", "PATH", "SIZE")}
     content = {
         **head(image.id, image.name, image.access),
         "TYPE": 0,
@@ -145,15 +147,15 @@ def image_xml(image: Image) -> ET.Element:
         "FORMAT": "qcow2",
         "FS": "",
         "SIZE": image.template.get("SIZE", "0"),
-        "STATE": image.state,
-        "PREV_STATE": image.state,
-        "RUNNING_VMS": 0,
+        "STATE": int(state),
+        "PREV_STATE": int(state),
+        "RUNNING_VMS": len(users),
         "CLONING_OPS": 0,
         "CLONING_ID": -1,
         "TARGET_SNAPSHOT": -1,
         "DATASTORE_ID": 1,
         "DATASTORE": "default",
-        "VMS": {},
+        "VMS": {"ID": list(users)} if users else {},
         "CLONES": {},
         "APP_CLONES": {},
         "TEMPLATE": by_name(rest),

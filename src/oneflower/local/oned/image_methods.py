@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oneflower.local.errors import CloudError
+from oneflower.local.errors import CloudError, CoreError
+from oneflower.local.oned import image_files
 from oneflower.local.oned.corexml import image_xml, text
+from oneflower.local.oned.models import DatastoreType
 from oneflower.local.oned.ownership import SharedMethods, Shelf, changed, check_name
 from oneflower.local.oned.pools import chosen, pool
 from oneflower.local.oned.rights import Asking, Kind, Right, Want
+from oneflower.local.oned.vms import disks_of
 from oneflower.local.oned.vmtext import parse_template
 from oneflower.opennebula.states import ImageState
 
 if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
     from oneflower.local.oned.catalogue import Catalogue
     from oneflower.local.oned.compute import Compute
     from oneflower.local.oned.models import Image
     from oneflower.local.oned.ownership import Method
+
+_FILES = ("KERNEL", "RAMDISK", "CONTEXT")
 
 
 def image_shelf(catalogue: Catalogue) -> Shelf:
@@ -38,24 +44,42 @@ class ImageMethods:
         if datastore not in self._catalogue.datastores:
             raise CloudError(404, f"[one.image.allocate] Error getting datastore [{datastore}].")
         store = self._catalogue.datastores[datastore]
+        if store.type == DatastoreType.SYSTEM:
+            why = "New images can only be allocated in a files or image datastore."
+            raise CoreError(f"[{asking.call}] Error allocating a new image. {why}")
+        size = image_files.size(asking.call, template)
+        if size > self._catalogue.room().free >> 20:
+            raise CoreError(f"[{asking.call}] Not enough space in datastore")
         self._catalogue.rights.need_create(asking, Kind.IMAGE)
         self._catalogue.rights.need(asking, Want(Right.USE, Kind.DATASTORE, datastore, store.access))
         access = self._catalogue.access_of(asking.user)
         check_name(asking.call, "IMAGE", template.get("NAME"), access, self._catalogue.images)
-        path = str(template.get("PATH", ""))
-        there = not path.startswith("/") or Path(path).is_file()
-        if not there:
-            template["ERROR"] = f"Error copying image in the datastore: {path} cannot be read"
-        return self._catalogue.save_image(template, ImageState.READY if there else ImageState.ERROR, access)
+        if store.type == DatastoreType.FILE and str(template.get("TYPE", "OS")).upper() not in _FILES:
+            why = "Only IMAGES of type KERNEL, RAMDISK and CONTEXT can be registered in a FILE_DS datastore"
+            raise CoreError(f"[{asking.call}] Error allocating a new image. {why}")
+        error = image_files.copying(template, store.template)
+        template |= {"SIZE": str(size)} | ({"ERROR": error} if error else {})
+        return self._catalogue.save_image(template, ImageState.ERROR if error else ImageState.READY, access)
 
     def info(self, asking: Asking, number: int, *_: Any) -> str:
         """Return an image."""
-        return text(image_xml(self._may(asking, number, Right.USE, past_lock=True)))
+        return text(self._shown(self._may(asking, number, Right.USE, past_lock=True)))
+
+    def _shown(self, image: Image) -> Element:
+        return image_xml(image, self._users(image))
+
+    def _users(self, image: Image) -> list[int]:
+        """Return the machines that an image is a disk of."""
+        return [
+            vm.id
+            for vm in self._compute.vms.values()
+            if any(str(disk.get("IMAGE_ID", "")) == str(image.id) for disk in disks_of(vm.template))
+        ]
 
     def pool(self, asking: Asking, *which: int) -> str:
         """Return images."""
         found = chosen(self._catalogue.rights, asking, Kind.IMAGE, self._catalogue.images, *which[:3])
-        return pool("IMAGE_POOL", map(image_xml, found))
+        return pool("IMAGE_POOL", map(self._shown, found))
 
     def update(self, asking: Asking, number: int, content: str, append: int = 0) -> int:
         """Change an image's attributes."""
@@ -67,7 +91,9 @@ class ImageMethods:
 
     def delete(self, asking: Asking, number: int, *_: Any) -> int:
         """Remove an image."""
-        self._may(asking, number, Right.MANAGE)
+        image = self._may(asking, number, Right.MANAGE)
+        if users := self._users(image):
+            raise CoreError(f"[{asking.call}] Cannot delete image. There are {len(users)} VMs using it.")
         self._catalogue.delete_image(number)
         return number
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any
 
 from oneflower.opennebula.states import PARKED, VM_FAILED, ImageState, LcmState, VmState
@@ -155,10 +156,24 @@ class Network:
     access: Access = field(default_factory=Access)
 
 
+class DatastoreType(IntEnum):
+    """TYPE of a datastore."""
+
+    IMAGE = 0
+    SYSTEM = 1
+    FILE = 2
+
+
 @dataclass
 class Datastore:
-    """A datastore. Nothing is stored in it."""
+    """A datastore. Nothing is stored in it. It takes images from where a new one of OpenNebula does."""
 
     id: int
     name: str
     access: Access = field(default_factory=Access)
+    template: dict[str, Any] = field(default_factory=lambda: {"SAFE_DIRS": "/var/tmp", "RESTRICTED_DIRS": "/"})  # noqa: S108
+
+    @property
+    def type(self) -> DatastoreType:
+        """What it is for: of the three that there are, one is for images, one for machines, one for files."""
+        return {0: DatastoreType.SYSTEM, 2: DatastoreType.FILE}.get(self.id, DatastoreType.IMAGE)

@@ -97,8 +97,17 @@ class SiteMethods:
         found = chosen(self._catalogue.rights, asking, Kind.DATASTORE, self._catalogue.datastores, *which[:3])
         return pool("DATASTORE_POOL", map(self._datastore, found))
 
+    def update_datastore(self, asking: Asking, number: int, content: str, append: int = 0) -> int:
+        """Change a datastore's attributes, such as SAFE_DIRS."""
+        found = self._find(number, asking.call)
+        self._catalogue.rights.need(asking, Want(Right.MANAGE, Kind.DATASTORE, number, found.access))
+        found.template = changed(asking, found.template, content, append)
+        self._catalogue.keep(found)
+        return number
+
     def _datastore(self, datastore: Datastore) -> Element:
-        return datastore_xml(datastore, list(self._catalogue.images) if datastore.id == 1 else [])
+        images = list(self._catalogue.images) if datastore.id == 1 else []
+        return datastore_xml(datastore, images, self._catalogue.room())
 
     def _find(self, number: int, call: str) -> Datastore:
         if number not in self._catalogue.datastores:
@@ -121,6 +130,7 @@ class SiteMethods:
             "one.hostpool.info": self.hosts,
             "one.hostpool.monitoring": self.measured,
             "one.datastore.info": self.datastore,
+            "one.datastore.update": self.update_datastore,
             "one.datastorepool.info": self.datastores,
         }
 

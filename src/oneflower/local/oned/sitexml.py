@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import xml.etree.ElementTree as ET
     from collections.abc import Sequence
 
+    from oneflower.local.oned.catalogue import Room
     from oneflower.local.oned.models import Datastore, Network, Vm
 
 
@@ -42,22 +43,23 @@ def network_xml(network: Network) -> ET.Element:
     return element("VNET", content)
 
 
-def datastore_xml(datastore: Datastore, images: Sequence[int]) -> ET.Element:
+def datastore_xml(datastore: Datastore, images: Sequence[int], room: Room) -> ET.Element:
     """Return a datastore as one.datastore.info does, with what clients need."""
+    total, free = room.total >> 20, room.free >> 20
     content = {
         **head(datastore.id, datastore.name, datastore.access),
         "DS_MAD": "fs",
         "TM_MAD": "oneflower",
         "BASE_PATH": "",
-        "TYPE": {0: 1, 1: 0, 2: 2}.get(datastore.id, 0),
+        "TYPE": int(datastore.type),
         "DISK_TYPE": 0,
         "STATE": 0,
         "CLUSTERS": {"ID": 0},
-        "TOTAL_MB": 0,
-        "FREE_MB": 0,
-        "USED_MB": 0,
+        "TOTAL_MB": total,
+        "FREE_MB": free,
+        "USED_MB": total - free,
         "IMAGES": {"ID": list(images)} if images else {},
-        "TEMPLATE": {},
+        "TEMPLATE": by_name({"DS_MAD": "fs", "TM_MAD": "oneflower"} | datastore.template),
     }
     return element("DATASTORE", content)
 

@@ -140,15 +140,20 @@ def images_of(attributes: Mapping[str, Any], images: Mapping[int, Image], user: 
 
     Machines here have no disks, so an id that does not exist is ignored.
     """
-    listed = attributes.get("DISK") or []
     found: list[Image | CloudError] = []
-    for disk in listed if isinstance(listed, list) else [listed]:
-        name, number = (disk.get(key) for key in ("IMAGE", "IMAGE_ID")) if isinstance(disk, dict) else (None, None)
+    for disk in disks_of(attributes):
+        name, number = disk.get("IMAGE"), disk.get("IMAGE_ID")
         if number is not None and str(number).isdigit() and int(number) in images:
             found.append(images[int(number)])
         elif number is None and name is not None:
             found.append(_named(name, _owner(disk, "IMAGE", user), images.values(), _OF_DISK))
     return found
+
+
+def disks_of(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the disks of a VM or of a VM template."""
+    listed = attributes.get("DISK") or []
+    return [disk for disk in (listed if isinstance(listed, list) else [listed]) if isinstance(disk, dict)]
 
 
 def _owner(vector: Mapping[str, Any], what: str, user: User) -> str:

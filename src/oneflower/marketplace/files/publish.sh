@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Publishes a Flower federation in a private marketplace of OpenNebula (of type http or s3). Run it as an administrator on
-# the front-end, where the file of the image is:
+# the front-end, where the file of the image and its manifest are:
 #
 #   ./publish.sh MARKETPLACE NETWORK [FILE] [DATASTORE]
 #
@@ -20,17 +20,5 @@ name='@NAME@'
 
 echo '@SHA256@ ' "$file" | sha256sum --check --quiet
 
-if ! oneimage show "$name" >/dev/null 2>&1; then
-    oneimage create --name "$name" --path "$file" --type OS --format qcow2 --prefix vd --datastore "$datastore"
-fi
-until oneimage show "$name" -x | grep -q '<STATE>[12]</STATE>'; do
-    if oneimage show "$name" -x | grep -q '<STATE>5</STATE>'; then
-        echo "OpenNebula could not make the image $name: see oneimage show $name" >&2
-        exit 1
-    fi
-    sleep 2
-done
-
-oneflower --cloud opennebula register --name "$name" --network "$network" \
-    --superlink-image "$name" --supernode-image "$name"
+oneflower --cloud opennebula register --name "$name" --image "$file" --network "$network" --datastore "$datastore"
 onemarketapp service-template import "$name-form" --yes --market "$market"

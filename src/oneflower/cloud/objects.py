@@ -1,0 +1,76 @@
+"""What the core describes: VMs, images and datastores, read from pyone's objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_IMAGES = 0  # TYPE of a datastore that holds images
+PERMISSIONS = tuple(f"{who}_{what}" for who in ("OWNER", "GROUP", "OTHER") for what in ("U", "M", "A"))
+
+
+class Vm:
+    """A VM as the core describes it."""
+
+    def __init__(self, vm: Any) -> None:
+        self.id: int = vm.ID
+        self.name: str = vm.NAME
+        self.state: int = vm.STATE
+        self.lcm_state: int = vm.LCM_STATE
+        self.started: int = vm.STIME
+        template, user = plain(vm.TEMPLATE), plain(vm.USER_TEMPLATE)
+        self.attributes: dict[str, str] = {key: value for key, value in user.items() if isinstance(value, str)}
+        nic = template.get("NIC") or []
+        self.addresses: tuple[str, ...] = tuple(
+            one[key]
+            for one in (nic if isinstance(nic, list) else [nic])
+            for key in ("IP", "IP6_GLOBAL", "IP6_SITE")
+            if one.get(key)
+        )
+        self.ip: str = self.addresses[0] if self.addresses else ""
+        self.creator: str = template.get("CREATED_BY", "")
+        self.context: dict[str, str] = template.get("CONTEXT") or {}
+
+
+class Image:
+    """An image as the core describes it. `size` is in MB; `error` says why it could not be made."""
+
+    def __init__(self, image: Any) -> None:
+        self.id: int = image.ID
+        self.name: str = image.NAME
+        self.state = int(image.STATE)
+        self.size = int(image.SIZE)
+        self.persistent = bool(int(image.PERSISTENT))
+        self.machines = int(image.RUNNING_VMS)
+        self.attributes = plain(image.TEMPLATE)
+        self.error = str(self.attributes.get("ERROR", ""))
+
+
+class Datastore:
+    """A datastore as the core describes it. `free` is in MB, None where the core does not know it."""
+
+    def __init__(self, datastore: Any) -> None:
+        self.id: int = datastore.ID
+        self.name: str = datastore.NAME
+        self.for_images = int(datastore.TYPE) == _IMAGES
+        self.attributes = plain(datastore.TEMPLATE)
+        self.free = int(datastore.FREE_MB) if int(datastore.TOTAL_MB) else None
+
+    @property
+    def safe_folders(self) -> tuple[str, ...]:
+        """The folders of the front-end from which images may be copied."""
+        return tuple(str(self.attributes.get("SAFE_DIRS", "")).split())
+
+
+def plain(content: Any) -> dict[str, Any]:
+    """Return an ordered dictionary of pyone as a plain one, with empty values as empty text."""
+    if not content:
+        return {}
+    return {key: _plain_value(value) for key, value in content.items()}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain_value(item) for item in value]
+    if hasattr(value, "items"):
+        return plain(value)
+    return "" if value is None else value
