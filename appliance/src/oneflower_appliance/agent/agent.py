@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NoReturn
 from oneflower_appliance.agent import superlink, supernode
 from oneflower_appliance.agent.backoff import Backoff
 from oneflower_appliance.agent.diagnosis import HungError, explain
-from oneflower_appliance.agent.flower_process import check_installed
+from oneflower_appliance.agent.flower_process import check_framework, check_installed
 from oneflower_appliance.agent.hardware import check_disk, check_hardware
 from oneflower_appliance.agent.journal import Health, Journal, read_status
 from oneflower_appliance.agent.machine import Machine
@@ -142,6 +142,8 @@ def _check(machine: Machine) -> Machine:
     check_hardware()
     check_disk(machine.home)
     check_installed(settings.text("FLOWER_VERSION"))
+    if "FL_USE_CASE" in settings:  # of a SuperNode
+        check_framework(settings.text("FL_USE_CASE"), settings.text("ML_FRAMEWORK"))
     check_volumes(machine.context)
     machine.journal.remark(remarks(settings))
     for line in ignored(settings):

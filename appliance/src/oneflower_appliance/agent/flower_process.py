@@ -7,6 +7,7 @@ rest.
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import logging
 import os
 import sys
@@ -20,6 +21,7 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
 from oneflower_appliance.orders import EXECUTION_VARIABLE, LEVEL_VARIABLE, RUNS_VARIABLE
 from oneflower_appliance.run_folder import RUNS
+from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +45,17 @@ def check_installed(version: str) -> None:
             "Use the image that was built for that release, or leave FLOWER_VERSION at its default.",
             ExitCode.ENVIRONMENT,
         )
+
+
+def check_framework(use_case: str, framework: str) -> None:
+    """Raise `OneflowerError` unless the framework is installed here that the use case of the form trains with."""
+    if use_case == NO_USE_CASE or importlib.util.find_spec(FRAMEWORKS[framework].package):
+        return
+    raise OneflowerError(
+        f"FL_USE_CASE={use_case} trains with {framework} (ML_FRAMEWORK), which this machine does not carry.",
+        f"Use the image of the variant {framework}, or choose the framework of this image.",
+        ExitCode.ENVIRONMENT,
+    )
 
 
 def environment(home: Path, settings: Settings) -> dict[str, str]:
