@@ -6,7 +6,7 @@ FAST = pytest -m 'not e2e' tests/unit tests/conformance tests/lifecycle -n 4
 # Container images often tell Python to keep no compiled files. Then each of a hundred processes would compile everything.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo new-use-case test test-cloud check types fast coverage e2e releases campaign bench bench-rounds docs lock hooks clean
+.PHONY: help demo new-use-case test test-cloud check types fast coverage e2e image-tools images releases campaign bench bench-rounds docs lock hooks clean
 help:
 	@echo "make demo    the whole job on this machine: deploy, train, show, save, clean up"
 	@echo "make test    all tests (make check, those with real processes, make releases)"
@@ -14,6 +14,7 @@ help:
 	@echo "make check   linters, types, layers and the fast tests"
 	@echo "make test-cloud  the lifecycle of federations, against the OpenNebula that ONE_XMLRPC, ONEFLOW_URL, ONE_AUTH name"
 	@echo "make coverage  what the fast tests cover, in child processes too"
+	@echo "make images  build every variant of the image and try each, into images/ (as root; half an hour)"
 	@echo "make campaign  kill every process in every phase of a run, a hundred times (half an hour)"
 	@echo "make bench   speed, as ratios to the same processes started by hand"
 	@echo "make bench-rounds  speed of rounds, part by part, compared with stock Flower (half an hour)"
@@ -48,11 +49,16 @@ test-cloud:
 	$(RUN) pytest tests/lifecycle
 
 # Without root the tests of images are skipped; with it, what builds an image and tries it is installed.
-e2e:
+image-tools:
 	@if [ "$$(id -u)" = 0 ]; then \
 		tools="$$($(RUN) python scripts/image_tools.py)" && echo "$$tools" | \
 		while read -r tool package; do scripts/need "$$tool" "$$package" </dev/null || exit; done; fi
+
+e2e: image-tools
 	$(RUN) pytest -m e2e
+
+images: image-tools
+	$(RUN) python scripts/images.py
 
 releases:
 	$(RUN) python scripts/releases.py

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NoReturn
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
@@ -46,6 +47,14 @@ def attend(command: Sequence[str]) -> int:
     """Run a program in the foreground, on this one's terminal, and return its exit status. Raises `OneflowerError`."""
     try:
         return subprocess.run(list(command), stdin=subprocess.DEVNULL, check=False).returncode
+    except OSError as error:
+        raise OneflowerError(f"Cannot start {command[0]}: {error}.", "Install it.", ExitCode.ENVIRONMENT) from error
+
+
+def become(command: Sequence[str]) -> NoReturn:
+    """Let a program take the place of this process, with its terminal. Raises `OneflowerError`."""
+    try:
+        os.execvp(command[0], list(command))  # noqa: S606 - without a shell is how it should be
     except OSError as error:
         raise OneflowerError(f"Cannot start {command[0]}: {error}.", "Install it.", ExitCode.ENVIRONMENT) from error
 

@@ -127,14 +127,16 @@ def test_licences_stay_and_the_bill_is_inside(raw, built):
 def test_the_drivers_by_which_opennebula_attaches_disks_and_cds_are_there(raw, built):
     (kernel,) = [name for name in debugfs(raw, "ls -p /usr/lib/modules").split("/") if "amd64" in name]
     for module in ("ata/ahci", "ata/ata_piix", "scsi/virtio_scsi", "scsi/sr_mod", "block/virtio_blk", "net/virtio_net"):
-        stat = debugfs(raw, f"stat /usr/lib/modules/{kernel}/kernel/drivers/{module}.ko")
+        stat = debugfs(raw, f"stat /usr/lib/modules/{kernel}/kernel/drivers/{module}.ko.xz")
         assert "Type: regular" in stat, module
 
 
 def test_a_federation_that_boots_the_image_trains_heals_scales_and_leaves_nothing(folder):
-    image = build(ImageSpec("sklearn"), folder / "trained", folder / "cache").image
+    built = build(ImageSpec("sklearn"), folder / "trained", folder / "cache")
+    assert built.manifest["size"] <= 220 * 10**6
+    assert built.manifest["rootfs"] <= 600 * 10**6
     tried = subprocess.run(
-        [Path(sys.executable).with_name("oneflower"), "image", "test", image],
+        [Path(sys.executable).with_name("oneflower"), "image", "test", built.image],
         capture_output=True,
         text=True,
         check=False,

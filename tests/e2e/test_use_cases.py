@@ -122,7 +122,7 @@ def test_tensorflow_classifies_images_of_ones_own_by_the_form_alone(user, tmp_pa
 
 def test_a_language_model_is_tuned_and_peft_loads_the_adapter(user, tmp_path):
     python = runtime.ensure(user.home.runtimes, RELEASE, "pytorch").python
-    script = Path(__file__).parent / "tiny_language_model.py"
+    script = Path(__file__).parent / "language_model.py"
     subprocess.run([python, script, "make", tmp_path], check=True, capture_output=True)
     form = {"ML_FRAMEWORK": "pytorch", "FL_MODEL": tmp_path / "model",
             "FL_DATA_PATH": f"{tmp_path}/data-{{partition}}"}  # fmt: skip

@@ -19,7 +19,7 @@ import pytest
 
 from oneflower.opennebula.text import context_sh
 from oneflower_appliance.agent import tls
-from oneflower_appliance.agent.onegate import FOREIGN
+from oneflower_appliance.agent.wording import no_such_vm
 from oneflower_appliance.parameters import FLEET_PORT
 
 from . import forked
@@ -402,4 +402,4 @@ def test_a_vm_of_another_service_is_told_by_the_words_that_a_real_onegate_was_re
     recorded = Path(__file__).parents[1] / "conformance" / "exchanges.jsonl"
     exchanges = map(json.loads, recorded.read_text().splitlines())
     [exchange] = [found for found in exchanges if found.get("name") == "200-gate-get-foreign-vm"]
-    assert (exchange["status"], FOREIGN in json.dumps(exchange["response"])) == (400, True)
+    assert (exchange["status"], no_such_vm(json.dumps(exchange["response"]))) == (400, True)

@@ -96,6 +96,19 @@ def command():
     return typer.main.get_command(app)
 
 
+def parameters(command):
+    yield from command.params
+    for other in getattr(command, "commands", {}).values():
+        yield from parameters(other)
+
+
+def test_the_help_says_what_each_argument_and_option_is(command):
+    """A release of click took the help from the arguments of the typer that Flower pins."""
+    found = list(parameters(command))
+    assert sum(isinstance(one, click.Argument) for one in found) > 10
+    assert [one.name for one in found if not one.help] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_that_a_page_shows_is_one(page, command):
     for line in commands_of(page):

@@ -167,8 +167,8 @@ def test_keys_are_added_once_and_those_of_others_stay(tmp_path):
     path = tmp_path / ".ssh/authorized_keys"
     path.parent.mkdir()
     path.write_text("ssh-rsa C other")
-    assert identity.let_in(keys, tmp_path) == 2
-    assert identity.let_in(keys, tmp_path) == 0
+    assert identity.authorize(keys, tmp_path) == 2
+    assert identity.authorize(keys, tmp_path) == 0
     assert path.read_text().splitlines() == ["ssh-rsa C other", *keys]
     assert path.stat().st_mode & 0o777 == 0o600
 
@@ -250,7 +250,7 @@ class Machine:
         monkeypatch.setattr(main.time, "sleep", lambda _: self.broken.clear())
         monkeypatch.setattr(start_script, "run", lambda name, *_: self.calls.append(name) or 0)
         monkeypatch.setattr(identity, "set_host_name", self.refuse)
-        monkeypatch.setattr(identity, "let_in", self.calls.append)
+        monkeypatch.setattr(identity, "authorize", self.calls.append)
 
     def mount(self, volume, _owner):
         self.calls.append(volume.source)

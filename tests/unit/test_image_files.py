@@ -9,14 +9,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from oneflower import prerequisites, trial
-from oneflower.images import ImageSpec, app_image, appliance, manifest
+from oneflower import prerequisites
+from oneflower.images import ImageSpec, app_image, appliance, manifest, rootless
 from oneflower.images.sbom import Package
 from oneflower.images.scratch import scratch
 from oneflower.local.host.bridge import NAMESPACES
+from oneflower.trial.outside import NAMESPACED
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 FOUND = [Package("pypi", "flwr", "1.42.0")]
@@ -89,6 +91,38 @@ def test_what_is_missing_is_named_with_the_command_that_installs_it(monkeypatch)
         prerequisites.require_root("Trying it", "of its machines")
 
 
+@pytest.fixture
+def ordinary_user(monkeypatch, tmp_path):
+    """An ordinary user of a machine that has the tools. What would be started is in the list that is returned."""
+    started = []
+    monkeypatch.setattr(rootless.os, "geteuid", lambda: 12345)
+    monkeypatch.setattr(rootless.pwd, "getpwuid", lambda _: SimpleNamespace(pw_name="ann"))
+    monkeypatch.setattr(rootless, "require_packages", lambda *_: None)
+    monkeypatch.setattr(rootless, "run", lambda command, *_: started.append(command))
+    monkeypatch.setattr(rootless, "become", started.append)
+    monkeypatch.setattr(rootless, "_IDS_OF", (tmp_path / "subuid", tmp_path / "subgid"))
+    return started
+
+
+def test_an_ordinary_user_builds_in_a_user_namespace(ordinary_user, tmp_path):
+    (tmp_path / "subuid").write_text("bob:100000:65536\nann:165536:65536\n")
+    (tmp_path / "subgid").write_text("12345:165536:65536\n")
+    rootless.become_root()
+    probe, build = ordinary_user
+    assert probe[:2] == build[:2] == ["unshare", "--user"]
+    assert build[-len(sys.orig_argv) + 1 :] == sys.orig_argv[1:]
+
+
+@pytest.mark.parametrize("ids", ["", "ann:165536:1000\n", "bob:100000:65536\n", "ann\n"])
+def test_an_ordinary_user_without_ids_for_the_files_is_told_how_to_get_them(ordinary_user, tmp_path, ids):
+    (tmp_path / "subuid").write_text("ann:165536:65536\n")
+    (tmp_path / "subgid").write_text(ids)
+    with pytest.raises(OneflowerError, match=r"needs 65536 ids .*subgid gives ann fewer") as refused:
+        rootless.become_root()
+    assert "sudo usermod --add-subuids" in refused.value.hint
+    assert ordinary_user == []
+
+
 def test_a_package_that_is_older_than_its_checkout_is_refused(tmp_path, monkeypatch):
     """An image would lack a command that was added to pyproject.toml since."""
     text = (appliance.SOURCE.parent.parent / "pyproject.toml").read_text()
@@ -143,9 +177,9 @@ def test_a_trial_that_is_killed_leaves_no_network_namespace(tmp_path):
         pytest.skip(str(error))
     code = """
 import os, signal
-from oneflower import trial
+from oneflower.trial import inside, outside
 from oneflower.local.host.bridge import NAMESPACES, Bridge
-trial.isolate()
+inside.isolate()
 bridge = Bridge(77)
 bridge.up()
 bridge.plug(1, ["02:00:0a:4d:00:05"])
@@ -154,7 +188,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
     before = set(NAMESPACES.glob("*"))
     done = subprocess.run(
-        [*trial.NAMESPACED, sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+        [*NAMESPACED, sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
     )
     assert done.stdout.strip() == "['oneflower77-1']", done.stderr
     assert set(NAMESPACES.glob("*")) == before

@@ -234,7 +234,7 @@ def test_the_agent_runs_as_a_user_of_its_own_and_is_started_again_unless_its_set
 def test_the_context_is_there_before_the_network_and_the_agent():
     unit = sections("oneflower-context.service")["Unit"]
     assert {"network-pre.target", "systemd-networkd.service", "ssh.service"} <= set(unit["Before"].split())
-    assert "one-context-online.service" in unit["After"].split()
+    assert "one-context-local.service" in unit["After"].split()
     assert "oneflower-context.service" in sections("oneflower-agent.service")["Unit"]["After"].split()
 
 

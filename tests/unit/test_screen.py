@@ -54,6 +54,25 @@ def test_off_a_terminal_there_is_a_line_now_and_then_and_only_while_it_waits(mon
     assert len(said) == before
 
 
+def test_a_step_that_takes_long_says_that_it_still_does_and_the_next_one_starts_anew(monkeypatch):
+    said, told = [], threading.Event()
+
+    def say(text):
+        said.append(text)
+        if len(said) > 2:
+            told.set()
+
+    monkeypatch.setattr(steps, "say", say)
+    with steps.Steps(silence=0.01) as shows:
+        shows.notify(Step("Debian packages"))
+        assert told.wait(20)
+        shows.notify(Step("compress"))
+        since = len(said)
+    assert said[0] == "  Debian packages ..."
+    assert all(text.startswith("  ... Debian packages: ") for text in said[1 : said.index("  compress ...")])
+    assert all("Debian" not in text for text in said[since:])
+
+
 @pytest.fixture
 def terminal(monkeypatch):
     """A terminal, and what was drawn on it."""

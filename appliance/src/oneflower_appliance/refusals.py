@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from oneflower_appliance.attributes import NOTHING
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-_EMPTY = "-"
 
 
 class Reason(StrEnum):
@@ -50,7 +50,7 @@ class Refusals:
     of: Mapping[int, tuple[str, Reason]] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return " ".join(f"{vm}:{key}:{reason}" for vm, (key, reason) in self.of.items()) or _EMPTY
+        return " ".join(f"{vm}:{key}:{reason}" for vm, (key, reason) in self.of.items()) or NOTHING
 
     @classmethod
     def recall(cls, text: str) -> Refusals:

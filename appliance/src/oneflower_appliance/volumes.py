@@ -85,7 +85,7 @@ def check_volumes(context: Mapping[str, str]) -> None:
             raise OneflowerError(
                 f"{volume.variable}: {volume.source} on {volume.where} cannot be {what} by the agent's user (uid "
                 f"{os.getuid()}).",
-                "Let that user in on the server or the disk, and attach the disk so that it can be written.",
+                "Give that user access on the server or the disk, and attach the disk so that it can be written.",
                 ExitCode.ENVIRONMENT,
             )
 

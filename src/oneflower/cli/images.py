@@ -12,32 +12,53 @@ from oneflower.cli.screen import Output
 from oneflower.cli.steps import step
 from oneflower_appliance.parameters import FLOWER_TESTED
 
-image = typer.Typer(help="The image that the virtual machines boot.", no_args_is_help=True)
+_HELP = "The image that the virtual machines boot: build it, then test it, then register it."
+_HOW = "docs/images.md has more: what is in an image, and what it does with the context of a machine."
+
+image = typer.Typer(help=_HELP, no_args_is_help=True, epilog=_HOW)
 
 
-@image.callback()
-def _image() -> None:
-    """The image that the virtual machines boot."""
-
-
-@image.command()
+@image.command(epilog="Next: `oneflower image test IMAGE`, then `oneflower register`.")
 def build(
     framework: Annotated[
-        str, typer.Option(help="Framework in the image: none, sklearn (the default), pytorch, tensorflow or llm.")
+        str,
+        typer.Option(
+            help="What the image carries beside Flower: none, sklearn (the default), pytorch (for CPUs), tensorflow, "
+            "or llm (PyTorch, transformers, PEFT)."
+        ),
     ] = "",
-    edge: Annotated[bool, typer.Option("--edge", help="As small as possible, without a framework.")] = False,
-    flower_version: Annotated[str, typer.Option(help="Release of Flower.")] = FLOWER_TESTED,
+    edge: Annotated[
+        bool, typer.Option("--edge", help="For small devices: the smallest image, without a framework.")
+    ] = False,
+    flower_version: Annotated[
+        str, typer.Option(help="Release of Flower; every machine of a federation has the same.")
+    ] = FLOWER_TESTED,
     size: Annotated[
-        str, typer.Option(help="Size of the virtual disk, such as 8G. It grows with the disk that OpenNebula gives.")
+        str,
+        typer.Option(
+            help="Size of the virtual disk, such as 8G; usually 4G or more. The file is small all the same, and the "
+            "file system grows to the disk that OpenNebula gives."
+        ),
     ] = "",
     folder: Annotated[Path, typer.Option("--save", metavar="DIR", help="Folder for the image and its files.")] = Path(),
-    mirror: Annotated[str, typer.Option(help="Debian mirror.")] = "",
-    fresh: Annotated[bool, typer.Option("--no-cache", help="Use nothing that an earlier build kept.")] = False,
+    mirror: Annotated[str, typer.Option(help="Debian mirror, if not deb.debian.org.")] = "",
+    fresh: Annotated[
+        bool, typer.Option("--no-cache", help="Make again what an earlier build kept in ~/.cache/oneflower.")
+    ] = False,
     output: Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")] = Output.TEXT,
 ) -> None:
-    """Build the image for both roles, with its manifest and its bill of materials. Needs root and Debian's tools."""
+    """Build the image that SuperLink and SuperNodes boot.
+
+    It is made of Debian packages and Python wheels, each verified. The first one
+    takes some minutes, the next ones less. It needs root, and says which Debian
+    packages are missing.
+
+    Three files are written: the image (.qcow2), its manifest (.json: versions,
+    sizes, checksums), and its bill of materials (.cdx.json). Keep them together.
+    """
     from oneflower.images import ImageSpec  # noqa: PLC0415
     from oneflower.images import build as build_image  # noqa: PLC0415
+    from oneflower.images.rootless import become_root  # noqa: PLC0415
     from oneflower.images.spec import MIRROR, parse_size  # noqa: PLC0415
     from oneflower.local.home import LocalHome  # noqa: PLC0415
 
@@ -48,6 +69,7 @@ def build(
         size=parse_size(size) if size else None,
         mirror=mirror or MIRROR,
     )
+    become_root()
     built = build_image(wanted, folder, LocalHome.of_user().cache / "images", step, fresh=fresh)
     if output is Output.JSON:
         screen.show_json({**built.manifest, "path": built.image.absolute()})
@@ -60,19 +82,25 @@ def build(
     screen.show(f"SBOM     {built.sbom_file}")
 
 
-@image.command(name="test")
+@image.command(name="test", epilog="It takes two minutes for a small image. Next: `oneflower register`.")
 def try_image(
     image_file: Annotated[
         Path,
         typer.Argument(
-            metavar="IMAGE", exists=True, resolve_path=True, help="The qcow2, or the folder of its root file system."
+            metavar="IMAGE",
+            exists=True,
+            resolve_path=True,
+            help="The .qcow2, with its manifest in the same folder, or the folder of its root file system.",
         ),
     ],
     output: Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")] = Output.TEXT,
 ) -> None:
-    """Try an image: deploy a federation of it in containers, train, reboot and kill its machines, scale, remove.
+    """Try an image before it is used: a federation of containers that boot it.
 
-    It needs root and Debian's systemd-container, iproute2 and openssh-client, and touches no network of this machine.
+    It deploys, trains an app for what the image carries, survives a reboot of each
+    machine and a kill of each agent, scales, trains again, and is removed. It needs
+    root, and says which Debian packages are missing. It has a network of its own,
+    so this machine's does not change.
     """
     from oneflower.trial import try_image as try_it  # noqa: PLC0415
 

@@ -66,19 +66,19 @@ class Pulse:
 
 
 class Steps:
-    """Shows one step after another, from events, and the state of every machine meanwhile.
+    """Shows one step after another, from events, and meanwhile the state of every machine, or how long it takes.
 
     While a run is running, `waiting` returns what is waited for.
     """
 
-    def __init__(self, waiting: Callable[[], str] = lambda: "", tick: float = _TICK) -> None:
+    def __init__(self, waiting: Callable[[], str] = lambda: "", tick: float = _TICK, silence: float = _SILENCE) -> None:
         self._console = console()
-        self._pulse = Pulse(waiting, tick)
+        self._pulse = Pulse(waiting, tick, silence)
+        self._counting = Pulse(self._counted, tick, silence)
         self._running = False
         self._text = ""
         self._since = 0.0
         self._said: dict[str, str] = {}
-        self._live: Any = None
         self._table: Any = None
 
     def __enter__(self) -> Self:
@@ -107,6 +107,7 @@ class Steps:
 
     def watch(self, status: FederationStatus) -> None:
         """Show the state of every machine of a federation."""
+        self._counting.stop()
         roles = ", ".join(f"{name} {state.lower()}" for name, state in status.roles.items())
         lines = {"service": f"{status.state.lower()}: {roles}"} | {vm.name: machine_line(vm) for vm in status.vms}
         if self._console.is_terminal:
@@ -123,31 +124,29 @@ class Steps:
 
     def _begin(self, text: str) -> None:
         self._text, self._since, self._said = text, time.monotonic(), {}
-        if self._console.is_terminal:
-            self._live = self._console.status(safe(f"{text} ..."))
-            self._live.start()
-        else:
+        if not self._console.is_terminal:
             say(f"  {text} ...")
+        self._counting.start()
+
+    def _counted(self) -> str:
+        return f"{self._text}: {self._elapsed:.0f} s"
 
     def _draw(self, lines: dict[str, str]) -> None:
         from rich.live import Live  # noqa: PLC0415 - costs time that --help need not spend
         from rich.text import Text  # noqa: PLC0415
 
         if self._table is None:
-            self._stop_live()
             self._table = Live(console=self._console, transient=True, refresh_per_second=8)
             self._table.start()
         body = "\n".join(f"  {in_a_line(name):14} {in_a_line(line)}" for name, line in lines.items())
         self._table.update(Text(f"  {in_a_line(self._text)}: {self._elapsed:.0f} s\n{body}"))
 
-    def _stop_live(self) -> None:
-        for shown in filter(None, (self._live, self._table)):
-            shown.stop()
-        self._live = self._table = None
-
     def _end(self, mark: str) -> None:
-        self._pulse.stop()
-        self._stop_live()
+        for pulse in (self._pulse, self._counting):
+            pulse.stop()
+        if self._table is not None:
+            self._table.stop()
+            self._table = None
         if self._text:
             self._console.print(f"{mark} {safe(self._text)} [dim]({self._elapsed:.1f} s)[/]")
             self._text = ""

@@ -45,10 +45,9 @@ chroot "$1" dpkg --purge --force-remove-essential --force-depends {packages}
 
 def key(spec: ImageSpec) -> str:
     """Return a name for the content of the base."""
-    content = [
-        SUITE, PACKAGES, _LEFT_OUT, _KEPT, _DRIVERS, _NOT_NEEDED, _PREPARE, _FINISH, spec.mirror, spec.epoch,
-        trim.DEBIAN, modules.KEPT, Path(bytecode.__file__).read_text(encoding="utf-8"),
-    ]  # fmt: skip
+    files = (__file__, bytecode.__file__, modules.__file__)
+    code = [Path(file or "").read_text(encoding="utf-8") for file in files]
+    content = [SUITE, PACKAGES, PYTHON, KEYRING, spec.mirror, spec.epoch, trim.DEBIAN, *code]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
 
@@ -61,14 +60,16 @@ def make(spec: ImageSpec, target: Path, scratch: Path) -> None:
     }
     paths = [*(f"path-exclude={path}" for path in _LEFT_OUT), *(f"path-include={path}" for path in _KEPT)]
     command = [
-        *_APART, "mmdebstrap", "--quiet", "--mode=root", "--variant=essential", "--format=directory",
-        f"--keyring={KEYRING}", "--components=main", "--architectures=amd64", f"--include={','.join(PACKAGES)}",
+        *_APART, "mmdebstrap", "--quiet", "--mode=root", "--skip=chroot/mount/sys", "--variant=essential",
+        "--format=directory", f"--keyring={KEYRING}", "--components=main", "--architectures=amd64",
+        f"--include={','.join(PACKAGES)}",
         *(f"--dpkgopt={option}" for option in ("force-unsafe-io", *paths)),
         *(f"--{name}-hook={script}" for name, script in hooks.items()),
         SUITE, str(root), *_sources(spec.mirror),
     ]  # fmt: skip
     try:
         tool(command, "install the Debian packages", {"SOURCE_DATE_EPOCH": str(spec.epoch)})
+        tool(["find", root / "dev", "-mindepth", "1", "-delete"], "empty /dev")  # the kernel fills it
         modules.keep(root)
         trim.debian(root)
         bytecode.write(root, [f"usr/lib/python{PYTHON}", "usr/lib/python3/dist-packages"])

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-# Not meant to be compiled: templates, and code that is wrong on purpose.
-_NOT_CODE = r"/(lib2to3/tests|test/bad\w*|templates?|cookiecutter\w*)/"
+# Not meant to be compiled: templates, code that is wrong on purpose, and code for a newer Python (py312_intrinsics.py).
+_NOT_CODE = r"/(lib2to3/tests|test/bad\w*|templates?|cookiecutter\w*)/|/py3\d\d_\w+\.py$"
 
 
 def write(root: Path, folders: Sequence[str]) -> None:

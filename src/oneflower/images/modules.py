@@ -5,6 +5,7 @@ It is the general kernel: the one for clouds has no AHCI, by which OpenNebula at
 
 from __future__ import annotations
 
+import lzma
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,17 @@ def keep(root: Path) -> None:
         for empty in sorted((path for path in folder.glob("kernel/**") if path.is_dir()), reverse=True):
             if not any(empty.iterdir()):
                 empty.rmdir()
+        for path in sorted(folder.glob("kernel/**/*.ko")):
+            _compress(path)
         tool(["depmod", "-b", root, folder.name], "list the kernel's modules")
+
+
+def _compress(path: Path) -> None:
+    """Replace a module by its compressed form, which kmod reads. The check is the one that the kernel knows, too."""
+    packed = path.with_name(f"{path.name}.xz")
+    packed.write_bytes(lzma.compress(path.read_bytes(), check=lzma.CHECK_CRC32))
+    packed.chmod(0o644)
+    path.unlink()
 
 
 def closure(dependencies: str) -> set[str]:

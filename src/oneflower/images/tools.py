@@ -18,7 +18,7 @@ GRUB = Path("/usr/lib/grub")
 NEEDED = {
     "mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "debugfs": "e2fsprogs", "sfdisk": "fdisk",
     "qemu-img": "qemu-utils", "grub-mkimage": "grub-common", "mkfs.vfat": "dosfstools", "mcopy": "mtools",
-    "tar": "tar", "depmod": "kmod", "unshare": "util-linux", "setpriv": "util-linux",
+    "tar": "tar", "strip": "binutils", "depmod": "kmod", "unshare": "util-linux", "setpriv": "util-linux",
     "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",
     f"{GRUB}/i386-pc/boot.img": "grub-pc-bin",
     f"{GRUB}/x86_64-efi/moddep.lst": "grub-efi-amd64-bin",

@@ -1,9 +1,15 @@
-"""What is taken out of an image because no machine of ours uses it. Copyright files always stay."""
+"""What is taken out of an image because no machine of ours uses it. Copyright files always stay.
+
+Of some wheels, what only a debugger of C code reads is taken out, too. Not of all: libraries that auditwheel has
+changed (`*.libs`), OpenBLAS above all, do not survive it, and the large ones come without it.
+"""
 
 from __future__ import annotations
 
 import shutil
 from typing import TYPE_CHECKING
+
+from oneflower.images.tools import tool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +35,7 @@ _PYTHON = (
 )  # fmt: skip
 # scikit-learn, NumPy, SciPy and PyTorch import parts of their own tests: `sklearn.utils._testing`, `torch.testing`.
 _STAYS = ("torch/testing", "numpy/testing", "sklearn/utils/_testing.py")
+_WITH_SYMBOLS = ("uvloop", "httptools", "sqlalchemy", "greenlet", "yaml", "Crypto", "PIL", "wcwidth")
 
 
 def debian(root: Path) -> None:
@@ -39,6 +46,9 @@ def debian(root: Path) -> None:
 def python(root: Path) -> None:
     """Take out what wheels brought."""
     _remove(root, [_SITE + path for path in _PYTHON])
+    libraries = [path for name in _WITH_SYMBOLS for path in root.glob(f"{_SITE}{name}/**/*.so") if path.is_file()]
+    if libraries:
+        tool(["strip", "--strip-debug", "--preserve-dates", *sorted(libraries)], "take out debugging information")
 
 
 def _remove(root: Path, patterns: Sequence[str]) -> None:

@@ -45,7 +45,7 @@ class _Absence:
     looks: int = 0
 
 
-class _NotLetInError(Exception):
+class _NotAdmittedError(Exception):
     def __init__(self, key: str, reason: Reason) -> None:
         super().__init__(reason)
         self.key = key
@@ -55,8 +55,8 @@ class _NotLetInError(Exception):
 class Admission:
     """Keeps `roster` and `refusals`. What must survive a restart is in `file`, which no other member can write."""
 
-    def __init__(self, door: SuperLinkApi, file: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self._door = door
+    def __init__(self, api: SuperLinkApi, file: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._api = api
         self._file = file
         self._clock = clock
         self._confirmed: set[int] = set()
@@ -137,7 +137,7 @@ class Admission:
             self._enrol(vm, published)
             self._confirmed.add(vm)
             self._refused.pop(vm, None)
-        except _NotLetInError as refusal:
+        except _NotAdmittedError as refusal:
             if self._refused.get(vm) != (refusal.key, refusal.reason):
                 log.warning("VM %d was not admitted: %s", vm, refusal.reason.sentence)
             self._refused[vm] = (refusal.key, refusal.reason)
@@ -146,24 +146,24 @@ class Admission:
         try:
             key = PublicKey.read(published)
         except ValueError as error:
-            raise _NotLetInError("", Reason.INVALID) from error
+            raise _NotAdmittedError("", Reason.INVALID) from error
         name, member = key.fingerprint, self._members.get(vm)
         if member is not None and member.key == name and vm in self._confirmed:
             return
         if self._holders.get(name, vm) != vm:
-            raise _NotLetInError(name, Reason.TAKEN)
+            raise _NotAdmittedError(name, Reason.TAKEN)
         if name not in self._holders and sum(holder == vm for holder in self._holders.values()) >= _MOST_KEYS:
-            raise _NotLetInError(name, Reason.MANY)
+            raise _NotAdmittedError(name, Reason.MANY)
         replaced = member if member is not None and member.key != name else None
-        if replaced is not None and self._door.is_online(replaced.node_id):
-            raise _NotLetInError(name, Reason.HELD)
+        if replaced is not None and self._api.is_online(replaced.node_id):
+            raise _NotAdmittedError(name, Reason.HELD)
         try:
-            node_id = self._door.register(key.pem)
+            node_id = self._api.register(key.pem)
         except ValueError as error:
             if member is not None and member.key == name:
                 self._forget(vm)
             spent = isinstance(error, KeyRefusedError) and error.spent
-            raise _NotLetInError(name, Reason.SPENT if spent else Reason.UNKNOWN) from error
+            raise _NotAdmittedError(name, Reason.SPENT if spent else Reason.UNKNOWN) from error
         self._holders[name] = vm
         self._members[vm] = Member(node_id, name)
         if replaced is not None:
@@ -171,7 +171,7 @@ class Admission:
 
     def _unregister(self, vm: int, member: Member) -> None:
         try:
-            self._door.unregister(member.node_id)
+            self._api.unregister(member.node_id)
         except ValueError as error:
             log.warning("VM %d: its node %s cannot be unregistered: %s", vm, member.node_id, error)
 

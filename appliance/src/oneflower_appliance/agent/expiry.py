@@ -49,7 +49,7 @@ class Expiry:
 
     @property
     def remarks(self) -> list[str]:
-        """Why the machine counts as degraded, or an empty text."""
+        """Why the machine counts as degraded, if it does."""
         line = warning(self._ends.first.date(), self._clock().date()) if self._ends else ""
         return [line] if line else []
 

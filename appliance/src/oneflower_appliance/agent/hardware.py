@@ -1,4 +1,4 @@
-"""Whether the machine can run Flower at all, said in a sentence before Flower would die of it."""
+"""Checks whether the machine can run Flower at all, before Flower would crash without saying why."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import no_room, write_atomic
 
-# What x86-64-v2 adds. NumPy is built for it, and dies with an illegal instruction on less, without a word.
+# What x86-64-v2 adds. NumPy is built for it, and ends with an illegal instruction on less, without a message.
 _NEEDED = ("cx16", "lahf_lm", "popcnt", "pni", "ssse3", "sse4_1", "sse4_2")
 _LEAST_MEMORY = 384 << 20
 

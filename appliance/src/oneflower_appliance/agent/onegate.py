@@ -17,6 +17,7 @@ import urllib.request
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from oneflower_appliance.agent.wording import no_such_vm
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.peers import check_server, is_loopback
 from oneflower_appliance.proof import PROOF, prove
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _UNSAFE = re.compile(r'[,\[\]\\"\x00-\x1f]')
-# OneGate answers 400 for a VM of another service and for much else. Only its text says which; there is no code for it.
-FOREIGN = "does not contain"
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*")
 _ADDRESSES = ("IP", "IP6_GLOBAL", "IP6_SITE")
 _LONGEST_REPLY = 64 * 1024 * 1024
@@ -196,7 +195,7 @@ class OneGate:
                 "The token in token.txt does not belong to this VM: instantiate the VM again, with TOKEN=YES.",
                 heals=False,
             )
-        foreign = status == 400 and FOREIGN in reason
+        foreign = status == 400 and no_such_vm(reason)
         outside = status == 400 and not foreign
         return OneGateError(
             f"OneGate at {self.endpoint} answered {status}: {reason}.",

@@ -1,7 +1,7 @@
 """Which runs a SuperLink keeps: the newest FL_KEEP_RUNS, with their files and checkpoints.
 
-It also keeps runs that have not ended, the runs that these resume, and the newest run of each pre-built app. From the
-last the agent knows that the run of the form was started.
+It also keeps runs that have not ended, the runs that these resume, and the newest run of each pre-built app. That one
+tells the agent that it has started what the form asks for.
 """
 
 from __future__ import annotations

@@ -11,10 +11,11 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from oneflower_appliance.attributes import NOTHING
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_EMPTY = "-"
 _TEXT = re.compile(r"\d+:\d+:[0-9a-f]+( \d+:\d+:[0-9a-f]+)*")
 
 
@@ -33,12 +34,12 @@ class Roster:
     members: Mapping[int, Member] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return " ".join(f"{vm}:{member.node_id}:{member.key}" for vm, member in self.members.items()) or _EMPTY
+        return " ".join(f"{vm}:{member.node_id}:{member.key}" for vm, member in self.members.items()) or NOTHING
 
     @classmethod
     def parse(cls, text: str) -> Roster:
         """Read what `str` wrote. Raises `ValueError`."""
-        if text == _EMPTY:
+        if text == NOTHING:
             return cls()
         if not _TEXT.fullmatch(text):
             raise ValueError(text)

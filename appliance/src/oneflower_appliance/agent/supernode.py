@@ -76,9 +76,9 @@ class SuperNode:
         ]
 
     def restart_steps(self) -> list[Step]:
-        """Return what is to be done again after Flower ended."""
-        anew = [self._introduction, self._admittance] if self._membership.is_lost else []
-        return [self._prepare, *anew, *self._run_flower]
+        """Return the steps to repeat after Flower ended."""
+        again = [self._introduction, self._admittance] if self._membership.is_lost else []
+        return [self._prepare, *again, *self._run_flower]
 
     @property
     def _introduction(self) -> Step:
@@ -93,10 +93,11 @@ class SuperNode:
         return [Step("start", self._start), Step("online", self._online), Step("ready", self._ready)]
 
     def tick(self) -> float:
-        """See that the SuperLink hears from this node. Returns the seconds until the next tick.
+        """Check that the SuperLink hears from this node. Returns the seconds until the next tick.
 
-        Raises `HungError` when it has not for a while, and when a ClientApp is still at what its round no longer waits
-        for, so that this node can take part in the next; a SuperLink that does not answer is another's business.
+        Raises `HungError` when it has not heard for a while, and when a ClientApp still works on a message that its
+        round no longer waits for: Flower is then started again, so that this node takes part in the next round. A
+        SuperLink that does not answer is no reason.
         """
         endpoint, stuck = self._superlink.endpoint, False
         self._shortfalls.publish_news()
@@ -112,7 +113,7 @@ class SuperNode:
         return _HEARING
 
     def diagnose(self, cause: OneflowerError) -> OneflowerError:
-        """Return why Flower ended, and make up for it where that can be done: a key that is refused is dropped."""
+        """Return why Flower ended, and correct it if possible: a refused key is dropped."""
         return self._membership.diagnose(cause, self._superlink.endpoint, self._probe)
 
     @property

@@ -1,4 +1,4 @@
-"""What the agent tells systemd: that it lives, how it is, and how much a line of its log matters.
+"""What the agent tells systemd: that it is not stuck, how it is, and how much a line of its log matters.
 
 In the local cloud there is no systemd, and all of this does nothing.
 """
@@ -26,12 +26,12 @@ def tell(*assignments: str) -> None:
 
 
 def alive() -> None:
-    """Say that this process is not stuck. Without that for a while (WatchdogSec), systemd starts it again."""
+    """Say that this process is not stuck. Otherwise systemd starts it again after a while (WatchdogSec)."""
     tell("WATCHDOG=1")
 
 
 def rest(seconds: float) -> None:
-    """Sleep, as one who lives."""
+    """Sleep, and keep telling systemd that this process is not stuck."""
     while seconds > 0:
         alive()
         time.sleep(min(seconds, _SLICE))
@@ -39,7 +39,7 @@ def rest(seconds: float) -> None:
 
 
 def under_journal() -> bool:
-    """Say whether standard error goes to systemd's journal."""
+    """Whether standard error goes to systemd's journal."""
     return "JOURNAL_STREAM" in os.environ
 
 

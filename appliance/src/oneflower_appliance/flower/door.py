@@ -17,7 +17,7 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 
 from oneflower_appliance.flower.bodies import Bodies
-from oneflower_appliance.flower.membership import StrangerError
+from oneflower_appliance.flower.membership import NotAMemberError
 from oneflower_appliance.flower.serving import VISIT
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from oneflower_appliance.flower.visits import Visit
 
 _FLEET = "/v1/fleet/"
-_STATUS = "/oneflower/"
+_API = "/oneflower/"
 _NODE_HEALTH = "/health/supernode/"
 _CLOSE = {"Connection": "close"}
 # A message's objects are sent one by one, arrays in parts of 5 MiB. A record of an app cannot be split.
@@ -39,9 +39,9 @@ _AT_A_TIME = 512 * 2**20
 class OwnDoor:
     """ASGI middleware before `app`, for processes of the user who runs it, but for no other user and no web browser."""
 
-    def __init__(self, app: ASGIApp, status: ASGIApp | None = None) -> None:
+    def __init__(self, app: ASGIApp, api: ASGIApp | None = None) -> None:
         self._app = app
-        self._status = status or app
+        self._api = api or app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -56,15 +56,15 @@ class OwnDoor:
         # or directly; then the browser says where the page is from.
         if not all(_is_loopback(host) for host in headers.getlist("host") or [""]) or "origin" in headers:
             return _refused("This door is for programs on this machine, which call it by a loopback address.")
-        return self._status if scope["path"].startswith((_STATUS, _NODE_HEALTH)) else self._app
+        return self._api if scope["path"].startswith((_API, _NODE_HEALTH)) else self._app
 
 
 class FleetDoor:
     """ASGI middleware before a SuperLink's application, for its SuperNodes."""
 
-    def __init__(self, flower: ASGIApp, status: ASGIApp, membership: Membership) -> None:
+    def __init__(self, flower: ASGIApp, api: ASGIApp, membership: Membership) -> None:
         self._flower = flower
-        self._status = status
+        self._api = api
         self._membership = membership
         self._bodies = Bodies(_AT_A_TIME)
 
@@ -79,7 +79,7 @@ class FleetDoor:
                 await self._bodies.bring(self._flower, scope, receive, send, size=size, give_up=visit.drop)
                 return
         elif path.startswith(_NODE_HEALTH):
-            answer = self._status
+            answer = self._api
         elif path == "/health":
             answer = self._flower
         else:
@@ -100,8 +100,8 @@ class FleetDoor:
             return None
         try:
             who = await run_in_threadpool(self._membership.member, scope["path"], Headers(scope=scope))
-        except StrangerError as stranger:
-            return stranger.answer
+        except NotAMemberError as error:
+            return error.answer
         if who:
             visit.know(who)
         elif size > _LARGEST_OF_STRANGERS:

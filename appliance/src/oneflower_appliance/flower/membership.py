@@ -21,7 +21,7 @@ _CLOSE = {"Connection": "close"}
 _REGISTER, _ACTIVATE = "/v1/fleet/register-node", "/v1/fleet/activate-node"
 
 
-class StrangerError(Exception):
+class NotAMemberError(Exception):
     """The request is not from a registered SuperNode. The answer is Flower's own."""
 
     def __init__(self, answer: JSONResponse) -> None:
@@ -42,7 +42,7 @@ class Membership:
     def member(self, path: str, headers: Headers) -> str:
         """Return the key that identifies the sender of a request; empty if the request is open to unknown senders.
 
-        Raises `StrangerError` if the request must be refused. This reads Flower's database, so it takes a while.
+        Raises `NotAMemberError` if the request must be refused. This reads Flower's database, so it takes a while.
         """
         key = self._signer(headers)
         state = self._state
@@ -52,10 +52,10 @@ class Membership:
             return ""
         # In Flower's words, from which a SuperNode reports what is wrong.
         if path == _REGISTER:
-            raise StrangerError(self._refusal(self._codes.FLEET_SUPERNODE_REGISTRATION_DISABLED))
+            raise NotAMemberError(self._refusal(self._codes.FLEET_SUPERNODE_REGISTRATION_DISABLED))
         if path == _ACTIVATE:
-            raise StrangerError(self._refusal(self._codes.FLEET_NODE_ACTIVATION_FAILED))
-        raise StrangerError(_unauthorized())
+            raise NotAMemberError(self._refusal(self._codes.FLEET_NODE_ACTIVATION_FAILED))
+        raise NotAMemberError(_unauthorized())
 
     def _signer(self, headers: Headers) -> bytes:
         """Return the public key that signed a request just now."""
@@ -65,7 +65,7 @@ class Membership:
             asked = SimpleNamespace(protobuf_request=self._activate(public_key=key))
             self._auth.authenticate_node(SimpleNamespace(headers=headers, state=asked))
         except Exception as error:  # whatever it is, it is not a valid signature
-            raise StrangerError(_unauthorized()) from error
+            raise NotAMemberError(_unauthorized()) from error
         return key
 
     def _refusal(self, code: Any) -> JSONResponse:

@@ -86,10 +86,10 @@ class SuperLink:
     def entrances(self) -> list[Entrance]:
         """Return the sockets, each with its application. A socket for another purpose is added here."""
         flower = self._polls if self._polls and self._superexec else self._app
-        status = superlink_api(self._link, self._runs) if self._link else no_api()
+        api = superlink_api(self._link, self._runs) if self._link else no_api()
         return [
-            own_entrance(self._control, OwnDoor(flower, status)),
-            fleet_entrance(self._fleet, FleetDoor(flower, status, Membership(self._app))),
+            own_entrance(self._control, OwnDoor(flower, api)),
+            fleet_entrance(self._fleet, FleetDoor(flower, api, Membership(self._app))),
         ]
 
     def _make_polls(self) -> LongPoll | None:

@@ -59,7 +59,7 @@ def _device(patience: int) -> Path:
 
 
 def hand_over(source: Path, group: int, folder: Path) -> None:
-    """Copy what the agent reads, and what nobody else may, to where one-context keeps its own."""
+    """Copy what the agent reads, and nobody else may read, to the folder in which one-context keeps its files."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)  # one-context may have made it, for root alone
     for name in FOR_THE_AGENT:
@@ -71,5 +71,5 @@ def hand_over(source: Path, group: int, folder: Path) -> None:
 
 
 def own_context_is_installed() -> bool:
-    """Say whether OpenNebula's one-context is on this machine, which then does what this would do."""
+    """Whether OpenNebula's one-context is on this machine. It then does what this would do."""
     return shutil.which("one-contextd", path="/usr/sbin:/usr/local/sbin:/sbin:/usr/bin") is not None

@@ -18,7 +18,7 @@ _HOSTS = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 
 
 def host_name(context: Mapping[str, str]) -> str:
-    """Return the name that the context gives this machine, with what no name may have replaced; empty for none."""
+    """Return the name that the context gives this machine, without what a name may not have; empty if it gives none."""
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", context.get("SET_HOSTNAME", "").strip())
     labels = (label.strip("-")[:_LONGEST].strip("-") for label in name.split("."))
     return ".".join(label for label in labels if label).lower()
@@ -34,13 +34,13 @@ def set_host_name(name: str, root: Path = Path("/")) -> None:
 
 
 def keys(context: Mapping[str, str]) -> list[str]:
-    """Return the public keys that the context lets in."""
+    """Return the public keys that the context allows to log in."""
     lines = (line.strip() for name in _KEYS for line in context.get(name, "").splitlines())
     return list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
 
 
-def let_in(wanted: list[str], home: Path = Path("/root")) -> int:
-    """Let these keys log in as root, beside those that may already. Returns how many are new."""
+def authorize(wanted: list[str], home: Path = Path("/root")) -> int:
+    """Allow these keys to log in as root, beside those that already may. Returns how many are new."""
     path = private_directory(home / ".ssh") / "authorized_keys"
     present = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     new = [key for key in wanted if key not in present]

@@ -41,7 +41,7 @@ def say(text: str, level: int = 5) -> None:
 
 
 def prepare() -> None:
-    """Take over the context, and do what needs no network. Nothing of it may keep the rest from being done."""
+    """Take over the context, and do what needs no network. If one part of it fails, the others are still done."""
     group = grp.getgrnam(USER).gr_gid
     try:
         with disc.found() as source:
@@ -63,7 +63,7 @@ def prepare() -> None:
 
 
 def _has_scripts(source: Path) -> bool:
-    """Say whether there is a script to run, or something to say about one."""
+    """Whether there is a script to run, or an error to report about one."""
     try:
         return bool(start_script.scripts(read_context(source), source))
     except OneflowerError:
@@ -86,7 +86,7 @@ def _set_up(context: Mapping[str, str]) -> None:
     name, keys = identity.host_name(context), identity.keys(context)
     changes: list[Callable[[], object]] = [lambda: identity.set_host_name(name)] if name else []
     if keys:
-        changes.append(lambda: identity.let_in(keys))
+        changes.append(lambda: identity.authorize(keys))
     for change in changes:
         try:
             change()
@@ -124,7 +124,10 @@ def _volumes(context: Mapping[str, str]) -> list[Volume]:
 
 
 def _mount(volume: Volume, said: str = "") -> str:
-    """Mount a volume. Returns why it cannot be mounted. That is for the agent; and said here, unless it was `said`."""
+    """Mount a volume. Returns why it cannot be mounted.
+
+    The reason is kept for the agent, and logged unless it was `said` before.
+    """
     try:
         say(f"mounted {mounting.mount(volume, grp.getgrnam(USER).gr_gid)}")
     except (OneflowerError, OSError) as error:

@@ -1,9 +1,4 @@
-"""Tries an image: a federation of machines that boot it deploys, trains, heals, scales, and goes.
-
-The machines are containers, each with the image's own systemd as process 1. They and the local cloud that runs them are
-in network, mount and process namespaces of their own, which end with the trial and everything in them. All that is done
-is done as an operator of OpenNebula does it, through the same client: the SuperLink is reached over SSH.
-"""
+"""What is done in the namespaces of a trial: a federation deploys, trains, heals, scales, and is removed."""
 
 from __future__ import annotations
 
@@ -12,63 +7,32 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from oneflower.api import opennebula_cloud
 from oneflower.cloud import Federation
 from oneflower.cloud.register import Registration, Wishes
 from oneflower.cloud.tunnel import SshOptions
-from oneflower.images.app_image import checked_image, contents
-from oneflower.images.scratch import scratch
-from oneflower.images.tools import WITH_US
-from oneflower.images.unpack import NEEDED as UNPACK_NEEDS
-from oneflower.images.unpack import unpack
+from oneflower.images.app_image import contents
 from oneflower.local import daemon
 from oneflower.local.home import LocalHome
 from oneflower.local.host.bridge import NAMESPACES
-from oneflower.local.host.container_driver import NEEDED as CONTAINER_NEEDS
-from oneflower.prerequisites import require_packages, require_root
-from oneflower.process import attend, run
-from oneflower.runtimes import runtime
+from oneflower.process import run
+from oneflower.trial.lessons import lesson_of
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.files import private_directory
+from oneflower_appliance.roles import NODES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
 
     from oneflower.cloud import Cloud, FederationStatus
+    from oneflower.images.app_image import Contents
+    from oneflower.trial.lessons import Lesson
 
-    Step = Callable[[str], AbstractContextManager[object]]
-
-_APP, _GOAL, _ROUNDS = "image-classification", 0.95, 3
 _NODES = 2
+_PYTHON = "/opt/oneflower/bin/python"
 _LIMIT = 180.0  # seconds for a federation to be ready, on a busy machine too
-NAMESPACED = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 _PULSE = 0.2
-NEEDED = {
-    **CONTAINER_NEEDS, **UNPACK_NEEDS, "unshare": "util-linux", "setpriv": "util-linux", "ssh": "openssh-client"
-}  # fmt: skip
-
-
-def try_image(image: Path, step: Step) -> None:
-    """Try an image, which is a file or the folder of its root file system. Raises `OneflowerError` when it fails."""
-    require_packages("Trying an image", NEEDED)
-    require_root("Trying an image", "its machines run as containers")
-    home = LocalHome.of_user()
-    with scratch(private_directory(home.cache / "trials"), "trial-") as folder:
-        root = image
-        if not image.is_dir():
-            with step(f"compare {image.name} with its manifest"):
-                checked_image(image)
-            with step(f"unpack {image.name}"):
-                root = unpack(image, folder)
-        flower = contents(root).flower
-        with step(f"the client's own runtime for Flower {flower}"):  # there is no network for it in the namespaces
-            runtime.ensure(home.runtimes, flower, "sklearn")
-        inner = [sys.executable, "-m", "oneflower.trial", str(root), str(folder / "cloud"), str(home.cache)]
-        if attend([*WITH_US, *NAMESPACED, *inner]):
-            raise OneflowerError(f"The image {image} failed its trial.", "The lines above say where.", ExitCode.CLOUD)
 
 
 def main() -> None:
@@ -81,7 +45,7 @@ def main() -> None:
         found = daemon.start(home, ["--stay", "--image", str(root)])
         os.environ |= {"ONE_XMLRPC": found.xmlrpc, "ONEFLOW_URL": found.oneflow, "ONE_AUTH": str(home.one_auth)}
         try:
-            _live(opennebula_cloud(ssh=SshOptions(key=_key(state))), state)
+            _live(opennebula_cloud(ssh=SshOptions(key=_key(state))), state, contents(root))
         finally:
             daemon.stop(home)
     except OneflowerError as error:
@@ -97,20 +61,22 @@ def isolate() -> None:
     run(["ip", "link", "set", "lo", "up"], what, hint)
 
 
-def _live(cloud: Cloud, state: Path) -> None:
+def _live(cloud: Cloud, state: Path, image: Contents) -> None:
     """Take a federation through its life."""
+    lesson = lesson_of(image)
+    settings = {"FLOWER_VERSION": image.flower, **lesson.settings}
     cloud.core.set_user_attribute("SSH_PUBLIC_KEY", (state / "key.pub").read_text(encoding="ascii").strip())
     Registration(cloud, Wishes()).apply()
     with _timed(f"deploy 1 SuperLink and {_NODES} SuperNodes"):
-        federation = Federation.deploy(cloud, _NODES, name="trial", timeout=_LIMIT, keep=True)
+        federation = Federation.deploy(cloud, _NODES, settings, "trial", timeout=_LIMIT, keep=True)
     try:
-        _train(federation, state / "first")
+        _train(federation, lesson, state / "first")
         _reboot(federation)
         _kill_agents(federation, state)
         with _timed(f"scale to {_NODES + 1} SuperNodes and back"):
             federation.scale(_NODES + 1, _LIMIT)
             federation.scale(_NODES, _LIMIT)
-        _train(federation, state / "second")
+        _train(federation, lesson, state / "second")
     except OneflowerError:
         for text in federation.logs():
             sys.stderr.write(f"    {text}\n")
@@ -120,12 +86,16 @@ def _live(cloud: Cloud, state: Path) -> None:
         _nothing_left(state)
 
 
-def _train(federation: Federation, folder: Path) -> None:
-    with _timed(f"train {_APP} for {_ROUNDS} rounds"):
-        result = federation.run(_APP, _ROUNDS, save=folder)
-    accuracy = result.rows[-1].accuracy or 0.0
-    if accuracy < _GOAL:
-        raise OneflowerError(f"The model reached an accuracy of {accuracy:.3f}, less than {_GOAL}.", "")
+def _train(federation: Federation, lesson: Lesson, folder: Path) -> None:
+    if lesson.prepare:
+        with _timed(f"prepare {lesson.app}"):
+            for number, vm in enumerate(vm for vm in federation.status().vms if vm.role == NODES):
+                with lesson.prepare.open("rb") as program:
+                    _ssh(vm.ip, folder.parent, _PYTHON, "-", lesson.folder, str(number), stdin=program)
+    rounds = f"{lesson.rounds} rounds" if lesson.rounds > 1 else "1 round"
+    with _timed(f"train {Path(lesson.app).name} for {rounds}") as told:
+        result = federation.run(lesson.app, lesson.rounds, lesson.config, folder)
+        told(lesson.check(result))
 
 
 def _reboot(federation: Federation) -> None:
@@ -154,11 +124,12 @@ def _is_ready(status: FederationStatus, name: str) -> bool:
     return all(vm.ready for vm in status.vms if vm.name == name)
 
 
-def _ssh(ip: str, state: Path, *command: str) -> None:
+def _ssh(ip: str, state: Path, *command: str, stdin: IO[bytes] | None = None) -> None:
     """Run a command as root on a machine. Its host keys are not checked: it is ours, in a network of ours."""
     options = ("BatchMode=yes", "StrictHostKeyChecking=no", f"UserKnownHostsFile={os.devnull}", "LogLevel=ERROR")
     flags = [word for option in options for word in ("-o", option)]
-    run(["ssh", *flags, "-i", str(state / "key"), f"root@{ip}", *command], f"run a command on {ip}", "See its log.")
+    words = ["ssh", *flags, "-i", str(state / "key"), f"root@{ip}", *command]
+    run(words, f"run a command on {ip}", "See its log.", stdin=stdin)
 
 
 def _key(state: Path) -> Path:
@@ -179,15 +150,16 @@ def _nothing_left(state: Path) -> None:
 
 
 @contextmanager
-def _timed(what: str) -> Iterator[None]:
+def _timed(what: str) -> Iterator[Callable[[str], None]]:
+    """Say what is done and how long it took. What is yielded takes what else to say of it."""
     sys.stderr.write(f"  {what} ...\n")
-    start = time.monotonic()
+    start, more = time.monotonic(), list[str]()
     try:
-        yield
+        yield more.append
     except BaseException:
         sys.stderr.write(f"✗ {what} ({time.monotonic() - start:.1f} s)\n")
         raise
-    sys.stderr.write(f"✓ {what} ({time.monotonic() - start:.1f} s)\n")
+    sys.stderr.write(f"✓ {': '.join((what, *more))} ({time.monotonic() - start:.1f} s)\n")
 
 
 if __name__ == "__main__":
