@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help demo new-use-case test test-cloud check types fast coverage e2e image-tools images releases campaign bench bench-rounds docs lock hooks clean
 help:
 	@echo "make demo    the whole job on this machine: deploy, train, show, save, clean up"
-	@echo "make test    all tests (make check, those with real processes, make releases)"
+	@echo "make test    all tests (make check, those with real processes, all examples, make releases)"
 	@echo "make releases  the most important tests on each supported release of Flower that is not the default"
 	@echo "make check   linters, types, layers and the fast tests"
 	@echo "make test-cloud  the lifecycle of federations, against the OpenNebula that ONE_XMLRPC, ONEFLOW_URL, ONE_AUTH name"
@@ -55,7 +55,7 @@ image-tools:
 		while read -r tool package; do scripts/need "$$tool" "$$package" </dev/null || exit; done; fi
 
 e2e: image-tools
-	$(RUN) pytest -m e2e
+	$(RUN) pytest -m 'e2e or hypothesis' --hypothesis-profile=all
 
 images: image-tools
 	$(RUN) python scripts/images.py

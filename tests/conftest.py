@@ -6,6 +6,10 @@ import gc
 
 import pytest
 
+from tests import examples
+
+examples.register_profiles()
+
 
 def pytest_collection_finish():
     """Have no collection of garbage look through what was imported, which stays to the end."""

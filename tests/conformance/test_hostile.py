@@ -18,11 +18,12 @@ from oneflower.local.oneflow.calls import oneflow_calls
 from oneflower.local.oneflow.scheduling import ACTIONS
 from oneflower.local.onegate.calls import OneGateCalls
 from oneflower.opennebula import ServiceOptions, service_template
+from tests.examples import examples
 
 from .cloud import SECRET, LocalServers
 
 QUICK = settings(
-    max_examples=150, deadline=None, derandomize=True,
+    max_examples=examples(150), derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 

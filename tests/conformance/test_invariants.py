@@ -10,6 +10,7 @@ import collections
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -27,6 +28,7 @@ from oneflower.opennebula import (
 from oneflower.opennebula.states import ServiceState
 from oneflower_appliance.agent.partition import Partitions
 from oneflower_appliance.settings import Bounds, resolve
+from tests.examples import examples
 
 from .cloud import LocalServers
 
@@ -311,14 +313,16 @@ class Life(RuleBasedStateMachine):
 
 
 Life.TestCase.settings = settings(
-    max_examples=36, stateful_step_count=40, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate],
+    max_examples=examples(40), stateful_step_count=40, derandomize=True, phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
 
 
+@pytest.mark.hypothesis
 class TestLife(Life.TestCase):
     """Runs the machine."""
 
     def runTest(self):  # noqa: N802 - unittest calls it so
         super().runTest()
-        assert STEPS["steps"] >= 1000, f"only {STEPS['steps']} steps"
+        assert STEPS["steps"] >= examples(1000), f"only {STEPS['steps']} steps"
+        assert STEPS["RUNNING"], "no federation ever ran"

@@ -437,4 +437,4 @@ class Joining(RuleBasedStateMachine):
 
 
 TestJoining = Joining.TestCase
-TestJoining.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestJoining.settings = settings(stateful_step_count=40)

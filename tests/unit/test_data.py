@@ -6,11 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oneflower_appliance.training.data import DataError, hold_out, share
+from tests.examples import examples
 
 LABELS = np.repeat(np.arange(10), 144)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 @given(st.integers(1, 40), st.sampled_from([0.0, 0.05, 1.0]), st.integers(0, 5))
 def test_shares_are_disjoint_complete_and_never_empty(count, alpha, seed):
     shares = [share(LABELS, number, count, alpha, seed) for number in range(count)]

@@ -120,7 +120,7 @@ _VALUE = st.one_of(
 _PUBLISHED = st.dictionaries(st.sampled_from(_ATTRIBUTES), _VALUE)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a machine may be slow
+@settings(suppress_health_check=[HealthCheck.too_slow])  # a machine may be slow
 @given(_PUBLISHED, st.lists(_PUBLISHED, max_size=3))
 def test_nothing_that_a_vm_publishes_keeps_a_federation_from_being_shown(link, nodes):
     found = status(nodes, **{"FL_RUN_ID": "5", **link})

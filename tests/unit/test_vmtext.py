@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from oneflower.local.errors import CloudError
 from oneflower.local.oned.vmtext import parse_template
 from oneflower.local.onegate.attributes import escape
+from tests.examples import examples
 
 MEGABYTE, MUCH = 1_000_000, 200_000
 
@@ -101,7 +102,7 @@ PIECES = st.sampled_from([
 
 
 @given(pieces=st.lists(PIECES, max_size=16))
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=examples(1500))
 def test_template_text_is_read_as_oned_reads_it(pieces):
     text = "".join(pieces)
     assert outcome(parse_template, text) == outcome(lambda given: ByTheBook(given).parse(), text)
