@@ -367,6 +367,17 @@ def test_checkpoints_have_to_be_written(monkeypatch):
         check_volumes({"ONEFLOWER_CHECKPOINTS": "virtiofs:lab", "FL_CHECKPOINT_PATH": "/proc"})
 
 
+def test_a_link_that_an_app_left_is_not_followed(tmp_path, monkeypatch):
+    """The default places are in the folder of the agent's user, as whom apps run; root mounts there."""
+    called = []
+    monkeypatch.setattr(mounting, "call", lambda command: called.append(command) or (0, ""))
+    (tmp_path / "data").symlink_to("/root/.ssh")
+    for where in (tmp_path / "data", tmp_path / "data" / "below"):
+        with pytest.raises(OneflowerError, match="links are not followed"):
+            mounting.mount(Volume("ONEFLOWER_DATA", "virtiofs", "lab", str(where)), 0)
+    assert called == []
+
+
 def test_a_server_that_does_not_answer_is_named_at_once():
     with socket.socket() as closed:
         closed.bind(("127.9.9.9", 0))

@@ -20,9 +20,11 @@ _UNKNOWN = 2  # exit status of blkid for a device on which it recognises nothing
 
 def mount(volume: Volume, owner: int) -> str:
     """Mount a volume and return what was done. Raises `OneflowerError`."""
-    if os.path.ismount(volume.where):
-        return f"{volume.where} is mounted already"
     where = Path(volume.where)
+    if where.resolve() != where:  # an app may have left a link in the agent's folder, for root to follow
+        raise _failed(volume, f"it is a link to {where.resolve()}, and links are not followed")
+    if os.path.ismount(where):
+        return f"{volume.where} is mounted already"
     where.mkdir(parents=True, exist_ok=True)
     made = _format(volume) if volume.kind == "disk" else ""
     _run(volume, _command(volume))
