@@ -11,7 +11,7 @@ from pathlib import Path
 
 from uv import find_uv_bin
 
-from oneflower.runtimes.runtime import NO_FRAMEWORK, PINNED
+from oneflower.runtimes.runtime import NO_FRAMEWORK, pinned_list
 from oneflower_appliance.parameters import FLOWER_MINORS
 from oneflower_appliance.use_cases import FRAMEWORKS
 
@@ -30,5 +30,5 @@ if __name__ == "__main__":
         wanted = {NO_FRAMEWORK: (), **{name: framework.packages for name, framework in FRAMEWORKS.items()}}
         for name, packages in wanted.items():
             text = lock(f"flwr=={release}", *packages)
-            (PINNED / f"flwr-{release}-{name}.txt").write_text(text, encoding="utf-8")
+            pinned_list(release, name).write_text(text, encoding="utf-8")
     (Path(__file__).parent / "uv.txt").write_text(lock(f"uv=={version('uv')}"), encoding="utf-8")

@@ -37,12 +37,11 @@ _TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 
 def listed(spec: ImageSpec) -> str:
     """Return the packages of an image with their hashes. Raises `OneflowerError` when nothing pins them."""
-    pinned = runtime.PINNED / f"flwr-{spec.flower}-{spec.framework}.txt"
+    pinned = runtime.pinned_list(spec.flower, spec.framework)
     if not pinned.is_file():
-        releases = sorted({path.name.split("-")[1] for path in runtime.PINNED.glob("flwr-*.txt")})
         raise OneflowerError(
             f"There is no list of pinned packages for Flower {spec.flower} and {spec.framework}.",
-            f"Give --flower-version {' or '.join(releases)}.",
+            f"Give --flower-version {' or '.join(runtime.pinned_releases())}.",
             ExitCode.NOT_FOUND,
         )
     text = without(pinned.read_text(encoding="utf-8"), _LEFT_OUT)

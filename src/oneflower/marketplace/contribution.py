@@ -25,7 +25,7 @@ from oneflower.marketplace.catalogue import (
 from oneflower.marketplace.wheel import appliance_wheel
 from oneflower.marketplace.yaml_text import to_yaml
 from oneflower.opennebula.service import READY_SCRIPT
-from oneflower.runtimes.runtime import PINNED
+from oneflower.runtimes.runtime import pinned_list
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.parameters import form_fields
@@ -209,7 +209,7 @@ def _appliance(wheel: str, content: bytes) -> str:
 
 
 def _pinned(image: AppImage) -> str:
-    path = PINNED / f"flwr-{image.flower}-{image.framework}.txt"
+    path = pinned_list(image.flower, image.framework)
     if not path.is_file():
         raise OneflowerError(
             f"There is no pinned list of packages for Flower {image.flower} with {image.framework}.",

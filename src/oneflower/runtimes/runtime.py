@@ -57,14 +57,20 @@ class Runtime:
 
 def requirements(version: str, framework: str) -> str:
     """Return what to install: the pinned list if there is one, else Flower's release and the framework's packages."""
-    pinned = _pinned(version, framework)
+    pinned = pinned_list(version, framework)
     if pinned.is_file():
         return pinned.read_text(encoding="utf-8")
     return "\n".join([f"flwr=={version}", *FRAMEWORKS[framework].packages, ""])
 
 
-def _pinned(version: str, framework: str) -> Path:
+def pinned_list(version: str, framework: str) -> Path:
+    """Return the file with the pinned packages for a release and a framework. It may not exist."""
     return PINNED / f"flwr-{version}-{framework}.txt"
+
+
+def pinned_releases() -> list[str]:
+    """Return the releases of Flower for which there are pinned packages."""
+    return sorted({path.name.split("-")[1] for path in PINNED.glob("flwr-*.txt")})
 
 
 def find(runtimes: Path, version: str, framework: str) -> Runtime | None:
@@ -78,12 +84,11 @@ def ensure(runtimes: Path, version: str, framework: str, notify: Callable[[str],
     """Return the runtime, building it first if necessary. Raises `OneflowerError` when it cannot be built."""
     if runtime := find(runtimes, version, framework):
         return runtime
-    if not _pinned(version, framework).is_file() and os.environ.get(UNPINNED) != "1":
-        releases = sorted({path.name.split("-")[1] for path in PINNED.glob("flwr-*.txt")})
+    if not pinned_list(version, framework).is_file() and os.environ.get(UNPINNED) != "1":
         raise OneflowerError(
             f"There is no list of pinned packages for Flower {version} and {framework}.",
-            f"Set FLOWER_VERSION to {' or '.join(releases)}, or set {UNPINNED}=1 in the environment to install what "
-            "the package registry has today.",
+            f"Set FLOWER_VERSION to {' or '.join(pinned_releases())}, or set {UNPINNED}=1 in the environment to "
+            "install what the package registry has today.",
             ExitCode.ENVIRONMENT,
         )
     folder = _folder(runtimes, version, framework)
@@ -114,7 +119,7 @@ def _build(folder: Path, version: str, framework: str) -> None:
     sources = ["--only-binary", ":all:", *(word for link in links for word in ("--find-links", link))]
     torch = local_torch(links) if framework == "pytorch" else None
     listed, way = requirements(version, framework), list[str]()
-    if not _pinned(version, framework).is_file():
+    if not pinned_list(version, framework).is_file():
         # PyTorch has a registry of its own, with a build for this machine's GPU or CPU. Not everybody can reach it.
         ways = [["--torch-backend", "auto"], []] if framework == "pytorch" and not torch else [[]]
         resolve = [*uv, "pip", "compile", "--generate-hashes", "--python", sys.executable, *sources]
