@@ -13,7 +13,7 @@ from oneflower.cli.rounds import RunTable, progress_line
 from oneflower.cli.screen import Output
 from oneflower.cli.session import Session
 from oneflower.cli.steps import Pulse, Steps, step
-from oneflower.events import StepEnded
+from oneflower.events import Note, StepEnded
 from oneflower.opennebula import NAME
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.use_cases import NO_USE_CASE
@@ -178,7 +178,7 @@ def show(name: Name = None, output: Format = Output.TEXT) -> None:
         screen.show_line(f"Training: {progress_line(status.training)}")
     more = (status.trust.refusal, status.trust.note, status.share)
     for remark in (*status.causes, *status.remarks, *filter(None, more)):
-        screen.show_line(f"Note: {remark}")
+        screen.show_line(str(Note(remark)))
     rows = [
         (
             vm.id,
@@ -227,7 +227,7 @@ def scale(
     with step(f"scaling {federation.name} to {supernodes} SuperNodes") as steps:
         status = federation.scale(supernodes, timeout, steps.watch)
     if status.share:
-        screen.say(f"Note: {status.share}")
+        screen.note(status.share)
     screen.show_result(output, status, f"Federation {federation.name} has {status.supernodes} SuperNodes.")
 
 

@@ -127,10 +127,10 @@ def _show(done: Registered, wishes: Wishes, *, dry_run: bool) -> None:
     for change in done.changes:
         screen.show(str(change))
     if done.diskless and not Session.is_local():
-        screen.say(f"Note: the machines of {' and '.join(done.diskless)} have no image to boot from; give --image.")
+        screen.note(f"the machines of {' and '.join(done.diskless)} have no image to boot from; give --image.")
     for role in done.asking:
-        screen.say(
-            f"Note: VM template {wishes.vm_template_name(role)} asks for inputs (USER_INPUTS, INPUTS_ORDER). "
+        screen.note(
+            f"VM template {wishes.vm_template_name(role)} asks for inputs (USER_INPUTS, INPUTS_ORDER). "
             "Nobody can deploy from Sunstone until you take them out."
         )
     name = wishes.name

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from oneflower.cli.screen import say, show, warn
+from oneflower.events import Note
 from oneflower_appliance.runs import list_faults
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def show_files(result: RunResult) -> None:
         show(f"{'more':8} {path}")
     if lost := result.not_saved:
         names = ", ".join(lost[:5]) + (" ..." if len(lost) > 5 else "")
-        warn(f"Note: {len(lost)} files of the app are too large or too many and stay on the SuperLink: {names}")
+        warn(str(Note(f"{len(lost)} files of the app are too large or too many and stay on the SuperLink: {names}")))
 
 
 def progress_line(found: RunProgress) -> str:

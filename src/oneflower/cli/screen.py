@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oneflower.cli.printable import in_a_line, printable
+from oneflower.events import Note
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +42,11 @@ def say(text: str) -> None:
     """Print a remark."""
     sys.stderr.write(printable(text) + "\n")
     sys.stderr.flush()
+
+
+def note(text: str) -> None:
+    """Print a remark on something that a person should know."""
+    say(str(Note(text)))
 
 
 def warn(text: str) -> None:

@@ -46,9 +46,7 @@ def render(
     )
     text = json.dumps(service_template(options), indent=2)
     if compat == _SIX:
-        screen.say(
-            "Note: this is for servers of OpenNebula 6.8 and 6.10 only. OpenNebula 7 accepts it and deploys garbage."
-        )
+        screen.note("this is for servers of OpenNebula 6.8 and 6.10 only. OpenNebula 7 accepts it and deploys garbage.")
     if save is None:
         screen.show(text)
         return
@@ -81,7 +79,7 @@ def validate(
         if not findings:
             screen.show("No trap found.")
         for role in placeholders(template):
-            screen.say(f"Note: role {role} still has a placeholder for the id of its VM template.")
+            screen.note(f"role {role} still has a placeholder for the id of its VM template.")
     if findings:
         raise typer.Exit(ExitCode.INVALID_INPUT)
 

@@ -117,7 +117,7 @@ def connect(
     federation = Federation.find(Session.cloud(), name)
     status = federation.status()
     if status.trust.note:
-        screen.say(f"Note: {status.trust.note}")
+        screen.note(status.trust.note)
     with federation.control(status) as address:
         forget_gone(federation.cloud, {found.id for found in Federation.all(federation.cloud)})
         ca = keep_ca(federation.cloud, status)

@@ -77,11 +77,11 @@ def _show_consoles(service: Service, notify: Notify) -> None:
 
 def _take_back(cloud: Cloud, made: Answer[int], name: str) -> None:
     """Remove the service that the cloud is creating: it has the request, and will answer with the id in a moment."""
-    cloud.tell(f"Note: removing {name} as soon as the cloud has created it.")
+    cloud.tell(str(Note(f"removing {name} as soon as the cloud has created it.")))
     try:
         number = made.wait()
     except OneflowerError as error:
-        cloud.tell(f"Note: {error.message}")
+        cloud.tell(str(Note(error.message)))
     except KeyboardInterrupt:
         cloud.tell(
             f"Left behind: {name}, if it was created. Look with `oneflower ls`, remove it with `oneflower down`."

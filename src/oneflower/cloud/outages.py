@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from oneflower.cloud.refused import RefusedError, UnreachableError
+from oneflower.events import Note
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ class Limits:
 
 
 USUAL = Limits()
+DAEMON_REVIVED = Note("the local cloud had ended, and was started again.")
 
 
 class Outages:
@@ -66,13 +68,10 @@ class Outages:
                     raise
                 if since is None:
                     since = now
-                    self._tell(
-                        "Note: the local cloud had ended, and was started again."
-                        if revived
-                        else f"Note: {error.message} Waiting up to {self._bearable:.0f} s for it."
-                    )
+                    waiting = f"{error.message} Waiting up to {self._bearable:.0f} s for it."
+                    self._tell(str(DAEMON_REVIVED if revived else Note(waiting)))
                 time.sleep(0 if revived else self._limits.pause)
             else:
                 if since is not None and self._bearable:
-                    self._tell(f"Note: it answers again, after {time.monotonic() - since:.0f} s.")
+                    self._tell(str(Note(f"it answers again, after {time.monotonic() - since:.0f} s.")))
                 return answer

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import httpx
 
+from oneflower.cloud.outages import DAEMON_REVIVED
 from oneflower.cloud.runconfig import toml_key, toml_string
-from oneflower.events import Note, ignore
+from oneflower.events import ignore
 from oneflower.process import run as run_program
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
@@ -200,7 +201,7 @@ def reach(
 
     def revive() -> None:
         if surroundings.revive() is not None:
-            notify(Note("the local cloud had ended, and was started again."))
+            notify(DAEMON_REVIVED)
 
     with control(surroundings, status) as address, SuperLinkClient(address, status.ca, flwr, revive) as link:
         try:
