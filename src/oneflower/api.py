@@ -67,7 +67,7 @@ class LocalSurroundings(_Runtimes):
         from oneflower.cloud.registered import find_registered  # noqa: PLC0415
 
         if self._container_image():
-            self.let_in(cloud)
+            self.provide_ssh_key(cloud)
         done = Registration(cloud, Wishes()).apply()
         return done.template if self._name == NAME else find_registered(cloud, self._name)[0]
 
@@ -102,14 +102,14 @@ class LocalSurroundings(_Runtimes):
         found = daemon.find(self.home)
         return (found and found.image) or ""
 
-    def let_in(self, cloud: Cloud) -> None:
+    def provide_ssh_key(self, cloud: Cloud) -> None:
         """Give the machines that will boot a key to log in with, unless the user has set one."""
         if cloud.core.own_settings().get("SSH_PUBLIC_KEY"):
             return
         key = self.home.ssh_key
         if not key.exists():
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "oneflower", "-f", str(key)]
-            run(command, "make an SSH key", "apt install openssh-client")
+            run(command, "make an SSH key", "Install it: apt-get install openssh-client.")
         public = key.with_name(f"{key.name}.pub").read_text(encoding="ascii").strip()
         cloud.core.set_user_attribute("SSH_PUBLIC_KEY", public)
 

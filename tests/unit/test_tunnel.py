@@ -82,7 +82,7 @@ def test_a_container_of_the_local_cloud_is_reached_as_a_machine_of_opennebula_is
         assert address == control, "the loopback of a process is this machine's"
     found.image = "/srv/root"
     here.home.make()
-    here.let_in(SimpleNamespace(core=core))
+    here.provide_ssh_key(SimpleNamespace(core=core))
     assert asked["SSH_PUBLIC_KEY"].startswith("ssh-ed25519 ")
     assert here.home.ssh_key.stat().st_mode & 0o777 == 0o600
     server.allow(asked["SSH_PUBLIC_KEY"])
@@ -90,7 +90,7 @@ def test_a_container_of_the_local_cloud_is_reached_as_a_machine_of_opennebula_is
         assert address != control
         assert httpx.get(f"http://{address}", trust_env=False).text == "the control API"
     before = asked["SSH_PUBLIC_KEY"]
-    here.let_in(SimpleNamespace(core=core))
+    here.provide_ssh_key(SimpleNamespace(core=core))
     assert asked["SSH_PUBLIC_KEY"] == before, "the key that a user has chosen stays"
 
 

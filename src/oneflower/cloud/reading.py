@@ -60,7 +60,7 @@ def read_status(
         errors=tuple(errors_of(body)),
         causes=tuple(causes),
         remarks=(
-            *_not_let_in(vms, link),
+            *_not_admitted(vms, link),
             *_remarks(vms, nodes, link),
             *_features_off(vms, found),
             *_certificates(link, today or datetime.now(UTC).date()),
@@ -69,7 +69,7 @@ def read_status(
     )
 
 
-def _not_let_in(vms: tuple[VmStatus, ...], link: Mapping[str, str]) -> list[str]:
+def _not_admitted(vms: tuple[VmStatus, ...], link: Mapping[str, str]) -> list[str]:
     """Return which SuperNodes the SuperLink has refused, and why."""
     names = {vm.id: vm.name for vm in vms if vm.role == NODES}
     refused = Refusals.recall(attributes.REFUSED.read(link)).of
