@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from oneflower.images import VARIANTS, ImageSpec, disk, manifest, modules, overlay, sbom, software
+from oneflower.images import VARIANTS, ImageSpec, disk, manifest, modules, overlay, sbom, software, trim
 from oneflower.images.spec import parse_size
 from oneflower.opennebula.service import READY_SCRIPT
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -178,6 +178,24 @@ def test_the_manifest_has_the_checksums_of_the_file_and_the_versions_in_it(root)
     assert told["versions"]["flwr"] == "1.41.0"
     assert told["versions"]["linux"] == "6.1.2-1"
     assert (told["size"], told["rootfs"], told["disk"]) == (5, 1, 2)
+
+
+def test_the_list_of_a_wheel_s_files_is_the_same_whoever_builds_and_names_only_what_is_there(tmp_path):
+    """Installers write commands that name their own Python, and list the digests of these."""
+    listed = []
+    for number in (1, 2):
+        root = tmp_path / str(number)
+        site = root / software.SITE
+        for name in ("x/code.py", "x/tests/test_code.py", "bin/x", "x-1.dist-info/RECORD"):
+            (site / name).parent.mkdir(parents=True, exist_ok=True)
+            (site / name).touch()
+        record = site / "x-1.dist-info/RECORD"
+        record.write_text(
+            f"bin/x,sha256=a{number},9\nx/code.py,sha256=b,2\nx/tests/test_code.py,sha256=c,3\n{record.relative_to(site)},,\n"
+        )
+        trim.python(root)
+        listed.append(record.read_text())
+    assert listed == ["x/code.py,sha256=b,2\nx-1.dist-info/RECORD,,\n"] * 2
 
 
 def test_of_the_kernel_stays_what_a_virtual_machine_needs_and_what_that_depends_on():

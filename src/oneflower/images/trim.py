@@ -6,6 +6,7 @@ changed (`*.libs`), OpenBLAS above all, do not survive it, and the large ones co
 
 from __future__ import annotations
 
+import csv
 import shutil
 from typing import TYPE_CHECKING
 
@@ -46,9 +47,24 @@ def debian(root: Path) -> None:
 def python(root: Path) -> None:
     """Take out what wheels brought."""
     _remove(root, [_SITE + path for path in _PYTHON])
-    libraries = [path for name in _WITH_SYMBOLS for path in root.glob(f"{_SITE}{name}/**/*.so") if path.is_file()]
+    libraries = {path for name in _WITH_SYMBOLS for path in root.glob(f"{_SITE}{name}/**/*.so")}
     if libraries:
         tool(["strip", "--strip-debug", "--preserve-dates", *sorted(libraries)], "take out debugging information")
+    for record in root.glob(f"{_SITE}*.dist-info/RECORD"):
+        _correct(record, libraries)
+
+
+def _correct(record: Path, changed: set[Path]) -> None:
+    """Take from the list of a wheel's files what is gone, and the digests of those that changed.
+
+    The digests of its commands also go: they name the Python of the machine that builds.
+    """
+    site = record.parent.parent
+    with record.open(encoding="utf-8", newline="") as stream:
+        rows = [row for row in csv.reader(stream) if row and (site / row[0]).is_file()]
+    with record.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerows([row[0], "", ""] if site / row[0] in changed else row for row in rows)
 
 
 def _remove(root: Path, patterns: Sequence[str]) -> None:
