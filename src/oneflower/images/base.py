@@ -33,6 +33,8 @@ _NOT_NEEDED = ("usrmerge", "libfile-find-rule-perl", "libnumber-compare-perl", "
 # What mmdebstrap mounts and starts is seen by nobody else, and ends with it, however it ends.
 _APART = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 
+_HINT = "Check that the Debian mirror can be reached and that there is disk space, then try again."
+
 _PREPARE = """set -eu
 mkdir -p "$1/etc/initramfs-tools/conf.d"
 printf 'MODULES=list\\nRESUME=none\\nFSTYPE=ext4\\n' >"$1/etc/initramfs-tools/conf.d/oneflower"
@@ -60,7 +62,7 @@ def make(spec: ImageSpec, target: Path, scratch: Path) -> None:
     }
     paths = [*(f"path-exclude={path}" for path in _LEFT_OUT), *(f"path-include={path}" for path in _KEPT)]
     command = [
-        *_APART, "mmdebstrap", "--quiet", "--mode=root", "--skip=chroot/mount/sys", "--variant=essential",
+        *_APART, "mmdebstrap", "--mode=root", "--skip=chroot/mount/sys", "--variant=essential",
         "--format=directory", f"--keyring={KEYRING}", "--components=main", "--architectures=amd64",
         f"--include={','.join(PACKAGES)}",
         *(f"--dpkgopt={option}" for option in ("force-unsafe-io", *paths)),
@@ -68,7 +70,7 @@ def make(spec: ImageSpec, target: Path, scratch: Path) -> None:
         SUITE, str(root), *_sources(spec.mirror),
     ]  # fmt: skip
     try:
-        tool(command, "install the Debian packages", {"SOURCE_DATE_EPOCH": str(spec.epoch)})
+        tool(command, "install the Debian packages", {"SOURCE_DATE_EPOCH": str(spec.epoch)}, hint=_HINT)
         tool(["find", root / "dev", "-mindepth", "1", "-delete"], "empty /dev")  # the kernel fills it
         modules.keep(root)
         trim.debian(root)

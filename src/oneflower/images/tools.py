@@ -39,8 +39,9 @@ def tool(
     environment: Mapping[str, str] | None = None,
     *,
     stdin: IO[bytes] | None = None,
+    hint: str = _HINT,
 ) -> str:
-    """Run a tool to its end and return what it printed. `what` completes "Cannot ..."."""
+    """Run a tool to its end and return what it printed. `what` completes "Cannot ...", `hint` says what to do then."""
     usual = {"PATH": PATH, "LC_ALL": "C.UTF-8", "TZ": "UTC", "HOME": os.environ.get("HOME", "/root")}
     proxies = {key: value for key, value in os.environ.items() if key.lower().endswith("_proxy")}
-    return run([*WITH_US, *map(str, command)], what, _HINT, {**usual, **proxies, **(environment or {})}, stdin=stdin)
+    return run([*WITH_US, *map(str, command)], what, hint, {**usual, **proxies, **(environment or {})}, stdin=stdin)
