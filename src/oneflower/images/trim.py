@@ -31,7 +31,9 @@ _PYTHON = (
     "**/*.pyx", "**/*.pxd", "**/*.pxi", "**/*.pyx.tp", "**/*.pyi", "**/*.h", "**/*.hpp", "**/*.c", "PIL/_avif*",
     "pillow.libs/libavif*", "pyarrow/_orc*", "pyarrow/_hdfs*", "pyarrow/_gcsfs*", "pyarrow/_azurefs*",
     "pyarrow/tests", "pyarrow/includes", "torch/include", "torch/test", "torch/share", "torch/bin/protoc*",
-    "torch/bin/test*", "torch/lib/*.a", "tensorflow/include", "numpy/_core/include", "numpy/_core/lib", "bin",
+    "torch/bin/test*", "torch/bin/*Test", "torch/lib/*.a", "torch/lib/libtorchbind_test*",
+    "torch/testing/_internal/opinfo", "torch/testing/_internal/common_methods_invocations.py", "sympy/**/benchmarks",
+    "transformers/models/*/modular_*.py", "tensorflow/include", "numpy/_core/include", "numpy/_core/lib", "bin",
     "share", "*.dist-info/direct_url.json", "*.dist-info/uv_cache.json", "*.dist-info/REQUESTED", "*/__pycache__",
 )  # fmt: skip
 # scikit-learn, NumPy, SciPy and PyTorch import parts of their own tests: `sklearn.utils._testing`, `torch.testing`.
