@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from flwr.app import Context, RecordDict
 from flwr.serverapp.strategy import FedAvg
+from flwr.supercore.object_ref import validate
 from flwr.supercore.task_identity import TaskIdentity
 
 from oneflower.cloud import RunResult, RunRow
@@ -70,6 +71,9 @@ def test_the_app_for_images_without_a_framework_learns(monkeypatch):
     results, start = [], FedAvg.start
     monkeypatch.setattr(FedAvg, "start", lambda *args, **kwargs: results.append(start(*args, **kwargs)))
     config = {"num-server-rounds": found.rounds}
+    components = tomllib.loads(Path(found.app, "pyproject.toml").read_text())["tool"]["flwr"]["app"]["components"]
+    for reference in components.values():  # Flower looks for them before it submits, in the text of the module
+        assert validate(reference, project_dir=found.app) == (True, None)
     module.server(Grid(module.client, config, 2), Context(17, 0, {}, RecordDict(), config))
     (result,) = results
     accuracies = [record["accuracy"] for _, record in sorted(result.evaluate_metrics_clientapp.items())]

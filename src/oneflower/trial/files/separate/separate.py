@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 _COLUMNS, _EXAMPLES, _STEPS, _RATE = 8, 400, 20, 0.5
-server, client = ServerApp(), ClientApp()
+server = ServerApp()
+client = ClientApp()
 
 
 @server.main()
