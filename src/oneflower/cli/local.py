@@ -125,9 +125,14 @@ def step(
         )
     user, _, password = found.auth.partition(":")
     url = f"{found.oneflow}/oneflower/clock"
-    answer = httpx.post(url, json={"advance": seconds}, auth=(user, password), trust_env=False)
+    try:
+        answer = httpx.post(url, json={"advance": seconds}, auth=(user, password), trust_env=False)
+    except httpx.HTTPError as error:
+        raise OneflowerError(
+            f"The local cloud does not answer: {error}.", "See `oneflower local status`.", ExitCode.ENVIRONMENT
+        ) from error
     if answer.is_error:
-        raise OneflowerError(answer.text, "")
+        raise OneflowerError(f"The local cloud refuses: {answer.text.strip()}.", "", ExitCode.INVALID_INPUT)
     screen.show_result(output, {"passed": seconds}, f"{seconds:g} s have passed.")
 
 

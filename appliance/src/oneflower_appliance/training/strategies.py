@@ -6,8 +6,7 @@ Two lines in any ServerApp:
     strategy = make_strategy(context.run_config)
 
 A value is taken from the run config (under the keys of docs/strategies.md), otherwise from the form with which the
-federation was deployed, otherwise from the defaults. The rule for all variables is
-in `settings.run_config_keys`.
+federation was deployed, otherwise from the defaults. `settings.run_config_keys` has the rule for all variables.
 """
 
 from __future__ import annotations
