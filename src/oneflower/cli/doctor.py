@@ -6,12 +6,15 @@ import os
 import shutil
 import socket
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from oneflower.cli import screen
 from oneflower.cli.screen import Output
+from oneflower.cli.session import Session
+from oneflower.opennebula import NAME
 from oneflower_appliance.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -24,9 +27,13 @@ Check = tuple[str, str, str]
 
 
 def doctor(
+    name: Annotated[str, typer.Option("--name", help="The registration to look at, on OpenNebula.")] = NAME,
     output: Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")] = Output.TEXT,
 ) -> None:
-    """Check whether this machine can run a federation, and say what to do if it cannot."""
+    """Check whether this machine, or your OpenNebula, can run a federation, and say what to do if it cannot."""
+    if not Session.is_local():
+        _show_opennebula(name, output)
+        return
     checks = list(_checks())
     if output is Output.JSON:
         screen.show_json([{"status": status, "what": what, "detail": detail} for status, what, detail in checks])
@@ -34,6 +41,23 @@ def doctor(
         screen.show_table(("", "CHECK", "RESULT"), checks)
     if any(status == "fail" for status, _, _ in checks):
         raise typer.Exit(ExitCode.ENVIRONMENT)
+
+
+def _show_opennebula(name: str, output: Output) -> None:
+    from oneflower.cloud.checkup import FAIL, checkup  # noqa: PLC0415
+
+    with closing(Session.cloud()) as cloud:
+        checks = list(checkup(cloud, name))
+    if output is Output.JSON:
+        screen.show_json(checks)
+    else:
+        rows = [(check.status, check.what, check.detail) for check in checks]
+        screen.show_table(("", "CHECK", "RESULT"), rows)
+        for check in checks:
+            if check.fix:
+                screen.show(f"{check.status} {check.what}: {check.fix}")
+    if any(check.status == FAIL for check in checks):
+        raise typer.Exit(ExitCode.CLOUD)
 
 
 def _checks() -> Iterator[Check]:

@@ -46,7 +46,7 @@ class ImageOption:
 
         `given` has what is chosen for a role only, and its checksum. Raises `OneflowerError`.
         """
-        common = self._source(self._image, "", self._manifest) if self._is_source(self._image) else None
+        common = self._source(self._image, "", self._manifest, strict=True) if self._is_source(self._image) else None
         sources, names = {}, {}
         for role, (own, checksum) in given.items():
             chosen = own or self._image
@@ -71,7 +71,8 @@ class ImageOption:
             ExitCode.NOT_FOUND,
         )
 
-    def _source(self, text: str, checksum: str, manifest: str = "") -> ImageSource:
+    def _source(self, text: str, checksum: str, manifest: str = "", *, strict: bool = False) -> ImageSource:
+        """Return where an image comes from. A `strict` one must have a manifest."""
         if "://" in text:
             about = None if checksum else self._described_at(text, manifest)
             return _source(text, about, checksum)
@@ -82,7 +83,7 @@ class ImageOption:
             path = found.parent / about.file
         elif manifest:
             about = self._read(manifest)
-        elif manifest_of(path).is_file():
+        elif manifest_of(path).is_file() or (strict and path.is_file()):
             about = read_image(manifest_of(path))
         elif checksum or path.is_file():
             about = None

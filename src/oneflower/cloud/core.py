@@ -14,12 +14,14 @@ from oneflower_appliance.peers import StrangerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from xml.etree.ElementTree import Element
 
     from oneflower.cloud.credentials import Endpoints
     from oneflower.cloud.outages import Limits, Outages
 
 _ALL_MINE_AND_USABLE = -2
 _ADMINISTRATORS = 0  # the id of the group oneadmin
+_STATUS_OF_CODE = {0x0100: 401, 0x0200: 401, 0x0400: 404}
 _STATUS_OF = {"OneNoExistsException": 404, "OneAuthenticationException": 401, "OneAuthorizationException": 401}
 
 
@@ -173,6 +175,29 @@ class CoreClient:
         post = direct.session(silence).post if self._endpoints.direct else requests.post
         transport.request = functools.partial(_post, transport, functools.partial(post, timeout=silence))
         return one
+
+    def read(self, method: str, *parameters: object) -> Element:
+        """Return the XML that a call answers, as the core sends it."""
+        from xml.etree import ElementTree  # noqa: PLC0415 - few commands need it
+
+        text = str(self.call(method, *parameters))
+        try:
+            return ElementTree.fromstring(text)  # noqa: S314 - of the cloud that the user chose, as pyone
+        except ElementTree.ParseError as error:
+            raise foreign(f"OpenNebula at {self._endpoints.xmlrpc}") from error
+
+    def call(self, method: str, *parameters: object) -> Any:
+        """Return what a call answers, which pyone would read through its schemas."""
+        return self._ask(lambda one: self._raw(one, method, parameters))
+
+    def _raw(self, one: Any, method: str, parameters: Iterable[object]) -> Any:
+        import xmlrpc.client  # noqa: PLC0415 - as pyone
+
+        proxy = xmlrpc.client.ServerProxy(self._endpoints.xmlrpc, transport=one("transport"))
+        success, value, code, *_ = getattr(proxy, method)(self._endpoints.session, *parameters)
+        if not success:
+            raise RefusedError(_STATUS_OF_CODE.get(code, 500), reason(str(value)), "OpenNebula")
+        return value
 
     def _share(self, kind: Callable[[Any], Any], number: int, like: int) -> None:
         model = self._ask(lambda one: kind(one).info(like))

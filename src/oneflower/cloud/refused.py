@@ -12,7 +12,7 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_NOT_FOUND = 404
+_FORBIDDEN, _NOT_FOUND = 401, 404
 _AWAY = (502, 503, 504)
 _HINTS = {
     401: "Check user and password (ONE_AUTH), and that this user may use the object.",
@@ -36,6 +36,11 @@ class RefusedError(OneflowerError):
     def not_found(self) -> bool:
         """Whether there is no such object."""
         return self.status == _NOT_FOUND
+
+    @property
+    def forbidden(self) -> bool:
+        """Whether the user may not do it."""
+        return self.status == _FORBIDDEN
 
     @property
     def away(self) -> bool:

@@ -52,8 +52,8 @@ class Compute:
         self.timing = timing
         self._store = store
         self.catalogue = Catalogue(store, clock)
-        self._onegate = onegate
-        self._subnet = subnet
+        self.onegate = onegate
+        self.subnet = subnet
         self._memory = VmMemory(store)
         self.vms = {vm.id: vm for vm in self._memory.living()}
         self._after_stop: dict[int, Callable[[Vm], None]] = {}
@@ -101,7 +101,7 @@ class Compute:
             attributes = merge_extra(template.content, laid_over)
             self.catalogue.need_parts(asking, template, attributes, laid_over=bool(laid_over))
             addresses = tuple(self.host.address() for _ in nics_of(attributes))
-            place = Place(self._store.next_id("vm"), addresses, self._onegate, int(self.clock.now()), self._subnet)
+            place = Place(self._store.next_id("vm"), addresses, self.onegate, int(self.clock.now()), self.subnet)
             access, name = self.catalogue.access_of(owner), name or f"{template.name or 'one'}-{place.number}"
             vm = new_vm(attributes, name, place, access, owner.template)
             vm.template["TEMPLATE_ID"] = str(template_id)

@@ -11,7 +11,7 @@ from oneflower.local.oned.models import Access
 from oneflower.local.oned.ownership import SharedMethods, Shelf, changed, check_name
 from oneflower.local.oned.pools import chosen, pool
 from oneflower.local.oned.rights import Asking, Kind, Right, Want
-from oneflower.local.oned.sitexml import cluster_xml, datastore_xml, host_xml, network_xml, zone_xml
+from oneflower.local.oned.sitexml import cluster_xml, config_xml, datastore_xml, host_xml, network_xml, zone_xml
 from oneflower.local.oned.vmtext import parse_template
 
 if TYPE_CHECKING:
@@ -37,6 +37,10 @@ class SiteMethods:
     def version(self, _: Asking) -> str:
         """Return the version of OpenNebula that this cloud imitates."""
         return VERSION
+
+    def config(self, _: Asking, *__: Any) -> str:
+        """Return the settings that clients read."""
+        return text(config_xml(self._compute.onegate))
 
     def zone(self, asking: Asking, number: int, *_: Any) -> str:
         """Return the one zone."""
@@ -121,6 +125,7 @@ class SiteMethods:
         return {
             **SharedMethods(self._catalogue, shelf, self._compute.clock.now).table(),
             "one.system.version": self.version,
+            "one.system.config": self.config,
             "one.zone.info": self.zone,
             "one.zonepool.info": self.zones,
             "one.cluster.info": self.cluster,
@@ -152,12 +157,15 @@ class NetworkMethods:
 
     def info(self, asking: Asking, number: int, *_: Any) -> str:
         """Return a virtual network."""
-        return text(network_xml(self._may(asking, number, Right.USE, past_lock=True)))
+        return text(self._shown(self._may(asking, number, Right.USE, past_lock=True)))
+
+    def _shown(self, network: Network) -> Element:
+        return network_xml(network, self._compute.subnet)
 
     def pool(self, asking: Asking, *which: int) -> str:
         """Return virtual networks."""
         found = chosen(self._catalogue.rights, asking, Kind.NET, self._catalogue.networks, *which[:3])
-        return pool("VNET_POOL", map(network_xml, found))
+        return pool("VNET_POOL", map(self._shown, found))
 
     def update(self, asking: Asking, number: int, content: str, append: int = 0) -> int:
         """Change a virtual network's attributes."""

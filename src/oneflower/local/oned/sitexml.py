@@ -12,10 +12,22 @@ if TYPE_CHECKING:
 
     from oneflower.local.oned.catalogue import Room
     from oneflower.local.oned.models import Datastore, Network, Vm
+    from oneflower.local.oned.vms import Subnet
+
+_ADDRESSES = 65_000  # of a network: more than there will ever be machines
 
 
-def network_xml(network: Network) -> ET.Element:
-    """Return a virtual network as one.vn.info does, with what clients need."""
+def config_xml(onegate: str) -> ET.Element:
+    """Return the settings of the core as one.system.config does, with those that clients need."""
+    return element("OPENNEBULA_CONFIGURATION", {"ONEGATE_ENDPOINT": onegate})
+
+
+def network_xml(network: Network, subnet: Subnet) -> ET.Element:
+    """Return a virtual network as one.vn.info does, with what clients need. Every machine finds an address in it."""
+    addresses = {
+        "AR_ID": 0, "IP": subnet.network, "MAC": "02:00:00:00:00:00", "NEXT_INDEX": 0, "SIZE": _ADDRESSES,
+        "TYPE": "IP4",
+    }  # fmt: skip
     content = {
         **head(network.id, network.name, network.access),
         "CLUSTERS": {"ID": 0},
@@ -38,7 +50,7 @@ def network_xml(network: Network) -> ET.Element:
         "UPDATING_VMS": {},
         "ERROR_VMS": {},
         "TEMPLATE": by_name(network.template),
-        "AR_POOL": {},
+        "AR_POOL": {"AR": addresses},
     }
     return element("VNET", content)
 
