@@ -21,6 +21,7 @@ DEBIAN = (
     "usr/lib/python3*/test", "usr/lib/python3*/lib2to3", "usr/lib/python3*/ensurepip", "usr/lib/python3*/idlelib",
     "usr/lib/python3*/turtledemo", "usr/lib/python3*/config-*", "usr/share/common-licenses/*.gz", "var/cache/*",
     "var/log/*.log", "var/log/apt", "var/lib/apt/lists/*", "usr/share/i18n", "boot/System.map*",
+    "usr/share/perl5", "var/lib/dpkg/status-old", "var/lib/dpkg/info/*.md5sums",
 )  # fmt: skip
 
 _SITE = "opt/oneflower/lib/python3*/site-packages/"
@@ -30,9 +31,10 @@ _PYTHON = (
     "pyarrow/libarrow_python.so", "pyarrow/libarrow_python.so.*.*.*", "Crypto/SelfTest", "sqlalchemy/testing",
     "**/*.pyx", "**/*.pxd", "**/*.pxi", "**/*.pyx.tp", "**/*.pyi", "**/*.h", "**/*.hpp", "**/*.c", "PIL/_avif*",
     "pillow.libs/libavif*", "pyarrow/_orc*", "pyarrow/_hdfs*", "pyarrow/_gcsfs*", "pyarrow/_azurefs*",
-    "pyarrow/tests", "pyarrow/includes", "torch/include", "torch/test", "torch/share", "torch/bin/protoc*",
-    "torch/bin/test*", "torch/bin/*Test", "torch/lib/*.a", "torch/lib/libtorchbind_test*",
-    "torch/testing/_internal/opinfo", "torch/testing/_internal/common_methods_invocations.py", "sympy/**/benchmarks",
+    "numpy/_core/_simd*", "pyarrow/_pyarrow_cpp_tests*", "pyarrow/tests", "pyarrow/includes", "torch/include",
+    "torch/test", "torch/share", "torch/bin/protoc*", "torch/bin/test*", "torch/bin/*Test", "torch/lib/*.a",
+    "torch/lib/libtorchbind_test*", "torch/testing/_internal/opinfo",
+    "torch/testing/_internal/common_methods_invocations.py", "sympy/**/benchmarks",
     "transformers/models/*/modular_*.py", "tensorflow/include", "numpy/_core/include", "numpy/_core/lib", "bin",
     "share", "*.dist-info/direct_url.json", "*.dist-info/uv_cache.json", "*.dist-info/REQUESTED", "*/__pycache__",
 )  # fmt: skip
