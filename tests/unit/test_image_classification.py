@@ -45,6 +45,15 @@ def test_the_same_seed_gives_the_same_model(monkeypatch):
     assert not np.array_equal(arrays[0], arrays[2])
 
 
+def test_the_loss_is_the_cross_entropy_and_finite_for_a_model_that_is_sure_and_wrong(images, softmax):
+    _, test = images.digits(7)
+    arrays = softmax.initial(images.DIGITS_SHAPE, 10)
+    assert softmax.evaluate(arrays, test)[0] == pytest.approx(np.log(10)), "of a model that knows nothing"
+    arrays["biases"][3] = 1e4
+    loss, accuracy = softmax.evaluate(arrays, test)
+    assert loss == pytest.approx(-np.log(np.finfo(float).eps) * (1 - accuracy))
+
+
 def test_the_test_set_is_held_out(images):
     train, test = images.digits(7)
     everything, held = train.batch(np.arange(len(train))), test.batch(np.arange(len(test)))

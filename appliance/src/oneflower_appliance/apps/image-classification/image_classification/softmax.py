@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.metrics import log_loss
 
 from image_classification.models import in_order
 
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     from image_classification.models import Arrays, TrainingOptions
 
 _PIECE = 1024
+_LEAST = np.finfo(np.float64).eps  # a probability of 0 would be an infinite loss
 
 
 def initial(shape: tuple[int, int, int], classes: int, model: str = "", seed: int = 0) -> Arrays:  # noqa: ARG001
@@ -29,7 +29,7 @@ def train(arrays: Arrays, data: Images, options: TrainingOptions) -> tuple[Array
         error = _probabilities(weights, biases, pixels)
         error[np.arange(len(indices)), data.labels[indices]] -= 1
         weights -= options.rate * (pixels.T @ error / len(indices) + options.mu * (weights - arrays["weights"]))
-        biases -= options.rate * (error.mean(axis=0) + options.mu * (biases - arrays["biases"]))
+        biases -= options.rate * (error.sum(axis=0) / len(indices) + options.mu * (biases - arrays["biases"]))
     trained = {"weights": weights, "biases": biases}
     return trained, evaluate(trained, data, options)[0]
 
@@ -40,7 +40,8 @@ def evaluate(arrays: Arrays, data: Images, options: TrainingOptions | None = Non
         _probabilities(arrays["weights"], arrays["biases"], _rows(data, indices))
         for indices in in_order(len(data), _PIECE)
     ])  # fmt: skip
-    loss = log_loss(data.labels, predicted, labels=np.arange(len(arrays["biases"])))
+    of_the_label = predicted[np.arange(len(data)), data.labels]
+    loss = -np.log(np.maximum(of_the_label, _LEAST)).mean()
     return float(loss), float((predicted.argmax(axis=1) == data.labels).mean())
 
 
