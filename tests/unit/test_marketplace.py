@@ -16,6 +16,7 @@ import hcl2
 import pytest
 import yaml
 
+from oneflower.cli.marketplace import render as render_command
 from oneflower.images import ImageSpec
 from oneflower.images.app_image import read_image
 from oneflower.images.manifest import description
@@ -244,6 +245,13 @@ def test_the_manifest_that_an_image_is_built_with_is_read(tmp_path):
     assert (read.name, read.file, read.size, read.flower) == (spec.name, image.name, 8 << 30, "1.41.0")
     assert (read.variant, read.framework) == ("pytorch", "pytorch")
     assert read.sha256 == hashlib.sha256(b"an image").hexdigest()
+
+
+def test_an_image_that_is_not_whole_is_not_published(tmp_path):
+    (tmp_path / MANIFEST["file"]).write_bytes(b"half an im")
+    with pytest.raises(OneflowerError, match="has 10 bytes, and its manifest says 205000000: it was not copied whole"):
+        render_command(manifest(tmp_path), tmp_path / "private", private=True)
+    assert not (tmp_path / "private").exists()
 
 
 def test_what_is_not_a_manifest_and_an_image_without_a_pinned_list_are_named(tmp_path):

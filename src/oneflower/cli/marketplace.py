@@ -38,6 +38,8 @@ def render(
     from oneflower_appliance.errors import ExitCode, OneflowerError  # noqa: PLC0415
 
     about = read_image(image)
+    if (beside := image.with_name(about.file)).is_file():
+        about.check(beside)
     if private:
         script = render_private(about, folder)
         screen.show_result(output, {"script": script}, f"Wrote {script}. Next: run it on the front-end.")

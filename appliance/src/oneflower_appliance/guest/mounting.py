@@ -79,7 +79,7 @@ def _run(volume: Volume, command: list[str]) -> None:
 
 def _failed(volume: Volume, reason: str) -> OneflowerError:
     return OneflowerError(
-        f"{volume.variable} cannot be mounted on {volume.where}: {' '.join(reason.split())}.",
+        f"{volume.variable} cannot be mounted on {volume.where}: {' '.join(reason.split()).rstrip('.')}.",
         "Check the disk or the server that it names; it is tried again.",
         ExitCode.ENVIRONMENT,
     )
