@@ -28,6 +28,7 @@ from oneflower.local.home import LocalHome
 from oneflower.opennebula import COORDINATOR, NODES, ServiceOptions, VmOptions, render, service_template, vm_template
 from oneflower.opennebula.tokens import make_token
 from oneflower_appliance.agent.onegate import OneGate
+from oneflower_appliance.parameters import FLOWER_TESTED
 from oneflower_appliance.settings import Bounds
 
 ON_OPENNEBULA = os.environ.get("ONEFLOWER_TEST_CLOUD") == "opennebula"
@@ -182,7 +183,7 @@ class World:
 
     def report(self, vm, **values):
         self.until(lambda: (found := self.cloud.core.vm(vm)) and (found.state, found.lcm_state) == (3, 3))
-        self.guest(vm).publish(values or {"FL_ENDPOINT": "127.0.0.9:9092", "FL_VERSION": "1.41.0", "READY": "YES"})
+        self.guest(vm).publish(values or {"FL_ENDPOINT": "127.0.0.9:9092", "FL_VERSION": FLOWER_TESTED, "READY": "YES"})
 
     def ready(self, federation):
         """Act as the guests until the service runs."""

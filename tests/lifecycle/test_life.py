@@ -13,6 +13,7 @@ from oneflower.cloud import Cloud, Federation, RefusedError
 from oneflower.opennebula import COORDINATOR, NODES, merge_template
 from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.parameters import FLOWER_TESTED
 from oneflower_appliance.settings import Bounds, resolve
 
 from .conftest import PATIENCE, say_why
@@ -61,7 +62,7 @@ def test_user_inputs_reach_the_context_of_the_machines_they_are_for(world):
         assert node["FL_NODE_CONFIG"] == 'a=1 b="it\'s"'
         for context in (link, node):
             assert context["FL_LOG_LEVEL"] == "DEBUG"
-            assert context["FLOWER_VERSION"] == "1.41.0"
+            assert context["FLOWER_VERSION"] == FLOWER_TESTED
         assert made.status().settings["FL_NUM_ROUNDS"] == "7"
 
 

@@ -12,6 +12,7 @@ from oneflower.cli.session import Session
 from oneflower.cloud import Cloud, Federation
 from oneflower.opennebula import COORDINATOR, NODES
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.parameters import FLOWER_TESTED
 
 
 def encoded(text):
@@ -38,7 +39,7 @@ def publish(world, link, **changes):
         "FL_ENDPOINT": f"{address}:9092",
         "FL_CONTROL_ENDPOINT": "127.0.0.1:8000",
         "FL_TLS": "YES",
-        "FL_VERSION": "1.41.0",
+        "FL_VERSION": FLOWER_TESTED,
         "FL_CERT_EXPIRES": "2030-01-01",
         "FL_CA_CERT": encoded("the CA"),
         "FL_SSH_HOST_KEYS": encoded("ssh-ed25519 AAAA"),

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import datetime
 import http.server
+import importlib.metadata
 import json
 import signal
 import socket
@@ -26,6 +27,7 @@ from . import forked
 
 AGENT = "oneflower_appliance.agent.agent"
 ADDRESS = "127.77.0.9"
+INSTALLED = importlib.metadata.version("flwr")
 
 
 class Gate(http.server.BaseHTTPRequestHandler):
@@ -158,8 +160,8 @@ def test_a_full_disk_is_published_though_the_status_cannot_be_written(agent, gat
 
 
 def test_a_flower_release_that_is_not_installed_is_refused(agent, gate):
-    assert agent("superlink", FLOWER_VERSION="1.42.9").wait(10) == 75
-    assert "FLOWER_VERSION asks for Flower 1.42.9; this machine carries 1.41.0" in confession(gate)
+    assert agent("superlink", FLOWER_VERSION="1.42.99").wait(10) == 75
+    assert f"FLOWER_VERSION asks for Flower 1.42.99; this machine carries {INSTALLED}" in confession(gate)
     assert never_ready(gate)
 
 
@@ -273,7 +275,7 @@ def test_a_ready_of_an_earlier_life_is_taken_back_at_once(agent, gate):
 
 
 def link(gate, endpoint, **attributes):
-    published = {"READY": "YES", "FL_ENDPOINT": endpoint, "FL_VERSION": "1.41.0", "FL_TLS": "YES", **attributes}
+    published = {"READY": "YES", "FL_ENDPOINT": endpoint, "FL_VERSION": INSTALLED, "FL_TLS": "YES", **attributes}
     gate["answers"] |= {"/service": service(), "/vms/3": vm(ADDRESS, **published)}
     gate["answers"]["/service?extended=true"] = extended()
 
@@ -300,7 +302,7 @@ def later_ca():
         ({"FL_CA_CERT": "%%%"}, "is neither PEM nor base64"),
         ({"FL_CA_CERT": base64.b64encode(b"garbage").decode()}, "holds no PEM certificate"),
         ({"FL_CA_CERT": later_ca()}, "is not valid before"),
-        ({"FL_VERSION": "1.42.0"}, "The SuperLink runs Flower 1.42.0, this SuperNode 1.41.0"),
+        ({"FL_VERSION": "1.42.99"}, f"The SuperLink runs Flower 1.42.99, this SuperNode {INSTALLED}"),
         ({"FL_ENDPOINT": "nowhere"}, "an address that is not valid"),
         (
             {"FL_ENDPOINT": "10.6.6.6:9092"},

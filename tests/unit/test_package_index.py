@@ -20,7 +20,7 @@ from oneflower.runtimes.package_index import find_links, local_torch
 from oneflower_appliance.agent import gpu
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.orders import MEMORY_VARIABLE
-from oneflower_appliance.parameters import FLOWER_MINORS
+from oneflower_appliance.parameters import FLOWER_MINORS, FLOWER_TESTED
 from oneflower_appliance.settings import resolve
 from oneflower_appliance.use_cases import FRAMEWORKS, Framework
 
@@ -47,7 +47,7 @@ def test_a_build_of_pytorch_that_lies_there_is_taken(tmp_path):
     assert local_torch([str(tmp_path / "none"), "https://example.org/wheels"]) is None
     wheel = local_torch(["https://example.org/wheels", str(tmp_path)])
     assert wheel.name.startswith("torch-2.13.0+cpu")
-    listed = package_index.with_torch((runtime.PINNED / "flwr-1.41.0-pytorch.txt").read_text(), wheel)
+    listed = package_index.with_torch((runtime.PINNED / f"flwr-{FLOWER_TESTED}-pytorch.txt").read_text(), wheel)
     assert not re.search(r"^(torch==|triton|nvidia|cuda)", listed, re.MULTILINE)
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     assert f"\ntorch @ {wheel.as_uri()} --hash=sha256:{digest}\n" in listed
@@ -166,10 +166,17 @@ def test_a_release_that_is_not_pinned_is_resolved_with_what_the_use_cases_need()
     wanted = runtime.requirements("1.42.9", "pytorch").split()
     assert {"flwr==1.42.9", "torch", "peft", "scikit-learn", "pillow", "pyarrow"} <= set(wanted)
     for framework in FRAMEWORKS:
-        for release in ("1.41.0", "1.42.0"):
+        for release in (f"{minor}.0" for minor in FLOWER_MINORS):
             pinned = f"\n{runtime.requirements(release, framework)}"
             assert f"\nflwr=={release} " in pinned
             assert all(f"\n{package}==" in pinned for package in FRAMEWORKS[framework].packages), framework
+
+
+def test_the_default_release_is_pinned_and_the_one_that_the_tests_import():
+    root = Path(__file__).parent.parent.parent
+    project = tomllib.loads((root / "appliance" / "pyproject.toml").read_text())["project"]
+    assert project["optional-dependencies"]["flower"] == [f"flwr=={FLOWER_TESTED}"]
+    assert FLOWER_TESTED in {f"{minor}.0" for minor in FLOWER_MINORS}
 
 
 def test_uv_is_installed_by_hash_and_is_the_one_of_the_lock():

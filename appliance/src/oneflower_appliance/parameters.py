@@ -25,7 +25,7 @@ from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE, USE_CASES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FLOWER_TESTED = "1.41.0"
+FLOWER_TESTED = "1.42.0"
 FLOWER_MINORS = ("1.41", "1.42")
 
 Value = str | int | float | bool
