@@ -16,6 +16,8 @@ from oneflower.images import ImageSpec, build, disk, tools
 from oneflower.images.unpack import unpack
 from oneflower_appliance.errors import OneflowerError
 
+from .conftest import RELEASE
+
 pytestmark = pytest.mark.e2e
 PATH = {**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
@@ -33,7 +35,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def built(folder):
-    return build(ImageSpec("none"), folder / "first", folder / "cache")
+    return build(ImageSpec("none", flower=RELEASE), folder / "first", folder / "cache")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def test_an_image_is_small_and_says_what_is_in_it(built):
     told = json.loads(built.manifest_file.read_text())
     assert told == built.manifest
     assert told["size"] == built.image.stat().st_size <= 180 * 10**6
-    assert told["versions"]["flwr"] == ImageSpec().flower
+    assert told["versions"]["flwr"] == RELEASE
     names = {component["name"] for component in json.loads(built.sbom_file.read_text())["components"]}
     assert {"flwr", "oneflower-appliance", "systemd", "openssh-server", "numpy"} <= names
     assert not {"perl", "apt", "unattended-upgrades", "uv"} & names
@@ -64,14 +66,14 @@ def test_the_same_inputs_give_the_same_bytes(folder, built):
     """Flower and its packages are installed again; Debian's part is the same."""
     for path in (folder / "cache").glob("flwr-*.tar"):
         path.unlink()
-    again = build(ImageSpec("none"), folder / "second", folder / "cache")
+    again = build(ImageSpec("none", flower=RELEASE), folder / "second", folder / "cache")
     assert again.manifest == built.manifest
     assert again.image.read_bytes() == built.image.read_bytes()
 
 
 def test_a_second_image_takes_what_the_first_one_made(folder, built):
     started = time.monotonic()
-    edge = build(ImageSpec("none", edge=True, size=8 << 30), folder / "edge", folder / "cache")
+    edge = build(ImageSpec("none", edge=True, flower=RELEASE, size=8 << 30), folder / "edge", folder / "cache")
     assert time.monotonic() - started < 90
     assert edge.manifest["size"] <= 160 * 10**6
     assert edge.manifest["disk"] == 8 << 30
@@ -132,7 +134,7 @@ def test_the_drivers_by_which_opennebula_attaches_disks_and_cds_are_there(raw, b
 
 
 def test_a_federation_that_boots_the_image_trains_heals_scales_and_leaves_nothing(folder):
-    built = build(ImageSpec("sklearn"), folder / "trained", folder / "cache")
+    built = build(ImageSpec("sklearn", flower=RELEASE), folder / "trained", folder / "cache")
     assert built.manifest["size"] <= 220 * 10**6
     assert built.manifest["rootfs"] <= 600 * 10**6
     tried = subprocess.run(
