@@ -4,6 +4,10 @@ Each entry says what the bug is, where it is in Flower's source, what upstream k
 it. A correction is applied to these releases only. Each has a test that shows the bug in the stock function, and so
 fails when a release has fixed it (tests/unit/flower/test_corrections.py): then the release leaves the list, and a
 correction without releases is deleted.
+
+`upstream` names the pull request that reported, brought or touched the bug. Where it says that a bug is not reported,
+the issues and pull requests of flwrlabs/flower (as of November 2026) were searched for its symptom and for the names
+in `where`.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ _NOT_REPORTED = "not reported as of flwr 1.42"
 
 @dataclass(frozen=True)
 class Correction:
-    """A bug of Flower. `releases` are minor releases, such as 1.41; `upstream` is a link or says that none exists."""
+    """A bug of Flower. `releases` are minor releases, such as 1.41; `upstream` has a link."""
 
     bug: str
     where: str
@@ -41,7 +45,7 @@ ANSWER_IN_TURN = Correction(
 HALF_REPLIES = Correction(
     "When a ClientApp dies with a part of its reply handed over, the SuperNode's loop waits forever for the rest.",
     "flwr/supernode/start_client_internal.py: _push_messages, yield_object_contents",
-    _NOT_REPORTED,
+    f"{_NOT_REPORTED}; the wait came with https://github.com/flwrlabs/flower/pull/5610",
     ("1.41", "1.42"),
 )
 LOST_DELIVERIES = Correction(
@@ -56,7 +60,8 @@ ENDED_RUNS_ARE_KEPT = Correction(
     "left over. Nothing removes them.",
     "flwr/supernode/nodestate/in_memory_nodestate.py: InMemoryNodeState; "
     "flwr/supercore/corestate/in_memory_corestate.py",
-    _NOT_REPORTED,
+    f"{_NOT_REPORTED}; it came with https://github.com/flwrlabs/flower/pull/5402; a SuperLink deletes what is left of "
+    "an ended run since https://github.com/flwrlabs/flower/pull/7612",
     ("1.41", "1.42"),
 )
 ADAPTIVE_CLIPPING = Correction(
