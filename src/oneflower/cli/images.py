@@ -80,6 +80,7 @@ def build(
     screen.show(f"md5      {about['md5']}")
     screen.show(f"manifest {built.manifest_file}")
     screen.show(f"SBOM     {built.sbom_file}")
+    screen.say(f"Next, as root: {screen.program()} image test {built.image}")
 
 
 @image.command(name="test", epilog="It takes two minutes for a small image. Next: `oneflower register`.")

@@ -129,7 +129,8 @@ def _kept(cache: Path, name: str, *, fresh: bool) -> Path:
 
 
 def _unpack(archive: Path, root: Path) -> None:
-    tool(["tar", "--numeric-owner", "--xattrs", "-C", root, "-xpf", archive], f"unpack {archive}")
+    hint = "Check that there is disk space. If that file is damaged, build with --no-cache."
+    tool(["tar", "--numeric-owner", "--xattrs", "-C", root, "-xpf", archive], f"unpack {archive}", hint=hint)
 
 
 def _pack(root: Path, what: str, target: Path) -> None:
