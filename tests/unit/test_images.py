@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import struct
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from oneflower.images import VARIANTS, ImageSpec, disk, manifest, modules, overlay, sbom, software, trim
+from oneflower.images import VARIANTS, ImageSpec, disk, laying, manifest, modules, overlay, sbom, software, trim
 from oneflower.images.spec import parse_size
 from oneflower.opennebula.service import READY_SCRIPT
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -315,6 +316,26 @@ def test_the_overlay_has_no_host_key_no_update_timer_and_no_login_at_the_console
     assert (root / "boot/vmlinuz").readlink() == Path("vmlinuz-6.1")
     assert (root / "etc/machine-id").read_text() == ""  # each machine makes its own
     assert (root / "usr/lib/oneflower/ready").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o077])
+def test_permissions_in_an_image_are_not_those_of_the_checkout_or_of_the_user(tmp_path, mask):
+    """With those of a checkout, /etc could be written by a group, or be read by nobody."""
+    source, root = tmp_path / "source", tmp_path / "root"
+    (root / "etc").mkdir(parents=True)
+    (root / "etc").chmod(0o755)
+    earlier = os.umask(mask)
+    try:
+        (source / "etc/new").mkdir(parents=True)
+        (source / "etc/new/settings").touch()
+        (source / "etc/run").touch()
+        with laying.usual_permissions():
+            laying.lay_folder(source, root, ("etc/run",))
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(earlier)
+    modes = {str(path.relative_to(root)): path.stat().st_mode & 0o777 for path in root.rglob("*")}
+    assert modes == {"etc": 0o755, "etc/new": 0o755, "etc/new/settings": 0o644, "etc/run": 0o755}
 
 
 def test_two_kernels_are_one_too_many(tmp_path):

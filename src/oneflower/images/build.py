@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from oneflower.images import base, disk, manifest, overlay, sbom, software
 from oneflower.images.app_image import manifest_of
 from oneflower.images.appliance import installed
+from oneflower.images.laying import usual_permissions
 from oneflower.images.scratch import scratch
 from oneflower.images.tools import check_tools, tool
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -54,7 +55,7 @@ def build(spec: ImageSpec, folder: Path, cache: Path, step: Step = _silent, *, f
     try:
         for path in (folder, cache):
             path.mkdir(parents=True, exist_ok=True)
-        with _alone(cache), scratch(cache, "build-") as scene:
+        with usual_permissions(), _alone(cache), scratch(cache, "build-") as scene:
             root = scene / "root"
             assemble(spec, root, cache, step, fresh=fresh)
             found = sbom.packages(root)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oneflower.images.disk import grub_settings
+from oneflower.images.laying import lay_folder
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ _VARIABLES = 'PATH="/opt/oneflower/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:
 
 def lay(spec: ImageSpec, root: Path) -> None:
     """Lay our files over the packages and enable our units."""
-    shutil.copytree(OVERLAY, root, dirs_exist_ok=True, symlinks=True, copy_function=_copy)
+    lay_folder(OVERLAY, root, EXECUTABLE)
     _enable(root)
     _add_user(root)
     filesystem = spec.identifier("filesystem")
@@ -71,12 +72,6 @@ def set_dates(root: Path, epoch: int) -> None:
         for name in (*names, *folders):
             os.utime(Path(folder, name), (epoch, epoch), follow_symlinks=False)
     os.utime(root, (epoch, epoch))
-
-
-def _copy(source: str, target: str) -> str:
-    shutil.copyfile(source, target)
-    Path(target).chmod(0o755 if source.endswith(EXECUTABLE) else 0o644)
-    return target
 
 
 def _write(path: Path, text: str) -> None:

@@ -10,12 +10,12 @@ import configparser
 import hashlib
 import os
 import re
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oneflower.images import bytecode, trim
 from oneflower.images.appliance import SOURCE, installed
+from oneflower.images.laying import lay_folder
 from oneflower.images.spec import ARCHITECTURE, PYTHON
 from oneflower.images.tools import WITH_US
 from oneflower.process import run
@@ -96,7 +96,7 @@ def install(spec: ImageSpec, root: Path, scratch: Path) -> None:
 def lay_appliance(root: Path) -> None:
     """Put the appliance's own package into the environment of an image, and the commands of it and of Flower."""
     site = root / SITE
-    shutil.copytree(SOURCE, site / SOURCE.name, ignore=shutil.ignore_patterns("__pycache__"))
+    lay_folder(SOURCE, site / SOURCE.name)
     found = installed()
     about = site / f"oneflower_appliance-{found.version}.dist-info"
     about.mkdir()
