@@ -21,15 +21,19 @@ from oneflower.opennebula import (
     NODES,
     Rendering,
     ServiceOptions,
+    lint,
     merge_template,
     render,
     service_template,
     variables_of,
     vm_template,
 )
+from oneflower.opennebula.text import context_sh
+from oneflower_appliance.context import parse_context
 from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.formats import encode_pem, read_pem
 from oneflower_appliance.parameters import PARAMETERS, Level, form_fields, of_level
-from oneflower_appliance.settings import Bounds, resolve
+from oneflower_appliance.settings import Bounds, InvalidParametersError, resolve
 
 from .cloud import LocalServers
 from .compare import differences
@@ -190,7 +194,9 @@ def test_both_of_our_renderings_instantiate_from_sunstone_and_give_each_role_its
     contexts = made.contexts(service)
     wanted = {field.input: parameter.name for field, parameter in form_fields()}
     expected = {wanted.get(name, name): value for name, value in filled.items()}
-    asked = set(wanted.values()) if rendering is Rendering.FORM else set(PARAMETERS)
+    asked = (
+        set(wanted.values()) if rendering is Rendering.FORM else {p.name for p in PARAMETERS.values() if not p.secret}
+    )
     for role, context in contexts.items():
         mine = {p.name: p.default for p in of_level(Level.SERVICE, LEVEL_OF[role]) if p.name in asked}
         given = {name: value for name, value in context.items() if name in PARAMETERS}
@@ -202,7 +208,10 @@ def test_both_of_our_renderings_instantiate_from_sunstone_and_give_each_role_its
     assert variables_of(made.body(service)) | expected == variables_of(made.body(service))
 
 
-@pytest.mark.parametrize("variant", ["levels", "form", "s", "t", "e"])
+UNASKED = ("levels", "form", "e")  # the variants that ask for no secret
+
+
+@pytest.mark.parametrize("variant", [*UNASKED, "s", "t"])
 def test_up_gives_its_own_values_to_any_of_them(cloud, variant):
     body = rendered(Rendering(variant)) if variant in ("levels", "form") else template(variant)
     made = cloud(body)
@@ -220,12 +229,18 @@ def test_up_gives_its_own_values_to_any_of_them(cloud, variant):
     for role, context in contexts.items():
         for name, value in given.items():
             needs = PARAMETERS[name].level in (Level.SERVICE, LEVEL_OF[role])
-            assert not needs or context[name] == value.strip()
+            secret = PARAMETERS[name].secret and variant in UNASKED
+            assert not needs or context[name] == (encode_pem(value) if secret else value.strip())
     [node, *_] = made.nodes(service, NODES)
-    assert KEY.strip() in contexts[COORDINATOR]["FL_SSL_KEYFILE"]
-    assert KEY.strip() not in str(contexts[NODES])
+    assert read_pem(contexts[COORDINATOR]["FL_SSL_KEYFILE"]).strip() == KEY.strip().encode()
+    assert "FL_SSL_KEYFILE" not in contexts[NODES]
     assert "nobody else" not in str(vars(made.servers.compute.find(node)))
     found = variables_of(made.body(service))
+    if variant in UNASKED:
+        assert "nobody else" not in str(found), "a secret is in no value"
+        [link] = made.nodes(service, COORDINATOR)
+        assert "FL_SSL_KEYFILE" not in made.servers.compute.find(link).user_template
+        del given["FL_SSL_KEYFILE"]
     assert {name: found[name].strip() for name in given} == {name: value.strip() for name, value in given.items()}
 
 
@@ -242,4 +257,62 @@ def test_no_secret_is_ever_asked_for_on_service_level():
     assert secrets == {"FL_SSL_KEYFILE"}
     assert not {parameter.name for _, parameter in form_fields()} & secrets
     for rendering in Rendering:
-        assert not set(rendered(rendering)["user_inputs"]) & secrets
+        body = rendered(rendering)
+        asked = [body.get("user_inputs", {}), *(role.get("user_inputs", {}) for role in body["roles"])]
+        assert not {name for inputs in asked for name in inputs} & secrets, "on no level"
+    body["roles"][0]["user_inputs"] = {"FL_SSL_KEYFILE": "O|text|Key||"}
+    assert "secret-input" in {finding.rule for finding in lint(body)}
+
+
+HOSTILE = {
+    "quotes": '/it\'s "mine" and `id`',
+    "commands": "/$(reboot); reboot & | cat > /etc/passwd",
+    "names of variables": "/$HOME $USER[SSH_PUBLIC_KEY] $NIC[IP] $TEMPLATE $",
+    "lines": '/a\nFL_GPU_ENABLED="YES"\n\n# no comment\nCONTEXT=[TOKEN="NO"]',
+    "backslashes": '/\\n \\" \\\\" \\x',
+    "the syntax of templates": '/a,b=[C="D"],] = "',
+    "markup": "/]]> <![CDATA[ &amp; &#10; <x>",
+    "other alphabets": "/\u00e9 \u5b57 \U0001f600 \u202e \u00a0x",
+    "blanks": "/  a\t b",
+    "the longest": "/" + "x" * 65_535,
+}
+
+
+@pytest.mark.parametrize("rendering", list(Rendering))
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_what_a_tenant_types_arrives_as_it_is_and_is_never_read_as_something_else(cloud, rendering, kind):
+    """FL_DATA_PATH is checked later, by the machine; here anything may be in it."""
+    made = cloud(rendered(rendering))
+    stored = made.servers.documents.get(made.template, 101).body
+    given = dict(resolve({})) | {"FL_DATA_PATH": HOSTILE[kind]}
+    answer = made.instantiate(merge_template(stored, "hostile", given, Bounds()))
+    assert answer.status_code == 201, answer.text
+    contexts = made.contexts(int(answer.json()["DOCUMENT"]["ID"]))
+    assert contexts[NODES]["FL_DATA_PATH"] == HOSTILE[kind]
+    assert parse_context(context_sh(contexts[NODES]))["FL_DATA_PATH"] == HOSTILE[kind], "and in the machine"
+    plain = cloud(rendered(rendering))
+    usual = plain.instantiate(merge_template(stored, "usual", resolve({}), Bounds()))
+    others = plain.contexts(int(usual.json()["DOCUMENT"]["ID"]))[NODES]
+    same = {
+        key: value for key, value in contexts[NODES].items() if "DATA_PATH" not in key and not key.startswith("ETH")
+    }
+    assert same.items() <= others.items() | {("VMID", contexts[NODES]["VMID"])}, "nothing else is changed by it"
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("/data/${HOME}", "OneFlow replaces with nothing"),
+        ("/data/${superlink.template.context.fl_ssl_keyfile}", "OneFlow replaces with nothing"),
+        ("/data\\", "ends with a backslash"),
+        ("/data\0", "control character"),
+        ("/data\x1b[2J", "control character"),
+        ("/data\ud800", "control character"),
+        ("/" + "x" * 65_536, "at most 65536"),
+    ],
+)
+def test_what_opennebula_would_change_on_its_way_is_refused(value, why):
+    body = rendered(Rendering.FORM)
+    with pytest.raises(InvalidParametersError, match=why) as caught:
+        merge_template(body, "hostile", dict(resolve({})) | {"FL_DATA_PATH": value}, Bounds())
+    assert len(str(caught.value)) < 1000

@@ -10,9 +10,13 @@ import pytest
 from oneflower.cli import federations, training
 from oneflower.cli.session import Session
 from oneflower.cloud import Cloud, Federation
+from oneflower.cloud.site import Site
 from oneflower.opennebula import COORDINATOR, NODES
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.formats import encode_pem
 from oneflower_appliance.parameters import FLOWER_TESTED
+
+from .conftest import ON_OPENNEBULA
 
 
 def encoded(text):
@@ -109,6 +113,24 @@ def test_a_member_reads_no_secret_of_another(world, service):
         text = world.raw(member, "GET", path).text
         assert world.token(link) not in text
         assert world.password not in text
+
+
+def test_a_member_does_not_find_the_private_key_of_the_superlink(world):
+    certificate, private = (f"-----BEGIN {what}-----\nmine\n-----END {what}-----\n" for what in ("X", "PRIVATE KEY"))
+    given = {"FL_SSL_CA_CERTFILE": certificate, "FL_SSL_CERTFILE": certificate, "FL_SSL_KEYFILE": private}
+    with world.federation("secret", **given) as made:
+        world.ready(made)
+        [link], member = world.nodes(made, COORDINATOR), world.nodes(made, NODES)[0]
+        key = encode_pem(given["FL_SSL_KEYFILE"])
+        if not ON_OPENNEBULA:
+            assert world.cloud.core.read("one.vm.info", link, True).findtext("TEMPLATE/CONTEXT/FL_SSL_KEYFILE") == key
+        assert "FL_SSL_KEYFILE" not in world.cloud.core.vm_context(member)
+        asked = [f"/vms/{link}", "/service", "/service?extended=true", "/vm"]
+        encrypted = "CONTEXT/FL_SSL_KEYFILE" in Site(world.cloud).encrypted()
+        for path in asked if encrypted else [path for path in asked if "extended" not in path]:
+            text = world.raw(member, "GET", path).text
+            assert key not in text
+            assert "PRIVATE KEY" not in text
 
 
 def test_who_cannot_check_the_proof_pins_what_was_published_first(world, service):

@@ -67,6 +67,11 @@ def is_loopback(address: str) -> bool:
         return False
 
 
+def encode_pem(text: str) -> str:
+    """Return a PEM, which may be base64 already, as base64 in one line: what a CONTEXT section takes unchanged."""
+    return base64.b64encode(read_pem(text)).decode()
+
+
 def read_pem(text: str) -> bytes:
     """Return the PEM from a value that is either PEM or base64, with or without line breaks. Raises `ValueError`.
 

@@ -16,6 +16,7 @@ from oneflower.cloud.site import Site
 from oneflower.opennebula import Rendering
 from oneflower.opennebula.states import ImageState
 from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.parameters import PARAMETERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,6 +50,7 @@ def checkup(cloud: Cloud, name: str) -> Iterator[Check]:
     yield from _guarded("OneFlow", lambda: _oneflow(cloud))
     yield from _guarded("rights", lambda: _rights(site))
     yield from _guarded("OneGate", lambda: _onegate(cloud, site))
+    yield from _guarded("secrets", lambda: _secrets(site))
     yield from _guarded("hosts", lambda: _hosts(site))
     yield from _guarded("networks", lambda: _networks(site))
     yield from _guarded("datastores", lambda: _datastores(cloud, site))
@@ -122,6 +124,16 @@ def _address(host: str, kind: str) -> bool:
         return bool(getattr(ipaddress.ip_address(host), kind))
     except ValueError:
         return False
+
+
+def _secrets(site: Site) -> Iterator[Check]:
+    wanted = {f"CONTEXT/{name}" for name, parameter in PARAMETERS.items() if parameter.secret}
+    open_ = sorted(wanted - site.encrypted())
+    if not open_:
+        yield Check(OK, "secrets", "are encrypted in the context of machines")
+    for name in open_:
+        detail = f"{name}, if a tenant gives one, is readable for the other machines of the service"
+        yield Check(WARN, "secrets", detail, f'Add to /etc/one/oned.conf: VM_ENCRYPTED_ATTR = "{name}". Restart oned.')
 
 
 def _hosts(site: Site) -> Iterator[Check]:

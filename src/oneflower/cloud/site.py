@@ -93,6 +93,11 @@ class Site:
         """Return the address of OneGate that machines get, or an empty text if there is none."""
         return _text(self._core.read("one.system.config"), "ONEGATE_ENDPOINT")
 
+    def encrypted(self) -> set[str]:
+        """Return the attributes of VMs that are stored and shown encrypted, such as CONTEXT/PASSWORD."""
+        found = self._core.read("one.system.config").findall("VM_ENCRYPTED_ATTR")
+        return {(each.text or "").strip().upper() for each in found}
+
     def hosts(self) -> list[Host]:
         """Return the hosts that the user may see."""
         return [_host(each) for each in self._core.read("one.hostpool.info").findall("HOST")]

@@ -7,18 +7,23 @@ variable is that variable. An input with another name becomes the variables whos
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from oneflower.opennebula.linted import mapping
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.formats import encode_pem
 from oneflower_appliance.parameters import PARAMETERS, Level
 from oneflower_appliance.roles import COORDINATOR, NODES
+from oneflower_appliance.settings import InvalidParametersError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from oneflower_appliance.settings import Bounds, Settings
 
+_NOT_IN_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_LONGEST = 65_536
 _HOMES = {
     Level.SERVICE: (COORDINATOR, NODES),
     Level.SUPERLINK: (COORDINATOR,),
@@ -46,7 +51,7 @@ def references(role: Mapping[str, Any]) -> dict[str, str]:
 def variables_of(service: Mapping[str, Any]) -> dict[str, str]:
     """Return the variables that a service was given, on all levels, under the names that the appliance knows.
 
-    Variables that a form does not ask for have their defaults.
+    Variables that a form does not ask for have their defaults. Secrets are left out: they are in no value.
     """
     shared = service.get("user_inputs_values") or {}
     found: dict[str, str] = {}
@@ -84,15 +89,22 @@ def merge_template(template: Mapping[str, Any], name: str, settings: Settings, b
     OneFlow applies no defaults and requires a value for every declared input. The values of a role belong in the
     role's entry. OneFlow takes the cardinality from that entry and requires min_vms <= cardinality <= max_vms.
     A variable that the template does not ask for is given to the role that needs it, if it is set: OneFlow accepts
-    values that nobody declared. Raises `OneflowerError` if a secret would reach every machine.
+    values that nobody declared. A secret goes into that role's CONTEXT and nowhere else: a value would become an
+    attribute of the VM, too, which every machine of the service reads through OneGate. Raises `OneflowerError` if a
+    secret would reach every machine, and `InvalidParametersError` for values that OpenNebula would change on their way.
     """
     service = _defaults(template)
     values: dict[str, dict[str, str]] = {COORDINATOR: {}, NODES: {}}
     roles = {role["name"]: role for role in template["roles"] if role.get("name") in values}
     values |= {role: _defaults(entry) for role, entry in roles.items()}
+    if lost := [Problem(name, why) for name, raw in settings.items() if (why := _lost(raw))]:
+        raise InvalidParametersError(lost)
+    secrets: dict[str, dict[str, str]] = {COORDINATOR: {}, NODES: {}}
     for variable, raw in settings.items():
         for role, key in _places(variable, service, roles):
-            if key not in service:
+            if PARAMETERS[variable].secret and key not in service and key not in values[role]:
+                secrets[role] |= {variable: encode_pem(raw)} if raw.strip() else {}
+            elif key not in service:
                 if key in values[role] or raw.strip() != PARAMETERS[variable].default:
                     values[role][key] = raw
             elif raw and PARAMETERS[variable].secret:
@@ -104,10 +116,29 @@ def merge_template(template: Mapping[str, Any], name: str, settings: Settings, b
         "name": name,
         "user_inputs_values": service,
         "roles": [
-            {"name": COORDINATOR, "user_inputs_values": values[COORDINATOR]},
-            {"name": NODES, **scaling, "user_inputs_values": values[NODES]},
+            {"name": COORDINATOR, "user_inputs_values": values[COORDINATOR], **_context(secrets[COORDINATOR])},
+            {"name": NODES, **scaling, "user_inputs_values": values[NODES], **_context(secrets[NODES])},
         ],
     }
+
+
+def _lost(value: str) -> str:
+    """Return why a value would not arrive as it is, or an empty text. Sources: OneFlow's role.rb, template_parser.l."""
+    if "${" in value:
+        return "has ${...}, which OneFlow replaces with nothing on its way to the machine."
+    if value.endswith("\\"):
+        return "ends with a backslash, which OpenNebula's templates cannot hold."
+    if _NOT_IN_XML.search(value):
+        return "has a control character, which OpenNebula's XML cannot hold."
+    if len(value) > _LONGEST:
+        return (
+            f"has {len(value)} characters. OpenNebula keeps it with every machine, so at most {_LONGEST} are allowed."
+        )
+    return ""
+
+
+def _context(entries: Mapping[str, str]) -> dict[str, Any]:
+    return {"template_contents": {"CONTEXT": dict(entries)}} if entries else {}
 
 
 def _defaults(level: Mapping[str, Any]) -> dict[str, str]:

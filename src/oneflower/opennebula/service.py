@@ -7,6 +7,9 @@ The form asks for a few variables, on service level; Sunstone groups them by the
 variable in the CONTEXT of just the roles that need it. The inputs themselves reach every machine, so the form asks
 for no secret.
 
+Neither rendering asks for a secret. An input is also an attribute of the VM, which every machine of the service reads
+through OneGate. `up` puts a secret into the CONTEXT of the role that needs it (`inputs.merge_template`).
+
 OpenNebula 7 copies every user input into the CONTEXT of the VMs by itself and merges `template_contents` as an
 object. OpenNebula 6 uses other names (`vm_template`, `vm_template_contents` as text, `custom_attrs`) and only replaces
 `$NAME` in that text, so each variable is written into CONTEXT here. Source: OneFlow's service_template.rb and
@@ -146,11 +149,11 @@ def _role_of_form(role: dict[str, Any], options: ServiceOptions) -> dict[str, An
 
 
 def _role_of_7(role: dict[str, Any], options: ServiceOptions) -> dict[str, Any]:
-    level = _LEVEL_OF_ROLE[role["name"]]
+    asked = [parameter for parameter in of_level(_LEVEL_OF_ROLE[role["name"]]) if not parameter.secret]
     return {
         **_role(role, options),
-        "user_inputs": _inputs(level, options.carried),
-        "user_inputs_values": {parameter.name: options.carried.fit(parameter).default for parameter in of_level(level)},
+        "user_inputs": {p.name: options.carried.fit(p).user_input() for p in asked},
+        "user_inputs_values": {p.name: options.carried.fit(p).default for p in asked},
         "template_contents": {"CONTEXT": infrastructure(role["name"])},
     }
 

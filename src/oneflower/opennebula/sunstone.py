@@ -69,6 +69,14 @@ def _secrets(template: Template) -> Iterator[Found]:
             yield f"service, {key}", why, "Ask for it in the role that needs it."
 
 
+def _asked_secrets(template: Template) -> Iterator[Found]:
+    for role in template.roles if not template.compat6 else ():
+        for key in role.inputs:
+            if key in PARAMETERS and PARAMETERS[key].secret:
+                why = "It is a secret. An input is an attribute of the VM, too, which the other machines can read."
+                yield f"{role.where}, {key}", why, "Remove it: `oneflower up --set` gives it to the machine alone."
+
+
 def _unasked(template: Template) -> Iterator[Found]:
     for role in template.roles:
         for name, source in references(role.data).items():
@@ -82,6 +90,7 @@ RULES: dict[str, Callable[[Template], Iterator[Found]]] = {
     "role-input-without-value": _without_values,
     "vm-template-inputs": _asking_roles,
     "secret-on-service": _secrets,
+    "secret-input": _asked_secrets,
     "text64": _text64,
     "reference-to-nothing": _unasked,
 }

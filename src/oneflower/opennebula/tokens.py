@@ -14,9 +14,14 @@ def make_token(password: str, vm_id: int, stime: int) -> str:
 
     Source: NebulaUtil.cc (AES-256-CBC of "id:stime", the key's first 32 bytes, no initialisation vector).
     """
+    return encrypt(password, f"{vm_id}:{stime}")
+
+
+def encrypt(password: str, text: str) -> str:
+    """Return a text as oned encrypts it: tokens, and attributes of VMs that its settings name (VM_ENCRYPTED_ATTR)."""
     cipher = Cipher(algorithms.AES256(password.encode()[:32]), modes.CBC(bytes(16))).encryptor()
     padder = PKCS7(128).padder()
-    content = padder.update(f"{vm_id}:{stime}".encode()) + padder.finalize()
+    content = padder.update(text.encode()) + padder.finalize()
     return base64.b64encode(cipher.update(content) + cipher.finalize()).decode()
 
 

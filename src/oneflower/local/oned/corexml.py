@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from oneflower.local.oned.models import permission_bits
 from oneflower.opennebula.states import ImageState
+from oneflower.opennebula.tokens import encrypt
+from oneflower_appliance.parameters import PARAMETERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from oneflower.local.oned.models import Access, Image, Vm, VmTemplate
 
+# Which entries of CONTEXT are encrypted (VM_ENCRYPTED_ATTR): a new OpenNebula's, and what operators should add for us.
+ENCRYPTED = ("PASSWORD", *(parameter.name for parameter in PARAMETERS.values() if parameter.secret))
+_KEY = token_hex(16)  # nobody needs it: what is shown encrypted is never read back
 _ILLEGAL = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -39,8 +45,9 @@ def by_name(template: Mapping[str, Any]) -> dict[str, Any]:
     return {key: by_name(value) if isinstance(value, dict) else value for key, value in sorted(template.items())}
 
 
-def vm_data(vm: Vm) -> dict[str, Any]:
+def vm_data(vm: Vm, *, decrypted: bool = False) -> dict[str, Any]:
     """Return a VM as one.vm.info and OneGate's extended service show it. Every value is text."""
+    template = vm.template if decrypted else _encrypted(vm.template)
     actions = {"SCHED_ACTION": vm.sched_actions} if vm.sched_actions else {}
     record = {
         "OID": str(vm.id),
@@ -76,16 +83,23 @@ def vm_data(vm: Vm) -> dict[str, Any]:
         **vm.access.locked(),
         "MONITORING": {},
         "SCHED_ACTIONS": {},
-        "TEMPLATE": by_name(vm.template | actions),
+        "TEMPLATE": by_name(template | actions),
         "USER_TEMPLATE": user,
         "HISTORY_RECORDS": {} if int(vm.state) <= 2 else {"HISTORY": record},
         "BACKUPS": {"BACKUP_CONFIG": {}, "BACKUP_IDS": {}},
     }
 
 
-def vm_xml(vm: Vm) -> ET.Element:
+def _encrypted(template: dict[str, Any]) -> dict[str, Any]:
+    """Return a VM's template as the core stores and shows it: with some entries of CONTEXT encrypted."""
+    context = template.get("CONTEXT", {})
+    hidden = {name: encrypt(_KEY, context[name]) for name in ENCRYPTED if context.get(name)}
+    return template | {"CONTEXT": context | hidden} if hidden else template
+
+
+def vm_xml(vm: Vm, *, decrypted: bool = False) -> ET.Element:
     """Return a VM as one.vm.info does."""
-    return element("VM", vm_data(vm))
+    return element("VM", vm_data(vm, decrypted=decrypted))
 
 
 # What a pool shows of a VM, besides who owns it. Source: to_xml_short of VirtualMachine.cc.

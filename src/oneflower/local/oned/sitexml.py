@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from oneflower.local.oned.corexml import by_name, element, head
+from oneflower.local.oned.corexml import ENCRYPTED, by_name, element, head
 
 if TYPE_CHECKING:
     import xml.etree.ElementTree as ET
@@ -19,7 +19,13 @@ _ADDRESSES = 65_000  # of a network: more than there will ever be machines
 
 def config_xml(onegate: str) -> ET.Element:
     """Return the settings of the core as one.system.config does, with those that clients need."""
-    return element("OPENNEBULA_CONFIGURATION", {"ONEGATE_ENDPOINT": onegate})
+    return element(
+        "OPENNEBULA_CONFIGURATION",
+        {
+            "ONEGATE_ENDPOINT": onegate,
+            "VM_ENCRYPTED_ATTR": [f"CONTEXT/{name}" for name in ENCRYPTED],
+        },
+    )
 
 
 def network_xml(network: Network, subnet: Subnet) -> ET.Element:

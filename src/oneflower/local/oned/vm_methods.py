@@ -39,9 +39,10 @@ class VmMethods:
         self._compute = compute
         self._rights = compute.catalogue.rights
 
-    def info(self, asking: Asking, number: int, *_: Any) -> str:
-        """Return a VM."""
-        return text(vm_xml(self._may(asking, number, Right.USE, past_lock=True)))
+    def info(self, asking: Asking, number: int, decrypted: bool = False, *_: Any) -> str:  # noqa: FBT001, FBT002
+        """Return a VM. What is encrypted is shown to those who may administer it, if they ask for it."""
+        vm = self._may(asking, number, Right.ADMIN if decrypted else Right.USE, past_lock=True)
+        return text(vm_xml(vm, decrypted=decrypted))
 
     def pool(
         self, asking: Asking, whose: int = WHOSE_ALL, start: int = -1, end: int = -1, state: int = _NOT_DONE,
