@@ -8,6 +8,7 @@ import re
 import shutil
 import struct
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,13 @@ from oneflower_appliance.use_cases import FRAMEWORKS
 UNITS = overlay.OVERLAY / "usr/lib/systemd/system"
 
 
-def test_every_framework_has_a_variant_and_every_variant_a_pinned_list_for_each_supported_flower():
+@pytest.fixture
+def no_links(monkeypatch):
+    """Pip is not set to find a build of PyTorch, whatever this machine's settings are."""
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+
+
+def test_every_framework_has_a_variant_and_every_variant_a_pinned_list_for_each_supported_flower(no_links):
     assert set(FRAMEWORKS) <= set(VARIANTS)
     for minor in FLOWER_MINORS:
         for variant in VARIANTS:
@@ -35,11 +42,47 @@ def test_a_release_that_nothing_pins_is_refused_with_those_that_there_are():
     assert FLOWER_TESTED in refused.value.hint
 
 
-def test_nothing_is_installed_that_has_no_hash():
+def test_nothing_is_installed_that_has_no_hash(no_links):
     for variant in VARIANTS:
         packages = re.split(r"\n(?=\S)", software.listed(ImageSpec(variant)).strip())
         assert all("--hash=sha256:" in package for package in packages)
         assert not any(package.startswith("uv==") for package in packages)
+
+
+def torch_wheel(folder, release):
+    """A wheel of nothing, in the simple layout of an index of packages."""
+    path = folder / "torch" / f"torch-{release}-cp311-cp311-manylinux_2_28_x86_64.whl"
+    path.parent.mkdir()
+    about = f"torch-{release}.dist-info"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("torch/__init__.py", "")
+        wheel.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {release}\n")
+        wheel.writestr(
+            f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: cp311-cp311-manylinux_2_28_x86_64\n"
+        )
+        wheel.writestr(
+            f"{about}/RECORD", f"torch/__init__.py,,\n{about}/METADATA,,\n{about}/WHEEL,,\n{about}/RECORD,,\n"
+        )
+    (path.parent / "index.html").write_text(f'<a href="{path.name}">{path.name}</a>')
+
+
+def test_pytorch_comes_from_its_index_for_cpus_where_pip_is_not_set_to_find_it(tmp_path, monkeypatch, no_links):
+    """The registry's build of the same release is for GPUs, and brings gigabytes that no image has a use for."""
+    monkeypatch.setattr(software, "TORCH_INDEX", tmp_path.as_uri())
+    installed = []
+    monkeypatch.setattr(software, "install_wheels", lambda _, wanted, *__: installed.append(wanted))
+    monkeypatch.setattr(software.trim, "python", lambda _: None)
+    monkeypatch.setattr(software.bytecode, "write", lambda *_: None)
+    spec = ImageSpec("pytorch")
+    assert not re.search(r"^(torch==|nvidia-|triton==|cuda-)", software.listed(spec), re.MULTILINE)
+    (tmp_path / "scratch").mkdir()
+    software.install(spec, tmp_path / "root", tmp_path / "scratch")
+    _, torch = installed
+    release = torch[-1].removeprefix("torch==")
+    monkeypatch.undo()
+    torch_wheel(tmp_path, f"{release}+cpu")
+    software.install_wheels(tmp_path / "root" / software.SITE, torch, "install PyTorch", "")
+    assert (tmp_path / "root" / software.SITE / f"torch-{release}+cpu.dist-info").is_dir()
 
 
 @pytest.mark.parametrize("options", [{"variant": "keras"}, {"variant": "pytorch", "edge": True}])

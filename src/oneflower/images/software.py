@@ -23,6 +23,8 @@ from oneflower.runtimes import package_index, runtime
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from oneflower.images.spec import ImageSpec
 
 PREFIX = "opt/oneflower"
@@ -33,11 +35,30 @@ _PLATFORM = f"{ARCHITECTURE}-manylinux_2_36"  # the C library of the suite
 _LEFT_OUT = ("uv", "watchfiles", "hf-xet")
 _COMMANDS_OF = ("flwr", "oneflower-appliance")
 _HINT = "Check that the package registry can be reached and that there is disk space, then try again."
-_TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
+_TORCH_HINT = (
+    "Check that PyTorch's index can be reached. Or download its wheel for CPUs and Python "
+    f"{PYTHON} elsewhere, and set PIP_FIND_LINKS to its folder."
+)
+TORCH_INDEX = "https://download.pytorch.org/whl/cpu"  # the builds for CPUs, of which no list has the hashes
 
 
 def listed(spec: ImageSpec) -> str:
-    """Return the packages of an image with their hashes. Raises `OneflowerError` when nothing pins them."""
+    """Return the packages of an image with their hashes. Raises `OneflowerError` when nothing pins them.
+
+    PyTorch is among them if pip is set to find it in a folder. The registry's build, for GPUs, never is.
+    """
+    text = without(_pinned(spec), _LEFT_OUT)
+    wheel = _local_torch(spec)
+    return package_index.with_torch(text, wheel) if wheel else package_index.without_torch(text)
+
+
+def _local_torch(spec: ImageSpec) -> Path | None:
+    if spec.framework != "pytorch":
+        return None
+    return package_index.local_torch(package_index.find_links(), python=PYTHON.replace(".", ""), machine=ARCHITECTURE)
+
+
+def _pinned(spec: ImageSpec) -> str:
     pinned = runtime.pinned_list(spec.flower, spec.framework)
     if not pinned.is_file():
         raise OneflowerError(
@@ -45,11 +66,7 @@ def listed(spec: ImageSpec) -> str:
             f"Give --flower-version {' or '.join(runtime.pinned_releases())}.",
             ExitCode.NOT_FOUND,
         )
-    text = without(pinned.read_text(encoding="utf-8"), _LEFT_OUT)
-    if spec.framework != "pytorch":
-        return text
-    wheel = package_index.local_torch(package_index.find_links(), python=PYTHON.replace(".", ""), machine=ARCHITECTURE)
-    return package_index.with_torch(text, wheel) if wheel else text
+    return pinned.read_text(encoding="utf-8")
 
 
 def without(text: str, names: tuple[str, ...]) -> str:
@@ -61,28 +78,24 @@ def without(text: str, names: tuple[str, ...]) -> str:
 def key(spec: ImageSpec) -> str:
     """Return a name for the content of the software, without the appliance's own."""
     own = "".join(Path(module.__file__ or "").read_text(encoding="utf-8") for module in (bytecode, trim))
-    content = (
-        f"{PYTHON}\n{_PLATFORM}\n{spec.epoch}\n{listed(spec)}\n{own}\n{Path(__file__).read_text(encoding='utf-8')}"
-    )
+    torch = package_index.torch_release(_pinned(spec))
+    code = Path(__file__).read_text(encoding="utf-8")
+    content = f"{PYTHON}\n{_PLATFORM}\n{spec.epoch}\n{listed(spec)}\n{torch}\n{own}\n{code}"
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 def install(spec: ImageSpec, root: Path, scratch: Path) -> None:
     """Put the environment with all wheels into the root of an image that has the base already."""
-    from uv import find_uv_bin  # noqa: PLC0415 - only needed here
-
     packages = scratch / "packages.txt"
     packages.write_text(listed(spec), encoding="utf-8")
     site = root / SITE
     site.mkdir(parents=True)
     links = [word for link in package_index.find_links() for word in ("--find-links", link)]
-    torch = [] if " @ file:" in packages.read_text() or spec.framework != "pytorch" else ["--index", _TORCH_INDEX]
-    command = [
-        *WITH_US, find_uv_bin(), "--quiet", "--directory", str(scratch), "pip", "install", "--target", str(site),
-        "--no-deps", "--python-version", PYTHON, "--python-platform", _PLATFORM, "--require-hashes",
-        "--only-binary", ":all:", "--link-mode", "copy", *links, *torch, "--requirement", str(packages),
-    ]  # fmt: skip
-    run(command, f"install Flower {spec.flower} and {spec.framework}", _HINT, {"UV_SYSTEM_CERTS": "1", **os.environ})
+    wanted = [*links, "--require-hashes", "--requirement", str(packages)]
+    install_wheels(site, wanted, f"install Flower {spec.flower} and {spec.framework}", _HINT)
+    release = package_index.torch_release(_pinned(spec))
+    if release and not _local_torch(spec):
+        install_wheels(site, ["--index", TORCH_INDEX, f"torch=={release}"], f"install PyTorch {release}", _TORCH_HINT)
     folder = root / PREFIX
     (folder / "bin").mkdir()
     for name in ("python", "python3", f"python{PYTHON}"):
@@ -91,6 +104,18 @@ def install(spec: ImageSpec, root: Path, scratch: Path) -> None:
     (folder / "pyvenv.cfg").write_text(settings, encoding="ascii")
     trim.python(root)
     bytecode.write(root, [SITE])
+
+
+def install_wheels(site: Path, wanted: Sequence[str], what: str, hint: str) -> None:
+    """Install wheels for the image's Python into the folder `site`, and nothing that they depend on."""
+    from uv import find_uv_bin  # noqa: PLC0415 - only needed here
+
+    command = [
+        *WITH_US, find_uv_bin(), "--quiet", "--directory", str(site), "pip", "install", "--target", str(site),
+        "--no-deps", "--python-version", PYTHON, "--python-platform", _PLATFORM, "--only-binary", ":all:",
+        "--link-mode", "copy", *wanted,
+    ]  # fmt: skip
+    run(command, what, hint, {"UV_SYSTEM_CERTS": "1", **os.environ})
 
 
 def lay_appliance(root: Path) -> None:

@@ -65,11 +65,21 @@ def with_torch(listed: str, wheel: Path) -> str:
 
     The hash is that of the file itself: a user who tells pip to search a folder trusts its content.
     """
-    packages = re.split(r"\n(?=\S)", listed.strip())
-    kept = (package for package in packages if not _OF_TORCH.match(package))
     with wheel.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return "\n".join([*kept, f"torch @ {wheel.absolute().as_uri()} --hash=sha256:{digest}", ""])
+    return f"{without_torch(listed)}torch @ {wheel.absolute().as_uri()} --hash=sha256:{digest}\n"
+
+
+def without_torch(listed: str) -> str:
+    """Return a list of pinned packages without PyTorch and what only the registry's build of it needs."""
+    packages = re.split(r"\n(?=\S)", listed.strip())
+    return "".join(f"{package}\n" for package in packages if not _OF_TORCH.match(package))
+
+
+def torch_release(listed: str) -> str:
+    """Return the release of PyTorch in a list of pinned packages, or an empty text."""
+    found = re.search(r"^torch==([\w.]+)", listed, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def _release(wheel: Path) -> list[int]:
