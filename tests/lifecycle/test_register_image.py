@@ -14,6 +14,7 @@ import pyone
 import pytest
 
 from oneflower.cli.image_option import ImageOption, volume
+from oneflower.cloud import Cloud, Endpoints
 from oneflower.cloud.image_refused import is_front_end, not_made
 from oneflower.cloud.image_source import ImageSource
 from oneflower.cloud.register import Registration, Wishes
@@ -76,10 +77,10 @@ def option(world, image, manifest=""):
     return ImageOption(world.cloud, str(image), str(manifest))
 
 
-def register(world, name, image="", *, said=None, dry_run=False, **changes):
+def register(world, name, image="", *, said=None, dry_run=False, group="", **changes):
     sources, names = option(world, image).of_roles({COORDINATOR: ("", ""), NODES: ("", "")})
     machines = {role: VmOptions(image=names.get(role, ""), **changes) for role in (COORDINATOR, NODES)}
-    wishes = Wishes(name, machines, sources)
+    wishes = Wishes(name, machines, sources, group=group)
     return Registration(world.cloud, wishes, dry_run=dry_run, notify=(said if said is not None else []).append).apply()
 
 
@@ -426,3 +427,36 @@ def test_what_a_datastore_allows_can_be_changed_as_on_opennebula(world, tmp_path
         assert world.cloud.core.datastores()["default"].safe_folders == (SAFE, str(tmp_path))
     finally:
         one.datastore.update(store.id, 'SAFE_DIRS="/var/tmp"', 1)
+
+
+def test_a_group_may_use_what_is_registered_and_the_image_that_replaces_it(world, name, folder):
+    build(folder / "old")
+    one = server(world)
+    group = one.group.allocate(f"{name}-tenants")
+    user = one.user.allocate(f"{name}-bob", "secret", "core", [])
+    one.user.chgrp(user, group)
+    endpoints = world.cloud.endpoints
+    bob = Cloud(
+        Endpoints(endpoints.oneflow, endpoints.xmlrpc, f"{name}-bob:secret", direct=True), world.cloud.surroundings
+    )
+    try:
+        with pytest.raises(OneflowerError, match="There is no group called 'nobody'"):
+            register(world, name, folder / "old", group="nobody")
+        register(world, name, folder / "old")
+        assert bob.oneflow.service_templates() == []
+        planned = texts(register(world, name, group=f"{name}-tenants", dry_run=True))
+        shared = [text for text in texts(register(world, name, group=f"{name}-tenants")) if "may use it" in text]
+        assert planned == shared
+        assert len(shared) == 5
+        assert register(world, name, group=f"{name}-tenants").changes == ()
+        build(folder / "new", content=b"two")
+        register(world, name, folder / "new")
+        assert {document["NAME"] for document in bob.oneflow.service_templates()} == {name, f"{name}-form"}
+        assert set(bob.core.vm_templates()) == {f"{name}-{COORDINATOR}", f"{name}-{NODES}"}
+        assert len(images_of(world, name)) == 2
+        assert set(bob.core.images()) == set(images_of(world, name)), "the new one as the old one"
+    finally:
+        bob.close()
+        one.user.delete(user)
+        unregister(world.cloud, name)
+        one.group.delete(group)

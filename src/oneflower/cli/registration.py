@@ -36,6 +36,7 @@ def register(
         str, typer.Option(metavar="FILE|URL", help="The image's .json, if it is not beside the image.")
     ] = "",
     network: Annotated[str, typer.Option(help="Virtual network that both roles are in, by name.")] = "",
+    group: Annotated[str, typer.Option(help="Group of tenants that may use it all, by name.")] = "",
     datastore: Annotated[str, typer.Option(help="Datastore for the images, by name.")] = "default",
     superlink_image: Annotated[str, typer.Option(help="Another image than --image.", rich_help_panel=_LINK)] = "",
     superlink_checksum: Annotated[str, typer.Option(help="md5:, sha1: or sha256:HEX.", rich_help_panel=_LINK)] = "",
@@ -103,7 +104,7 @@ def register(
             disk=supernode_disk and supernode_disk << 10, volume=volume(supernode_volume),
         ),
     }  # fmt: skip
-    wishes = Wishes(name, machines, images, datastore, _bounds(min_vms, max_vms, supernodes), cooldown)
+    wishes = Wishes(name, machines, images, datastore, _bounds(min_vms, max_vms, supernodes), cooldown, group)
     done = Registration(cloud, wishes, force=force, dry_run=dry_run, notify=screen.say).apply()
     if output is Output.JSON:
         screen.show_json(done)

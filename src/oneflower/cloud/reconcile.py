@@ -19,12 +19,24 @@ if TYPE_CHECKING:
 Path = tuple[str, ...]
 
 
+# How a change reads. What is removed may be a whole thing, or a part with the value that it had.
+_TEXTS = {
+    "create": "+ {what}",
+    "update": "~ {what}: {path} {before} -> {after}",
+    "keep": "= {what}: {path} stays {before}, changed by hand (--force makes it {after})",
+    "replace": "~ {what} is replaced by {after}; it stays, for the machines that boot from it",
+    "aside": "~ {what} is called {after} from now on: {before} still boots from it",
+    "share": "~ {what}: the group {after} may use it",
+}
+
+
 @dataclass(frozen=True)
 class Change:
     """One difference.
 
     `kind` is create, update, remove, keep if an operator's own value stays, replace for an image that `after` takes the
-    place of, or aside for what is called `after` from now on because `before` still uses it.
+    place of, share for what the group `after` may use now, or aside for what is called `after` from now on because
+    `before` still uses it.
     """
 
     kind: str
@@ -34,17 +46,10 @@ class Change:
     after: str = ""
 
     def __str__(self) -> str:
-        if self.kind == "create":
-            return f"+ {self.what}"
         if self.kind == "remove":
             return f"- {self.what}: {self.path} (was {self.before})" if self.path else f"- {self.what}"
-        if self.kind == "replace":
-            return f"~ {self.what} is replaced by {self.after}; it stays, for the machines that boot from it"
-        if self.kind == "aside":
-            return f"~ {self.what} is called {self.after} from now on: {self.before} still boots from it"
-        if self.kind == "keep":
-            return f"= {self.what}: {self.path} stays {self.before}, changed by hand (--force makes it {self.after})"
-        return f"~ {self.what}: {self.path} {self.before or '(none)'} -> {self.after}"
+        before = self.before or ("(none)" if self.kind == "update" else "")
+        return _TEXTS[self.kind].format(what=self.what, path=self.path, before=before, after=self.after)
 
 
 def flatten(value: Any, path: Path = ()) -> dict[Path, Any]:

@@ -9,6 +9,7 @@ from oneflower.cloud.image_store import ImageStore
 from oneflower.cloud.machine import NONE, Machine, is_size
 from oneflower.cloud.reconcile import Change, digests, reconcile
 from oneflower.cloud.registered import find_document
+from oneflower.cloud.sharing import group_id, share
 from oneflower.cloud.undo import Undo
 from oneflower.cloud.vm_templates import VmTemplates, Wanted
 from oneflower.opennebula import (
@@ -25,7 +26,7 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.settings import Bounds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from oneflower.cloud.client import Cloud
     from oneflower.cloud.image_source import ImageSource, Stored
@@ -41,7 +42,7 @@ _SECTION, _SERVICE = "oneflower", "service"
 class Wishes:
     """What an operator wants registered, and under which name. Networks and images are given by name, too.
 
-    What is left open stays as it is registered.
+    What is left open stays as it is registered. `group` is one that may use it all.
     """
 
     name: str = NAME
@@ -50,6 +51,7 @@ class Wishes:
     datastore: str = "default"
     bounds: Bounds | None = None
     cooldown: int | None = None
+    group: str = ""
 
     def vm_template_name(self, role: str) -> str:
         """Return the name of a role's VM template."""
@@ -132,6 +134,8 @@ class Registration:
             raise
         for role in wanted:
             self._changes += self._templates.sweep(self._wishes.vm_template_name(role))
+        if self._wishes.group:
+            self._changes += self._share(template, form, settled)
         return Registered(
             template,
             form,
@@ -141,12 +145,22 @@ class Registration:
             tuple(role for role, each in settled.items() if each.asking),
         )
 
+    def _share(self, template: int, form: int | None, settled: Mapping[str, Settled]) -> Iterator[Change]:
+        named = {Rendering.LEVELS: template, Rendering.FORM: form}
+        documents = {
+            each.template_name(self._wishes.name): number for each, number in named.items() if number is not None
+        }
+        machines = {self._wishes.vm_template_name(role): each.id for role, each in settled.items()}
+        return share(self._cloud, self._wishes.group, documents, machines, dry_run=self._dry_run)
+
     def _check(self) -> None:
         if self._wishes.name.endswith(Rendering.FORM.template_name("")):
             raise OneflowerError(
                 f"{self._wishes.name!r} is the name of a form: {Rendering.FORM.template_name('NAME')} belongs to NAME.",
                 "Choose another --name.",
             )
+        if self._wishes.group:
+            group_id(self._cloud, self._wishes.group)
         self._images.check(*self._wishes.images.values())
         for options in self._wishes.machines.values():
             if options.network not in ("", NONE):
