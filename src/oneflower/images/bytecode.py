@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Not meant to be compiled: templates, code that is wrong on purpose, and code for a newer Python (py312_intrinsics.py).
-_NOT_CODE = r"/(lib2to3/tests|test/bad\w*|templates?|cookiecutter\w*)/|/py3\d\d_\w+\.py$"
+# What only a compiler of models uses, which needs a compiler of C++, or PyTorch's own tests, is read from its source.
+_NOT_COMPILED = (
+    r"/(lib2to3/tests|test/bad\w*|templates?|cookiecutter\w*)/|/py3\d\d_\w+\.py$"
+    r"|/torch/(_inductor/(codegen|fx_passes|kernel)|testing/_internal)/"
+)
 
 
 def write(root: Path, folders: Sequence[str]) -> None:
@@ -28,7 +32,7 @@ def write(root: Path, folders: Sequence[str]) -> None:
         "-q",
         "-f",
         "-x",
-        _NOT_CODE,
+        _NOT_COMPILED,
         "--invalidation-mode",
         "unchecked-hash",
         "-s",

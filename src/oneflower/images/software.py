@@ -31,8 +31,9 @@ PREFIX = "opt/oneflower"
 SITE = f"{PREFIX}/lib/python{PYTHON}/site-packages"
 _PLATFORM = f"{ARCHITECTURE}-manylinux_2_36"  # the C library of the suite
 # Flower would install an app's dependencies with uv, and a server would watch its files: machines do neither. Without
-# hf-xet, models are downloaded over plain HTTP.
-_LEFT_OUT = ("uv", "watchfiles", "hf-xet")
+# hf-xet, models are downloaded over plain HTTP. Nothing is built, so setuptools and TensorFlow's
+# libclang have no use.
+_LEFT_OUT = ("uv", "watchfiles", "hf-xet", "setuptools", "libclang")
 _COMMANDS_OF = ("flwr", "oneflower-appliance")
 _HINT = "Check that the package registry can be reached and that there is disk space, then try again."
 _TORCH_HINT = (

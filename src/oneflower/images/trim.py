@@ -34,7 +34,8 @@ _PYTHON = (
     "numpy/_core/_simd*", "pyarrow/_pyarrow_cpp_tests*", "pyarrow/tests", "pyarrow/includes", "torch/include",
     "torch/test", "torch/share", "torch/bin/protoc*", "torch/bin/test*", "torch/bin/*Test", "torch/lib/*.a",
     "torch/lib/libtorchbind_test*", "torch/testing/_internal/opinfo",
-    "torch/testing/_internal/common_methods_invocations.py", "sympy/**/benchmarks",
+    "torch/testing/_internal/common_m*.py", "torch/testing/_internal/generated", "torch/_vendor/quack",
+    "torch/testing/_internal/distributed/rpc", "sympy/**/benchmarks",
     "transformers/models/*/modular_*.py", "tensorflow/include", "numpy/_core/include", "numpy/_core/lib", "bin",
     "share", "*.dist-info/direct_url.json", "*.dist-info/uv_cache.json", "*.dist-info/REQUESTED", "*/__pycache__",
 )  # fmt: skip
