@@ -55,6 +55,7 @@ image-tools:
 		while read -r tool package; do scripts/need "$$tool" "$$package" </dev/null || exit; done; fi
 
 e2e: image-tools
+	@if [ "$$(id -u)" = 0 ]; then scripts/need ruby ruby; fi
 	$(RUN) pytest -m 'e2e or hypothesis' --hypothesis-profile=all
 
 images: image-tools
