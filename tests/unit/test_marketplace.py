@@ -233,6 +233,8 @@ def test_a_newer_image_updates_the_same_entries(contribution, tmp_path):
         ({"created": 0}, "its created is 0"),
         ({"name": "../x"}, "its name is"),
         ({"file": "a b"}, "its file is"),
+        ({"framework": 'sklearn"|x'}, "its framework is"),
+        ({"versions": {"flwr": "1.41.0|x"}}, "its flwr is"),
     ],
 )
 def test_a_manifest_that_is_not_valid_is_named(tmp_path, changes, why):

@@ -132,17 +132,19 @@ def parse_manifest(text: str, manifest: str) -> AppImage:
         raise _not_valid(manifest, "it is not JSON") from error
     if not isinstance(said, dict):
         raise _not_valid(manifest, "it is not an object")
+    usual_words = {"variant": "sklearn", "framework": "sklearn", "flwr": FLOWER_TESTED, "oneflower": "0"}
     versions = said["versions"] if isinstance(said.get("versions"), dict) else {}
+    words = usual_words | {key: value for key, value in (said | versions).items() if key in usual_words and value}
     name = _text(manifest, said, "name", r"[\w.+-]+")
-    variant = str(said.get("variant", "sklearn"))
+    variant = _text(manifest, words, "variant", r"[\w-]+")
     usual = NEEDS.get(variant, NEEDS["sklearn"])
     return AppImage(
         name=name,
         file=_text(manifest, said, "file", r"[\w.+-]+") if "file" in said else f"{name}.qcow2",
         variant=variant,
-        framework=str(said.get("framework", "sklearn")),
-        flower=str(versions.get("flwr") or FLOWER_TESTED),
-        oneflower=str(versions.get("oneflower") or "0"),
+        framework=_text(manifest, words, "framework", r"[\w-]+"),
+        flower=_text(manifest, words, "flwr", r"[\w.+-]+"),
+        oneflower=_text(manifest, words, "oneflower", r"[\w.+-]+"),
         size=_number(manifest, said, "disk" if "disk" in said else "size"),
         length=_number(manifest, said, "size"),
         md5=_text(manifest, said, "md5", r"[0-9a-f]{32}"),
