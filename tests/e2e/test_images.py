@@ -14,6 +14,7 @@ import pytest
 
 from oneflower.images import ImageSpec, build, disk, tools
 from oneflower.images.unpack import unpack
+from oneflower.trial.outside import NAMESPACED
 from oneflower_appliance.errors import OneflowerError
 
 from .conftest import RELEASE
@@ -146,6 +147,21 @@ def test_a_federation_that_boots_the_image_trains_heals_scales_and_leaves_nothin
     assert tried.returncode == 0, tried.stderr
     assert tried.stderr.count("✓ train") == 2
     assert "✓ reboot each machine" in tried.stderr
+
+
+def test_a_machine_in_trouble_says_so_and_recovers_by_itself(folder, built):
+    if os.geteuid():
+        pytest.skip("containers need root")
+    (folder / "unpacked").mkdir()
+    inner = [
+        sys.executable,
+        "-m",
+        "tests.e2e.machine_in_trouble",
+        unpack(built.image, folder / "unpacked"),
+        folder / "lab",
+    ]
+    done = subprocess.run([*NAMESPACED, *inner], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_what_is_not_our_image_is_not_tried(tmp_path):

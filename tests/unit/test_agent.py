@@ -254,6 +254,11 @@ def test_the_token_goes_nowhere_else(agent, gate, tmp_path):
     assert elsewhere == []
 
 
+def test_a_onegate_whose_name_is_not_known_is_a_matter_of_dns(agent, tmp_path):
+    agent("supernode", ONEGATE_ENDPOINT="http://onegate.invalid:5030")
+    until(lambda: "Check the DNS servers" in "".join(status(tmp_path).get("causes", [])))
+
+
 def test_a_slow_onegate_is_waited_for(agent, gate, tmp_path):
     gate["delay"] = 0.4
     gate["answers"] |= {"/service": service(), "/vms/3": vm(READY="NO")}

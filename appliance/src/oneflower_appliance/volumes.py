@@ -75,8 +75,8 @@ def check_volumes(context: Mapping[str, str]) -> None:
     for volume in volumes(context):
         if not os.path.ismount(volume.where):
             raise OneflowerError(
-                f"{volume.variable} asks for {volume.source} on {volume.where}, where nothing is mounted. "
-                f"{_reason(volume)}".strip(),
+                _reason(volume)
+                or f"{volume.variable} asks for {volume.source} on {volume.where}, where nothing is mounted.",
                 "The machine's journal has more (journalctl -t oneflower-context -t oneflower-online).",
                 ExitCode.ENVIRONMENT,
             )

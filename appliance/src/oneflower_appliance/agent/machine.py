@@ -59,7 +59,7 @@ class Machine:
             except OneGateError as error:
                 if not error.heals or time.monotonic() + delay > deadline:
                     raise
-                self.journal.waiting(f"{error.message} Trying again.")
+                self.journal.waiting(f"{error.sentence} Trying again.")
             rest(delay)
         raise AssertionError  # delays never end
 

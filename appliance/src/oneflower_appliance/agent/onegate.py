@@ -11,6 +11,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import socket
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -181,9 +182,12 @@ class OneGate:
             raise self._refused(error.code, reason) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             detail = getattr(error, "reason", error)
+            unknown = isinstance(detail, socket.gaierror)
             raise OneGateError(
                 f"OneGate at {self.endpoint} cannot be reached: {detail}.",
-                "Check that the OneGate server runs and that this VM's network reaches it.",
+                "Check the DNS servers of the virtual network, or use an address in ONEGATE_ENDPOINT."
+                if unknown
+                else "Check that the OneGate server runs and that this VM's network reaches it.",
                 heals=True,
             ) from error
 

@@ -129,7 +129,7 @@ def _mount(volume: Volume, said: str = "") -> str:
     The reason is kept for the agent, and logged unless it was `said` before.
     """
     try:
-        say(f"mounted {mounting.mount(volume, grp.getgrnam(USER).gr_gid)}")
+        say(mounting.mount(volume, grp.getgrnam(USER).gr_gid))
     except (OneflowerError, OSError) as error:
         reason = _sentence(error)
         if reason != said:

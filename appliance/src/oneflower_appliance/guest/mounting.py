@@ -31,7 +31,7 @@ def mount(volume: Volume, owner: int) -> str:
     if volume.kind == "disk" and where.stat().st_uid == 0:
         with suppress(OSError):  # a disk that is read-only stays as it is
             os.chown(where, owner, owner)
-    return f"{volume.source} on {volume.where}{made}"
+    return f"mounted {volume.source} on {volume.where}{made}"
 
 
 def _command(volume: Volume) -> list[str]:
