@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -143,7 +145,7 @@ def _nothing_left(state: Path) -> None:
     """Raise `OneflowerError` if a machine left a mount, a network interface or files on this machine."""
     mounts = [line.split()[1] for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
     left = [mount for mount in mounts if mount.startswith(str(state / "machines"))]
-    left += [path.name for path in Path("/sys/class/net").glob("of*x*")]
+    left += [name for _, name in socket.if_nameindex() if fnmatch(name, "of*x*")]
     left += [path.name for path in (state / "machines").glob("*")]
     if left:
         raise OneflowerError(f"The machines left behind: {', '.join(left)}.", "", ExitCode.CLOUD)

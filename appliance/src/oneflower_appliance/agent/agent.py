@@ -33,7 +33,7 @@ from oneflower_appliance.agent.systemd import Prioritised, alive, rest, under_jo
 from oneflower_appliance.attributes import ERROR, NOTHING
 from oneflower_appliance.context import read_context, read_token
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.files import private_directory
+from oneflower_appliance.files import no_room, private_directory
 from oneflower_appliance.parameters import PARAMETERS
 from oneflower_appliance.process import die_with_parent
 from oneflower_appliance.roles import COORDINATOR, NODES
@@ -158,6 +158,7 @@ def watch_over(role: Role, machine: Machine) -> NoReturn:
     while True:
         assert role.child is not None  # noqa: S101 - the start step made it
         alive()
+        machine.journal.remark(filter(None, [no_room(machine.home)]), "disk")
         try:
             if not role.child.ended.wait(role.tick()):
                 continue

@@ -5,6 +5,10 @@ The network interfaces of a machine are in a namespace of its own, which outlive
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 NAMESPACES = Path("/run/netns")
+_PATIENCE, _PULSE = 5.0, 0.02
 _HINT = "Container machines need root and the command `ip` (Debian's iproute2)."
 
 
@@ -48,13 +53,27 @@ class Bridge:
         return NAMESPACES / namespace
 
     def unplug(self, machine: int) -> None:
-        """Take a machine off the bridge, if it is there. What still runs in its namespace keeps no network."""
+        """Take a machine off the bridge, if it is there, and end what still runs in its namespace.
+
+        A container outlives the program that started it, if that is killed: then only its network tells which it is.
+        """
+        deadline = time.monotonic() + _PATIENCE
+        while (pids := self._inhabitants(machine)) and time.monotonic() < deadline:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(_PULSE)
         for index in range(8):
             if _exists(self._cable(machine, index)):
                 with suppress(OneflowerError):  # it goes with its other end, which may be first
                     _ip("link", "delete", self._cable(machine, index))
         if (NAMESPACES / self._namespace(machine)).exists():
             _ip("netns", "delete", self._namespace(machine))
+
+    def _inhabitants(self, machine: int) -> list[int]:
+        if not (NAMESPACES / self._namespace(machine)).exists():
+            return []
+        return [int(pid) for pid in _ip("netns", "pids", self._namespace(machine)).split()]
 
     def _namespace(self, machine: int) -> str:
         return f"{self._name}-{machine}"
@@ -64,8 +83,9 @@ class Bridge:
 
 
 def _exists(interface: str) -> bool:
-    return Path("/sys/class/net", interface).exists()
+    # /sys shows the interfaces of the network namespace in which it was mounted, which may be another.
+    return any(name == interface for _, name in socket.if_nameindex())
 
 
-def _ip(*arguments: str) -> None:
-    run(["ip", *arguments], "set up the network of the machines", _HINT)
+def _ip(*arguments: str) -> str:
+    return run(["ip", *arguments], "set up the network of the machines", _HINT)

@@ -77,7 +77,7 @@ class ContainerDriver:
 
     def sweep(self, folder: Path) -> None:
         """End the machine's processes, take it off the bridge, and release its disk."""
-        sweep(folder)  # nspawn; the kernel ends whatever is in the container with it
+        sweep(folder)  # nspawn
         self._bridge.unplug(int(folder.name))
         root = folder / "root"
         if root.is_mount():
