@@ -154,7 +154,7 @@ class OpenNebulaSurroundings(_Runtimes):
         """Return the limits of scaling that the operator registered."""
         from oneflower.cloud.registered import find_registered  # noqa: PLC0415
 
-        bounds = find_registered(cloud, self._name)[1]
+        bounds = find_registered(cloud, self._name, tell=False)[1]
         return bounds.minimum, bounds.maximum
 
     def trouble(self) -> str:

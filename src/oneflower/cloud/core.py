@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from oneflower.cloud.outages import Limits, Outages
 
 _ALL_MINE_AND_USABLE = -2
+_ONEADMIN = "0"
 _ADMINISTRATORS = 0  # the id of the group oneadmin
 _STATUS_OF_CODE = {0x0100: 401, 0x0200: 401, 0x0400: 404}
 _STATUS_OF = {"OneNoExistsException": 404, "OneAuthenticationException": 401, "OneAuthorizationException": 401}
@@ -83,9 +84,12 @@ class CoreClient:
         return None if found is None else plain(found.TEMPLATE)
 
     def vm_templates(self) -> dict[str, int]:
-        """Return the ids of the VM templates that we may use, by name."""
+        """Return the ids of the VM templates that are the user's or oneadmin's and that we may use, by name.
+
+        Names are unique for an owner only: what another user calls like one of ours is not ours.
+        """
         pool = self._ask(lambda one: one.templatepool.info(_ALL_MINE_AND_USABLE, -1, -1))
-        return {template.NAME: template.ID for template in pool.VMTEMPLATE}
+        return {template.NAME: template.ID for template in pool.VMTEMPLATE if self.is_ours(template.UID)}
 
     def create_vm_template(self, text: str) -> int:
         """Store a VM template and return its id."""
@@ -108,8 +112,8 @@ class CoreClient:
         self._share(lambda one: one.template, number, like)
 
     def images(self) -> dict[str, int]:
-        """Return the ids of the images that we may use, by name."""
-        return {image.name: image.id for image in self.every_image()}
+        """Return the ids of the images that we may use, by name. What is ours counts before what is another user's."""
+        return {image.name: image.id for image in sorted(self.every_image(), key=lambda each: self.is_ours(each.owner))}
 
     def every_image(self) -> list[Image]:
         """Return the images that we may use."""
@@ -147,6 +151,10 @@ class CoreClient:
         """Return the ids of the virtual networks that we may use, by name."""
         pool = self._ask(lambda one: one.vnpool.info(_ALL_MINE_AND_USABLE, -1, -1))
         return {network.NAME: network.ID for network in pool.VNET}
+
+    def is_ours(self, owner: int | str) -> bool:
+        """Whether an object with this owner is the user's who asks, or oneadmin's."""
+        return str(owner) in (self.token_password[0], _ONEADMIN)
 
     @functools.cached_property
     def is_admin(self) -> bool:

@@ -74,7 +74,8 @@ class ImageStore:
         return self._done[name]
 
     def _put(self, source: ImageSource, name: str, created: Callable[[Image], None]) -> Stored:
-        known = next((image for image in self._cloud.core.every_image() if image.name == name), None)
+        core = self._cloud.core  # an image of this name that is another user's may hold anything
+        known = next((each for each in core.every_image() if each.name == name and core.is_ours(each.owner)), None)
         if known is not None and known.state == ImageState.ERROR and owner_of(known.attributes) == self._owner:
             self._notify(f"image {name}: removing what an earlier attempt left, in state ERROR")
             if not self._dry_run:

@@ -37,6 +37,7 @@ class Image:
     def __init__(self, image: Any) -> None:
         self.id: int = image.ID
         self.name: str = image.NAME
+        self.owner: int = image.UID
         self.state = int(image.STATE)
         self.size = int(image.SIZE)
         self.persistent = bool(int(image.PERSISTENT))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from oneflower.cloud.image_store import ImageStore
 from oneflower.cloud.machine import NONE, Machine, is_size
 from oneflower.cloud.reconcile import Change, digests, reconcile
-from oneflower.cloud.registered import find_document
+from oneflower.cloud.registered import own_document
 from oneflower.cloud.sharing import group_id, share
 from oneflower.cloud.undo import Undo
 from oneflower.cloud.vm_templates import VmTemplates, Wanted
@@ -84,7 +84,7 @@ class _Document:
 
     @classmethod
     def find(cls, cloud: Cloud, name: str) -> _Document:
-        document = find_document(cloud, name)
+        document = own_document(cloud, name)
         if document is None:
             return cls(None, {}, {})
         content = dict(document["TEMPLATE"]["BODY"])

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from oneflower.cloud.client import Cloud
 
 
-def find_registered(cloud: Cloud, name: str = NAME) -> tuple[int, Bounds]:
-    """Return the id of the service template that an operator registered, and its bounds. Raises `OneflowerError`."""
+def find_registered(cloud: Cloud, name: str = NAME, *, tell: bool = True) -> tuple[int, Bounds]:
+    """Return the id of the service template that an operator registered, and its bounds. Raises `OneflowerError`.
+
+    If it belongs to another user than oneadmin or the one who asks, that is told, unless `tell` is False.
+    """
     document = find_document(cloud, name)
     if document is None:
         raise OneflowerError(
@@ -27,6 +30,8 @@ def find_registered(cloud: Cloud, name: str = NAME) -> tuple[int, Bounds]:
             "An operator registers one: `oneflower --cloud opennebula register`.",
             ExitCode.NOT_FOUND,
         )
+    if tell and not cloud.core.is_ours(document["UID"]):
+        cloud.tell(f"Note: the service template {name} belongs to {document['UNAME']}.")
     body = document["TEMPLATE"]["BODY"]
     if not is_federation(body):
         raise OneflowerError(
@@ -44,7 +49,7 @@ def unregister(cloud: Cloud, name: str = NAME, *, dry_run: bool = False) -> list
     """Remove the templates and images that `register` created under `name`. Returns what was there."""
     doomed: list[tuple[str, Callable[[], None]]] = []
     for known in (rendering.template_name(name) for rendering in Rendering):
-        if (document := find_document(cloud, known)) is not None:
+        if (document := own_document(cloud, known)) is not None:
             number = int(document["ID"])
             doomed.append((f"service template {known}", partial(cloud.oneflow.delete_service_template, number)))
     for known, number in cloud.core.vm_templates().items():
@@ -53,13 +58,36 @@ def unregister(cloud: Cloud, name: str = NAME, *, dry_run: bool = False) -> list
     doomed += [
         (f"image {image.name}", partial(cloud.core.delete_image, image.id))
         for image in cloud.core.every_image()
-        if owner_of(image.attributes) == name
+        if owner_of(image.attributes) == name and cloud.core.is_ours(image.owner)
     ]
     for _, remove in doomed if not dry_run else ():
         remove()
     return [Change("remove", what) for what, _ in doomed]
 
 
+def own_document(cloud: Cloud, name: str) -> dict[str, Any] | None:
+    """Return the document of the service template `name` that is the user's or oneadmin's, or None."""
+    return next((each for each in _documents(cloud, name) if cloud.core.is_ours(each["UID"])), None)
+
+
 def find_document(cloud: Cloud, name: str) -> dict[str, Any] | None:
-    """Return the document of the service template `name`, or None if there is none."""
-    return next((document for document in cloud.oneflow.service_templates() if document["NAME"] == name), None)
+    """Return the document of the service template `name`, or None if there is none.
+
+    Names are unique for an owner only. What is the user's or oneadmin's counts before what others share. Raises
+    `OneflowerError` if several others share one of that name: any of them could be there to be taken for another.
+    """
+    found = _documents(cloud, name)
+    if (own := next((each for each in found if cloud.core.is_ours(each["UID"])), None)) is not None:
+        return own
+    if len(found) > 1:
+        owners = ", ".join(sorted(each["UNAME"] for each in found))
+        raise OneflowerError(
+            f"There are {len(found)} service templates called {name!r}, of {owners}.",
+            "Ask the operator which one is right, and that the others are no longer shared with you.",
+            ExitCode.CONFLICT,
+        )
+    return found[0] if found else None
+
+
+def _documents(cloud: Cloud, name: str) -> list[dict[str, Any]]:
+    return [document for document in cloud.oneflow.service_templates() if document["NAME"] == name]
