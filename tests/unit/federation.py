@@ -6,6 +6,8 @@ import importlib.util
 import sys
 from types import SimpleNamespace
 
+import sklearn.datasets  # the app imports it when it runs; here collections of garbage do not look through it each time
+import sklearn.model_selection  # noqa: F401
 from flwr.app import ConfigRecord as _  # noqa: F401 - Flower fills its registries on import
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp.strategy import Strategy

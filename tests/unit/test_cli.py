@@ -50,6 +50,14 @@ def oneflower(tmp_path):
         run("local", "stop")
 
 
+@pytest.fixture(scope="module")
+def running_home(tmp_path_factory):
+    """A home in which a cloud stays, for commands that change nothing: to start one each time takes a while."""
+    home = tmp_path_factory.mktemp("home")
+    yield str(home)
+    forked.run("oneflower.cli", "local", "stop", env={**os.environ, "ONEFLOWER_HOME": str(home)})
+
+
 def test_help_teaches(oneflower):
     text = oneflower("--help").stdout
     for command in COMMANDS:
@@ -95,8 +103,10 @@ def test_no_command_is_a_usage_error_and_version_is_not(oneflower):
         (["--cloud", "opennebula", "ls"], 6, "No OpenNebula credentials"),
     ],
 )
-def test_bad_input_is_refused_with_a_sentence_and_an_exit_code(oneflower, tmp_path, arguments, code, text):
-    done = oneflower(*arguments, stdin="", HOME=str(tmp_path))
+def test_bad_input_is_refused_with_a_sentence_and_an_exit_code(
+    oneflower, tmp_path, running_home, arguments, code, text
+):
+    done = oneflower(*arguments, stdin="", HOME=str(tmp_path), ONEFLOWER_HOME=running_home)
     assert done.returncode == code, done.stderr
     assert text in done.stderr
     assert "Traceback" not in done.stderr
