@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import shlex
 import socket
@@ -182,6 +183,34 @@ def test_the_context_is_for_the_agent_and_for_nobody_else(tmp_path):
     disc.hand_over(source, 0, folder)
     assert (folder / "context.sh").stat().st_mode & 0o777 == 0o640
     assert not (folder / "token.txt").exists()
+
+
+def test_a_cd_without_the_label_is_not_taken_for_a_missing_one(tmp_path, monkeypatch):
+    drives = {"sr0": "1024", "sr1": "0", "vda": "4096"}
+    for name, size in drives.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "size").write_text(f"{size}\n")
+    assert disc.media(tmp_path) == ["/dev/sr0"]
+    monkeypatch.setattr(disc, "call", lambda _: (1, ""))
+    monkeypatch.setattr(disc, "media", lambda: ["/dev/sr0"])
+    with pytest.raises(OneflowerError) as refused, disc.found():
+        pass
+    assert "/dev/sr0 has no label CONTEXT" in refused.value.message
+    assert "power the VM off and on" in refused.value.hint
+    monkeypatch.setattr(disc, "media", list)
+    with pytest.raises(OneflowerError) as refused, disc.found():
+        pass
+    assert "CONTEXT section" in refused.value.hint
+
+
+def test_a_cd_that_cannot_be_read_to_its_end_is_said_to_be_damaged(tmp_path, monkeypatch):
+    def fail(_path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(disc.Path, "read_bytes", fail)
+    with pytest.raises(OneflowerError) as refused:
+        disc.hand_over(tmp_path, 0, tmp_path / "one-context")
+    assert "context.sh on the context CD cannot be read: Input/output error." in refused.value.message
 
 
 def test_what_a_shell_sources_is_what_the_context_says(tmp_path):

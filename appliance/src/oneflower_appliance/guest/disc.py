@@ -34,11 +34,7 @@ def found(patience: int = _PATIENCE) -> Iterator[Path]:
     mount.mkdir(parents=True, exist_ok=True, mode=0o700)
     status, said = call(["mount", "-o", "ro", str(device), str(mount)])
     if status:
-        raise OneflowerError(
-            f"The context CD {device} cannot be mounted: {said.strip()}.",
-            "It may be damaged: power the VM off and on in OpenNebula, which writes it again.",
-            ExitCode.ENVIRONMENT,
-        )
+        raise _damaged(f"The context CD {device} cannot be mounted: {' '.join(said.split())}.")
     try:
         yield mount
     finally:
@@ -51,6 +47,8 @@ def _device(patience: int) -> Path:
     for device in DEVICES:
         if device.exists():
             return device
+    if unknown := media():
+        raise _damaged(f"The CD in {', '.join(unknown)} has no label CONTEXT, by which a context is known.")
     raise OneflowerError(
         "There is no context: no disk with the label CONTEXT.",
         "Instantiate the VM from a template with a CONTEXT section.",
@@ -58,16 +56,42 @@ def _device(patience: int) -> Path:
     )
 
 
+def media(drives: Path = Path("/sys/class/block")) -> list[str]:
+    """Return the CD drives that have something in them."""
+    return [f"/dev/{drive.name}" for drive in sorted(drives.glob("sr*")) if int((drive / "size").read_text())]
+
+
+def _damaged(what: str) -> OneflowerError:
+    return OneflowerError(
+        what,
+        "It may be damaged: power the VM off and on in OpenNebula, which writes it again.",
+        ExitCode.ENVIRONMENT,
+    )
+
+
 def hand_over(source: Path, group: int, folder: Path) -> None:
-    """Copy what the agent reads, and nobody else may read, to the folder in which one-context keeps its files."""
+    """Copy what the agent reads, and nobody else may read, to the folder in which one-context keeps its files.
+
+    Raises `OneflowerError` when a file of the context cannot be read.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)  # one-context may have made it, for root alone
     for name in FOR_THE_AGENT:
-        if (source / name).is_file():
-            write_atomic(folder / name, (source / name).read_bytes(), _READABLE)
-            os.chown(folder / name, 0, group)
-        else:
+        content = _content(source / name)
+        if content is None:
             (folder / name).unlink(missing_ok=True)
+        else:
+            write_atomic(folder / name, content, _READABLE)
+            os.chown(folder / name, 0, group)
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _damaged(f"{path.name} on the context CD cannot be read: {error.strerror}.") from error
 
 
 def own_context_is_installed() -> bool:
