@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from oneflower.images import VARIANTS, ImageSpec, disk, laying, manifest, modules, overlay, sbom, software, trim
+from oneflower.images import VARIANTS, ImageSpec, base, disk, laying, manifest, modules, overlay, sbom, software, trim
+from oneflower.images.build import assemble
 from oneflower.images.spec import parse_size
 from oneflower.opennebula.service import READY_SCRIPT
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -40,6 +41,12 @@ def test_a_release_that_nothing_pins_is_refused_with_those_that_there_are():
     with pytest.raises(OneflowerError) as refused:
         software.listed(ImageSpec(flower="1.2.3"))
     assert FLOWER_TESTED in refused.value.hint
+
+
+def test_what_cannot_be_built_is_said_before_anything_takes_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(base, "make", lambda *_: pytest.fail("the Debian packages come first"))
+    with pytest.raises(OneflowerError, match="no list of pinned packages"):
+        assemble(ImageSpec(flower="1.2.3"), tmp_path / "root", tmp_path)
 
 
 def test_nothing_is_installed_that_has_no_hash(no_links):

@@ -75,13 +75,13 @@ def build(spec: ImageSpec, folder: Path, cache: Path, step: Step = _silent, *, f
 def assemble(spec: ImageSpec, root: Path, cache: Path, step: Step = _silent, *, fresh: bool = False) -> None:
     """Lay out the root folder of an image: what a container boots from, and what the file system is made of."""
     root.mkdir(parents=True, mode=0o755)
+    software_kept = _kept(cache, f"flwr-{spec.flower}-{spec.framework}-{software.key(spec)}.tar", fresh=fresh)
     base_kept = _kept(cache, f"base-{base.key(spec)}.tar", fresh=fresh)
     if not base_kept.exists():
         with step("Debian packages"):
             base.make(spec, base_kept, root.parent)
     with step("unpack the base"):
         _unpack(base_kept, root)
-    software_kept = _kept(cache, f"flwr-{spec.flower}-{spec.framework}-{software.key(spec)}.tar", fresh=fresh)
     if software_kept.exists():
         with step("unpack Flower and its packages"):
             _unpack(software_kept, root)
