@@ -21,6 +21,7 @@ class SshServer:
             path.chmod(0o600)
         self.allowed = [client.export_public_key().decode()]
         self.forwarded = []
+        self.connections = []
         ready = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, args=(ready,))
@@ -44,6 +45,7 @@ class SshServer:
 
             def connection_made(self, connection):
                 self.connection = connection
+                outer.connections.append(connection)
 
             def begin_auth(self, _username):
                 keys = "\n".join(outer.allowed)
@@ -56,6 +58,11 @@ class SshServer:
     def allow(self, public):
         """Let in one more key."""
         self.allowed.append(public)
+
+    def drop(self):
+        """Cut all connections, as a machine does whose power is cut."""
+        for connection in self.connections:
+            self._loop.call_soon_threadsafe(connection.abort)
 
     @property
     def public(self):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.server
 import socket
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -66,6 +68,24 @@ def test_what_is_asked_at_one_end_is_answered_at_the_other_and_nothing_stays(ser
     assert server.forwarded[-1] == ("127.0.0.1", int(control.split(":")[1]))
     with socket.socket() as probe:
         assert probe.connect_ex((host, int(port))) != 0, "the tunnel is closed"
+
+
+def test_a_machine_that_boots_again_is_reached_again(server, control):
+    with tunnel(status(control, server.public), options(server)) as address:
+        assert httpx.get(f"http://{address}", trust_env=False).text == "the control API"
+        server.drop()
+        before = len(server.forwarded)
+        deadline = time.monotonic() + 20
+        while not answers(address) or len(server.connections) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert len(server.forwarded) > before
+
+
+def answers(address):
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(f"http://{address}", trust_env=False).text == "the control API"
+    return False
 
 
 def test_a_container_of_the_local_cloud_is_reached_as_a_machine_of_opennebula_is(

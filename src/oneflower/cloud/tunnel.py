@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _ALIAS = "oneflower-superlink"
 _PATIENCE = 30.0
 _PULSE = 0.05
+_PAUSE = 0.5  # between two looks whether the tunnel is still open
 
 
 @dataclass(frozen=True)
@@ -62,19 +64,47 @@ def tunnel(status: FederationStatus, options: SshOptions) -> Iterator[str]:
         write_atomic(known, "".join(f"{_ALIAS} {key}\n" for key in status.host_keys))
         local = _free_port()
         command = _command(link.ip, control, known, local, options)
-        process = Background(command, Path(folder) / "ssh.log")
+        process = _Kept(command, Path(folder) / "ssh.log")
         try:
             _wait(process, local, f"{options.user}@{link.ip}")
+            process.keep()
             yield f"127.0.0.1:{local}"
         finally:
             process.stop()
+
+
+class _Kept:
+    """The program `ssh`. Once the tunnel is open, it is started again when it ends: the machine may boot again."""
+
+    def __init__(self, command: list[str], log: Path) -> None:
+        self._command, self._log = command, log
+        self._process = Background(command, log)
+        self._stopped = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name="tunnel", daemon=True)
+
+    def keep(self) -> None:
+        self._keeper.start()
+
+    def _keep(self) -> None:
+        while not self._stopped.wait(_PAUSE):
+            if self._process.ended() is not None:
+                self._process = Background(self._command, self._log)
+
+    def ended(self) -> str | None:
+        return self._process.ended()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        if self._keeper.is_alive():
+            self._keeper.join()
+        self._process.stop()
 
 
 def _command(ip: str, control: str, known: Path, local: int, options: SshOptions) -> list[str]:
     settings = {
         "BatchMode": "yes", "ExitOnForwardFailure": "yes", "StrictHostKeyChecking": "yes", "HostKeyAlias": _ALIAS,
         "UserKnownHostsFile": str(known), "GlobalKnownHostsFile": "/dev/null", "UpdateHostKeys": "no",
-        "ConnectTimeout": "15", "ServerAliveInterval": "15", "ControlPath": "none",
+        "ConnectTimeout": "15", "ServerAliveInterval": "5", "ControlPath": "none",
     }  # fmt: skip
     command = ["ssh", "-N", "-p", str(options.port), "-L", f"127.0.0.1:{local}:{control}"]
     for name, value in settings.items():
@@ -84,7 +114,7 @@ def _command(ip: str, control: str, known: Path, local: int, options: SshOptions
     return [*command, f"{options.user}@{ip}"]
 
 
-def _wait(process: Background, port: int, whom: str) -> None:
+def _wait(process: _Kept, port: int, whom: str) -> None:
     deadline = time.monotonic() + _PATIENCE
     while True:
         if (output := process.ended()) is not None:
