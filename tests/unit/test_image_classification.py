@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from flwr.app import Context, RecordDict
@@ -89,10 +91,21 @@ def own(tmp_path, *folders):
             for n, name in enumerate(folders)]  # fmt: skip
 
 
+def only_root_reads_lost_and_found(iterdir):
+    def guarded(self):
+        if self.name == "lost+found":
+            raise PermissionError(self)
+        return iterdir(self)
+
+    return guarded
+
+
 def test_images_of_ones_own_in_a_folder_for_each_class(monkeypatch, tmp_path):
     """Nodes need not have the same classes: the model learns the classes of all nodes."""
     paint(tmp_path / "a", {"red": RED, "green": GREEN})
     paint(tmp_path / "b", {"blue": BLUE, "red": RED})
+    (tmp_path / "b" / "lost+found").mkdir()  # of a disk of its own
+    monkeypatch.setattr(Path, "iterdir", only_root_reads_lost_and_found(Path.iterdir))
     trained = federation.train(
         monkeypatch, USE_CASE, node_configs=own(tmp_path, "a", "b"), framework="sklearn", image_size=8
     )
@@ -106,6 +119,7 @@ def test_images_of_ones_own_in_a_folder_for_each_class(monkeypatch, tmp_path):
     [
         (lambda folder: None, "does not exist on this node"),
         (lambda folder: folder.mkdir(), "is empty on this node"),
+        (lambda folder: (folder / "lost+found").mkdir(parents=True), "is empty on this node"),
         (lambda folder: paint(folder / "x", {"red": RED}), "has no images in a folder for each class"),
         (lambda folder: paint(folder, {"red": RED}, 1), "has only one image"),
     ],

@@ -25,6 +25,7 @@ VARIABLES = {
 # OpenNebula's own variables for a folder of the host, which its template mounts by virtiofs.
 _TAG = re.compile(r"(DISK\d+)_MOUNT_TAG")
 _REASONS = Path("/run/oneflower")
+_OF_THE_FILE_SYSTEM = "lost+found"  # which only root can read
 _NFS = re.compile(r"nfs:(?P<server>\[[0-9A-Fa-f:]+\]|[\w.-]+):(?P<path>/[^\s,]*)")
 _VIRTIOFS = re.compile(r"virtiofs:(?P<tag>[\w.-]+)")
 _DISK = re.compile(r"disk:(?P<name>LABEL=[\w.-]+|UUID=[\w-]+|[a-z]+\d*)")
@@ -48,6 +49,11 @@ class Volume:
     def reason(self) -> Path:
         """The file that says why it is not mounted, if it is not."""
         return _REASONS / f"{self.variable}.failed"
+
+
+def entries(folder: Path) -> list[Path]:
+    """Return what a user put into a folder: on a disk of its own, the file system has a folder there, too."""
+    return sorted(path for path in folder.iterdir() if path.name != _OF_THE_FILE_SYSTEM)
 
 
 def volumes(context: Mapping[str, str]) -> list[Volume]:

@@ -29,6 +29,7 @@ from oneflower_appliance.orders import FRAMEWORK_VARIABLE, NodeReport, SuperNode
 from oneflower_appliance.parameters import SUPERNODE_PORT, Level
 from oneflower_appliance.process import Child
 from oneflower_appliance.roles import NODES
+from oneflower_appliance.volumes import entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,7 +182,7 @@ class SuperNode:
         folder = Path(given.replace("{partition}", self._node_config.get("partition-id", "")))
         if not given:
             folder = self._machine.home / "data"
-            if not (folder.is_dir() and any(folder.iterdir())):
+            if not (folder.is_dir() and entries(folder)):
                 return "none of its own"
         elif not folder.is_dir():
             raise OneflowerError(

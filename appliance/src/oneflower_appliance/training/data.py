@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.volumes import entries
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +34,7 @@ def data_folder(context: Context) -> Path | None:
     folder = Path(str(named))
     if not folder.is_dir():
         raise DataError(f"The data folder {folder} does not exist on this node.", "Mount it, or correct FL_DATA_PATH.")
-    if not any(folder.iterdir()):
+    if not entries(folder):
         raise DataError(f"The data folder {folder} is empty on this node.", "Put files there, or unset FL_DATA_PATH.")
     return folder
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oneflower_appliance.training.data import DataError, data_folder, hold_out, partition_of, share
+from oneflower_appliance.volumes import entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +64,7 @@ def own_classes(context: Context) -> list[str] | None:
     folder = data_folder(context)
     if folder is None:
         return None
-    classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and _files(path))
+    classes = [path.name for path in entries(folder) if path.is_dir() and _files(path)]
     if not classes:
         raise DataError(
             f"The data folder {folder} has no images in a folder for each class.",
