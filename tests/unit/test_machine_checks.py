@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from oneflower_appliance.agent.hardware import check_hardware
+from oneflower_appliance.agent.hardware import check_disk, check_hardware, full_disks
 from oneflower_appliance.agent.journal import Health, Journal
 from oneflower_appliance.agent.systemd import Prioritised, rest, tell
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -103,3 +106,23 @@ def test_too_little_memory_is_named_before_flower_starts(tmp_path):
     with pytest.raises(OneflowerError) as refused:
         check_hardware(*machine(tmp_path, f"flags\t\t: {V2}\n", "MemTotal:         250000 kB\n"))
     assert "244 MB" in refused.value.message
+
+
+def test_a_disk_that_is_full_or_cannot_be_written_is_said(tmp_path, monkeypatch):
+    check_disk(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "writable").mkdir()  # in the way, as on a disk that is read-only
+    with pytest.raises(OneflowerError, match="Cannot write"):
+        check_disk(tmp_path)
+    checkpoints = {"ONEFLOWER_CHECKPOINTS": "disk:vdb", "FL_CHECKPOINT_PATH": "/srv/kept"}
+    data = {"ONEFLOWER_DATA": "disk:vdc", "FL_DATA_PATH": "/srv/data"}  # only read, so it may be full
+    monkeypatch.setattr(
+        os, "statvfs", lambda folder: SimpleNamespace(f_bavail="srv" not in str(folder), f_frsize=4 << 20)
+    )
+    assert full_disks(tmp_path, data) == []
+    (full,) = full_disks(tmp_path, checkpoints | data)
+    assert "The disk is full" in full
+    assert "/srv/kept" in full
+    with pytest.raises(OneflowerError, match="The disk is full") as refused:
+        check_disk(Path("/srv/kept"))
+    assert "onevm disk-resize" in refused.value.hint

@@ -24,7 +24,7 @@ from oneflower_appliance.agent import superlink, supernode
 from oneflower_appliance.agent.backoff import Backoff
 from oneflower_appliance.agent.diagnosis import HungError, explain
 from oneflower_appliance.agent.flower_process import check_framework, check_installed
-from oneflower_appliance.agent.hardware import check_disk, check_hardware
+from oneflower_appliance.agent.hardware import check_disk, check_hardware, full_disks
 from oneflower_appliance.agent.journal import Health, Journal, read_status
 from oneflower_appliance.agent.machine import Machine
 from oneflower_appliance.agent.onegate import OneGate
@@ -33,7 +33,7 @@ from oneflower_appliance.agent.systemd import Prioritised, alive, rest, under_jo
 from oneflower_appliance.attributes import ERROR, NOTHING
 from oneflower_appliance.context import read_context, read_token
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.files import no_room, private_directory
+from oneflower_appliance.files import private_directory
 from oneflower_appliance.parameters import PARAMETERS
 from oneflower_appliance.process import die_with_parent
 from oneflower_appliance.roles import COORDINATOR, NODES
@@ -158,7 +158,7 @@ def watch_over(role: Role, machine: Machine) -> NoReturn:
     while True:
         assert role.child is not None  # noqa: S101 - the start step made it
         alive()
-        machine.journal.remark(filter(None, [no_room(machine.home)]), "disk")
+        machine.journal.remark(full_disks(machine.home, machine.context), "disk")
         try:
             if not role.child.ended.wait(role.tick()):
                 continue

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import no_room, write_atomic
+from oneflower_appliance.volumes import WRITTEN, volumes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # What x86-64-v2 adds. NumPy is built for it, and ends with an illegal instruction on less, without a message.
 _NEEDED = ("cx16", "lahf_lm", "popcnt", "pni", "ssse3", "sse4_1", "sse4_2")
@@ -38,6 +43,12 @@ def check_disk(folder: Path) -> None:
     probe = folder / "writable"
     write_atomic(probe, "")
     probe.unlink()
+
+
+def full_disks(home: Path, context: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each full disk, of those that are written: the machine's own, and that of checkpoints."""
+    written = (Path(volume.where) for volume in volumes(context) if volume.variable == WRITTEN)
+    return [full for folder in (home, *written) if (full := no_room(folder))]
 
 
 def _flags(path: Path) -> set[str]:
