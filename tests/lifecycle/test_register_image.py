@@ -196,7 +196,7 @@ def test_a_federation_that_runs_keeps_the_image_that_it_began_with(world, name, 
         done = register(world, name, folder / "new")
         assert alike(planned, done)
         aside = f"{name}-{NODES}-{first.vm_templates[NODES]}"
-        kept = f"~ VM template {name}-{NODES} is called {aside} from now on: {name}-running still boots from it"
+        kept = f"~ VM template {name}-{NODES} is called {aside} from now on, because it is in use: {name}-running"
         assert kept in texts(done)
         assert world.cloud.core.vm_templates()[aside] == first.vm_templates[NODES]
         assert world.cloud.core.vm_template(first.vm_templates[NODES])["DISK"]["IMAGE_ID"] == old
@@ -460,3 +460,31 @@ def test_a_group_may_use_what_is_registered_and_the_image_that_replaces_it(world
         one.user.delete(user)
         unregister(world.cloud, name)
         one.group.delete(group)
+
+
+def test_an_image_that_a_machine_boots_from_is_neither_removed_nor_taken_from_it(world, name, folder):
+    build(folder / "old")
+    first = register(world, name, folder / "old")
+    [(title, number)] = images_of(world, name).items()
+    one = server(world)
+    spare = world.cloud.core.create_vm_template(
+        render({"NAME": f"{name}-spare", "CPU": "1", "MEMORY": "64", "DISK": {"IMAGE_ID": str(number)}})
+    )
+    vm = one.template.instantiate(spare, f"{name}-vm", False, "", False)
+    try:
+        image = world.cloud.core.image(number)
+        assert (image.state, image.machines) == (ImageState.USED, 1)
+        with pytest.raises(pyone.OneInternalException, match="There are 1 VMs using it"):
+            one.image.delete(number)
+        build(folder / "new", content=b"two")
+        done = register(world, name, folder / "new")
+        assert any(text.endswith("because it is in use: 1 machine") for text in texts(done))
+        assert done.vm_templates[NODES] != first.vm_templates[NODES]
+        changes = [str(change) for change in unregister(world.cloud, name)]
+        assert f"= image {title} stays, because it is in use: 1 machine" in changes
+        assert set(images_of(world, name)) == {title}
+    finally:
+        one.vm.action("terminate-hard", vm)
+        world.until(lambda: not world.cloud.core.image(number).machines)
+        world.cloud.core.delete_vm_template(spare)
+    assert [str(change) for change in unregister(world.cloud, name)] == [f"- image {title}"]

@@ -42,6 +42,7 @@ class Image:
         self.size = int(image.SIZE)
         self.persistent = bool(int(image.PERSISTENT))
         self.machines = int(image.RUNNING_VMS)
+        self.users = f"{self.machines} machine{'' if self.machines == 1 else 's'}" if self.machines else ""
         self.attributes = plain(image.TEMPLATE)
         self.error = str(self.attributes.get("ERROR", ""))
 

@@ -25,7 +25,8 @@ _TEXTS = {
     "update": "~ {what}: {path} {before} -> {after}",
     "keep": "= {what}: {path} stays {before}, changed by hand (--force makes it {after})",
     "replace": "~ {what} is replaced by {after}; it stays, for the machines that boot from it",
-    "aside": "~ {what} is called {after} from now on: {before} still boots from it",
+    "aside": "~ {what} is called {after} from now on, because it is in use: {before}",
+    "used": "= {what} stays, because it is in use: {before}",
     "share": "~ {what}: the group {after} may use it",
 }
 
@@ -34,9 +35,9 @@ _TEXTS = {
 class Change:
     """One difference.
 
-    `kind` is create, update, remove, keep if an operator's own value stays, replace for an image that `after` takes the
-    place of, share for what the group `after` may use now, or aside for what is called `after` from now on because
-    `before` still uses it.
+    `kind` is create, update, remove, or keep if an operator's own value stays. Of images and VM templates it may also
+    be replace (`after` takes its place), used or aside (it stays because `before` uses it; aside is called `after` from
+    now on), and share (the group `after` may use it now).
     """
 
     kind: str

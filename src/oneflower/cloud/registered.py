@@ -46,7 +46,10 @@ def find_registered(cloud: Cloud, name: str = NAME, *, tell: bool = True) -> tup
 
 
 def unregister(cloud: Cloud, name: str = NAME, *, dry_run: bool = False) -> list[Change]:
-    """Remove the templates and images that `register` created under `name`. Returns what was there."""
+    """Remove the templates and images that `register` created under `name`. Returns what was there.
+
+    An image stays as long as machines boot from it: OpenNebula does not remove it before.
+    """
     doomed: list[tuple[str, Callable[[], None]]] = []
     for known in (rendering.template_name(name) for rendering in Rendering):
         if (document := own_document(cloud, known)) is not None:
@@ -55,14 +58,18 @@ def unregister(cloud: Cloud, name: str = NAME, *, dry_run: bool = False) -> list
     for known, number in cloud.core.vm_templates().items():
         if any(known in (f"{name}-{role}", f"{name}-{role}-{number}") for role in (COORDINATOR, NODES)):
             doomed.append((f"VM template {known}", partial(cloud.core.delete_vm_template, number)))
-    doomed += [
-        (f"image {image.name}", partial(cloud.core.delete_image, image.id))
+    images = [
+        image
         for image in cloud.core.every_image()
         if owner_of(image.attributes) == name and cloud.core.is_ours(image.owner)
     ]
+    used = [Change("used", f"image {each.name}", before=each.users) for each in images if each.machines]
+    doomed += [
+        (f"image {each.name}", partial(cloud.core.delete_image, each.id)) for each in images if not each.machines
+    ]
     for _, remove in doomed if not dry_run else ():
         remove()
-    return [Change("remove", what) for what, _ in doomed]
+    return [Change("remove", what) for what, _ in doomed] + used
 
 
 def own_document(cloud: Cloud, name: str) -> dict[str, Any] | None:

@@ -114,7 +114,7 @@ class VmTemplates:
             return ", ".join(sorted(names))
         image = next((disk.get("IMAGE_ID", "") for disk in disks(content)), "")
         found = self._cloud.core.find_image(int(image)) if image.isdigit() else None
-        return f"{found.machines} machines" if found and found.machines else ""
+        return found.users if found else ""
 
     def _supersede(self, number: int, name: str, content: Mapping[str, Any]) -> int:
         """Leave a VM template to the services that scale with it, under another name, and make a new one."""
