@@ -29,6 +29,8 @@ def make(model: Path) -> None:
         num_attention_heads=4, max_position_embeddings=128, initializer_range=0.3,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(model)
+    for path in model.iterdir():  # the weights are written for their owner alone, and Flower is another user
+        path.chmod(0o644)
 
 
 def write_instructions(folder: Path, node: int) -> None:
