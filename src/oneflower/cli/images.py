@@ -28,7 +28,7 @@ def build(
         ),
     ] = "",
     edge: Annotated[
-        bool, typer.Option("--edge", help="For small devices: the smallest image, without a framework.")
+        bool, typer.Option("--edge", help="For small devices: what `none` has, under its own name.")
     ] = False,
     flower_version: Annotated[
         str, typer.Option(help="Release of Flower; every machine of a federation has the same.")
