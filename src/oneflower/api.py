@@ -16,9 +16,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from oneflower.cloud import Cloud, Endpoints, Federation, opennebula_endpoints
-from oneflower.cloud.tunnel import SshOptions, tunnel
+from oneflower.cloud.tunnel import SshOptions, make_key, tunnel
 from oneflower.opennebula import NAME
-from oneflower.process import run
 from oneflower_appliance.files import no_room
 from oneflower_appliance.settings import Bounds
 
@@ -106,12 +105,7 @@ class LocalSurroundings(_Runtimes):
         """Give the machines that will boot a key to log in with, unless the user has set one."""
         if cloud.core.own_settings().get("SSH_PUBLIC_KEY"):
             return
-        key = self.home.ssh_key
-        if not key.exists():
-            command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "oneflower", "-f", str(key)]
-            run(command, "make an SSH key", "Install it: apt-get install openssh-client.")
-        public = key.with_name(f"{key.name}.pub").read_text(encoding="ascii").strip()
-        cloud.core.set_user_attribute("SSH_PUBLIC_KEY", public)
+        cloud.core.set_user_attribute("SSH_PUBLIC_KEY", make_key(self.home.ssh_key))
 
     def trouble(self) -> str:
         """Return a sentence if the disk is full on which machines and daemon keep their files."""

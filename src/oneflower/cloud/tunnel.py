@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oneflower.cloud.wording import SshFailure, ssh_failure
-from oneflower.process import Background
+from oneflower.process import Background, run
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
 
@@ -47,6 +47,14 @@ class SshOptions:
         if not port.isdigit() or not 0 < int(port) < 65536:
             raise OneflowerError(f"ONEFLOWER_SSH_PORT is {port!r}, which is not a valid port.", "Most machines use 22.")
         return cls(os.environ.get("ONEFLOWER_SSH_USER", "root"), int(port), Path(key).expanduser() if key else None)
+
+
+def make_key(path: Path) -> str:
+    """Return the public half of the SSH key at `path`. Make the key if it is not there. Raises `OneflowerError`."""
+    if not path.exists():
+        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "oneflower", "-f", str(path)]
+        run(command, "make an SSH key", "Install openssh-client, and check that there is disk space.")
+    return path.with_name(f"{path.name}.pub").read_text(encoding="ascii").strip()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING
 from oneflower.api import opennebula_cloud
 from oneflower.cloud import Federation
 from oneflower.cloud.register import Registration, Wishes
-from oneflower.cloud.tunnel import SshOptions
+from oneflower.cloud.tunnel import SshOptions, make_key
 from oneflower.images.app_image import contents
 from oneflower.local import daemon
 from oneflower.local.home import LocalHome
@@ -47,7 +47,7 @@ def main() -> None:
         found = daemon.start(home, ["--stay", "--image", str(root)])
         os.environ |= {"ONE_XMLRPC": found.xmlrpc, "ONEFLOW_URL": found.oneflow, "ONE_AUTH": str(home.one_auth)}
         try:
-            _live(opennebula_cloud(ssh=SshOptions(key=_key(state))), state, contents(root))
+            _live(opennebula_cloud(ssh=SshOptions(key=state / "key")), state, contents(root))
         finally:
             daemon.stop(home)
     except OneflowerError as error:
@@ -67,7 +67,7 @@ def _live(cloud: Cloud, state: Path, image: Contents) -> None:
     """Take a federation through its life."""
     lesson = lesson_of(image)
     settings = {"FLOWER_VERSION": image.flower, **lesson.settings}
-    cloud.core.set_user_attribute("SSH_PUBLIC_KEY", (state / "key.pub").read_text(encoding="ascii").strip())
+    cloud.core.set_user_attribute("SSH_PUBLIC_KEY", make_key(state / "key"))
     Registration(cloud, Wishes()).apply()
     with _timed(f"deploy 1 SuperLink and {_NODES} SuperNodes"):
         federation = Federation.deploy(cloud, _NODES, settings, "trial", timeout=_LIMIT, keep=True)
@@ -132,13 +132,6 @@ def _ssh(ip: str, state: Path, *command: str, stdin: IO[bytes] | None = None) ->
     flags = [word for option in options for word in ("-o", option)]
     words = ["ssh", *flags, "-i", str(state / "key"), f"root@{ip}", *command]
     run(words, f"run a command on {ip}", "See its log.", stdin=stdin)
-
-
-def _key(state: Path) -> Path:
-    key = state / "key"
-    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(key)]
-    run(command, "make an SSH key", "See that there is disk space.")
-    return key
 
 
 def _nothing_left(state: Path) -> None:
