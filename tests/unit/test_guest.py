@@ -396,6 +396,17 @@ def test_checkpoints_have_to_be_written(monkeypatch):
         check_volumes({"ONEFLOWER_CHECKPOINTS": "virtiofs:lab", "FL_CHECKPOINT_PATH": "/proc"})
 
 
+def test_the_agents_folder_is_the_agents_before_a_volume_is_mounted_in_it(tmp_path, monkeypatch):
+    owners, home = [], tmp_path / "home"
+    monkeypatch.setattr(mounting, "HOME", home)
+    monkeypatch.setattr(mounting, "call", lambda _: (0, ""))
+    monkeypatch.setattr(os, "chown", lambda *given: owners.append(given))
+    for where in (tmp_path / "srv", home / "data", home / "checkpoints"):
+        mounting.mount(Volume("ONEFLOWER_DATA", "virtiofs", "lab", str(where)), 900)
+    assert owners == [(home, 900, 900)]
+    assert home.stat().st_mode & 0o777 == 0o700
+
+
 def test_a_link_that_an_app_left_is_not_followed(tmp_path, monkeypatch):
     """The default places are in the folder of the agent's user, as whom apps run; root mounts there."""
     called = []
@@ -419,4 +430,4 @@ def test_a_disk_that_is_not_there_is_not_formatted(tmp_path, monkeypatch):
     monkeypatch.setattr(mounting, "call", lambda command: called.append(command[0]) or (0, ""))
     with pytest.raises(OneflowerError, match="cannot be read"):
         mounting.mount(Volume("ONEFLOWER_DATA", "disk", "/dev/none", str(tmp_path)), 0)
-    assert called == ["udevadm"]
+    assert called == []

@@ -16,11 +16,12 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+HOME = Path("/var/lib/oneflower")  # of the agent and its user
 WRITTEN = "ONEFLOWER_CHECKPOINTS"
 # The variable that says what is mounted, the one that says where, and where it is if that says nothing.
 VARIABLES = {
-    "ONEFLOWER_DATA": ("FL_DATA_PATH", "/var/lib/oneflower/data"),
-    WRITTEN: ("FL_CHECKPOINT_PATH", "/var/lib/oneflower/checkpoints"),
+    "ONEFLOWER_DATA": ("FL_DATA_PATH", f"{HOME}/data"),
+    WRITTEN: ("FL_CHECKPOINT_PATH", f"{HOME}/checkpoints"),
 }
 # OpenNebula's own variables for a folder of the host, which its template mounts by virtiofs.
 _TAG = re.compile(r"(DISK\d+)_MOUNT_TAG")

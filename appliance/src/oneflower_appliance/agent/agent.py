@@ -38,7 +38,7 @@ from oneflower_appliance.parameters import PARAMETERS
 from oneflower_appliance.process import die_with_parent
 from oneflower_appliance.roles import COORDINATOR, NODES
 from oneflower_appliance.settings import ignored, remarks, resolve
-from oneflower_appliance.volumes import VARIABLES, check_volumes
+from oneflower_appliance.volumes import HOME, VARIABLES, check_volumes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("agent")
 
 KNOWN = {*PARAMETERS, *VARIABLES, "ONEFLOWER_ROLE"}
-HOME = Path("/var/lib/oneflower")
 CONTEXT = Path("/run/one-context")
 EX_TEMPFAIL, EX_CONFIG = 75, 78
 _DEATHS, _WINDOW = 5, 300.0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.process import call
+from oneflower_appliance.volumes import HOME
 
 if TYPE_CHECKING:
     from oneflower_appliance.volumes import Volume
@@ -25,6 +26,7 @@ def mount(volume: Volume, owner: int) -> str:
         raise _failed(volume, f"it is a link to {where.resolve()}, and links are not followed")
     if os.path.ismount(where):
         return f"{volume.where} is mounted already"
+    _make_home(where, owner)
     where.mkdir(parents=True, exist_ok=True)
     made = _format(volume) if volume.kind == "disk" else ""
     _run(volume, _command(volume))
@@ -32,6 +34,16 @@ def mount(volume: Volume, owner: int) -> str:
         with suppress(OSError):  # a disk that is read-only stays as it is
             os.chown(where, owner, owner)
     return f"mounted {volume.source} on {volume.where}{made}"
+
+
+def _make_home(where: Path, owner: int) -> None:
+    """Make the agent's folder if a volume is mounted in it before the agent's first start.
+
+    systemd would give a folder of root to the agent with everything in it, which fails on a volume that is read-only.
+    """
+    if where.is_relative_to(HOME) and not HOME.exists():
+        HOME.mkdir(mode=0o700)
+        os.chown(HOME, owner, owner)
 
 
 def _command(volume: Volume) -> list[str]:
@@ -58,7 +70,6 @@ def _format(volume: Volume) -> str:
     """Make a file system on a disk that has nothing at all: what a new data disk of OpenNebula is."""
     if "=" in volume.source:
         return ""
-    call(["udevadm", "wait", "--timeout=15", volume.source])
     try:
         with Path(volume.source).open("rb") as disk:
             disk.read(1 << 20)  # what cannot be read looks empty to blkid
