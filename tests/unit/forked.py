@@ -15,18 +15,27 @@ import tempfile
 from pathlib import Path
 
 _FORKS = multiprocessing.get_context("forkserver")
-_LOOK_AT_NO_ENVIRONMENT = ["httpx", "pyone", "rich.columns", "rich.markdown", "rich.panel", "rich.table"]
-_OURS = ["oneflower.api", "oneflower.cli.app", "oneflower.cli.entry", "oneflower_appliance.agent.agent"]
+_LOOK_AT_NO_ENVIRONMENT = ["httpcore", "httpx", "pyone", "rich.columns", "rich.markdown", "rich.panel", "rich.table"]
+_OURS = [
+    "oneflower.api",
+    "oneflower.cli.app",
+    "oneflower.cli.entry",
+    "oneflower.local.daemon",
+    "oneflower_appliance.agent.agent",
+]
 _FORKS.set_forkserver_preload([*_OURS, *_LOOK_AT_NO_ENVIRONMENT])
 _STREAMS = ("stdin", "stdout", "stderr")
 
 
 class Forked:
-    """A process that runs `main` of a module. Its streams are files of these names in `folder`."""
+    """A process that runs `main` of a module. Its streams are files of these names in `folder`.
 
-    def __init__(self, module, *arguments, folder, stdin="", cwd=".", env=os.environ):
+    What it starts with the Python that it runs in itself, it starts with `python`.
+    """
+
+    def __init__(self, module, *arguments, folder, stdin="", cwd=".", env=os.environ, python=sys.executable):
         (folder / "stdin").write_text(stdin)
-        self._process = _FORKS.Process(target=_become, args=(folder, module, arguments, cwd, dict(env)))
+        self._process = _FORKS.Process(target=_become, args=(folder, module, arguments, cwd, dict(env), python))
         self._process.start()
 
     def wait(self, seconds=None):
@@ -58,11 +67,12 @@ def run(module, *arguments, stdin=None, **settings):
         return subprocess.CompletedProcess(arguments, ended, *said)
 
 
-def _become(folder, module, arguments, cwd, env):
+def _become(folder, module, arguments, cwd, env, python):
     for number, stream in enumerate(_STREAMS):
         os.dup2(os.open(folder / stream, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - multiprocessing took it away
     sys.argv = [module, *arguments]
+    sys.executable = python
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)

@@ -11,6 +11,7 @@ import json
 import signal
 import socket
 import ssl
+import sys
 import tempfile
 import threading
 import time
@@ -80,10 +81,13 @@ def gate():
 
 @pytest.fixture
 def agent(tmp_path, gate):
-    """Start an agent; returns a function that gives its status once `until` holds."""
+    """Start an agent, with a process that only waits in the place of Flower's unless `flower` is true."""
     running = []
+    waits = tmp_path / "waits"
+    waits.write_text("#!/bin/sh\nexec cat\n")  # to the end of what it is told, as Flower's does
+    waits.chmod(0o755)
 
-    def start(role, *, token="secret", text=None, **context):
+    def start(role, *, token="secret", text=None, flower=False, **context):
         folder = tmp_path / "context"
         folder.mkdir()
         entries = {"ONEGATE_ENDPOINT": gate["url"], "VMID": "7", "ETH0_IP": ADDRESS, "ONEFLOWER_ROLE": role, **context}
@@ -91,7 +95,8 @@ def agent(tmp_path, gate):
         if token:
             (folder / "token.txt").write_text(token)
         options = ("--home", str(tmp_path / "var"), "--context", str(folder))
-        running.append(forked.Forked(AGENT, role, *options, folder=tmp_path))
+        python = sys.executable if flower else str(waits)
+        running.append(forked.Forked(AGENT, role, *options, folder=tmp_path, python=python))
         return running[-1]
 
     yield start
@@ -352,7 +357,7 @@ def test_a_port_in_use_is_named(agent, gate, tmp_path):
     with socket.socket() as taken:
         taken.bind((ADDRESS, FLEET_PORT))
         taken.listen()
-        assert agent("superlink").wait(20) == 75
+        assert agent("superlink", flower=True).wait(20) == 75
     assert "A port that Flower needs is already in use" in confession(gate)
     assert never_ready(gate)
     assert [step["name"] for step in status(tmp_path)["steps"] if step["outcome"] == "failed"] == ["answer"]
