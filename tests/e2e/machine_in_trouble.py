@@ -27,6 +27,7 @@ NUMBER = 7
 MACS = ("02:00:0a:4d:00:07", "02:00:0a:4d:01:07")
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGpZ somebody"
 SCRIPT = b'[[ $VMID == 7 ]] && . /run/one-context/one_env && echo "$TOKENTXT" >/run/said'  # not for sh
+PROXY = "169.254.16.9"  # where OpenNebula's OneGate proxy listens on each host
 LIMIT = 60.0
 
 
@@ -62,13 +63,15 @@ class Machine:
         bridge = Bridge(77)
         self.gateway = bridge.gateway
         self.driver = ContainerDriver(image, bridge)
+        network = next(name for _, name in socket.if_nameindex() if name.startswith("oneflower"))
+        subprocess.run(["ip", "address", "add", f"{PROXY}/32", "dev", network], check=True)
         (folder / "context").mkdir(parents=True)
         (folder / "context" / "token.txt").write_text("the-token")
         self.process = None
 
     def context(self, **more):
         usual = {
-            "VMID": str(NUMBER), "ONEFLOWER_ROLE": "superlink", "ONEGATE_ENDPOINT": f"http://{self.gateway}:5030",
+            "VMID": str(NUMBER), "ONEFLOWER_ROLE": "superlink", "ONEGATE_ENDPOINT": f"http://{PROXY}:5030",
             "ETH0_MAC": MACS[0], "ETH0_IP": "10.77.0.7", "ETH0_MASK": "255.255.0.0", "ETH0_GATEWAY": self.gateway,
             "ETH0_DNS": self.gateway, "ETH0_IP6": "2001:db8::7", "ETH0_MTU": "1400",
             "ETH0_ALIAS0_MAC": "02:00:0a:4d:00:08", "ETH0_ALIAS0_IP": "10.77.0.8", "ETH0_ALIAS0_MASK": "255.255.0.0",
@@ -95,7 +98,7 @@ class Machine:
     def onegate(self):
         """Let OneGate answer from now on."""
         handler = type("Answering", (OneGate,), {"published": self.published})
-        server = http.server.ThreadingHTTPServer((self.gateway, 5030), handler)
+        server = http.server.ThreadingHTTPServer((PROXY, 5030), handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def run(self, command):
