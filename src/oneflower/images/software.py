@@ -126,8 +126,10 @@ def lay_appliance(root: Path) -> None:
     found = installed()
     about = site / f"oneflower_appliance-{found.version}.dist-info"
     about.mkdir()
-    for name in ("METADATA", "entry_points.txt"):
-        (about / name).write_text(found.read_text(name) or "", encoding="utf-8")
+    # What the package could also be installed with is left out: that is as old as the installation on this machine.
+    fields = "".join(f"{name}: {found.metadata[name]}\n" for name in ("Name", "Version", "License-Expression"))
+    (about / "METADATA").write_text(f"Metadata-Version: 2.4\n{fields}", encoding="utf-8")
+    (about / "entry_points.txt").write_text(found.read_text("entry_points.txt") or "", encoding="utf-8")
     (about / "INSTALLER").write_text("oneflower\n", encoding="ascii")
     bytecode.write(root, [f"{SITE}/{SOURCE.name}"])
     for name in _COMMANDS_OF:
