@@ -11,10 +11,14 @@ from tests import examples
 examples.register_profiles()
 
 
+gc.disable()  # until all is imported
+
+
 def pytest_collection_finish():
     """Have no collection of garbage look through what was imported, which stays to the end."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -76,6 +76,7 @@ class World:
     def __init__(self, endpoints):
         self.cloud = Cloud(endpoints, Surroundings())
         self.http = httpx.Client(base_url=endpoints.oneflow, auth=endpoints.login, trust_env=False, timeout=30)
+        self.gate = httpx.Client(trust_env=False)
         self.prefix = f"oneflower-test-{secrets.token_hex(3)}"
         self.password = self.cloud.core.own_settings()["TOKEN_PASSWORD"]
         self.vm_templates = {
@@ -127,6 +128,7 @@ class World:
                 self.cloud.core.delete_vm_template(number)
         self.cloud.close()
         self.http.close()
+        self.gate.close()
         shutil.rmtree(self.cloud.surroundings.folder)
 
     def begin(self, name="fed", bounds=None, **settings):
@@ -179,7 +181,7 @@ class World:
     def raw(self, vm, method, path, **arguments):
         """Send a request to OneGate as the guest of a VM, without our client."""
         headers = self.headers(vm) | arguments.pop("headers", {})
-        return httpx.request(method, self.onegate(vm) + path, headers=headers, trust_env=False, **arguments)
+        return self.gate.request(method, self.onegate(vm) + path, headers=headers, **arguments)
 
     def report(self, vm, **values):
         self.until(lambda: (found := self.cloud.core.vm(vm)) and (found.state, found.lcm_state) == (3, 3))

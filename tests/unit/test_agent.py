@@ -72,7 +72,7 @@ def service(link=(3,), nodes=(7,)):
 def gate():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Gate)
     server.gate = {"answers": {"/vm": vm()}, "put": [], "asked": [], "delay": 0, "put_status": 200}
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     server.gate["url"] = f"http://127.0.0.1:{server.server_port}"
     yield server.gate
     server.shutdown()
@@ -251,7 +251,7 @@ def test_the_token_goes_nowhere_else(agent, gate, tmp_path):
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as other:
         other.gate = {"answers": {}, "asked": [], "put": [], "delay": 0}
-        threading.Thread(target=other.serve_forever, daemon=True).start()
+        threading.Thread(target=other.serve_forever, args=(0.01,), daemon=True).start()
         gate["redirect"] = f"http://127.0.0.1:{other.server_port}"
         agent("supernode")
         until(lambda: "answered 302" in "".join(status(tmp_path).get("causes", [])))
@@ -342,7 +342,7 @@ def test_a_superlink_with_another_ones_certificate_is_not_trusted(agent, gate, t
     server = http.server.ThreadingHTTPServer((ADDRESS, 0), Gate)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     server.handle_error = lambda *_: None
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         link(gate, f"{ADDRESS}:{server.server_port}", FL_CA_CERT=base64.b64encode(wrong.ca.read_bytes()).decode())
         assert agent("supernode").wait(10) == 75

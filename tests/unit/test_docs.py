@@ -189,6 +189,9 @@ def prose_of(path):
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.lineno, node.value
+    after_a_hash = " ".join(line.partition("#")[2] for line in text.splitlines())
+    if not ODD.search(" ".join(after_a_hash.split())):
+        return  # to find the comments would take longer than all the rest
     comments, after = [], -1
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:

@@ -46,7 +46,7 @@ class Link(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def link(tmp_path):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Link)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     server.files, server.broken = {}, None
     server.client = SuperLinkClient(f"127.0.0.1:{server.server_port}", "", tmp_path / "flwr")
     yield server

@@ -54,7 +54,7 @@ def supernode(tmp_path):
         server.socket = context.wrap_socket(server.socket, server_side=True)
         server.handle_error = lambda *_: None
         servers.append(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         with socket.socket() as free:
             free.bind((ADDRESS, 0))
             listen = free.getsockname()
