@@ -21,7 +21,10 @@ import pytest
 
 from oneflower.opennebula.text import context_sh
 from oneflower_appliance.agent import tls
+from oneflower_appliance.agent.onegate import OneGate, OneGateError
 from oneflower_appliance.agent.wording import no_such_vm
+from oneflower_appliance.context import read_token
+from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.parameters import FLEET_PORT
 
 from . import forked
@@ -142,10 +145,9 @@ def test_a_framework_that_the_form_wants_and_the_image_lacks_is_named(agent, gat
     assert never_ready(gate)
 
 
-@pytest.mark.parametrize("name", ["FL_TLS_REQUIRED", "ONEFLOWER_CHECKPOINT"])
-def test_a_variable_that_only_another_version_knows_is_refused(agent, gate, name):
-    assert agent("superlink", **{name: "YES"}).wait(10) == 78
-    assert f"The context sets {name}, which this image does not know" in confession(gate)
+def test_variables_that_only_another_version_knows_are_refused(agent, gate):
+    assert agent("superlink", FL_TLS_REQUIRED="YES", ONEFLOWER_CHECKPOINT="disk:vdb").wait(10) == 78
+    assert "The context sets FL_TLS_REQUIRED, ONEFLOWER_CHECKPOINT, which this image does not know" in confession(gate)
     assert never_ready(gate)
 
 
@@ -230,38 +232,32 @@ def test_a_onegate_that_comes_late_hears_of_settings_that_are_not_valid(agent, g
 
 
 @pytest.mark.parametrize("endpoint", ["onegate.lab.org:5030", "http://", "http://[1", "http://x:port"])
-def test_an_endpoint_that_is_no_url_is_named(agent, tmp_path, endpoint):
-    assert agent("superlink", ONEGATE_ENDPOINT=endpoint).wait(10) == 75
-    assert "ONEGATE_ENDPOINT is" in status(tmp_path)["causes"][0]
+def test_an_endpoint_that_is_no_url_is_named(endpoint):
+    with pytest.raises(OneGateError, match="ONEGATE_ENDPOINT is"):
+        OneGate(endpoint, "token", "7")
 
 
-def test_a_token_with_a_line_break_is_not_shown(agent, tmp_path):
-    assert agent("superlink", token="hidden\ntoken").wait(10) == 75
-    assert "No OneGate token at" in status(tmp_path)["causes"][0]
-    assert "hidden" not in (tmp_path / "stderr").read_text() + json.dumps(status(tmp_path))
+def test_a_token_with_a_line_break_is_not_shown(tmp_path):
+    (tmp_path / "token.txt").write_text("hidden\ntoken")
+    with pytest.raises(OneflowerError, match="No OneGate token at") as refused:
+        read_token(tmp_path)
+    assert "hidden" not in refused.value.sentence
 
 
-def test_the_token_goes_nowhere_else(agent, gate, tmp_path):
-    elsewhere = []
-
-    class Elsewhere(Gate):
-        def do_GET(self):
-            elsewhere.append(dict(self.headers))
-            super().do_GET()
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as other:
-        other.gate = {"answers": {}, "asked": [], "put": [], "delay": 0}
-        threading.Thread(target=other.serve_forever, args=(0.01,), daemon=True).start()
-        gate["redirect"] = f"http://127.0.0.1:{other.server_port}"
-        agent("supernode")
-        until(lambda: "answered 302" in "".join(status(tmp_path).get("causes", [])))
-        other.shutdown()
-    assert elsewhere == []
+def test_the_token_goes_nowhere_else(gate):
+    gate["redirect"] = "http://127.0.0.1:1"
+    with pytest.raises(OneGateError, match="answered 302"):  # to follow would be refused: nobody listens there
+        OneGate(gate["url"], "token", "7").attributes()
 
 
-def test_a_onegate_whose_name_is_not_known_is_a_matter_of_dns(agent, tmp_path):
-    agent("supernode", ONEGATE_ENDPOINT="http://onegate.invalid:5030")
-    until(lambda: "Check the DNS servers" in "".join(status(tmp_path).get("causes", [])))
+def test_a_onegate_whose_name_is_not_known_is_a_matter_of_dns(monkeypatch):
+    def unknown(*_args, **_kwargs):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(OneGateError, match="Name or service not known") as refused:
+        OneGate("http://onegate.lab.org:5030", "token", "7").attributes()
+    assert "Check the DNS servers" in refused.value.hint
 
 
 def test_a_slow_onegate_is_waited_for(agent, gate, tmp_path):
