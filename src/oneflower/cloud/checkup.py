@@ -49,7 +49,7 @@ def checkup(cloud: Cloud, name: str) -> Iterator[Check]:
         return
     yield from _guarded("OneFlow", lambda: _oneflow(cloud))
     yield from _guarded("rights", lambda: _rights(site))
-    yield from _guarded("OneGate", lambda: _onegate(cloud, site))
+    yield from _guarded("OneGate", lambda: _onegate(site))
     yield from _guarded("secrets", lambda: _secrets(site))
     yield from _guarded("hosts", lambda: _hosts(site))
     yield from _guarded("networks", lambda: _networks(site))
@@ -97,7 +97,7 @@ def _rights(site: Site) -> Iterator[Check]:
     yield Check(WARN, "rights", "GPU and serial console need an administrator", "Register as oneadmin for these.")
 
 
-def _onegate(cloud: Cloud, site: Site) -> Iterator[Check]:
+def _onegate(site: Site) -> Iterator[Check]:
     endpoint = site.onegate()
     fix = (
         "In /etc/one/oned.conf set ONEGATE_ENDPOINT to an address of the front-end that machines reach "
@@ -115,8 +115,7 @@ def _onegate(cloud: Cloud, site: Site) -> Iterator[Check]:
         detail = f"{endpoint}: each host must run OneGate's proxy (opennebula-onegate-proxy)"
         yield Check(WARN, "OneGate", detail, "Look on each host: systemctl status opennebula-onegate-proxy")
     else:
-        where = "this is the front-end" if is_front_end(cloud.endpoints.xmlrpc) else "whether machines reach it shows"
-        yield Check(OK, "OneGate", f"{endpoint}; {where} when the first one boots")
+        yield Check(OK, "OneGate", f"{endpoint}; whether machines reach it shows when the first one boots")
 
 
 def _address(host: str, kind: str) -> bool:
