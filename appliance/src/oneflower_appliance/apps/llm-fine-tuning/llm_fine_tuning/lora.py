@@ -64,7 +64,7 @@ class Adapter:
         except (OSError, ValueError) as error:
             raise OneflowerError(
                 f"The model {self._name!r} cannot be loaded: {str(error).splitlines()[0]}",
-                "FL_MODEL is a folder with it on every node, or a name on a hub that every node can reach.",
+                "FL_MODEL is a folder on every node whose files Flower can read, or a name on a hub that they reach.",
                 ExitCode.INVALID_INPUT,
             ) from error
         self._model: PeftModel = get_peft_model(base, wanted)
