@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from oneflower.runtimes.runtime import NO_FRAMEWORK
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.runs import SOURCES
+from oneflower_appliance.use_cases import USE_CASES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,8 +52,9 @@ class Lesson:
 def lesson_of(image: Contents) -> Lesson:
     """Return what an image is tried with."""
     if image.variant == "llm":
+        tunes_any_model = next(name for name, use_case in USE_CASES.items() if use_case.models is None)
         return Lesson(
-            "llm-fine-tuning", 1, {"learning-rate": "0.01", "local-epochs": "10"},
+            tunes_any_model, 1, {"learning-rate": "0.01", "local-epochs": "10"},
             {"ML_FRAMEWORK": image.framework, "FL_MODEL": f"{_DATA}/model", "FL_DATA_PATH": _DATA},
             metric="perplexity", at_least=1.0, at_most=6.0, prepare=_MODEL_MAKER,
         )  # fmt: skip
