@@ -137,7 +137,7 @@ def test_the_drivers_by_which_opennebula_attaches_disks_and_cds_are_there(raw, b
 def test_a_federation_that_boots_the_image_trains_heals_scales_and_leaves_nothing(folder):
     built = build(ImageSpec("sklearn", flower=RELEASE), folder / "trained", folder / "cache")
     assert built.manifest["size"] <= 220 * 10**6
-    assert built.manifest["rootfs"] <= 600 * 10**6
+    assert built.manifest["rootfs"] <= 620 * 10**6  # about 600, with room for what Debian's updates add
     tried = subprocess.run(
         [Path(sys.executable).with_name("oneflower"), "image", "test", built.image],
         capture_output=True,

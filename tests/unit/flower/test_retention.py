@@ -216,8 +216,11 @@ def test_the_space_of_what_is_gone_is_given_back(tmp_path, state):
     assert "objects" not in rows(tmp_path), "the run that ended needs none of them"
     assert size(tmp_path) > 48 * 2**20, "not while a run is going"
     link.stop(going)
-    link.tidy([])
-    assert size(tmp_path) < small + 2**20
+    for _ in range(5):  # a state that is in use at that moment is rewritten the next time
+        link.tidy([])
+        if size(tmp_path) < small + 2**20:
+            return
+    pytest.fail(f"The state still has {size(tmp_path)} bytes.")
 
 
 def app_of(run):
