@@ -162,7 +162,7 @@ with scratch(Path({str(tmp_path)!r}), "build-") as folder:
 
 def test_a_tool_ends_when_the_build_is_killed(tmp_path):
     os.mkfifo(tmp_path / "pid")
-    code = "from oneflower.images.tools import tool; tool(['sh', '-c', 'echo $$ >pid; sleep 60'], 'wait')"
+    code = "from oneflower.images.tools import tool; tool(['sh', '-c', 'echo $$ >pid; exec sleep 60'], 'wait')"
     with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) as build:
         handle = os.pidfd_open(int((tmp_path / "pid").read_text()))
         build.send_signal(signal.SIGKILL)
