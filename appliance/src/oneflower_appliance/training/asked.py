@@ -2,59 +2,87 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from oneflower_appliance.runs import Fault, plain_reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from flwr.app import Message, Metadata
+    from flwr.app import Error, Metadata
+
+
+class Reply(Protocol):
+    """The used part of a reply: Flower's `Message` has it."""
+
+    @property
+    def metadata(self) -> Metadata:
+        """Who sent it, and which message it answers."""
+
+    @property
+    def error(self) -> Error:
+        """Why there is no result, if `has_error` says that there is none."""
+
+    def has_error(self) -> bool:
+        """Whether it carries no result."""
+
+
+Received = TypeVar("Received", bound=Reply)
 
 
 class Asked:
-    """The nodes that were sent a message for one phase of a round, train or evaluate."""
+    """The nodes that one phase of a round, train or evaluate, asked.
 
-    def __init__(self, phase: str, messages: Iterable[Message], timeout: float) -> None:
+    `sent` are the messages to them. Flower gives a message its id when it sends it, into this same object, and the list
+    may grow until the replies are sorted.
+    """
+
+    def __init__(self, phase: str, nodes: Sequence[int], sent: Sequence[Metadata], timeout: float) -> None:
         self._phase = phase
+        self._asked = nodes
+        self._sent = sent
         self._timeout = timeout
-        # Flower gives a message its id when it sends it, into this same object.
-        self._sent: list[Metadata] = [message.metadata for message in messages]
         self._faults: dict[int, Fault] = {}
         self.silent: dict[int, str] = {}
 
     @property
     def nodes(self) -> set[int]:
         """The nodes that were asked."""
-        return {sent.dst_node_id for sent in self._sent}
+        return set(self._asked)
 
     def __len__(self) -> int:
-        return len(self._sent)
+        return len(self._asked)
 
-    def sort(self, replies: Iterable[Message]) -> list[Message]:
+    def sort(self, replies: Iterable[Received]) -> list[Received]:
         """Return the replies that carry a result; remember which nodes failed and which did not answer.
 
         `silent` then has, by node, the ids of the messages that were not answered.
         """
-        nodes = {sent.message_id: sent.dst_node_id for sent in self._sent if sent.message_id}
-        silent = {sent.dst_node_id: sent.message_id for sent in self._sent}
-        good: list[Message] = []
+        waiting: dict[str | int, Metadata] = {sent.message_id or sent.dst_node_id: sent for sent in self._sent}
+        good: list[Received] = []
         for reply in replies:
             # If the SuperLink answers with an error for a node, that node is not the source.
-            node = nodes.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
-            silent.pop(node, None)
+            node = reply.metadata.src_node_id
+            sent = waiting.pop(reply.metadata.reply_to_message_id, None) or waiting.pop(node, None)
+            if sent is not None:
+                node = sent.dst_node_id
             if reply.has_error():
                 self.blame(node, "failed", plain_reason(str(reply.error.reason)))
             else:
                 good.append(reply)
-        self.silent = silent
-        for node in silent:
+        self.silent = {sent.dst_node_id: sent.message_id for sent in waiting.values()}
+        for node in self.silent:
             self.blame(node, "no answer", f"nothing came within {self._timeout:.0f} s")
         return good
 
     def blame(self, node: int, kind: str, reason: str) -> None:
         """Remember what happened to a node."""
         self._faults[node] = Fault(str(node), self._phase, kind, reason)
+
+    @property
+    def faulty(self) -> set[int]:
+        """The nodes that something went wrong with."""
+        return set(self._faults)
 
     @property
     def faults(self) -> Sequence[Fault]:

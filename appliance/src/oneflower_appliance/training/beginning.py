@@ -51,8 +51,11 @@ class Beginning:
         """The number of rounds that are complete."""
         return self.checkpoint.round - bool(self.unevaluated) if self.checkpoint else 0
 
-    def check(self, arrays: ArrayRecord, strategy: str, rounds: int) -> None:
-        """Raise `OneflowerError` unless a run of `rounds` with this model and strategy can begin here."""
+    def check(self, arrays: ArrayRecord | None, strategy: str, rounds: int) -> None:
+        """Raise `OneflowerError` unless a run of `rounds` with this model and strategy can begin here.
+
+        `arrays` is None if the model is not known before the first round.
+        """
         if self.checkpoint is None:
             return
         self.checkpoint.check_fits(arrays, strategy)

@@ -60,10 +60,10 @@ class Checkpoint:
     strategy: str
     row: Mapping[str, Any]
 
-    def check_fits(self, arrays: ArrayRecord, strategy: str) -> None:
+    def check_fits(self, arrays: ArrayRecord | None, strategy: str) -> None:
         """Raise `OneflowerError` unless this is of the model `arrays`, and the same strategy can be resumed from it."""
-        theirs = {name: tuple(array.shape) for name, array in arrays.items()}
-        if theirs != {name: array.shape for name, array in self.arrays.items()}:
+        theirs = {name: tuple(array.shape) for name, array in (arrays or {}).items()}
+        if arrays is not None and theirs != {name: array.shape for name, array in self.arrays.items()}:
             raise OneflowerError(
                 f"The checkpoint of round {self.round} is of another model: its arrays differ from the app's.",
                 "Resume it with the app and the settings that it was trained with.",

@@ -3,57 +3,77 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from flwr.app import Array, ArrayRecord, Message
     from numpy.typing import NDArray
 
 _TOO_LARGE = 1e6
 
+Reply = TypeVar("Reply")
 
-def sift(replies: Iterable[Message], arrays: ArrayRecord) -> tuple[list[Message], dict[int, str]]:
+
+@dataclass(frozen=True)
+class Update(Generic[Reply]):
+    """What a node trained: its arrays, by name. `empty` if it had no examples. `reply` is what it came in."""
+
+    node: int
+    arrays: Sequence[tuple[str, Array]]
+    empty: bool
+    reply: Reply
+
+
+def update_of(message: Message) -> Update[Message]:
+    """Return the update in a reply of the Message API."""
+    arrays = [item for record in message.content.array_records.values() for item in record.items()]
+    empty = any(metrics.get("num-examples") == 0 for metrics in message.content.metric_records.values())
+    return Update(message.metadata.src_node_id, arrays, empty, message)
+
+
+def sift(updates: Iterable[Update[Reply]], arrays: ArrayRecord) -> tuple[list[Reply], dict[int, str]]:
     """Return the replies that may be aggregated into `arrays`, and why each other node is left out.
 
     Replies are returned in the order of the nodes' ids, so the same replies always give the same sum.
     """
-    received = sorted(replies, key=lambda message: message.metadata.src_node_id)
-    usual = Counter(_names(reply) for reply in received).most_common(1)
-    sound: list[Message] = []
+    received = sorted(updates, key=lambda update: update.node)
+    usual = Counter(_names(update) for update in received).most_common(1)
+    sound: list[Reply] = []
     reasons: dict[int, str] = {}
     limits: dict[int, float] = {}
-    for reply in received:
-        node = reply.metadata.src_node_id
-        if _names(reply) != usual[0][0]:
-            reasons[node] = "its model has other arrays than those of other nodes"
-        elif fault := _fault(reply, list(arrays.values()), limits):
-            reasons[node] = fault
+    for update in received:
+        if _names(update) != usual[0][0]:
+            reasons[update.node] = "its model has other arrays than those of other nodes"
+        elif fault := _fault(update, list(arrays.values()), limits):
+            reasons[update.node] = fault
         else:
-            sound.append(reply)
+            sound.append(update.reply)
     return sound, reasons
 
 
-def _names(reply: Message) -> tuple[str, ...]:
-    return tuple(name for record in reply.content.array_records.values() for name in record)
+def _names(update: Update[Any]) -> tuple[str, ...]:
+    return tuple(name for name, _ in update.arrays)
 
 
-def _fault(reply: Message, arrays: list[Array], limits: dict[int, float]) -> str:
-    """Return what is wrong with a reply, or an empty text. `limits` remembers how large a value may be, by array."""
-    for metrics in reply.content.metric_records.values():
-        if metrics.get("num-examples") == 0:
-            return "it has no examples"
-    found = [item for record in reply.content.array_records.values() for item in record.items()]
-    alike = len(found) == len(arrays)  # not if nodes send something other than the model, such as trees
-    for number, (name, array) in enumerate(found):
+def _fault(update: Update[Any], arrays: list[Array], limits: dict[int, float]) -> str:
+    """Return what is wrong with an update, or an empty text. `limits` remembers how large a value may be, by array."""
+    if update.empty:
+        return "it has no examples"
+    alike = len(update.arrays) == len(arrays)  # not if nodes send something other than the model, such as trees
+    for number, (name, array) in enumerate(update.arrays):
         if np.dtype(array.dtype).kind != "f":
             continue
         if alike and tuple(array.shape) != tuple(arrays[number].shape):
             return f"its {name} has the shape {_shape(array.shape)}, the global model's {_shape(arrays[number].shape)}"
-        peak = _peak(array.numpy())
+        try:
+            peak = _peak(array.numpy())
+        except ValueError:
+            return f"its {name} cannot be read"
         if not np.isfinite(peak):
             return f"its {name} has values that are not finite"
         if alike and number not in limits:

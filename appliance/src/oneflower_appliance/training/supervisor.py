@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flwr.serverapp.strategy import Strategy
 
-from oneflower_appliance.training.supervised_run import SupervisedRun
+from oneflower_appliance.training.message_run import MessageRun
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,6 +30,6 @@ def supervise(runs: Path, checkpoints: Path) -> None:
         given = inspect.signature(original).bind(self, grid, *args, **kwargs)
         chosen = frozenset(given.arguments)
         given.apply_defaults()
-        return SupervisedRun(self, grid.run, runs, checkpoints).start(original, dict(given.arguments), chosen)
+        return MessageRun(self, grid, runs, checkpoints).start(original, dict(given.arguments), chosen)
 
     Strategy.start = start  # type: ignore[method-assign]

@@ -1,0 +1,132 @@
+"""A run of a strategy of Flower's Message API, `flwr.serverapp.strategy`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from flwr.app import Array, ArrayRecord
+
+from oneflower_appliance.training.asked import Asked
+from oneflower_appliance.training.guard import sift, update_of
+from oneflower_appliance.training.supervised_run import SupervisedRun
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Iterable
+
+    from flwr.app import Message, MetricRecord
+    from flwr.serverapp.strategy import Strategy
+
+
+class MessageRun(SupervisedRun):
+    """One run of a strategy. Its methods are called in each round, and call those of the strategy."""
+
+    def start(self, original: Callable[..., Any], given: dict[str, Any], chosen: Container[str]) -> Any:
+        """Call Flower's `Strategy.start` with its arguments, or with the rounds that are left.
+
+        The app has `chosen` some of them. If it chose no number of rounds or no timeout, that comes from the form.
+        """
+        if "num_rounds" not in chosen:
+            given["num_rounds"] = self._usual_rounds()
+        self._begin(given["num_rounds"])
+        self._enter(given["initial_arrays"])
+        if found := self._beginning.checkpoint:
+            given["num_rounds"] -= self._beginning.done
+            given["initial_arrays"] = ArrayRecord({name: Array(array) for name, array in found.arrays.items()})
+        if "timeout" not in chosen:
+            given["timeout"] = self._usual_timeout()
+        self._timeout = given["timeout"]
+        self._evaluate_fn = given.get("evaluate_fn")
+        if self._evaluate_fn is not None:
+            given["evaluate_fn"] = self._evaluate_here
+        given["self"] = _in_place_of(self._strategy, self)
+        try:
+            result = original(**given)
+        finally:
+            self._checkpoints.wait()
+        result.arrays = result.arrays or given["initial_arrays"]
+        for metrics in ("train_metrics_clientapp", "evaluate_metrics_clientapp", "evaluate_metrics_serverapp"):
+            rounds = {self._number(server_round): row for server_round, row in getattr(result, metrics).items()}
+            setattr(result, metrics, rounds)
+        self._finish(result.arrays)
+        return result
+
+    def _number(self, server_round: int) -> int:
+        """Return the number of a round; Flower counts from the first round after the checkpoint."""
+        return server_round + self._beginning.done
+
+    def configure_train(self, server_round: int, arrays: ArrayRecord, *args: Any, **kwargs: Any) -> Iterable[Message]:
+        """Open a round, and return the messages that ask nodes to train."""
+        number = self._number(server_round)
+        self._open(number, arrays)
+        if self._evaluate_only:
+            return []
+        online = self._online()
+        messages = list(self._strategy.configure_train(number, arrays, *args, **kwargs))
+        self._ask(self._asked_with("train", messages), online)
+        self._record.note(asked=len(messages))
+        return messages
+
+    def _asked_with(self, phase: str, messages: list[Message]) -> Asked:
+        sent = [message.metadata for message in messages]
+        return Asked(phase, [metadata.dst_node_id for metadata in sent], sent, self._timeout)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Aggregate the valid replies, and save the result."""
+        number = self._number(server_round)
+        if self._keep_evaluated_again(number):
+            return self._arrays, None
+        sound, reasons = sift(map(update_of, self._asked.sort(replies)), self._arrays)
+        for node, reason in reasons.items():
+            self._asked.blame(node, "left out", reason)
+        arrays, metrics = self._strategy.aggregate_train(number, sound)
+        self._trained(number, len(sound), arrays, _plain(metrics))
+        return arrays, metrics
+
+    def configure_evaluate(self, server_round: int, *args: Any, **kwargs: Any) -> Iterable[Message]:
+        """Return the messages that ask nodes to evaluate."""
+        online = self._online()
+        messages = list(self._strategy.configure_evaluate(self._number(server_round), *args, **kwargs))
+        self._ask(self._asked_with("evaluate", messages), online)
+        return messages
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Aggregate the nodes' evaluations."""
+        number = self._number(server_round)
+        received = list(replies)
+        good = self._asked.sort(received)
+        metrics: MetricRecord | None = self._strategy.aggregate_evaluate(number, received)
+        self._evaluated(number, len(good), _plain(metrics))
+        return metrics
+
+    def _evaluate_here(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        """Evaluate in the ServerApp, before the first round and after each one."""
+        metrics: MetricRecord | None = self._evaluate_fn(self._number(server_round), arrays)  # type: ignore[misc]
+        if server_round:
+            self._record.note(server=_plain(metrics))
+        else:
+            self._record.foresee(server=_plain(metrics))
+            self._restore()  # an unbroken run does not evaluate here
+        return metrics
+
+
+class _StandIn:
+    """Stands in for the strategy in Flower's loop: a round's steps go to the run, everything else to the strategy."""
+
+    def __init__(self, strategy: Strategy, run: MessageRun) -> None:
+        self._strategy = strategy
+        self.configure_train, self.aggregate_train = run.configure_train, run.aggregate_train
+        self.configure_evaluate, self.aggregate_evaluate = run.configure_evaluate, run.aggregate_evaluate
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._strategy, name)
+
+
+def _in_place_of(strategy: Strategy, run: MessageRun) -> Any:
+    """Return a stand-in whose class has the name of the strategy's class, because Flower logs that name."""
+    return type(type(strategy).__name__, (_StandIn,), {})(strategy, run)
+
+
+def _plain(metrics: MetricRecord | None) -> dict[str, Any]:
+    return {} if metrics is None else {str(name): value for name, value in metrics.items()}
