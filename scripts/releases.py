@@ -1,8 +1,8 @@
 """Try the releases of Flower that are supported beside the default one.
 
 For each release: the tests of what knows Flower's internals and its strategies, in a virtual environment made of the
-pinned list of its runtime (kept in .tools/releases); then, with its real processes, the demo, a warm run in which a
-ClientApp is killed, and the front door.
+pinned list of its runtime (kept in .tools/releases); then, with its real processes, the demo, an app on the legacy
+API, a warm run in which a ClientApp is killed, and the front door.
 
 usage: python scripts/releases.py [RELEASE ...]      (default: every supported release but the default one)
 """
@@ -33,6 +33,7 @@ UNIT = (
 )
 WITH_PROCESSES = (
     "tests/e2e/test_training.py::test_the_demo_does_the_whole_job_and_cleans_up",
+    "tests/e2e/test_apps.py::test_an_app_with_numpy_clients_and_a_server_fn_is_recorded_as_any_other",
     "tests/e2e/test_warm.py::test_a_clientapp_that_is_killed_costs_its_node_the_round_which_says_so_at_once",
     "tests/e2e/test_faults.py::test_a_node_that_is_not_of_the_service_cannot_join_with_the_right_ca",
 )

@@ -47,6 +47,16 @@ class RunBegan:
 
 
 @dataclass(frozen=True)
+class Exchanged:
+    """An app without a strategy has sent messages to nodes, or some were answered: how many, so far."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
 class ConsoleLine:
     """A line of the console of a machine that failed."""
 
@@ -57,7 +67,7 @@ class ConsoleLine:
         return f"{self.machine} | {self.text}"
 
 
-Event = Step | StepEnded | Note | RunBegan | ConsoleLine
+Event = Step | StepEnded | Note | RunBegan | Exchanged | ConsoleLine
 Notify = Callable[[Event], None]
 
 

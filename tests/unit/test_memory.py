@@ -315,7 +315,7 @@ def test_a_run_that_ended_leaves_its_strategy_with_what_it_remembered(link):
 def test_a_copy_of_the_memory_does_not_change_with_the_strategy():
     """Checkpoints are written while the next round already trains."""
     strategy, again = Drift(), Drift()
-    watched = Watched(strategy)
+    watched = Watched(strategy, Strategy)
     strategy.control["weights"] = np.ones(3)
     kept = watched.look().copy
     strategy.control["weights"] += 1

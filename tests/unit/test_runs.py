@@ -20,8 +20,9 @@ from oneflower.cli.rounds import show_files
 from oneflower.cloud import FederationStatus, VmStatus, results, submission, training
 from oneflower.cloud.following import Observer, Patience, follow
 from oneflower.cloud.superlink import SuperLinkClient
-from oneflower.events import Note, RunBegan
+from oneflower.events import Exchanged, Note, RunBegan
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.run_folder import Messages
 from oneflower_appliance.run_state import RunState
 
 
@@ -92,6 +93,45 @@ def test_a_run_that_failed_gives_the_apps_reason_and_the_end_of_its_log(link):
         follow(link.client, "5", Observer(print, print, print))
     assert caught.value.code is ExitCode.RUN_FAILED
     assert "RuntimeError: boom" in str(caught.value)
+
+
+@pytest.mark.parametrize("shows_log", [True, False])
+def test_the_last_lines_of_an_app_that_failed_are_shown_once(link, shows_log):
+    finished(link, "failed", "exception: boom", log="INFO :      [ROUND 1]\nmy last words\nRuntimeError: boom\n")
+    logged = []
+    with pytest.raises(OneflowerError) as caught:
+        follow(link.client, "5", Observer(print, logged.append, print, shows_log=shows_log))
+    assert (str(caught.value).count("my last words"), "[ROUND 1]" in str(caught.value)) == (not shows_log, False)
+    assert "my last words" in logged[0]
+
+
+def test_the_messages_of_an_app_without_a_strategy_are_its_signs_of_life(link, tmp_path, capsys):
+    finished(link, "completed")
+    link.files["/oneflower/runs/5"] = json.dumps({"status": "running"}).encode()
+    leave(link, "5", "messages.json", b'{"sent": 3, "answered": 1, "failed": 1}')
+    said = []
+
+    def notify(event):
+        said.append(event)
+        finished(link, "completed")
+
+    assert follow(link.client, "5", Observer(print, print, notify)) == "5"
+    assert said == [Exchanged("3 messages sent, 1 answered, 1 failed")]
+    result = results.collect(link.client, "5", "app", results.Places.within(tmp_path))
+    assert result.messages == Messages(3, 1, 1)
+    show_files(result)
+    assert capsys.readouterr().out == (
+        "model    none: no round of a strategy was recorded; 3 messages sent, 1 answered, 1 failed\n"
+    )
+
+
+def test_an_app_that_sends_nothing_is_told_from_one_that_trains(link, tmp_path, capsys):
+    finished(link, "completed")
+    show_files(results.collect(link.client, "5", "app", results.Places.within(tmp_path)))
+    assert capsys.readouterr().out == "model    none: no round of a strategy was recorded; it sent no messages\n"
+    record(link, row(1))
+    show_files(results.collect(link.client, "5", "app", results.Places.within(tmp_path)))
+    assert "none" not in capsys.readouterr().out
 
 
 def test_a_run_without_a_single_trained_node_is_no_success(link):

@@ -23,6 +23,7 @@ MODEL = "model.npz"
 RESULT = "result.json"  # a summary of the run, written when it ends
 DATA = "data.json"  # the data that the nodes reported
 NODES = "nodes.json"  # the nodes that it has sent anything to so far
+MESSAGES = "messages.json"  # how many messages it exchanged with nodes, as long as no strategy does so
 FAILURE = "failure.json"  # message and hint of the `OneflowerError` that ended its ServerApp
 FILES = "files"  # the folder that its ServerApp works in
 ORIGIN = "origin.json"
@@ -30,7 +31,32 @@ SUCCESSOR = "successor"  # the id of the run that resumes it
 LOST = "lost"  # why the run was lost: what died during it
 GIVEN_UP = "given-up"  # why a lost run is not resumed
 
-OURS = frozenset({METRICS, MODEL, RESULT, DATA, NODES, FAILURE, ORIGIN, SUCCESSOR, LOST, GIVEN_UP})
+OURS = frozenset({METRICS, MODEL, RESULT, DATA, NODES, MESSAGES, FAILURE, ORIGIN, SUCCESSOR, LOST, GIVEN_UP})
+
+
+@dataclass(frozen=True)
+class Messages:
+    """How many messages a ServerApp sent to nodes, and how many were answered with a result or with an error."""
+
+    sent: int = 0
+    answered: int = 0
+    failed: int = 0
+
+    @property
+    def text(self) -> str:
+        """The content of the file in the run's folder."""
+        return json.dumps(asdict(self)) + "\n"
+
+    @classmethod
+    def parse(cls, said: Mapping[str, Any]) -> Messages:
+        """Read what `text` wrote. Raises `KeyError`."""
+        return cls(int(said["sent"]), int(said["answered"]), int(said["failed"]))
+
+    @property
+    def sentence(self) -> str:
+        """The counts, for people."""
+        failed = f", {self.failed} failed" if self.failed else ""
+        return f"{self.sent} messages sent, {self.answered} answered{failed}"
 
 
 @dataclass(frozen=True)

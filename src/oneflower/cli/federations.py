@@ -201,7 +201,7 @@ def _partition(vm: VmStatus) -> str:
 
 def logs(
     name: Name = None,
-    vm: Annotated[str | None, typer.Option(help="Only this machine, by name or id.")] = None,
+    vm: Annotated[str | None, typer.Option("--vm", "--node", help="Only this machine, by name or id.")] = None,
     lines: Annotated[int, typer.Option("--lines", "-l", min=1, help="Lines of each machine's console.")] = 40,
     output: Format = Output.TEXT,
 ) -> None:

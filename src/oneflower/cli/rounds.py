@@ -24,19 +24,24 @@ class RunTable:
     def __init__(self) -> None:
         self._rows: list[RunRow] = []
         self._untested = False
+        self._exchanged = ""
         self._since = time.monotonic()
 
     def waiting(self) -> str:
         """Return which round is running, for how long, and about how long the rest will take."""
         spent = time.monotonic() - self._since
         if not self._rows:
-            return f"first round, {spent:.0f} s"
+            return f"{self._exchanged or 'first round'}, {spent:.0f} s"
         last = self._rows[-1]
         if last.round >= last.rounds:
             return f"after the last round, {spent:.0f} s"
         usual = statistics.median(row.seconds for row in self._rows)
         left = max(0.0, usual * (last.rounds - last.round) - spent)
         return f"round {last.round + 1} of {last.rounds}, {spent:.0f} s; about {left:.0f} s to go"
+
+    def exchanged(self, text: str) -> None:
+        """Learn how many messages an app without a strategy has exchanged."""
+        self._exchanged = text
 
     def add(self, row: RunRow) -> None:
         """Print one more round."""
@@ -79,8 +84,12 @@ def _number(value: float | None) -> str:
 
 def show_files(result: RunResult) -> None:
     """Name the files that a run left."""
+    if not result.rows and result.model is None:
+        counted = result.messages.sentence if result.messages else "it sent no messages"
+        show(f"{'model':8} none: no round of a strategy was recorded; {counted}")
     for name in ("model", "metrics", "plot", "card"):
-        show(f"{name:8} {getattr(result, name) or 'none: the app trained no global model through a strategy'}")
+        if path := getattr(result, name):
+            show(f"{name:8} {path}")
     for path in result.more:
         show(f"{'more':8} {path}")
     if lost := result.not_saved:

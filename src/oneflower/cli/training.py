@@ -6,6 +6,7 @@ import functools
 import secrets
 import threading
 from contextlib import suppress
+from enum import Enum, auto
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,16 +14,19 @@ import typer
 
 from oneflower.cli import screen
 from oneflower.cli.federations import Format, Name, Set, Supernodes, Timeout, deploy, pairs, remove, settings_of
+from oneflower.cli.printed import Printed
 from oneflower.cli.rounds import RunTable, show_files
 from oneflower.cli.screen import Output
 from oneflower.cli.session import Session
 from oneflower.cli.steps import Steps, step
+from oneflower.events import Exchanged, ignore
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oneflower.cloud import RunResult
+    from oneflower.events import Event
 
 Rounds = Annotated[
     int | None, typer.Option("--rounds", "-r", min=1, help="Rounds, if not as many as the federation's.")
@@ -45,7 +49,8 @@ def run(
     ] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Resume this run from its last checkpoint.")] = None,
     save: Folder = _RESULTS,
-    show_log: Annotated[bool, typer.Option("--log", help="Show the app's own log as it comes.")] = False,
+    show_log: Annotated[bool, typer.Option("--log", help="Show all of the app's log as it comes.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing of what the app prints.")] = False,
     output: Format = Output.TEXT,
 ) -> None:
     """Train an app on a federation, round by round, and save model, metrics and convergence plot."""
@@ -57,12 +62,15 @@ def run(
             "Leave out APP, --rounds and --config, or --resume.",
             ExitCode.USAGE,
         )
+    if show_log and quiet:
+        raise OneflowerError("--log and --quiet exclude each other.", "Leave out one of them.", ExitCode.USAGE)
+    shown = _Shown.ALL if show_log else _Shown.NOTHING if quiet else _Shown.LAST
     found = Federation.find(Session.cloud(), federation)
     if resume:
-        result, table = _observed(functools.partial(found.resume, resume, save), show_log=show_log)
+        result, table = _observed(functools.partial(found.resume, resume, save), shown)
     else:
         wanted = functools.partial(found.run, app, rounds, pairs(config or (), "--config"), save)
-        result, table = _observed(wanted, show_log=show_log)
+        result, table = _observed(wanted, shown)
     if output is Output.JSON:
         screen.show_json(result)
         return
@@ -97,12 +105,30 @@ def model(
         show_files(result)
 
 
-def _observed(train: Callable[..., RunResult], *, show_log: bool = False) -> tuple[RunResult, RunTable]:
+class _Shown(Enum):
+    """How much of an app's log is shown."""
+
+    ALL = auto()
+    LAST = auto()
+    NOTHING = auto()
+
+
+def _observed(train: Callable[..., RunResult], shown: _Shown = _Shown.LAST) -> tuple[RunResult, RunTable]:
     """Train to the end, and show the progress. Ctrl-C stops the run."""
-    table = RunTable()
-    log = screen.say if show_log else lambda _: None
+    table, printed = RunTable(), Printed()
+    log = {_Shown.ALL: screen.say, _Shown.LAST: printed.add, _Shown.NOTHING: ignore}[shown]
+
     with Steps(table.waiting) as steps:
-        return train(on_row=table.add, on_log=log, notify=steps.notify), table
+
+        def notify(event: Event) -> None:
+            if isinstance(event, Exchanged):
+                table.exchanged(event.text)
+            else:
+                steps.notify(event)
+
+        result = train(on_row=table.add, on_log=log, notify=notify, shows_log=shown is _Shown.ALL)
+    printed.show(table=bool(result.rows))
+    return result, table
 
 
 def connect(

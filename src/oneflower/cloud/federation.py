@@ -180,16 +180,18 @@ class Federation:
         on_row: Callable[[RunRow], None] = ignore,
         on_log: Callable[[str], None] = ignore,
         notify: Notify = ignore,
+        shows_log: bool = False,
     ) -> RunResult:
         """Train an app to its end, and save its results.
 
         `app` is the name of a pre-built app or the folder of another; None stands for FL_USE_CASE. `config` overrides
         the app's run config. `on_row` receives every round, `on_log` the app's log, `notify` what is being done. An
-        interrupt stops the run. Raises `OneflowerError`.
+        interrupt stops the run. If `shows_log`, the error of a run that fails does not repeat the end of its log.
+        Raises `OneflowerError`.
         """
         status = self.status()
         wanted = training.Request(app, rounds, config or {}, save)
-        observer = Observer(on_row, on_log, notify, status.names, self._superlink)
+        observer = Observer(on_row, on_log, notify, status.names, self._superlink, shows_log)
         return training.train(self.cloud.surroundings, status, wanted, observer)
 
     def resume(
@@ -200,10 +202,11 @@ class Federation:
         on_row: Callable[[RunRow], None] = ignore,
         on_log: Callable[[str], None] = ignore,
         notify: Notify = ignore,
+        shows_log: bool = False,
     ) -> RunResult:
         """Resume a run that was stopped, lost or failed, from its last checkpoint to its end. Otherwise as `run`."""
         status = self.status()
-        observer = Observer(on_row, on_log, notify, status.names, self._superlink)
+        observer = Observer(on_row, on_log, notify, status.names, self._superlink, shows_log)
         return training.resume(self.cloud.surroundings, status, run, save, observer)
 
     def _superlink(self) -> str:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from oneflower.cloud.app_output import last_lines
 from oneflower.cloud.superlink import TIMEOUT
-from oneflower.events import Note
+from oneflower.events import Exchanged, Note
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.run_folder import FAILURE, METRICS, Failure
+from oneflower_appliance.run_folder import FAILURE, MESSAGES, METRICS, Failure, Messages
 from oneflower_appliance.run_state import COMPLETED
 from oneflower_appliance.runs import RunRow, shortcoming
 
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 class Observer:
     """Receives each round, the app's log and the current step. `names` are machines, by node id.
 
-    `machine` is asked what the cloud knows of the SuperLink's machine when the SuperLink does not answer.
+    `machine` is asked what the cloud knows of the SuperLink's machine when the SuperLink does not answer. `shows_log`
+    says that a person sees the log as it comes, so that an error does not repeat its end.
     """
 
     row: Callable[[RunRow], None]
@@ -35,6 +37,7 @@ class Observer:
     notify: Notify
     names: Mapping[str, str] = field(default_factory=dict)
     machine: Callable[[], str] = lambda: "nothing is known of its machine"
+    shows_log: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,7 @@ class _Following:
         self.number = number
         self._latest = 0.0
         self._tail = ""
+        self._messages = Messages()
         self._ended = 0.0
 
     def look(self, heard: Callable[[], None]) -> bool:
@@ -147,11 +151,15 @@ class _Following:
         state = self._link.run(self.number)
         log = self._link.json(f"/runs/{self.number}/log?after={self._latest}")
         lines = self._link.text(f"/runs/{self.number}/files/{METRICS}").splitlines()
+        messages = None if lines else self._link.json(f"/runs/{self.number}/files/{MESSAGES}")
         heard()
         if log and log["text"]:
             self._latest = log["latest"]
             self._tail = (self._tail + log["text"])[-8000:]
             self._observer.log(log["text"])
+        if messages and (found := Messages.parse(messages)) != self._messages:
+            self._messages = found
+            self._observer.notify(Exchanged(found.sentence))
         for line in lines[self._told :]:
             self._observer.row(self._parse(line))
         self._told = max(self._told, len(lines))
@@ -188,7 +196,7 @@ class _Following:
             # A `OneflowerError` in the ServerApp says what is wrong and how to fix it. It is shown once.
             found = Failure.parse(said)
             return OneflowerError(f"Run {self.number} failed: {found.message}", found.hint, ExitCode.RUN_FAILED)
-        return _failed(self.number, state, self._tail)
+        return _failed(self.number, state, "" if self._observer.shows_log else self._tail)
 
     def _parse(self, line: str) -> RunRow:
         return RunRow.parse(line).named(self._observer.names)
@@ -207,10 +215,9 @@ def _lost(run_id: str, state: RunState, lines: Sequence[str]) -> OneflowerError:
 
 def _failed(run_id: str, state: RunState, tail: str) -> OneflowerError:
     reason = state.details or state.sub_status
-    lines = [line for line in tail.splitlines() if line.strip()]
-    shown = "".join(f"\n  {line}" for line in lines[-12:])
+    shown = "".join(f"\n  {line}" for line in last_lines(tail))
     return OneflowerError(
-        f"Run {run_id} {state.sub_status}: {reason}" + (f"\nThe end of its log:{shown}" if shown else ""),
+        f"Run {run_id} {state.sub_status}: {reason}" + (f"\nThe last lines of the app:{shown}" if shown else ""),
         "",
         ExitCode.RUN_FAILED,
     )

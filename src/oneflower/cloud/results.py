@@ -15,7 +15,7 @@ from oneflower.cloud.card import model_card
 from oneflower.cloud.superlink import TooLongError
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, replacing, write_atomic
-from oneflower_appliance.run_folder import DATA, METRICS, MODEL, OURS, RESULT
+from oneflower_appliance.run_folder import DATA, MESSAGES, METRICS, MODEL, OURS, RESULT, Messages
 from oneflower_appliance.runs import RunRow
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class RunResult:
     """A finished run: its rounds and its files; None for a file that it did not write.
 
     `card` tells in Markdown what the model was trained on and how; `more` are files that the app itself left, in its
-    working folder for instance, and `not_saved` those that were too large or too many to be fetched.
+    working folder for instance, and `not_saved` those that were too large or too many to be fetched. `messages` are
+    those of an app that trained without a strategy, None if it sent none.
     """
 
     id: str
@@ -57,6 +58,7 @@ class RunResult:
     card: Path | None = None
     more: tuple[Path, ...] = ()
     not_saved: tuple[str, ...] = ()
+    messages: Messages | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,8 @@ def collect(
         plot_convergence(rows, name, places.plot)
         write_atomic(places.card, model_card(name, number, rows, summary, data, saved.get("model")), SHARED)
         saved |= {"metrics": places.metrics, "plot": places.plot, "card": places.card}
+    elif MESSAGES in left:
+        saved["messages"] = Messages.parse(link.json(f"/runs/{number}/files/{MESSAGES}"))
     saved["more"], saved["not_saved"] = _fetch_more(
         link, number, [path for path in left if path not in OURS], places, most
     )

@@ -23,8 +23,9 @@ from oneflower_appliance.agent.machine import Machine
 from oneflower_appliance.agent.shortfalls import Shortfalls
 from oneflower_appliance.attributes import FEATURES_OFF
 from oneflower_appliance.errors import OneflowerError
-from oneflower_appliance.flower import clientapp, internals, main, places, serverapp, superlink, supernode
+from oneflower_appliance.flower import clientapp, internals, lifesigns, main, places, serverapp, superlink, supernode
 from oneflower_appliance.flower.features import Feature
+from oneflower_appliance.flower.legacy import hooks
 from oneflower_appliance.orders import SuperLinkOrders, SuperNodeOrders
 from oneflower_appliance.settings import resolve
 
@@ -387,12 +388,18 @@ def test_where_the_command_of_a_task_is_gone_flowers_own_is_run(task, monkeypatc
     [
         (serverapp, Feature.SERVERAPP_FOLDER, "serverapp_works_in"),
         (clientapp, Feature.CLIENTAPP_FOLDER, "clientapp_works_in"),
+        (serverapp, Feature.SUPERVISED_LEGACY_APP, "supervise_legacy"),
+        (serverapp, Feature.MESSAGE_COUNTS, "count_messages"),
     ],
 )
-def test_without_a_name_a_task_runs_where_flower_starts_it(task, feature, works_in, monkeypatch, tmp_path):
+def test_without_a_name_a_task_runs_as_flower_starts_it(task, feature, works_in, monkeypatch, tmp_path):
     called = []
     monkeypatch.setenv("ONEFLOWER_RUNS", str(tmp_path))
-    monkeypatch.setattr(task, works_in, called.append)
+    owners = {"supervise_legacy": hooks, "count_messages": lifesigns}
+    for name in ("serverapp_works_in", "clientapp_works_in", "supervise_legacy", "count_messages"):
+        if hasattr(owners.get(name, task), name):
+            monkeypatch.setattr(owners.get(name, task), name, lambda *_: None)
+    monkeypatch.setattr(owners.get(works_in, task), works_in, lambda runs, *_: called.append(runs))
     monkeypatch.setattr("oneflower_appliance.training.supervisor.supervise", lambda *_: None)
     command = {serverapp: internals.serverapp_command, clientapp: internals.clientapp_command}[task]()
     monkeypatch.setattr(command, task.NAME.replace("-", "_"), lambda: called.append("ran"))

@@ -44,6 +44,18 @@ def test_a_grid_that_would_sleep_waits_once_instead():
     assert ask(how, GRID) is None
 
 
+def test_each_thread_waits_for_its_own_replies():
+    """The legacy API waits for each node in a thread of its own. They used to take each other's patience."""
+    how = waits.Waits()
+    how.sleep_of_the_grid(3)
+    said = []
+    other = threading.Thread(target=lambda: said.append(ask(how, GRID)))
+    other.start()
+    other.join()
+    assert said == [None]
+    assert ask(how, GRID) == "wait=3"
+
+
 def test_a_grid_sleeps_where_nobody_holds_questions():
     how = waits.Waits()
     how.sleep_of_the_grid(3)

@@ -45,6 +45,8 @@ class Feature(Enum):
 
     # In the process of a task.
     SUPERVISED_SERVERAPP = "Recording and supervising runs"
+    SUPERVISED_LEGACY_APP = "Recording and supervising runs of apps on Flower's legacy API"
+    MESSAGE_COUNTS = "Counting the messages of a ServerApp"
     SERVERAPP_FOLDER = "A separate folder for each run's ServerApp"
     CLIENTAPP = "The wrapper around Flower's command for ClientApps"
     CLIENTAPP_FOLDER = "A separate folder for each run's ClientApp"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+    from flwr.server.workflow import DefaultWorkflow
     from flwr.supercore.corestate.sql_corestate import SqlCoreState
     from flwr.supercore.error import ApiErrorCode
     from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
@@ -120,6 +121,48 @@ def serverapp_task() -> Any:
     import flwr.superlink.runtime.run_serverapp  # noqa: F401, PLC0415
 
     return sys.modules["flwr.superlink.runtime.run_serverapp"]
+
+
+def serverapps() -> Any:
+    """Return the module of the class of ServerApps."""
+    from flwr.serverapp import server_app  # noqa: PLC0415
+
+    return server_app
+
+
+def legacy_api() -> Any:
+    """Return the package of the legacy API for ServerApps."""
+    from flwr import server  # noqa: PLC0415
+
+    return server
+
+
+def legacy_strategies() -> Any:
+    """Return the package of the strategies of the legacy API."""
+    from flwr.server import strategy  # noqa: PLC0415
+
+    return strategy
+
+
+def legacy_records() -> Any:
+    """Return the package of what the legacy API exchanges."""
+    from flwr import common  # noqa: PLC0415
+
+    return common
+
+
+def legacy_servers() -> Any:
+    """Return the package that starts servers of the legacy API."""
+    from flwr.server import compat  # noqa: PLC0415
+
+    return compat
+
+
+def legacy_workflow() -> type[DefaultWorkflow]:
+    """Return the class of the workflow of the legacy API."""
+    from flwr.server.workflow import DefaultWorkflow  # noqa: PLC0415
+
+    return DefaultWorkflow
 
 
 def clientapp_task() -> Any:

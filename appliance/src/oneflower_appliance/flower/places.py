@@ -80,6 +80,7 @@ _SUPEREXEC = (
     *_at(internals.core_constants, "TASK_TYPE_TO_COMMAND", "TASK_TYPE_TO_APPIO_API_ADDRESS_ARG"),
     *_at(internals.exit_handlers, "registered_exit_handlers"),
 )
+_START_GRID = ("grid", "server", "config", "strategy", "client_manager")
 CONTROL_LAYERS = (
     "ControlSensitiveResponseMiddleware",
     "ControlAuthenticationMiddleware",
@@ -198,6 +199,19 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
     ),
     Feature.LOG_LEVEL: _at(internals.flower_log, "console_handler"),
     Feature.SUPERVISED_SERVERAPP: _at(internals.serverapp_command, "flwr_serverapp"),
+    Feature.SUPERVISED_LEGACY_APP: (
+        *_takes(internals.serverapps, "start_grid", *_START_GRID),
+        *_takes(internals.legacy_servers, "start_grid", *_START_GRID),
+        *_takes(internals.legacy_workflow, "__call__", "grid", "context"),
+        *_at(internals.legacy_api, "LegacyContext", "Server", "ServerConfig", "SimpleClientManager"),
+        *_at(internals.legacy_strategies, "Strategy"),
+        *_at(internals.legacy_records, "Parameters", "ndarray_to_bytes"),
+        *_at(internals.grid_class, "push_messages", "pull_messages"),
+    ),
+    Feature.MESSAGE_COUNTS: (
+        *_takes(internals.serverapp_task, "run_", "grid"),
+        *_at(internals.grid_class, "push_messages", "pull_messages"),
+    ),
     Feature.SERVERAPP_FOLDER: (*_at(internals.grid_class, "set_run"), *_at(internals.serverapp_task, "run_")),
     Feature.CLIENTAPP: _at(internals.clientapp_command, "flwr_clientapp"),
     Feature.CLIENTAPP_FOLDER: _at(internals.clientapp_task, "pull_task_input"),

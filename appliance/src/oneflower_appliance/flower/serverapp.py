@@ -17,20 +17,32 @@ NAME = "flwr-serverapp"
 
 def imports() -> None:
     """Import what ServerApps need, before the first one."""
-    import oneflower_appliance.training.supervisor  # noqa: F401, PLC0415 - it imports Flower
+    import oneflower_appliance.flower.legacy  # noqa: PLC0415 - it imports Flower
+
+    # They import Flower, which a SuperNode needs less of.
+    import oneflower_appliance.flower.legacy.hooks  # noqa: PLC0415
+    import oneflower_appliance.flower.lifesigns  # noqa: PLC0415
+    import oneflower_appliance.training.supervisor  # noqa: F401, PLC0415
 
     internals.serverapp_command()
 
 
 def main() -> None:
     """Run a ServerApp. If Flower's command has moved, run stock Flower's."""
+    from oneflower_appliance.flower.legacy import hooks  # noqa: PLC0415 - imports Flower
+    from oneflower_appliance.flower.lifesigns import count_messages  # noqa: PLC0415 - imports Flower
     from oneflower_appliance.training.supervisor import supervise  # noqa: PLC0415 - imports Flower
 
     if not places.have(Feature.SUPERVISED_SERVERAPP):
         os.execv(Path(sys.executable).with_name(NAME), [NAME, *sys.argv[1:]])  # noqa: S606 - becomes Flower's command
     sys.argv[0] = NAME
     if folder := os.environ.get(RUNS_VARIABLE):
-        supervise(Path(folder), Path(folder).parent / CHECKPOINTS)
+        runs = Path(folder)
+        supervise(runs, runs.parent / CHECKPOINTS)
+        if places.have(Feature.SUPERVISED_LEGACY_APP):
+            hooks.supervise_legacy(runs, runs.parent / CHECKPOINTS)
+        if places.have(Feature.MESSAGE_COUNTS):
+            count_messages(runs)
         if places.have(Feature.SERVERAPP_FOLDER):
-            serverapp_works_in(Path(folder))
+            serverapp_works_in(runs)
     internals.serverapp_command().flwr_serverapp()

@@ -34,10 +34,10 @@ class Asked:
     """The nodes that one phase of a round, train or evaluate, asked.
 
     `sent` are the messages to them. Flower gives a message its id when it sends it, into this same object, and the list
-    may grow until the replies are sorted.
+    may grow until the replies are sorted. `timeout` is None if the messages themselves say how long they are valid.
     """
 
-    def __init__(self, phase: str, nodes: Sequence[int], sent: Sequence[Metadata], timeout: float) -> None:
+    def __init__(self, phase: str, nodes: Sequence[int], sent: Sequence[Metadata], timeout: float | None) -> None:
         self._phase = phase
         self._asked = nodes
         self._sent = sent
@@ -71,8 +71,9 @@ class Asked:
             else:
                 good.append(reply)
         self.silent = {sent.dst_node_id: sent.message_id for sent in waiting.values()}
-        for node in self.silent:
-            self.blame(node, "no answer", f"nothing came within {self._timeout:.0f} s")
+        for sent in waiting.values():
+            seconds = sent.ttl if self._timeout is None else self._timeout
+            self.blame(sent.dst_node_id, "no answer", f"nothing came within {seconds:.0f} s")
         return good
 
     def blame(self, node: int, kind: str, reason: str) -> None:

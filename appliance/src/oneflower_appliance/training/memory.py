@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flwr.serverapp import strategy as flower
-from flwr.serverapp.strategy import Strategy
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.training.packing import Packed, Packer, UnpackableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from flwr.serverapp.strategy import Strategy
 
 _CODE = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type)
 _SHARED_BY_A_CLASS = (list, dict, set, np.ndarray)
@@ -67,7 +68,7 @@ class Memory:
         """A copy that the strategy's next steps do not change."""
         return Memory({path: packed.copy for path, packed in self.attributes.items()}, self.unfit)
 
-    def restore(self, strategy: Strategy) -> None:
+    def restore(self, strategy: Any) -> None:
         """Put it into a strategy that was made like the one that it comes from. Raises `OneflowerError`."""
         for path, packed in self.attributes.items():
             *outer, name = path.split(".")
@@ -83,15 +84,19 @@ class Memory:
 
 
 class Watched:
-    """A strategy before its first round, which later returns its state."""
+    """A strategy before its first round, which later returns its state.
 
-    def __init__(self, strategy: Strategy) -> None:
+    A strategy of a class `kind` inside it belongs to it.
+    """
+
+    def __init__(self, strategy: Any, kind: type) -> None:
         self._strategy = strategy
-        self._before = {path: value.copy for path, value in _look(strategy).items()}
+        self._kind = kind
+        self._before = {path: value.copy for path, value in _look(strategy, kind).items()}
 
     def look(self) -> Memory:
         """Return the strategy's current state. The arrays belong to it: take a `copy` to keep them."""
-        now = _look(self._strategy)
+        now = _look(self._strategy, self._kind)
         changed = {
             path: value
             for path, value in now.items()
@@ -104,7 +109,7 @@ class Watched:
         return Memory(found, _sentence(self._strategy, reasons) if reasons else "")
 
 
-def _sentence(strategy: Strategy, reasons: list[str]) -> str:
+def _sentence(strategy: Any, reasons: list[str]) -> str:
     return f"The strategy {type(strategy).__name__} cannot be saved as it is: {'; '.join(reasons)}."
 
 
@@ -150,11 +155,11 @@ def _same(one: Packed | _Opaque, two: Packed | _Opaque) -> bool:
     return isinstance(one, _Opaque) and one.comparable and one == two
 
 
-def _look(strategy: Strategy) -> dict[str, Packed | _Opaque]:
+def _look(strategy: Any, kind: type) -> dict[str, Packed | _Opaque]:
     """Return the attributes of a strategy and of the strategies inside it, by their paths."""
     packer = Packer()
     found: dict[str, Packed | _Opaque] = {}
-    for path, value in _attributes(strategy, "", set()):
+    for path, value in _attributes(strategy, kind, "", set()):
         try:
             found[path] = packer.pack(path, value)
         except UnpackableError:
@@ -162,19 +167,19 @@ def _look(strategy: Strategy) -> dict[str, Packed | _Opaque]:
     return found
 
 
-def _attributes(layer: Strategy, prefix: str, met: set[int]) -> Iterator[tuple[str, Any]]:
+def _attributes(layer: Any, kind: type, prefix: str, met: set[int]) -> Iterator[tuple[str, Any]]:
     if id(layer) in met:
         return
     met.add(id(layer))
     for name, value in _data(layer).items():
-        if isinstance(value, Strategy):
+        if isinstance(value, kind):
             yield f"{prefix}{name}", type(value)
-            yield from _attributes(value, f"{prefix}{name}.", met)
+            yield from _attributes(value, kind, f"{prefix}{name}.", met)
         elif not _is_taken_from_the_model(layer, name):
             yield f"{prefix}{name}", value
 
 
-def _data(layer: Strategy) -> dict[str, Any]:
+def _data(layer: Any) -> dict[str, Any]:
     """Return the attributes of an object, and those of its classes that can be changed in place."""
     found: dict[str, Any] = {}
     for kind in reversed(type(layer).__mro__):
@@ -185,10 +190,10 @@ def _data(layer: Strategy) -> dict[str, Any]:
             for name, value in vars(kind).items()
             if isinstance(value, _SHARED_BY_A_CLASS) and not name.startswith("__")
         }
-    return found | vars(layer)
+    return found | dict(vars(layer))
 
 
-def _is_taken_from_the_model(layer: Strategy, name: str) -> bool:
+def _is_taken_from_the_model(layer: Any, name: str) -> bool:
     """Return whether an attribute need not be saved. An app's own subclass may use it in another way."""
     known = isinstance(layer, _TAKEN_FROM_THE_MODEL.get(name, ()))
     return known and type(layer).__module__.startswith(_OUR_PACKAGES)

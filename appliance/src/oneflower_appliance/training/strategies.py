@@ -68,7 +68,10 @@ def read_form(run_config: Mapping[str, Any]) -> Settings:
 
 def variables_of(strategy: Strategy) -> Mapping[str, str]:
     """Return the variables from which `make_strategy` made a strategy, with their values; empty for others."""
-    return _MADE.get(strategy, {})
+    try:
+        return _MADE.get(strategy, {})
+    except TypeError:  # an app's own class may have objects that cannot be keys
+        return {}
 
 
 def make_strategy(run_config: Mapping[str, Any], **more: Any) -> Strategy:

@@ -22,6 +22,7 @@ from oneflower_appliance.training.checkpoints import Checkpoints, Progress
 from oneflower_appliance.training.memory import Memory, Watched
 from oneflower_appliance.training.recorder import RunRecord
 from oneflower_appliance.training.strategies import read_form, variables_of
+from oneflower_appliance.training.traffic import Traffic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -46,13 +47,14 @@ class Run(Protocol):
 
 
 class SupervisedRun:
-    """One run of a strategy, of either API."""
+    """One run of a strategy, of either API. `kind` is the class of all strategies of its API."""
 
-    def __init__(self, strategy: Any, grid: Grid, runs: Path, checkpoints: Path) -> None:
+    def __init__(self, strategy: Any, grid: Grid, runs: Path, checkpoints: Path, kind: type) -> None:
         self._strategy = strategy
         self._grid = grid
         self._name = type(getattr(strategy, "strategy", strategy)).__name__
-        self._watched = Watched(strategy)
+        self._kind = kind
+        self._watch()
         run: Run = grid.run
         self._folder = runs / str(run.run_id)
         self._abandoned = Abandoned.beside(runs)
@@ -67,6 +69,12 @@ class SupervisedRun:
         self._evaluate_only = False  # the current round was trained before the run was lost
         self._saved: Memory | None = None  # in the checkpoint of the current round
         self._arrays = ArrayRecord()
+        if traffic := Traffic.known(grid):
+            traffic.write_to(None)  # the rounds are signs of life
+
+    def _watch(self) -> None:
+        """Remember the strategy's state as it is before the first round."""
+        self._watched = Watched(self._strategy, self._kind)
 
     def _usual_rounds(self) -> int:
         """Return the number of rounds of an app that chooses none."""

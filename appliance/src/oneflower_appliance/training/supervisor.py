@@ -30,6 +30,6 @@ def supervise(runs: Path, checkpoints: Path) -> None:
         given = inspect.signature(original).bind(self, grid, *args, **kwargs)
         chosen = frozenset(given.arguments)
         given.apply_defaults()
-        return MessageRun(self, grid, runs, checkpoints).start(original, dict(given.arguments), chosen)
+        return MessageRun(self, grid, runs, checkpoints, Strategy).start(original, dict(given.arguments), chosen)
 
     Strategy.start = start  # type: ignore[method-assign]

@@ -29,7 +29,7 @@ class Waits:
 
     def __init__(self) -> None:
         self._news = threading.Event()
-        self._grid_patience = 0.0
+        self._grid = threading.local()  # the legacy API waits for each node in a thread of its own
         self._grid_is_held = True
 
     def intercept(self, context: Any, call_next: Callable[[Any], Any]) -> Any:
@@ -49,7 +49,8 @@ class Waits:
 
     def _patience(self, method: str) -> float:
         if method == _GRID_PULL:
-            seconds, self._grid_patience = self._grid_patience, 0.0
+            seconds: float = getattr(self._grid, "patience", 0.0)
+            self._grid.patience = 0.0
             return seconds
         return _PATIENCE if method in (_ACQUIRE_TASK, _NODE_PULL, *_OBJECTS) else 0.0
 
@@ -68,7 +69,7 @@ class Waits:
         An app may ask for replies itself and expect an answer at once, so only a loop that would sleep waits.
         """
         if self._grid_is_held:
-            self._grid_patience = seconds
+            self._grid.patience = seconds
         else:
             time.sleep(seconds)
 

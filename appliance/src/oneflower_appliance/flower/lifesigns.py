@@ -1,0 +1,29 @@
+"""Counts the messages of every ServerApp: the only signs of life of an app without a strategy."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from oneflower_appliance.flower import internals
+from oneflower_appliance.training.traffic import Traffic
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def count_messages(runs: Path) -> None:
+    """Have this process's ServerApp leave in its run's folder how many messages it sent and received."""
+    task = internals.serverapp_task()
+    run_app = task.run_
+
+    @functools.wraps(run_app)
+    def running(*, grid: Any, **kwargs: Any) -> Any:
+        traffic = Traffic.of(grid)
+        traffic.write_to(runs / str(grid.run.run_id))
+        try:
+            return run_app(grid=grid, **kwargs)
+        finally:
+            traffic.close()
+
+    task.run_ = running

@@ -1,0 +1,133 @@
+"""The messages of a ServerApp: how many it sent, and how many were answered.
+
+For an app without a strategy these counts are its only signs of life. For a strategy of the legacy API they tell which
+node an answer or an error belongs to, because Flower does not tell the strategy.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.files import SHARED, write_atomic
+from oneflower_appliance.run_folder import MESSAGES, Messages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from flwr.app import Error, Message, Metadata
+    from flwr.serverapp import Grid
+
+_INTERVAL = 0.5  # seconds between two writes
+_NAME = "_oneflower_traffic"  # of the attribute of a grid
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A reply without its content. `error` is None if it carries a result."""
+
+    metadata: Metadata
+    error: Any = None
+
+    def has_error(self) -> bool:
+        """Whether it carries no result."""
+        return self.error is not None
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """The messages of one phase of a round and their replies so far, in the order in which they came."""
+
+    sent: list[Metadata] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+
+
+class Traffic:
+    """Counts the messages that go through a grid. Its file in the run's folder has the counts."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._path: Path | None = None
+        self._sent: dict[str, Metadata] = {}  # not answered
+        self._counts = Messages()
+        self._written = 0.0
+        self._exchange = Exchange()
+
+    @classmethod
+    def of(cls, grid: Grid) -> Traffic:
+        """Return what counts the messages of a grid, from its first use on."""
+        if found := cls.known(grid):
+            return found
+        traffic = cls()
+        traffic._watch(grid)
+        vars(grid)[_NAME] = traffic
+        return traffic
+
+    @classmethod
+    def known(cls, grid: Grid) -> Traffic | None:
+        """Return what counts the messages of a grid already."""
+        return vars(grid).get(_NAME)
+
+    def _watch(self, grid: Grid) -> None:
+        push, pull = grid.push_messages, grid.pull_messages
+
+        def push_messages(messages: Iterable[Message]) -> Iterable[str]:
+            pushed = list(messages)
+            ids = list(push(pushed))
+            self._note_sent([message.metadata for message, given in zip(pushed, ids, strict=False) if given])
+            return ids
+
+        def pull_messages(message_ids: Iterable[str]) -> Iterable[Message]:
+            found = list(pull(message_ids))
+            if found:
+                self._note_answers(found)
+            return found
+
+        vars(grid).update(push_messages=push_messages, pull_messages=pull_messages)
+
+    def begin_exchange(self) -> Exchange:
+        """Collect what is sent and answered from now on. It does not hold the content of messages."""
+        self._exchange = Exchange()
+        return self._exchange
+
+    def write_to(self, path: Path | None) -> None:
+        """Keep the counts in the file MESSAGES of a folder, or in no file."""
+        with self._lock:
+            self._path = path / MESSAGES if path else None
+
+    def close(self) -> None:
+        """Write the counts for the last time."""
+        with self._lock:
+            self._write()
+
+    def _note_sent(self, sent: list[Metadata]) -> None:
+        with self._lock:
+            self._sent |= {metadata.message_id: metadata for metadata in sent}
+            self._exchange.sent.extend(sent)
+            self._count(sent=len(sent))
+
+    def _note_answers(self, replies: list[Message]) -> None:
+        with self._lock:
+            for reply in replies:
+                sent = self._sent.pop(reply.metadata.reply_to_message_id, None)
+                error: Error | None = reply.error if reply.has_error() else None
+                if error and sent and time.time() >= sent.created_at + sent.ttl:
+                    continue  # the SuperLink's: nobody answered in the time that the message had
+                self._exchange.answers.append(Answer(reply.metadata, error))
+                self._count(**{"failed" if error else "answered": 1})
+
+    def _count(self, **more: int) -> None:
+        self._counts = Messages(**{name: number + more.get(name, 0) for name, number in vars(self._counts).items()})
+        if time.monotonic() - self._written > _INTERVAL:
+            self._write()
+
+    def _write(self) -> None:
+        if self._path is not None and self._counts.sent:
+            self._written = time.monotonic()
+            with suppress(OneflowerError):  # the next write may succeed; the run is not worse without
+                write_atomic(self._path, self._counts.text, SHARED)

@@ -1,0 +1,246 @@
+"""Apps of other kinds than those on the Message API: on the legacy API, and on the grid itself."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+PROJECT = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+[project]
+name = "{name}"
+version = "1.0.0"
+license = "Apache-2.0"
+dependencies = ["flwr[simulation]>=1.41", "scikit-learn", "numpy"]
+[tool.flwr.app]
+publisher = "somebody"
+[tool.flwr.app.components]
+serverapp = "{name}.server_app:app"
+clientapp = "{name}.client_app:app"
+[tool.flwr.app.config]
+num-server-rounds = 2
+broken = false
+"""
+
+CLIENT = """
+import numpy as np
+from flwr.client import ClientApp, NumPyClient
+from flwr.common import Context
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+
+CLASSES = np.arange(10)
+
+def new_model():
+    model = LogisticRegression(max_iter=5, warm_start=True)
+    model.classes_, model.coef_, model.intercept_ = CLASSES, np.zeros((10, 64)), np.zeros(10)
+    return model
+
+def load(partition, partitions):
+    x, y = load_digits(return_X_y=True)
+    return x[partition::partitions] / 16, y[partition::partitions]
+
+class DigitsClient(NumPyClient):
+    def __init__(self, partition, partitions):
+        x, y = load(partition, partitions)
+        cut = int(len(x) * 0.8)
+        self.train, self.test = (x[:cut], y[:cut]), (x[cut:], y[cut:])
+        self.model = new_model()
+
+    def fit(self, parameters, config):
+        self.model.coef_, self.model.intercept_ = parameters
+        self.model.fit(*self.train)
+        print("the client has trained", len(self.train[0]))
+        return [self.model.coef_, self.model.intercept_], len(self.train[0]), {}
+
+    def evaluate(self, parameters, config):
+        self.model.coef_, self.model.intercept_ = parameters
+        x, y = self.test
+        loss = log_loss(y, self.model.predict_proba(x), labels=CLASSES)
+        return loss, len(x), {"accuracy": self.model.score(x, y)}
+
+def client_fn(context: Context):
+    return DigitsClient(context.node_config["partition-id"], context.node_config["num-partitions"]).to_client()
+
+app = ClientApp(client_fn=client_fn)
+"""
+
+SERVER = """
+from flwr.common import Context, ndarrays_to_parameters
+from flwr.server import ServerApp, ServerAppComponents, ServerConfig
+from flwr.server.strategy import FedAvg
+from sklearn.metrics import log_loss
+from .client_app import CLASSES, load, new_model
+
+def evaluate(server_round, parameters, config):
+    model = new_model()
+    model.coef_, model.intercept_ = parameters
+    x, y = load(0, 1)
+    return log_loss(y, model.predict_proba(x), labels=CLASSES), {"centralized_accuracy": model.score(x, y)}
+
+def weighted_average(metrics):
+    examples = [n for n, _ in metrics]
+    return {"accuracy": sum(n * m["accuracy"] for n, m in metrics) / sum(examples)}
+
+def server_fn(context: Context):
+    model = new_model()
+    strategy = FedAvg(
+        evaluate_fn=evaluate,
+        evaluate_metrics_aggregation_fn=weighted_average,
+        initial_parameters=ndarrays_to_parameters([model.coef_, model.intercept_]),
+    )
+    config = ServerConfig(num_rounds=int(context.run_config["num-server-rounds"]))
+    return ServerAppComponents(strategy=strategy, config=config)
+
+app = ServerApp(server_fn=server_fn)
+"""
+
+OWN_STRATEGY = """
+import json
+import re
+from flwr.common import Context, FitIns, ndarrays_to_parameters, parameters_to_ndarrays
+from flwr.server import ServerApp, ServerAppComponents, ServerConfig
+from flwr.server.strategy import Strategy
+from .client_app import new_model
+import numpy as np
+
+class Median(Strategy):
+    def __init__(self, broken):
+        self.broken, self.rounds = broken, []
+
+    def initialize_parameters(self, client_manager):
+        model = new_model()
+        return ndarrays_to_parameters([model.coef_, model.intercept_])
+
+    def configure_fit(self, server_round, parameters, client_manager):
+        return [(client, FitIns(parameters, {})) for client in client_manager.sample(2, 2)]
+
+    def aggregate_fit(self, server_round, results, failures):
+        layers = zip(*[parameters_to_ndarrays(result.parameters) for _, result in results], strict=True)
+        self.rounds.append(len(results))
+        print(f"the median of {len(results)} models", flush=True)
+        if self.broken:
+            print("the last words of the app")
+            raise RuntimeError("the median is broken")
+        with open("rounds.json", "w") as file:
+            json.dump(self.rounds, file)
+        return ndarrays_to_parameters([np.median(layer, axis=0) for layer in layers]), {"spread_loss": 0.25}
+
+    def configure_evaluate(self, server_round, parameters, client_manager):
+        return []
+
+    def aggregate_evaluate(self, server_round, results, failures):
+        return None, {}
+
+    def evaluate(self, server_round, parameters):
+        return None
+
+def server_fn(context: Context):
+    config = ServerConfig(num_rounds=int(context.run_config["num-server-rounds"]))
+    return ServerAppComponents(strategy=Median(context.run_config["broken"]), config=config)
+
+app = ServerApp(server_fn=server_fn)
+"""
+
+QUERY_CLIENT = """
+import numpy as np
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.clientapp import ClientApp
+from sklearn.datasets import load_digits
+
+app = ClientApp()
+
+@app.query()
+def query(message, context):
+    partition, partitions = context.node_config["partition-id"], context.node_config["num-partitions"]
+    labels = load_digits().target[partition::partitions]
+    counts = np.bincount(labels, minlength=10).tolist()
+    return Message(RecordDict({"counts": ConfigRecord({"counts": counts})}), reply_to=message)
+"""
+
+ANALYTICS = """
+import time
+from flwr.app import Message, RecordDict
+from flwr.serverapp import ServerApp
+import numpy as np
+
+app = ServerApp()
+
+@app.main()
+def main(driver, context):
+    while len(nodes := list(driver.get_node_ids())) < 2:
+        time.sleep(0.2)
+    messages = [Message(RecordDict(), dst_node_id=node, message_type="query") for node in nodes]
+    replies = driver.send_and_receive(messages)
+    counts = np.sum([reply.content["counts"]["counts"] for reply in replies], axis=0)
+    for digit, count in enumerate(counts):
+        print(f"digit {digit}: {count}")
+    np.savetxt("histogram.csv", counts)
+"""
+
+
+def write(folder, name, server, client):
+    files = {
+        "pyproject.toml": PROJECT.format(name=name),
+        f"{name}/__init__.py": "",
+        f"{name}/server_app.py": server,
+        f"{name}/client_app.py": client,
+    }
+    for path, text in files.items():
+        (folder / name / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name / path).write_text(text)
+    return str(folder / name)
+
+
+def test_an_app_with_numpy_clients_and_a_server_fn_is_recorded_as_any_other(user, fed, tmp_path):
+    done = user("run", write(tmp_path, "digits", SERVER, CLIENT), "-f", fed, "-o", "json")
+    result = json.loads(done.stdout)
+    rows = result["rows"]
+    assert [(row["round"], row["rounds"], row["nodes"], row["asked"]) for row in rows] == [(1, 2, 2, 2), (2, 2, 2, 2)]
+    assert rows[1]["loss"] < rows[0]["loss"] < np.log(10)
+    assert rows[1]["accuracy"] > 0.8
+    assert rows[1]["metrics"]["evaluate"]["accuracy"] > 0.7
+    assert re.search(r"2/2 .* 2/2", done.stderr)
+    model = np.load(user.folder / result["model"])
+    assert [model[name].shape for name in model.files] == [(10, 64), (10,)]
+    assert "| Strategy | FedAvg |" in (user.folder / result["card"]).read_text()
+    assert (user.folder / result["plot"]).read_bytes().startswith(b"\x89PNG")
+    assert "the app printed" not in done.stderr, "it prints nothing"
+    for vm in user.show(fed)["vms"][1:]:
+        assert "the client has trained" in user("logs", fed, "--node", vm["name"]).stdout
+
+
+def test_a_strategy_of_the_users_own_is_recorded_and_what_it_prints_is_shown(user, fed, tmp_path):
+    app = write(tmp_path, "median", OWN_STRATEGY, CLIENT)
+    done = user("run", app, "-f", fed, "-o", "json")
+    result = json.loads(done.stdout)
+    assert [(row["train_loss"], row["loss"], row["nodes"]) for row in result["rows"]] == [(0.25, None, 2)] * 2
+    assert np.load(user.folder / result["model"]).files == ["0", "1"]
+    [rounds] = result["more"]
+    assert json.loads((user.folder / rounds).read_text()) == [2, 2]
+    assert "  the app printed 2 lines:\n  | the median of 2 models\n  | the median of 2 models\n" in done.stderr
+    quiet = user("run", app, "-f", fed, "-r", "1", "--quiet")
+    assert "the median of" not in quiet.stderr + quiet.stdout
+    for more in ((), ("--log",)):
+        failed = user("run", app, "-f", fed, "-c", "broken=true", *more, code=8)
+        assert "the median is broken" in failed.stderr
+        assert failed.stderr.count("the last words of the app") == 1
+    assert user.is_ready(fed)
+
+
+def test_an_app_without_a_strategy_shows_its_messages_and_what_it_prints(user, fed, tmp_path):
+    app = write(tmp_path, "analytics", ANALYTICS, QUERY_CLIENT)
+    done = user("run", app, "-f", fed)
+    assert "none: no round of a strategy was recorded; 2 messages sent, 2 answered" in done.stdout
+    assert "  the app printed 10 lines:\n  | digit 0: 178\n" in done.stderr
+    assert "DEPRECATED" not in done.stderr
+    [saved] = re.findall(r"^more +(.*histogram.csv)$", done.stdout, re.MULTILINE)
+    assert np.loadtxt(user.folder / saved).sum() == 1797
