@@ -229,10 +229,9 @@ def test_a_strategy_of_the_users_own_is_recorded_and_what_it_prints_is_shown(use
     assert "  the app printed 2 lines:\n  | the median of 2 models\n  | the median of 2 models\n" in done.stderr
     quiet = user("run", app, "-f", fed, "-r", "1", "--quiet")
     assert "the median of" not in quiet.stderr + quiet.stdout
-    for more in ((), ("--log",)):
-        failed = user("run", app, "-f", fed, "-c", "broken=true", *more, code=8)
-        assert "the median is broken" in failed.stderr
-        assert failed.stderr.count("the last words of the app") == 1
+    failed = user("run", app, "-f", fed, "-c", "broken=true", code=8)
+    assert "the median is broken" in failed.stderr
+    assert failed.stderr.count("the last words of the app") == 1
     assert user.is_ready(fed)
 
 
