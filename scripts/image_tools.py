@@ -1,7 +1,8 @@
 """Print what building and trying an image needs, as `scripts/need` takes it: a command or file, and its package."""
 
 from oneflower.images.tools import NEEDED as TO_BUILD
-from oneflower.trial import NEEDED as TO_TRY
+from oneflower.trial.outside import NEEDS
 
-for name, package in {**TO_BUILD, **TO_TRY}.items():
-    print(name, package)
+for needed in (TO_BUILD, *NEEDS.values()):
+    for name, package in needed.items():
+        print(name, package)

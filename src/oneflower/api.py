@@ -65,7 +65,7 @@ class LocalSurroundings(_Runtimes):
         from oneflower.cloud.register import Registration, Wishes  # noqa: PLC0415
         from oneflower.cloud.registered import find_registered  # noqa: PLC0415
 
-        if self._container_image():
+        if self._image():
             self.provide_ssh_key(cloud)
         done = Registration(cloud, Wishes()).apply()
         return done.template if self._name == NAME else find_registered(cloud, self._name)[0]
@@ -78,14 +78,14 @@ class LocalSurroundings(_Runtimes):
         """Build the runtime that the machines will boot from, if it is not there yet and they need one."""
         from oneflower.runtimes import runtime  # noqa: PLC0415
 
-        if self._container_image():
+        if self._image():
             return
         runtime.ensure(self.home.runtimes, version, framework, tell)
 
     @contextmanager
     def reach(self, status: FederationStatus) -> Iterator[str]:
-        """Yield the address of the Control API. A process's loopback is this machine's; a container has its own."""
-        if not self._container_image():
+        """Yield the address of the Control API. A process's loopback is this machine's; others have their own."""
+        if not self._image():
             yield status.control
             return
         chosen, ours = SshOptions.of_environment(), self.home.ssh_key
@@ -94,8 +94,8 @@ class LocalSurroundings(_Runtimes):
         with tunnel(status, chosen) as address:
             yield address
 
-    def _container_image(self) -> str:
-        """Return the folder that the machines boot from if they are containers, or an empty text."""
+    def _image(self) -> str:
+        """Return the image that the machines boot from, or an empty text if they are process trees."""
         from oneflower.local import daemon  # noqa: PLC0415
 
         found = daemon.find(self.home)

@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from oneflower.images import ImageSpec, build, disk, tools
 from oneflower.images.unpack import unpack
+from oneflower.local.host.processes import MARK
 from oneflower.trial.outside import NAMESPACED
-from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.errors import ExitCode, OneflowerError
 
 from .conftest import RELEASE
 
 pytestmark = pytest.mark.e2e
+ONEFLOWER = Path(sys.executable).with_name("oneflower")
 PATH = {**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
@@ -139,7 +144,7 @@ def test_a_federation_that_boots_the_image_trains_heals_scales_and_leaves_nothin
     assert built.manifest["size"] <= 220 * 10**6
     assert built.manifest["rootfs"] <= 620 * 10**6  # about 600, with room for what Debian's updates add
     tried = subprocess.run(
-        [Path(sys.executable).with_name("oneflower"), "image", "test", built.image],
+        [ONEFLOWER, "image", "test", built.image],
         capture_output=True,
         text=True,
         check=False,
@@ -162,6 +167,48 @@ def test_a_machine_in_trouble_says_so_and_recovers_by_itself(folder, built):
     ]
     done = subprocess.run([*NAMESPACED, *inner], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_image_boots_by_bios_and_by_uefi_to_ready_and_again_after_a_power_cut(built):
+    """Both roles: the SuperLink boots by BIOS, the SuperNode by UEFI, each with a CD as OpenNebula makes it."""
+    tried = subprocess.run(
+        [ONEFLOWER, "image", "test", built.image, "--machines", "qemu"], capture_output=True, text=True, check=False
+    )
+    assert tried.returncode == 0, tried.stderr
+    assert {"BIOS", "UEFI"} <= {word.strip(",") for word in tried.stderr.split()}
+    assert "✓ cut the power of the SuperLink" in tried.stderr
+
+
+def test_an_interrupted_trial_leaves_no_process_and_no_file(built, tmp_path):
+    cache = {"XDG_CACHE_HOME": str(tmp_path)}
+    tried = subprocess.Popen(
+        [ONEFLOWER, "image", "test", built.image, "--machines", "qemu"], env={**os.environ, **cache}
+    )
+    try:
+        while not list(tmp_path.glob("oneflower/trials/*/cloud/machines/0/monitor")):
+            assert tried.poll() is None
+            time.sleep(0.1)
+        assert processes_of(tmp_path)
+        tried.send_signal(signal.SIGINT)
+        assert tried.wait(30) == ExitCode.INTERRUPTED
+    finally:
+        tried.kill()
+        tried.wait()
+    deadline = time.monotonic() + 10
+    while processes_of(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert processes_of(tmp_path) == []
+    assert list(tmp_path.glob("oneflower/trials/*")) == []
+
+
+def processes_of(folder):
+    """Return the commands of the machines whose files are in a folder."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(MARK, "").startswith(str(folder)):
+                found.append(process.name())
+    return found
 
 
 def test_what_is_not_our_image_is_not_tried(tmp_path):

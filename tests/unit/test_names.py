@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from oneflower.cli import screen
-from oneflower.cli.printable import in_a_line, printable
 from oneflower.cli.steps import Steps, step
 from oneflower.cloud.names import check_name, file_name
 from oneflower.cloud.superlink import connection
 from oneflower.events import Step
+from oneflower.printable import in_a_line, printable
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 ODD = [

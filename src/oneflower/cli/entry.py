@@ -7,7 +7,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from oneflower.cli.printable import printable
+from oneflower.printable import printable
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import typer
 from oneflower.cli import screen
 from oneflower.cli.screen import Output
 from oneflower.cli.steps import step
+from oneflower.trial.plan import Machines
 from oneflower_appliance.parameters import FLOWER_TESTED
 
 _HELP = "The image that the virtual machines boot: build it, then test it, then register it."
@@ -94,16 +95,25 @@ def try_image(
             help="The .qcow2, with its manifest in the same folder, or the folder of its root file system.",
         ),
     ],
+    machines: Annotated[
+        Machines, typer.Option(help="What boots it: systemd containers, or virtual machines of QEMU.")
+    ] = Machines.CONTAINER,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="With qemu: everything, even without KVM. It takes long.")
+    ] = False,
     output: Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")] = Output.TEXT,
 ) -> None:
-    """Try an image before it is used: a federation of containers that boot it.
+    """Try an image before it is used: a federation of machines that boot it.
 
     It deploys, trains an app for what the image carries, survives a reboot of each
     machine and a kill of each agent, scales, trains again, and is removed. It needs
     root, and says which Debian packages are missing. It has a network of its own,
     so this machine's does not change.
-    """
-    from oneflower.trial import try_image as try_it  # noqa: PLC0415
 
-    try_it(image_file, step)
+    Virtual machines boot by BIOS and by UEFI, and the SuperLink's power is cut.
+    Without KVM, that is all, because an emulated processor is slow.
+    """
+    from oneflower.trial.outside import try_image as try_it  # noqa: PLC0415
+
+    try_it(image_file, step, machines, whole=whole)
     screen.show_result(output, {"image": image_file, "passed": True}, f"{image_file.name} passed.")

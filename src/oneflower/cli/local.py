@@ -69,10 +69,10 @@ def serve(
         Path | None,
         typer.Option(
             exists=True,
-            file_okay=False,
             resolve_path=True,
-            metavar="FOLDER",
-            help="Run machines as systemd containers from this root file system of an image, as root.",
+            metavar="PATH",
+            help="Run machines from an image, as root: containers from the folder of its root file system, "
+            "virtual machines from its .qcow2.",
         ),
     ] = None,
 ) -> None:

@@ -15,8 +15,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oneflower.cli.printable import in_a_line, printable
 from oneflower.events import Note
+from oneflower.printable import in_a_line, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,9 +7,9 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
-from oneflower.cli.printable import in_a_line
 from oneflower.cli.screen import console, safe, say
 from oneflower.events import ConsoleLine, Event, Note, RunBegan, Step, StepEnded
+from oneflower.printable import in_a_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

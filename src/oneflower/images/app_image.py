@@ -47,6 +47,11 @@ class AppImage:
     needs: Needs
 
     @property
+    def contents(self) -> Contents:
+        """What is in it."""
+        return Contents(self.variant, self.framework, self.flower)
+
+    @property
     def version(self) -> str:
         """The version of the app. Each image has its own, so that OpenNebula reads the catalogue again."""
         day = datetime.datetime.fromtimestamp(self.created, datetime.UTC)

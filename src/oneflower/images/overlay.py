@@ -34,10 +34,12 @@ ENABLED = {
     "network-online.target": ("systemd-networkd-wait-online.service",),
     "timers.target": ("fstrim.timer",),
 }  # fmt: skip
-# Nobody can log in at a console, for no account has a password; the keys of the host are ours to make.
+# Nobody can log in at a console, for no account has a password; the keys of the host are ours to make. The kernel's
+# module for other binary formats is not in an image.
 _MASKED = (
     "getty@tty1.service", "serial-getty@ttyS0.service", "console-getty.service", "e2scrub_reap.service",
     "e2scrub_all.timer", "dpkg-db-backup.timer", "systemd-pstore.service",
+    "systemd-binfmt.service", "proc-sys-fs-binfmt_misc.automount", "proc-sys-fs-binfmt_misc.mount",
 )  # fmt: skip
 _VARIABLES = 'PATH="/opt/oneflower/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"\n'
 

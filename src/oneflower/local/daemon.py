@@ -36,7 +36,7 @@ class Daemon:
     onegate: str
     auth: str
     pace: str
-    image: str | None  # the folder that container machines boot from; None where machines are process trees
+    image: str | None  # what containers (a folder) or virtual machines (a file) boot from; None for process trees
 
 
 def find(home: LocalHome) -> Daemon | None:

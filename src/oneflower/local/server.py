@@ -22,9 +22,8 @@ import uvicorn
 from oneflower.local.build import build_id
 from oneflower.local.clock import TIMINGS, Clock, Pace, SteppedClock, WallClock
 from oneflower.local.home import LocalHome
-from oneflower.local.host import init
+from oneflower.local.host import container_driver, init, qemu_driver
 from oneflower.local.host.bridge import Bridge
-from oneflower.local.host.container_driver import ContainerDriver, check_host
 from oneflower.local.host.machines import Machines
 from oneflower.local.host.process_driver import ProcessDriver
 from oneflower.local.oned.compute import Compute
@@ -61,7 +60,8 @@ IDLE_LIMIT = 600.0
 class Options:
     """How the daemon runs: how fast states change, whether it listens on 127.0.0.1 too, and stays when idle.
 
-    `image` is the folder with the root file system that machines boot from. Without one, machines are process trees.
+    `image` is what machines boot from: a root file system, which is a folder, for containers, or a qcow2 file for
+    virtual machines. Without one, machines are process trees.
     """
 
     pace: Pace = Pace.IMMEDIATE
@@ -107,8 +107,10 @@ class _Cloud:
         driver: Driver
         if image is None:
             driver = ProcessDriver(home.runtimes, network, self._documents.input_of)
+        elif image.is_dir():
+            driver = container_driver.ContainerDriver(image, Bridge(network))
         else:
-            driver = ContainerDriver(image, Bridge(network))
+            driver = qemu_driver.QemuDriver(image, Bridge(network))
         self.gateway = driver.gateway
         onegate = f"http://{driver.gateway}:{ONEGATE_PORT}"
         self.compute = Compute(store, clock, TIMINGS[pace], onegate, driver.subnet)
@@ -142,8 +144,9 @@ def _image(store: Store, given: Path | None) -> Path | None:
     known = store.setting("image", "")
     if not known:
         return None
-    check_host(Path(known))
-    return Path(known)
+    image = Path(known)
+    (container_driver if image.is_dir() else qemu_driver).check_host(image)
+    return image
 
 
 def _config(applications: dict[int, ASGIApp]) -> uvicorn.Config:

@@ -2,57 +2,63 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import socket
 import sys
-import time
-from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from oneflower.api import opennebula_cloud
 from oneflower.cloud import Federation
 from oneflower.cloud.register import Registration, Wishes
 from oneflower.cloud.tunnel import SshOptions, make_key
-from oneflower.images.app_image import contents
+from oneflower.images.app_image import contents, manifest_of, read_image
 from oneflower.local import daemon
 from oneflower.local.home import LocalHome
 from oneflower.local.host.bridge import NAMESPACES
 from oneflower.process import run
+from oneflower.trial import virtual
 from oneflower.trial.lessons import lesson_of
+from oneflower.trial.plan import Machines, Plan
+from oneflower.trial.progress import Watcher, show, timed
+from oneflower.trial.readiness import wait_back
+from oneflower.trial.shell import ssh
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.roles import NODES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from oneflower.cloud import Cloud, FederationStatus
-    from oneflower.images.app_image import Contents
+    from oneflower.cloud import Cloud
     from oneflower.trial.lessons import Lesson
 
-_NODES = 2
 _PYTHON = "/opt/oneflower/bin/python"
-_LIMIT = 180.0  # seconds for a federation to be ready, on a busy machine too
-_PULSE = 0.2
 
 
 def main() -> None:
     """Run the trial in this process, which is the first in its namespaces."""
-    root, state, cache = map(Path, sys.argv[1:])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--machines", type=Machines, required=True)
+    parser.add_argument("--whole", action="store_true")
+    for name in ("image", "state", "cache"):
+        parser.add_argument(name, type=Path)
+    given = parser.parse_args()
     isolate()
-    home = LocalHome(state, cache).make()
-    os.environ["ONEFLOWER_HOME"] = str(state)
+    home = LocalHome(given.state, given.cache).make()
+    os.environ["ONEFLOWER_HOME"] = str(home.state)
     try:
-        found = daemon.start(home, ["--stay", "--image", str(root)])
+        found = daemon.start(home, ["--stay", "--image", str(given.image)])
         os.environ |= {"ONE_XMLRPC": found.xmlrpc, "ONEFLOW_URL": found.oneflow, "ONE_AUTH": str(home.one_auth)}
         try:
-            _live(opennebula_cloud(ssh=SshOptions(key=state / "key")), state, contents(root))
+            cloud = opennebula_cloud(ssh=SshOptions(key=home.state / "key"))
+            _live(cloud, home.state, given.image, Plan(given.machines, given.whole))
         finally:
             daemon.stop(home)
     except OneflowerError as error:
         sys.stderr.write(f"{error.sentence}\n")
         sys.exit(error.code)
+    except KeyboardInterrupt:
+        sys.exit(ExitCode.INTERRUPTED)
 
 
 def isolate() -> None:
@@ -63,75 +69,61 @@ def isolate() -> None:
     run(["ip", "link", "set", "lo", "up"], what, hint)
 
 
-def _live(cloud: Cloud, state: Path, image: Contents) -> None:
+def _live(cloud: Cloud, state: Path, image: Path, plan: Plan) -> None:
     """Take a federation through its life."""
-    lesson = lesson_of(image)
-    settings = {"FLOWER_VERSION": image.flower, **lesson.settings}
+    known = contents(image) if image.is_dir() else read_image(manifest_of(image)).contents
+    lesson = lesson_of(known)
+    settings = {"FLOWER_VERSION": known.flower, **lesson.settings, **plan.settings}
     cloud.core.set_user_attribute("SSH_PUBLIC_KEY", make_key(state / "key"))
-    Registration(cloud, Wishes()).apply()
-    with _timed(f"deploy 1 SuperLink and {_NODES} SuperNodes"):
-        federation = Federation.deploy(cloud, _NODES, settings, "trial", timeout=_LIMIT, keep=True)
+    registered = Registration(cloud, Wishes()).apply()
+    if plan.machines is Machines.QEMU:
+        virtual.choose_hardware(cloud, registered.vm_templates, image)
+    federation = Federation.begin(cloud, "trial", settings, plan.bounds)
     try:
-        _train(federation, lesson, state / "first")
-        _reboot(federation)
-        _kill_agents(federation, state)
-        with _timed(f"scale to {_NODES + 1} SuperNodes and back"):
-            federation.scale(_NODES + 1, _LIMIT)
-            federation.scale(_NODES, _LIMIT)
-        _train(federation, lesson, state / "second")
+        with timed(f"deploy 1 SuperLink and {plan.nodes} SuperNode{'s' if plan.nodes > 1 else ''}"):
+            federation.wait_ready(plan.limit, Watcher())
+        if plan.machines is Machines.QEMU:
+            with timed("look into the machines") as tell:
+                virtual.look_into(federation, state, image, tell)
+            with timed("cut the power of the SuperLink"):
+                virtual.cut_power(federation, state, plan.limit)
+        if plan.whole:
+            _work(federation, state, lesson, plan)
     except OneflowerError:
-        for text in federation.logs():
-            sys.stderr.write(f"    {text}\n")
+        show(federation)
         raise
-    with _timed("take it away"):
+    with timed("take it away"):
         federation.delete()
         _nothing_left(state)
 
 
-def _train(federation: Federation, lesson: Lesson, folder: Path) -> None:
-    if lesson.prepare:
-        with _timed(f"prepare {lesson.app}"):
-            for number, vm in enumerate(vm for vm in federation.status().vms if vm.role == NODES):
-                with lesson.prepare.open("rb") as program:
-                    _ssh(vm.ip, folder.parent, _PYTHON, "-", lesson.folder, str(number), stdin=program)
-    rounds = f"{lesson.rounds} rounds" if lesson.rounds > 1 else "1 round"
-    with _timed(f"train {Path(lesson.app).name} for {rounds}") as told:
-        result = federation.run(lesson.app, lesson.rounds, lesson.config, folder)
-        told(lesson.check(result))
-
-
-def _reboot(federation: Federation) -> None:
-    with _timed("reboot each machine"):
+def _work(federation: Federation, state: Path, lesson: Lesson, plan: Plan) -> None:
+    """Do what a federation is for, and what happens to one."""
+    _train(federation, lesson, state / "first")
+    with timed("reboot each machine"):
         for vm in federation.status().vms:
             federation.cloud.core.act_on_vm(vm.id, "reboot")
-            _wait_back(federation, vm.name)
-
-
-def _kill_agents(federation: Federation, state: Path) -> None:
-    with _timed("kill each agent"):
+            wait_back(federation, vm.name, plan.limit)
+    with timed("kill each agent"):
         for vm in federation.status().vms:
-            _ssh(vm.ip, state, "systemctl", "kill", "--kill-who=main", "--signal=KILL", "oneflower-agent")
-            _wait_back(federation, vm.name)
+            ssh(vm.ip, state, "systemctl", "kill", "--kill-who=main", "--signal=KILL", "oneflower-agent")
+            wait_back(federation, vm.name, plan.limit)
+    with timed(f"scale to {plan.nodes + 1} SuperNodes and back"):
+        federation.scale(plan.nodes + 1, plan.limit)
+        federation.scale(plan.nodes, plan.limit)
+    _train(federation, lesson, state / "second")
 
 
-def _wait_back(federation: Federation, name: str) -> None:
-    """Wait until a machine has been seen not to be ready, or a few seconds, then until everything is."""
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline and _is_ready(federation.status(), name):
-        time.sleep(_PULSE)
-    federation.wait_ready(_LIMIT, grace=_LIMIT)
-
-
-def _is_ready(status: FederationStatus, name: str) -> bool:
-    return all(vm.ready for vm in status.vms if vm.name == name)
-
-
-def _ssh(ip: str, state: Path, *command: str, stdin: IO[bytes] | None = None) -> None:
-    """Run a command as root on a machine. Its host keys are not checked: it is ours, in a network of ours."""
-    options = ("BatchMode=yes", "StrictHostKeyChecking=no", f"UserKnownHostsFile={os.devnull}", "LogLevel=ERROR")
-    flags = [word for option in options for word in ("-o", option)]
-    words = ["ssh", *flags, "-i", str(state / "key"), f"root@{ip}", *command]
-    run(words, f"run a command on {ip}", "See its log.", stdin=stdin)
+def _train(federation: Federation, lesson: Lesson, folder: Path) -> None:
+    if lesson.prepare:
+        with timed(f"prepare {lesson.app}"):
+            for number, vm in enumerate(vm for vm in federation.status().vms if vm.role == NODES):
+                with lesson.prepare.open("rb") as program:
+                    ssh(vm.ip, folder.parent, _PYTHON, "-", lesson.folder, str(number), stdin=program)
+    rounds = f"{lesson.rounds} rounds" if lesson.rounds > 1 else "1 round"
+    with timed(f"train {Path(lesson.app).name} for {rounds}") as told:
+        result = federation.run(lesson.app, lesson.rounds, lesson.config, folder)
+        told(lesson.check(result))
 
 
 def _nothing_left(state: Path) -> None:
@@ -142,19 +134,6 @@ def _nothing_left(state: Path) -> None:
     left += [path.name for path in (state / "machines").glob("*")]
     if left:
         raise OneflowerError(f"The machines left behind: {', '.join(left)}.", "", ExitCode.CLOUD)
-
-
-@contextmanager
-def _timed(what: str) -> Iterator[Callable[[str], None]]:
-    """Say what is done and how long it took. What is yielded takes what else to say of it."""
-    sys.stderr.write(f"  {what} ...\n")
-    start, more = time.monotonic(), list[str]()
-    try:
-        yield more.append
-    except BaseException:
-        sys.stderr.write(f"✗ {what} ({time.monotonic() - start:.1f} s)\n")
-        raise
-    sys.stderr.write(f"✓ {': '.join((what, *more))} ({time.monotonic() - start:.1f} s)\n")
 
 
 if __name__ == "__main__":

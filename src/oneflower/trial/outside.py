@@ -12,10 +12,13 @@ from oneflower.images.unpack import NEEDED as UNPACK_NEEDS
 from oneflower.images.unpack import unpack
 from oneflower.local.home import LocalHome
 from oneflower.local.host.container_driver import NEEDED as CONTAINER_NEEDS
+from oneflower.local.host.qemu import has_kvm
+from oneflower.local.host.qemu_driver import NEEDED as QEMU_NEEDS
 from oneflower.prerequisites import require_packages, require_root
 from oneflower.process import attend
 from oneflower.runtimes import runtime
 from oneflower.runtimes.runtime import NO_FRAMEWORK
+from oneflower.trial.plan import Machines, Plan
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import private_directory
 from oneflower_appliance.parameters import PARAMETERS
@@ -25,32 +28,53 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from oneflower.images.app_image import Contents
+
     Step = Callable[[str], AbstractContextManager[object]]
 
 NAMESPACED = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
-NEEDED = {
-    **CONTAINER_NEEDS, **UNPACK_NEEDS, "unshare": "util-linux", "setpriv": "util-linux", "ssh": "openssh-client"
-}  # fmt: skip
+_USUAL = {"unshare": "util-linux", "setpriv": "util-linux", "ssh": "openssh-client", "ip": "iproute2"}
+NEEDS = {
+    Machines.CONTAINER: {**CONTAINER_NEEDS, **UNPACK_NEEDS, **_USUAL},
+    Machines.QEMU: {**QEMU_NEEDS, **_USUAL},
+}
 
 
-def try_image(image: Path, step: Step) -> None:
-    """Try an image, which is a file or the folder of its root file system. Raises `OneflowerError` when it fails."""
-    require_packages("Trying an image", NEEDED)
-    require_root("Trying an image", "its machines run as containers")
+def try_image(image: Path, step: Step, machines: Machines = Machines.CONTAINER, *, whole: bool = False) -> None:
+    """Try an image, which is a file, or for containers the folder of its root file system.
+
+    Machines whose processor is emulated are tried for their boot only, unless the `whole` trial is asked for.
+    Raises `OneflowerError` when the trial fails.
+    """
+    require_packages("Trying an image", NEEDS[machines])
+    require_root("Trying an image", "its machines are on a network of their own")
+    virtual = machines is Machines.QEMU
+    if virtual and image.is_dir():
+        raise OneflowerError(
+            f"{image} is a folder, from which no virtual machine boots.", "Give the .qcow2.", ExitCode.USAGE
+        )
+    plan = Plan(machines, whole or not virtual or has_kvm())
     home = LocalHome.of_user()
     with scratch(private_directory(home.cache / "trials"), "trial-") as folder:
-        root = image
+        boots = image
         if not image.is_dir():
             with step(f"compare {image.name} with its manifest"):
-                checked_image(image)
-            with step(f"unpack {image.name}"):
-                root = unpack(image, folder)
-        known = contents(root)
-        # The client's `flwr` comes from a runtime, and in the namespaces there is no network to build it.
-        framework = PARAMETERS["ML_FRAMEWORK"].default if known.framework == NO_FRAMEWORK else known.framework
-        if runtime.find(home.runtimes, known.flower, framework) is None:
-            with step(f"the client's own runtime, Flower {known.flower} and {framework}"):
-                runtime.ensure(home.runtimes, known.flower, framework)
-        inner = [sys.executable, "-m", "oneflower.trial.inside", str(root), str(folder / "cloud"), str(home.cache)]
-        if attend([*WITH_US, *NAMESPACED, *inner]):
+                known = checked_image(image).contents
+        if not virtual:
+            if not image.is_dir():
+                with step(f"unpack {image.name}"):
+                    boots = unpack(image, folder)
+            known = contents(boots)
+        if plan.whole:
+            _make_client(home, known, step)
+        inner = ["oneflower.trial.inside", *plan.words(), str(boots), str(folder / "cloud"), str(home.cache)]
+        if attend([*WITH_US, *NAMESPACED, sys.executable, "-m", *inner]):
             raise OneflowerError(f"The image {image} failed its trial.", "The lines above say where.", ExitCode.CLOUD)
+
+
+def _make_client(home: LocalHome, known: Contents, step: Step) -> None:
+    """Make the runtime that the client's `flwr` comes from: in the namespaces there is no network for it."""
+    framework = PARAMETERS["ML_FRAMEWORK"].default if known.framework == NO_FRAMEWORK else known.framework
+    if runtime.find(home.runtimes, known.flower, framework) is None:
+        with step(f"the client's own runtime, Flower {known.flower} and {framework}"):
+            runtime.ensure(home.runtimes, known.flower, framework)

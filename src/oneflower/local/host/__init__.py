@@ -1,1 +1,1 @@
-"""The hypervisor: machines as process trees, and their init."""
+"""The hypervisor: machines as process trees with their init, as containers, or as virtual machines of QEMU."""

@@ -1,6 +1,6 @@
-"""A bridge in this network namespace, to which container machines are plugged by one virtual cable a NIC.
+"""A bridge in this network namespace, to which machines are plugged: one virtual cable or one tap for each NIC.
 
-The network interfaces of a machine are in a namespace of its own, which outlives a reboot of the machine.
+The network interfaces of a container are in a namespace of its own, which outlives a reboot of the machine.
 """
 
 from __future__ import annotations
@@ -13,24 +13,32 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from oneflower.local.host.addresses import Addresses
+from oneflower.local.oned.vms import Subnet
 from oneflower.process import run
 from oneflower_appliance.errors import OneflowerError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 NAMESPACES = Path("/run/netns")
 _PATIENCE, _PULSE = 5.0, 0.02
-_HINT = "Container machines need root and the command `ip` (Debian's iproute2)."
+_HINT = "Machines of an image need root and the command `ip` (Debian's iproute2)."
 
 
 class Bridge:
     """The network 10.N.0.0/16 on this machine. `gateway` is this machine's own address in it."""
 
     def __init__(self, network: int) -> None:
-        self.prefix = f"10.{network}"
-        self.gateway = f"{self.prefix}.0.1"
+        prefix = f"10.{network}"
+        self.gateway = f"{prefix}.0.1"
+        self.subnet = Subnet(f"{prefix}.0.0", "255.255.0.0", self.gateway)
+        self._addresses = Addresses(prefix)
         self._name = f"oneflower{network}"
+
+    def address(self, used: Collection[str]) -> str:
+        """Return a free address in the network. Raises `OneflowerError`."""
+        return self._addresses.next_free(used)
 
     def up(self) -> None:
         """Make the bridge, unless an earlier daemon made it. Raises `OneflowerError`."""
@@ -51,6 +59,15 @@ class Bridge:
             _ip("link", "add", cable, "type", "veth", *peer)
             _ip("link", "set", cable, "master", self._name, "up")
         return NAMESPACES / namespace
+
+    def taps(self, machine: int, count: int) -> list[str]:
+        """Return interfaces on the bridge for the `count` network cards of a virtual machine."""
+        self.unplug(machine)
+        taps = [self._cable(machine, index) for index in range(count)]
+        for tap in taps:
+            _ip("tuntap", "add", tap, "mode", "tap")
+            _ip("link", "set", tap, "master", self._name, "up")
+        return taps
 
     def unplug(self, machine: int) -> None:
         """Take a machine off the bridge, if it is there, and end what still runs in its namespace.

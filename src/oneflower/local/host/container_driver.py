@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oneflower.local.host.addresses import Addresses
 from oneflower.local.host.driver import Boot
 from oneflower.local.host.processes import MARK, sweep
-from oneflower.local.oned.vms import Subnet
 from oneflower.prerequisites import require_packages, require_root
 from oneflower.process import run
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -37,13 +36,11 @@ class ContainerDriver:
         self._image = image
         self._bridge = bridge
         self._bridge.up()
-        self.gateway = bridge.gateway
-        self.subnet = Subnet(f"{bridge.prefix}.0.0", "255.255.0.0", bridge.gateway)
-        self._addresses = Addresses(bridge.prefix)
+        self.gateway, self.subnet = bridge.gateway, bridge.subnet
 
     def address(self, used: Collection[str]) -> str:
         """Return a free address on the bridge. Raises `OneflowerError`."""
-        return self._addresses.next_free(used)
+        return self._bridge.address(used)
 
     async def prepare(self, vm: Vm, folder: Path) -> Boot:
         """Lay the machine's own layer over the image and plug its NICs in. Raises `OneflowerError`."""
@@ -74,6 +71,10 @@ class ContainerDriver:
                 "The file system of the state folder must allow it: set ONEFLOWER_HOME to a folder on a local disk.",
             )
         return root
+
+    def shut_down(self, pid: int, _folder: Path) -> None:
+        """Ask the machine's init to shut it down."""
+        os.kill(pid, signal.SIGTERM)
 
     def sweep(self, folder: Path) -> None:
         """End the machine's processes, take it off the bridge, and release its disk."""

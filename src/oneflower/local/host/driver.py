@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Boot:
-    """The program that is the machine: it runs as long as the machine does, and SIGTERM shuts the machine down."""
+    """The program that is the machine: it runs as long as the machine does, and SIGKILL is a power cut."""
 
     command: Sequence[str]
     environment: Mapping[str, str]
@@ -36,6 +36,9 @@ class Driver(Protocol):
 
     async def prepare(self, vm: Vm, folder: Path) -> Boot:
         """Make ready what the machine boots from, and return how to boot it. Raises `OneflowerError` and `OSError`."""
+
+    def shut_down(self, pid: int, folder: Path) -> None:
+        """Ask a machine, which is process `pid`, to shut down by itself. Raises `ProcessLookupError`."""
 
     def sweep(self, folder: Path) -> None:
         """End every process of the machine in `folder`, and release what it holds of the host besides its files."""

@@ -163,7 +163,10 @@ class Machines:
     async def _shut_down(self, vm: Vm, *, hard: bool, keep: bool) -> None:
         if vm.id in self._watched:
             with suppress(ProcessLookupError):
-                os.kill(vm.pid, signal.SIGKILL if hard else signal.SIGTERM)
+                if hard:
+                    os.kill(vm.pid, signal.SIGKILL)
+                else:
+                    await asyncio.to_thread(self._driver.shut_down, vm.pid, self._home.machine(vm.id))
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._ended[vm.id].wait(), self._driver.stop_limit)
             if forget := self._watched.get(vm.id):

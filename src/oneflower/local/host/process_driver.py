@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 from typing import TYPE_CHECKING
@@ -76,6 +77,10 @@ class ProcessDriver:
             return version, vm.context[_FRAMEWORK]
         told = self._input_of(vm.service_id, _FRAMEWORK) if vm.service_id is not None else None
         return version, PARAMETERS[_FRAMEWORK].default if told is None else told
+
+    def shut_down(self, pid: int, _folder: Path) -> None:
+        """Ask the machine's init to shut it down."""
+        os.kill(pid, signal.SIGTERM)
 
     def sweep(self, folder: Path) -> None:
         """End every process of the machine."""

@@ -1,0 +1,70 @@
+"""What a trial says on the way: its steps, how far a boot is, and what the machines write to their consoles."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from oneflower.api import LocalSurroundings
+from oneflower.printable import in_a_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from oneflower.cloud import Federation, FederationStatus, VmStatus
+
+# What firmware, boot loader and systemd draw with.
+_CONTROL = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|[()][A-Z0-9]|[A-Za-z])")
+_CONSOLE = 40
+_SILENCE = 15.0  # seconds after which somebody who reads a log would wonder
+
+
+def last_lines(vm: VmStatus, count: int) -> list[str]:
+    """Return the last lines of a machine's console that are not empty."""
+    found = LocalSurroundings().console(vm.id, count * 2)
+    plain = (in_a_line(_CONTROL.sub("", line)) for line in found)
+    return [line for line in plain if line][-count:]
+
+
+class Watcher:
+    """Says from time to time how far the machines are that are not ready yet."""
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
+        self._began = self._said
+
+    def __call__(self, status: FederationStatus) -> None:
+        """Look at the machines of a federation."""
+        now = time.monotonic()
+        if now - self._said < _SILENCE:
+            return
+        self._said = now
+        for vm in status.vms:
+            if not vm.ready:
+                where = "".join(last_lines(vm, 1)) or "nothing on its console"
+                sys.stderr.write(f"    {now - self._began:4.0f} s  {vm.name}: {where}\n")
+
+
+def show(federation: Federation) -> None:
+    """Print what a federation reports, and how the consoles of its machines end."""
+    for text in federation.logs():
+        sys.stderr.write(f"    {in_a_line(text)}\n")
+    for vm in federation.status().vms:
+        for line in last_lines(vm, _CONSOLE):
+            sys.stderr.write(f"    {vm.name} | {line}\n")
+
+
+@contextmanager
+def timed(what: str) -> Iterator[Callable[[str], None]]:
+    """Say what is done and how long it took. What is yielded takes what else to say of it."""
+    sys.stderr.write(f"  {what} ...\n")
+    start, more = time.monotonic(), list[str]()
+    try:
+        yield more.append
+    except BaseException:
+        sys.stderr.write(f"✗ {what} ({time.monotonic() - start:.1f} s)\n")
+        raise
+    sys.stderr.write(f"✓ {': '.join((what, *more))} ({time.monotonic() - start:.1f} s)\n")

@@ -1,0 +1,52 @@
+"""Trying an image: what is pure in it."""
+
+from __future__ import annotations
+
+import pytest
+
+from oneflower.cloud import FederationStatus
+from oneflower.cloud.status import VmStatus
+from oneflower.local.home import LocalHome
+from oneflower.trial import progress
+from oneflower.trial.plan import Machines, Plan
+
+CONSOLE = "SeaBIOS\r\n\x1b[2J\x1b[01;01Honeflower: loading the kernel\r\n\r\n[\x1b[0;32m  OK  \x1b[0m] Reached target\r\n\x1b]0;evil\x07\r\n"
+
+
+def machine(name, number, *, ready=False):
+    return VmStatus(number, name, "superlink", "RUNNING", ready)
+
+
+@pytest.fixture
+def console():
+    path = LocalHome.of_user().machine(7) / "console.log"
+    path.parent.mkdir(parents=True)
+    path.write_text(CONSOLE, newline="")
+    return path
+
+
+def test_the_end_of_a_console_is_shown_without_what_a_terminal_would_do(console):
+    lines = progress.last_lines(machine("link", 7), 3)
+    assert lines == ["oneflower: loading the kernel", "[ OK ] Reached target", "\\u001b]0;evil\\u0007"]
+
+
+def test_machines_that_are_not_ready_are_spoken_of_from_time_to_time(console, monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    watch = progress.Watcher()
+    status = FederationStatus(
+        1, "trial", "DEPLOYING", 1, vms=(machine("link", 7), machine("node", 8), machine("up", 9, ready=True))
+    )
+    watch(status)
+    assert capsys.readouterr().err == ""
+    now[0] += 20
+    watch(status)
+    watch(status)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split()[2] for line in said] == ["link:", "node:"]
+    assert "nothing on its console" in said[1]
+
+
+def test_a_plan_survives_its_way_to_the_process_that_follows_it():
+    assert Plan(Machines.QEMU, whole=True).words() == ["--machines=qemu", "--whole"]
+    assert Plan(Machines.CONTAINER, whole=False).words() == ["--machines=container"]
