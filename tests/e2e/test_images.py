@@ -189,7 +189,7 @@ def test_an_interrupted_trial_leaves_no_process_and_no_file(built, tmp_path):
             assert tried.poll() is None
             time.sleep(0.1)
         assert processes_of(tmp_path)
-        tried.send_signal(signal.SIGINT)
+        tried.send_signal(signal.SIGTERM)  # which the command takes as Ctrl-C, even where SIGINT is ignored
         assert tried.wait(30) == ExitCode.INTERRUPTED
     finally:
         tried.kill()
