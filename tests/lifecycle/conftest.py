@@ -38,9 +38,8 @@ PATIENCE = float(os.environ.get("ONEFLOWER_TEST_PATIENCE", "180" if ON_OPENNEBUL
 class Surroundings:
     """Deploys from the templates of the tests."""
 
-    def __init__(self):
-        self.number = -1
-        self.folder = Path(tempfile.mkdtemp(prefix="oneflower-test-"))
+    def __init__(self, folder):
+        self.number, self.folder = -1, folder
 
     def template(self, _cloud):
         return self.number
@@ -74,7 +73,7 @@ class World:
     """The cloud under test, with templates under the tests' own name."""
 
     def __init__(self, endpoints):
-        self.cloud = Cloud(endpoints, Surroundings())
+        self.cloud = Cloud(endpoints, Surroundings(Path(tempfile.mkdtemp(prefix="oneflower-test-"))))
         self.http = httpx.Client(base_url=endpoints.oneflow, auth=endpoints.login, trust_env=False, timeout=30)
         self.gate = httpx.Client(trust_env=False)
         self.prefix = f"oneflower-test-{secrets.token_hex(3)}"

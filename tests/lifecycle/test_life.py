@@ -224,7 +224,7 @@ def test_a_name_made_by_several_at_once_is_had_by_the_first(world):
             return world.cloud.surroundings.number
 
     def make():
-        cloud = Cloud(world.cloud.endpoints, AtOnce())
+        cloud = Cloud(world.cloud.endpoints, AtOnce(world.cloud.surroundings.folder))
         try:
             ended.append(Federation.begin(cloud, name, {}, Bounds()))
         except OneflowerError as error:
