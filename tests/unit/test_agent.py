@@ -349,6 +349,7 @@ def test_a_superlink_with_another_ones_certificate_is_not_trusted(agent, gate, t
         server.server_close()
 
 
+@pytest.mark.e2e  # with a real Flower, which takes the port itself
 def test_a_port_in_use_is_named(agent, gate, tmp_path):
     with socket.socket() as taken:
         taken.bind((ADDRESS, FLEET_PORT))
