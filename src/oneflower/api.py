@@ -22,7 +22,7 @@ from oneflower_appliance.files import no_room
 from oneflower_appliance.settings import Bounds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from oneflower.cloud import FederationStatus
@@ -42,12 +42,16 @@ class _Runtimes:
 
         return LocalHome.of_user()
 
-    def flwr(self, version: str, framework: str, tell: Callable[[str], None]) -> tuple[Path, set[str]]:
-        """Return the `flwr` command of a release, and the packages that the machines have."""
+    def flwr(self, version: str, framework: str, tell: Callable[[str], None]) -> tuple[Path, Mapping[str, str]]:
+        """Return the `flwr` command of a release, and the packages that the machines have: releases by name."""
         from oneflower.runtimes import runtime  # noqa: PLC0415
 
         found = runtime.ensure(self.home.runtimes, version, framework, tell)
         return found.bin / "flwr", found.packages()
+
+    def remedy(self) -> str:
+        """Return how machines get packages that an app needs and they lack."""
+        return "Choose another ML_FRAMEWORK for the federation, or remove the dependency from the app."
 
     def pins(self) -> Path:
         """Return the folder for pins: what a SuperLink without a proof published at the first connection."""

@@ -63,7 +63,10 @@ class Surroundings:
         return self.folder / "pins"
 
     def flwr(self, *_):
-        return Path("flwr"), {"flwr", "numpy", "pillow", "scikit-learn"}
+        return Path("flwr"), dict.fromkeys(["flwr", "numpy", "pillow", "scikit-learn"], "")
+
+    def remedy(self):
+        return "Do without."
 
     def reach(self, status):
         raise AssertionError(f"somebody connects to {status.control}")

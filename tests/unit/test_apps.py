@@ -62,13 +62,6 @@ def test_anybodys_app_is_changed_only_where_asked(tmp_path):
         app.run_config(FORM, None, {"speed": "1"})
 
 
-def test_what_an_app_needs_and_the_machines_lack_is_named(tmp_path):
-    app = load_app(folder(tmp_path, GOOD), FORM)
-    app.check_installed({"flwr", "some-package"}, "fed")
-    with pytest.raises(OneflowerError, match="needs some-package, which the machines of fed do not have"):
-        app.check_installed({"flwr"}, "fed")
-
-
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -76,6 +69,7 @@ def test_what_an_app_needs_and_the_machines_lack_is_named(tmp_path):
         ("[project]\nname='x'\n", "names no serverapp"),
         (GOOD.replace("clientapp =", "client ="), "names no clientapp"),
         (GOOD.replace("mine.server:app", "../../etc/passwd"), "names no serverapp"),
+        (GOOD.replace("flwr>=1.41", "flwr>>1"), "the dependency 'flwr>>1' is not valid"),
     ],
 )
 def test_a_folder_that_is_no_flower_app(tmp_path, text, why):

@@ -120,7 +120,7 @@ def test_a_list_with_one_wrong_hash_is_not_installed(tmp_path, index):
         assert said in caught.value.message
         assert runtime.find(home, "9.9.9", "sklearn") is None
     listed.write_text(right)
-    assert {"flwr", "tiny"} <= runtime.ensure(home, "9.9.9", "sklearn").packages()
+    assert {"flwr", "tiny"} <= set(runtime.ensure(home, "9.9.9", "sklearn").packages())
 
 
 def test_a_release_that_is_not_pinned_is_refused_unless_switched_on(tmp_path, index, monkeypatch):
@@ -131,7 +131,7 @@ def test_a_release_that_is_not_pinned_is_refused_unless_switched_on(tmp_path, in
         runtime.ensure(home, "9.9.9", "sklearn")
     assert "Set FLOWER_VERSION to 1.41.0, or set ONEFLOWER_UNPINNED=1" in caught.value.hint
     monkeypatch.setenv("ONEFLOWER_UNPINNED", "1")
-    assert {"flwr", "tiny"} <= runtime.ensure(home, "9.9.9", "sklearn").packages()
+    assert {"flwr", "tiny"} <= set(runtime.ensure(home, "9.9.9", "sklearn").packages())
 
 
 def test_what_the_registry_tells_of_an_unpinned_release_must_be_what_it_gives(tmp_path, index, monkeypatch):

@@ -375,7 +375,10 @@ def test_the_nodes_that_are_online_are_counted_and_a_superlink_that_is_away_is_n
 
 class AnySurroundings:
     def flwr(self, version, framework, notify):
-        return Path("flwr"), {"flwr", "numpy", "scikit-learn", "pillow"}
+        return Path("flwr"), dict.fromkeys(["flwr", "numpy", "scikit-learn", "pillow"], "")
+
+    def remedy(self):
+        return "Do without."
 
 
 def test_a_federation_that_is_not_ready_trains_nothing():
@@ -392,7 +395,10 @@ def submitting(link, tmp_path, monkeypatch):
 
     class Surroundings:
         def flwr(self, version, framework, notify):
-            return link.client.flwr, {"flwr", "numpy", "scikit-learn", "pillow"}
+            return link.client.flwr, dict.fromkeys(["flwr", "numpy", "scikit-learn", "pillow"], "")
+
+        def remedy(self):
+            return "Do without."
 
         def revive(self):
             return None

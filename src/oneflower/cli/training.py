@@ -50,6 +50,10 @@ def run(
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Resume this run from its last checkpoint.")] = None,
     save: Folder = _RESULTS,
     show_log: Annotated[bool, typer.Option("--log", help="Show all of the app's log as it comes.")] = False,
+    ignore_versions: Annotated[
+        bool,
+        typer.Option("--ignore-versions", help="Run the app with the releases of packages that the machines have."),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing of what the app prints.")] = False,
     output: Format = Output.TEXT,
 ) -> None:
@@ -69,7 +73,8 @@ def run(
     if resume:
         result, table = _observed(functools.partial(found.resume, resume, save), shown)
     else:
-        wanted = functools.partial(found.run, app, rounds, pairs(config or (), "--config"), save)
+        given = pairs(config or (), "--config")
+        wanted = functools.partial(found.run, app, rounds, given, save, ignore_versions=ignore_versions)
         result, table = _observed(wanted, shown)
     if output is Output.JSON:
         screen.show_json(result)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from oneflower.cloud.dependencies import check_line
 from oneflower.cloud.runconfig import typed
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.parameters import PARAMETERS
@@ -20,12 +21,11 @@ if TYPE_CHECKING:
     from oneflower.cloud.runconfig import Value
 
 _ROUNDS = PARAMETERS["FL_NUM_ROUNDS"].key
-_OURS = "oneflower-appliance"
 
 
 @dataclass(frozen=True)
 class App:
-    """A Flower app: its folder, its defaults for the run config, and what it needs installed."""
+    """A Flower app: its folder, its defaults for the run config, and the lines of its dependencies."""
 
     name: str
     folder: Path
@@ -52,15 +52,6 @@ class App:
                 f"It has: {', '.join(sorted(self.config)) or 'none'} (pyproject.toml, [tool.flwr.app.config]).",
             )
         return {key: typed(key, value, self.config[key]) for key, value in values.items()}
-
-    def check_installed(self, packages: set[str], where: str) -> None:
-        """Raise `OneflowerError` unless everything that the app depends on is among `packages`."""
-        missing = sorted(set(self.dependencies) - packages - {_OURS})
-        if missing:
-            raise OneflowerError(
-                f"The app {self.name} needs {', '.join(missing)}, which the machines of {where} do not have.",
-                "Choose another ML_FRAMEWORK for the federation, or remove the dependency from the app.",
-            )
 
 
 def load_app(name: str, form: Mapping[str, str]) -> App:
@@ -97,8 +88,11 @@ def _read(folder: Path, *, prebuilt: bool) -> App:
         if not re.fullmatch(r"[\w.]+:\w+", str(components.get(part, ""))):
             raise _not_an_app(folder, f"its pyproject.toml names no {part} in [tool.flwr.app.components]")
     project = content.get("project", {})
-    names = (re.match(r"[A-Za-z0-9._-]+", line) for line in project.get("dependencies", ()))
-    dependencies = tuple(re.sub(r"[-_.]+", "-", match[0]).lower() for match in names if match)
+    listed = project.get("dependencies", [])
+    try:
+        dependencies = tuple(check_line(line) for line in (listed if isinstance(listed, list) else [listed]))
+    except ValueError as error:
+        raise _not_an_app(folder, str(error)) from error
     config = _flatten(app.get("config", {}))
     return App(project.get("name", folder.name), folder, config, dependencies, prebuilt)
 

@@ -170,13 +170,14 @@ class Federation:
 
     # -- training ----------------------------------------------------------------------------------------------------
 
-    def run(
+    def run(  # noqa: PLR0913 - all may be left out
         self,
         app: str | None = None,
         rounds: int | None = None,
         config: Mapping[str, str] | None = None,
         save: Path = Path("oneflower-results"),
         *,
+        ignore_versions: bool = False,
         on_row: Callable[[RunRow], None] = ignore,
         on_log: Callable[[str], None] = ignore,
         notify: Notify = ignore,
@@ -185,12 +186,12 @@ class Federation:
         """Train an app to its end, and save its results.
 
         `app` is the name of a pre-built app or the folder of another; None stands for FL_USE_CASE. `config` overrides
-        the app's run config. `on_row` receives every round, `on_log` the app's log, `notify` what is being done. An
-        interrupt stops the run. If `shows_log`, the error of a run that fails does not repeat the end of its log.
-        Raises `OneflowerError`.
+        the app's run config. With `ignore_versions`, it runs with the releases of packages that the machines have.
+        `on_row` receives every round, `on_log` the app's log, `notify` what is being done. An interrupt stops the run.
+        If `shows_log`, the error of a run that fails does not repeat the end of its log. Raises `OneflowerError`.
         """
         status = self.status()
-        wanted = training.Request(app, rounds, config or {}, save)
+        wanted = training.Request(app, rounds, config or {}, save, ignore_versions)
         observer = Observer(on_row, on_log, notify, status.names, self._superlink, shows_log)
         return training.train(self.cloud.surroundings, status, wanted, observer)
 

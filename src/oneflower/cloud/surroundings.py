@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -28,8 +28,11 @@ class Surroundings(Protocol):
     def prepare(self, version: str, framework: str, tell: Tell) -> None:
         """Prepare, before anything is deployed, what the machines will need from this side."""
 
-    def flwr(self, version: str, framework: str, tell: Tell) -> tuple[Path, set[str]]:
-        """Return the `flwr` command of a release, and the packages that the machines have."""
+    def flwr(self, version: str, framework: str, tell: Tell) -> tuple[Path, Mapping[str, str]]:
+        """Return the `flwr` command of a release, and the packages that the machines have: releases by name."""
+
+    def remedy(self) -> str:
+        """Return how machines get packages that an app needs and they lack."""
 
     def reach(self, status: FederationStatus) -> AbstractContextManager[str]:
         """Make the SuperLink's Control API reachable and yield its address, host:port."""

@@ -10,6 +10,7 @@ import httpx
 
 from oneflower.cloud import apps, following, results, submission, superlink
 from oneflower.cloud.answer import Answer
+from oneflower.cloud.dependencies import compare
 from oneflower.cloud.names import file_name
 from oneflower.cloud.scaling import nodes_needed
 from oneflower.events import Note, RunBegan, Step
@@ -30,12 +31,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What to train: an app by name or folder (None: FL_USE_CASE), what to override, and where to save."""
+    """What to train: an app by name or folder (None: FL_USE_CASE), what to override, and where to save.
+
+    With `ignore_versions`, the app runs with the releases of packages that the machines have.
+    """
 
     app: str | None
     rounds: int | None
     config: Mapping[str, str]
     save: Path
+    ignore_versions: bool = False
 
 
 def train(
@@ -48,7 +53,10 @@ def train(
     app = apps.load_app(wanted.app or _use_case(status), status.settings)
     overrides = app.run_config(status.settings, wanted.rounds, wanted.config)
     flwr, packages = _flwr(surroundings, status, observer)
-    app.check_installed(packages, status.name)
+    compared = compare(app.dependencies, packages)
+    if not wanted.ignore_versions:
+        compared.refuse_conflicts(app.name, status.name)
+    compared.refuse_missing(app.name, status.name, surroundings.remedy())
     with superlink.reach(surroundings, status, flwr, observer.notify) as link:
         needed, online = nodes_needed(status.settings), link.nodes_online()
         if online < needed:
@@ -80,7 +88,7 @@ def resume(
         return finish(link, submission.resume(link, before), name, save / file_name(status.name), observer)
 
 
-def _flwr(surroundings: Surroundings, status: FederationStatus, observer: Observer) -> tuple[Path, set[str]]:
+def _flwr(surroundings: Surroundings, status: FederationStatus, observer: Observer) -> tuple[Path, Mapping[str, str]]:
     framework = status.settings.get("ML_FRAMEWORK", PARAMETERS["ML_FRAMEWORK"].default)
     return surroundings.flwr(status.version, framework, lambda text: observer.notify(Step(text)))
 

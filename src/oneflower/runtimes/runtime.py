@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from packaging.utils import canonicalize_name
+
 import oneflower_appliance
 from oneflower.process import run
 from oneflower.runtimes.package_index import find_links, local_torch, with_torch
@@ -49,10 +51,15 @@ class Runtime:
         """Where Flower's commands are."""
         return self.python.parent
 
-    def packages(self) -> set[str]:
-        """Return the normalised names of the packages that are installed."""
-        folders = self.bin.parent.glob("lib/python*/site-packages/*.dist-info")
-        return {folder.name.split("-")[0].lower().replace("_", "-") for folder in folders}
+    def packages(self) -> dict[str, str]:
+        """Return the releases of the packages that are installed, by normalised name."""
+        return installed(next(self.bin.parent.glob("lib/python*/site-packages")))
+
+
+def installed(folder: Path) -> dict[str, str]:
+    """Return the releases of the packages that are installed in a folder of packages, by normalised name."""
+    found = (path.name.removesuffix(".dist-info").partition("-") for path in folder.glob("*.dist-info"))
+    return {canonicalize_name(name): release for name, _, release in found}
 
 
 def requirements(version: str, framework: str) -> str:

@@ -1,0 +1,81 @@
+"""What an app asks for, compared with the packages that the machines have: what is missing, and what conflicts.
+
+The app's own declaration decides: `dependencies` in its pyproject.toml. Flower's extras do not count, because they are
+for simulations, and no machine has them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from oneflower_appliance.errors import OneflowerError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_OURS = "oneflower-appliance"  # machines have it, though not as an installed package
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """A line of the app that excludes the release that the machines have, and that release as a line."""
+
+    asked: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.asked} (the app's pyproject.toml), {self.found} (the machines)"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The lines of an app that name packages which the machines lack, and those that ask for other releases."""
+
+    missing: tuple[str, ...] = ()
+    conflicts: tuple[Conflict, ...] = ()
+
+    def refuse_missing(self, app: str, where: str, remedy: str) -> None:
+        """Raise `OneflowerError` if a package is missing. `remedy` says how machines get one."""
+        if self.missing:
+            raise OneflowerError(
+                f"The app {app} needs {', '.join(self.missing)}, which the machines of {where} do not have.", remedy
+            )
+
+    def refuse_conflicts(self, app: str, where: str) -> None:
+        """Raise `OneflowerError` if the machines have another release than the app asks for."""
+        if self.conflicts:
+            lines = "".join(f"\n  {conflict}" for conflict in self.conflicts)
+            raise OneflowerError(
+                f"The app {app} asks for other releases than the machines of {where} have:{lines}",
+                "Change the line in the app's pyproject.toml, or add `--ignore-versions` to run it with what they "
+                "have.",
+            )
+
+
+def check_line(line: object) -> str:
+    """Return a line of an app's dependencies. Raises `ValueError` if it is not a valid one (PEP 508)."""
+    try:
+        Requirement(str(line))
+    except InvalidRequirement as error:
+        raise ValueError(f"the dependency {line!r} is not valid: {str(error).splitlines()[0]}") from error
+    return str(line)
+
+
+def compare(lines: Iterable[str], packages: Mapping[str, str]) -> Comparison:
+    """Compare lines of dependencies with `packages`: releases by normalised name, an empty text if not known."""
+    missing, conflicts = set[str](), set[Conflict]()
+    for wanted in map(Requirement, lines):
+        name = canonicalize_name(wanted.name)
+        if name == _OURS or (wanted.marker and not wanted.marker.evaluate({"extra": ""})):
+            continue
+        release = packages.get(name)
+        wanted.marker = None
+        if release is None:
+            missing.add(str(wanted))
+        elif release and not wanted.specifier.contains(release, prereleases=True):
+            conflicts.add(Conflict(f"{wanted.name}{wanted.specifier}", f"{name}=={release}"))
+    return Comparison(tuple(sorted(missing)), tuple(sorted(conflicts, key=str)))

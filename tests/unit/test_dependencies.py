@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+
+from oneflower.cloud.dependencies import compare
+from oneflower_appliance.errors import OneflowerError
+
+HAVE = {"flwr": "1.42.0", "numpy": "2.3.5", "torch": "2.9.1+cpu", "some-package": ""}
+
+
+@pytest.mark.parametrize(
+    ("line", "missing", "conflict"),
+    [
+        ("flwr[simulation]>=1.41", "", ""),
+        ("NumPy", "", ""),
+        ("torch==2.9.1", "", ""),
+        ("Some_Package[extra]>=7", "", ""),  # of which release it is, is not known
+        ("oneflower-appliance", "", ""),
+        ("winsdk; sys_platform == 'win32'", "", ""),
+        ("Tiny.Package[more]>=1,<2; python_version > '3'", "Tiny.Package[more]<2,>=1", ""),
+        ("numpy<2", "", "numpy<2 (the app's pyproject.toml), numpy==2.3.5 (the machines)"),
+        ("flwr[simulation]==1.13.1", "", "flwr==1.13.1 (the app's pyproject.toml), flwr==1.42.0 (the machines)"),
+    ],
+)
+def test_a_line_of_an_app_is_there_is_missing_or_conflicts(line, missing, conflict):
+    compared = compare([line], HAVE)
+    assert ", ".join(compared.missing) == missing
+    assert "".join(map(str, compared.conflicts)) == conflict
+
+
+def test_what_an_app_needs_and_the_machines_lack_is_named_with_the_remedy():
+    with pytest.raises(OneflowerError, match="needs a>1, b, which the machines of lab do not have") as caught:
+        compare(["b", "a>1", "flwr"], HAVE).refuse_missing("mine", "lab", "Do without.")
+    assert caught.value.hint == "Do without."
+    compare(["flwr"], HAVE).refuse_missing("mine", "lab", "")
+
+
+def test_both_lines_of_a_conflict_are_named():
+    with pytest.raises(OneflowerError, match="asks for other releases than the machines of lab have") as caught:
+        compare(["numpy<2", "flwr>=2"], HAVE).refuse_conflicts("mine", "lab")
+    assert caught.value.message.splitlines()[1:] == [
+        "  flwr>=2 (the app's pyproject.toml), flwr==1.42.0 (the machines)",
+        "  numpy<2 (the app's pyproject.toml), numpy==2.3.5 (the machines)",
+    ]
+    assert "--ignore-versions" in caught.value.hint
