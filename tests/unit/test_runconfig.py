@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from oneflower.cloud import submission
 from oneflower.cloud.apps import App
+from oneflower.cloud.overrides import read
 from oneflower.cloud.runconfig import toml_text, typed
 from oneflower_appliance.errors import OneflowerError
 
@@ -75,6 +76,70 @@ def test_a_value_of_another_type_is_refused_with_the_apps_own(key, text, why):
     with pytest.raises(OneflowerError, match=why) as caught:
         typed(key, text, OWN[key])
     assert "The app's own value is " in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["lr=0.5 epochs=0x10"], ["lr=0.5", "epochs=1_0", ""], ["text='a b' nesterov=true"], ['text="tab\\there"'],
+        ["optimizer.name='sgd'  lr=1e-3"], ['"optimizer.name"="sgd"'], ["optimizer={name='adam'}"], ["lr=+inf"], [],
+        ["epochs=1", "epochs=2"], ['text="" lr=0.5'],
+    ],
+)  # fmt: skip
+def test_what_flwr_run_accepts_means_the_same(texts):
+    assert read(texts, OWN | {"optimizer.name": "sgd"}) == parse_config_args(texts)
+
+
+@pytest.mark.parametrize(
+    ("texts", "config"),
+    [
+        (["text=hello world"], {"text": "hello world"}),
+        (["text=5"], {"text": "5"}),
+        (["text=x=1 y=2"], {"text": "x=1 y=2"}),
+        (["text=5 epochs=3"], {"text": "5", "epochs": 3}),
+        (["text=it's"], {"text": "it's"}),
+        (["lr=1"], {"lr": 1.0}),
+        ({"lr": 1, "epochs": "4", "text": "'x'"}, {"lr": 1.0, "epochs": 4, "text": "'x'"}),
+    ],
+)
+def test_a_text_needs_no_quotes_and_a_value_gets_the_apps_type(texts, config):
+    assert [(key, type(value), value) for key, value in read(texts, OWN).items()] == [
+        (key, type(value), value) for key, value in config.items()
+    ]
+
+
+def test_files_and_values_follow_each_other_and_the_last_one_counts(tmp_path):
+    path = tmp_path / "my config.toml"
+    path.write_text("epochs = 7\nlr = 1\n[optimizer]\nname = 'adam'\n")
+    own = OWN | {"optimizer.name": "sgd"}
+    assert read([str(path)], own) == parse_config_args([str(path)])
+    assert read(["lr=0.5 epochs=1", str(path), "lr=2"], own) == {"lr": 2.0, "epochs": 7, "optimizer.name": "adam"}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("epochs", "neither NAME=VALUE nor a TOML file"), ("=1", "neither NAME=VALUE nor a TOML file"),
+        ("speed=1 lr=2", "no configuration called speed"), ("lr=1 speed=2", "no configuration called speed"),
+        ("lr=1 more", "lr='1 more' is not a number"), ("epochs='3'", "epochs='3' is not a whole number"),
+        ("epochs=1.0", "epochs=1.0 is not a whole"), ("epochs=[1]", r"epochs=\[1\] is not a whole number"),
+        ("nesterov=1", "nesterov=1 is not true or false"), ("epochs=true", "epochs=True is not a whole number"),
+        ("lr=2026-01-01", "is not a number"), ("gone.toml", "There is no file gone.toml"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_an_override_is_said(text, why):
+    with pytest.raises(OneflowerError, match=why):
+        read([text], OWN)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [("epochs = '3'", "not a whole number"), ("speed = 1", "called speed"), ("epochs 3", "cannot be read as TOML")],
+)
+def test_a_file_is_checked_as_values_are(tmp_path, content, why):
+    (tmp_path / "c.toml").write_text(content)
+    with pytest.raises(OneflowerError, match=why):
+        read([str(tmp_path / "c.toml")], OWN)
 
 
 def test_it_is_handed_over_in_a_private_file_and_not_on_the_command_line():

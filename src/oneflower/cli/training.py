@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oneflower.cli import screen
-from oneflower.cli.federations import Format, Name, Set, Supernodes, Timeout, deploy, pairs, remove, settings_of
+from oneflower.cli.federations import Format, Name, Set, Supernodes, Timeout, deploy, remove, settings_of
 from oneflower.cli.printed import Printed
 from oneflower.cli.rounds import RunTable, show_files
 from oneflower.cli.screen import Output
@@ -45,7 +45,13 @@ def run(
     ] = None,
     rounds: Rounds = None,
     config: Annotated[
-        list[str] | None, typer.Option("--config", "-c", metavar="KEY=VALUE", help="Run config of the app. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--config",
+            "-c",
+            metavar="KEY=VALUE|FILE.toml",
+            help="Run config of the app, as `flwr run --run-config` takes it. Repeatable; the last value counts.",
+        ),
     ] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Resume this run from its last checkpoint.")] = None,
     save: Folder = _RESULTS,
@@ -73,8 +79,7 @@ def run(
     if resume:
         result, table = _observed(functools.partial(found.resume, resume, save), shown)
     else:
-        given = pairs(config or (), "--config")
-        wanted = functools.partial(found.run, app, rounds, given, save, ignore_versions=ignore_versions)
+        wanted = functools.partial(found.run, app, rounds, config or (), save, ignore_versions=ignore_versions)
         result, table = _observed(wanted, shown)
     if output is Output.JSON:
         screen.show_json(result)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oneflower.cloud.dependencies import check_line
-from oneflower.cloud.runconfig import typed
+from oneflower.cloud.overrides import flatten, read
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.parameters import PARAMETERS
 from oneflower_appliance.settings import run_config_keys
@@ -18,6 +18,7 @@ from oneflower_appliance.use_cases import USE_CASES
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from oneflower.cloud.overrides import Overrides
     from oneflower.cloud.runconfig import Value
 
 _ROUNDS = PARAMETERS["FL_NUM_ROUNDS"].key
@@ -33,7 +34,7 @@ class App:
     dependencies: tuple[str, ...]
     prebuilt: bool
 
-    def run_config(self, form: Mapping[str, str], rounds: int | None, given: Mapping[str, str]) -> dict[str, Value]:
+    def run_config(self, form: Mapping[str, str], rounds: int | None, given: Overrides) -> dict[str, Value]:
         """Return what overrides the app's own configuration; each value has the type of the app's own value.
 
         `run_config_keys` says which variables of the form count.
@@ -44,14 +45,7 @@ class App:
             values = {key: form[name] for name, key in run_config_keys(form, self.config).items()}
         if rounds is not None:
             values[_ROUNDS] = str(rounds)
-        values |= given
-        unknown = sorted(set(values) - set(self.config))
-        if unknown:
-            raise OneflowerError(
-                f"The app {self.name} has no configuration called {', '.join(unknown)}.",
-                f"It has: {', '.join(sorted(self.config)) or 'none'} (pyproject.toml, [tool.flwr.app.config]).",
-            )
-        return {key: typed(key, value, self.config[key]) for key, value in values.items()}
+        return read(values, self.config) | read(given, self.config)
 
 
 def load_app(name: str, form: Mapping[str, str]) -> App:
@@ -93,15 +87,8 @@ def _read(folder: Path, *, prebuilt: bool) -> App:
         dependencies = tuple(check_line(line) for line in (listed if isinstance(listed, list) else [listed]))
     except ValueError as error:
         raise _not_an_app(folder, str(error)) from error
-    config = _flatten(app.get("config", {}))
+    config = flatten(app.get("config", {}))
     return App(project.get("name", folder.name), folder, config, dependencies, prebuilt)
-
-
-def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def _not_an_app(folder: Path, why: str) -> OneflowerError:

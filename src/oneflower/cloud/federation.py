@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from oneflower.cloud.client import Cloud
     from oneflower.cloud.logs import Logs
+    from oneflower.cloud.overrides import Overrides
     from oneflower.cloud.results import RunResult
     from oneflower.cloud.status import FederationStatus, VmStatus
     from oneflower.cloud.waiting import Watch
@@ -174,7 +175,7 @@ class Federation:
         self,
         app: str | None = None,
         rounds: int | None = None,
-        config: Mapping[str, str] | None = None,
+        config: Overrides | None = None,
         save: Path = Path("oneflower-results"),
         *,
         ignore_versions: bool = False,
@@ -186,9 +187,10 @@ class Federation:
         """Train an app to its end, and save its results.
 
         `app` is the name of a pre-built app or the folder of another; None stands for FL_USE_CASE. `config` overrides
-        the app's run config. With `ignore_versions`, it runs with the releases of packages that the machines have.
-        `on_row` receives every round, `on_log` the app's log, `notify` what is being done. An interrupt stops the run.
-        If `shows_log`, the error of a run that fails does not repeat the end of its log. Raises `OneflowerError`.
+        the app's run config: a mapping, or texts as `flwr run --run-config` takes them. With `ignore_versions`, it runs
+        with the releases of packages that the machines have. `on_row` receives every round, `on_log` the app's log,
+        `notify` what is being done. An interrupt stops the run. If `shows_log`, the error of a run that fails does not
+        repeat the end of its log. Raises `OneflowerError`.
         """
         status = self.status()
         wanted = training.Request(app, rounds, config or {}, save, ignore_versions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import numbers
 import re
 from typing import TYPE_CHECKING
 
@@ -18,20 +19,38 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _INTEGER = re.compile(r"[+-]?\d+(_\d+)*", re.ASCII)
 _LARGEST = 2**63  # Flower carries integers in 64 bits, one of them the sign
 _FLAGS = {"true": True, "false": False}
+_TAKEN: dict[type, type] = {bool: bool, int: numbers.Integral, float: numbers.Real, str: str}
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
 def typed(key: str, text: str, own: object) -> Value:
     """Return `text` as the type of the app's `own` value of `key`. Raises `OneflowerError`."""
-    kind = type(own)
     try:
-        return _read(text, kind)
+        return _read(text, type(own))
     except ValueError as error:
-        shown = json.dumps(own, ensure_ascii=False)
-        raise OneflowerError(
-            f"{key}={text!r} is not {_KINDS.get(kind, 'a value that a run config can have')}{error}.",
-            f"The app's own value is {shown} (pyproject.toml, [tool.flwr.app.config]); give one of that type.",
-        ) from None
+        raise _wrong(key, text, own, str(error)) from None
+
+
+def checked(key: str, value: object, own: object) -> Value:
+    """Return a value that has a type, if it is that of the app's `own` value of `key`. Raises `OneflowerError`.
+
+    A whole number is taken where the app has another number.
+    """
+    kind = _TAKEN.get(type(own))
+    if kind is None or not isinstance(value, kind) or isinstance(value, bool) is not isinstance(own, bool):
+        raise _wrong(key, value, own)
+    return typed(key, value if isinstance(value, str) else str(value).lower(), own)
+
+
+def _wrong(key: str, value: object, own: object, why: str = "") -> OneflowerError:
+    kind, shown = (
+        _KINDS.get(type(own), "a value that a run config can have"),
+        json.dumps(own, ensure_ascii=False, default=str),
+    )
+    return OneflowerError(
+        f"{key}={value!r} is not {kind}{why}.",
+        f"The app's own value is {shown} (pyproject.toml, [tool.flwr.app.config]); give one of that type.",
+    )
 
 
 def _read(text: str, kind: type) -> Value:

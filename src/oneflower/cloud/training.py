@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from oneflower.cloud.following import Observer
+    from oneflower.cloud.overrides import Overrides
     from oneflower.cloud.status import FederationStatus
     from oneflower.cloud.superlink import SuperLinkClient
     from oneflower.cloud.surroundings import Surroundings
@@ -38,7 +39,7 @@ class Request:
 
     app: str | None
     rounds: int | None
-    config: Mapping[str, str]
+    config: Overrides
     save: Path
     ignore_versions: bool = False
 
