@@ -73,8 +73,10 @@ class Bench:
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
         command = [str(Path(sys.executable).parent / "oneflower"), *arguments]
         done = subprocess.run(
-            command, cwd=self._folder, env=self._environment, capture_output=True, text=True, check=True
+            command, cwd=self._folder, env=self._environment, capture_output=True, text=True, check=False
         )
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         return done.stdout + (done.stderr if errors else ""), time.monotonic() - started, cpu
