@@ -71,8 +71,15 @@ class Trace(Documents):
         super().__init__(store, clock)
         self.history = {}
 
+    def add(self, document):
+        self._remember(document)
+        return super().add(document)
+
     def save(self, document):
         super().save(document)
+        self._remember(document)
+
+    def _remember(self, document):
         if "start_time" in document.body:
             self.history.setdefault(document.id, []).append(copy.deepcopy(document.wire()))
 

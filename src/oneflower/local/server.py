@@ -88,7 +88,7 @@ async def serve(home: LocalHome, options: Options = Options()) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: setattr(server, "should_exit", True))
     cloud.carry_on()
-    idle = asyncio.create_task(_stop_when_idle(cloud.compute, server, home, stay=options.stay))
+    idle = asyncio.create_task(_stop_when_idle(cloud.compute, store, server, home, stay=options.stay))
     server.on_start = lambda: _announce(home, address, secret, options, image)
     await server.serve(sockets=sockets)
     idle.cancel()
@@ -174,12 +174,13 @@ def _announce(home: LocalHome, address: str, secret: str, options: Options, imag
     log.info("serving on %s%s, pace %s", address, also, options.pace)
 
 
-async def _stop_when_idle(compute: Compute, server: Server, home: LocalHome, *, stay: bool) -> None:
-    """Stop after some time without machines; until then, keep the log short."""
+async def _stop_when_idle(compute: Compute, store: Store, server: Server, home: LocalHome, *, stay: bool) -> None:
+    """Stop after some time without machines; until then, write what could not be written, and keep the log short."""
     ours = _log_is(home.log)
     busy = time.monotonic()
     while True:
         await asyncio.sleep(30)
+        store.settle()
         if ours:
             init.rotate()
         if compute.vms or stay:

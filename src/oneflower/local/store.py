@@ -1,11 +1,13 @@
 """The local cloud's storage: one SQLite file, written at every change.
 
-The store knows records, settings and ids. A room that stores more has its own tables.
+The store knows records, settings and ids. A room that stores more has its own tables. On a full disk nothing new is
+made. What becomes of the things that exist cannot be refused: it is written as soon as there is room.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +20,10 @@ from oneflower_appliance.files import no_room
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+log = logging.getLogger(__name__)
+
 _VERSION = 3  # of all tables, also those of the rooms
+_CANNOT_KEEP = "The local cloud cannot keep its state."
 _PRIMARY = 0xFF  # the bits of an extended error code that hold the primary code
 _CANNOT_WRITE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 _SCHEMA = """
@@ -41,7 +46,7 @@ class _Connection(sqlite3.Connection):
                 raise
             path = Path(super().execute("PRAGMA database_list").fetchone()[2])
             reason = no_room(path.parent) or f"{path} cannot be written: {error}."
-            raise CloudError(500, f"The local cloud cannot keep its state. {reason}") from error
+            raise CloudError(500, f"{_CANNOT_KEEP} {reason}") from error
 
     def execute(self, *arguments: Any) -> sqlite3.Cursor:
         """Execute a statement. Raises `CloudError`."""
@@ -55,6 +60,8 @@ class Store:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.folder = path.parent
+        self._owed: dict[tuple[str, Any], tuple[Any, ...]] = {}
+        self._full = False
         try:
             self._db = sqlite3.connect(path, isolation_level=None, factory=_Connection)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -74,6 +81,7 @@ class Store:
 
     def close(self) -> None:
         """Close the file."""
+        self.settle()
         self._db.close()
 
     def create(self, tables: str) -> None:
@@ -86,6 +94,29 @@ class Store:
     def execute(self, statement: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
         """Execute a statement. Raises `CloudError` if the disk is full."""
         return self._db.execute(statement, values)
+
+    def keep(self, statement: str, values: tuple[Any, ...]) -> None:
+        """Write what has happened to the thing whose id is the first value. If the disk is full, `settle` does it."""
+        self._owed[statement, values[0]] = values
+        self.settle()
+
+    def settle(self) -> None:
+        """Write what could not be written so far, in the order in which it happened, as far as there is room."""
+        try:
+            for (statement, thing), values in list(self._owed.items()):
+                self._db.execute(statement, values)
+                del self._owed[statement, thing]
+        except CloudError as error:
+            if not self._full:
+                log.warning("%s What changes is written when there is room.", error.message)
+            self._full = True
+        else:
+            self._full = False
+
+    def need_room(self) -> None:
+        """Raise `CloudError` if the disk is full: then nothing new is begun."""
+        if reason := no_room(self.folder):
+            raise CloudError(500, f"{_CANNOT_KEEP} {reason}")
 
     def next_id(self, kind: str) -> int:
         """Return a new id of `kind`."""

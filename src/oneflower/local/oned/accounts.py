@@ -84,8 +84,8 @@ class Accounts:
         number = self._store.next_id("user") + _FIRST_USER
         tokens = {TOKEN_PASSWORD: secrets.token_hex(32)}
         user = User(number, name, groups[0], sorted(groups), tokens, digest(password))
-        self.users[number] = user
         self.save_user(user)
+        self.users[number] = user
         return user
 
     def save_user(self, user: User) -> None:
@@ -115,14 +115,14 @@ class Accounts:
 
     def delete_user(self, number: int) -> None:
         """Remove a user."""
-        del self.users[number]
         self._store.delete_record("user", number)
+        del self.users[number]
 
     def add_group(self, name: str) -> Group:
         """Create a group."""
         group = Group(self._store.next_id("group") + _FIRST_GROUP, name)
-        self.groups[group.id] = group
         self.save_group(group)
+        self.groups[group.id] = group
         return group
 
     def save_group(self, group: Group) -> None:
@@ -131,8 +131,8 @@ class Accounts:
 
     def delete_group(self, number: int) -> None:
         """Remove a group."""
-        del self.groups[number]
         self._store.delete_record("group", number)
+        del self.groups[number]
 
 
 class Sessions:

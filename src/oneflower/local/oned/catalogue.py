@@ -67,8 +67,9 @@ class Catalogue:
         """Store a new VM template, its NAME among the attributes, and return its id."""
         body = {key: value for key, value in content.items() if key != "NAME"}
         number = self._store.next_id("vm_template")
-        self.templates[number] = VmTemplate(number, str(content.get("NAME", "")), body, access, int(self._clock.now()))
-        self.keep(self.templates[number])
+        template = VmTemplate(number, str(content.get("NAME", "")), body, access, int(self._clock.now()))
+        self.keep(template)
+        self.templates[number] = template
         return number
 
     def template(self, number: int, call: str) -> VmTemplate:
@@ -80,8 +81,8 @@ class Catalogue:
     def delete_template(self, number: int) -> None:
         """Remove a VM template. Raises `CloudError` 404."""
         self.template(number, "one.template.delete")
-        del self.templates[number]
         self._store.delete_record("template", number)
+        del self.templates[number]
 
     def need_parts(
         self, asking: Asking, template: VmTemplate, attributes: Mapping[str, Any], *, laid_over: bool
@@ -109,8 +110,9 @@ class Catalogue:
         """Store the description of a new image and return its id."""
         number, name = self._store.next_id("image"), str(template["NAME"])
         persistent = str(template.get("PERSISTENT", "")).upper() == "YES"
-        self.images[number] = Image(number, name, template, state, int(self._clock.now()), access, persistent)
-        self.keep(self.images[number])
+        image = Image(number, name, template, state, int(self._clock.now()), access, persistent)
+        self.keep(image)
+        self.images[number] = image
         return number
 
     def image(self, number: int, call: str) -> Image:
@@ -121,20 +123,21 @@ class Catalogue:
 
     def delete_image(self, number: int) -> None:
         """Remove an image."""
-        del self.images[number]
         self._store.delete_record("image", number)
+        del self.images[number]
 
     def add_network(self, name: str, template: dict[str, Any] | None = None, access: Access = ONEADMINS) -> int:
         """Store a new virtual network and return its id. It is another name for the loopback of this machine."""
         number = self._store.next_id("network") + 1
-        self.networks[number] = Network(number, name, template or {}, access)
-        self.keep(self.networks[number])
+        network = Network(number, name, template or {}, access)
+        self.keep(network)
+        self.networks[number] = network
         return number
 
     def delete_network(self, number: int) -> None:
         """Remove a virtual network."""
-        del self.networks[number]
         self._store.delete_record("network", number)
+        del self.networks[number]
 
 
 def _opened(record: dict[str, Any]) -> dict[str, Any]:

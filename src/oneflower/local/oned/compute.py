@@ -60,6 +60,10 @@ class Compute:
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
+    def need_room(self) -> None:
+        """Raise `CloudError` 500 if the disk is full: then no machine can be made."""
+        self._store.need_room()
+
     def find(self, number: int, call: str = "one.vm.info") -> Vm:
         """Return a VM, done or not. Raises `CloudError` 404."""
         vm = self.vms.get(number) or self._memory.find(number)
@@ -105,17 +109,25 @@ class Compute:
             access, name = self.catalogue.access_of(owner), name or f"{template.name or 'one'}-{place.number}"
             vm = new_vm(attributes, name, place, access, owner.template)
             vm.template["TEMPLATE_ID"] = str(template_id)
-            self.host.prepare(vm, self.token(vm))
+            if hold:
+                vm.state = VmState.HOLD
+            self._prepare(vm)
         except CloudError as error:
             raise error if error.status == _REFUSED else CloudError(500, f"[{asking.call}] {error.message}") from error
         except OneflowerError as error:
             raise CloudError(500, f"[{asking.call}] {error.sentence}") from error
         self.vms[vm.id] = vm
-        if hold:
-            vm.state = VmState.HOLD
-        self._memory.save(vm)
         self.clock.later(0, lambda: self._emit(vm) if hold else self._schedule(vm))
         return vm
+
+    def _prepare(self, vm: Vm) -> None:
+        """Keep a new VM and what its machine reads at boot, or neither."""
+        try:
+            self.host.prepare(vm, self.token(vm))
+            self._memory.add(vm)
+        except (CloudError, OneflowerError):
+            self.host.discard(vm)
+            raise
 
     def update(self, vm: Vm, text: str, *, append: bool) -> None:
         """Change a VM's user template with OpenNebula's text. Raises `CloudError` 500 if it is not a template."""

@@ -17,6 +17,7 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS vm (id INTEGER PRIMARY KEY, done INTEGER NOT NULL, body TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS living ON vm (id) WHERE NOT done;
 """
+_WRITE = "INSERT OR REPLACE INTO vm VALUES (?, ?, ?)"
 
 
 class VmMemory:
@@ -40,11 +41,19 @@ class VmMemory:
         """Return the ids of all VMs, done or not."""
         return [number for (number,) in self._store.execute("SELECT id FROM vm ORDER BY id")]
 
+    def add(self, vm: Vm) -> None:
+        """Insert a new VM. Raises `CloudError` if the disk is full."""
+        self._store.execute(_WRITE, _row(vm))
+
     def save(self, vm: Vm) -> None:
-        """Insert or replace a VM."""
-        self._store.execute("INSERT OR REPLACE INTO vm VALUES (?, ?, ?)", (vm.id, vm.gone, json.dumps(asdict(vm))))
+        """Replace a VM, now or when there is room."""
+        self._store.keep(_WRITE, _row(vm))
         if vm.gone:
-            self._store.execute("DELETE FROM vm WHERE done AND id <= (SELECT max(id) FROM vm) - ?", (self._done_kept,))
+            self._store.keep("DELETE FROM vm WHERE done AND id <= (SELECT max(id) FROM vm) - ?", (self._done_kept,))
+
+
+def _row(vm: Vm) -> tuple[int, bool, str]:
+    return vm.id, vm.gone, json.dumps(asdict(vm))
 
 
 def _vm(body: str) -> Vm:

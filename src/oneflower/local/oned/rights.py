@@ -146,8 +146,8 @@ class Rights:
         if rule in self.rules.values():
             raise CloudError(500, f"Rule {rule.text()} already exists")
         number = self._store.next_id("acl") + len(_DEFAULT)
-        self.rules[number] = rule
         self._store.save_record("acl", number, asdict(rule))
+        self.rules[number] = rule
         return number
 
     def add_group(self, number: int) -> None:
@@ -173,8 +173,8 @@ class Rights:
             raise CloudError(500, f"Rule {number} does not exist")
         if number in _DEFAULT:
             raise CloudError(501, f"The local cloud does not implement the removal of ACL rule {number}")
-        del self.rules[number]
         self._store.delete_record("acl", number)
+        del self.rules[number]
 
     def need(self, asking: Asking, *wants: Want) -> None:
         """Raise `CloudError` 401, in the core's words, unless everything that a call needs is allowed."""

@@ -77,12 +77,19 @@ class Documents:
         document = self.service(service)
         return variables_of(document.body).get(name) if document else None
 
-    def insert(self, kind: int, body: dict[str, Any], access: Access = ONEADMINS, name: str = "") -> Document:
-        """Store a new document. Without a name it gets that of its body."""
-        document = Document(self._memory.next_id(), kind, body, name, access)
+    def new(self, kind: int, body: dict[str, Any], access: Access = ONEADMINS, name: str = "") -> Document:
+        """Return a new document, which is not stored yet. Without a name it gets that of its body."""
+        return Document(self._memory.next_id(), kind, body, name, access)
+
+    def add(self, document: Document) -> Document:
+        """Store a new document. Raises `CloudError` if the disk is full; then there is no such document."""
+        self._memory.add(document)
         self._all[document.id] = document
-        self.save(document)
         return document
+
+    def insert(self, kind: int, body: dict[str, Any], access: Access = ONEADMINS, name: str = "") -> Document:
+        """Store a new document as it is. Raises `CloudError`."""
+        return self.add(self.new(kind, body, access, name))
 
     def save(self, document: Document) -> None:
         """Write a document to the store, unless it is gone."""

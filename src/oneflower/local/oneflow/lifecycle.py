@@ -38,6 +38,7 @@ class Lifecycle:
 
     def __init__(self, documents: Documents, compute: Compute) -> None:
         self._documents = documents
+        self._compute = compute
         self._clock = compute.clock
         self._autoscaler_interval = compute.timing.autoscaler
         self._waiting = Waiting(compute, self._finish, self._fail)
@@ -61,6 +62,7 @@ class Lifecycle:
 
     def instantiate(self, number: int, merge: dict[str, Any], access: Access = ONEADMINS) -> dict[str, Any]:
         """Create a service. Returns the document as it is before anything happens: OneFlow's reply."""
+        self._compute.need_room()
         template = self._documents.get(number, TEMPLATE_TYPE).body
         check_inputs(template, merge)
         check_networks(template, merge)
@@ -69,12 +71,12 @@ class Lifecycle:
         for role in body["roles"]:
             role.setdefault("state", 0)
         body |= {"state": 0, "start_time": int(self._clock.now())}
-        service = self._documents.insert(SERVICE_TYPE, body, access)
+        service = self._documents.new(SERVICE_TYPE, body, access)
         reply = copy.deepcopy(service.wire())
         for role in service.roles:
             rules.complete(role)
         self._documents.enter(service, ServiceState.DEPLOYING_NETS)
-        self._documents.save(service)
+        self._documents.add(service)
         self._clock.later(0, lambda: self._steps.deploy(service))
         return reply
 
@@ -110,9 +112,11 @@ class Lifecycle:
         """
         if service.state is not ServiceState.RUNNING:
             raise CloudError(500, f"Service cannot be scaled in state: {service.state.name}")
+        role = service.role(name)
+        if role is not None and cardinality > role["cardinality"]:
+            self._compute.need_room()
         # From here on OneFlow watches the service only when it is RUNNING again: a refusal leaves it unwatched.
         self._watchdog.unwatch(service)
-        role = service.role(name)
         if role is None:
             raise CloudError(500, f"Role {name} not found")
         if role["type"] == "vr":
@@ -154,6 +158,7 @@ class Lifecycle:
     def add_role(self, service: Document, role: Role) -> None:
         """Add a role to a running service and deploy it at once, also before its parents. Raises `CloudError` 500."""
         self._need_running(service)
+        self._compute.need_room()
         if service.role(role["name"]) is not None:
             raise CloudError(500, f"Role {role['name']} already exists")
         rules.refuse_unsupported({"roles": [role]})

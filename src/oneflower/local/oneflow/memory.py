@@ -16,6 +16,7 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS document
     (id INTEGER PRIMARY KEY, type INTEGER NOT NULL, name TEXT NOT NULL, access TEXT NOT NULL, body TEXT NOT NULL);
 """
+_WRITE = "INSERT OR REPLACE INTO document VALUES (?, ?, ?, ?, ?)"
 
 
 class DocumentMemory:
@@ -37,12 +38,18 @@ class DocumentMemory:
             for number, kind, body, name, access in rows
         ]
 
+    def add(self, document: Document) -> None:
+        """Insert a new document. Raises `CloudError` if the disk is full."""
+        self._store.execute(_WRITE, _row(document))
+
     def save(self, document: Document) -> None:
-        """Insert or replace a document."""
-        access, body = json.dumps(asdict(document.access)), json.dumps(document.body)
-        row = (document.id, document.type, document.name, access, body)
-        self._store.execute("INSERT OR REPLACE INTO document VALUES (?, ?, ?, ?, ?)", row)
+        """Replace a document, now or when there is room."""
+        self._store.keep(_WRITE, _row(document))
 
     def delete(self, number: int) -> None:
-        """Remove a document."""
-        self._store.execute("DELETE FROM document WHERE id = ?", (number,))
+        """Remove a document, now or when there is room."""
+        self._store.keep("DELETE FROM document WHERE id = ?", (number,))
+
+
+def _row(document: Document) -> tuple[int, int, str, str, str]:
+    return document.id, document.type, document.name, json.dumps(asdict(document.access)), json.dumps(document.body)
