@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -106,6 +108,8 @@ app = ServerApp(server_fn=server_fn)
 OWN_STRATEGY = """
 import json
 import re
+import subprocess
+import sys
 from flwr.common import Context, FitIns, ndarrays_to_parameters, parameters_to_ndarrays
 from flwr.server import ServerApp, ServerAppComponents, ServerConfig
 from flwr.server.strategy import Strategy
@@ -243,3 +247,13 @@ def test_an_app_without_a_strategy_shows_its_messages_and_what_it_prints(user, f
     assert "DEPRECATED" not in done.stderr
     [saved] = re.findall(r"^more +(.*histogram.csv)$", done.stdout, re.MULTILINE)
     assert np.loadtxt(user.folder / saved).sum() == 1797
+
+
+def test_a_new_app_passes_its_tests_and_learns_the_digits(user, fed):
+    user("new", "my-app")
+    tests = [sys.executable, "-m", "pytest", "-q", "-W", "ignore", "my-app"]
+    done = subprocess.run(tests, capture_output=True, text=True, check=False, cwd=user.folder)
+    assert done.returncode == 0, done.stdout
+    result = json.loads(user("run", "my-app", "-f", fed, "-o", "json").stdout)
+    assert [row["nodes"] for row in result["rows"]] == [2, 2, 2]
+    assert result["rows"][-1]["accuracy"] > 0.9

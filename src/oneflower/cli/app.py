@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from oneflower.cli import doctor, federations, images, local, marketplace, registration, templates, training
+from oneflower.cli import apps, doctor, federations, images, local, marketplace, registration, templates, training
 from oneflower.cli.session import CloudName, Session
 
 app = typer.Typer(
@@ -47,6 +47,7 @@ _START, _OPERATE, _SITE = "Start here", "Operate a federation", "Operate a site"
 
 app.command(rich_help_panel=_START)(training.demo)
 app.command(rich_help_panel=_START)(federations.up)
+app.command(rich_help_panel=_START)(apps.new)
 app.command(rich_help_panel=_START)(training.run)
 app.command(rich_help_panel=_START)(training.model)
 app.command("down", rich_help_panel=_START)(federations.down)

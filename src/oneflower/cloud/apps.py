@@ -62,7 +62,7 @@ def load_app(name: str, form: Mapping[str, str]) -> App:
     if not folder.is_dir():
         raise OneflowerError(
             f"{name!r} is neither a folder nor a pre-built app.",
-            f"Pre-built apps: {', '.join(USE_CASES)}. Create your own with `flwr new`.",
+            f"Pre-built apps: {', '.join(USE_CASES)}. Write a new one with `oneflower new NAME`.",
             ExitCode.NOT_FOUND,
         )
     return _read(folder.resolve(), prebuilt=False)
@@ -92,4 +92,4 @@ def _read(folder: Path, *, prebuilt: bool) -> App:
 
 
 def _not_an_app(folder: Path, why: str) -> OneflowerError:
-    return OneflowerError(f"{folder} is not a Flower app: {why}.", "Create a new one with `flwr new`.")
+    return OneflowerError(f"{folder} is not a Flower app: {why}.", "Write a new one with `oneflower new NAME`.")

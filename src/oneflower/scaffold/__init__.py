@@ -1,0 +1,1 @@
+"""New Flower apps: written from templates, to be changed by their owner."""
