@@ -1,11 +1,15 @@
 """Pin what is installed outside uv.lock, with the hashes of all wheels: the runtimes, and uv itself.
 
-Writes src/oneflower/runtimes/locks/*.txt for each supported series of Flower, and scripts/uv.txt.
+Writes src/oneflower/runtimes/locks/*.txt for each supported series of Flower, and scripts/uv.txt. With the names of
+frameworks, only their lists are written, and what the list of scikit-learn has too stays at its release.
+
+usage: python scripts/lock_runtimes.py [FRAMEWORK ...]
 """
 
 from __future__ import annotations
 
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,19 +20,22 @@ from oneflower_appliance.parameters import FLOWER_MINORS
 from oneflower_appliance.use_cases import FRAMEWORKS
 
 
-def lock(*wanted: str) -> str:
-    """Return the packages that this needs, with the hashes of all wheels of each."""
+def lock(*wanted: str, like: Path | None = None) -> str:
+    """Return the packages that this needs, with the hashes of all wheels of each; `like` is a list to follow."""
+    constraints = [] if like is None else ["--constraint", str(like)]
     return subprocess.run(
         [find_uv_bin(), "pip", "compile", "--quiet", "--universal", "--python-version", "3.11", "--no-header",
-         "--no-annotate", "--generate-hashes", "--only-binary", ":all:", "-"],
+         "--no-annotate", "--generate-hashes", "--only-binary", ":all:", *constraints, "-"],
         input="\n".join(wanted), capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
 
 
 if __name__ == "__main__":
+    named = sys.argv[1:]
     for release in (f"{minor}.0" for minor in FLOWER_MINORS):
         wanted = {NO_FRAMEWORK: (), **{name: framework.packages for name, framework in FRAMEWORKS.items()}}
-        for name, packages in wanted.items():
-            text = lock(f"flwr=={release}", *packages)
+        for name in named or wanted:
+            text = lock(f"flwr=={release}", *wanted[name], like=pinned_list(release, "sklearn") if named else None)
             pinned_list(release, name).write_text(text, encoding="utf-8")
-    (Path(__file__).parent / "uv.txt").write_text(lock(f"uv=={version('uv')}"), encoding="utf-8")
+    if not named:
+        (Path(__file__).parent / "uv.txt").write_text(lock(f"uv=={version('uv')}"), encoding="utf-8")

@@ -13,6 +13,7 @@ from PIL import Image
 
 from oneflower.runtimes import runtime
 from oneflower_appliance.parameters import STRATEGIES
+from oneflower_appliance.use_cases import TREE_STRATEGIES
 
 from .conftest import RELEASE
 
@@ -40,6 +41,7 @@ def fetched(user, name, path):
 
 
 def test_every_strategy_trains(user):
+    names = [name for name in STRATEGIES if name not in TREE_STRATEGIES]
     deploy(user, "three", 3, FL_MIN_AVAILABLE_CLIENTS=3, FL_MIN_FIT_CLIENTS=3)
 
     def run(strategy):
@@ -48,7 +50,7 @@ def test_every_strategy_trains(user):
 
     try:
         with ThreadPoolExecutor(4) as pool:
-            found = dict(zip(STRATEGIES, pool.map(run, STRATEGIES), strict=True))
+            found = dict(zip(names, pool.map(run, names), strict=True))
     finally:
         user("down", "three")
     for strategy, result in found.items():
@@ -95,6 +97,23 @@ def test_scikit_learn_finds_anomalies_by_the_form_alone(user, tmp_path):
     assert preparation["columns"] == ["a", "b", "c"]
     hidden = (np.zeros(3) - preparation["mean"]) / preparation["scale"] @ model["0.weight"] + model["0.bias"]
     assert np.isfinite(hidden).all()
+
+
+def test_xgboost_grows_trees_by_the_form_alone_and_one_node_after_the_other(user, tmp_path):
+    form = {"FL_USE_CASE": "anomaly-detection", "ML_FRAMEWORK": "xgboost", "FL_STRATEGY": "FedXgbBagging"}
+    try:
+        assert "completed, round 3 of 3" in deploy(user, "trees", **form).stdout
+        model = fetched(user, "trees", tmp_path / "model.npz")
+        cyclic = results(user, "trees", "anomaly-detection", "-r", "2", "-c", "strategy=FedXgbCyclic")
+    finally:
+        user("down", "trees")
+    saved = (tmp_path / "model" / "trees.json").read_bytes()
+    assert model["0"].tobytes() == saved
+    forest = json.loads(saved)["learner"]["gradient_booster"]["model"]
+    assert len(forest["trees"]) == 3 * 2 * 10, "ten trees of each node in each round"
+    assert json.loads((tmp_path / "model-metrics.json").read_text())["rows"][-1]["evaluate"]["roc_auc"] > 0.97
+    assert [row["nodes"] for row in cyclic["rows"]] == [1, 1]
+    assert outcome(cyclic)["roc_auc"] > 0.97
 
 
 def test_tensorflow_classifies_images_of_ones_own_by_the_form_alone(user, tmp_path):

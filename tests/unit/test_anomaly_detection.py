@@ -11,6 +11,7 @@ from pyarrow import csv, parquet
 from oneflower.cloud.apps import load_app
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.training.data import DataError
+from oneflower_appliance.training.survey import Survey
 
 from .federation import app_module, train
 
@@ -58,6 +59,15 @@ def test_own_tables_are_learnt_and_the_scale_is_left_with_the_model(monkeypatch,
     [data] = (tmp_path / "runs").rglob("data.json")
     assert "anomalies" in data.read_text()
     assert "_sums" not in data.read_text()
+
+
+def test_trees_need_anomalies_to_learn_from_and_begin_at_their_share():
+    found = app_module("anomaly-detection", "models").detector_of({"framework": "xgboost", "strategy": "FedXgbBagging"})
+    rows = {1: {"examples": 60, "anomalies": 0}, 2: {"examples": 40, "anomalies": 10}}
+    assert found.preparation(Survey(rows)) == {"nodes": 2, "prevalence": 0.1}
+    with pytest.raises(OneflowerError, match="None of the 60 rows of all nodes is labelled 1"):
+        found.preparation(Survey({1: rows[1]}))
+    assert found.loss(np.array([4.0, 0.25]), np.array([1, 0])) == pytest.approx(-np.log(0.8))
 
 
 def test_parquet_and_csv_are_the_same(tmp_path):

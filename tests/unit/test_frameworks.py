@@ -7,8 +7,9 @@ import importlib.util
 import pytest
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.parameters import STRATEGIES
 from oneflower_appliance.training.frameworks import framework_name
-from oneflower_appliance.use_cases import FRAMEWORKS
+from oneflower_appliance.use_cases import FRAMEWORKS, TREE_STRATEGIES
 
 from . import federation
 
@@ -29,9 +30,12 @@ def test_a_framework_that_the_app_does_not_have_is_refused_with_those_that_it_ha
 
 
 def test_each_app_takes_the_module_of_its_framework():
-    images, tables = (federation.app_module(name, "models") for name in ("image-classification", "anomaly-detection"))
+    images, models = (federation.app_module(name, "models") for name in ("image-classification", "anomaly-detection"))
+    tables = federation.app_module("anomaly-detection", "autoencoder")
     assert images.framework_of({"framework": "sklearn"}).__name__ == "image_classification.softmax"
     assert tables.framework_of({"framework": "sklearn"}).__name__ == "anomaly_detection.sklearn_model"
+    kinds = {name: type(models.detector_of({"framework": "", "strategy": name})).__name__ for name in STRATEGIES}
+    assert {name for name, kind in kinds.items() if kind == "Trees"} == set(TREE_STRATEGIES)
     config = {"framework": "pytorch", "model": ""}
     assert [images.model_of(config, (size, size, 3)) for size in (8, 64)] == ["cnn", "resnet18"]
     assert images.model_of(config | {"framework": "sklearn"}, (64, 64, 3)) == "softmax"

@@ -97,7 +97,7 @@ def index(tmp_path, monkeypatch):
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv-cache"))
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     monkeypatch.setattr(runtime, "PINNED", tmp_path / "lists")
-    monkeypatch.setitem(FRAMEWORKS, "sklearn", Framework(("tiny",), ()))
+    monkeypatch.setitem(FRAMEWORKS, "sklearn", Framework("tiny", ("tiny",), ()))
     (tmp_path / "lists").mkdir()
     return hashes
 

@@ -15,6 +15,7 @@ from oneflower_appliance.orders import FORM_VARIABLE
 from oneflower_appliance.parameters import STRATEGIES
 from oneflower_appliance.settings import ignored, resolve
 from oneflower_appliance.training.strategies import make_strategy
+from oneflower_appliance.use_cases import TREE_STRATEGIES
 
 from . import federation
 
@@ -26,12 +27,22 @@ def train(monkeypatch, nodes=3, **settings):
     return federation.train(monkeypatch, USE_CASE, nodes, **settings)
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in TREE_STRATEGIES])
 def test_every_strategy_is_flowers_own_and_learns(monkeypatch, name):
     assert type(make_strategy({"strategy": name, "min-available-nodes": 3})) is getattr(flower, name)
     trained = train(monkeypatch, strategy=name, proximal_mu=0.01)
     # What to expect after three rounds is in docs/strategies.md.
     assert trained.accuracy > (0.6 if name in ("FedAdam", "FedYogi", "FedAdagrad") else 0.85)
+
+
+@pytest.mark.parametrize("name", TREE_STRATEGIES)
+def test_a_strategy_of_trees_is_flowers_own_and_takes_no_noise_and_no_other_framework(monkeypatch, name):
+    made = make_strategy({"strategy": name, "min-available-nodes": 3, "min-train-nodes": 2})
+    assert (type(made), made.min_available_nodes) == (getattr(flower, name), 3)
+    with pytest.raises(OneflowerError, match=f"FL_PRIVACY: is 'dp-central'; {name} combines trees"):
+        make_strategy({"strategy": name, "privacy": "dp-central"})
+    with pytest.raises(OneflowerError, match=f"is '{name}'; sklearn needs one of FedAvg"):
+        train(monkeypatch, strategy=name)
 
 
 def test_a_clipping_norm_that_cannot_be_corrected_is_flowers_own_and_a_line_says_so(monkeypatch, caplog, tmp_path):

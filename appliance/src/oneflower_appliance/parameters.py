@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from oneflower_appliance.form import Field, Group
 from oneflower_appliance.formats import is_loopback, read_pem, split_address, split_names, split_node_config
 from oneflower_appliance.roles import COORDINATOR, NODES
-from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE, USE_CASES
+from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE, TREE_STRATEGIES, USE_CASES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,7 +150,7 @@ def _version(value: Value) -> bool:
 
 STRATEGIES = (
     "FedAvg", "FedProx", "FedAdam", "FedYogi", "FedAdagrad", "FedMedian", "FedTrimmedAvg",
-    "Krum", "MultiKrum", "Bulyan", "QFedAvg",
+    "Krum", "MultiKrum", "Bulyan", "QFedAvg", *TREE_STRATEGIES,
 )  # fmt: skip
 PRIVACY = ("none", "dp-central", "dp-local")
 CONTROL_PORT, FLEET_PORT, SUPERNODE_PORT = 8000, 9092, 9094

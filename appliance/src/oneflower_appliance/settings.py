@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.parameters import PARAMETERS, Level, of_level
-from oneflower_appliance.use_cases import NO_USE_CASE, USE_CASES, frameworks_of
+from oneflower_appliance.parameters import PARAMETERS, STRATEGIES, Level, of_level
+from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE, TREE_STRATEGIES, USE_CASES, frameworks_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
@@ -211,6 +211,28 @@ def _framework(settings: Settings) -> str:
     return f"is {framework!r}; {use_case} needs one of {', '.join(fitting)}."
 
 
+def strategy_problem(strategy: str, framework: str) -> str:
+    """Return why a pre-built app cannot train with this strategy on this framework, or an empty text."""
+    of_others = {name for found in FRAMEWORKS.values() for name in found.strategies}
+    fitting = FRAMEWORKS[framework].strategies or tuple(name for name in STRATEGIES if name not in of_others)
+    if strategy in fitting:
+        return ""
+    return f"is {strategy!r}; {framework} needs one of {', '.join(fitting)}."
+
+
+def _strategy(settings: Settings) -> str:
+    if settings.text("FL_USE_CASE") == NO_USE_CASE:
+        return ""
+    return strategy_problem(settings.text("FL_STRATEGY"), settings.text("ML_FRAMEWORK"))
+
+
+def _of_trees(settings: Settings) -> str:
+    strategy, privacy = settings.text("FL_STRATEGY"), settings.text("FL_PRIVACY")
+    if strategy not in TREE_STRATEGIES or privacy == "none":
+        return ""
+    return f"is {privacy!r}; {strategy} combines trees, which cannot get noise, so use 'none'."
+
+
 _RULES: tuple[tuple[tuple[str, ...], Callable[[Settings], str]], ...] = (
     (("FL_MIN_AVAILABLE_CLIENTS", "FL_MIN_FIT_CLIENTS", "FL_MIN_EVALUATE_CLIENTS"), _min_available),
     (("FL_NUM_MALICIOUS", "FL_STRATEGY", "FL_MIN_AVAILABLE_CLIENTS"), _malicious),
@@ -218,6 +240,8 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Settings], str]], ...] = (
     (("FL_SSL_CERTFILE", "FL_SSL_CA_CERTFILE", "FL_SSL_KEYFILE"), _own_certificate),
     (("ML_FRAMEWORK", "FL_USE_CASE"), _framework),
     (("FL_MODEL", "FL_USE_CASE"), _model),
+    (("FL_STRATEGY", "ML_FRAMEWORK", "FL_USE_CASE"), _strategy),
+    (("FL_PRIVACY", "FL_STRATEGY"), _of_trees),
     (("FL_SUPERNODE_AUTH", "FL_TLS_ENABLED"), _authentication),
 )
 

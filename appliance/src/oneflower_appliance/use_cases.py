@@ -15,11 +15,17 @@ class Framework:
     """A framework. `packages` is what a runtime installs for it, and `imports` is imported before the first task.
 
     A `threaded` framework starts threads when it is imported, so a fork of a process that has imported it hangs.
+    Pre-built apps train it with one of `strategies` only, if it has its own. `memory` and `disk` are what a machine
+    with it needs, in megabytes.
     """
 
+    title: str
     packages: tuple[str, ...]
     imports: tuple[str, ...]
     threaded: bool = False
+    strategies: tuple[str, ...] = ()
+    memory: int = 2048
+    disk: int = 8192
 
     @property
     def package(self) -> str:
@@ -40,18 +46,35 @@ class UseCase:
     models: tuple[str, ...] | None
 
 
+TREE_STRATEGIES = ("FedXgbBagging", "FedXgbCyclic")  # they combine trees, not weights
 _USUAL = ("scikit-learn", "pillow", "pyarrow")
 
 FRAMEWORKS = {
     "sklearn": Framework(
-        _USUAL, ("sklearn.linear_model", "sklearn.neural_network", "sklearn.datasets", "sklearn.metrics")
+        "scikit-learn",
+        _USUAL,
+        ("sklearn.linear_model", "sklearn.neural_network", "sklearn.datasets", "sklearn.metrics"),
     ),
     "pytorch": Framework(
+        "PyTorch",
         (*_USUAL, "torch", "transformers", "peft"),
         ("torch", "torch.utils.data", "torchvision", "sklearn.datasets", "sklearn.metrics"),
+        memory=4096,
+        disk=16384,
     ),
     "tensorflow": Framework(
-        (*_USUAL, "tensorflow-cpu"), ("tensorflow", "sklearn.datasets", "sklearn.metrics"), threaded=True
+        "TensorFlow",
+        (*_USUAL, "tensorflow-cpu"),
+        ("tensorflow", "sklearn.datasets", "sklearn.metrics"),
+        threaded=True,
+        memory=4096,
+        disk=16384,
+    ),
+    "xgboost": Framework(
+        "XGBoost",
+        (*_USUAL, "xgboost-cpu"),
+        ("xgboost", "sklearn.datasets", "sklearn.metrics"),
+        strategies=TREE_STRATEGIES,
     ),
 }
 
@@ -63,7 +86,7 @@ USE_CASES = {
     "image-classification": UseCase(
         _APPS / "image-classification", ("sklearn", "pytorch", "tensorflow"), ("cnn", "resnet18")
     ),
-    "anomaly-detection": UseCase(_APPS / "anomaly-detection", ("sklearn", "pytorch"), ()),
+    "anomaly-detection": UseCase(_APPS / "anomaly-detection", ("sklearn", "pytorch", "xgboost"), ()),
     "llm-fine-tuning": UseCase(_APPS / "llm-fine-tuning", ("pytorch",), None),
 }
 

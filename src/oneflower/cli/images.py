@@ -12,6 +12,7 @@ from oneflower.cli.screen import Output
 from oneflower.cli.steps import step
 from oneflower.trial.plan import Machines
 from oneflower_appliance.parameters import FLOWER_TESTED
+from oneflower_appliance.use_cases import FRAMEWORKS
 
 _HELP = "The image that the virtual machines boot: build it, then test it, then register it."
 _HOW = "docs/images.md has more: what is in an image, and what it does with the context of a machine."
@@ -24,8 +25,8 @@ def build(
     framework: Annotated[
         str,
         typer.Option(
-            help="What the image carries beside Flower: none, sklearn (the default), pytorch (for CPUs), tensorflow, "
-            "or llm (PyTorch, transformers, PEFT)."
+            help=f"What the image carries beside Flower: none, {', '.join(FRAMEWORKS)} (for CPUs; sklearn is the "
+            "default), or llm (PyTorch, transformers, PEFT)."
         ),
     ] = "",
     edge: Annotated[

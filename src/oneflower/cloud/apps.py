@@ -12,8 +12,8 @@ from oneflower.cloud.dependencies import check_line
 from oneflower.cloud.overrides import flatten, read
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.parameters import PARAMETERS
-from oneflower_appliance.settings import run_config_keys
-from oneflower_appliance.use_cases import USE_CASES
+from oneflower_appliance.settings import run_config_keys, strategy_problem
+from oneflower_appliance.use_cases import FRAMEWORKS, USE_CASES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +45,15 @@ class App:
             values = {key: form[name] for name, key in run_config_keys(form, self.config).items()}
         if rounds is not None:
             values[_ROUNDS] = str(rounds)
-        return read(values, self.config) | read(given, self.config)
+        merged = read(values, self.config) | read(given, self.config)
+        self._check_strategy(merged)
+        return merged
+
+    def _check_strategy(self, values: Mapping[str, Value]) -> None:
+        strategy, framework = (str(values.get(PARAMETERS[name].key, "")) for name in ("FL_STRATEGY", "ML_FRAMEWORK"))
+        known = self.prebuilt and strategy and framework in FRAMEWORKS
+        if known and (problem := strategy_problem(strategy, framework)):
+            raise OneflowerError(f"{self.name}: FL_STRATEGY {problem}", "Choose it: `--config strategy=NAME`.")
 
 
 def load_app(name: str, form: Mapping[str, str]) -> App:

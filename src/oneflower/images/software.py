@@ -54,7 +54,7 @@ def listed(spec: ImageSpec) -> str:
 
 
 def _local_torch(spec: ImageSpec) -> Path | None:
-    if spec.framework != "pytorch":
+    if not package_index.torch_release(_pinned(spec)):
         return None
     return package_index.local_torch(package_index.find_links(), python=PYTHON.replace(".", ""), machine=ARCHITECTURE)
 

@@ -42,9 +42,7 @@ class Needs:
 NEEDS = {
     NO_FRAMEWORK: Needs(1, 1024, 4096),
     "edge": Needs(1, 1024, 4096),
-    "sklearn": Needs(2, 2048, 8192),
-    "pytorch": Needs(2, 4096, 16384),
-    "tensorflow": Needs(2, 4096, 16384),
+    **{name: Needs(2, framework.memory, framework.disk) for name, framework in FRAMEWORKS.items()},
     "llm": Needs(4, 8192, 32768),
 }
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower.opennebula import COORDINATOR, NODES, Carried, Rendering, ServiceOptions, service_template
 from oneflower.opennebula.service import infrastructure
+from oneflower_appliance.use_cases import FRAMEWORKS
 
 if TYPE_CHECKING:
     from oneflower.images.app_image import AppImage
@@ -21,8 +22,12 @@ LOGO = "oneflower.png"
 _OPENNEBULA = "7.0, 7.2, 7.4"
 _NAMESPACE = uuid.UUID("2c9f4a52-6a38-5d0e-8a53-7d2f6c4f1b90")
 _NETWORK = "Federation"
-_LABELS = {"none": "no framework", "sklearn": "scikit-learn", "pytorch": "PyTorch", "tensorflow": "TensorFlow",
-           "llm": "language models", "edge": "edge"}  # fmt: skip
+_LABELS = {
+    "none": "no framework",
+    "edge": "edge",
+    **{name: framework.title for name, framework in FRAMEWORKS.items()},
+    "llm": "language models",
+}
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from oneflower_appliance.use_cases import NO_USE_CASE, frameworks_of
+from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE, frameworks_of
 
 if TYPE_CHECKING:
     from oneflower_appliance.parameters import Parameter
 
-RELEASE, FRAMEWORK, USE_CASE = "FLOWER_VERSION", "ML_FRAMEWORK", "FL_USE_CASE"
+RELEASE, FRAMEWORK, USE_CASE, STRATEGY = "FLOWER_VERSION", "ML_FRAMEWORK", "FL_USE_CASE", "FL_STRATEGY"
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Carried:
         if parameter.name == USE_CASE and self.framework:
             fitting = tuple(name for name in parameter.options if self.framework in frameworks_of(name))
             return replace(parameter, options=fitting or (NO_USE_CASE,))
+        if parameter.name == STRATEGY and self.framework in FRAMEWORKS and FRAMEWORKS[self.framework].strategies:
+            return replace(parameter, default=FRAMEWORKS[self.framework].strategies[0])
         return parameter
 
     def fixed(self) -> dict[str, str]:

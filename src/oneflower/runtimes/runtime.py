@@ -124,11 +124,12 @@ def _build(folder: Path, version: str, framework: str) -> None:
     links = find_links()
     # A package that is built from source has a build system, which nothing pins.
     sources = ["--only-binary", ":all:", *(word for link in links for word in ("--find-links", link))]
-    torch = local_torch(links) if framework == "pytorch" else None
+    on_torch = framework != NO_FRAMEWORK and "torch" in FRAMEWORKS[framework].packages
+    torch = local_torch(links) if on_torch else None
     listed, way = requirements(version, framework), list[str]()
     if not pinned_list(version, framework).is_file():
         # PyTorch has a registry of its own, with a build for this machine's GPU or CPU. Not everybody can reach it.
-        ways = [["--torch-backend", "auto"], []] if framework == "pytorch" and not torch else [[]]
+        ways = [["--torch-backend", "auto"], []] if on_torch and not torch else [[]]
         resolve = [*uv, "pip", "compile", "--generate-hashes", "--python", sys.executable, *sources]
         listed, way = _resolve(resolve, ways, listed, what, environment)
     elif torch:

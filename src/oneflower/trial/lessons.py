@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from oneflower.runtimes.runtime import NO_FRAMEWORK
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.runs import SOURCES
-from oneflower_appliance.use_cases import USE_CASES
+from oneflower_appliance.use_cases import FRAMEWORKS, USE_CASES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,4 +60,8 @@ def lesson_of(image: Contents) -> Lesson:
         )  # fmt: skip
     if image.framework == NO_FRAMEWORK:
         return Lesson(str(_FILES / "separate"))
-    return Lesson("image-classification", settings={"ML_FRAMEWORK": image.framework})
+    settings = {"ML_FRAMEWORK": image.framework}
+    if image.framework in USE_CASES["image-classification"].frameworks:
+        return Lesson("image-classification", settings=settings)
+    strategies = FRAMEWORKS[image.framework].strategies
+    return Lesson("anomaly-detection", settings=settings | {"FL_STRATEGY": strategies[0]}, metric="roc_auc")

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.settings import strategy_problem
 from oneflower_appliance.use_cases import FRAMEWORKS
 
 if TYPE_CHECKING:
@@ -15,9 +16,11 @@ if TYPE_CHECKING:
 def framework_name(run_config: Mapping[str, Any], known: Sequence[str]) -> str:
     """Return the framework that the run config names, otherwise the first of `known` that is installed.
 
-    Raises `OneflowerError` when the app does not have the one that is named, and when none is installed.
+    Raises `OneflowerError` when the app does not have the one that is named, when none is installed, and when the run's
+    strategy is not for it.
     """
     wanted = str(run_config["framework"]) or next((name for name in known if find_spec(FRAMEWORKS[name].package)), "")
+    check_strategy({**run_config, "framework": wanted})
     if wanted in known:
         return wanted
     raise OneflowerError(
@@ -25,3 +28,10 @@ def framework_name(run_config: Mapping[str, Any], known: Sequence[str]) -> str:
         f"This app trains with {', '.join(known)}.",
         ExitCode.INVALID_INPUT,
     )
+
+
+def check_strategy(run_config: Mapping[str, Any]) -> None:
+    """Raise `OneflowerError` if the framework that the run config names does not train with the run's strategy."""
+    framework, strategy = str(run_config["framework"]), run_config.get("strategy")
+    if framework in FRAMEWORKS and strategy and (problem := strategy_problem(str(strategy), framework)):
+        raise OneflowerError(f"The strategy {problem}", "Choose another strategy.", ExitCode.INVALID_INPUT)

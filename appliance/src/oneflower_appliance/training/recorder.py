@@ -26,6 +26,7 @@ from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.run_folder import METRICS, MODEL, NODES, RESULT
 from oneflower_appliance.runs import sources_of
 from oneflower_appliance.training.npz import save_record
+from oneflower_appliance.use_cases import FRAMEWORKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flwr")
 
-_PACKAGES = ("flwr", "numpy", "scikit-learn", "torch", "tensorflow-cpu", "tensorflow", "transformers", "peft")
+_OF_FRAMEWORKS = [package for framework in FRAMEWORKS.values() for package in framework.packages]
+_PACKAGES = dict.fromkeys(("flwr", "numpy", *_OF_FRAMEWORKS, "tensorflow", "xgboost"))
 
 
 class RunRecord:

@@ -52,7 +52,10 @@ _OWN: dict[str, dict[str, str]] = {
     "MultiKrum": {"num_malicious_nodes": "FL_NUM_MALICIOUS"},
     "Bulyan": {"num_malicious_nodes": "FL_NUM_MALICIOUS"},
     "QFedAvg": {"client_learning_rate": "FL_CLIENT_LR", "q": "FL_FAIRNESS_Q"},
+    "FedXgbBagging": {},
+    "FedXgbCyclic": {},
 }
+_ONE_NODE_A_ROUND = ("FedXgbCyclic",)
 _NOT_OF_STRATEGIES = ("FL_NUM_ROUNDS", "FL_MODEL")
 _MADE: WeakKeyDictionary[Strategy, Mapping[str, str]] = WeakKeyDictionary()
 _JUST_ENOUGH = 1e-9
@@ -83,7 +86,10 @@ def make_strategy(run_config: Mapping[str, Any], **more: Any) -> Strategy:
     name = form.text("FL_STRATEGY")
     for line in ignored(form):
         log.info("%s", line)
-    arguments = {key: PARAMETERS[variable].parse(form[variable]) for key, variable in (_COMMON | _OWN[name]).items()}
+    variables = _COMMON | _OWN[name]
+    if name in _ONE_NODE_A_ROUND:
+        variables = {"min_available_nodes": _COMMON["min_available_nodes"]}
+    arguments = {key: PARAMETERS[variable].parse(form[variable]) for key, variable in variables.items()}
     if name == "MultiKrum":
         arguments["num_nodes_to_select"] = form.integer("FL_MIN_AVAILABLE_CLIENTS") - form.integer("FL_NUM_MALICIOUS")
     if form.text("FL_PRIVACY") == "dp-central":

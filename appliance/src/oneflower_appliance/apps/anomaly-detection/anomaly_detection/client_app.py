@@ -1,4 +1,4 @@
-"""What each SuperNode does: say what it has, train on its normal rows, and count how its rows score."""
+"""What each SuperNode does: say what it has, train on its rows, and count how its rows score."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 from flwr.clientapp import ClientApp
 
 from anomaly_detection import tables
-from anomaly_detection.models import Arrays, Floats, TrainingOptions, framework_of, scores
+from anomaly_detection.models import Arrays, detector_of
 from anomaly_detection.scores import histogram
 from oneflower_appliance.training import clients
 from oneflower_appliance.training.description import answer
@@ -21,7 +21,8 @@ def describe(message: Message, context: Context) -> Message:
 
     def look() -> dict[str, object]:
         table = tables.load(context)
-        normal, _ = table.split(int(context.run_config["seed"]))
+        trained, _ = table.split(int(context.run_config["seed"]))
+        normal = trained.normal
         return {
             "source": table.source,
             "columns": list(table.columns),
@@ -37,18 +38,11 @@ def describe(message: Message, context: Context) -> Message:
 
 @app.train(mods=[clients.privacy_mod])
 def train(message: Message, context: Context) -> Message:
-    """Train the global autoencoder on this node's normal rows."""
-    normal, _ = _data(message, context)
-    config = context.run_config
-    options = TrainingOptions(
-        epochs=int(config["local-epochs"]),
-        batch=int(config["batch-size"]),
-        rate=clients.learning_rate(config, float(config["learning-rate"])),
-        mu=clients.proximal_mu(message),
-        seed=clients.seed_of(message, context),
-    )
-    trained, loss = framework_of(config).train(_arrays(message), normal, options)
-    metrics = MetricRecord({"train_loss": loss, "num-examples": len(normal)})
+    """Train the global model on this node's rows."""
+    rows, _ = _data(message, context)
+    detector = detector_of(context.run_config)
+    trained, loss = detector.train(_arrays(message), rows, message, clients.seed_of(message, context))
+    metrics = MetricRecord({"train_loss": loss, "num-examples": len(rows.normal)})
     arrays = ArrayRecord({name: Array(array) for name, array in trained.items()})
     return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
 
@@ -56,16 +50,15 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Score the held-out rows and the normal training rows, and count the scores in bins."""
-    normal, test = _data(message, context)
-    framework, arrays = framework_of(context.run_config), _arrays(message)
-    found = scores(framework, arrays, test.features)
-    usual = found[test.labels == 0]
+    rows, test = _data(message, context)
+    detector, arrays = detector_of(context.run_config), _arrays(message)
+    found = detector.scores(arrays, test.features)
     metrics = MetricRecord(
         {
-            "loss": float(usual.mean()) if len(usual) else 0.0,
-            "normal": histogram(usual),
+            "loss": detector.loss(found, test.labels),
+            "normal": histogram(found[test.labels == 0]),
             "anomalous": histogram(found[test.labels == 1]),
-            "trained": histogram(scores(framework, arrays, normal)),
+            "trained": histogram(detector.scores(arrays, rows.normal)),
             "num-examples": len(found),
         }
     )
@@ -76,9 +69,10 @@ def _arrays(message: Message) -> Arrays:
     return {name: array.numpy() for name, array in message.content.array_records["arrays"].items()}
 
 
-def _data(message: Message, context: Context) -> tuple[Floats, tables.Table]:
-    """Return the normal rows to train on and the table to test on, both on the scale that all nodes share."""
+def _data(message: Message, context: Context) -> tuple[tables.Table, tables.Table]:
+    """Return the rows to train on and to test on, on the scale that all nodes share if the model needs one."""
     settings = clients.settings_of(message)
-    mean, scale = np.asarray(settings["mean"]), np.asarray(settings["scale"])
-    normal, test = tables.load(context).split(int(context.run_config["seed"]))
-    return (normal - mean) / scale, tables.Table(test.columns, (test.features - mean) / scale, test.labels, test.source)
+    table = tables.load(context)
+    if "scale" in settings:
+        table = table.scaled(np.asarray(settings["mean"]), np.asarray(settings["scale"]))
+    return table.split(int(context.run_config["seed"]))

@@ -1,78 +1,56 @@
-"""The autoencoder, one module for each framework, all with the same two functions.
-
-- train(arrays, rows, options) -> the trained arrays, and the mean squared error on the last pass over the rows
-- reconstruct(arrays, rows) -> the rows as the autoencoder reconstructs them, in the shape of `rows`
-
-The arrays are `0.weight` (inputs, outputs), `0.bias`, `1.weight`, ...; between the layers is tanh.
-"""
+"""What finds anomalies: an autoencoder, or boosted trees. Here is what both have in common."""
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from oneflower_appliance.training.frameworks import framework_name
+from oneflower_appliance.training.frameworks import check_strategy
+from oneflower_appliance.use_cases import TREE_STRATEGIES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
+
+    from flwr.app import Message
+
+    from anomaly_detection.tables import Table
+    from oneflower_appliance.training.survey import Survey
 
 Floats = NDArray[np.float64]
-Arrays = dict[str, Floats]
+Arrays = dict[str, NDArray[Any]]
 
 
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How a node trains in a round. `mu` is the weight of FedProx's proximal term."""
+class Detector(Protocol):
+    """A kind of model. The server makes the first one; nodes train it and score rows with it."""
 
-    epochs: int
-    batch: int
-    rate: float
-    mu: float = 0.0
-    seed: int = 0
+    def preparation(self, nodes: Survey) -> dict[str, Any]:
+        """Return what all nodes must know, from what they told. Raises `OneflowerError`."""
 
-    def batches(self, count: int) -> Iterator[NDArray[np.int64]]:
-        """Yield the indices of each batch of all epochs, reshuffled each epoch."""
-        rng = np.random.default_rng(self.seed)
-        for _ in range(self.epochs):
-            order = rng.permutation(count)
-            yield from (order[start : start + self.batch] for start in range(0, count, self.batch))
+    def initial(self, columns: int) -> Arrays:
+        """Return the untrained model."""
 
+    def train(self, arrays: Arrays, rows: Table, message: Message, seed: int) -> tuple[Arrays, float]:
+        """Return the trained model, and its loss on the rows."""
 
-class Framework(Protocol):
-    """What a module of models offers."""
+    def scores(self, arrays: Arrays, rows: Floats) -> Floats:
+        """Return how unusual each row is, shape (rows,): above 0, higher means more unusual."""
 
-    def train(self, arrays: Arrays, rows: Floats, options: TrainingOptions) -> tuple[Arrays, float]: ...  # noqa: D102
-    def reconstruct(self, arrays: Arrays, rows: Floats) -> Floats: ...  # noqa: D102
+    def loss(self, scores: Floats, labels: NDArray[np.int64]) -> float:
+        """Return the loss on rows with these scores."""
+
+    def files(self, arrays: Arrays) -> dict[str, bytes]:
+        """Return the trained model as files that other programs read, by name."""
 
 
-def framework_of(run_config: Mapping[str, Any]) -> Framework:
-    """Return the module for the run's framework."""
-    if framework_name(run_config, ("pytorch", "sklearn")) == "pytorch":
-        from anomaly_detection import torch_model  # noqa: PLC0415 - only where PyTorch is installed
+def detector_of(run_config: Mapping[str, Any]) -> Detector:
+    """Return the kind of model that the run's strategy trains. Raises `OneflowerError` if the framework is another."""
+    check_strategy(run_config)
+    if str(run_config["strategy"]) in TREE_STRATEGIES:
+        from anomaly_detection.trees import Trees  # noqa: PLC0415 - it imports this module
 
-        return torch_model
-    from anomaly_detection import sklearn_model  # noqa: PLC0415 - it imports this module
+        return Trees(run_config)
+    from anomaly_detection.autoencoder import Autoencoder  # noqa: PLC0415
 
-    return sklearn_model
-
-
-def initial(columns: int, bottleneck: int, seed: int) -> Arrays:
-    """Return the untrained autoencoder (Glorot and Bengio, 2010), the same for every framework."""
-    rng = np.random.default_rng(seed)
-    middle = max(bottleneck, round((columns * bottleneck) ** 0.5))
-    sizes = (columns, middle, bottleneck, middle, columns)
-    arrays: Arrays = {}
-    for number, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
-        limit = (6 / (inputs + outputs)) ** 0.5
-        arrays[f"{number}.weight"] = rng.uniform(-limit, limit, (inputs, outputs))
-        arrays[f"{number}.bias"] = np.zeros(outputs)
-    return arrays
-
-
-def scores(framework: Framework, arrays: Arrays, rows: Floats) -> Floats:
-    """Return each row's mean squared error of reconstruction, shape (rows,): higher means more unusual."""
-    return np.asarray(np.mean((framework.reconstruct(arrays, rows) - rows) ** 2, axis=1))
+    return Autoencoder(run_config)

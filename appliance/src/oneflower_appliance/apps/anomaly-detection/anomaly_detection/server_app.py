@@ -1,4 +1,4 @@
-"""What the SuperLink does: compute one scale for all nodes, aggregate, and evaluate over all nodes together."""
+"""What the SuperLink does: prepare all nodes alike, aggregate, and evaluate over all nodes together."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from anomaly_detection.models import initial
+from anomaly_detection.models import detector_of
 from anomaly_detection.scores import metrics
 from oneflower_appliance.training import survey
 from oneflower_appliance.training.results import save_result
@@ -25,24 +25,24 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the rounds."""
     config = context.run_config
+    detector = detector_of(config)
     strategy = make_strategy(config, evaluate_metrics_aggr_fn=_Judge(float(config["threshold-quantile"])))
     nodes = survey.ask(grid, int(config["min-available-nodes"]))
     columns = nodes.agreed("columns")
-    rows = nodes.total("_rows")
-    mean = np.asarray(nodes.total("_sums")) / rows
-    deviation = np.sqrt(np.maximum(np.asarray(nodes.total("_squares")) / rows - mean**2, 0))
-    scale = np.where(deviation > 1e-12 * np.maximum(np.abs(mean), 1), deviation, 1.0)
-    preparation = {"mean": mean.tolist(), "scale": scale.tolist()}
+    preparation = detector.preparation(nodes)
     save_result(grid, "preparation.json", json.dumps({"columns": columns, **preparation}, indent=1) + "\n")
     settings = ConfigRecord(preparation)
-    start = initial(len(columns), int(config["bottleneck"]), int(config["seed"]))
-    strategy.start(
+    start = detector.initial(len(columns))
+    result = strategy.start(
         grid=grid,
         initial_arrays=ArrayRecord({name: Array(array) for name, array in start.items()}),
         num_rounds=int(config["num-server-rounds"]),
         train_config=settings,
         evaluate_config=settings,
     )
+    trained = {name: array.numpy() for name, array in result.arrays.items()}
+    for name, content in detector.files(trained).items():
+        save_result(grid, name, content)
 
 
 class _Judge:

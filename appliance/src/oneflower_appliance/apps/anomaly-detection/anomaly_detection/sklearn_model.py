@@ -8,7 +8,8 @@ import numpy as np
 from sklearn.neural_network import MLPRegressor
 
 if TYPE_CHECKING:
-    from anomaly_detection.models import Arrays, Floats, TrainingOptions
+    from anomaly_detection.autoencoder import TrainingOptions
+    from anomaly_detection.models import Arrays, Floats
 
 
 def train(arrays: Arrays, rows: Floats, options: TrainingOptions) -> tuple[Arrays, float]:

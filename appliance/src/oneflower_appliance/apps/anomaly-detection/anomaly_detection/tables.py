@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,16 +32,27 @@ class Table:
     labels: Integers
     source: str
 
-    def split(self, seed: int) -> tuple[Floats, Table]:
-        """Return the normal rows to train on, and the rows to test on. Raises `DataError` when none are normal."""
-        trained, held = hold_out(len(self.labels), _HELD_OUT, seed)
-        normal = trained[self.labels[trained] == 0]
-        if not len(normal):
+    def split(self, seed: int) -> tuple[Table, Table]:
+        """Return the rows to train on and the rows to test on. Raises `DataError` when none to train on are normal."""
+        trained, held = (self._rows(indices) for indices in hold_out(len(self.labels), _HELD_OUT, seed))
+        if not len(trained.normal):
             raise DataError(
-                f"None of the {len(trained)} rows to train on is normal: all are labelled 1 (anomaly).",
+                f"None of the {len(trained.labels)} rows to train on is normal: all are labelled 1 (anomaly).",
                 "Give this node rows labelled 0; the model learns from those.",
             )
-        return self.features[normal], Table(self.columns, self.features[held], self.labels[held], self.source)
+        return trained, held
+
+    @property
+    def normal(self) -> Floats:
+        """The features of the rows that are normal."""
+        return np.asarray(self.features[self.labels == 0])
+
+    def scaled(self, mean: Floats, scale: Floats) -> Table:
+        """Return the table on a scale that all nodes share."""
+        return replace(self, features=(self.features - mean) / scale)
+
+    def _rows(self, indices: Integers) -> Table:
+        return replace(self, features=self.features[indices], labels=self.labels[indices])
 
 
 def load(context: Context) -> Table:

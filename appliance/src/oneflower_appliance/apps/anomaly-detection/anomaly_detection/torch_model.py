@@ -13,7 +13,8 @@ from torch.nn import functional
 from oneflower_appliance.training.devices import torch_device
 
 if TYPE_CHECKING:
-    from anomaly_detection.models import Arrays, Floats, TrainingOptions
+    from anomaly_detection.autoencoder import TrainingOptions
+    from anomaly_detection.models import Arrays, Floats
 
 log = logging.getLogger("flwr")
 
