@@ -50,6 +50,14 @@ def test_the_form_fits_the_config_of_every_prebuilt_app(name):
     assert load_app(name, form).run_config(form, None, {})
 
 
+def test_a_strategy_that_the_framework_does_not_have_is_refused_before_anything_is_sent():
+    form = {"FL_STRATEGY": "FedAvg", "ML_FRAMEWORK": "xgboost"}
+    app = load_app("anomaly-detection", form)
+    with pytest.raises(OneflowerError, match="is 'FedAvg'; xgboost needs one of FedXgbBagging, FedXgbCyclic"):
+        app.run_config(form, None, {})
+    assert app.run_config(form, None, {"strategy": "FedXgbCyclic"})["framework"] == "xgboost"
+
+
 def test_anybodys_app_is_changed_only_where_asked(tmp_path):
     app = load_app(folder(tmp_path, GOOD), FORM)
     assert app.run_config(FORM, None, {}) == {}
