@@ -88,7 +88,7 @@ def test_a_folder_that_is_no_flower_app(tmp_path, text, why):
 def test_no_folder_no_pyproject_no_app(tmp_path):
     with pytest.raises(OneflowerError, match="has no pyproject"):
         load_app(str(tmp_path), FORM)
-    with pytest.raises(OneflowerError, match="neither a folder nor a pre-built app") as caught:
+    with pytest.raises(OneflowerError, match="neither a folder nor a bundle") as caught:
         load_app("chess", FORM)
     assert caught.value.code is ExitCode.NOT_FOUND
 

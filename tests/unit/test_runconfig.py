@@ -142,7 +142,7 @@ def test_a_file_is_checked_as_values_are(tmp_path, content, why):
         read([str(tmp_path / "c.toml")], OWN)
 
 
-def test_it_is_handed_over_in_a_private_file_and_not_on_the_command_line():
+def test_it_is_handed_over_in_a_private_file_and_not_on_the_command_line(tmp_path):
     seen = []
 
     def flower(*arguments):
@@ -150,10 +150,11 @@ def test_it_is_handed_over_in_a_private_file_and_not_on_the_command_line():
         seen.append((arguments[:-1], path, stat.S_IMODE(path.stat().st_mode), through_flower(path)))
         return {"run-id": 5}
 
-    app = App("mine", Path("/app"), OWN, (), prebuilt=False)
+    (tmp_path / "pyproject.toml").write_text("[tool.flwr.app]")
+    app = App("mine", tmp_path, OWN, (), prebuilt=False)
     config = app.run_config({}, None, {"text": 'a "secret" = 1'})
     assert submission.submit(SimpleNamespace(flower=flower), app, config) == "5"
     [(arguments, path, mode, found)] = seen
-    assert arguments == ("run", "/app", "oneflower", "--run-config")
+    assert arguments == ("run", str(tmp_path), "oneflower", "--run-config")
     assert (mode, found) == (0o600, {"text": 'a "secret" = 1'})
     assert not path.exists()

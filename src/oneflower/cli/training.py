@@ -38,7 +38,10 @@ _RESULTS = Path("oneflower-results")
 def run(
     app: Annotated[
         str | None,
-        typer.Argument(metavar="[APP]", help="Folder of a Flower app, or name of a pre-built one, if not FL_USE_CASE."),
+        typer.Argument(
+            metavar="[APP]",
+            help="Folder or bundle (.fab) of a Flower app, @account/app of Flower Hub, or a pre-built app.",
+        ),
     ] = None,
     federation: Annotated[
         str | None, typer.Option("--federation", "-f", help="Name or id; may be left out when there is one.")

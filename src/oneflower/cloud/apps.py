@@ -69,7 +69,7 @@ def load_app(name: str, form: Mapping[str, str]) -> App:
     folder = Path(name)
     if not folder.is_dir():
         raise OneflowerError(
-            f"{name!r} is neither a folder nor a pre-built app.",
+            f"{name!r} is neither a folder nor a bundle (.fab) nor a pre-built app.",
             f"Pre-built apps: {', '.join(USE_CASES)}. Write a new one with `oneflower new NAME`.",
             ExitCode.NOT_FOUND,
         )

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from oneflower.cloud.app_copy import without_federations
 from oneflower.cloud.runconfig import toml_text
 from oneflower.cloud.superlink import CONNECTION
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -23,14 +24,15 @@ if TYPE_CHECKING:
 
 def submit(link: SuperLinkClient, app: App, config: Mapping[str, Value]) -> str:
     """Start a run and return its id. Raises `OneflowerError`."""
-    if not config:
-        return str(link.flower("run", str(app.folder), CONNECTION)["run-id"])
-    # In a file, which Flower reads as TOML. What it reads from its command line goes through a pattern of its own, in
-    # which a quote inside a text ends the text, and everybody on this machine could read it there.
-    with tempfile.TemporaryDirectory(prefix="oneflower-") as folder:
-        overrides = Path(folder) / "run-config.toml"
-        write_atomic(overrides, toml_text(config))
-        return str(link.flower("run", str(app.folder), CONNECTION, "--run-config", str(overrides))["run-id"])
+    with without_federations(app.folder) as folder:
+        if not config:
+            return str(link.flower("run", str(folder), CONNECTION)["run-id"])
+        # In a file, which Flower reads as TOML. What it reads from its command line goes through a pattern of its own,
+        # in which a quote inside a text ends the text, and everybody on this machine could read it there.
+        with tempfile.TemporaryDirectory(prefix="oneflower-") as place:
+            overrides = Path(place) / "run-config.toml"
+            write_atomic(overrides, toml_text(config))
+            return str(link.flower("run", str(folder), CONNECTION, "--run-config", str(overrides))["run-id"])
 
 
 def resume(link: SuperLinkClient, before: RunState) -> str:

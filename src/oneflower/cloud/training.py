@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from oneflower.cloud import apps, following, results, submission, superlink
+from oneflower.cloud import app_source, apps, following, results, submission, superlink
 from oneflower.cloud.answer import Answer
+from oneflower.cloud.app_copy import names_federations
 from oneflower.cloud.dependencies import compare
 from oneflower.cloud.names import file_name
 from oneflower.cloud.scaling import nodes_needed
@@ -51,7 +52,15 @@ def train(
 
     Raises `OneflowerError`.
     """
-    app = apps.load_app(wanted.app or _use_case(status), status.settings)
+    with app_source.opened(
+        wanted.app or _use_case(status), lambda: _flwr(surroundings, status, observer)[0], observer.notify
+    ) as name:
+        return _train(surroundings, status, apps.load_app(name, status.settings), wanted, observer)
+
+
+def _train(
+    surroundings: Surroundings, status: FederationStatus, app: apps.App, wanted: Request, observer: Observer
+) -> results.RunResult:
     overrides = app.run_config(status.settings, wanted.rounds, wanted.config)
     flwr, packages = _flwr(surroundings, status, observer)
     compared = compare(app.dependencies, packages)
@@ -62,7 +71,10 @@ def train(
         needed, online = nodes_needed(status.settings), link.nodes_online()
         if online < needed:
             observer.notify(Note(f"{online} of {needed} SuperNodes are online; the first round waits for the others."))
-        for note in filter(None, (status.trust.note, status.share)):
+        ignored = ""
+        if names_federations(app.folder):
+            ignored = f"the federations in the app's pyproject.toml are ignored: it trains on {status.name}."
+        for note in filter(None, (status.trust.note, status.share, ignored)):
             observer.notify(Note(note))
         observer.notify(Step(f"submitting {app.name} to {status.name} ({status.supernodes} SuperNodes)"))
         submitted = Answer(lambda: submission.submit(link, app, overrides))

@@ -1,4 +1,4 @@
-"""Where only the wording of another program tells something: the core's quotas, `ssh`, and the log of a run.
+"""Where only the wording of another program tells something: the core's quotas, `ssh`, `flwr`, and the log of a run.
 
 The core answers a full quota with the code of a missing right, and OneFlow repeats its sentence. `ssh` ends with 255
 whatever happened. Flower's log has its own lines and what the app prints in one text. The words choose what a person is
@@ -38,6 +38,12 @@ def ssh_failure(output: str) -> SshFailure:
 def is_of_flowers_log(line: str) -> bool:
     """Return whether a line begins as those of Flower's log do, with its level, or is what Flower itself prints."""
     return (_LEVEL.match(line) or _INSTALLED.match(line)) is not None
+
+
+def flowers_error(output: str) -> str:
+    """Return the reason in the output of a command of Flower's that failed, which frames it with lines."""
+    framed = [line.strip("│ ") for line in output.splitlines() if line.startswith("│")]
+    return " ".join(framed) or output.strip()
 
 
 def begins_traceback(line: str) -> bool:
