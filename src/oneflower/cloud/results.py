@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -82,6 +84,11 @@ class Places:
         stem = model.with_suffix("")
         metrics, plot, card = (Path(f"{stem}-{name}") for name in ("metrics.json", "convergence.png", "card.md"))
         return cls(model, metrics, plot, card, stem)
+
+
+def prepare() -> None:
+    """Begin to load what draws plots, which takes its time: the run takes longer."""
+    threading.Thread(target=importlib.import_module, args=("oneflower.cloud.plot",), daemon=True).start()
 
 
 def collect(

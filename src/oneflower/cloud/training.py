@@ -113,6 +113,7 @@ def finish(link: SuperLinkClient, run_id: str, app: str, save: Path, observer: O
     """
     try:
         observer.notify(RunBegan(run_id))
+        results.prepare()
         run_id = following.follow(link, run_id, observer)
     except KeyboardInterrupt:
         _stop(link, run_id, observer)
