@@ -18,18 +18,24 @@ from typing import TYPE_CHECKING
 from oneflower.cloud import Cloud, Endpoints, Federation, opennebula_endpoints
 from oneflower.cloud.tunnel import SshOptions, make_key, tunnel
 from oneflower.opennebula import NAME
+from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import no_room
 from oneflower_appliance.settings import Bounds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from oneflower.cloud import FederationStatus
     from oneflower.local.daemon import Daemon
     from oneflower.local.home import LocalHome
+    from oneflower.runtimes.app_packages import AppPackages
+    from oneflower_appliance.app_packages import Declaration
 
 __all__ = ["Federation", "local_cloud", "opennebula_cloud"]
+
+
+_OTHERWISE = "Choose another ML_FRAMEWORK for the federation, or remove the dependency from the app."
 
 
 class _Runtimes:
@@ -49,9 +55,21 @@ class _Runtimes:
         found = runtime.ensure(self.home.runtimes, version, framework, tell)
         return found.bin / "flwr", found.packages()
 
+    def app_packages(self, _status: FederationStatus, _app: Path, _declaration: Declaration) -> Mapping[str, str]:
+        """Return nothing: what machines that boot an image have is in the image."""
+        return {}
+
+    def install(self, status: FederationStatus, _app: Path, declaration: Declaration, missing: Sequence[str]) -> None:
+        """Refuse to install: machines that boot an image are not changed for an app."""
+        raise OneflowerError(
+            f"{', '.join(missing)} cannot be installed for the app {declaration.app}: the machines of {status.name} "
+            "boot an image.",
+            self.remedy(),
+        )
+
     def remedy(self) -> str:
         """Return how machines get packages that an app needs and they lack."""
-        return "Choose another ML_FRAMEWORK for the federation, or remove the dependency from the app."
+        return _OTHERWISE
 
     def pins(self) -> Path:
         """Return the folder for pins: what a SuperLink without a proof published at the first connection."""
@@ -97,6 +115,30 @@ class LocalSurroundings(_Runtimes):
             chosen = replace(chosen, key=ours)
         with tunnel(status, chosen) as address:
             yield address
+
+    def app_packages(self, status: FederationStatus, app: Path, declaration: Declaration) -> Mapping[str, str]:
+        """Return the packages that were installed for this app alone, on top of the runtime of process trees."""
+        return {} if self._image() else self._packages_for(status, app, declaration).installed()
+
+    def install(self, status: FederationStatus, app: Path, declaration: Declaration, missing: Sequence[str]) -> None:
+        """Install what an app needs for these lines of its dependencies, for this app alone."""
+        if self._image():
+            super().install(status, app, declaration, missing)
+        self._packages_for(status, app, declaration).install(missing)
+
+    def _packages_for(self, status: FederationStatus, app: Path, declaration: Declaration) -> AppPackages:
+        from oneflower.runtimes import runtime  # noqa: PLC0415
+        from oneflower.runtimes.app_packages import AppPackages  # noqa: PLC0415
+
+        found = runtime.ensure(self.home.runtimes, status.version, status.framework)
+        return AppPackages(found, app, declaration)
+
+    def remedy(self) -> str:
+        """Return how machines get packages that an app needs and they lack."""
+        if self._image():
+            return super().remedy()
+        how = "Add `--install` to install what is missing, for this app alone, from the package index that uv uses."
+        return f"{how} {_OTHERWISE}"
 
     def _image(self) -> str:
         """Return the image that the machines boot from, or an empty text if they are process trees."""

@@ -65,9 +65,6 @@ class Surroundings:
     def flwr(self, *_):
         return Path("flwr"), dict.fromkeys(["flwr", "numpy", "pillow", "scikit-learn"], "")
 
-    def remedy(self):
-        return "Do without."
-
     def reach(self, status):
         raise AssertionError(f"somebody connects to {status.control}")
 

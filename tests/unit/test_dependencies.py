@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from oneflower.cloud import training
 from oneflower.cloud.dependencies import compare
+from oneflower.cloud.following import Observer
+from oneflower.cloud.status import FederationStatus
 from oneflower_appliance.errors import OneflowerError
 
 HAVE = {"flwr": "1.42.0", "numpy": "2.3.5", "torch": "2.9.1+cpu", "some-package": ""}
@@ -43,3 +48,58 @@ def test_both_lines_of_a_conflict_are_named():
         "  numpy<2 (the app's pyproject.toml), numpy==2.3.5 (the machines)",
     ]
     assert "--ignore-versions" in caught.value.hint
+
+
+APP = """
+[project]
+name = "mine"
+dependencies = ["numpy<2", "tiny>=1", "small"]
+[tool.flwr.app.components]
+serverapp = "mine.server:app"
+clientapp = "mine.client:app"
+"""
+BEGUN = "no SuperLink that is ready"  # all that was checked before is well
+
+
+class Machines:
+    """Machines on which packages were installed for the app, or not yet."""
+
+    def __init__(self, own):
+        self.own, self.installed = own, []
+
+    def flwr(self, version, framework, tell):
+        return Path("flwr"), HAVE
+
+    def app_packages(self, status, app, declaration):
+        return self.own
+
+    def install(self, status, app, declaration, missing):
+        self.installed.append((declaration.app, missing))
+
+    def remedy(self):
+        return "Do without."
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "outcome", "installed"),
+    [
+        ({}, {}, "asks for other releases(.|\n)*numpy<2", []),
+        ({}, {"install": True}, "asks for other releases", []),
+        ({}, {"ignore_versions": True}, "needs small, tiny>=1, which", []),
+        ({"small": "1"}, {"ignore_versions": True}, "needs tiny>=1, which", []),
+        ({"small": "1", "tiny": "2"}, {"ignore_versions": True}, BEGUN, []),
+        ({"small": "1", "tiny": "2"}, {"ignore_versions": True, "install": True}, BEGUN, []),
+        ({}, {"ignore_versions": True, "install": True}, BEGUN, [("mine", ("small", "tiny>=1"))]),
+    ],
+)
+def test_nothing_is_installed_that_was_not_asked_for_and_nothing_starts_without_it(
+    own, asked, outcome, installed, tmp_path
+):
+    (tmp_path / "pyproject.toml").write_text(APP)
+    machines = Machines(own)
+    with pytest.raises(OneflowerError, match=outcome):
+        training.train(
+            machines, FederationStatus(1, "lab", "RUNNING", 2), training.Request(str(tmp_path), None, {}, Path(), **asked),
+            Observer(print, print, print),
+        )  # fmt: skip
+    assert machines.installed == installed

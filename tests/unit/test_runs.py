@@ -377,9 +377,6 @@ class AnySurroundings:
     def flwr(self, version, framework, notify):
         return Path("flwr"), dict.fromkeys(["flwr", "numpy", "scikit-learn", "pillow"], "")
 
-    def remedy(self):
-        return "Do without."
-
 
 def test_a_federation_that_is_not_ready_trains_nothing():
     status = FederationStatus(1, "lab", "DEPLOYING", 2)
@@ -396,9 +393,6 @@ def submitting(link, tmp_path, monkeypatch):
     class Surroundings:
         def flwr(self, version, framework, notify):
             return link.client.flwr, dict.fromkeys(["flwr", "numpy", "scikit-learn", "pillow"], "")
-
-        def remedy(self):
-            return "Do without."
 
         def revive(self):
             return None

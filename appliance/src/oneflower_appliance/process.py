@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _MOST_FILES = 65536
-_KEPT = ("HOME", "LANG", "LC_ALL", "ONEFLOWER_MACHINE", "PATH", "PYTHONPATH", "TZ")
+_KEPT = ("HOME", "LANG", "LC_ALL", "ONEFLOWER_APP_PACKAGES", "ONEFLOWER_MACHINE", "PATH", "PYTHONPATH", "TZ")
 
 
 def die_with_parent(parent: int) -> None:

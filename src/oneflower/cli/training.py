@@ -32,6 +32,7 @@ Rounds = Annotated[
     int | None, typer.Option("--rounds", "-r", min=1, help="Rounds, if not as many as the federation's.")
 ]
 Folder = Annotated[Path, typer.Option("--save", help="Where results are saved.")]
+INSTALL = "ONEFLOWER_INSTALL"
 _RESULTS = Path("oneflower-results")
 
 
@@ -59,6 +60,10 @@ def run(
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Resume this run from its last checkpoint.")] = None,
     save: Folder = _RESULTS,
     show_log: Annotated[bool, typer.Option("--log", help="Show all of the app's log as it comes.")] = False,
+    install: Annotated[
+        bool,
+        typer.Option("--install", envvar=INSTALL, help="Install packages that only this app needs (local cloud)."),
+    ] = False,
     ignore_versions: Annotated[
         bool,
         typer.Option("--ignore-versions", help="Run the app with the releases of packages that the machines have."),
@@ -82,7 +87,9 @@ def run(
     if resume:
         result, table = _observed(functools.partial(found.resume, resume, save), shown)
     else:
-        wanted = functools.partial(found.run, app, rounds, config or (), save, ignore_versions=ignore_versions)
+        wanted = functools.partial(
+            found.run, app, rounds, config or (), save, install=install, ignore_versions=ignore_versions
+        )
         result, table = _observed(wanted, shown)
     if output is Output.JSON:
         screen.show_json(result)

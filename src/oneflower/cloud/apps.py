@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oneflower.cloud.dependencies import check_line
+from oneflower.cloud.dependencies import check_lines
 from oneflower.cloud.overrides import flatten, read
+from oneflower_appliance.app_packages import Declaration
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.parameters import PARAMETERS
 from oneflower_appliance.settings import run_config_keys, strategy_problem
@@ -26,12 +27,12 @@ _ROUNDS = PARAMETERS["FL_NUM_ROUNDS"].key
 
 @dataclass(frozen=True)
 class App:
-    """A Flower app: its folder, its defaults for the run config, and the lines of its dependencies."""
+    """A Flower app: its folder, its defaults for the run config, and what it declares to need."""
 
     name: str
     folder: Path
     config: Mapping[str, Any]
-    dependencies: tuple[str, ...]
+    declaration: Declaration
     prebuilt: bool
 
     def run_config(self, form: Mapping[str, str], rounds: int | None, given: Overrides) -> dict[str, Value]:
@@ -90,13 +91,13 @@ def _read(folder: Path, *, prebuilt: bool) -> App:
         if not re.fullmatch(r"[\w.]+:\w+", str(components.get(part, ""))):
             raise _not_an_app(folder, f"its pyproject.toml names no {part} in [tool.flwr.app.components]")
     project = content.get("project", {})
-    listed = project.get("dependencies", [])
+    declaration = Declaration.read(content)
     try:
-        dependencies = tuple(check_line(line) for line in (listed if isinstance(listed, list) else [listed]))
+        check_lines(declaration.dependencies)
     except ValueError as error:
         raise _not_an_app(folder, str(error)) from error
     config = flatten(app.get("config", {}))
-    return App(project.get("name", folder.name), folder, config, dependencies, prebuilt)
+    return App(project.get("name", folder.name), folder, config, declaration, prebuilt)
 
 
 def _not_an_app(folder: Path, why: str) -> OneflowerError:

@@ -56,13 +56,13 @@ class Comparison:
             )
 
 
-def check_line(line: object) -> str:
-    """Return a line of an app's dependencies. Raises `ValueError` if it is not a valid one (PEP 508)."""
-    try:
-        Requirement(str(line))
-    except InvalidRequirement as error:
-        raise ValueError(f"the dependency {line!r} is not valid: {str(error).splitlines()[0]}") from error
-    return str(line)
+def check_lines(lines: Iterable[str]) -> None:
+    """Raise `ValueError` if a line of an app's dependencies is not valid (PEP 508)."""
+    for line in lines:
+        try:
+            Requirement(line)
+        except InvalidRequirement as error:
+            raise ValueError(f"its dependency {line!r} is not valid: {str(error).splitlines()[0]}") from error
 
 
 def compare(lines: Iterable[str], packages: Mapping[str, str]) -> Comparison:

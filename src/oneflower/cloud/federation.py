@@ -178,6 +178,7 @@ class Federation:
         config: Overrides | None = None,
         save: Path = Path("oneflower-results"),
         *,
+        install: bool = False,
         ignore_versions: bool = False,
         on_row: Callable[[RunRow], None] = ignore,
         on_log: Callable[[str], None] = ignore,
@@ -187,13 +188,14 @@ class Federation:
         """Train an app to its end, and save its results.
 
         `app` is the name of a pre-built app or the folder of another; None stands for FL_USE_CASE. `config` overrides
-        the app's run config: a mapping, or texts as `flwr run --run-config` takes them. With `ignore_versions`, it runs
-        with the releases of packages that the machines have. `on_row` receives every round, `on_log` the app's log,
-        `notify` what is being done. An interrupt stops the run. If `shows_log`, the error of a run that fails does not
-        repeat the end of its log. Raises `OneflowerError`.
+        the app's run config: a mapping, or texts as `flwr run --run-config` takes them. With `install`, packages that
+        the machines lack are installed for it, on the local cloud. With `ignore_versions`, it runs with the releases
+        of packages that the machines have. `on_row` receives every round, `on_log` the app's log, `notify` what is
+        being done. An interrupt stops the run. If `shows_log`, the error of a run that fails does not repeat the end
+        of its log. Raises `OneflowerError`.
         """
         status = self.status()
-        wanted = training.Request(app, rounds, config or {}, save, ignore_versions)
+        wanted = training.Request(app, rounds, config or {}, save, install, ignore_versions)
         observer = Observer(on_row, on_log, notify, status.names, self._superlink, shows_log)
         return training.train(self.cloud.surroundings, status, wanted, observer)
 

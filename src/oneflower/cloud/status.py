@@ -9,6 +9,7 @@ from oneflower.cloud.trust import Trust
 from oneflower.opennebula import COORDINATOR
 from oneflower.opennebula.states import FAILED, ServiceState
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.parameters import PARAMETERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,6 +70,11 @@ class FederationStatus:
     def ready(self) -> bool:
         """Whether it is running and every one of its machines says that it is ready."""
         return self.state == ServiceState.RUNNING.name and bool(self.vms) and all(vm.ready for vm in self.vms)
+
+    @property
+    def framework(self) -> str:
+        """The machine-learning framework of its machines."""
+        return self.settings.get("ML_FRAMEWORK", PARAMETERS["ML_FRAMEWORK"].default)
 
     @property
     def failure(self) -> str:

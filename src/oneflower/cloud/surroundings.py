@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
     from oneflower.cloud.client import Cloud
     from oneflower.cloud.credentials import Endpoints
     from oneflower.cloud.status import FederationStatus
+    from oneflower_appliance.app_packages import Declaration
 
     Tell = Callable[[str], None]
 
@@ -30,6 +31,12 @@ class Surroundings(Protocol):
 
     def flwr(self, version: str, framework: str, tell: Tell) -> tuple[Path, Mapping[str, str]]:
         """Return the `flwr` command of a release, and the packages that the machines have: releases by name."""
+
+    def app_packages(self, status: FederationStatus, app: Path, declaration: Declaration) -> Mapping[str, str]:
+        """Return the packages that were installed for this app alone, which is in the folder `app`."""
+
+    def install(self, status: FederationStatus, app: Path, declaration: Declaration, missing: Sequence[str]) -> None:
+        """Install what an app needs for these lines of its dependencies, for this app alone."""
 
     def remedy(self) -> str:
         """Return how machines get packages that an app needs and they lack."""

@@ -16,7 +16,6 @@ from oneflower.cloud.names import file_name
 from oneflower.cloud.scaling import nodes_needed
 from oneflower.events import Note, RunBegan, Step
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.parameters import PARAMETERS
 from oneflower_appliance.runs import shortcoming
 from oneflower_appliance.use_cases import NO_USE_CASE
 
@@ -35,13 +34,15 @@ if TYPE_CHECKING:
 class Request:
     """What to train: an app by name or folder (None: FL_USE_CASE), what to override, and where to save.
 
-    With `ignore_versions`, the app runs with the releases of packages that the machines have.
+    With `install`, packages that the app needs and the machines lack are installed for it, where that is possible. With
+    `ignore_versions`, the app runs with the releases of packages that the machines have.
     """
 
     app: str | None
     rounds: int | None
     config: Overrides
     save: Path
+    install: bool = False
     ignore_versions: bool = False
 
 
@@ -63,10 +64,7 @@ def _train(
 ) -> results.RunResult:
     overrides = app.run_config(status.settings, wanted.rounds, wanted.config)
     flwr, packages = _flwr(surroundings, status, observer)
-    compared = compare(app.dependencies, packages)
-    if not wanted.ignore_versions:
-        compared.refuse_conflicts(app.name, status.name)
-    compared.refuse_missing(app.name, status.name, surroundings.remedy())
+    _provide(surroundings, status, wanted, app, packages, observer)
     with superlink.reach(surroundings, status, flwr, observer.notify) as link:
         needed, online = nodes_needed(status.settings), link.nodes_online()
         if online < needed:
@@ -101,9 +99,31 @@ def resume(
         return finish(link, submission.resume(link, before), name, save / file_name(status.name), observer)
 
 
+def _provide(
+    surroundings: Surroundings,
+    status: FederationStatus,
+    wanted: Request,
+    app: apps.App,
+    packages: Mapping[str, str],
+    observer: Observer,
+) -> None:
+    """Make sure that the machines have what an app needs, and install it if that was asked for."""
+    compared = compare(app.declaration.dependencies, packages)
+    if not wanted.ignore_versions:
+        compared.refuse_conflicts(app.name, status.name)
+    if not compared.missing:
+        return
+    own = surroundings.app_packages(status, app.folder, app.declaration)
+    left = compare(compared.missing, own)
+    if left.missing and wanted.install:
+        observer.notify(Step(f"installing {', '.join(left.missing)} for {app.name}, once"))
+        surroundings.install(status, app.folder, app.declaration, compared.missing)
+        return
+    left.refuse_missing(app.name, status.name, surroundings.remedy())
+
+
 def _flwr(surroundings: Surroundings, status: FederationStatus, observer: Observer) -> tuple[Path, Mapping[str, str]]:
-    framework = status.settings.get("ML_FRAMEWORK", PARAMETERS["ML_FRAMEWORK"].default)
-    return surroundings.flwr(status.version, framework, lambda text: observer.notify(Step(text)))
+    return surroundings.flwr(status.version, status.framework, lambda text: observer.notify(Step(text)))
 
 
 def finish(link: SuperLinkClient, run_id: str, app: str, save: Path, observer: Observer) -> results.RunResult:

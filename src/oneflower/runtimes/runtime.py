@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING
 from packaging.utils import canonicalize_name
 
 import oneflower_appliance
-from oneflower.process import run
 from oneflower.runtimes.package_index import find_links, local_torch, with_torch
+from oneflower.runtimes.uv import Uv, wheels_only
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import private_directory, write_atomic
 from oneflower_appliance.use_cases import FRAMEWORKS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
 PINNED = Path(__file__).parent / "locks"
 NO_FRAMEWORK = "none"  # Flower alone, which images have for apps that bring no framework
@@ -51,6 +51,12 @@ class Runtime:
         """Where Flower's commands are."""
         return self.python.parent
 
+    @property
+    def app_packages(self) -> Path:
+        """The folder with the packages that were installed for apps on top of this runtime. It may not exist."""
+        folder = self.bin.parent
+        return folder.parent / "apps" / folder.name
+
     def packages(self) -> dict[str, str]:
         """Return the releases of the packages that are installed, by normalised name."""
         return installed(next(self.bin.parent.glob("lib/python*/site-packages")))
@@ -58,7 +64,7 @@ class Runtime:
 
 def installed(folder: Path) -> dict[str, str]:
     """Return the releases of the packages that are installed in a folder of packages, by normalised name."""
-    found = (path.name.removesuffix(".dist-info").partition("-") for path in folder.glob("*.dist-info"))
+    found = (path.name.removesuffix(".dist-info").partition("-") for path in sorted(folder.glob("*.dist-info")))
     return {canonicalize_name(name): release for name, _, release in found}
 
 
@@ -115,42 +121,34 @@ def _folder(runtimes: Path, version: str, framework: str) -> Path:
 
 
 def _build(folder: Path, version: str, framework: str) -> None:
-    from uv import find_uv_bin  # noqa: PLC0415 - only needed here
-
-    what = f"build the runtime for Flower {version} and {framework}"
-    environment = {"UV_SYSTEM_CERTS": "1", **os.environ}
-    # In a folder of ours, so that the settings of the project we happen to be called from do not count.
-    uv = [find_uv_bin(), "--quiet", "--directory", str(folder.parent)]
+    uv = Uv(folder.parent, f"build the runtime for Flower {version} and {framework}", _HINT)
     links = find_links()
-    # A package that is built from source has a build system, which nothing pins.
-    sources = ["--only-binary", ":all:", *(word for link in links for word in ("--find-links", link))]
+    sources = wheels_only(links)
     on_torch = framework != NO_FRAMEWORK and "torch" in FRAMEWORKS[framework].packages
     torch = local_torch(links) if on_torch else None
     listed, way = requirements(version, framework), list[str]()
     if not pinned_list(version, framework).is_file():
         # PyTorch has a registry of its own, with a build for this machine's GPU or CPU. Not everybody can reach it.
         ways = [["--torch-backend", "auto"], []] if on_torch and not torch else [[]]
-        resolve = [*uv, "pip", "compile", "--generate-hashes", "--python", sys.executable, *sources]
-        listed, way = _resolve(resolve, ways, listed, what, environment)
+        resolve = ["pip", "compile", "--generate-hashes", "--python", sys.executable, *sources]
+        listed, way = _resolve(uv, resolve, ways, listed)
     elif torch:
         listed = with_torch(listed, torch)
     with _written(listed) as path:
-        run([*uv, "venv", "--clear", "--no-project", "--python", sys.executable, str(folder)], what, _HINT, environment)
+        uv("venv", "--clear", "--no-project", "--python", sys.executable, str(folder))
         python = str(folder / "bin" / "python")
-        install = [*uv, "pip", "install", "--python", python, "--compile-bytecode", "--require-hashes", *sources, *way]
-        run([*install, "--requirement", path], what, _HINT, environment)
+        install = ["pip", "install", "--python", python, "--compile-bytecode", "--require-hashes", *sources, *way]
+        uv(*install, "--requirement", path)
     write_atomic(folder / ".complete", "")
 
 
-def _resolve(
-    command: list[str], ways: list[list[str]], wanted: str, what: str, environment: Mapping[str, str]
-) -> tuple[str, list[str]]:
+def _resolve(uv: Uv, command: list[str], ways: list[list[str]], wanted: str) -> tuple[str, list[str]]:
     """Return what the registry has today, with its hashes, and the first of the `ways` that worked."""
     with _written(wanted) as path:
         for way in ways[:-1]:
             with suppress(OneflowerError):
-                return run([*command, *way, path], what, _HINT, environment), way
-        return run([*command, *ways[-1], path], what, _HINT, environment), ways[-1]
+                return uv(*command, *way, path), way
+        return uv(*command, *ways[-1], path), ways[-1]
 
 
 @contextmanager

@@ -390,13 +390,18 @@ def test_where_the_command_of_a_task_is_gone_flowers_own_is_run(task, monkeypatc
         (clientapp, Feature.CLIENTAPP_FOLDER, "clientapp_works_in"),
         (serverapp, Feature.SUPERVISED_LEGACY_APP, "supervise_legacy"),
         (serverapp, Feature.MESSAGE_COUNTS, "count_messages"),
+        (serverapp, Feature.SERVERAPP_PACKAGES, "find_packages_in"),
+        (clientapp, Feature.CLIENTAPP_PACKAGES, "find_packages_in"),
     ],
 )
 def test_without_a_name_a_task_runs_as_flower_starts_it(task, feature, works_in, monkeypatch, tmp_path):
     called = []
     monkeypatch.setenv("ONEFLOWER_RUNS", str(tmp_path))
+    monkeypatch.setenv("ONEFLOWER_APP_PACKAGES", str(tmp_path))
     owners = {"supervise_legacy": hooks, "count_messages": lifesigns}
-    for name in ("serverapp_works_in", "clientapp_works_in", "supervise_legacy", "count_messages"):
+    for name in (
+        "serverapp_works_in", "clientapp_works_in", "supervise_legacy", "count_messages", "find_packages_in",
+    ):  # fmt: skip
         if hasattr(owners.get(name, task), name):
             monkeypatch.setattr(owners.get(name, task), name, lambda *_: None)
     monkeypatch.setattr(owners.get(works_in, task), works_in, lambda runs, *_: called.append(runs))

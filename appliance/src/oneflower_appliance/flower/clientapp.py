@@ -8,8 +8,9 @@ from pathlib import Path
 
 from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.features import Feature
+from oneflower_appliance.flower.packages import find_packages_in
 from oneflower_appliance.flower.workplace import clientapp_works_in
-from oneflower_appliance.orders import RUNS_VARIABLE
+from oneflower_appliance.orders import PACKAGES_VARIABLE, RUNS_VARIABLE
 
 NAME = "flwr-clientapp"
 
@@ -28,4 +29,6 @@ def main() -> None:
     sys.argv[0] = NAME
     if (folder := os.environ.get(RUNS_VARIABLE)) and places.have(Feature.CLIENTAPP_FOLDER):
         clientapp_works_in(Path(folder))
+    if (folder := os.environ.get(PACKAGES_VARIABLE)) and places.have(Feature.CLIENTAPP_PACKAGES):
+        find_packages_in(Path(folder), internals.clientapp_task())
     internals.clientapp_command().flwr_clientapp()

@@ -48,5 +48,7 @@ class Feature(Enum):
     SUPERVISED_LEGACY_APP = "Recording and supervising runs of apps on Flower's legacy API"
     MESSAGE_COUNTS = "Counting the messages of a ServerApp"
     SERVERAPP_FOLDER = "A separate folder for each run's ServerApp"
+    SERVERAPP_PACKAGES = "Packages that were installed for a ServerApp"
     CLIENTAPP = "The wrapper around Flower's command for ClientApps"
     CLIENTAPP_FOLDER = "A separate folder for each run's ClientApp"
+    CLIENTAPP_PACKAGES = "Packages that were installed for a ClientApp"

@@ -213,8 +213,10 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_at(internals.grid_class, "push_messages", "pull_messages"),
     ),
     Feature.SERVERAPP_FOLDER: (*_at(internals.grid_class, "set_run"), *_at(internals.serverapp_task, "run_")),
+    Feature.SERVERAPP_PACKAGES: _at(internals.serverapp_task, "install_from_fab"),
     Feature.CLIENTAPP: _at(internals.clientapp_command, "flwr_clientapp"),
     Feature.CLIENTAPP_FOLDER: _at(internals.clientapp_task, "pull_task_input"),
+    Feature.CLIENTAPP_PACKAGES: _at(internals.clientapp_task, "install_from_fab"),
 }  # fmt: skip
 
 said: set[Feature] = set()  # the features of which this process has said that they are off

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.features import Feature
+from oneflower_appliance.flower.packages import find_packages_in
 from oneflower_appliance.flower.workplace import serverapp_works_in
-from oneflower_appliance.orders import RUNS_VARIABLE
+from oneflower_appliance.orders import PACKAGES_VARIABLE, RUNS_VARIABLE
 from oneflower_appliance.run_folder import CHECKPOINTS
 
 NAME = "flwr-serverapp"
@@ -45,4 +46,6 @@ def main() -> None:
             count_messages(runs)
         if places.have(Feature.SERVERAPP_FOLDER):
             serverapp_works_in(runs)
+    if (folder := os.environ.get(PACKAGES_VARIABLE)) and places.have(Feature.SERVERAPP_PACKAGES):
+        find_packages_in(Path(folder), internals.serverapp_task())
     internals.serverapp_command().flwr_serverapp()

@@ -19,6 +19,7 @@ from oneflower.local.host.processes import MARK, sweep
 from oneflower.local.oned.vms import LOOPBACK
 from oneflower.runtimes import runtime
 from oneflower_appliance.files import private_directory
+from oneflower_appliance.orders import PACKAGES_VARIABLE
 from oneflower_appliance.parameters import FLEET_PORT, FLOWER_TESTED, PARAMETERS
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class ProcessDriver:
             "LANG": "C.UTF-8",
             "PATH": os.environ.get("PATH", os.defpath),
             "PYTHONPATH": str(found.appliance),
+            PACKAGES_VARIABLE: str(found.app_packages),
             MARK: str(folder),
         }
         command = [
