@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from oneflower.runtimes import package_index, runtime
+from oneflower.runtimes import package_index, runtime, uv
 from oneflower.runtimes.package_index import find_links, local_torch
 from oneflower_appliance.agent import gpu
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -152,7 +152,7 @@ def test_pytorchs_own_registry_is_tried_first_for_what_is_not_pinned(tmp_path, m
             raise OneflowerError("no route", "", ExitCode.ENVIRONMENT)
         return "flwr==1.41.9"
 
-    monkeypatch.setattr(runtime, "run", run)
+    monkeypatch.setattr(uv, "run", run)
     monkeypatch.setattr(runtime, "find_links", lambda: ["https://example.org/wheels"])
     monkeypatch.setenv("ONEFLOWER_UNPINNED", "1")
     runtime.ensure(tmp_path / "cache", "1.41.9", "pytorch")
