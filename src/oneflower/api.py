@@ -110,11 +110,12 @@ class LocalSurroundings(_Runtimes):
         if not self._image():
             yield status.control
             return
-        chosen, ours = SshOptions.of_environment(), self.home.ssh_key
-        if chosen.key is None and ours.exists():
-            chosen = replace(chosen, key=ours)
-        with tunnel(status, chosen) as address:
+        with tunnel(status, self._ssh()) as address:
             yield address
+
+    def _ssh(self) -> SshOptions:
+        chosen, ours = SshOptions.of_environment(), self.home.ssh_key
+        return replace(chosen, key=ours) if chosen.key is None and ours.exists() else chosen
 
     def app_packages(self, status: FederationStatus, app: Path, declaration: Declaration) -> Mapping[str, str]:
         """Return the packages that were installed for this app alone, on top of the runtime of process trees."""
@@ -166,6 +167,10 @@ class LocalSurroundings(_Runtimes):
                 found = part.read_text(errors="replace").splitlines() + found
         return found[-lines:]
 
+    def journal(self, ip: str) -> str:
+        """Return nothing for a process tree, whose console has all. A machine that boots an image keeps a journal."""
+        return _journal(self._ssh(), ip) if self._image() else ""
+
     def revive(self) -> Endpoints | None:
         """Restart the daemon if it has ended."""
         from oneflower.local import daemon  # noqa: PLC0415
@@ -214,12 +219,20 @@ class OpenNebulaSurroundings(_Runtimes):
         """Return nothing: OpenNebula keeps no console log."""
         return []
 
+    def journal(self, ip: str) -> str:
+        """Return how to read the machine's journal."""
+        return _journal(self._ssh, ip)
+
     def revive(self) -> None:
         """Do nothing: only its operator starts OpenNebula."""
 
     def when_unreachable(self, variable: str) -> str:
         """Return what to check."""
         return f"Check the address ({variable}) and that the server runs."
+
+
+def _journal(ssh: SshOptions, ip: str) -> str:
+    return f"what apps print on a machine is in its journal: `{ssh.login(ip)} journalctl -u oneflower-agent`."
 
 
 def local_cloud(tell: Callable[[str], None] = lambda _: None, template: str = NAME) -> Cloud:

@@ -53,6 +53,9 @@ class Surroundings:
     def console(self, *_):
         return []
 
+    def journal(self, ip):
+        return f"Look on {ip}."
+
     def revive(self):
         return None
 

@@ -402,6 +402,9 @@ def test_the_python_api_deploys_and_cleans_up(world):
             status = made.status()
             assert (status.ready, status.supernodes) == (True, 3)
             assert any(line.startswith("superlink_0: ready") for line in made.logs())
+            [link] = [vm for vm in status.vms if vm.name == "superlink_0"]
+            assert made.logs(vm="superlink_0").journal == world.cloud.surroundings.journal(link.ip)
+            assert made.logs().journal == ""
         assert world.cloud.oneflow.service(made.id) is None
         assert str(made.id) in repr(made)
 

@@ -8,9 +8,7 @@ import pytest
 from flwr.supercore.logger import ConsoleHandler
 
 from oneflower.cli.printed import Printed
-from oneflower.cloud.app_output import AppOutput, last_lines
-
-FIVE = "  | 2\n  | 3\n  | 4\n  | 5\n  | 6\n"
+from oneflower.cloud.app_output import AppOutput, Shown, last_lines
 
 
 def logged(level, text, *, colored=True, timestamps=False):
@@ -59,39 +57,54 @@ def test_a_line_that_comes_in_pieces_is_one():
     assert output.end() == []
 
 
-@pytest.mark.parametrize(
-    ("text", "table", "shown"),
-    [
-        ("", True, ""),
-        ("INFO :      [ROUND 1]\n", True, ""),
-        ("one\n", True, "  the app printed 1 line:\n  | one\n"),
-        ("1 %\r50 %\r100 %\n", True, "  the app printed 1 line:\n  | 100 %\n"),
-        ("a\nb\n", False, "  the app printed 2 lines:\n  | a\n  | b\n"),
-        (
-            "".join(f"{n}\n" for n in range(7)),
-            True,
-            "  the app printed 7 lines, of which these are the last 5 (`--log` shows all):\n" + FIVE,
-        ),
-    ],
-)
-def test_the_last_lines_are_shown_under_the_table(capsys, text, table, shown):
-    printed = Printed()
-    printed.add(text)
-    printed.show(table=table)
-    assert capsys.readouterr().err == shown
+TRACEBACK = "Traceback (most recent call last):\n" + '  File "x.py", line 1\n' * 20 + "ValueError: no\n"
 
 
-def test_without_a_table_many_more_lines_are_shown(capsys):
-    printed = Printed()
-    printed.add("".join(f"line {number}\n" for number in range(1000)))
-    printed.show(table=False)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "  the app printed 1000 lines, of which these are the last 200 (`--log` shows all):"
-    assert (lines[1], lines[-1]) == ("  | line 800", "  | line 999")
+@pytest.fixture
+def printed(capsys):
+    """What shows an app's output; `printed.seen()` returns the lines that were shown since it was last called."""
+    found = Printed()
+
+    def seen():
+        return capsys.readouterr().err.splitlines()
+
+    found.seen = seen
+    return found
 
 
-def test_what_an_app_prints_does_not_act_on_the_terminal(capsys):
-    printed = Printed()
+def test_what_an_app_prints_is_shown_as_it_comes(printed):
+    printed.add("INFO :      [ROUND 1]\none\n1 %\r50 %\r100 %\ntw")
+    assert printed.seen() == ["  | one", "  | 100 %"]
+    printed.add("o\nthree")
+    assert printed.seen() == ["  | two"]
+    printed.end(failed=False)
+    assert printed.seen() == ["  | three"]
+
+
+def test_of_very_much_the_last_lines_are_shown_before_the_next_row(printed):
+    printed.add("".join(f"{number}\n" for number in range(1000)))
+    assert printed.seen() == [f"  | {number}" for number in range(200)]
+    printed.end_round()
+    assert printed.seen() == ["  | ... 788 more lines (`--log` shows all)", *(f"  | {n}" for n in range(988, 1000))]
+    printed.add("".join(f"{number}\n" for number in range(21)))
+    assert len(printed.seen()) == 20
+    printed.end(failed=True)
+    assert printed.seen() == ["  | 20"]
+
+
+def test_a_traceback_is_shown_once(printed):
+    printed.add(f"before\n{TRACEBACK}")
+    assert printed.seen() == ["  | before"]
+    printed.end_round()
+    assert printed.seen()[-1] == "  | ValueError: no", "the app went on"
+    printed.add(f"before\n{TRACEBACK}")
+    printed.end(failed=True)
+    assert printed.seen() == ["  | before"]
+    log = f"before\n{TRACEBACK}"
+    assert last_lines(log, Shown.PRINTED) == last_lines(log)[1:] == log.splitlines()[-12:]
+    assert last_lines(log, Shown.ALL) == last_lines("before\n", Shown.PRINTED) == []
+
+
+def test_what_an_app_prints_does_not_act_on_the_terminal(printed):
     printed.add("\x1b]0;owned\x07\x1b[2Jhello\n")
-    printed.show(table=True)
-    assert "\x1b" not in capsys.readouterr().err
+    assert "\x1b" not in "".join(printed.seen())

@@ -18,6 +18,7 @@ import pytest
 
 from oneflower.cli.rounds import show_files
 from oneflower.cloud import FederationStatus, VmStatus, results, submission, training
+from oneflower.cloud.app_output import Shown
 from oneflower.cloud.following import Observer, Patience, follow
 from oneflower.cloud.superlink import SuperLinkClient
 from oneflower.events import Exchanged, Note, RunBegan
@@ -95,13 +96,16 @@ def test_a_run_that_failed_gives_the_apps_reason_and_the_end_of_its_log(link):
     assert "RuntimeError: boom" in str(caught.value)
 
 
-@pytest.mark.parametrize("shows_log", [True, False])
-def test_the_last_lines_of_an_app_that_failed_are_shown_once(link, shows_log):
+@pytest.mark.parametrize("shown", Shown)
+def test_the_last_lines_of_an_app_that_failed_are_shown_once(link, shown):
     finished(link, "failed", "exception: boom", log="INFO :      [ROUND 1]\nmy last words\nRuntimeError: boom\n")
     logged = []
     with pytest.raises(OneflowerError) as caught:
-        follow(link.client, "5", Observer(print, logged.append, print, shows_log=shows_log))
-    assert (str(caught.value).count("my last words"), "[ROUND 1]" in str(caught.value)) == (not shows_log, False)
+        follow(link.client, "5", Observer(print, logged.append, print, shown=shown))
+    assert (str(caught.value).count("my last words"), "[ROUND 1]" in str(caught.value)) == (
+        shown is Shown.NOTHING,
+        False,
+    )
     assert "my last words" in logged[0]
 
 

@@ -148,10 +148,12 @@ def test_a_machine_that_is_not_there_is_one_sentence(server, control):
 
 def test_options_come_from_the_environment(monkeypatch):
     assert SshOptions.of_environment() == SshOptions("root", 22, None)
+    assert SshOptions().login("10.0.0.7") == "ssh root@10.0.0.7"
     monkeypatch.setenv("ONEFLOWER_SSH_USER", "debian")
     monkeypatch.setenv("ONEFLOWER_SSH_PORT", "2222")
     monkeypatch.setenv("ONEFLOWER_SSH_KEY", "/keys/id")
     assert SshOptions.of_environment() == SshOptions("debian", 2222, Path("/keys/id"))
+    assert SshOptions.of_environment().login("10.0.0.7") == "ssh -p 2222 -i /keys/id debian@10.0.0.7"
     monkeypatch.setenv("ONEFLOWER_SSH_PORT", "ssh")
     with pytest.raises(OneflowerError, match="is not a valid port"):
         SshOptions.of_environment()

@@ -212,6 +212,8 @@ def logs(
         return
     for line in found.lines(consoles_only=vm is not None):
         screen.show_line(line)
+    if found.journal:
+        screen.note(found.journal)
 
 
 def scale(

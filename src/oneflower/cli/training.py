@@ -6,7 +6,6 @@ import functools
 import secrets
 import threading
 from contextlib import suppress
-from enum import Enum, auto
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +24,7 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from oneflower.cloud import RunResult
+    from oneflower.cloud import RunResult, RunRow
     from oneflower.events import Event
 
 Rounds = Annotated[
@@ -82,15 +81,14 @@ def run(
         )
     if show_log and quiet:
         raise OneflowerError("--log and --quiet exclude each other.", "Leave out one of them.", ExitCode.USAGE)
-    shown = _Shown.ALL if show_log else _Shown.NOTHING if quiet else _Shown.LAST
     found = Federation.find(Session.cloud(), federation)
     if resume:
-        result, table = _observed(functools.partial(found.resume, resume, save), shown)
+        result, table = _observed(functools.partial(found.resume, resume, save), log=show_log, quiet=quiet)
     else:
         wanted = functools.partial(
             found.run, app, rounds, config or (), save, install=install, ignore_versions=ignore_versions
         )
-        result, table = _observed(wanted, shown)
+        result, table = _observed(wanted, log=show_log, quiet=quiet)
     if output is Output.JSON:
         screen.show_json(result)
         return
@@ -125,18 +123,17 @@ def model(
         show_files(result)
 
 
-class _Shown(Enum):
-    """How much of an app's log is shown."""
+def _observed(train: Callable[..., RunResult], *, log: bool = False, quiet: bool = False) -> tuple[RunResult, RunTable]:
+    """Train to the end, and show the progress and what the app prints. Ctrl-C stops the run."""
+    from oneflower.cloud.app_output import Shown  # noqa: PLC0415
 
-    ALL = auto()
-    LAST = auto()
-    NOTHING = auto()
-
-
-def _observed(train: Callable[..., RunResult], shown: _Shown = _Shown.LAST) -> tuple[RunResult, RunTable]:
-    """Train to the end, and show the progress. Ctrl-C stops the run."""
     table, printed = RunTable(), Printed()
-    log = {_Shown.ALL: screen.say, _Shown.LAST: printed.add, _Shown.NOTHING: ignore}[shown]
+    shown = Shown.ALL if log else Shown.NOTHING if quiet else Shown.PRINTED
+    show = {Shown.ALL: screen.say, Shown.PRINTED: printed.add, Shown.NOTHING: ignore}[shown]
+
+    def end_round(row: RunRow) -> None:
+        printed.end_round()
+        table.add(row)
 
     with Steps(table.waiting) as steps:
 
@@ -146,8 +143,12 @@ def _observed(train: Callable[..., RunResult], shown: _Shown = _Shown.LAST) -> t
             else:
                 steps.notify(event)
 
-        result = train(on_row=table.add, on_log=log, notify=notify, shows_log=shown is _Shown.ALL)
-    printed.show(table=bool(result.rows))
+        try:
+            result = train(on_row=end_round, on_log=show, notify=notify, shown=shown)
+        except BaseException:
+            printed.end(failed=True)
+            raise
+        printed.end(failed=False)
     return result, table
 
 

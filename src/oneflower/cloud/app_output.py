@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from enum import Enum, auto
+
 from oneflower.cloud.wording import begins_traceback, is_of_flowers_log
+
+__all__ = ["AppOutput", "Shown", "begins_traceback", "last_lines"]
 
 _BEFORE_A_TRACEBACK = 5
 _AT_THE_END = 12
+
+
+class Shown(Enum):
+    """What a person sees as it comes: all of a run's log, what the app prints without tracebacks, or nothing."""
+
+    ALL = auto()
+    PRINTED = auto()
+    NOTHING = auto()
 
 
 class AppOutput:
@@ -32,11 +44,14 @@ class AppOutput:
         return not self._in_log
 
 
-def last_lines(log: str) -> list[str]:
-    """Return the last lines that an app printed, out of a log, and the end of its traceback if it has one."""
+def last_lines(log: str, seen: Shown = Shown.NOTHING) -> list[str]:
+    """Return the last lines that an app printed, and the end of its traceback, out of a log: what was not seen yet."""
+    if seen is Shown.ALL:
+        return []
     output = AppOutput()
     lines = [line for line in output.add(log) + output.end() if line.strip()]
-    cut = next((number for number, line in enumerate(lines) if begins_traceback(line)), None)
-    if cut is None:
-        return lines[-_AT_THE_END:]
-    return lines[:cut][-_BEFORE_A_TRACEBACK:] + lines[cut:][-_AT_THE_END:]
+    cut = next((number for number, line in enumerate(lines) if begins_traceback(line)), len(lines))
+    before, traceback = lines[:cut], lines[cut:][-_AT_THE_END:]
+    if seen is Shown.PRINTED:
+        return traceback
+    return before[-_BEFORE_A_TRACEBACK if traceback else -_AT_THE_END :] + traceback

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from oneflower.cloud import deletion, deployment, results, superlink, training, waiting
+from oneflower.cloud.app_output import Shown
 from oneflower.cloud.following import Observer
 from oneflower.cloud.logs import read_logs
 from oneflower.cloud.names import check_name
@@ -183,7 +184,7 @@ class Federation:
         on_row: Callable[[RunRow], None] = ignore,
         on_log: Callable[[str], None] = ignore,
         notify: Notify = ignore,
-        shows_log: bool = False,
+        shown: Shown = Shown.NOTHING,
     ) -> RunResult:
         """Train an app to its end, and save its results.
 
@@ -191,12 +192,12 @@ class Federation:
         the app's run config: a mapping, or texts as `flwr run --run-config` takes them. With `install`, packages that
         the machines lack are installed for it, on the local cloud. With `ignore_versions`, it runs with the releases
         of packages that the machines have. `on_row` receives every round, `on_log` the app's log, `notify` what is
-        being done. An interrupt stops the run. If `shows_log`, the error of a run that fails does not repeat the end
-        of its log. Raises `OneflowerError`.
+        being done. An interrupt stops the run. `shown` is what a person sees of the log as it comes: the error of a run
+        that fails does not repeat it. Raises `OneflowerError`.
         """
         status = self.status()
         wanted = training.Request(app, rounds, config or {}, save, install, ignore_versions)
-        observer = Observer(on_row, on_log, notify, status.names, self._superlink, shows_log)
+        observer = Observer(on_row, on_log, notify, status.names, self._superlink, shown)
         return training.train(self.cloud.surroundings, status, wanted, observer)
 
     def resume(
@@ -207,11 +208,11 @@ class Federation:
         on_row: Callable[[RunRow], None] = ignore,
         on_log: Callable[[str], None] = ignore,
         notify: Notify = ignore,
-        shows_log: bool = False,
+        shown: Shown = Shown.NOTHING,
     ) -> RunResult:
         """Resume a run that was stopped, lost or failed, from its last checkpoint to its end. Otherwise as `run`."""
         status = self.status()
-        observer = Observer(on_row, on_log, notify, status.names, self._superlink, shows_log)
+        observer = Observer(on_row, on_log, notify, status.names, self._superlink, shown)
         return training.resume(self.cloud.surroundings, status, run, save, observer)
 
     def _superlink(self) -> str:

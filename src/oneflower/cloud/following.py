@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from oneflower.cloud.app_output import last_lines
+from oneflower.cloud.app_output import Shown, last_lines
 from oneflower.cloud.superlink import TIMEOUT
 from oneflower.events import Exchanged, Note
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class Observer:
     """Receives each round, the app's log and the current step. `names` are machines, by node id.
 
-    `machine` is asked what the cloud knows of the SuperLink's machine when the SuperLink does not answer. `shows_log`
-    says that a person sees the log as it comes, so that an error does not repeat its end.
+    `machine` is asked what the cloud knows of the SuperLink's machine when the SuperLink does not answer. `shown`
+    is what a person sees of the log as it comes, which an error does not repeat.
     """
 
     row: Callable[[RunRow], None]
@@ -37,7 +37,7 @@ class Observer:
     notify: Notify
     names: Mapping[str, str] = field(default_factory=dict)
     machine: Callable[[], str] = lambda: "nothing is known of its machine"
-    shows_log: bool = False
+    shown: Shown = Shown.NOTHING
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class _Following:
             # A `OneflowerError` in the ServerApp says what is wrong and how to fix it. It is shown once.
             found = Failure.parse(said)
             return OneflowerError(f"Run {self.number} failed: {found.message}", found.hint, ExitCode.RUN_FAILED)
-        return _failed(self.number, state, "" if self._observer.shows_log else self._tail)
+        return _failed(self.number, state, last_lines(self._tail, self._observer.shown))
 
     def _parse(self, line: str) -> RunRow:
         return RunRow.parse(line).named(self._observer.names)
@@ -213,9 +213,9 @@ def _lost(run_id: str, state: RunState, lines: Sequence[str]) -> OneflowerError:
     )
 
 
-def _failed(run_id: str, state: RunState, tail: str) -> OneflowerError:
+def _failed(run_id: str, state: RunState, last: Sequence[str]) -> OneflowerError:
     reason = state.details or state.sub_status
-    shown = "".join(f"\n  {line}" for line in last_lines(tail))
+    shown = "".join(f"\n  {line}" for line in last)
     return OneflowerError(
         f"Run {run_id} {state.sub_status}: {reason}" + (f"\nThe last lines of the app:{shown}" if shown else ""),
         "",

@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Logs:
-    """What a federation reports: the service's log, the machines, and their consoles where there are any."""
+    """What a federation reports: the service's log, the machines, and their consoles where there are any.
+
+    `journal` says how to see what apps print on the machine that was asked for, if its console does not have it.
+    """
 
     service: tuple[str, ...]
     vms: tuple[VmStatus, ...]
     consoles: Mapping[str, list[str]]
+    journal: str = ""
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.lines())
@@ -48,4 +52,5 @@ def read_logs(service: Service, lines: int, vm: str | None = None) -> Logs:
             ExitCode.NOT_FOUND,
         )
     consoles = {found.name: service.cloud.surroundings.console(found.id, lines) for found in shown}
-    return Logs(status.log, status.vms, consoles)
+    journal = service.cloud.surroundings.journal(shown[0].ip) if vm is not None and shown[0].ip else ""
+    return Logs(status.log, status.vms, consoles, journal)

@@ -53,6 +53,9 @@ class Surroundings(Protocol):
     def console(self, vm: int, lines: int) -> list[str]:
         """Return the last lines of a machine's console, or none if this side keeps no consoles."""
 
+    def journal(self, ip: str) -> str:
+        """Return how to see what apps print on the machine at `ip`, or an empty text if its console has it."""
+
     def revive(self) -> Endpoints | None:
         """Restart the cloud's servers if they have ended and we can. Returns None if nothing was done."""
 

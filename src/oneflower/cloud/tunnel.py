@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from oneflower.cloud.status import FederationStatus
 
 _ALIAS = "oneflower-superlink"
+_SSH = 22  # the usual port
 _PATIENCE = 30.0
 _PULSE = 0.05
 _PAUSE = 0.5  # between two looks whether the tunnel is still open
@@ -37,16 +38,22 @@ class SshOptions:
     """How to log in to the SuperLink's machine. Without a `key`, `ssh` uses the keys that it finds."""
 
     user: str = "root"
-    port: int = 22
+    port: int = _SSH
     key: Path | None = None
 
     @classmethod
     def of_environment(cls) -> SshOptions:
         """Read ONEFLOWER_SSH_USER, ONEFLOWER_SSH_PORT and ONEFLOWER_SSH_KEY. Raises `OneflowerError`."""
-        port, key = os.environ.get("ONEFLOWER_SSH_PORT", "22"), os.environ.get("ONEFLOWER_SSH_KEY")
+        port, key = os.environ.get("ONEFLOWER_SSH_PORT", str(_SSH)), os.environ.get("ONEFLOWER_SSH_KEY")
         if not port.isdigit() or not 0 < int(port) < 65536:
             raise OneflowerError(f"ONEFLOWER_SSH_PORT is {port!r}, which is not a valid port.", "Most machines use 22.")
         return cls(os.environ.get("ONEFLOWER_SSH_USER", "root"), int(port), Path(key).expanduser() if key else None)
+
+    def login(self, ip: str) -> str:
+        """Return the command with which a person logs in to a machine."""
+        port = f" -p {self.port}" if self.port != _SSH else ""
+        key = f" -i {self.key}" if self.key else ""
+        return f"ssh{port}{key} {self.user}@{ip}"
 
 
 def make_key(path: Path) -> str:
