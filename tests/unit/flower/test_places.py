@@ -36,11 +36,12 @@ REQUIRED = {Feature.FRONT_DOOR, Feature.NODE_DOOR, Feature.NODE_ID}
 IN_SUPERLINK = (
     Feature.FRONT_DOOR, Feature.API, Feature.FORGET_LOST_DELIVERIES, Feature.STUCK_NODES, Feature.RETENTION,
     Feature.WARM_SUPERLINK, Feature.LIMIT_TASK_CLEANUP, Feature.DEAD_SERVERAPPS, Feature.HELD_QUESTIONS,
-    Feature.SHORTCUTS, Feature.LOG_LEVEL,
+    Feature.SHORTCUTS, Feature.LOG_LEVEL, Feature.OBJECT_STORE, Feature.BUNDLES,
 )  # fmt: skip
 IN_SUPERNODE = (
     Feature.NODE_DOOR, Feature.NODE_ID, Feature.ANSWER_IN_TURN, Feature.FORGET_ENDED_RUNS, Feature.CLOSE_SESSION, Feature.WARM_SUPERNODE,
     Feature.DEAD_CLIENTAPPS, Feature.NODE_QUESTIONS, Feature.END_WITH_RUN, Feature.HELD_QUESTIONS, Feature.LOG_LEVEL,
+    Feature.BUNDLES,
 )  # fmt: skip
 
 
@@ -212,6 +213,7 @@ def prepared_superlink(folder):
     command, states = internals.superlink_command(), internals.link_state()
     cleanup = getattr(internals.core_state(), "_cleanup_expired_task_tokens", None)
     activate = getattr(states, "activate_node", None)
+    store = getattr(internals.object_stores(), "store", None)
     app = Starlette()
     app.state.linkstate_factory = SimpleNamespace(state=lambda: SimpleNamespace(get_run_info=list))
     app.state.enable_supernode_auth = False
@@ -244,16 +246,27 @@ def prepared_superlink(folder):
         "watches": stub.tasks.on_death is not None,
         "api": type(own.status).__name__ == "Starlette",
         "holds": type(own.flower).__name__ == "LongPoll",
+        "bundles": type(getattr(own.flower, "_app", None)).__name__ == "BundleServer",
+        "keeps": getattr(internals.object_stores(), "store", None) is not store,
     }
 
 
 SUPERLINK = {
-    Feature.WARM_SUPERLINK: {"warm": [], "watches": False, "cleans less": False, "holds": False},
+    Feature.WARM_SUPERLINK: {
+        "warm": [],
+        "watches": False,
+        "cleans less": False,
+        "holds": False,
+        "bundles": False,
+        "keeps": False,
+    },
     Feature.FORGET_LOST_DELIVERIES: {"forgets": False},
     Feature.LIMIT_TASK_CLEANUP: {"cleans less": False},
     Feature.DEAD_SERVERAPPS: {"watches": False},
     Feature.API: {"api": False, "watches": False},
-    Feature.HELD_QUESTIONS: {"holds": False},
+    Feature.HELD_QUESTIONS: {"holds": False, "bundles": False},
+    Feature.OBJECT_STORE: {"keeps": False, "bundles": False},
+    Feature.BUNDLES: {"bundles": False},
 }
 
 
@@ -274,7 +287,7 @@ def test_a_superlink_starts_without_a_name_or_refuses_to(place, monkeypatch, tmp
         assert not found["listens"]
         return
     whole = {"doors": 2, "warm": ["flwr.superlink.cli.flower_superlink"], "forgets": True, "cleans less": True,
-             "watches": True, "api": True, "holds": True}  # fmt: skip
+             "watches": True, "api": True, "holds": True, "bundles": True, "keeps": True}  # fmt: skip
     for feature in off:
         whole |= SUPERLINK.get(feature, {})
     assert found == whole
@@ -282,7 +295,7 @@ def test_a_superlink_starts_without_a_name_or_refuses_to(place, monkeypatch, tmp
 
 def prepared_supernode():
     loop, command = internals.node_loop(), internals.supernode_command()
-    before = {name: getattr(loop, name, None) for name in ("_pull_and_store_message", "_push_messages")}
+    before = {name: getattr(loop, name, None) for name in ("_pull_and_store_message", "_push_messages", "pull_objects")}
     stock, stub = getattr(command, "uvicorn", None), Stub()
     ran = []
     if hasattr(command, "flower_supernode"):
@@ -306,6 +319,7 @@ def prepared_supernode():
         "watches": stub.tasks.on_death is not None,
         "pull": layers("_pull_and_store_message"),
         "push": layers("_push_messages"),
+        "bundles": layers("pull_objects"),
         "holds": type(loop.time).__name__ == "_Clock" if hasattr(loop, "time") else False,
     }
 
@@ -318,8 +332,9 @@ SUPERNODE = {
     Feature.HELD_QUESTIONS: (1, 0, {"holds": False}),
     Feature.DEAD_CLIENTAPPS: (1, 0, {"watches": False}),
     Feature.END_WITH_RUN: (1, 1, {}),
+    Feature.BUNDLES: (0, 0, {"bundles": 0}),
 }
-WARM = {Feature.NODE_QUESTIONS, Feature.HELD_QUESTIONS, Feature.DEAD_CLIENTAPPS, Feature.END_WITH_RUN}
+WARM = {Feature.NODE_QUESTIONS, Feature.HELD_QUESTIONS, Feature.DEAD_CLIENTAPPS, Feature.END_WITH_RUN, Feature.BUNDLES}
 
 
 @pytest.mark.parametrize("place", [p for p in ALL if users(p) & set(IN_SUPERNODE)], ids=str)
@@ -338,9 +353,10 @@ def test_a_supernode_starts_without_a_name_or_refuses_to(place, monkeypatch):
         assert place.name in found["refused"]
         assert found["ran"] == []
         return
-    whole = {"guarded": [True], "warm": ["flwr.supernode.start_client_internal"], "watches": True, "holds": True}
+    whole = {"guarded": [True], "warm": ["flwr.supernode.start_client_internal"], "watches": True, "holds": True,
+             "bundles": 1}  # fmt: skip
     if Feature.WARM_SUPERNODE in off:
-        whole |= {"warm": [], "watches": False, "holds": False}
+        whole |= {"warm": [], "watches": False, "holds": False, "bundles": 0}
         off |= WARM
     if {Feature.NODE_QUESTIONS, Feature.HELD_QUESTIONS} <= off:
         off -= {Feature.HELD_QUESTIONS}

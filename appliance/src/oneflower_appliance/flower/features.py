@@ -25,6 +25,7 @@ class Feature(Enum):
     RETENTION = "Forgetting runs that have ended"
     WARM_SUPERLINK = "Warm execution of ServerApps (FL_EXECUTION=warm)"
     LIMIT_TASK_CLEANUP = "Looking for expired tasks only once a second"
+    OBJECT_STORE = "Keeping the objects of messages out of the database"
     DEAD_SERVERAPPS = "Failing a run as soon as its ServerApp dies"
 
     # In a SuperNode.
@@ -40,6 +41,7 @@ class Feature(Enum):
 
     # In both.
     HELD_QUESTIONS = "Holding requests until they have an answer"
+    BUNDLES = "Sending the objects of a message in bundles"
     SHORTCUTS = "The shortcut past Flower's middlewares"
     LOG_LEVEL = "The log level of Flower (FL_LOG_LEVEL)"
 

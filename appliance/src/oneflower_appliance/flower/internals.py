@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from flwr.supercore.corestate.sql_corestate import SqlCoreState
     from flwr.supercore.error import ApiErrorCode
     from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
+    from flwr.supercore.object_store.object_store_factory import ObjectStoreFactory
     from flwr.supercore.protobuf.client import ProtobufClient
+    from flwr.supercore.runtime import RuntimeHttpClient
     from flwr.supercore.sql_mixin import SqlMixin
     from flwr.supercore.superexec.executor import LaunchResult
     from flwr.superlink.grid.http_grid import HttpGrid
@@ -384,6 +386,27 @@ def object_store() -> InMemoryObjectStore:
     from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore  # noqa: PLC0415
 
     return InMemoryObjectStore()
+
+
+def object_stores() -> type[ObjectStoreFactory]:
+    """Return the class that makes an object store where the first is asked for."""
+    from flwr.supercore.object_store import ObjectStoreFactory  # noqa: PLC0415
+
+    return ObjectStoreFactory
+
+
+def inflatables() -> Any:
+    """Return the module that sends and fetches the objects of messages."""
+    from flwr.supercore.inflatable import inflatable_utils  # noqa: PLC0415
+
+    return inflatable_utils
+
+
+def runtime_client() -> type[RuntimeHttpClient]:
+    """Return the class of a task's client of its SuperLink or SuperNode."""
+    from flwr.supercore.runtime import RuntimeHttpClient  # noqa: PLC0415
+
+    return RuntimeHttpClient
 
 
 def run_errors() -> Any:

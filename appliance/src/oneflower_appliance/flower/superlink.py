@@ -26,8 +26,10 @@ from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.linkstate import LinkState
 from oneflower_appliance.flower.membership import Membership
 from oneflower_appliance.flower.serving import Server, fleet_entrance, listen, own_entrance
+from oneflower_appliance.flower.warm.bundle_server import BundleServer
 from oneflower_appliance.flower.warm.cleanup import limit_task_cleanup
 from oneflower_appliance.flower.warm.longpoll import ACQUIRE_TASK, REPLIES, LongPoll
+from oneflower_appliance.flower.warm.objectstore import keep_objects_out_of_database
 from oneflower_appliance.flower.warm.shortcuts import Shortcuts
 from oneflower_appliance.orders import LEVEL_VARIABLE, SuperLinkOrders
 from oneflower_appliance.run_folder import LOST
@@ -57,6 +59,7 @@ class SuperLink:
         self._runs = orders.runs
         self._superexec = superexec
         self._served = False
+        self._in_memory = False  # the objects of messages
 
     def run(self) -> None:
         """Run Flower's command, until it ends."""
@@ -65,6 +68,9 @@ class SuperLink:
         command.uvicorn = SimpleNamespace(run=self.serve)
         if self._superexec:
             self._superexec.replace_in(command)
+        if self._superexec and places.have(Feature.OBJECT_STORE):
+            self._in_memory = True
+            keep_objects_out_of_database(self._orders.database.with_name("objects"))
         command.flower_superlink()
         if not self._served:
             raise OneflowerError(
@@ -95,7 +101,10 @@ class SuperLink:
     def _make_polls(self) -> LongPoll | None:
         if not places.have(Feature.HELD_QUESTIONS):
             return None
-        return LongPoll(Shortcuts(self._app) if places.have(Feature.SHORTCUTS) else self._app)
+        app = Shortcuts(self._app) if places.have(Feature.SHORTCUTS) else self._app
+        if self._in_memory and places.have(Feature.BUNDLES):
+            app = BundleServer(app, self._state.linkstate_factory)
+        return LongPoll(app)
 
     def _make_link(self) -> LinkState | None:
         if LOST_DELIVERIES.applies and places.have(Feature.FORGET_LOST_DELIVERIES):

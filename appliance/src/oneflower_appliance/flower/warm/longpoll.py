@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.flower import internals
+from oneflower_appliance.flower.warm import bundles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 PREFER, APPLIED = "prefer", "preference-applied"
 ACQUIRE_TASK = "/v1/runtime/acquire-task"
-REPLIES = ("/v1/runtime/pull-messages", "/v1/runtime/pull-object")
+REPLIES = ("/v1/runtime/pull-messages", "/v1/runtime/pull-object", f"/v1/runtime/{bundles.PULL_OBJECTS}")
 
 _IN_TURN = ("/v1/fleet/", "/v1/runtime/")
 _LONGEST = 20.0  # seconds; Flower's clients give up on an answer after 30
@@ -75,6 +76,14 @@ class _Question:
             self.wake(subject)
 
 
+class _Raw:
+    """An answer that is not read."""
+
+    @staticmethod
+    def FromString(body: bytes) -> bytes:  # noqa: N802 - its name in protobuf
+        return body
+
+
 def _nothing(_body: bytes) -> str:
     return ""
 
@@ -95,24 +104,42 @@ def _catalogue() -> tuple[dict[str, _Question], dict[str, list[_Change]]]:
     def not_there_yet(answer: Any) -> bool:
         return bool(answer.object_found and not answer.object_available)
 
+    def no_objects(answer: Any) -> bool:
+        return not answer
+
     def no_task(answer: Any) -> bool:
         return not answer.token
 
     node_pull, grid_pull = "/v1/fleet/pull-messages", "/v1/runtime/pull-messages"
     node_object, task_object = "/v1/fleet/pull-object", "/v1/runtime/pull-object"
+    node_objects, task_objects = (f"/v1/{api}/{bundles.PULL_OBJECTS}" for api in ("fleet", "runtime"))
+
+    def of_bundle(body: bytes) -> str:
+        try:
+            return str(messages.PullObjectRequest.FromString(bundles.Request.read(body).flower).run_id)
+        except Exception:  # noqa: BLE001 - any error: it is refused
+            return ""
+
+    def of_run(body: bytes) -> str:
+        return str(messages.PushObjectRequest.FromString(body).run_id)
+
     questions = {
         ACQUIRE_TASK: _Question(runtime.AcquireTaskResponse, no_task, _nothing),
         node_pull: _Question(fleet.PullMessagesResponse, no_messages, _nothing),
         grid_pull: _Question(runtime.PullAppMessagesResponse, no_messages, _nothing),
         node_object: _Question(messages.PullObjectResponse, not_there_yet, pulled),
         task_object: _Question(messages.PullObjectResponse, not_there_yet, pulled),
+        node_objects: _Question(_Raw, no_objects, of_bundle),
+        task_objects: _Question(_Raw, no_objects, of_bundle),
     }
     changes = {
         "/v1/control/start-run": [_Change(ACQUIRE_TASK, _nothing)],
         "/v1/runtime/push-messages": [_Change(node_pull, _nothing)],
         "/v1/fleet/push-messages": [_Change(grid_pull, _nothing)],
-        "/v1/runtime/push-object": [_Change(node_object, pushed)],
-        "/v1/fleet/push-object": [_Change(task_object, pushed)],
+        "/v1/runtime/push-object": [_Change(node_object, pushed), _Change(node_objects, of_run)],
+        "/v1/fleet/push-object": [_Change(task_object, pushed), _Change(task_objects, of_run)],
+        f"/v1/runtime/{bundles.PUSH_OBJECTS}": [_Change(node_objects, of_bundle)],
+        f"/v1/fleet/{bundles.PUSH_OBJECTS}": [_Change(task_objects, of_bundle)],
     }
     return questions, changes
 
@@ -135,7 +162,7 @@ class LongPoll:
         body: bytes | None = b""
         if not path.startswith(_IN_TURN):
             await self._app(scope, receive, send)
-        elif (body := await _read(receive)) is not None:
+        elif (body := await body_of(receive)) is not None:
             question = self._questions.get(path)
             seconds = _asked_for(scope["headers"]) if question else 0.0
             if question and seconds:
@@ -189,8 +216,8 @@ class LongPoll:
         finally:
             gone.cancel()
 
-    async def _ask(self, scope: Scope, body: bytes) -> _Answer:
-        answer = _Answer()
+    async def _ask(self, scope: Scope, body: bytes) -> Answer:
+        answer = Answer()
         said = False
 
         async def receive() -> Message:
@@ -205,7 +232,7 @@ class LongPoll:
         return answer
 
 
-class _Answer:
+class Answer:
     """An application's answer, kept until it is decided whether to send it."""
 
     def __init__(self) -> None:
@@ -213,6 +240,7 @@ class _Answer:
         self._parts: list[bytes] = []
 
     async def take(self, message: Message) -> None:
+        """Take a part of the answer. It is what an application calls `send`."""
         if message["type"] == "http.response.start":
             self._start = message
         elif message["type"] == "http.response.body":
@@ -220,13 +248,16 @@ class _Answer:
 
     @property
     def status(self) -> int:
+        """The HTTP status."""
         return int(self._start["status"])
 
     @property
     def body(self) -> bytes:
+        """The body."""
         return b"".join(self._parts)
 
     async def send(self, send: Send, *, held: bool = False) -> None:
+        """Send it."""
         headers = [*self._start.get("headers", ()), *([(APPLIED.encode(), b"wait")] if held else [])]
         await send({**self._start, "headers": headers})
         await send({"type": "http.response.body", "body": self.body})
@@ -239,7 +270,7 @@ def _asked_for(headers: Iterable[tuple[bytes, bytes]]) -> float:
     return 0.0
 
 
-async def _read(receive: Receive) -> bytes | None:
+async def body_of(receive: Receive) -> bytes | None:
     """Return the body of a request, or None if the client disconnected."""
     parts = []
     while True:

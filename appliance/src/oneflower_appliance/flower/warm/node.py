@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.nodeloop import UNFINISHED, answer_for
+from oneflower_appliance.flower.warm.bundle_client import send_in_bundles
+from oneflower_appliance.flower.warm.bundle_server import BundleServer
 from oneflower_appliance.flower.warm.longpoll import ACQUIRE_TASK, LongPoll
 from oneflower_appliance.flower.warm.shortcuts import Shortcuts
 from oneflower_appliance.flower.warm.waits import WAITS, ask_to_wait, replace_sleep
@@ -43,6 +45,8 @@ class WarmNode:
         self._superexec.replace_in(internals.node_loop())
         if places.have(Feature.HELD_QUESTIONS) and places.have(Feature.NODE_QUESTIONS):
             self._hold_questions()
+        if places.have(Feature.BUNDLES):
+            send_in_bundles(internals.node_loop())
         if places.have(Feature.DEAD_CLIENTAPPS):
             self._answer_for_dead_clientapps()
         if places.have(Feature.END_WITH_RUN):
@@ -57,7 +61,10 @@ class WarmNode:
 
         @functools.wraps(create)
         def create_app(*args: Any, **kwargs: Any) -> LongPoll:
-            poll = LongPoll(Shortcuts(create(*args, **kwargs)), on_change=WAITS.something_happened)
+            app: Any = Shortcuts(create(*args, **kwargs))
+            if places.have(Feature.BUNDLES):
+                app = BundleServer(app, kwargs["state_factory"])
+            poll = LongPoll(app, on_change=WAITS.something_happened)
             self._polls.append(poll)
             return poll
 

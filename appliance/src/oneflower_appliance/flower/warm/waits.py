@@ -21,7 +21,7 @@ _PATIENCE = 15.0  # seconds
 _ACQUIRE_TASK = "/flwr.proto.Runtime/AcquireTask"
 _NODE_PULL = "/flwr.proto.Fleet/PullMessages"
 _GRID_PULL = "/flwr.proto.Runtime/PullMessages"
-_OBJECTS = ("/flwr.proto.Fleet/PullObject", "/flwr.proto.Runtime/PullObject")
+_OBJECTS = tuple(f"/flwr.proto.{api}/{call}" for api in ("Fleet", "Runtime") for call in ("PullObject", "PullObjects"))
 
 
 class Waits:

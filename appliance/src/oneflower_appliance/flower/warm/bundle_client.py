@@ -1,0 +1,211 @@
+"""Sends and fetches the objects of a message in bundles: the client's side, in SuperNodes and tasks.
+
+Flower fetches a list of objects, and sends a list of objects, with two functions that call its client once for each
+object. In their place, the first call is made with all the others in mind: the client then asks the other end for
+bundles. If that runs stock Flower, it does not know the call (404), and Flower's own functions do the rest.
+
+Who checks a hash: the store that takes an object, as in Flower.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from oneflower_appliance.flower import internals
+from oneflower_appliance.flower.warm import bundles
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+_PAUSE = 0.1  # seconds between two requests if the other end does not hold them
+_STOCK = "oneflower_other_end_is_stock"  # the attribute of a client that knows so
+
+
+@dataclass
+class _Fetching:
+    """Objects to fetch, and the contents of those that came."""
+
+    names: list[str]
+    contents: dict[str, bytes] = field(default_factory=dict)
+
+
+@dataclass
+class _Sending:
+    """Objects to send, and whether they were sent: they are not if the other end runs stock Flower."""
+
+    objects: list[tuple[str, bytes]]
+    done: bool = False
+
+
+class _Now(threading.local):
+    """What this thread is fetching or sending, in the call of Flower's function for one object."""
+
+    work: _Fetching | _Sending | None = None
+
+
+_now = _Now()
+
+
+@contextmanager
+def _at(work: _Fetching | _Sending) -> Iterator[None]:
+    _now.work = work
+    try:
+        yield
+    finally:
+        _now.work = None
+
+
+def send_in_bundles(*modules: Any) -> None:
+    """Make Flower's functions in these modules, and its clients, use bundles, in this process."""
+    inflatables = internals.inflatables()
+    for module in modules:
+        for name, better in (
+            ("pull_objects", _fetching(inflatables.pull_objects)),
+            ("push_object_contents_from_iterable", _sending(inflatables.push_object_contents_from_iterable)),
+        ):
+            if hasattr(module, name):
+                setattr(module, name, better)
+    for client, api in ((internals.fleet_client(), "fleet"), (internals.runtime_client(), "runtime")):
+        client.PullObject = _pull_object(client.PullObject, api)  # type: ignore[method-assign]
+        client.PushObject = _push_object(client.PushObject, api)  # type: ignore[method-assign]
+
+
+def _fetching(stock: Callable[..., dict[str, bytes]]) -> Callable[..., dict[str, bytes]]:
+    not_there_yet = internals.inflatables().ObjectUnavailableError
+
+    @functools.wraps(stock)
+    def pull_objects(object_ids: list[str], pull_object_fn: Callable[[str], bytes], **limits: Any) -> dict[str, bytes]:
+        work = _Fetching(object_ids)
+        if len(object_ids) > 1:
+            try:
+                with _at(work):
+                    pull_object_fn(object_ids[-1])  # children come before their parents, so this is the message
+            except not_there_yet:
+                pass  # Flower's own function waits for it
+        left = [name for name in object_ids if name not in work.contents]
+        return work.contents | stock(left, pull_object_fn, **limits) if left else work.contents
+
+    return pull_objects
+
+
+def _sending(stock: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(stock)
+    def push_object_contents_from_iterable(
+        object_contents: Iterable[tuple[str, bytes]], push_object_fn: Callable[[str, bytes], None], **limits: Any
+    ) -> None:
+        contents = iter(object_contents)
+        while part := _part(contents):
+            work = _Sending(part)
+            with _at(work):
+                push_object_fn(*part[0])
+            if not work.done:
+                stock(itertools.chain(part[1:], contents), push_object_fn, **limits)
+                return
+
+    return push_object_contents_from_iterable
+
+
+def _part(contents: Iterator[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+    """Return the objects of the next bundle."""
+    part, size = [], 0
+    for name, content in contents:
+        part.append((name, content))
+        size += len(content)
+        if size >= bundles.PART or len(part) == bundles.MOST:
+            break
+    return part
+
+
+def _pull_object(stock: Callable[..., Any], api: str) -> Callable[..., Any]:
+    response = internals.object_messages().PullObjectResponse
+
+    @functools.wraps(stock)
+    def PullObject(self: Any, request: Any) -> Any:  # noqa: N802 - its name in Flower
+        work = _now.work
+        if not isinstance(work, _Fetching) or not _fetch(self, api, request, work):
+            return stock(self, request)
+        return response(object_found=True, object_available=request.object_id in work.contents)
+
+    return PullObject
+
+
+def _push_object(stock: Callable[..., Any], api: str) -> Callable[..., Any]:
+    messages = internals.object_messages()
+
+    @functools.wraps(stock)
+    def PushObject(self: Any, request: Any) -> Any:  # noqa: N802 - its name in Flower
+        work = _now.work
+        if not isinstance(work, _Sending):
+            return stock(self, request)
+        who = messages.PullObjectRequest(node=request.node, run_id=request.run_id, object_id=request.object_id)
+        payload = bundles.write_handed(request.session_id, work.objects)
+        answer = _ask(self, api, bundles.PUSH_OBJECTS, who, payload, messages.PushObjectResponse)
+        work.done = answer is not None
+        return answer if answer is not None else stock(self, request)
+
+    return PushObject
+
+
+def _fetch(client: Any, api: str, request: Any, work: _Fetching) -> bool:
+    """Fetch what is left of some objects, until all are there or one cannot come. False: the other end is stock."""
+    while left := [name for name in work.names if name not in work.contents]:
+        answer = _ask(
+            client, api, bundles.PULL_OBJECTS, request, [bundles.write_wanted(left[: bundles.MOST])], bundles.Answer
+        )
+        if answer is None:
+            return False
+        work.contents |= {name: content for name, content in answer.objects.items() if content is not None}
+        if None in answer.objects.values():
+            return True  # Flower's own function then says so
+        if not answer.objects:
+            time.sleep(_PAUSE)
+    return True
+
+
+def _ask(client: Any, api: str, call: str, who: Any, payload: list[bytes], answer: Any) -> Any:
+    """Make one of our calls. Returns None if the other end does not know it."""
+    if getattr(client, _STOCK, False):
+        return None
+    method = f"/flwr.proto.{api.title()}/{call.title().replace('-', '')}"
+    try:
+        return client._unary_unary(  # noqa: SLF001 - with its connection, headers and retries
+            path=f"/v1/{api}/{call}", rpc_method=method, request=_Request(who, payload), response_type=_reader(answer)
+        ).value
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code != httpx.codes.NOT_FOUND:
+            raise
+        setattr(client, _STOCK, True)
+        return None
+
+
+class _Request:
+    """A request as Flower's client expects it."""
+
+    def __init__(self, who: Any, payload: list[bytes]) -> None:
+        self._who, self._payload = who, payload
+
+    def SerializeToString(self, *, deterministic: bool) -> bytes:  # noqa: N802 - its name in protobuf
+        """Return the body."""
+        flower = self._who.SerializeToString(deterministic=deterministic)
+        return bundles.Request.write(flower, *self._payload)
+
+
+def _reader(answer: Any) -> type:
+    """Return a class of answers as Flower's client expects it: one that reads itself."""
+
+    class Reader:
+        def __init__(self) -> None:
+            self.value: Any = None
+
+        def ParseFromString(self, body: bytes) -> None:  # noqa: N802 - its name in protobuf
+            self.value = answer.FromString(body)
+
+    return Reader

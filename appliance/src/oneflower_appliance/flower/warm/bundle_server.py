@@ -1,0 +1,193 @@
+"""Gives and takes the objects of a message in bundles: the server's side, in SuperLinks and SuperNodes.
+
+A SuperNode gets only objects of messages that are for it. A task gets only objects of its own run. What else is asked
+for does not exist. What is handed over must be expected in the session that Flower opened for it, as with Flower's own
+call, and must have its hash.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse, Response
+
+from oneflower_appliance.flower import internals
+from oneflower_appliance.flower.warm import bundles
+from oneflower_appliance.flower.warm.longpoll import Answer, body_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = logging.getLogger("flwr")
+
+_FLEET, _RUNTIME, _ONE = "/v1/fleet/", "/v1/runtime/", "pull-object"
+_MEDIA = "application/protobuf"  # what Flower's client expects
+
+
+class BundleServer:
+    """ASGI middleware before one of Flower's applications, whose states come from `states`."""
+
+    def __init__(self, app: ASGIApp, states: Any) -> None:
+        self._app = app
+        self._states = states
+        self._messages = internals.object_messages()
+        self._token = internals.core_constants().TASK_TOKEN_HEADER
+        acts: dict[str, Callable[[Any, bool, Headers, bundles.Request], bytes]] = {
+            bundles.PULL_OBJECTS: self._give, bundles.PUSH_OBJECTS: self._take,
+        }  # fmt: skip
+        self._acts = {(api + call): (api, act) for api in (_FLEET, _RUNTIME) for call, act in acts.items()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request for or with a bundle; pass on all others."""
+        api, act = self._acts.get(scope.get("path", ""), ("", None))
+        if act is None:
+            await self._app(scope, receive, send)
+            return
+        try:
+            body = await body_of(receive)
+            if body is None:
+                return
+            asked = bundles.Request.read(body)
+            allowed = await self._ask_flower(scope, api + _ONE, asked.flower)
+            if allowed.status != 200:
+                await allowed.send(send)
+                return
+            content = await run_in_threadpool(act, self._states.state(), api == _FLEET, Headers(scope=scope), asked)
+        except ValueError as error:
+            await PlainTextResponse(f"Not a valid bundle: {error}.\n", 400)(scope, receive, send)
+            return
+        await Response(content, media_type=_MEDIA)(scope, receive, send)
+
+    async def _ask_flower(self, scope: Scope, path: str, body: bytes) -> Answer:
+        answer, said = Answer(), False
+
+        async def receive() -> Message:
+            nonlocal said
+            if said:
+                return {"type": "http.disconnect"}
+            said = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self._app({**scope, "path": path, "raw_path": path.encode()}, receive, answer.take)
+        return answer
+
+    def _give(self, state: Any, fleet: bool, headers: Headers, asked: bundles.Request) -> bytes:  # noqa: FBT001
+        who = self._messages.PullObjectRequest.FromString(asked.flower)
+        run = who.run_id if fleet else self._run(state, headers)
+        store = state.object_store
+        if fleet:
+            its_own = _is_for(state, who.object_id, who.node.node_id)
+        else:
+            its_own = who.object_id in store.run_objects_mapping.get(run, ())
+        own = _below(store, who.object_id) if its_own else set()
+        found: list[tuple[str, bytes | None]] = []
+        size = 0
+        for name in bundles.read_wanted(asked.payload):
+            # If it is not there yet, and never will be, Flower forgets it.
+            content = state.get_object(run, name) if name in own else None
+            if content != b"":
+                found.append((name, content))
+                size += len(content or b"")
+            if size >= bundles.PART:
+                break
+        if fleet and size:
+            state.store_traffic(run, bytes_sent=size, bytes_recv=0)
+        return b"".join(bundles.write_objects(found))
+
+    def _take(self, state: Any, fleet: bool, headers: Headers, asked: bundles.Request) -> bytes:  # noqa: FBT001
+        who = self._messages.PullObjectRequest.FromString(asked.flower)
+        run = who.run_id if fleet else self._run(state, headers)
+        session, objects = bundles.read_handed(asked.payload)
+        stored = store_objects(state, run, session, objects)
+        if fleet and stored:
+            state.store_traffic(run, bytes_sent=0, bytes_recv=sum(len(content) for _, content in objects))
+        answer: bytes = self._messages.PushObjectResponse(stored=stored).SerializeToString()
+        return answer
+
+    def _run(self, state: Any, headers: Headers) -> int:
+        task = state.get_task_by_token(headers.get(self._token, ""))
+        if task is None:
+            raise ValueError("the task has ended")
+        run: int = task.run_id
+        return run
+
+
+def _is_for(state: Any, message: str, node: int) -> bool:
+    """Whether a message that is not answered yet is for a node."""
+    sql = internals.link_states()
+    mine = sql.select(sql.MessageInsModel.message_id).where(
+        sql.MessageInsModel.message_id == message, sql.MessageInsModel.dst_node_id == sql.uint64_to_int64(node)
+    )
+    with state.session() as session:
+        return session.scalar(mine) is not None
+
+
+def _below(store: Any, root: str) -> set[str]:
+    """Return the names of an object and of all objects below it."""
+    found: set[str] = set()
+    left = [root]
+    with store.lock_store:
+        while left:
+            name = left.pop()
+            if name not in found and (entry := store.store.get(name)):
+                found.add(name)
+                left += entry.child_object_ids
+    return found
+
+
+def store_objects(state: Any, run: int, session: str, objects: Sequence[tuple[str, bytes]]) -> bool:
+    """Store objects as Flower's `store_object` does for each. Returns whether all are there now.
+
+    One that is there already counts: the bundle was sent again, because its answer was lost.
+    """
+    if not hasattr(state, "session"):  # a SuperNode's state is in memory
+        return all(
+            state.store_object(run, session, name, content) or state.object_store.get(name) for name, content in objects
+        )
+    expected = _expected(state, run, session)
+    new = [(name, content) for name, content in objects if name in expected]
+    if any(name not in expected and not state.object_store.get(name) for name, _ in objects):
+        return False
+    try:
+        for name, content in new:
+            state.object_store.put(name, content)
+    except Exception as error:  # noqa: BLE001 - any error, as in Flower's own method
+        log.error("An object could not be stored: %s", error)  # noqa: TRY400 - a sentence is enough
+        return False
+    _note(state, session, [name for name, _ in new])
+    return True
+
+
+def _expected(state: Any, run: int, session: str) -> set[str]:
+    """Return the objects that are still expected in a session of a run. If the session has expired, Flower ends it."""
+    core = internals.core_states()
+    pending = core.ObjectPushSessionPendingModel
+    with state.session() as database:
+        found = database.get(core.ObjectPushSessionModel, session, populate_existing=True)
+        if found is None or core.int64_to_uint64(found.run_id) != run:
+            return set()
+        if found.expires_at <= core.now():
+            state._cleanup_push_session(session, cleanup_messages=True)  # noqa: SLF001 - there is no other way in
+            return set()
+        return set(database.scalars(core.select(pending.object_id).where(pending.session_id == session)))
+
+
+def _note(state: Any, session: str, stored: list[str]) -> None:
+    """Note that objects are no longer expected in a session, and end it if none is."""
+    core = internals.core_states()
+    pending = core.ObjectPushSessionPendingModel
+    with state.session() as database:
+        found = database.get(core.ObjectPushSessionModel, session, populate_existing=True)
+        if found is None or not stored:
+            return
+        database.execute(core.delete(pending).where(pending.session_id == session, pending.object_id.in_(stored)))
+        found.pending_count -= len(stored)
+        found.expires_at = core.now() + core.timedelta(seconds=core.OBJECT_PUSH_SESSION_TTL_SECONDS)
+        if not found.pending_count:
+            database.flush()
+            state._cleanup_push_session(session, cleanup_messages=False)  # noqa: SLF001

@@ -1,0 +1,113 @@
+"""The object store of a SuperLink: in memory, and in files beyond a limit, instead of in its database.
+
+Flower keeps each object in SQLite, with a row for each child, run and session. An object lives for seconds, from the
+ServerApp to the last SuperNode that fetches it, or back, and a run does not survive its SuperLink. So the store of
+Flower's SuperNodes serves here too. Contents that exceed the limit are written to files that nobody else can read.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oneflower_appliance.flower import internals
+
+if TYPE_CHECKING:
+    import threading
+
+_SHARE = 4  # contents may have this part of the machine's memory: a quarter
+_SMALL = 64 * 1024  # bytes: what is smaller stays in memory, since a file of its own would free little
+
+
+def keep_objects_out_of_database(folder: Path) -> None:
+    """Make Flower's factory return this store in this process. What an earlier process left in `folder` is removed."""
+    most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _SHARE
+    shutil.rmtree(folder, ignore_errors=True)
+
+    def store(self: Any) -> Any:
+        with self._store_lock:
+            if self.store_instance is None:
+                self.store_instance = object_store(folder, most)
+            return self.store_instance
+
+    internals.object_stores().store = store  # type: ignore[method-assign]
+
+
+def object_store(folder: Path, most: int) -> Any:
+    """Return a store that holds at most `most` bytes of large contents in memory, and the rest in files in `folder`."""
+    return type("ObjectStore", (_WithFiles, type(internals.object_store())), {})(folder, most)
+
+
+class _WithFiles:
+    """What is different from Flower's store: the content of an entry may be in a file.
+
+    `held` is the number of bytes in memory.
+    """
+
+    store: dict[str, Any]
+    lock_store: threading.RLock
+
+    def __init__(self, folder: Path, most: int) -> None:
+        super().__init__()
+        self._folder, self._most = folder, most
+        self.held = 0
+
+    @property
+    def _flower(self) -> Any:
+        return super()
+
+    def put(self, object_id: str, object_content: bytes) -> None:
+        """Store an object. Raises `OSError` if there is neither memory nor disk for it."""
+        with self.lock_store:
+            entry = self.store.get(object_id)
+            new = entry is not None and not entry.is_available
+        self._flower.put(object_id, object_content)  # without the lock, because it computes the hash
+        with self.lock_store:
+            entry = self.store.get(object_id)
+            if new and entry is not None and entry.content is object_content:
+                self.held += len(object_content)
+                if self.held > self._most and len(object_content) >= _SMALL:
+                    self._write(object_id, entry)
+
+    def get(self, object_id: str) -> bytes | None:
+        """Return an object; it is empty if it is not there yet."""
+        with self.lock_store:
+            content: bytes | Path | None = self._flower.get(object_id)
+            return content.read_bytes() if isinstance(content, Path) else content
+
+    def delete(self, object_id: str) -> None:
+        """Delete an object, and those below it that no other has."""
+        with self.lock_store:
+            entry = self.store.get(object_id)
+            self._flower.delete(object_id)
+            if entry is not None and object_id not in self.store:
+                self._free(entry)
+
+    def clear(self) -> None:
+        """Delete all objects."""
+        with self.lock_store:
+            entries = list(self.store.values())
+            self._flower.clear()
+            for entry in entries:
+                self._free(entry)
+
+    def _write(self, object_id: str, entry: Any) -> None:
+        file = self._folder / object_id
+        try:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            file.write_bytes(entry.content)
+        except OSError:
+            file.unlink(missing_ok=True)
+            self._free(entry)
+            entry.content, entry.is_available = b"", False
+            raise
+        self._free(entry)
+        entry.content = file
+
+    def _free(self, entry: Any) -> None:
+        if isinstance(entry.content, Path):
+            entry.content.unlink(missing_ok=True)
+        else:
+            self.held -= len(entry.content)

@@ -1,0 +1,313 @@
+"""Bundles of objects: both sides, before Flower's own handlers and Flower's own state on a disk."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID
+from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse, PushObjectRequest, PushObjectResponse
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.error import FlowerError
+from flwr.supercore.inflatable import inflatable_utils
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_id, get_object_tree
+from flwr.supercore.inflatable.inflatable_protobuf_utils import (
+    make_pull_object_fn_protobuf,
+    make_push_object_fn_protobuf,
+)
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectPushError, inflate_object_from_contents
+from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.superlink.servicer.fleet import fleet_handlers
+from flwr.superlink.servicer.runtime import runtime_handlers
+
+from oneflower_appliance.flower import internals
+from oneflower_appliance.flower.warm import bundle_client, bundles
+from oneflower_appliance.flower.warm.bundle_server import BundleServer
+from oneflower_appliance.flower.warm.objectstore import keep_objects_out_of_database, object_store
+
+from . import test_linkstate
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the alembic that makes Flower's database
+
+MODEL = RecordDict({"arrays": ArrayRecord([np.full(9, number, dtype=np.float32) for number in range(8)])})
+
+
+class Flower:
+    """Flower's application, as far as objects go. It lets in only who has the right token."""
+
+    def __init__(self, fleet):
+        self._fleet = fleet
+        self.asked = []
+
+    async def __call__(self, scope, receive, send):
+        self.asked.append(scope["path"])
+        status, content = 404, b""
+        api, call = scope["path"].split("/")[2:]
+        if call in ("pull-object", "push-object"):
+            kind = {"pull-object": PullObjectRequest, "push-object": PushObjectRequest}[call]
+            request = kind.FromString((await receive())["body"])
+            handlers = {"fleet": fleet_handlers, "runtime": runtime_handlers}[api]
+            task = [self._fleet.state.get_task_by_token(self._fleet.token)] if api == "runtime" else []
+            try:
+                answer = getattr(handlers, call.replace("-", "_"))(request, self._fleet.state, *task)
+                status, content = 200, answer.SerializeToString()
+            except FlowerError:
+                status = 403
+            if (b"flwr-task-token", self._fleet.token.encode()) not in scope["headers"]:
+                status, content = 401, b""
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": content})
+
+
+class Client:
+    """Flower's client of one API, before an application in this process. `lose` loses that many answers."""
+
+    def __init__(self, fleet, app, api):
+        self.fleet, self.app, self.api, self.lose = fleet, app, api, 0
+
+    def _unary_unary(self, *, path, rpc_method, request, response_type):
+        assert rpc_method.split("/")[2].lower() == path.split("/")[3].replace("-", "")
+        status, content = self.post(path, request.SerializeToString(deterministic=True))
+        if self.lose and path.endswith("s"):
+            self.lose -= 1
+            raise httpx.ReadError("lost")
+        if status != 200:
+            raise httpx.HTTPStatusError("", request=None, response=httpx.Response(status))
+        result = response_type()
+        result.ParseFromString(content)
+        return result
+
+    def post(self, path, body, token=None):
+        sent = []
+
+        async def receive():
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message):
+            sent.append(message)
+
+        headers = [(b"flwr-task-token", (token or self.fleet.token).encode())]
+        asyncio.run(self.app({"type": "http", "method": "POST", "path": path, "headers": headers}, receive, send))
+        return sent[0]["status"], sent[1]["body"]
+
+    def PullObject(self, request):  # noqa: N802 - its name in Flower
+        return self._unary_unary(path=f"/v1/{self.api}/pull-object", rpc_method="//PullObject", request=request,
+                                 response_type=PullObjectResponse)  # fmt: skip
+
+    def PushObject(self, request):  # noqa: N802 - its name in Flower
+        return self._unary_unary(path=f"/v1/{self.api}/push-object", rpc_method="//PushObject", request=request,
+                                 response_type=PushObjectResponse)  # fmt: skip
+
+
+class Wire:
+    """A SuperLink of ours with a message for a node (`flower` is Flower in it), and clients of ours."""
+
+    def __init__(self, fleet):
+        self.fleet, self.state, self.flower = fleet, fleet.state, Flower(fleet)
+        self.app = BundleServer(self.flower, SimpleNamespace(state=lambda: fleet.state))
+        self.node, self.task = self.client("fleet"), self.client("runtime")
+        self.pull = bundle_client._fetching(inflatable_utils.pull_objects)
+        self.push = bundle_client._sending(inflatable_utils.push_object_contents_from_iterable)
+        self.session, self.message, self.model = self.opened(MODEL)
+
+    def client(self, api, app=None):
+        kind = type("Ours", (Client,), {})
+        kind.PullObject = bundle_client._pull_object(kind.PullObject, api)
+        kind.PushObject = bundle_client._push_object(kind.PushObject, api)
+        return kind(self.fleet, app or self.app, api)
+
+    def opened(self, content, node=None):
+        """Open a session for a message, and return it, the message's name and its objects."""
+        message = Message(content, dst_node_id=node or self.fleet.node, message_type="train")
+        message.metadata.__dict__["_message_id"] = message.object_id
+        session = self.state.start_session(self.fleet.run)
+        assert self.state.store_message_and_object_tree(message, get_object_tree(message), session)[0]
+        objects = {name: found.deflate() for name, found in get_all_nested_objects(message).items()}
+        return session, message.object_id, objects
+
+    def _node(self, client):
+        return Node(node_id=self.fleet.node if client.api == "fleet" else SUPERLINK_NODE_ID)
+
+    def fetch(self, client, names):
+        pull = make_pull_object_fn_protobuf(client.PullObject, self._node(client), self.fleet.run)
+        return self.pull(list(names), pull)
+
+    def hand(self, client, objects, session):
+        push = make_push_object_fn_protobuf(client.PushObject, self._node(client), self.fleet.run, session)
+        self.push(iter(objects.items()), push)
+
+    def request(self, call, *payload, api="fleet", node=None, message=None, token=None):
+        """Make a request by hand; return its status and its answer."""
+        who = PullObjectRequest(node=Node(node_id=node or self.fleet.node), run_id=self.fleet.run,
+                                object_id=message or self.message)  # fmt: skip
+        body = bundles.Request.write(who.SerializeToString(), *payload)
+        return self.node.post(f"/v1/{api}/{call}", body, token)
+
+    def open_sessions(self):
+        sessions = internals.core_states().ObjectPushSessionModel
+        with self.state.session() as database:
+            return {one.session_id: one.pending_count for one in database.query(sessions)}
+
+
+fleet = test_linkstate.fleet  # a fixture
+
+
+@pytest.fixture
+def wire(tmp_path, monkeypatch, request):
+    monkeypatch.setattr(ObjectStoreFactory, "store", ObjectStoreFactory.store)
+    keep_objects_out_of_database(tmp_path / "objects")
+    return Wire(request.getfixturevalue("fleet"))
+
+
+def test_a_model_travels_in_one_request_each_way(wire):
+    wire.hand(wire.task, wire.model, wire.session)
+    assert wire.flower.asked == ["/v1/runtime/pull-object"], "Flower says whether it is allowed, and no more"
+    assert wire.session not in wire.open_sessions()
+    assert wire.fetch(wire.node, wire.model) == wire.model
+    assert wire.flower.asked[1:] == ["/v1/fleet/pull-object"]
+    assert wire.fetch(wire.task, wire.model) == wire.model
+    inflated = inflate_object_from_contents(wire.message, dict(wire.model))
+    assert inflated.content["arrays"].object_id == MODEL["arrays"].object_id
+
+
+def test_a_large_one_travels_in_parts_and_a_lost_answer_costs_one_of_them(wire, monkeypatch):
+    monkeypatch.setattr(bundles, "PART", 300)
+    objects = dict(wire.model)
+    first = dict(list(objects.items())[:2])
+    wire.hand(wire.task, first, wire.session)
+    assert wire.open_sessions()[wire.session] == len(objects) - 2
+    wire.hand(wire.task, objects, wire.session)  # as after a lost answer: the first two are there already
+    assert wire.session not in wire.open_sessions()
+    asked = len(wire.flower.asked)
+    wire.node.lose = 1
+    with pytest.raises(httpx.ReadError):  # upon which Flower's client asks again
+        wire.fetch(wire.node, objects)
+    assert wire.fetch(wire.node, objects) == objects
+    assert len(wire.flower.asked) - asked > 3
+
+
+def test_what_is_not_there_yet_is_asked_for_again_and_what_never_comes_is_an_error(wire, monkeypatch):
+    half = dict(list(wire.model.items())[:9])
+    wire.hand(wire.task, half, wire.session)
+
+    def meanwhile(_seconds):
+        wire.hand(wire.task, {name: wire.model[name] for name in wire.model if name not in half}, wire.session)
+
+    monkeypatch.setattr(bundle_client, "time", SimpleNamespace(sleep=meanwhile))
+    assert wire.fetch(wire.node, wire.model) == wire.model
+    wire.state.object_store.delete(wire.message)
+    with pytest.raises(ObjectPullError):
+        wire.fetch(wire.node, wire.model)
+
+
+def test_stock_flower_at_the_other_end_gets_and_gives_them_one_by_one(wire):
+    node, task = wire.client("fleet", wire.flower), wire.client("runtime", wire.flower)
+    wire.hand(task, wire.model, wire.session)
+    assert wire.session not in wire.open_sessions()
+    assert wire.fetch(node, wire.model) == wire.model
+    assert wire.fetch(node, wire.model) == wire.model
+    assert wire.flower.asked.count("/v1/fleet/pull-objects") == 1, "it is asked once"
+    # and a stock node is served by ours
+    stock = Client(wire.fleet, wire.app, "fleet")
+    assert wire.fetch(stock, wire.model) == wire.model
+
+
+def test_flower_decides_who_is_let_in(wire):
+    wire.hand(wire.task, wire.model, wire.session)
+    wanted = bundles.write_wanted(wire.model)
+    assert wire.request("pull-objects", wanted, token="guessed") == (401, b"")
+    assert wire.request("push-objects", *bundles.write_handed(wire.session, []), token="guessed") == (401, b"")
+    wire.fleet.link.stop(wire.fleet.run)
+    assert wire.request("pull-objects", wanted)[0] == 403, "the run has ended"
+
+
+def test_a_node_gets_only_objects_of_its_own_messages(wire):
+    wire.hand(wire.task, wire.model, wire.session)
+    other = wire.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, b"another key", 30)
+    assert wire.state.activate_node(other, 30)
+    session, message, secret = wire.opened(RecordDict({"arrays": ArrayRecord([np.full(9, 77.0)])}), other)
+    wire.hand(wire.task, secret, session)
+
+    def given(names, **ask):
+        status, body = wire.request("pull-objects", bundles.write_wanted(names), **ask)
+        assert status == 200
+        return dict(bundles.Answer.FromString(body).objects)
+
+    nothing = dict.fromkeys(secret)
+    assert given(secret, message=message) == nothing, "somebody else's message"
+    assert given(secret) == nothing, "by one's own message"
+    assert given(secret, message=next(iter(secret))) == nothing, "by the object itself"
+    assert given(secret, node=other, message=message) == secret, "as its owner"
+    assert given(wire.model, message=wire.message) == wire.model
+
+
+def test_only_what_a_session_expects_is_taken_and_only_with_its_hash(wire):
+    (name, content), *_ = wire.model.items()
+
+    def taken(session, objects):
+        status, body = wire.request("push-objects", *bundles.write_handed(session, objects))
+        assert status == 200
+        return PushObjectResponse.FromString(body).stored
+
+    strange = b"another"
+    assert not taken(wire.session, [(name, content[:-1] + b"!")]), "another content"
+    assert not taken(wire.session, [(get_object_id(strange), strange)]), "not expected"
+    assert not taken("no-session", [(name, content)])
+    assert wire.open_sessions()[wire.session] == len(wire.model), "nothing was taken"
+    with pytest.raises(ObjectPushError):
+        wire.hand(wire.task, {name: strange}, wire.session)
+    assert taken(wire.session, [(name, content)])
+    assert wire.state.get_object(wire.fleet.run, name) == content
+
+
+def test_a_bundle_that_is_cut_off_or_lies_about_its_length_is_refused(wire):
+    (name, content), *_ = wire.model.items()
+    [header, _] = bundles.write_objects([(name, content)])
+    handed = bundles.write_handed(wire.session, [(name, content)])
+    whole = bundles.Request.write(b"", *handed)
+    start = len(whole) - len(content)  # of the content
+    for length in (0, 3, 4, 5, 6, 20, start - 20, start - 1, start, len(whole) - 1):
+        with pytest.raises(ValueError, match="is cut off"):
+            bundles.read_handed(bundles.Request.read(whole[:length]).payload)
+    huge = header[:-8] + (2**63).to_bytes(8, "big")
+    for payload in (huge, header[:-1], header + content[:-1], header + content + b"x"):
+        assert wire.request("push-objects", *handed[:2], payload)[0] == 400
+    assert wire.request("pull-objects", b"x" * 33)[0] == 400
+    assert wire.request("pull-objects", b"x" * 32 * (bundles.MOST + 1))[0] == 400
+    assert wire.node.post("/v1/fleet/pull-objects", b"\xff\xff\xff\xff")[0] == 400
+    assert wire.open_sessions()[wire.session] == len(wire.model)
+
+
+def test_contents_beyond_the_limit_are_in_files_that_go_with_them(tmp_path, monkeypatch):
+    store = object_store(tmp_path / "objects", most=200_000)
+    record = RecordDict({"arrays": ArrayRecord([np.full(100_000, number, dtype=np.uint8) for number in range(4)])})
+    objects = {name: found.deflate() for name, found in get_all_nested_objects(record).items()}
+
+    def put(what):
+        for name, content in what.items():
+            store.put(name, content)
+
+    store.preregister(1, get_object_tree(record))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        with pytest.raises(OSError, match="full"):
+            put(objects)
+    assert store.held <= 200_000
+    put(objects)
+    put(objects)
+    files = list((tmp_path / "objects").iterdir())
+    assert len(files) in (2, 3)
+    assert (tmp_path / "objects").stat().st_mode & 0o777 == 0o700
+    assert {name: store.get(name) for name in objects} == objects
+    store.delete(record.object_id)
+    assert (store.held, len(store), list((tmp_path / "objects").iterdir())) == (0, 0, [])
+    store.preregister(1, get_object_tree(record))
+    put(objects)
+    store.delete_objects_in_run(1)
+    assert (store.held, list((tmp_path / "objects").iterdir())) == (0, [])
