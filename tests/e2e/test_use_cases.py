@@ -99,6 +99,16 @@ def test_scikit_learn_finds_anomalies_by_the_form_alone(user, tmp_path):
     assert np.isfinite(hidden).all()
 
 
+def test_jax_finds_anomalies(user):
+    deploy(user, "jax", ML_FRAMEWORK="jax")
+    try:
+        tumours = results(user, "jax", "anomaly-detection", "-r", "1")
+    finally:
+        user("down", "jax")
+    assert outcome(tumours)["roc_auc"] > 0.94
+    assert json.loads((user.folder / tumours["metrics"]).read_text())["versions"]["jax"]
+
+
 def test_xgboost_grows_trees_by_the_form_alone_and_one_node_after_the_other(user, tmp_path):
     form = {"FL_USE_CASE": "anomaly-detection", "ML_FRAMEWORK": "xgboost", "FL_STRATEGY": "FedXgbBagging"}
     try:

@@ -49,7 +49,7 @@ INVALID = {
     "FL_CERT_EXTRA_SAN": ["10.0.0.1", "IP:nonsense", "DNS:", "URI:x"],
     "FL_METRICS_ENABLED": ["on"],
     "FL_METRICS_PORT": ["80", "70000", "9092", "8000"],
-    "ML_FRAMEWORK": ["jax", "torch"],
+    "ML_FRAMEWORK": ["mxnet", "torch"],
     "FL_USE_CASE": ["chess"],
     "FL_NODE_CONFIG": [
         "partition-id",

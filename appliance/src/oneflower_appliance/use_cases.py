@@ -70,6 +70,7 @@ FRAMEWORKS = {
         memory=4096,
         disk=16384,
     ),
+    "jax": Framework("JAX", (*_USUAL, "jax"), ("jax.numpy", "sklearn.datasets", "sklearn.metrics")),
     "xgboost": Framework(
         "XGBoost",
         (*_USUAL, "xgboost-cpu"),
@@ -86,7 +87,7 @@ USE_CASES = {
     "image-classification": UseCase(
         _APPS / "image-classification", ("sklearn", "pytorch", "tensorflow"), ("cnn", "resnet18")
     ),
-    "anomaly-detection": UseCase(_APPS / "anomaly-detection", ("sklearn", "pytorch", "xgboost"), ()),
+    "anomaly-detection": UseCase(_APPS / "anomaly-detection", ("sklearn", "pytorch", "jax", "xgboost"), ()),
     "llm-fine-tuning": UseCase(_APPS / "llm-fine-tuning", ("pytorch",), None),
 }
 

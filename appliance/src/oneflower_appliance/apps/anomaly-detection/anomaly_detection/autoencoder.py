@@ -8,6 +8,7 @@ The arrays are `0.weight` (inputs, outputs), `0.bias`, `1.weight`, ...; between 
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from anomaly_detection.models import Arrays, Floats
     from anomaly_detection.tables import Table
     from oneflower_appliance.training.survey import Survey
+
+_MODULES = {"pytorch": "torch_model", "jax": "jax_model", "sklearn": "sklearn_model"}  # the first that is installed
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,9 @@ class Framework(Protocol):
 
 def framework_of(run_config: Mapping[str, Any]) -> Framework:
     """Return the module for the run's framework."""
-    if framework_name(run_config, ("pytorch", "sklearn")) == "pytorch":
-        from anomaly_detection import torch_model  # noqa: PLC0415 - only where PyTorch is installed
-
-        return torch_model
-    from anomaly_detection import sklearn_model  # noqa: PLC0415 - not needed with PyTorch
-
-    return sklearn_model
+    name = framework_name(run_config, tuple(_MODULES))
+    module: Framework = importlib.import_module(f"{__package__}.{_MODULES[name]}")  # each imports its framework
+    return module
 
 
 class Autoencoder:
