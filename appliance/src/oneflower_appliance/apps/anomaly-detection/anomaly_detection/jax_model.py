@@ -22,7 +22,8 @@ def train(arrays: Arrays, rows: Floats, options: TrainingOptions) -> tuple[Array
     data = jnp.asarray(rows)
     for indices in options.batches(len(rows)):
         net, speed = _step(net, speed, start, data[indices], options.rate, options.mu)
-    return {name: np.asarray(array, dtype=np.float64) for name, array in net.items()}, float(_error(net, data))
+    # JAX sorts names; the other nodes' order is that of the model.
+    return {name: np.asarray(net[name], dtype=np.float64) for name in arrays}, float(_error(net, data))
 
 
 def reconstruct(arrays: Arrays, rows: Floats) -> Floats:
