@@ -69,7 +69,10 @@ class _Runtimes:
 
     def remedy(self) -> str:
         """Return how machines get packages that an app needs and they lack."""
-        return _OTHERWISE
+        return (
+            "Build an image that has them (`oneflower image build --app DIR`), or have machines install them when they "
+            f"boot (`oneflower bundle DIR`, then FL_PACKAGES): docs/apps.md. {_OTHERWISE}"
+        )
 
     def pins(self) -> Path:
         """Return the folder for pins: what a SuperLink without a proof published at the first connection."""

@@ -87,6 +87,9 @@ ERROR = Attribute("FL_ERROR", _BOTH, Coding.BASE64, "Why the machine is not read
 FEATURES_OFF = Attribute(
     "FL_FEATURES_OFF", _BOTH, Coding.BASE64, "What is off because the release of Flower lacks a name, one line each"
 )
+PACKAGES = Attribute(
+    "FL_PACKAGES", _BOTH, Coding.BASE64, "The packages besides those of the image's variant, one name==version a line"
+)
 ROLE = Attribute("FL_ROLE", _BOTH, Coding.PLAIN, "superlink or supernode")
 VERSION = Attribute("FL_VERSION", _BOTH, Coding.PLAIN, "The release of Flower", proven=True)
 

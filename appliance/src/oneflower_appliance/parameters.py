@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from oneflower_appliance.form import Field, Group
 from oneflower_appliance.formats import is_loopback, read_pem, split_address, split_names, split_node_config
+from oneflower_appliance.packages import check_index, read_packages
 from oneflower_appliance.roles import COORDINATOR, NODES
 from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE, TREE_STRATEGIES, USE_CASES
 
@@ -184,6 +185,16 @@ _SERVICE = [
     Parameter("FL_EXECUTION", Level.SERVICE, Kind.LIST, "warm",
               "warm: a process with the imports loaded starts tasks at once. stock: tasks start as in plain Flower",
               "one of warm, stock", options=("warm", "stock")),
+    Parameter("FL_PACKAGES", Level.SERVICE, Kind.TEXT, "",
+              "Packages for every VM besides those of its image, installed before it is ready: what `oneflower bundle` "
+              "prints. Empty = none",
+              "packages as name==version --hash=sha256:..., or a list as packages.txt --hash=sha256:...",
+              check=_readable(read_packages)),
+    Parameter("FL_PACKAGE_INDEX", Level.SERVICE, Kind.TEXT, "",
+              "Where the packages come from: the https URL of a package index, or a folder of wheels on every VM",
+              "an https URL without a password, or an absolute path", check=_readable(check_index)),
+    Parameter("FL_PACKAGE_HASHES", Level.SERVICE, Kind.BOOLEAN, "YES",
+              "Install only packages whose version and hash is given", "YES or NO"),
     Parameter("FL_GRPC_KEEPALIVE_TIME", Level.SERVICE, Kind.NUMBER, "60", "gRPC keepalive interval in seconds",
               "an integer of at least 1", check=_AT_LEAST_ONE,
               planned="the supported Flower releases speak HTTP, not gRPC"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.packages import is_folder, read_packages
 from oneflower_appliance.parameters import PARAMETERS, STRATEGIES, Level, of_level
 from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE, TREE_STRATEGIES, USE_CASES, frameworks_of
 
@@ -233,6 +234,22 @@ def _of_trees(settings: Settings) -> str:
     return f"is {privacy!r}; {strategy} combines trees, which cannot get noise, so use 'none'."
 
 
+def _packages(settings: Settings) -> str:
+    wanted, index = read_packages(settings.text("FL_PACKAGES")), settings.text("FL_PACKAGE_INDEX")
+    if not wanted:
+        return ""
+    if not index:
+        return "is set, which needs FL_PACKAGE_INDEX: an https URL of a package index, or a folder of wheels."
+    if not is_folder(index) and (lists := [each.text for each in wanted if each.is_list]):
+        return f"names the list {lists[0]}; expected FL_PACKAGE_INDEX to be the folder with it, not {index}."
+    if settings.flag("FL_PACKAGE_HASHES") and (wrong := [each.text for each in wanted if not each.is_verified]):
+        return (
+            f"has {wrong[0]}; expected name==version --hash=sha256:... for each, which `oneflower bundle` prints. With "
+            "FL_PACKAGE_HASHES=NO packages are installed without a check."
+        )
+    return ""
+
+
 _RULES: tuple[tuple[tuple[str, ...], Callable[[Settings], str]], ...] = (
     (("FL_MIN_AVAILABLE_CLIENTS", "FL_MIN_FIT_CLIENTS", "FL_MIN_EVALUATE_CLIENTS"), _min_available),
     (("FL_NUM_MALICIOUS", "FL_STRATEGY", "FL_MIN_AVAILABLE_CLIENTS"), _malicious),
@@ -243,6 +260,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Settings], str]], ...] = (
     (("FL_STRATEGY", "ML_FRAMEWORK", "FL_USE_CASE"), _strategy),
     (("FL_PRIVACY", "FL_STRATEGY"), _of_trees),
     (("FL_SUPERNODE_AUTH", "FL_TLS_ENABLED"), _authentication),
+    (("FL_PACKAGES", "FL_PACKAGE_INDEX", "FL_PACKAGE_HASHES"), _packages),
 )
 
 

@@ -21,6 +21,7 @@ WRITTEN = "ONEFLOWER_CHECKPOINTS"
 # The variable that says what is mounted, the one that says where, and where it is if that says nothing.
 VARIABLES = {
     "ONEFLOWER_DATA": ("FL_DATA_PATH", f"{HOME}/data"),
+    "ONEFLOWER_PACKAGES": ("FL_PACKAGE_INDEX", f"{HOME}/wheels"),
     WRITTEN: ("FL_CHECKPOINT_PATH", f"{HOME}/checkpoints"),
 }
 # OpenNebula's own variables for a folder of the host, which its template mounts by virtiofs.

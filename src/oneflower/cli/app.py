@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from oneflower.cli import apps, doctor, federations, images, local, marketplace, registration, templates, training
+from oneflower.cli import (
+    apps,
+    bundle,
+    doctor,
+    federations,
+    images,
+    local,
+    marketplace,
+    registration,
+    templates,
+    training,
+)
 from oneflower.cli.session import CloudName, Session
 
 app = typer.Typer(
@@ -57,6 +68,7 @@ app.command(rich_help_panel=_OPERATE)(federations.logs)
 app.command(rich_help_panel=_OPERATE)(federations.scale)
 app.command(rich_help_panel=_OPERATE)(federations.recover)
 app.command(rich_help_panel=_OPERATE)(training.connect)
+app.command(rich_help_panel=_SITE)(bundle.bundle)
 app.command(rich_help_panel=_SITE)(registration.register)
 app.command(rich_help_panel=_SITE)(registration.unregister)
 app.command(rich_help_panel=_SITE)(templates.render)

@@ -174,6 +174,9 @@ def show(name: Name = None, output: Format = Output.TEXT) -> None:
         f"SuperLink {status.endpoint or 'not ready'}, Control API {status.control or '-'}, "
         f"Flower {status.version or '-'}"
     )
+    if status.packages:
+        packages = (f"{name} {release}" for name, release in status.packages.items())
+        screen.show_line(f"More packages: {', '.join(packages)}")
     if status.training:
         screen.show_line(f"Training: {progress_line(status.training)}")
     more = (status.trust.refusal, status.trust.note, status.share)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from oneflower.cli import screen
+from oneflower.cli.bundle import With, find_wheels
 from oneflower.cli.screen import Output
 from oneflower.cli.steps import step
 from oneflower.trial.plan import Machines
@@ -43,6 +45,10 @@ def build(
         ),
     ] = "",
     folder: Annotated[Path, typer.Option("--save", metavar="DIR", help="Folder for the image and its files.")] = Path(),
+    app: Annotated[
+        Path | None, typer.Option("--app", metavar="DIR", help="Have the packages that the app in this folder needs.")
+    ] = None,
+    more: With = None,
     mirror: Annotated[str, typer.Option(help="Debian mirror, if not deb.debian.org.")] = "",
     fresh: Annotated[
         bool, typer.Option("--no-cache", help="Make again what an earlier build kept in ~/.cache/oneflower.")
@@ -64,14 +70,18 @@ def build(
     from oneflower.images.spec import MIRROR, parse_size  # noqa: PLC0415
     from oneflower.local.home import LocalHome  # noqa: PLC0415
 
+    variant = framework or ("none" if edge else "sklearn")
     wanted = ImageSpec(
-        framework or ("none" if edge else "sklearn"),
+        variant,
         edge=edge,
         flower=flower_version,
         size=parse_size(size) if size else None,
         mirror=mirror or MIRROR,
     )
     become_root()
+    if app or more:
+        wheels = find_wheels(app, more, flower_version, wanted.framework)
+        wanted = replace(wanted, added=tuple(wheel.line for wheel in wheels))
     built = build_image(wanted, folder, LocalHome.of_user().cache / "images", step, fresh=fresh)
     if output is Output.JSON:
         screen.show_json({**built.manifest, "path": built.image.absolute()})

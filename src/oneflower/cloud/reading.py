@@ -65,6 +65,7 @@ def read_status(
             *_features_off(vms, found),
             *_certificates(link, today or datetime.now(UTC).date()),
         ),
+        packages=_packages([found[vm.id].attributes for vm in vms]),
         share=_share([vm for vm in vms if vm.role == NODES], variables_of(body)),
     )
 
@@ -83,6 +84,13 @@ def _features_off(vms: tuple[VmStatus, ...], found: Mapping[int, Vm]) -> list[st
         for line in attributes.FEATURES_OFF.read(found[vm.id].attributes).splitlines():
             told.setdefault(line, []).append(vm.name)
     return [f"{', '.join(names)}: {line}" for line, names in told.items()]
+
+
+def _packages(published: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the packages, with their releases, that every machine says it has."""
+    each = [set(attributes.PACKAGES.read(values).splitlines()) for values in published]
+    lines = sorted(set.intersection(*each)) if each else []
+    return {name: release for name, _, release in (line.partition("==") for line in lines)}
 
 
 def _certificates(link: Mapping[str, str], today: date) -> list[str]:

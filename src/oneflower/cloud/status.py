@@ -43,7 +43,8 @@ class FederationStatus:
     """A federation as it is now. `endpoint` and `control` are host:port, empty until the SuperLink is ready.
 
     `errors` are the lines of OneFlow's `log` that are errors. `causes` say why waiting will not make it ready.
-    `remarks` say what is unusual about a ready one, and `share` how much of the data takes part, if not all.
+    `remarks` say what is unusual about a ready one, and `share` how much of the data takes part, if not all. `packages`
+    are those that all its machines have besides what belongs to their image's variant: releases by normalised name.
     """
 
     id: int
@@ -64,6 +65,7 @@ class FederationStatus:
     causes: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     share: str = ""
+    packages: Mapping[str, str] = field(default_factory=dict)
     trust: Trust = field(default=Trust(), repr=False)
 
     @property

@@ -64,7 +64,7 @@ def _train(
 ) -> results.RunResult:
     overrides = app.run_config(status.settings, wanted.rounds, wanted.config)
     flwr, packages = _flwr(surroundings, status, observer)
-    _provide(surroundings, status, wanted, app, packages, observer)
+    _provide(surroundings, status, wanted, app, {**packages, **status.packages}, observer)
     with superlink.reach(surroundings, status, flwr, observer.notify) as link:
         needed, online = nodes_needed(status.settings), link.nodes_online()
         if online < needed:

@@ -75,7 +75,8 @@ def build(spec: ImageSpec, folder: Path, cache: Path, step: Step = _silent, *, f
 def assemble(spec: ImageSpec, root: Path, cache: Path, step: Step = _silent, *, fresh: bool = False) -> None:
     """Lay out the root folder of an image: what a container boots from, and what the file system is made of."""
     root.mkdir(parents=True, mode=0o755)
-    software_kept = _kept(cache, f"flwr-{spec.flower}-{spec.framework}-{software.key(spec)}.tar", fresh=fresh)
+    kind = f"flwr-{spec.flower}-{spec.framework}{'-more' if spec.added else ''}"
+    software_kept = _kept(cache, f"{kind}-{software.key(spec)}.tar", fresh=fresh)
     base_kept = _kept(cache, f"base-{base.key(spec)}.tar", fresh=fresh)
     if not base_kept.exists():
         with step("Debian packages"):

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from oneflower.images.spec import ARCHITECTURE, PYTHON, SUITE
+from oneflower_appliance.packages import ADDED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,6 +41,7 @@ def description(spec: ImageSpec, found: list[Package]) -> dict[str, Any]:
         },
         "firmware": ["bios", "uefi"],
         "created": spec.epoch,
+        ADDED: list(spec.added),
         "packages": {kind: sum(package.kind == kind for package in found) for kind in ("deb", "pypi")},
     }
 

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING
 from oneflower.images import bytecode, trim
 from oneflower.images.appliance import SOURCE, installed
 from oneflower.images.laying import lay_folder
-from oneflower.images.spec import ARCHITECTURE, PYTHON
+from oneflower.images.spec import ARCHITECTURE, LEFT_OUT, PLATFORM, PYTHON
 from oneflower.images.tools import WITH_US
 from oneflower.process import run
 from oneflower.runtimes import package_index, runtime
-from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,11 +28,6 @@ if TYPE_CHECKING:
 
 PREFIX = "opt/oneflower"
 SITE = f"{PREFIX}/lib/python{PYTHON}/site-packages"
-_PLATFORM = f"{ARCHITECTURE}-manylinux_2_36"  # the C library of the suite
-# Flower would install an app's dependencies with uv, and a server would watch its files: machines do neither. Without
-# hf-xet, models are downloaded over plain HTTP. Nothing is built, so setuptools and TensorFlow's
-# libclang have no use.
-_LEFT_OUT = ("uv", "watchfiles", "hf-xet", "setuptools", "libclang")
 _COMMANDS_OF = ("flwr", "oneflower-appliance")
 _HINT = "Check that the package registry can be reached and that there is disk space, then try again."
 _TORCH_HINT = (
@@ -48,7 +42,7 @@ def listed(spec: ImageSpec) -> str:
 
     PyTorch is among them if pip is set to find it in a folder. The registry's build, for GPUs, never is.
     """
-    text = without(_pinned(spec), _LEFT_OUT)
+    text = without(_pinned(spec), LEFT_OUT)
     wheel = _local_torch(spec)
     return package_index.with_torch(text, wheel) if wheel else package_index.without_torch(text)
 
@@ -60,14 +54,7 @@ def _local_torch(spec: ImageSpec) -> Path | None:
 
 
 def _pinned(spec: ImageSpec) -> str:
-    pinned = runtime.pinned_list(spec.flower, spec.framework)
-    if not pinned.is_file():
-        raise OneflowerError(
-            f"There is no list of pinned packages for Flower {spec.flower} and {spec.framework}.",
-            f"Give --flower-version {' or '.join(runtime.pinned_releases())}.",
-            ExitCode.NOT_FOUND,
-        )
-    return pinned.read_text(encoding="utf-8")
+    return runtime.pinned_packages(spec.flower, spec.framework)
 
 
 def without(text: str, names: tuple[str, ...]) -> str:
@@ -81,7 +68,7 @@ def key(spec: ImageSpec) -> str:
     own = "".join(Path(module.__file__ or "").read_text(encoding="utf-8") for module in (bytecode, trim))
     torch = package_index.torch_release(_pinned(spec))
     code = Path(__file__).read_text(encoding="utf-8")
-    content = f"{PYTHON}\n{_PLATFORM}\n{spec.epoch}\n{listed(spec)}\n{torch}\n{own}\n{code}"
+    content = f"{PYTHON}\n{PLATFORM}\n{spec.epoch}\n{listed(spec)}\n{spec.added}\n{torch}\n{own}\n{code}"
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
@@ -104,7 +91,19 @@ def install(spec: ImageSpec, root: Path, scratch: Path) -> None:
     settings = f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {PYTHON}\n"
     (folder / "pyvenv.cfg").write_text(settings, encoding="ascii")
     trim.python(root)
+    _add(spec, root, scratch, links)
     bytecode.write(root, [SITE])
+
+
+def _add(spec: ImageSpec, root: Path, scratch: Path, links: Sequence[str]) -> None:
+    """Install the packages besides those of the variant. They are not trimmed: nobody has tried them without a part."""
+    if not spec.added:
+        return
+    more = scratch / "more.txt"
+    more.write_text("".join(f"{line}\n" for line in spec.added), encoding="utf-8")
+    wanted = [*links, "--require-hashes", "--requirement", str(more)]
+    install_wheels(root / SITE, wanted, "install more packages", _HINT)
+    trim.traces(root)
 
 
 def install_wheels(site: Path, wanted: Sequence[str], what: str, hint: str) -> None:
@@ -113,7 +112,7 @@ def install_wheels(site: Path, wanted: Sequence[str], what: str, hint: str) -> N
 
     command = [
         *WITH_US, find_uv_bin(), "--quiet", "--directory", str(site), "pip", "install", "--target", str(site),
-        "--no-deps", "--python-version", PYTHON, "--python-platform", _PLATFORM, "--only-binary", ":all:",
+        "--no-deps", "--python-version", PYTHON, "--python-platform", PLATFORM, "--only-binary", ":all:",
         "--link-mode", "copy", *wanted,
     ]  # fmt: skip
     run(command, what, hint, {"UV_SYSTEM_CERTS": "1", **os.environ})

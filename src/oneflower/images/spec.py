@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import uuid
@@ -17,12 +18,17 @@ MIRROR = "http://deb.debian.org/debian"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 PYTHON = "3.11"  # that of the suite, for which the wheels are chosen
 ARCHITECTURE = "x86_64"
+GLIBC = 36  # the C library of the suite is 2.36
+PLATFORM = f"{ARCHITECTURE}-manylinux_2_{GLIBC}"
+# Flower would install an app's dependencies with uv, and a server would watch its files: machines do neither. Without
+# hf-xet, models are downloaded over plain HTTP. Nothing is built, so setuptools and TensorFlow's libclang have no use.
+LEFT_OUT = ("uv", "watchfiles", "hf-xet", "setuptools", "libclang")
 
 # Debian packages beside the essential ones. There is no apt: an image is replaced by a newer one, not upgraded.
 PACKAGES = (
     "linux-image-amd64", "initramfs-tools", "systemd-sysv", "systemd-timesyncd", "systemd-resolved", "udev",
     "dbus", "libnss-myhostname", "libstdc++6", "kmod", "e2fsprogs", "iproute2", "openssh-server", "python3",
-    "ca-certificates", "usr-is-merged",
+    "ca-certificates", "usr-is-merged", "python3-pip-whl",
 )  # fmt: skip
 
 # A variant is a name and the framework whose pinned list it carries.
@@ -53,12 +59,17 @@ _UNITS = {"M": 20, "G": 30, "T": 40}
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """One image. `size` is that of the virtual disk in bytes; None means what is in it and room to work."""
+    """One image.
+
+    `size` is that of the virtual disk in bytes; None means what is in it and room to work. `added` are the packages
+    besides those of the variant, each as name==version with its hash.
+    """
 
     variant: str = "sklearn"
     edge: bool = False
     flower: str = FLOWER_TESTED
     size: int | None = None
+    added: tuple[str, ...] = ()
     mirror: str = MIRROR
 
     def __post_init__(self) -> None:
@@ -83,7 +94,10 @@ class ImageSpec:
     @property
     def name(self) -> str:
         """What the files of the image are called."""
-        return f"oneflower-{'edge' if self.edge else self.variant}-flwr-{self.flower}"
+        usual = f"oneflower-{'edge' if self.edge else self.variant}-flwr-{self.flower}"
+        if not self.added:
+            return usual
+        return f"{usual}-with-{hashlib.sha256(' '.join(self.added).encode()).hexdigest()[:8]}"
 
     @property
     def epoch(self) -> int:

@@ -37,8 +37,11 @@ _PYTHON = (
     "torch/lib/libtorchbind_test*", "torch/testing/_internal/opinfo",
     "torch/testing/_internal/common_m*.py", "torch/testing/_internal/generated", "torch/_vendor/quack",
     "torch/testing/_internal/distributed/rpc", "sympy/**/benchmarks",
-    "transformers/models/*/modular_*.py", "tensorflow/include", "numpy/_core/include", "numpy/_core/lib", "bin",
-    "share", "*.dist-info/direct_url.json", "*.dist-info/uv_cache.json", "*.dist-info/REQUESTED", "*/__pycache__",
+    "transformers/models/*/modular_*.py", "tensorflow/include", "numpy/_core/include", "numpy/_core/lib", "share",
+)  # fmt: skip
+# What names the machine and the time of the installation.
+_TRACES = (
+    "bin", "*.dist-info/direct_url.json", "*.dist-info/uv_cache.json", "*.dist-info/REQUESTED", "*/__pycache__",
 )  # fmt: skip
 # scikit-learn, NumPy, SciPy and PyTorch import parts of their own tests: `sklearn.utils._testing`, `torch.testing`.
 _STAYS = ("torch/testing", "numpy/testing", "sklearn/utils/_testing.py")
@@ -52,12 +55,19 @@ def debian(root: Path) -> None:
 
 def python(root: Path) -> None:
     """Take out what wheels brought."""
-    _remove(root, [_SITE + path for path in _PYTHON])
+    _remove(root, [_SITE + path for path in (*_PYTHON, *_TRACES)])
     libraries = {path for name in _WITH_SYMBOLS for path in root.glob(f"{_SITE}{name}/**/*.so")}
     if libraries:
         tool(["strip", "--strip-debug", "--preserve-dates", *sorted(libraries)], "take out debugging information")
     for record in root.glob(f"{_SITE}*.dist-info/RECORD"):
         _correct(record, libraries)
+
+
+def traces(root: Path) -> None:
+    """Take out what names the machine and the time of the installation, of wheels that stay whole."""
+    _remove(root, [_SITE + path for path in _TRACES])
+    for record in root.glob(f"{_SITE}*.dist-info/RECORD"):
+        _correct(record, set())
 
 
 def _correct(record: Path, changed: set[Path]) -> None:

@@ -86,6 +86,18 @@ def pinned_releases() -> list[str]:
     return sorted({path.name.split("-")[1] for path in PINNED.glob("flwr-*.txt")})
 
 
+def pinned_packages(version: str, framework: str) -> str:
+    """Return the pinned packages, with their hashes. Raises `OneflowerError` when nothing pins them."""
+    pinned = pinned_list(version, framework)
+    if not pinned.is_file():
+        raise OneflowerError(
+            f"There is no list of pinned packages for Flower {version} and {framework}.",
+            f"Give --flower-version {' or '.join(pinned_releases())}, and a framework that there is.",
+            ExitCode.NOT_FOUND,
+        )
+    return pinned.read_text(encoding="utf-8")
+
+
 def find(runtimes: Path, version: str, framework: str) -> Runtime | None:
     """Return the runtime among those in the folder `runtimes`, if it is complete."""
     folder = _folder(runtimes, version, framework)

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from oneflower_appliance.agent import packages
 from oneflower_appliance.agent.diagnosis import explain
 from oneflower_appliance.agent.systemd import alive
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -73,7 +74,7 @@ def environment(home: Path, settings: Settings) -> dict[str, str]:
         RUNS_VARIABLE: str(home / RUNS),
         LEVEL_VARIABLE: settings.text("FL_LOG_LEVEL"),
         EXECUTION_VARIABLE: settings.text("FL_EXECUTION"),
-    }
+    } | packages.environment(home, settings)
 
 
 def install_helpers(home: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from oneflower_appliance import attributes
 from oneflower_appliance.agent import flower_process as flower
-from oneflower_appliance.agent import tls
+from oneflower_appliance.agent import packages, tls
 from oneflower_appliance.agent.admission import Admission
 from oneflower_appliance.agent.duties import Duties
 from oneflower_appliance.agent.expiry import Expiry
@@ -60,7 +60,7 @@ class SuperLink:
     def steps(self) -> list[Step]:
         """Return the whole boot."""
         before = [Step("certificate", self._certificate), Step("recall", self._recall)]
-        return [self._prepare, *before, *self._run_flower]
+        return [*packages.steps(self._machine), self._prepare, *before, *self._run_flower]
 
     def restart_steps(self) -> list[Step]:
         """Return the steps to repeat after Flower ended."""
@@ -208,5 +208,6 @@ class SuperLink:
             attributes.CONTROL_ENDPOINT.name: join_address(self._control),
             attributes.TLS.name: attributes.TLS.flag(value=bool(self._certificates)),
             attributes.VERSION.name: machine.settings.text("FLOWER_VERSION"),
+            **packages.published(machine.home, machine.settings),
         }
         return machine.publish(self._duties.begin(identity) | {READY.name: READY.flag(value=True)})

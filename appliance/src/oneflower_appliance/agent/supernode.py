@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from oneflower_appliance import attributes
 from oneflower_appliance.agent import flower_process as flower
-from oneflower_appliance.agent import gpu
+from oneflower_appliance.agent import gpu, packages
 from oneflower_appliance.agent.backoff import Patience
 from oneflower_appliance.agent.diagnosis import HungError, RefusedError
 from oneflower_appliance.agent.discovery import CLOSELY, PATIENCE, Discovery
@@ -66,6 +66,7 @@ class SuperNode:
     def steps(self) -> list[Step]:
         """Return the whole boot."""
         return [
+            *packages.steps(self._machine),
             self._prepare,
             self._introduction,
             Step("discover", self._discover),
@@ -242,6 +243,7 @@ class SuperNode:
             attributes.OWN_DATA.name: attributes.OWN_DATA.flag(value="data-path" in self._node_config),
             attributes.USE_CASE.name: settings.text("FL_USE_CASE"),
             attributes.FRAMEWORK.name: settings.text("ML_FRAMEWORK"),
+            **packages.published(self._machine.home, settings),
             **self._shortfalls.look(),
         }
         for key, attribute in (("partition-id", PARTITION_ID), ("num-partitions", NUM_PARTITIONS)):
