@@ -259,3 +259,50 @@ def test_a_new_app_passes_its_tests_and_learns_the_digits(user, fed):
     result = json.loads(user("run", "my-app", "-f", fed, "-o", "json").stdout)
     assert [row["nodes"] for row in result["rows"]] == [2, 2, 2]
     assert result["rows"][-1]["accuracy"] > 0.9
+
+
+NOTEBOOK = """
+import sys
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+from flwr.serverapp.strategy import FedAvg
+from oneflower import Federation, local_cloud
+import increments
+
+server_app, client_app = ServerApp(), ClientApp()
+
+class Mine(FedAvg):
+    pass
+
+@server_app.main()
+def main(grid, context):
+    config = context.run_config
+    arrays = ArrayRecord([increments.START])
+    Mine(fraction_evaluate=0).start(grid=grid, initial_arrays=arrays, num_rounds=config["num-server-rounds"])
+
+@client_app.train()
+def train(message, context):
+    [array] = message.content["arrays"].to_numpy_ndarrays()
+    metrics = MetricRecord({"num-examples": 1, "train_loss": float(context.run_config["mark"])})
+    arrays = ArrayRecord([increments.more(array)])
+    return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
+
+federation = Federation.find(local_cloud(), sys.argv[1])
+result = federation.run(server_app=server_app, client_app=client_app, config={"mark": 0.5}, rounds=3)
+print(result.model.resolve())
+print(result)
+"""
+
+
+def test_objects_of_a_script_are_trained_and_its_modules_go_along(user, fed, tmp_path):
+    (tmp_path / "increments.py").write_text("import numpy\nSTART = numpy.zeros(2)\ndef more(array): return array + 1\n")
+    (tmp_path / "notebook.py").write_text(NOTEBOOK)
+    done = subprocess.run(
+        [sys.executable, "notebook.py", fed],
+        capture_output=True, text=True, check=False, cwd=tmp_path, env=user.environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    model, *shown = done.stdout.splitlines()
+    assert np.load(model)["0"].tolist() == [3, 3]
+    assert [line.split()[:2] for line in shown[2:5]] == [["1/3", "0.5000"], ["2/3", "0.5000"], ["3/3", "0.5000"]]

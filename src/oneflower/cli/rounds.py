@@ -12,10 +12,10 @@ from oneflower.events import Note
 from oneflower_appliance.runs import list_faults
 
 if TYPE_CHECKING:
-    from oneflower.cloud import RunProgress, RunResult, RunRow
+    from collections.abc import Sequence
 
-_IN_COLUMNS = ("loss", "accuracy")
-_MOST_OTHERS = 3
+    from oneflower.cloud import RunProgress, RunResult, RunRow
+    from oneflower.cloud.rowtext import Column
 
 
 class RunTable:
@@ -23,7 +23,7 @@ class RunTable:
 
     def __init__(self) -> None:
         self._rows: list[RunRow] = []
-        self._untested = False
+        self._columns: Sequence[Column] = ()
         self._exchanged = ""
         self._since = time.monotonic()
 
@@ -45,18 +45,14 @@ class RunTable:
 
     def add(self, row: RunRow) -> None:
         """Print one more round."""
+        from oneflower.cloud import rowtext  # noqa: PLC0415 - costs time that --help need not spend
+
         if not self._rows:
-            # If nobody tests the model, the loss of training is shown, in its own column.
-            self._untested = row.loss is None and row.train_loss is not None
-            trained = f"  {'train loss':>10}" if self._untested else ""
-            say(f"  {'round':>7}{trained}  {'loss':>8}  {'accuracy':>8}  {'seconds':>7}  nodes")
+            self._columns = rowtext.columns(row)
+            say(rowtext.heading(self._columns))
         self._rows.append(row)
         self._since = time.monotonic()
-        trained = f"  {_number(row.train_loss):>10}" if self._untested else ""
-        say(
-            f"  {f'{row.round}/{row.rounds}':>7}{trained}  {_number(row.loss):>8}  {_number(row.accuracy):>8}  "
-            f"{row.seconds:7.1f}  {row.share:>5}{_others(row)}"
-        )
+        say(rowtext.line(self._columns, row))
         for sentence in list_faults(row.faults):
             warn(f"           {sentence}")
 
@@ -69,17 +65,6 @@ class RunTable:
         low, high = min(points), max(points)
         scale = (len(bars) - 1) / ((high - low) or 1)
         return f"accuracy {points[0]:.3f} {''.join(bars[round((p - low) * scale)] for p in points)} {points[-1]:.3f}"
-
-
-def _others(row: RunRow) -> str:
-    """Return the first few metrics of the round's test besides loss and accuracy."""
-    tested = row.metrics.get("server") or row.metrics.get("evaluate") or {}
-    found = [(name, value) for name, value in tested.items() if name not in _IN_COLUMNS and isinstance(value, float)]
-    return "".join(f"  {name} {value:.3f}" for name, value in found[:_MOST_OTHERS])
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 def show_files(result: RunResult) -> None:

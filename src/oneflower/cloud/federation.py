@@ -13,7 +13,7 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from oneflower.cloud import deletion, deployment, results, superlink, training, waiting
+from oneflower.cloud import deletion, deployment, notebook, packing, results, superlink, training, waiting
 from oneflower.cloud.app_output import Shown
 from oneflower.cloud.following import Observer
 from oneflower.cloud.logs import read_logs
@@ -179,11 +179,13 @@ class Federation:
         config: Overrides | None = None,
         save: Path = Path("oneflower-results"),
         *,
+        server_app: object = None,
+        client_app: object = None,
         install: bool = False,
         ignore_versions: bool = False,
-        on_row: Callable[[RunRow], None] = ignore,
+        on_row: Callable[[RunRow], None] | None = None,
         on_log: Callable[[str], None] = ignore,
-        notify: Notify = ignore,
+        notify: Notify | None = None,
         shown: Shown = Shown.NOTHING,
     ) -> RunResult:
         """Train an app to its end, and save its results.
@@ -191,13 +193,20 @@ class Federation:
         `app` is the name of a pre-built app or the folder of another; None stands for FL_USE_CASE. `config` overrides
         the app's run config: a mapping, or texts as `flwr run --run-config` takes them. With `install`, packages that
         the machines lack are installed for it, on the local cloud. With `ignore_versions`, it runs with the releases
-        of packages that the machines have. `on_row` receives every round, `on_log` the app's log, `notify` what is
-        being done. An interrupt stops the run. `shown` is what a person sees of the log as it comes: the error of a run
-        that fails does not repeat it. Raises `OneflowerError`.
+        of packages that the machines have.
+
+        Instead of `app`, `server_app` and `client_app` may be objects of this notebook or script; then the mapping
+        `config` and num-server-rounds are the whole run config.
+
+        `on_row` receives every round, `on_log` the app's log, `notify` what is being done. A notebook shows rows and
+        steps if both are None. An interrupt stops the run. `shown` is what a person sees of the log as it comes: the
+        error of a run that fails does not repeat it. Raises `OneflowerError`.
         """
         status = self.status()
-        wanted = training.Request(app, rounds, config or {}, save, install, ignore_versions)
-        observer = Observer(on_row, on_log, notify, status.names, self._superlink, shown)
+        chosen = packing.choose(app, server_app, client_app, config or {})
+        wanted = training.Request(chosen, rounds, config or {}, save, install, ignore_versions)
+        row, step = notebook.observers(on_row, notify)
+        observer = Observer(row, on_log, step, status.names, self._superlink, shown)
         return training.train(self.cloud.surroundings, status, wanted, observer)
 
     def resume(
@@ -205,14 +214,15 @@ class Federation:
         run: str,
         save: Path = Path("oneflower-results"),
         *,
-        on_row: Callable[[RunRow], None] = ignore,
+        on_row: Callable[[RunRow], None] | None = None,
         on_log: Callable[[str], None] = ignore,
-        notify: Notify = ignore,
+        notify: Notify | None = None,
         shown: Shown = Shown.NOTHING,
     ) -> RunResult:
         """Resume a run that was stopped, lost or failed, from its last checkpoint to its end. Otherwise as `run`."""
         status = self.status()
-        observer = Observer(on_row, on_log, notify, status.names, self._superlink, shown)
+        row, step = notebook.observers(on_row, notify)
+        observer = Observer(row, on_log, step, status.names, self._superlink, shown)
         return training.resume(self.cloud.surroundings, status, run, save, observer)
 
     def _superlink(self) -> str:

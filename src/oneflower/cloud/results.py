@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import importlib
 import json
 import threading
@@ -14,11 +16,12 @@ from urllib.parse import quote
 import httpx
 
 from oneflower.cloud.card import model_card
+from oneflower.cloud.rowtext import as_html, as_text
 from oneflower.cloud.superlink import TooLongError
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, replacing, write_atomic
 from oneflower_appliance.run_folder import DATA, MESSAGES, METRICS, MODEL, OURS, RESULT, Messages
-from oneflower_appliance.runs import RunRow
+from oneflower_appliance.runs import SOURCES, RunRow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from oneflower_appliance.run_state import RunState
 
 
+_IN_RECORDS = ("round", "rounds", "seconds", "nodes", "asked", "failures", "loss", "accuracy", "train_loss")
 NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
 
@@ -61,6 +65,48 @@ class RunResult:
     more: tuple[Path, ...] = ()
     not_saved: tuple[str, ...] = ()
     messages: Messages | None = None
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """One flat dict for each round, as pandas and csv take them: what the run has, and all metrics by name."""
+        return [
+            {name: getattr(row, name) for name in _IN_RECORDS}
+            | {
+                f"{source}.{name}": value
+                for source in ("train", *SOURCES)
+                for name, value in (row.metrics.get(source) or {}).items()
+            }
+            for row in self.rows
+        ]
+
+    def to_pandas(self) -> Any:
+        """Return the records as a pandas.DataFrame, by round. Raises `OneflowerError` without pandas."""
+        try:
+            pandas = importlib.import_module("pandas")
+        except ImportError as error:
+            raise OneflowerError(
+                "pandas is not installed here.", "Install it (`pip install pandas`), or use `records`."
+            ) from error
+        return pandas.DataFrame.from_records(self.records, index="round" if self.rows else None)
+
+    def __str__(self) -> str:
+        named = "".join(f"\n  {path}" for path in self._files)
+        return f"{self.app}, run {self.id}\n{as_text(self.rows)}{named}"
+
+    @property
+    def _files(self) -> list[Path]:
+        return [path for path in (self.model, self.metrics, self.plot, self.card, *self.more) if path is not None]
+
+    def _repr_html_(self) -> str:
+        """Show the table, the plot and the files in a notebook."""
+        plot = ""
+        if self.plot is not None and self.plot.is_file():
+            encoded = base64.b64encode(self.plot.read_bytes()).decode()
+            plot = f'<img alt="convergence" style="max-width: 40em" src="data:image/png;base64,{encoded}">'
+        files = "".join(f"<li>{html.escape(str(path))}</li>" for path in self._files)
+        return (
+            f"<div>{html.escape(self.app)}, run {html.escape(self.id)}</div>{as_html(self.rows)}{plot}<ul>{files}</ul>"
+        )
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,11 @@ class FederationStatus:
         return self.settings.get("ML_FRAMEWORK", PARAMETERS["ML_FRAMEWORK"].default)
 
     @property
+    def rounds(self) -> int:
+        """The rounds of a run that does not say otherwise."""
+        return int(self.settings.get("FL_NUM_ROUNDS", PARAMETERS["FL_NUM_ROUNDS"].default))
+
+    @property
     def failure(self) -> str:
         """Why waiting will not make it ready; empty if it may."""
         own = [f"{vm.name}: {vm.error}" for vm in self.vms if vm.error and not vm.ready]

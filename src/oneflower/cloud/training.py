@@ -13,6 +13,7 @@ from oneflower.cloud.answer import Answer
 from oneflower.cloud.app_copy import names_federations
 from oneflower.cloud.dependencies import compare
 from oneflower.cloud.names import file_name
+from oneflower.cloud.packing import Objects, packed
 from oneflower.cloud.scaling import nodes_needed
 from oneflower.events import Note, RunBegan, Step
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -21,6 +22,7 @@ from oneflower_appliance.use_cases import NO_USE_CASE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from oneflower.cloud.following import Observer
@@ -32,13 +34,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What to train: an app by name or folder (None: FL_USE_CASE), what to override, and where to save.
+    """What to train: an app by name, folder or objects (None: FL_USE_CASE), what to override, and where to save.
 
     With `install`, packages that the app needs and the machines lack are installed for it, where that is possible. With
     `ignore_versions`, the app runs with the releases of packages that the machines have.
     """
 
-    app: str | None
+    app: str | Objects | None
     rounds: int | None
     config: Overrides
     save: Path
@@ -53,10 +55,18 @@ def train(
 
     Raises `OneflowerError`.
     """
-    with app_source.opened(
-        wanted.app or _use_case(status), lambda: _flwr(surroundings, status, observer)[0], observer.notify
-    ) as name:
+    with _opened(wanted.app, surroundings, status, observer) as name:
         return _train(surroundings, status, apps.load_app(name, status.settings), wanted, observer)
+
+
+def _opened(
+    app: str | Objects | None, surroundings: Surroundings, status: FederationStatus, observer: Observer
+) -> AbstractContextManager[str]:
+    if isinstance(app, Objects):
+        return packed(app, status.version, status.rounds)
+    return app_source.opened(
+        app or _use_case(status), lambda: _flwr(surroundings, status, observer)[0], observer.notify
+    )
 
 
 def _train(
