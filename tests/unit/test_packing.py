@@ -71,7 +71,7 @@ def test_objects_of_a_notebook_become_an_app(notebook, machine, tmp_path):
     with packed(objects, FLOWER, 4) as folder:
         app = load_app(folder, {})
         assert app.config == {"num-server-rounds": 4, "learning-rate": 0.5, "why": 'a "reason"'}
-        assert app.dependencies == ("flwr", "numpy")
+        assert app.declaration.dependencies == ("flwr", "numpy")
         (tmp_path / "module_of_the_user.py").unlink()
         results = []
         machine(folder, "server_app")(results, SimpleNamespace(run_config={"numbers": [1, 2, 3]}))
