@@ -7,15 +7,19 @@ if TYPE_CHECKING:
     from typing import Any
 
     from oneflower.api import Federation, local_cloud, opennebula_cloud
+    from oneflower_appliance import __version__
 
-__version__ = "0.1.0"
-__all__ = ["Federation", "local_cloud", "opennebula_cloud"]
+__all__ = ["Federation", "__version__", "local_cloud", "opennebula_cloud"]
 
 
 def __getattr__(name: str) -> Any:
     """Load the API when it is first used, so that the command line does not load it."""
     if name not in __all__:
         raise AttributeError(name)
+    if name == "__version__":
+        import oneflower_appliance  # noqa: PLC0415
+
+        return oneflower_appliance.__version__
     from oneflower import api  # noqa: PLC0415
 
     return getattr(api, name)

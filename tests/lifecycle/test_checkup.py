@@ -14,10 +14,12 @@ from typer.testing import CliRunner
 from oneflower.cli.app import app
 from oneflower.cloud import Cloud, Endpoints
 from oneflower.cloud.checkup import FAIL, OK, WARN, checkup
+from oneflower.cloud.image_source import ImageFacts
 from oneflower.cloud.register import Registration, Wishes
 from oneflower.cloud.registered import unregister
 from oneflower.cloud.site import Site
 from oneflower.opennebula import COORDINATOR, NODES, VmOptions, render
+from oneflower_appliance import __version__
 from oneflower_appliance.errors import ExitCode
 
 from .conftest import ON_OPENNEBULA
@@ -99,6 +101,9 @@ def test_what_is_registered_is_looked_at_down_to_the_image(world, name):
     register(network=network)
     assert found(world.cloud, name)["machines of supernode"].status == OK
     server = pyone.OneServer(world.cloud.endpoints.xmlrpc, session=world.cloud.endpoints.session)
+    server.image.update(image, render(ImageFacts(release="0.0.9").attributes(name)), 1)
+    older = found(world.cloud, name)["machines of supernode"]
+    assert (older.status, older.detail) == (WARN, f"image {name}-os: oneflower 0.0.9, older than {__version__} here")
     server.image.enable(image, False)
     assert f"image {name}-os is DISABLED" in found(world.cloud, name)["machines of superlink"].detail
     world.cloud.core.delete_image(image)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import stat
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from scripts import bench
+
+from oneflower_appliance import __version__
 
 ROOT = Path(__file__).parent.parent.parent
 LIMIT = 150_000
@@ -52,3 +55,11 @@ def test_a_benchmark_leaves_nothing_where_it_is_started(tmp_path, monkeypatch):
     bench.Bench(folder).oneflower("run", "app")
     assert not any(started.iterdir())
     assert (folder / "oneflower-results" / "lab-1" / "model.npz").exists()
+
+
+def test_the_release_is_the_same_wherever_it_stands():
+    appliance, operator = (
+        tomllib.loads((ROOT / name).read_text())["project"] for name in ("appliance/pyproject.toml", "pyproject.toml")
+    )
+    assert appliance["version"] == operator["version"] == __version__
+    assert f"oneflower-appliance=={__version__}" in operator["dependencies"]

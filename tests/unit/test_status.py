@@ -15,6 +15,7 @@ from oneflower.cli.session import Session
 from oneflower.cloud import Federation
 from oneflower.cloud.diagnosis import causes
 from oneflower.cloud.reading import read_status
+from oneflower_appliance import __version__
 
 TODAY = date(2027, 1, 1)
 
@@ -98,10 +99,30 @@ def test_features_that_are_off_are_told_once_with_the_machines_that_lack_them():
     assert status([{"FL_FEATURES_OFF": "not base64"}], FL_FEATURES_OFF="-").remarks == ()
 
 
+def test_another_release_is_told_with_which_is_older_and_what_to_do():
+    own = {"FL_RELEASE": __version__}
+    assert status([own, own], **own).releases == ()
+    assert status([{**own, "READY": "NO"}], READY="NO").releases == ()
+    older, newer = status([{"FL_RELEASE": "99.0.1"}, {"FL_RELEASE": "0.0.9"}], FL_RELEASE="0.0.9").releases
+    assert older.what == f"vm_1, vm_3: oneflower 0.0.9, older than {__version__} here"
+    assert f"first register an image of {__version__}" in older.fix
+    assert "use oneflower 0.0.9 here" in older.fix
+    assert newer.what == f"vm_2: oneflower 99.0.1, newer than {__version__} here"
+    assert "Use oneflower 99.0.1 here" in newer.fix
+
+
+@pytest.mark.parametrize(
+    "published", [{}, {"FL_RELEASE": "-"}, {"FL_RELEASE": "\x1b[31m9"}, {"FL_RELEASE": "9" * 99 + "x"}]
+)
+def test_a_machine_that_tells_no_valid_release_counts_as_older(published):
+    [told] = status([], **published).releases
+    assert str(told).startswith(f"vm_1: oneflower without a release, older than {__version__} here. An app")
+
+
 _ATTRIBUTES = (
     "READY", "ERROR", "SCHED_MESSAGE", "FL_ENDPOINT", "FL_CONTROL_ENDPOINT", "FL_VERSION", "FL_CA_CERT", "FL_SSH_HOST_KEYS",
     "FL_ERROR", "FL_PARTITION_ID", "FL_NUM_PARTITIONS", "FL_NODE_ID", "FL_OWN_DATA", "FL_REFUSED", "FL_RUN_ID", "FL_RUN_APP",
-    "FL_RUN_STATUS", "FL_RUN_ERROR", "FL_RUN_ROWS", "FL_RUN_FAULT", "FL_CERT_EXPIRES", "FL_FEATURES_OFF",
+    "FL_RUN_STATUS", "FL_RUN_ERROR", "FL_RUN_ROWS", "FL_RUN_FAULT", "FL_CERT_EXPIRES", "FL_FEATURES_OFF", "FL_RELEASE",
 )  # fmt: skip
 _FAULT = st.fixed_dictionaries(
     {name: st.one_of(st.text(), st.floats(), st.integers(), st.lists(st.none())) for name in ("round", "node", "phase", "kind")}

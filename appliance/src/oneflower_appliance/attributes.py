@@ -92,6 +92,7 @@ PACKAGES = Attribute(
 )
 ROLE = Attribute("FL_ROLE", _BOTH, Coding.PLAIN, "superlink or supernode")
 VERSION = Attribute("FL_VERSION", _BOTH, Coding.PLAIN, "The release of Flower", proven=True)
+RELEASE = Attribute("FL_RELEASE", _BOTH, Coding.PLAIN, "The release of oneflower")
 
 ENDPOINT = Attribute("FL_ENDPOINT", _LINK, Coding.PLAIN, "host:port of the Fleet API, for SuperNodes", proven=True)
 CONTROL_ENDPOINT = Attribute(

@@ -98,6 +98,14 @@ def _checks() -> Iterator[Check]:
     yield ("ok", "ssh", ssh) if ssh else ("warn", "ssh", "not found; `run` on OpenNebula needs it (openssh-client)")
     found = daemon.find(home)
     yield "ok", "local cloud", f"runs as process {found.pid}" if found else "is started on first use"
+    if found:
+        from oneflower.cloud.checkup import look_at_federations  # noqa: PLC0415
+
+        with closing(Session.cloud()) as cloud:
+            yield from (
+                (each.status, each.what, f"{each.detail}. {each.fix}".rstrip(". "))
+                for each in look_at_federations(cloud)
+            )
 
 
 def _available_memory() -> int:

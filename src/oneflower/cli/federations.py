@@ -179,7 +179,7 @@ def show(name: Name = None, output: Format = Output.TEXT) -> None:
         screen.show_line(f"More packages: {', '.join(packages)}")
     if status.training:
         screen.show_line(f"Training: {progress_line(status.training)}")
-    more = (status.trust.refusal, status.trust.note, status.share)
+    more = (status.trust.refusal, status.trust.note, status.share, *map(str, status.releases))
     for remark in (*status.causes, *status.remarks, *filter(None, more)):
         screen.show_line(str(Note(remark)))
     rows = [

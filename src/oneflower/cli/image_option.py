@@ -137,6 +137,7 @@ def _source(source: str, about: AppImage | None, checksum: str) -> ImageSource:
         about.needs.memory,
         max(about.needs.disk, about.size >> 20),
         about.size >> 20,
+        about.oneflower,
     )
     title = about.name.removeprefix("oneflower-")
     return ImageSource(source, checksum or f"md5:{about.md5}", title, facts, about.length)

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from oneflower.cloud import releases
 from oneflower.cloud.document import roles_of
 from oneflower.cloud.image_refused import is_front_end
+from oneflower.cloud.image_source import ImageFacts
 from oneflower.cloud.machine import disks
 from oneflower.cloud.registered import find_document
+from oneflower.cloud.service import Service
 from oneflower.cloud.site import Site
 from oneflower.opennebula import Rendering
 from oneflower.opennebula.states import ImageState
@@ -56,6 +59,7 @@ def checkup(cloud: Cloud, name: str) -> Iterator[Check]:
     yield from _guarded("datastores", lambda: _datastores(cloud, site))
     yield from _guarded("quotas", lambda: _quotas(site))
     yield from _guarded("registered", lambda: _registered(cloud, name))
+    yield from look_at_federations(cloud)
     yield from _guarded("views", lambda: _views(site))
     yield from _guarded("SSH", lambda: _ssh(site))
 
@@ -237,6 +241,22 @@ def _machines(cloud: Cloud, role: str, number: int) -> Iterator[Check]:
     else:
         size = f"{content.get('CPU', '?')} cores, {content.get('MEMORY', '?')} MB"
         yield Check(OK, what, f"{size}, image {image.name}")
+        release = ImageFacts.read(image.attributes).release
+        if release and (other := releases.mismatch(f"image {image.name}", release)):
+            yield Check(WARN, what, other.what, other.fix)
+
+
+def look_at_federations(cloud: Cloud) -> Iterator[Check]:
+    """Yield whether the machines of the federations have the oneflower of this client. Never raises."""
+    yield from _guarded("federations", lambda: _federations(cloud))
+
+
+def _federations(cloud: Cloud) -> Iterator[Check]:
+    count = 0
+    for count, service in enumerate(Service.all(cloud), 1):  # noqa: B007 - it is counted
+        for other in service.status().releases:
+            yield Check(WARN, f"federation {service.name}", other.what, other.fix)
+    yield Check(OK, "federations", f"there are {count}" if count else "there are none")
 
 
 def _views(site: Site) -> Iterator[Check]:

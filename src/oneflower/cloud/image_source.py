@@ -23,7 +23,8 @@ _SECTION = "ONEFLOWER"  # the attribute of an image in which its facts are kept
 class ImageFacts:
     """What is known of an image: what it carries, and what a machine needs that boots it. 0 where that is not known.
 
-    `cpu` is in cores, `memory` and `disk` are in MB. `least` is how large the image's own disk is, in MB.
+    `cpu` is in cores, `memory` and `disk` are in MB. `least` is how large the image's own disk is, in MB. `release` is
+    that of oneflower.
     """
 
     carried: Carried = field(default_factory=Carried)
@@ -31,11 +32,12 @@ class ImageFacts:
     memory: int = 0
     disk: int = 0
     least: int = 0
+    release: str = ""
 
     def attributes(self, owner: str) -> dict[str, Any]:
         """Return the attributes of an image that keep these facts, and for which registration it was made."""
         known = {
-            "FLOWER": self.carried.flower, "FRAMEWORK": self.carried.framework,
+            "FLOWER": self.carried.flower, "FRAMEWORK": self.carried.framework, "RELEASE": self.release,
             "CPU": self.cpu, "MEMORY": self.memory, "DISK": self.disk,
         }  # fmt: skip
         return {_SECTION: {"NAME": owner} | {key: str(value) for key, value in known.items() if value}}
@@ -47,7 +49,8 @@ class ImageFacts:
         if not isinstance(said, dict):
             return cls()
         numbers = {key: int(said[key.upper()]) for key in ("cpu", "memory", "disk") if _is_number(said, key)}
-        return cls(Carried(said.get("FLOWER", ""), said.get("FRAMEWORK", "")), **numbers)
+        release = said.get("RELEASE", "")
+        return cls(Carried(said.get("FLOWER", ""), said.get("FRAMEWORK", "")), release=release, **numbers)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from oneflower.cloud import releases
 from oneflower.cloud.document import errors_of, homes, roles_of, vms_of
 from oneflower.cloud.status import FederationStatus, VmStatus
 from oneflower.opennebula import COORDINATOR, NODES, variables_of
@@ -67,6 +68,7 @@ def read_status(
         ),
         packages=_packages([found[vm.id].attributes for vm in vms]),
         share=_share([vm for vm in vms if vm.role == NODES], variables_of(body)),
+        releases=releases.of_machines({vm.name: found[vm.id].attributes for vm in vms if vm.ready}),
     )
 
 

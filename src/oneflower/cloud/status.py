@@ -14,6 +14,7 @@ from oneflower_appliance.parameters import PARAMETERS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from oneflower.cloud.releases import Mismatch
     from oneflower_appliance.progress import RunProgress
 
 
@@ -45,6 +46,7 @@ class FederationStatus:
     `errors` are the lines of OneFlow's `log` that are errors. `causes` say why waiting will not make it ready.
     `remarks` say what is unusual about a ready one, and `share` how much of the data takes part, if not all. `packages`
     are those that all its machines have besides what belongs to their image's variant: releases by normalised name.
+    `releases` say which machines have another release of oneflower than this client.
     """
 
     id: int
@@ -66,6 +68,7 @@ class FederationStatus:
     remarks: tuple[str, ...] = ()
     share: str = ""
     packages: Mapping[str, str] = field(default_factory=dict)
+    releases: tuple[Mismatch, ...] = ()
     trust: Trust = field(default=Trust(), repr=False)
 
     @property

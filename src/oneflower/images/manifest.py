@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from oneflower.images.spec import ARCHITECTURE, PYTHON, SUITE
+from oneflower_appliance import __version__
 from oneflower_appliance.packages import ADDED
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def description(spec: ImageSpec, found: list[Package]) -> dict[str, Any]:
         "memory_mb": spec.needs.memory,
         "disk_mb": spec.needs.disk,
         "versions": {
-            "oneflower": version("oneflower"),
+            "oneflower": __version__,
             "flwr": versions.get("flwr", ""),
             "python": PYTHON,
             "debian": SUITE,

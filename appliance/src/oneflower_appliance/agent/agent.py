@@ -8,7 +8,6 @@ watched over by the machine's init (systemd in an image), which starts it again 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from oneflower_appliance import __version__
 from oneflower_appliance.agent import superlink, supernode
 from oneflower_appliance.agent.backoff import Backoff
 from oneflower_appliance.agent.diagnosis import HungError, explain
@@ -126,8 +126,7 @@ def _settings(name: str, context: Mapping[str, str]) -> Settings:
     unknown = sorted(key for key in context if key.startswith(("FL_", "ONEFLOWER_")) and key not in KNOWN)
     if unknown:
         raise OneflowerError(
-            f"The context sets {', '.join(unknown)}, which this image does not know. Its oneflower is "
-            f"{importlib.metadata.version('oneflower-appliance')}.",
+            f"The context sets {', '.join(unknown)}, which this image does not know. Its oneflower is {__version__}.",
             "If the names are right, the template is of another version than the image: register the image of the same "
             "version.",
         )

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oneflower_appliance import attributes
+from oneflower_appliance import __version__, attributes
 from oneflower_appliance.agent import flower_process as flower
 from oneflower_appliance.agent import packages, tls
 from oneflower_appliance.agent.admission import Admission
@@ -210,4 +210,5 @@ class SuperLink:
             attributes.VERSION.name: machine.settings.text("FLOWER_VERSION"),
             **packages.published(machine.home, machine.settings),
         }
-        return machine.publish(self._duties.begin(identity) | {READY.name: READY.flag(value=True)})
+        release = {attributes.RELEASE.name: __version__}
+        return machine.publish(self._duties.begin(identity) | release | {READY.name: READY.flag(value=True)})

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oneflower_appliance import attributes
+from oneflower_appliance import __version__, attributes
 from oneflower_appliance.agent import flower_process as flower
 from oneflower_appliance.agent import gpu, packages
 from oneflower_appliance.agent.backoff import Patience
@@ -239,6 +239,7 @@ class SuperNode:
         values = {
             attributes.ROLE.name: self.name,
             attributes.VERSION.name: settings.text("FLOWER_VERSION"),
+            attributes.RELEASE.name: __version__,
             attributes.NODE_ID.name: self._node_id,
             attributes.OWN_DATA.name: attributes.OWN_DATA.flag(value="data-path" in self._node_config),
             attributes.USE_CASE.name: settings.text("FL_USE_CASE"),
