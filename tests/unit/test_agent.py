@@ -8,6 +8,8 @@ import datetime
 import http.server
 import importlib.metadata
 import json
+import os
+import shutil
 import signal
 import socket
 import ssl
@@ -21,6 +23,7 @@ import pytest
 
 from oneflower.opennebula.text import context_sh
 from oneflower_appliance.agent import tls
+from oneflower_appliance.agent.last_error import LastError
 from oneflower_appliance.agent.onegate import OneGate, OneGateError
 from oneflower_appliance.agent.wording import no_such_vm
 from oneflower_appliance.context import read_token
@@ -164,6 +167,89 @@ def test_a_full_disk_is_published_though_the_status_cannot_be_written(agent, gat
     assert agent("superlink").wait(10) == 75
     assert "Cannot write" in confession(gate)
     assert gate["put"][-1]["READY"] == "NO"
+
+
+@pytest.fixture
+def again(agent, gate, tmp_path, monkeypatch):
+    """Start an agent as systemd does, in an image: what it fails with last is kept. Return its lines by priority."""
+    (tmp_path / "run").mkdir()
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "run"))
+    monkeypatch.setenv("JOURNAL_STREAM", "8:1")
+
+    def start(role, **context):
+        gate["put"].clear()
+        if (tmp_path / "context").exists():
+            shutil.rmtree(tmp_path / "context")
+        (tmp_path / "stderr").unlink(missing_ok=True)
+        process = agent(role, **context)
+        return process, lambda most: [
+            line for line in (tmp_path / "stderr").read_text().splitlines() if line[:2] <= f"<{most}"
+        ]
+
+    return start
+
+
+def test_a_failure_that_lasts_is_told_and_published_once(again, gate):
+    wrong = {"FLOWER_VERSION": "1.42.99"}
+    process, lines = again("superlink", **wrong)
+    assert process.wait(10) == 75
+    assert "1.42.99" in lines(3)[0]
+    [told] = gate["put"]
+    gate["answers"]["/vm"] = vm(**told)
+    process, lines = again("superlink", **wrong)
+    assert process.wait(10) == 75
+    assert lines(5) == [], "the console has it"
+    assert gate["put"] == [], "and OneGate"
+    gate["answers"]["/vm"] = vm()  # OneGate forgot it
+    assert again("superlink", **wrong)[0].wait(10) == 75
+    assert gate["put"] == [told]
+    gate["answers"]["/vm"] = vm(**told)
+    process, lines = again("superlink", FLOWER_VERSION="1.42.98")
+    assert process.wait(10) == 75
+    assert "1.42.98" in lines(3)[0]
+    assert "1.42.98" in confession(gate)
+
+
+def test_what_a_step_failed_with_stays_published_until_the_step_is_over(again, gate, tmp_path):
+    gate["answers"]["/service"] = service()
+    settings = {"FL_SUPERLINK_ADDRESS": "127.0.0.1:1", "FL_TLS_ENABLED": "NO", "FL_SUPERNODE_AUTH": "NO"}
+    settings |= {"FL_NODE_CONFIG": "a=1", "FL_DATA_PATH": str(tmp_path / "data")}
+    process, lines = again("supernode", **settings)
+    assert process.wait(10) == 75
+    assert "FL_DATA_PATH" in confession(gate)
+    told = {name: value for put in gate["put"] for name, value in put.items()}
+    gate["answers"]["/vm"] = vm(**told)
+    process, lines = again("supernode", **settings)
+    assert process.wait(10) == 75
+    assert lines(5) == []
+    assert "FL_ERROR" not in {name for put in gate["put"] for name in put}
+    (tmp_path / "data").mkdir()
+    process, lines = again("supernode", **settings)
+    until(lambda: any(put.get("FL_ERROR") == "-" for put in gate["put"]))
+    until(lambda: any("withdraw: it has come further than the last time" in line for line in lines(5)))
+
+
+def test_without_a_context_the_reason_is_told_once(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    lives = [{"RUNTIME_DIRECTORY": str(tmp_path / "run"), "JOURNAL_STREAM": "8:1", "PATH": os.environ["PATH"]}] * 2
+    first, second = (
+        forked.run(AGENT, "boot", "--home", str(tmp_path / "var"), "--context", str(tmp_path / "none"), env=env)
+        for env in lives
+    )
+    assert first.stderr.startswith("<3>oneflower-agent: Cannot read the VM's context")
+    assert second.stderr == first.stderr.replace("<3>", "<6>")
+
+
+def test_a_failure_is_told_again_after_a_while(tmp_path):
+    now = [1000.0]
+    assert LastError(str(tmp_path), lambda: now[0]).is_news("the disk is full", "start")
+    now[0] += 590
+    last = LastError(str(tmp_path), lambda: now[0])
+    assert (last.step, last.is_news("the disk is full", "start")) == ("start", False)
+    now[0] += 20
+    assert LastError(str(tmp_path), lambda: now[0]).is_news("the disk is full", "start")
+    LastError(str(tmp_path)).forget()
+    assert not LastError(str(tmp_path))
 
 
 def test_a_flower_release_that_is_not_installed_is_refused(agent, gate):

@@ -42,6 +42,9 @@ class Gate:
     def publish(self, values):
         self.put.append(values)
 
+    def attributes(self):
+        return {name: value for values in self.put for name, value in values.items()}
+
 
 class Role:
     """A role whose Flower is `command`."""

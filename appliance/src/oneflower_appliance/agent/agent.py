@@ -25,10 +25,11 @@ from oneflower_appliance.agent.backoff import Backoff
 from oneflower_appliance.agent.diagnosis import HungError, explain
 from oneflower_appliance.agent.flower_process import check_framework, check_installed
 from oneflower_appliance.agent.hardware import check_disk, check_hardware, full_disks
-from oneflower_appliance.agent.journal import Health, Journal, read_status
+from oneflower_appliance.agent.journal import Health, Journal, Step, read_status
+from oneflower_appliance.agent.last_error import LastError
 from oneflower_appliance.agent.machine import Machine
 from oneflower_appliance.agent.onegate import OneGate
-from oneflower_appliance.agent.reporting import report, report_for_good, withdraw
+from oneflower_appliance.agent.reporting import report, report_for_good, withdraw, withdraw_ready
 from oneflower_appliance.agent.systemd import Prioritised, alive, rest, under_journal
 from oneflower_appliance.attributes import ERROR, NOTHING
 from oneflower_appliance.context import read_context, read_token
@@ -75,20 +76,19 @@ def run_role(name: str, home: Path, context_folder: Path) -> int:
     journal = Journal(name, home / "status.json")
     role: Role | None = None
     onegate: OneGate | None = None
+    last = LastError()
     try:
         context = read_context(context_folder)
         onegate = _onegate(context, context_folder)
-        machine = _check(Machine(home, context, _settings(name, context), journal, onegate))
-        if onegate is not None:
-            machine.insist(withdraw)
+        machine = _check(Machine(home, context, _settings(name, context), journal, onegate), quiet=bool(last))
         role = ROLES[name][0](machine)
-        journal.run(role.steps())
+        _boot(role, machine, last)
         watch_over(role, machine)
     except Stopped:
         log.info("stopping")
         return ExitCode.OK
     except OneflowerError as error:
-        journal.broken(Health.ERROR, error.sentence)
+        journal.broken(Health.ERROR, error.sentence, news=last.is_news(error.sentence, journal.failed))
         _stop(role)
         if error.code is not ExitCode.INVALID_INPUT:
             report(onegate, error)
@@ -99,6 +99,25 @@ def run_role(name: str, home: Path, context_folder: Path) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _stop(role)
+
+
+def _boot(role: Role, machine: Machine, last: LastError) -> None:
+    """Run the boot steps. What the last boot failed with stays published until its step is over."""
+    steps = role.steps()
+    place = next((number for number, step in enumerate(steps, 1) if step.name == last.step), 0)
+
+    def withdraw_all() -> str:
+        if machine.onegate is not None:
+            machine.insist(withdraw)
+        if last:
+            last.forget()
+            _set_up_log(machine.settings)  # what comes now is news again
+        return "it has come further than the last time" if place else "what an earlier boot published"
+
+    if machine.onegate is not None and place:
+        machine.insist(withdraw_ready)
+    steps.insert(place, Step("withdraw", withdraw_all))
+    machine.journal.run(steps)
 
 
 def _stop(role: Role | None) -> None:
@@ -133,17 +152,17 @@ def _settings(name: str, context: Mapping[str, str]) -> Settings:
     return resolve({key: value for key, value in context.items() if key in PARAMETERS}, ROLES[name][1])
 
 
-def _check(machine: Machine) -> Machine:
+def _check(machine: Machine, *, quiet: bool) -> Machine:
     """Check what Flower needs, before it starts. Raises `OneflowerError`."""
     settings = machine.settings
-    _set_up_log(settings)
+    _set_up_log(settings, quiet=quiet)
     check_hardware()
     check_disk(machine.home)
     check_installed(settings.text("FLOWER_VERSION"))
     if "FL_USE_CASE" in settings:  # of a SuperNode
         check_framework(settings.text("FL_USE_CASE"), settings.text("ML_FRAMEWORK"))
     check_volumes(machine.context)
-    machine.journal.remark(remarks(settings))
+    machine.journal.remark(remarks(settings), logged=quiet)
     for line in ignored(settings):
         log.info("%s", line)
     return machine
@@ -192,12 +211,13 @@ class _JsonLines(logging.Formatter):
         return json.dumps(event)
 
 
-def _set_up_log(settings: Settings | None = None) -> None:
+def _set_up_log(settings: Settings | None = None, *, quiet: bool = False) -> None:
+    """Log as the settings say. If `quiet`, no step is worth a line on the console."""
     handler = logging.StreamHandler(sys.stderr)
     lines: logging.Formatter = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     if settings is not None and settings.text("FL_LOG_FORMAT") == "json":
         lines = _JsonLines()
-    handler.setFormatter(Prioritised(lines, own=__package__) if under_journal() else lines)
+    handler.setFormatter(Prioritised(lines, own=None if quiet else __package__) if under_journal() else lines)
     logging.root.handlers[:] = [handler]
     logging.root.setLevel(settings.text("FL_LOG_LEVEL") if settings else "INFO")
 
@@ -235,13 +255,14 @@ def main() -> None:
             command.add_argument("--context", type=Path, default=CONTEXT, help="folder of context.sh and token.txt")
             command.add_argument("--parent", type=int, help="end when this process ends")
     options = parser.parse_args()
+    last = LastError()
     try:
         if options.command == "status":
             sys.exit(_show_status(options.home, as_json=options.json))
         os.umask(0o077)
         signal.signal(signal.SIGTERM, _on_signal)
         signal.signal(signal.SIGINT, _on_signal)
-        _set_up_log()
+        _set_up_log(quiet=bool(last))
         if options.parent:
             die_with_parent(options.parent)
         name = options.command
@@ -251,7 +272,8 @@ def main() -> None:
     except Stopped:
         sys.exit(ExitCode.OK)
     except OneflowerError as error:
-        mark, text = ("<3>", error.sentence) if under_journal() else ("", str(error))
+        priority = 3 if last.is_news(error.sentence) else 6
+        mark, text = (f"<{priority}>", error.sentence) if under_journal() else ("", str(error))
         sys.stderr.write(f"{mark}oneflower-agent: {text}\n")
         sys.exit(error.code)
 

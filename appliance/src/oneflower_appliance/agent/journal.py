@@ -124,9 +124,14 @@ class Journal:
         causes = [line for lines in self._remarks.values() for line in lines]
         self._set(Health.DEGRADED if causes else Health.DONE, causes)
 
-    def broken(self, health: Health, cause: str) -> None:
-        """Record that the machine is not ready (any more), and why."""
-        log.error("%s", cause)
+    @property
+    def failed(self) -> str:
+        """The name of the step that failed, if one did."""
+        return next((step.name for step in self.status.steps if step.outcome == "failed"), "")
+
+    def broken(self, health: Health, cause: str, *, news: bool = True) -> None:
+        """Record that the machine is not ready (any more), and why. It is an error in the log only if it is `news`."""
+        log.log(logging.ERROR if news else logging.INFO, "%s", cause)
         self.status.ready = False
         self._set(health, [cause])
 

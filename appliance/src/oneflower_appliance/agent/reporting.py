@@ -28,6 +28,12 @@ def withdraw(onegate: OneGate) -> None:
         onegate.publish(stale)
 
 
+def withdraw_ready(onegate: OneGate) -> None:
+    """Take back READY only: why the machine was not ready still holds. Raises `OneGateError`."""
+    if READY.is_set(onegate.attributes()):
+        onegate.publish({READY.name: READY.flag(value=False)})
+
+
 def report(onegate: OneGate | None, error: OneflowerError) -> None:
     """Publish why this machine is not ready, if there is anybody to tell."""
     if onegate is not None:
@@ -52,4 +58,8 @@ def report_for_good(onegate: OneGate | None, error: OneflowerError) -> None:
 
 
 def _publish(onegate: OneGate, error: OneflowerError) -> None:
-    onegate.publish({ERROR.name: ERROR.write(error.sentence), READY.name: READY.flag(value=False)})
+    """Publish it, unless OneGate has it already: an agent that is started every few seconds fails as often."""
+    wanted = {ERROR.name: ERROR.write(error.sentence), READY.name: READY.flag(value=False)}
+    published = onegate.attributes()
+    if any(published.get(name) != value for name, value in wanted.items()):
+        onegate.publish(wanted)

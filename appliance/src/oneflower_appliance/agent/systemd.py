@@ -44,9 +44,9 @@ def under_journal() -> bool:
 
 
 class Prioritised(logging.Formatter):
-    """Puts before each line how much it matters. Steps of the agent are notices: an image shows them on its console."""
+    """Puts before each line how much it matters. An image shows notices on its console: what `own` modules say."""
 
-    def __init__(self, inner: logging.Formatter, own: str) -> None:
+    def __init__(self, inner: logging.Formatter, own: str | None) -> None:
         super().__init__()
         self._inner, self._own = inner, own
 
@@ -59,4 +59,5 @@ class Prioritised(logging.Formatter):
             return _ERROR
         if record.levelno >= logging.WARNING:
             return _WARNING
-        return _NOTICE if record.name.startswith(self._own) and record.levelno >= logging.INFO else _INFO
+        ours = self._own is not None and record.name.startswith(self._own)
+        return _NOTICE if ours and record.levelno >= logging.INFO else _INFO
