@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from oneflower.cloud import Cloud, Endpoints, Federation, opennebula_endpoints
+from oneflower.cloud.surroundings import Installed
 from oneflower.cloud.tunnel import SshOptions, make_key, tunnel
 from oneflower.opennebula import NAME
 from oneflower_appliance.errors import OneflowerError
@@ -54,6 +55,17 @@ class _Runtimes:
 
         found = runtime.ensure(self.home.runtimes, version, framework, tell)
         return found.bin / "flwr", found.packages()
+
+    def installed(self, status: FederationStatus) -> Installed:
+        """Return the packages that the machines have: those of the pinned list, as they were put into the image."""
+        from oneflower.images import wheels  # noqa: PLC0415
+        from oneflower.images.spec import LEFT_OUT  # noqa: PLC0415
+        from oneflower.runtimes import runtime  # noqa: PLC0415
+
+        if not runtime.is_pinned(status.version, status.framework):
+            return Installed({})
+        pins = wheels.pins(status.version, status.framework)
+        return Installed({name: release for name, release in pins.items() if name not in LEFT_OUT})
 
     def app_packages(self, _status: FederationStatus, _app: Path, _declaration: Declaration) -> Mapping[str, str]:
         """Return nothing: what machines that boot an image have is in the image."""
@@ -119,6 +131,17 @@ class LocalSurroundings(_Runtimes):
     def _ssh(self) -> SshOptions:
         chosen, ours = SshOptions.of_environment(), self.home.ssh_key
         return replace(chosen, key=ours) if chosen.key is None and ours.exists() else chosen
+
+    def installed(self, status: FederationStatus) -> Installed:
+        """Return the packages of the runtime, and those that were installed for apps on top of it."""
+        from oneflower.runtimes import runtime  # noqa: PLC0415
+        from oneflower.runtimes.app_packages import installed_for_apps  # noqa: PLC0415
+
+        pinned = super().installed(status)
+        if self._image() or not pinned.variant:
+            return pinned
+        found = runtime.find(self.home.runtimes, status.version, status.framework)
+        return Installed(found.packages(), installed_for_apps(found)) if found else pinned
 
     def app_packages(self, status: FederationStatus, app: Path, declaration: Declaration) -> Mapping[str, str]:
         """Return the packages that were installed for this app alone, on top of the runtime of process trees."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import subprocess
 import sys
+import tomllib
 
 import numpy as np
 import pytest
+
+from oneflower_appliance.app_packages import Declaration
 
 pytestmark = pytest.mark.e2e
 
@@ -191,9 +195,9 @@ def main(driver, context):
 """
 
 
-def write(folder, name, server, client):
+def write(folder, name, server, client, dependencies=""):
     files = {
-        "pyproject.toml": PROJECT.format(name=name),
+        "pyproject.toml": PROJECT.format(name=name).replace('"numpy"]', f'"numpy"{dependencies}]'),
         f"{name}/__init__.py": "",
         f"{name}/server_app.py": server,
         f"{name}/client_app.py": client,
@@ -306,3 +310,49 @@ def test_objects_of_a_script_are_trained_and_its_modules_go_along(user, fed, tmp
     model, *shown = done.stdout.splitlines()
     assert np.load(model)["0"].tolist() == [3, 3]
     assert [line.split()[:2] for line in shown[2:5]] == [["1/3", "0.5000"], ["2/3", "0.5000"], ["3/3", "0.5000"]]
+
+
+NEEDS = """
+import cowsay
+import humanize
+"""
+LOOKS = """
+    print("packages:", humanize.intcomma(1797))
+"""
+LACKS = """
+    import importlib.util
+    print("others:", importlib.util.find_spec("cowsay"), importlib.util.find_spec("humanize"))
+"""
+
+
+@pytest.fixture
+def forgotten(user):
+    """Return a function that writes an app which no test before it has installed packages for."""
+    written = []
+
+    def write_app(folder, *more):
+        written.append(write(folder, f"app{secrets.token_hex(4)}", *more))
+        return written[-1]
+
+    yield write_app
+    for path in written:
+        with open(f"{path}/pyproject.toml", "rb") as stream:
+            declared = Declaration.read(tomllib.load(stream))
+        for folder in (user.home.runtimes / "apps").iterdir():
+            declared.file(folder).unlink(missing_ok=True)
+
+
+def test_the_packages_of_an_app_are_installed_when_asked_to_and_only_it_has_them(user, fed, tmp_path, forgotten):
+    app = forgotten(tmp_path, NEEDS + ANALYTICS + LOOKS, NEEDS + QUERY_CLIENT, ', "cowsay>=6", "humanize>=4"')
+    refused = user("run", app, "-f", fed, code=3)
+    assert "needs cowsay>=6, humanize>=4, which the machines of fed do not have" in refused.stderr
+    assert "--install" in refused.stderr
+    installed = user("run", app, "-f", fed, "--install")
+    assert "installing cowsay>=6, humanize>=4" in installed.stderr
+    again = user("run", app, "-f", fed)
+    assert "installing" not in again.stderr
+    for done in (installed, again):
+        assert "messages sent, 2 answered" in done.stdout
+        assert "| packages: 1,797" in done.stderr
+    other = user("run", write(tmp_path, "analytics", ANALYTICS + LACKS, QUERY_CLIENT), "-f", fed)
+    assert "| others: None None" in other.stderr, "an app on the same machines does not see them"

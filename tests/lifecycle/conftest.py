@@ -23,6 +23,7 @@ import httpx
 import pytest
 
 from oneflower.cloud import Cloud, Endpoints, Federation, opennebula_endpoints
+from oneflower.cloud.surroundings import Installed
 from oneflower.local import daemon
 from oneflower.local.home import LocalHome
 from oneflower.opennebula import COORDINATOR, NODES, ServiceOptions, VmOptions, render, service_template, vm_template
@@ -64,6 +65,9 @@ class Surroundings:
 
     def pins(self):
         return self.folder / "pins"
+
+    def installed(self, status):
+        return Installed({"flwr": status.version, "numpy": "2.3.5"})
 
     def flwr(self, *_):
         return Path("flwr"), dict.fromkeys(["flwr", "numpy", "pillow", "scikit-learn"], "")

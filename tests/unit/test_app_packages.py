@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from oneflower.runtimes import app_packages
-from oneflower.runtimes.app_packages import AppPackages
+from oneflower.runtimes.app_packages import AppPackages, installed_for_apps
 from oneflower.runtimes.runtime import Runtime
 from oneflower_appliance.app_packages import Choice, Declaration, packages_of
 from oneflower_appliance.errors import OneflowerError
@@ -89,6 +89,8 @@ def test_what_an_app_lacks_is_installed_once_and_only_for_it(uv, runtime, app):
     assert packages_of(runtime.app_packages, other) == found, "the same content is in the same folder"
     assert found.stat().st_mode & 0o777 == runtime.app_packages.stat().st_mode & 0o777 == 0o700
     assert len(names(runtime.app_packages)) == 3
+    both = {"tiny": "1.0", "small": "3.1"}
+    assert installed_for_apps(runtime) == {"digits": both, "other": both}
 
 
 def test_a_lock_gives_releases_and_hashes_and_a_changed_one_counts_as_not_installed(uv, runtime, app):
@@ -140,9 +142,9 @@ def test_packages_that_others_could_have_changed_or_that_are_elsewhere_are_not_u
     link = runtime.app_packages / "packages-0123456789abcdef"
     link.symlink_to(tmp_path)
     for name in ("../packages-0123456789abcdef", "packages-0123456789abcdef", f"{found.name}/..", "packages-00"):
-        Choice(name, "").write(choice)
+        Choice("digits", name, "").write(choice)
         assert packages_of(runtime.app_packages, DECLARED) is None
     choice.write_text("[]")
     assert packages_of(runtime.app_packages, DECLARED) is None
-    Choice(found.name, "").write(choice)
+    Choice("digits", found.name, "").write(choice)
     assert packages_of(runtime.app_packages, DECLARED) == found

@@ -77,7 +77,7 @@ def test_anybodys_app_is_changed_only_where_asked(tmp_path):
         ("[project]\nname='x'\n", "names no serverapp"),
         (GOOD.replace("clientapp =", "client ="), "names no clientapp"),
         (GOOD.replace("mine.server:app", "../../etc/passwd"), "names no serverapp"),
-        (GOOD.replace("flwr>=1.41", "flwr>>1"), "its dependency 'flwr>>1' is not valid"),
+        (GOOD.replace("flwr>=1.41", "flwr>>1"), "the dependency 'flwr>>1' is not valid"),
     ],
 )
 def test_a_folder_that_is_no_flower_app(tmp_path, text, why):

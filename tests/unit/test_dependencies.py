@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from oneflower.api import OpenNebulaSurroundings
+from oneflower.cli import federations
 from oneflower.cloud import training
 from oneflower.cloud.dependencies import compare
 from oneflower.cloud.following import Observer
 from oneflower.cloud.status import FederationStatus
+from oneflower.cloud.surroundings import Installed
+from oneflower.cloud.tunnel import SshOptions
 from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.parameters import FLOWER_TESTED
 
 HAVE = {"flwr": "1.42.0", "numpy": "2.3.5", "torch": "2.9.1+cpu", "some-package": ""}
 
@@ -103,3 +109,21 @@ def test_nothing_is_installed_that_was_not_asked_for_and_nothing_starts_without_
             Observer(print, print, print),
         )  # fmt: skip
     assert machines.installed == installed
+
+
+def test_show_names_the_packages_that_people_ask_for_and_those_of_single_apps():
+    variant = {"flwr": "1.42.0", "numpy": "2.3.5", "scikit-learn": "1.9.1", "click": "8.4.0", "idna": "3.20"}
+    lines = federations.package_lines(Installed(variant, {"mine": {"small": "1", "tiny": "2"}}), "sklearn")
+    assert list(lines) == [
+        "Packages: flwr 1.42.0, numpy 2.3.5, scikit-learn 1.9.1 and 2 more (-o json lists all)",
+        "Packages for mine alone: small 1, tiny 2",
+    ]
+    assert list(federations.package_lines(Installed({}), "none")) == []
+
+
+@pytest.mark.parametrize("version", ["x/flwr-1.42.0", "../flwr-1.42.0", "1.42.0\0", "9" * 5000, ""])
+def test_a_release_that_a_machine_publishes_names_no_other_file(version):
+    surroundings = OpenNebulaSurroundings("flower", SshOptions())
+    machines = FederationStatus(1, "lab", "RUNNING", 2, settings={"ML_FRAMEWORK": "sklearn"})
+    assert surroundings.installed(replace(machines, version=version)).variant == {}
+    assert surroundings.installed(replace(machines, version=FLOWER_TESTED)).variant["flwr"] == FLOWER_TESTED

@@ -10,11 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from oneflower.api import OpenNebulaSurroundings
 from oneflower.cli import federations, rounds, screen
 from oneflower.cli.session import Session
 from oneflower.cloud import Federation
 from oneflower.cloud.diagnosis import causes
 from oneflower.cloud.reading import read_status
+from oneflower.cloud.tunnel import SshOptions
 from oneflower_appliance import __version__
 
 TODAY = date(2027, 1, 1)
@@ -152,6 +154,10 @@ def test_nothing_that_a_vm_publishes_keeps_a_federation_from_being_shown(link, n
         @staticmethod
         def status():
             return found
+
+        @staticmethod
+        def installed(status):
+            return OpenNebulaSurroundings("flower", SshOptions()).installed(status)
 
     with pytest.MonkeyPatch.context() as patch:
         said = []

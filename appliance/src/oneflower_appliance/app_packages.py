@@ -48,6 +48,7 @@ class Declaration:
 class Choice:
     """The folder with the packages of an app, by name, and the SHA-256 of the uv.lock that they follow, if any."""
 
+    app: str
     packages: str
     lock: str
 
@@ -63,6 +64,12 @@ class Choice:
         except (OSError, ValueError, TypeError):
             return None
         return found if _NAME.fullmatch(str(found.packages)) else None
+
+
+def choices(folder: Path) -> list[Choice]:
+    """Return the choices of all apps in a runtime's folder, in the order of the apps' names."""
+    found = filter(None, map(Choice.read, folder.glob("app-*.json")))
+    return sorted(found, key=lambda choice: (choice.app, choice.packages))
 
 
 def short_hash(content: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,12 +17,13 @@ from oneflower.cli.steps import Pulse, Steps, step
 from oneflower.events import Note, StepEnded
 from oneflower.opennebula import NAME
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.use_cases import NO_USE_CASE
+from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Mapping
 
     from oneflower.cloud import Cloud, Federation, FederationStatus, VmStatus
+    from oneflower.cloud.surroundings import Installed
 
 Name = Annotated[str | None, typer.Argument(help="Name or id of the federation; may be left out when there is one.")]
 Format = Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")]
@@ -163,9 +165,11 @@ def _find(name: str | None) -> Federation:
 
 def show(name: Name = None, output: Format = Output.TEXT) -> None:
     """Show a federation: its state, its machines, its endpoint."""
-    status = _find(name).status()
+    federation = _find(name)
+    status = federation.status()
+    installed = federation.installed(status)
     if output is Output.JSON:
-        screen.show_json(status)
+        screen.show_json({**asdict(status), "installed": asdict(installed)})
         return
     screen.show_line(
         f"{status.name} (service {status.id}): {status.state}, {_ready(status)} of {len(status.vms)} machines ready"
@@ -174,6 +178,8 @@ def show(name: Name = None, output: Format = Output.TEXT) -> None:
         f"SuperLink {status.endpoint or 'not ready'}, Control API {status.control or '-'}, "
         f"Flower {status.version or '-'}"
     )
+    for line in package_lines(installed, status.framework):
+        screen.show_line(line)
     if status.packages:
         packages = (f"{name} {release}" for name, release in status.packages.items())
         screen.show_line(f"More packages: {', '.join(packages)}")
@@ -196,6 +202,20 @@ def show(name: Name = None, output: Format = Output.TEXT) -> None:
         for vm in status.vms
     ]
     screen.show_table(("VM", "NAME", "STATE", "READY", "ADDRESS", "PARTITION", "NODE", "ERROR"), rows)
+
+
+def package_lines(installed: Installed, framework: str) -> Iterator[str]:
+    """Yield a line with the packages for which people choose a framework, and a line for each app with its own."""
+    asked_for = ("flwr", "numpy", *(FRAMEWORKS[framework].packages if framework in FRAMEWORKS else ()))
+    shown = {name: release for name in asked_for if (release := installed.variant.get(name))}
+    if shown:
+        yield f"Packages: {_releases(shown)} and {len(installed.variant) - len(shown)} more (-o json lists all)"
+    for app, packages in installed.apps.items():
+        yield f"Packages for {app} alone: {_releases(packages)}"
+
+
+def _releases(packages: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {release}" for name, release in packages.items())
 
 
 def _partition(vm: VmStatus) -> str:

@@ -57,12 +57,12 @@ class Comparison:
 
 
 def check_lines(lines: Iterable[str]) -> None:
-    """Raise `ValueError` if a line of an app's dependencies is not valid (PEP 508)."""
+    """Raise `ValueError` if a line of dependencies is not valid (PEP 508)."""
     for line in lines:
         try:
             Requirement(line)
         except InvalidRequirement as error:
-            raise ValueError(f"its dependency {line!r} is not valid: {str(error).splitlines()[0]}") from error
+            raise ValueError(f"the dependency {line!r} is not valid: {str(error).splitlines()[0]}") from error
 
 
 def compare(lines: Iterable[str], packages: Mapping[str, str]) -> Comparison:

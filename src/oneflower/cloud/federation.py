@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from oneflower.cloud.overrides import Overrides
     from oneflower.cloud.results import RunResult
     from oneflower.cloud.status import FederationStatus, VmStatus
+    from oneflower.cloud.surroundings import Installed
     from oneflower.cloud.waiting import Watch
     from oneflower.events import Notify
     from oneflower_appliance.progress import RunProgress
@@ -153,6 +154,10 @@ class Federation:
     def status(self) -> FederationStatus:
         """Return its status now. Raises `OneflowerError` when it is gone."""
         return self.service.status()
+
+    def installed(self, status: FederationStatus) -> Installed:
+        """Return the packages that its machines have, without those that they publish themselves."""
+        return self.cloud.surroundings.installed(status)
 
     def logs(self, lines: int = 40, vm: str | None = None) -> Logs:
         """Return what it reports, with the last `lines` of each console; `vm` (name or id) chooses one machine.

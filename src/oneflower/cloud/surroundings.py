@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -15,6 +16,17 @@ if TYPE_CHECKING:
     from oneflower_appliance.app_packages import Declaration
 
     Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Installed:
+    """The packages that machines have, besides those that they publish: releases by normalised name.
+
+    `variant` are those of their runtime or image variant. `apps` are those that only one app has, by its name.
+    """
+
+    variant: Mapping[str, str]
+    apps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 class Surroundings(Protocol):
@@ -31,6 +43,9 @@ class Surroundings(Protocol):
 
     def flwr(self, version: str, framework: str, tell: Tell) -> tuple[Path, Mapping[str, str]]:
         """Return the `flwr` command of a release, and the packages that the machines have: releases by name."""
+
+    def installed(self, status: FederationStatus) -> Installed:
+        """Return the packages that the machines have, as far as that is known without preparing anything."""
 
     def app_packages(self, status: FederationStatus, app: Path, declaration: Declaration) -> Mapping[str, str]:
         """Return the packages that were installed for this app alone, which is in the folder `app`."""

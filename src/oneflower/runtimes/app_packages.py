@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 
 from oneflower.runtimes.runtime import installed
 from oneflower.runtimes.uv import Uv, wheels_only
-from oneflower_appliance.app_packages import Choice, packages_name, packages_of
+from oneflower_appliance.app_packages import Choice, choices, packages_name, packages_of
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import private_directory, write_atomic
 
@@ -67,7 +67,7 @@ class AppPackages:
             target = self.runtime.app_packages / packages_name(listed)
             if not target.exists():
                 self._fetch(staging, listed, target)
-            Choice(target.name, lock_hash).write(self._choice)
+            Choice(self.declaration.app, target.name, lock_hash).write(self._choice)
 
     @property
     def _choice(self) -> Path:
@@ -141,6 +141,12 @@ class AppPackages:
         except OSError as error:
             if not target.exists():  # else another command has just installed the same
                 raise _unwritable(target, error) from error
+
+
+def installed_for_apps(runtime: Runtime) -> dict[str, dict[str, str]]:
+    """Return what was installed for each app on top of a runtime: releases by name, by the name of the app."""
+    folder = runtime.app_packages
+    return {choice.app: installed(folder / choice.packages) for choice in choices(folder)}
 
 
 @contextmanager

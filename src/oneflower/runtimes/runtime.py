@@ -98,6 +98,11 @@ def pinned_packages(version: str, framework: str) -> str:
     return pinned.read_text(encoding="utf-8")
 
 
+def is_pinned(version: str, framework: str) -> bool:
+    """Return whether there is a list of pinned packages. Both may be any text: a machine publishes its release."""
+    return pinned_list(version, framework) in PINNED.iterdir()
+
+
 def find(runtimes: Path, version: str, framework: str) -> Runtime | None:
     """Return the runtime among those in the folder `runtimes`, if it is complete."""
     folder = _folder(runtimes, version, framework)

@@ -26,7 +26,7 @@ def test_a_task_finds_the_packages_of_its_app_after_all_others(tmp_path, monkeyp
     (packages / "oneflower_tiny_package.py").write_text("SIZE = 1\n")
     (packages / "json.py").write_text("raise RuntimeError('it took the place of another')\n")
     declared = Declaration("digits", ("tiny",))
-    Choice(packages.name, "").write(declared.file(tmp_path))
+    Choice("digits", packages.name, "").write(declared.file(tmp_path))
     before = list(sys.path)
     task = SimpleNamespace(install_from_fab=lambda fab, skip_prompt: (fab, skip_prompt))
     find_packages_in(tmp_path, task)
