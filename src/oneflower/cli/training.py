@@ -129,7 +129,7 @@ def _observed(train: Callable[..., RunResult], *, log: bool = False, quiet: bool
 
     table, printed = RunTable(), Printed()
     shown = Shown.ALL if log else Shown.NOTHING if quiet else Shown.PRINTED
-    show = {Shown.ALL: screen.say, Shown.PRINTED: printed.add, Shown.NOTHING: ignore}[shown]
+    show: Callable[[str], None] = {Shown.ALL: _show_log, Shown.PRINTED: printed.add}.get(shown, ignore)
 
     def end_round(row: RunRow) -> None:
         printed.end_round()
@@ -150,6 +150,10 @@ def _observed(train: Callable[..., RunResult], *, log: bool = False, quiet: bool
             raise
         printed.end(failed=False)
     return result, table
+
+
+def _show_log(text: str) -> None:
+    screen.say(text.removesuffix("\n"))
 
 
 def connect(

@@ -247,6 +247,18 @@ def test_a_node_that_is_away_is_named(record):
     ]  # fmt: skip
 
 
+def test_nodes_are_asked_for_once_in_each_phase(record):
+    grid, asked = Grid(), []
+
+    def get_node_ids():
+        asked.append(len(rows_so_far(record)))
+        return [1, 2]
+
+    grid.get_node_ids = get_node_ids
+    train(grid, FedAvg(), 4)
+    assert [asked.count(done) for done in (1, 2)] == [2, 2], "for training, and for evaluation"
+
+
 def rows_so_far(record):
     return rows(record) if (record / "metrics.jsonl").exists() else []
 

@@ -6,14 +6,15 @@ import asyncio
 import time
 
 import pytest
-from flwr.proto.fleet_pb2 import PullMessagesResponse
+from flwr.proto.fleet_pb2 import PullMessagesResponse, PushMessagesRequest
 from flwr.proto.message_pb2 import (
     Message,
+    Metadata,
     PullObjectRequest,
     PullObjectResponse,
     PushObjectRequest,
 )
-from flwr.proto.runtime_pb2 import AcquireTaskResponse, PullAppMessagesResponse
+from flwr.proto.runtime_pb2 import AcquireTaskResponse, PullAppMessagesRequest, PullAppMessagesResponse
 
 from oneflower_appliance.flower.warm.longpoll import ACQUIRE_TASK, LongPoll
 
@@ -94,7 +95,6 @@ def test_who_does_not_ask_to_wait_is_answered_at_once():
     ("question", "change", "answer"),
     [
         (NODE_PULL, "/v1/runtime/push-messages", MESSAGES),
-        (GRID_PULL, "/v1/fleet/push-messages", PullAppMessagesResponse(messages_list=[Message()]).SerializeToString()),
         (ACQUIRE_TASK, "/v1/control/start-run", AcquireTaskResponse(token="x").SerializeToString()),
     ],
 )
@@ -135,6 +135,28 @@ def test_a_client_that_went_away_is_not_given_what_it_would_not_receive():
         flower.says[NODE_PULL] = MESSAGES
         await Client(client.poll).ask("/v1/runtime/push-messages")
         assert flower.asked.count(NODE_PULL) == 1
+
+    run(scenario)
+
+
+def test_replies_are_waited_for_by_the_ids_of_their_messages():
+    def reply(number):
+        metadata = Metadata(reply_to_message_id=number)
+        return PushMessagesRequest(messages_list=[Message(metadata=metadata)]).SerializeToString()
+
+    async def scenario(flower, poll, client):
+        pull = PullAppMessagesRequest(message_ids=["1", "2"]).SerializeToString()
+        asking = asyncio.ensure_future(client.ask(GRID_PULL, pull, wait=5))
+        await asyncio.sleep(0.05)
+        flower.says[GRID_PULL] = PullAppMessagesResponse(messages_list=[Message()]).SerializeToString()
+        await client.ask("/v1/fleet/push-messages", reply("3"))
+        await asyncio.sleep(0.05)
+        assert flower.asked.count(GRID_PULL) == 1, "that is an answer to another message"
+        await client.ask("/v1/fleet/push-messages", reply("2"))
+        body, headers, seconds = await asking
+        assert (body, headers) == (flower.says[GRID_PULL], {b"preference-applied": b"wait"})
+        assert seconds < 1
+        assert poll.waiting() == {}
 
     run(scenario)
 

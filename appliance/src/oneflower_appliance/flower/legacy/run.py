@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.legacy.arrays import to_parameters, to_record
+from oneflower_appliance.flower.legacy.node_ids import NodeIds
 from oneflower_appliance.training.asked import Asked
 from oneflower_appliance.training.averages import average, plain
 from oneflower_appliance.training.guard import Update, sift
@@ -35,6 +36,7 @@ class LegacyRun(SupervisedRun):
     def __init__(self, strategy: Any, grid: Grid, runs: Path, checkpoints: Path) -> None:
         super().__init__(strategy, grid, runs, checkpoints, internals.legacy_strategies().Strategy)
         self._traffic = Traffic.of(grid)
+        self._node_ids = NodeIds(grid)
         self._entered = False
 
     @contextmanager
@@ -112,8 +114,12 @@ class LegacyRun(SupervisedRun):
         self._exchange = self._traffic.begin_exchange()
         return Asked(phase, nodes, self._exchange.sent, timeout=None)
 
+    def _online(self) -> set[int]:
+        return self._node_ids.ask()
+
     def _settle(self, results: Pairs, failures: Sequence[Any]) -> None:
         """Remember which nodes failed, and why."""
+        self._node_ids.forget()
         self._asked.sort(self._exchange.answers)
         for failure in failures:
             if isinstance(failure, tuple):

@@ -39,7 +39,7 @@ class _Change:
     """A request that may bring the answer to a question, and what it is about."""
 
     question: str
-    subject: Callable[[bytes], str]
+    subjects: Callable[[bytes], Iterable[str]]
 
 
 @dataclass
@@ -48,32 +48,33 @@ class _Question:
 
     response: Any
     is_empty: Callable[[Any], bool]
-    subject: Callable[[bytes], str]
+    subjects: Callable[[bytes], Iterable[str]]
     waiting: dict[str, set[asyncio.Event]] = field(default_factory=dict)
 
     def has_no_answer(self, body: bytes) -> bool:
         return self.is_empty(self.response.FromString(body))
 
     @contextmanager
-    def news(self, subject: str) -> Iterator[asyncio.Event]:
-        """Yield the event that is set when a subject is woken. It exists only while somebody waits for it."""
-        event = asyncio.Event()
-        self.waiting.setdefault(subject, set()).add(event)
+    def news(self, body: bytes) -> Iterator[asyncio.Event]:
+        """Yield the event that is set when a subject of a request is woken. It exists only while somebody waits."""
+        event, subjects = asyncio.Event(), set(self.subjects(body))
+        for subject in subjects:
+            self.waiting.setdefault(subject, set()).add(event)
         try:
             yield event
         finally:
-            events = self.waiting[subject]
-            events.remove(event)
-            if not events:
-                del self.waiting[subject]
+            for subject in subjects:
+                self.waiting[subject].remove(event)
+                if not self.waiting[subject]:
+                    del self.waiting[subject]
 
-    def wake(self, subject: str) -> None:
-        for event in self.waiting.get(subject, ()):
-            event.set()
+    def wake(self, subjects: Iterable[str]) -> None:
+        for subject in subjects:
+            for event in self.waiting.get(subject, ()):
+                event.set()
 
     def wake_all(self) -> None:
-        for subject in list(self.waiting):
-            self.wake(subject)
+        self.wake(list(self.waiting))
 
 
 class _Raw:
@@ -84,19 +85,34 @@ class _Raw:
         return body
 
 
-def _nothing(_body: bytes) -> str:
-    return ""
+def _nothing(_body: bytes) -> list[str]:
+    return [""]
+
+
+def _read_as(kind: Any, body: bytes) -> Any:
+    """Return a request, or an empty one if it is not valid: Flower refuses it."""
+    try:
+        return kind.FromString(body)
+    except Exception:  # noqa: BLE001 - what protobuf raises is not of one class
+        return kind()
 
 
 def _catalogue() -> tuple[dict[str, _Question], dict[str, list[_Change]]]:
     """Return what may be held, and what may bring the answers."""
     runtime, fleet, messages = internals.runtime_messages(), internals.fleet_messages(), internals.object_messages()
 
-    def pulled(body: bytes) -> str:
-        return str(messages.PullObjectRequest.FromString(body).object_id)
+    def pulled(body: bytes) -> list[str]:
+        return [messages.PullObjectRequest.FromString(body).object_id]
 
-    def pushed(body: bytes) -> str:
-        return str(messages.PushObjectRequest.FromString(body).object_id)
+    def pushed(body: bytes) -> list[str]:
+        return [messages.PushObjectRequest.FromString(body).object_id]
+
+    def asked(body: bytes) -> list[str]:
+        return list(_read_as(runtime.PullAppMessagesRequest, body).message_ids) or _nothing(body)
+
+    def answered(body: bytes) -> list[str]:
+        replies = _read_as(fleet.PushMessagesRequest, body).messages_list
+        return [reply.metadata.reply_to_message_id for reply in replies]
 
     def no_messages(answer: Any) -> bool:
         return not answer.messages_list
@@ -114,19 +130,19 @@ def _catalogue() -> tuple[dict[str, _Question], dict[str, list[_Change]]]:
     node_object, task_object = "/v1/fleet/pull-object", "/v1/runtime/pull-object"
     node_objects, task_objects = (f"/v1/{api}/{bundles.PULL_OBJECTS}" for api in ("fleet", "runtime"))
 
-    def of_bundle(body: bytes) -> str:
+    def of_bundle(body: bytes) -> list[str]:
         try:
-            return str(messages.PullObjectRequest.FromString(bundles.Request.read(body).flower).run_id)
+            return [str(messages.PullObjectRequest.FromString(bundles.Request.read(body).flower).run_id)]
         except Exception:  # noqa: BLE001 - any error: it is refused
-            return ""
+            return []
 
-    def of_run(body: bytes) -> str:
-        return str(messages.PushObjectRequest.FromString(body).run_id)
+    def of_run(body: bytes) -> list[str]:
+        return [str(messages.PushObjectRequest.FromString(body).run_id)]
 
     questions = {
         ACQUIRE_TASK: _Question(runtime.AcquireTaskResponse, no_task, _nothing),
         node_pull: _Question(fleet.PullMessagesResponse, no_messages, _nothing),
-        grid_pull: _Question(runtime.PullAppMessagesResponse, no_messages, _nothing),
+        grid_pull: _Question(runtime.PullAppMessagesResponse, no_messages, asked),
         node_object: _Question(messages.PullObjectResponse, not_there_yet, pulled),
         task_object: _Question(messages.PullObjectResponse, not_there_yet, pulled),
         node_objects: _Question(_Raw, no_objects, of_bundle),
@@ -135,7 +151,7 @@ def _catalogue() -> tuple[dict[str, _Question], dict[str, list[_Change]]]:
     changes = {
         "/v1/control/start-run": [_Change(ACQUIRE_TASK, _nothing)],
         "/v1/runtime/push-messages": [_Change(node_pull, _nothing)],
-        "/v1/fleet/push-messages": [_Change(grid_pull, _nothing)],
+        "/v1/fleet/push-messages": [_Change(grid_pull, answered)],
         "/v1/runtime/push-object": [_Change(node_object, pushed), _Change(node_objects, of_run)],
         "/v1/fleet/push-object": [_Change(task_object, pushed), _Change(task_objects, of_run)],
         f"/v1/runtime/{bundles.PUSH_OBJECTS}": [_Change(node_objects, of_bundle)],
@@ -172,7 +188,7 @@ class LongPoll:
                 await answer.send(send)
         if body is not None and path in self._changes:
             for change in self._changes[path]:
-                self._questions[change.question].wake(change.subject(body))
+                self._questions[change.question].wake(change.subjects(body))
             self._on_change()
 
     def waiting(self) -> dict[str, int]:
@@ -195,10 +211,9 @@ class LongPoll:
     ) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + min(seconds, _LONGEST)
-        subject = question.subject(body)
         gone = asyncio.ensure_future(_disconnected(receive))
         try:
-            with question.news(subject) as news:
+            with question.news(body) as news:
                 while True:
                     news.clear()
                     answer = await self._ask(scope, body)

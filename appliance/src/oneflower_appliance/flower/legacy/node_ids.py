@@ -1,0 +1,37 @@
+"""The nodes that are online, asked for once in each phase of a round.
+
+Flower's legacy API asks the SuperLink for them three times between the begin of a phase and its first message.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flwr.serverapp import Grid
+
+_MOMENT = 1.0  # seconds for which an answer serves
+
+
+class NodeIds:
+    """Answers for a grid, from its first use on. Outside of a phase, the grid is asked each time."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._ask = grid.get_node_ids
+        self._known: list[int] = []
+        self._until = 0.0
+        vars(grid)["get_node_ids"] = self._recent
+
+    def ask(self) -> set[int]:
+        """Ask now, and let the answer serve for a moment, until the phase is over."""
+        self._known = list(self._ask())
+        self._until = time.monotonic() + _MOMENT
+        return set(self._known)
+
+    def forget(self) -> None:
+        """End the phase."""
+        self._until = 0.0
+
+    def _recent(self) -> list[int]:
+        return list(self._known) if time.monotonic() < self._until else list(self._ask())
