@@ -158,6 +158,32 @@ def server_fn(context: Context):
 app = ServerApp(server_fn=server_fn)
 """
 
+SECURE_CLIENT = f"""
+{CLIENT.rpartition("app =")[0]}
+from flwr.client.mod import secaggplus_mod
+
+app = ClientApp(client_fn=client_fn, mods=[secaggplus_mod])
+"""
+
+SECURE_SERVER = """
+from flwr.common import Context, ndarrays_to_parameters
+from flwr.server import Driver, LegacyContext, ServerApp, ServerConfig
+from flwr.server.strategy import FedAvg
+from flwr.server.workflow import DefaultWorkflow, SecAggPlusWorkflow
+from .client_app import new_model
+
+app = ServerApp()
+
+@app.main()
+def main(driver: Driver, context: Context) -> None:
+    model = new_model()
+    strategy = FedAvg(initial_parameters=ndarrays_to_parameters([model.coef_, model.intercept_]))
+    config = ServerConfig(num_rounds=int(context.run_config["num-server-rounds"]))
+    legacy = LegacyContext(context=context, config=config, strategy=strategy)
+    secure = SecAggPlusWorkflow(num_shares=1.0, reconstruction_threshold=1.0, max_weight=2000)
+    DefaultWorkflow(fit_workflow=secure)(driver, legacy)
+"""
+
 QUERY_CLIENT = """
 import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -244,9 +270,30 @@ def test_a_strategy_of_the_users_own_is_recorded_and_what_it_prints_is_shown(use
     assert user.is_ready(fed)
 
 
+def test_secure_aggregation_by_a_workflow_is_recorded(user, fed, tmp_path):
+    done = user("run", write(tmp_path, "secure", SECURE_SERVER, SECURE_CLIENT), "-f", fed, "-r", "1", "-o", "json")
+    result = json.loads(done.stdout)
+    [row] = result["rows"]
+    assert (row["nodes"], row["asked"], row["metrics"]["evaluated"]) == (2, 2, 2)
+    assert row["accuracy"] > 0.7
+    assert [np.load(user.folder / result["model"])[name].shape for name in "01"] == [(10, 64), (10,)]
+
+
+FEDERATIONS = """
+[tool.flwr.federations]
+default = "simulation"
+[tool.flwr.federations.simulation]
+options.num-supernodes = 10
+"""
+
+
 def test_an_app_without_a_strategy_shows_its_messages_and_what_it_prints(user, fed, tmp_path):
     app = write(tmp_path, "analytics", ANALYTICS, QUERY_CLIENT)
+    project = tmp_path / "analytics" / "pyproject.toml"
+    project.write_text(project.read_text() + FEDERATIONS)
     done = user("run", app, "-f", fed)
+    assert FEDERATIONS in project.read_text(), "the user's file is left as it is"
+    assert "Note: the federations in the app's pyproject.toml are ignored: it trains on fed." in done.stderr
     assert "none: no round of a strategy was recorded; 2 messages sent, 2 answered" in done.stdout
     assert "\n  | digit 0: 178\n" in done.stderr
     assert "DEPRECATED" not in done.stderr
