@@ -195,10 +195,10 @@ class Federation:
     ) -> RunResult:
         """Train an app to its end, and save its results.
 
-        `app` is the name of a pre-built app or the folder of another; None stands for FL_USE_CASE. `config` overrides
-        the app's run config: a mapping, or texts as `flwr run --run-config` takes them. With `install`, packages that
-        the machines lack are installed for it, on the local cloud. With `ignore_versions`, it runs with the releases
-        of packages that the machines have.
+        `app` is a folder, a bundle (.fab), the name of an app on Flower Hub (@account/app) or of a pre-built one; None
+        stands for FL_USE_CASE. `config` overrides the app's run config: a mapping, or texts as `flwr run --run-config`
+        takes them. With `install`, packages that the machines lack are installed for it, on the local cloud. With
+        `ignore_versions`, it runs with the releases of packages that the machines have.
 
         Instead of `app`, `server_app` and `client_app` may be objects of this notebook or script; then the mapping
         `config` and num-server-rounds are the whole run config.
