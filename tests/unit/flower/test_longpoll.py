@@ -16,7 +16,8 @@ from flwr.proto.message_pb2 import (
 )
 from flwr.proto.runtime_pb2 import AcquireTaskResponse, PullAppMessagesRequest, PullAppMessagesResponse
 
-from oneflower_appliance.flower.warm.longpoll import ACQUIRE_TASK, LongPoll
+from oneflower_appliance.flower.warm.longpoll import LongPoll
+from oneflower_appliance.flower.warm.questions import ACQUIRE_TASK
 
 NODE_PULL, GRID_PULL = "/v1/fleet/pull-messages", "/v1/runtime/pull-messages"
 MESSAGES = PullMessagesResponse(messages_list=[Message()]).SerializeToString()

@@ -28,8 +28,9 @@ from oneflower_appliance.flower.membership import Membership
 from oneflower_appliance.flower.serving import Server, fleet_entrance, listen, own_entrance
 from oneflower_appliance.flower.warm.bundle_server import BundleServer
 from oneflower_appliance.flower.warm.cleanup import limit_task_cleanup
-from oneflower_appliance.flower.warm.longpoll import ACQUIRE_TASK, REPLIES, LongPoll
+from oneflower_appliance.flower.warm.longpoll import LongPoll
 from oneflower_appliance.flower.warm.objectstore import keep_objects_out_of_database
+from oneflower_appliance.flower.warm.questions import ACQUIRE_TASK, REPLIES
 from oneflower_appliance.flower.warm.shortcuts import Shortcuts
 from oneflower_appliance.orders import LEVEL_VARIABLE, SuperLinkOrders
 from oneflower_appliance.run_folder import LOST

@@ -13,151 +13,20 @@ from __future__ import annotations
 
 import asyncio
 import re
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from oneflower_appliance.flower import internals
-from oneflower_appliance.flower.warm import bundles
+from oneflower_appliance.flower.warm.questions import Question, catalogue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PREFER, APPLIED = "prefer", "preference-applied"
-ACQUIRE_TASK = "/v1/runtime/acquire-task"
-REPLIES = ("/v1/runtime/pull-messages", "/v1/runtime/pull-object", f"/v1/runtime/{bundles.PULL_OBJECTS}")
 
 _IN_TURN = ("/v1/fleet/", "/v1/runtime/")
 _LONGEST = 20.0  # seconds; Flower's clients give up on an answer after 30
 _WAIT = re.compile(rb"\bwait=(\d+(?:\.\d+)?)")
-
-
-@dataclass(frozen=True)
-class _Change:
-    """A request that may bring the answer to a question, and what it is about."""
-
-    question: str
-    subjects: Callable[[bytes], Iterable[str]]
-
-
-@dataclass
-class _Question:
-    """A request that may be held, what it is about, and what shows that it has no answer yet."""
-
-    response: Any
-    is_empty: Callable[[Any], bool]
-    subjects: Callable[[bytes], Iterable[str]]
-    waiting: dict[str, set[asyncio.Event]] = field(default_factory=dict)
-
-    def has_no_answer(self, body: bytes) -> bool:
-        return self.is_empty(self.response.FromString(body))
-
-    @contextmanager
-    def news(self, body: bytes) -> Iterator[asyncio.Event]:
-        """Yield the event that is set when a subject of a request is woken. It exists only while somebody waits."""
-        event, subjects = asyncio.Event(), set(self.subjects(body))
-        for subject in subjects:
-            self.waiting.setdefault(subject, set()).add(event)
-        try:
-            yield event
-        finally:
-            for subject in subjects:
-                self.waiting[subject].remove(event)
-                if not self.waiting[subject]:
-                    del self.waiting[subject]
-
-    def wake(self, subjects: Iterable[str]) -> None:
-        for subject in subjects:
-            for event in self.waiting.get(subject, ()):
-                event.set()
-
-    def wake_all(self) -> None:
-        self.wake(list(self.waiting))
-
-
-class _Raw:
-    """An answer that is not read."""
-
-    @staticmethod
-    def FromString(body: bytes) -> bytes:  # noqa: N802 - its name in protobuf
-        return body
-
-
-def _nothing(_body: bytes) -> list[str]:
-    return [""]
-
-
-def _read_as(kind: Any, body: bytes) -> Any:
-    """Return a request, or an empty one if it is not valid: Flower refuses it."""
-    try:
-        return kind.FromString(body)
-    except Exception:  # noqa: BLE001 - what protobuf raises is not of one class
-        return kind()
-
-
-def _catalogue() -> tuple[dict[str, _Question], dict[str, list[_Change]]]:
-    """Return what may be held, and what may bring the answers."""
-    runtime, fleet, messages = internals.runtime_messages(), internals.fleet_messages(), internals.object_messages()
-
-    def pulled(body: bytes) -> list[str]:
-        return [messages.PullObjectRequest.FromString(body).object_id]
-
-    def pushed(body: bytes) -> list[str]:
-        return [messages.PushObjectRequest.FromString(body).object_id]
-
-    def asked(body: bytes) -> list[str]:
-        return list(_read_as(runtime.PullAppMessagesRequest, body).message_ids) or _nothing(body)
-
-    def answered(body: bytes) -> list[str]:
-        replies = _read_as(fleet.PushMessagesRequest, body).messages_list
-        return [reply.metadata.reply_to_message_id for reply in replies]
-
-    def no_messages(answer: Any) -> bool:
-        return not answer.messages_list
-
-    def not_there_yet(answer: Any) -> bool:
-        return bool(answer.object_found and not answer.object_available)
-
-    def no_objects(answer: Any) -> bool:
-        return not answer
-
-    def no_task(answer: Any) -> bool:
-        return not answer.token
-
-    node_pull, grid_pull = "/v1/fleet/pull-messages", "/v1/runtime/pull-messages"
-    node_object, task_object = "/v1/fleet/pull-object", "/v1/runtime/pull-object"
-    node_objects, task_objects = (f"/v1/{api}/{bundles.PULL_OBJECTS}" for api in ("fleet", "runtime"))
-
-    def of_bundle(body: bytes) -> list[str]:
-        try:
-            return [str(messages.PullObjectRequest.FromString(bundles.Request.read(body).flower).run_id)]
-        except Exception:  # noqa: BLE001 - any error: it is refused
-            return []
-
-    def of_run(body: bytes) -> list[str]:
-        return [str(messages.PushObjectRequest.FromString(body).run_id)]
-
-    questions = {
-        ACQUIRE_TASK: _Question(runtime.AcquireTaskResponse, no_task, _nothing),
-        node_pull: _Question(fleet.PullMessagesResponse, no_messages, _nothing),
-        grid_pull: _Question(runtime.PullAppMessagesResponse, no_messages, asked),
-        node_object: _Question(messages.PullObjectResponse, not_there_yet, pulled),
-        task_object: _Question(messages.PullObjectResponse, not_there_yet, pulled),
-        node_objects: _Question(_Raw, no_objects, of_bundle),
-        task_objects: _Question(_Raw, no_objects, of_bundle),
-    }
-    changes = {
-        "/v1/control/start-run": [_Change(ACQUIRE_TASK, _nothing)],
-        "/v1/runtime/push-messages": [_Change(node_pull, _nothing)],
-        "/v1/fleet/push-messages": [_Change(grid_pull, answered)],
-        "/v1/runtime/push-object": [_Change(node_object, pushed), _Change(node_objects, of_run)],
-        "/v1/fleet/push-object": [_Change(task_object, pushed), _Change(task_objects, of_run)],
-        f"/v1/runtime/{bundles.PUSH_OBJECTS}": [_Change(node_objects, of_bundle)],
-        f"/v1/fleet/{bundles.PUSH_OBJECTS}": [_Change(task_objects, of_bundle)],
-    }
-    return questions, changes
 
 
 class LongPoll:
@@ -166,7 +35,7 @@ class LongPoll:
     def __init__(self, app: ASGIApp, on_change: Callable[[], None] = lambda: None) -> None:
         self._app = app
         self._on_change = on_change
-        self._questions, self._changes = _catalogue()
+        self._questions, self._changes = catalogue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = False
         self._turn = asyncio.Semaphore(1)
@@ -207,7 +76,7 @@ class LongPoll:
             self.wake(path)
 
     async def _hold(
-        self, question: _Question, seconds: float, scope: Scope, body: bytes, receive: Receive, send: Send
+        self, question: Question, seconds: float, scope: Scope, body: bytes, receive: Receive, send: Send
     ) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + min(seconds, _LONGEST)

@@ -16,7 +16,8 @@ from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.nodeloop import UNFINISHED, answer_for
 from oneflower_appliance.flower.warm.bundle_client import send_in_bundles
 from oneflower_appliance.flower.warm.bundle_server import BundleServer
-from oneflower_appliance.flower.warm.longpoll import ACQUIRE_TASK, LongPoll
+from oneflower_appliance.flower.warm.longpoll import LongPoll
+from oneflower_appliance.flower.warm.questions import ACQUIRE_TASK
 from oneflower_appliance.flower.warm.shortcuts import Shortcuts
 from oneflower_appliance.flower.warm.waits import WAITS, ask_to_wait, replace_sleep
 

@@ -1,0 +1,157 @@
+"""Requests that may be held, which requests may bring their answers, and what each of them is about: its subjects."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from oneflower_appliance.flower import internals
+from oneflower_appliance.flower.warm import bundles
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+ACQUIRE_TASK = "/v1/runtime/acquire-task"
+REPLIES = ("/v1/runtime/pull-messages", "/v1/runtime/pull-object", f"/v1/runtime/{bundles.PULL_OBJECTS}")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A request that may bring the answer to a question, and what it is about."""
+
+    question: str
+    subjects: Callable[[bytes], Iterable[str]]
+
+
+@dataclass
+class Question:
+    """A request that may be held, what it is about, and what shows that it has no answer yet."""
+
+    response: Any
+    is_empty: Callable[[Any], bool]
+    subjects: Callable[[bytes], Iterable[str]]
+    waiting: dict[str, set[asyncio.Event]] = field(default_factory=dict)
+
+    def has_no_answer(self, body: bytes) -> bool:
+        """Whether this answer of the application is none yet."""
+        return self.is_empty(self.response.FromString(body))
+
+    @contextmanager
+    def news(self, body: bytes) -> Iterator[asyncio.Event]:
+        """Yield the event that is set when a subject of a request is woken. It exists only while somebody waits."""
+        event, subjects = asyncio.Event(), set(self.subjects(body))
+        for subject in subjects:
+            self.waiting.setdefault(subject, set()).add(event)
+        try:
+            yield event
+        finally:
+            for subject in subjects:
+                self.waiting[subject].remove(event)
+                if not self.waiting[subject]:
+                    del self.waiting[subject]
+
+    def wake(self, subjects: Iterable[str]) -> None:
+        """Have the requests asked again that wait for one of these subjects."""
+        for subject in subjects:
+            for event in self.waiting.get(subject, ()):
+                event.set()
+
+    def wake_all(self) -> None:
+        """Have all requests asked again."""
+        self.wake(list(self.waiting))
+
+
+class _Raw:
+    """An answer that is not read."""
+
+    @staticmethod
+    def FromString(body: bytes) -> bytes:  # noqa: N802 - its name in protobuf
+        return body
+
+
+def catalogue() -> tuple[dict[str, Question], dict[str, list[Change]]]:
+    """Return what may be held, and what may bring the answers."""
+    runtime, fleet, messages = internals.runtime_messages(), internals.fleet_messages(), internals.object_messages()
+    of = _Subjects()
+    node_pull, grid_pull = "/v1/fleet/pull-messages", "/v1/runtime/pull-messages"
+    node_object, task_object = "/v1/fleet/pull-object", "/v1/runtime/pull-object"
+    node_objects, task_objects = (f"/v1/{api}/{bundles.PULL_OBJECTS}" for api in ("fleet", "runtime"))
+    questions = {
+        ACQUIRE_TASK: Question(runtime.AcquireTaskResponse, _no_task, _nothing),
+        node_pull: Question(fleet.PullMessagesResponse, _no_messages, _nothing),
+        grid_pull: Question(runtime.PullAppMessagesResponse, _no_messages, of.question),
+        node_object: Question(messages.PullObjectResponse, _not_there_yet, of.pull),
+        task_object: Question(messages.PullObjectResponse, _not_there_yet, of.pull),
+        node_objects: Question(_Raw, _no_objects, of.bundle),
+        task_objects: Question(_Raw, _no_objects, of.bundle),
+    }
+    changes = {
+        "/v1/control/start-run": [Change(ACQUIRE_TASK, _nothing)],
+        "/v1/runtime/push-messages": [Change(node_pull, _nothing)],
+        "/v1/fleet/push-messages": [Change(grid_pull, of.replies)],
+        "/v1/runtime/push-object": [Change(node_object, of.push), Change(node_objects, of.run)],
+        "/v1/fleet/push-object": [Change(task_object, of.push), Change(task_objects, of.run)],
+        f"/v1/runtime/{bundles.PUSH_OBJECTS}": [Change(node_objects, of.bundle)],
+        f"/v1/fleet/{bundles.PUSH_OBJECTS}": [Change(task_objects, of.bundle)],
+    }
+    return questions, changes
+
+
+class _Subjects:
+    """What requests are about, out of their bodies."""
+
+    def __init__(self) -> None:
+        self._runtime, self._fleet = internals.runtime_messages(), internals.fleet_messages()
+        self._objects = internals.object_messages()
+
+    def pull(self, body: bytes) -> list[str]:
+        return [self._objects.PullObjectRequest.FromString(body).object_id]
+
+    def push(self, body: bytes) -> list[str]:
+        return [self._objects.PushObjectRequest.FromString(body).object_id]
+
+    def run(self, body: bytes) -> list[str]:
+        return [str(self._objects.PushObjectRequest.FromString(body).run_id)]
+
+    def bundle(self, body: bytes) -> list[str]:
+        try:
+            return [str(self._objects.PullObjectRequest.FromString(bundles.Request.read(body).flower).run_id)]
+        except Exception:  # noqa: BLE001 - any error: it is refused
+            return []
+
+    def question(self, body: bytes) -> list[str]:
+        return list(_read_as(self._runtime.PullAppMessagesRequest, body).message_ids) or _nothing(body)
+
+    def replies(self, body: bytes) -> list[str]:
+        replies = _read_as(self._fleet.PushMessagesRequest, body).messages_list
+        return [reply.metadata.reply_to_message_id for reply in replies]
+
+
+def _read_as(kind: Any, body: bytes) -> Any:
+    """Return a request, or an empty one if it is not valid: Flower refuses it."""
+    try:
+        return kind.FromString(body)
+    except Exception:  # noqa: BLE001 - what protobuf raises is not of one class
+        return kind()
+
+
+def _nothing(_body: bytes) -> list[str]:
+    return [""]
+
+
+def _no_task(answer: Any) -> bool:
+    return not answer.token
+
+
+def _no_messages(answer: Any) -> bool:
+    return not answer.messages_list
+
+
+def _not_there_yet(answer: Any) -> bool:
+    return bool(answer.object_found and not answer.object_available)
+
+
+def _no_objects(answer: Any) -> bool:
+    return not answer
