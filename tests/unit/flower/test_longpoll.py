@@ -73,6 +73,11 @@ class Client:
         return sent[1]["body"], dict(sent[0]["headers"]), seconds
 
 
+async def asked(flower, path, times):
+    while flower.asked.count(path) < times:  # noqa: ASYNC110 - the limit is that of the scenario
+        await asyncio.sleep(0.01)
+
+
 def run(scenario, pause=0.01):
     async def main():
         flower = Flower(pause)
@@ -148,7 +153,7 @@ def test_replies_are_waited_for_by_the_ids_of_their_messages():
     async def scenario(flower, poll, client):
         pull = PullAppMessagesRequest(message_ids=["1", "2"]).SerializeToString()
         asking = asyncio.ensure_future(client.ask(GRID_PULL, pull, wait=5))
-        await asyncio.sleep(0.05)
+        await asked(flower, GRID_PULL, 1)
         flower.says[GRID_PULL] = PullAppMessagesResponse(messages_list=[Message()]).SerializeToString()
         await client.ask("/v1/fleet/push-messages", reply("3"))
         await asyncio.sleep(0.05)
@@ -177,7 +182,7 @@ def test_an_object_is_waited_for_by_its_own_id():
             )
             for name in ("one", "two")
         )
-        await asyncio.sleep(0.1)
+        await asked(flower, "/v1/fleet/pull-object", 2)
         there.add("two")
         await client.ask("/v1/runtime/push-object", PushObjectRequest(object_id="two").SerializeToString())
         assert PullObjectResponse.FromString((await second)[0]).object_available
