@@ -74,7 +74,8 @@ class Client:
 
 
 async def asked(flower, path, times):
-    while flower.asked.count(path) < times:  # noqa: ASYNC110 - the limit is that of the scenario
+    """Wait until requests were asked and are held."""
+    while flower.asked.count(path) < times or flower.at_once:  # noqa: ASYNC110 - the limit is that of the scenario
         await asyncio.sleep(0.01)
 
 
