@@ -16,7 +16,7 @@ from oneflower.cloud.tunnel import SshOptions
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.parameters import FLOWER_TESTED
 
-HAVE = {"flwr": "1.42.0", "numpy": "2.3.5", "torch": "2.9.1+cpu", "some-package": ""}
+HAVE = {"flwr": "1.42.0", "numpy": "2.3.5", "torch": "2.9.1+cpu", "tensorflow-cpu": "2.20.0", "some-package": ""}
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,8 @@ HAVE = {"flwr": "1.42.0", "numpy": "2.3.5", "torch": "2.9.1+cpu", "some-package"
         ("flwr[simulation]>=1.41", "", ""),
         ("NumPy", "", ""),
         ("torch==2.9.1", "", ""),
+        ("tensorflow>=2", "", ""),  # machines have a build for the CPU
+        ("xgboost", "xgboost", ""),
         ("Some_Package[extra]>=7", "", ""),  # of which release it is, is not known
         ("oneflower-appliance", "", ""),
         ("winsdk; sys_platform == 'win32'", "", ""),

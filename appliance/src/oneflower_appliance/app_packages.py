@@ -72,6 +72,14 @@ def choices(folder: Path) -> list[Choice]:
     return sorted(found, key=lambda choice: (choice.app, choice.packages))
 
 
+def release_of(name: str, packages: Mapping[str, str]) -> str | None:
+    """Return the release of a package among `packages`, None if it is not there. Names are normalised.
+
+    A build for the CPU only, such as xgboost-cpu, is the same package: it has the same modules and releases.
+    """
+    return packages.get(name, packages.get(f"{name}-cpu"))
+
+
 def short_hash(content: str) -> str:
     """Return the part of a SHA-256 that is in a name: 64 bits, in hexadecimal digits."""
     return hashlib.sha256(content.encode()).hexdigest()[:16]

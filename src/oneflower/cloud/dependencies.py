@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from oneflower_appliance.app_packages import release_of
 from oneflower_appliance.errors import OneflowerError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def compare(lines: Iterable[str], packages: Mapping[str, str]) -> Comparison:
         name = canonicalize_name(wanted.name)
         if name == _OURS or (wanted.marker and not wanted.marker.evaluate({"extra": ""})):
             continue
-        release = packages.get(name)
+        release = release_of(name, packages)
         wanted.marker = None
         if release is None:
             missing.add(str(wanted))

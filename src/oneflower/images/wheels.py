@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from oneflower.images.spec import ARCHITECTURE, GLIBC, LEFT_OUT, PLATFORM, PYTHON
 from oneflower.runtimes import runtime
 from oneflower.runtimes.uv import Uv, wheels_only
+from oneflower_appliance.app_packages import release_of
 from oneflower_appliance.errors import OneflowerError
 
 if TYPE_CHECKING:
@@ -82,16 +83,17 @@ def resolve(wanted: Mapping[str, str], flower: str, framework: str, app: Path | 
             "Packages come from the package registry only. Name a release of it.",
         )
     conflicts = [
-        f"{each.name}{each.specifier} ({who}), {name}=={have[name]} (Flower {flower} with {framework})"
+        f"{each.name}{each.specifier} ({who}), {name}=={release} (Flower {flower} with {framework})"
         for each, who in asked
-        if (name := canonicalize_name(each.name)) in have and not each.specifier.contains(have[name], prereleases=True)
+        if (release := release_of(name := canonicalize_name(each.name), have)) is not None
+        and not each.specifier.contains(release, prereleases=True)
     ]
     if conflicts:
         raise OneflowerError(
             "These lines conflict:" + "".join(f"\n  {line}" for line in conflicts),
             "The packages of the runtime stay as they were tested. Change the line, or choose another --framework.",
         )
-    lines = [str(each) for each, _ in asked if canonicalize_name(each.name) not in have]
+    lines = [str(each) for each, _ in asked if release_of(canonicalize_name(each.name), have) is None]
     locked = read_lock(app) if app else {}
     with TemporaryDirectory(prefix="oneflower-") as scratch:
         found = _compile(Path(scratch), lines, have, locked) if lines else []

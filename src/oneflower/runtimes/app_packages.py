@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 
 from oneflower.runtimes.runtime import installed
 from oneflower.runtimes.uv import Uv, wheels_only
-from oneflower_appliance.app_packages import Choice, choices, packages_name, packages_of
+from oneflower_appliance.app_packages import Choice, choices, packages_name, packages_of, release_of
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import private_directory, write_atomic
 
@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 
 _PYPROJECT, _LOCK = "pyproject.toml", "uv.lock"
 _HINT = (
-    "Each package needs a wheel for this machine, and must fit the packages that the machines have. Change the line in "
-    "the app's pyproject.toml. If the package index cannot be reached, retry."
+    "Each package needs a wheel for this machine, and must fit the releases that the machines have, which count as "
+    "required. Change the line in the app's pyproject.toml. If the package index cannot be reached, retry."
 )
+_LOCK_HINT = " If the app's uv.lock is older than its pyproject.toml, run `uv lock`."
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ class AppPackages:
                 )
 
     def _uv(self, folder: Path, what: str) -> Uv:
-        return Uv(folder, f"{what} the packages that the app {self.declaration.app} needs", _HINT)
+        hint = _HINT + (_LOCK_HINT if self._lock_hash() else "")
+        return Uv(folder, f"{what} the packages that the app {self.declaration.app} needs", hint)
 
     def _locked(self, folder: Path) -> dict[str, str]:
         """Return the packages in the app's uv.lock that the runtime lacks: what is to be installed of each, by name.
@@ -120,7 +122,7 @@ class AppPackages:
                 "--python", str(self.runtime.python), "--constraint", "constraints.txt", "requirements.txt",
             )
         )  # fmt: skip
-        new = {name: block for name, block in found.items() if name not in have}
+        new = {name: block for name, block in found.items() if release_of(name, have) is None}
         if locked and (unlocked := sorted(set(new) - set(locked))):
             raise OneflowerError(
                 f"The uv.lock of the app {self.declaration.app} does not have {', '.join(unlocked)}.",
