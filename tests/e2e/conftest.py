@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import queue
 import ssl
 import subprocess
 import sys
@@ -23,6 +22,28 @@ from oneflower.local.host.processes import MARK
 from oneflower_appliance.parameters import FLOWER_TESTED
 
 RELEASE = os.environ.get("ONEFLOWER_TEST_FLOWER", FLOWER_TESTED)  # of Flower, which all federations here run
+
+
+class Lines:
+    """What a command prints, line by line while it runs."""
+
+    def __init__(self, stream):
+        self._lines = []
+        self._reader = threading.Thread(target=self._read, args=(stream,), daemon=True)
+        self._reader.start()
+
+    def _read(self, stream):
+        with stream:
+            for line in stream:
+                self._lines.append(line)
+
+    def __iter__(self):
+        return iter(list(self._lines))
+
+    def all(self):
+        """Everything, once the command has ended."""
+        self._reader.join(60)
+        return "".join(self._lines)
 
 
 class User:
@@ -53,16 +74,9 @@ class User:
         )  # fmt: skip
 
     def say(self, *arguments):
-        """Start a command, and return it with a queue of the lines that it prints."""
-        process, lines = self.start(*arguments), queue.Queue()
-
-        def read():
-            with process.stdout:
-                for line in process.stdout:
-                    lines.put(line)
-
-        threading.Thread(target=read, daemon=True).start()
-        return process, lines
+        """Start a command, and return it with the lines that it prints."""
+        process = self.start(*arguments)
+        return process, Lines(process.stdout)
 
     def show(self, name):
         return json.loads(self("show", name, "-o", "json").stdout)

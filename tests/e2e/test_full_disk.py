@@ -43,11 +43,11 @@ def fill(path):
 def test_a_full_disk_is_said_to_be_full_by_whatever_is_asked(small):
     small("up", "lab")
     process, lines = small.say("run", "image-classification", "-f", "lab", "-c", EPOCHS, "-c", "num-server-rounds=50")
-    until(lambda: any(line.lstrip().startswith("1/50") for line in list(lines.queue)), 60, "the first round")
+    until(lambda: any(line.lstrip().startswith("1/50") for line in lines), 60, "the first round")
     filler = small.home.state / "filler"
     try:
         fill(filler)
-        until(lambda: any("The disk is full" in line for line in list(lines.queue)), 30, "a word of it from the run")
+        until(lambda: any("The disk is full" in line for line in lines), 30, "a word of it from the run")
         for arguments in (("up", "another"), ("scale", "lab", "3")):
             said = small(*arguments, code=None)
             assert "The disk is full" in said.stderr, said.stderr

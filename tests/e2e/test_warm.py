@@ -126,14 +126,10 @@ def test_a_clientapp_that_is_killed_costs_its_node_the_round_which_says_so_at_on
 def started(user, *arguments):
     """A run that a node trains for."""
     process, lines = user.say("run", "image-classification", "-f", "warm", *arguments)
-    until(lambda: any(line.startswith("  run ") for line in list(lines.queue)), 60, "the submission")
+    until(lambda: any(line.startswith("  run ") for line in lines), 60, "the submission")
     until(lambda: named(user, node(user), TASK), 30, "a ClientApp")
     until(lambda: training(user, node(user)), 30, "training")
     return process, lines
-
-
-def said(lines):
-    return "".join(lines.get() for _ in range(lines.qsize()))
 
 
 def test_a_serverapp_that_is_killed_is_spoken_of_at_once_with_what_would_have_saved_its_run(user, fed):
@@ -141,7 +137,7 @@ def test_a_serverapp_that_is_killed_is_spoken_of_at_once_with_what_would_have_sa
     process, lines = started(user, *LONG)
     kill(named(user, link, "flwr-serverapp")[0])
     assert process.wait(30) == 8, "Flower's own path takes more than a minute"
-    told = said(lines)
+    told = lines.all()
     assert "was lost before its first round had ended. Its ServerApp was ended by signal 9." in told
     assert "with FL_CHECKPOINT_ENABLED=YES it would be resumed" in told
     # Its nodes are free at once, too.
@@ -152,10 +148,10 @@ def test_a_superlink_that_is_silent_is_spoken_of_and_its_run_is_lost_with_a_reas
     link = user.show(fed)["vms"][0]["id"]
     process, lines = started(user, *LONG)
     os.kill(user.process(link, FLOWER, "superlink").pid, signal.SIGSTOP)
-    until(lambda: any("Its machine, VM" in line for line in list(lines.queue)), 30, "a word of it")
+    until(lambda: any("Its machine, VM" in line for line in lines), 30, "a word of it")
     kill(user.process(link, FLOWER, "superlink"))
     assert process.wait(180) == 8
-    told = said(lines)
+    told = lines.all()
     assert "The SuperLink has not answered for" in told
     assert "the SuperLink answers again" in told
     assert "Its SuperLink was started again." in told
