@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import httpx
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID
 from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse, PushObjectRequest, PushObjectResponse
 from flwr.proto.node_pb2 import Node
@@ -66,10 +66,10 @@ class Flower:
 
 
 class Client:
-    """Flower's client of one API, before an application in this process. `lose` loses that many answers."""
+    """Flower's client of one API, before an application in this process. `lose` is how many answers get lost."""
 
     def __init__(self, fleet, app, api):
-        self.fleet, self.app, self.api, self.lose = fleet, app, api, 0
+        self.fleet, self.app, self.api, self.lose, self.posted = fleet, app, api, 0, []
 
     def _unary_unary(self, *, path, rpc_method, request, response_type):
         assert rpc_method.split("/")[2].lower() == path.split("/")[3].replace("-", "")
@@ -84,6 +84,7 @@ class Client:
         return result
 
     def post(self, path, body, token=None):
+        self.posted.append(body)
         sent = []
 
         async def receive():
@@ -204,6 +205,29 @@ def test_what_is_not_there_yet_is_asked_for_again_and_what_never_comes_is_an_err
     wire.state.object_store.delete(wire.message)
     with pytest.raises(ObjectPullError):
         wire.fetch(wire.node, wire.model)
+
+
+def test_a_model_that_a_node_has_is_not_fetched_again(wire, monkeypatch):
+    wire.hand(wire.task, wire.model, wire.session)
+    kept = bundle_client.Kept()
+    wire.pull = bundle_client._fetching(inflatable_utils.pull_objects, kept)
+    assert wire.fetch(wire.node, wire.model) == wire.model
+    session, _, again = wire.opened(RecordDict({"arrays": MODEL["arrays"], "config": ConfigRecord({"round": 2})}))
+    new = {name: content for name, content in again.items() if name not in wire.model}
+    assert len(new) < 5
+    wire.hand(wire.task, new, session)
+    wire.node.posted.clear()
+    found = wire.fetch(wire.node, again)
+    assert found == again
+    [body] = wire.node.posted
+    assert bundles.read_wanted(bundles.Request.read(body).payload) == list(new)
+    assert kept.objects == again
+    found.clear()  # as Flower does
+    kept.expire()
+    assert kept.objects == again
+    monkeypatch.setattr(bundle_client, "KEPT_FOR", -1.0)
+    kept.expire()
+    assert kept.objects == {}
 
 
 def test_stock_flower_at_the_other_end_gets_and_gives_them_one_by_one(wire):

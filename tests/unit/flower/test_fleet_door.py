@@ -14,6 +14,7 @@ import ssl
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import httpx
 import psutil
@@ -26,7 +27,7 @@ from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_
 from flwr.superlink import main as superlink
 
 from oneflower_appliance.agent import tls
-from oneflower_appliance.flower import serving
+from oneflower_appliance.flower import door, serving
 from oneflower_appliance.flower.bodies import Bodies
 from oneflower_appliance.flower.door import FleetDoor, OwnDoor
 from oneflower_appliance.flower.membership import Membership
@@ -275,6 +276,33 @@ def test_a_body_that_does_not_come_is_given_up(monkeypatch):
 
 
 # What costs connections
+
+
+def test_a_supernode_that_does_not_receive_its_bundles_has_few_of_them_in_memory_and_not_for_ever(monkeypatch):
+    monkeypatch.setattr(door, "_LONGEST", 0.05)
+    dropped, statuses = [], []
+
+    async def flower(_scope, _receive, send):
+        await send({"status": 200})
+        await asyncio.Event().wait()  # as when the connection takes no more
+
+    async def send(message):
+        statuses.append(message.get("status"))
+
+    async def ask(who):
+        visit = SimpleNamespace(who=who, drop=lambda: dropped.append(who))
+        scope = {"type": "http", "path": "/v1/fleet/pull-objects", "headers": [], "state": {serving.VISIT: visit}}
+        await fleet(scope, None, send)
+
+    async def scenario():
+        await asyncio.gather(*(ask("greedy") for _ in range(6)), ask("another"))
+
+    fleet = FleetDoor(flower, flower, None)
+    asyncio.run(scenario())
+    assert statuses.count(200) == 5
+    assert statuses.count(429) == 2
+    assert sorted(dropped) == ["another"] + ["greedy"] * 4
+    assert not fleet._giving
 
 
 def is_dropped(client):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PATIENCE = 30.0  # seconds
-_SLOWEST = 16 * 1024  # bytes a second
+SLOWEST = 16 * 1024  # bytes a second
 
 
 class Bodies:
@@ -36,7 +36,7 @@ class Bodies:
         self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, *, size: int, give_up: Callable[[], object]
     ) -> None:
         """Let `app` answer a request with a body of `size` bytes. If the body does not arrive, `give_up` is called."""
-        deadline = asyncio.get_running_loop().time() + PATIENCE + size / _SLOWEST
+        deadline = asyncio.get_running_loop().time() + PATIENCE + size / SLOWEST
         body = object()
         received = 0
         self.unfinished[body] = None

@@ -9,16 +9,19 @@ here is refused.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 
-from oneflower_appliance.flower.bodies import Bodies
+from oneflower_appliance.flower.bodies import PATIENCE, SLOWEST, Bodies
 from oneflower_appliance.flower.membership import NotAMemberError
 from oneflower_appliance.flower.serving import VISIT
+from oneflower_appliance.flower.warm.bundles import PART, PULL_OBJECTS
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from oneflower_appliance.flower.visits import Visit
 
 _FLEET = "/v1/fleet/"
+_PULL_OBJECTS = f"{_FLEET}{PULL_OBJECTS}"
 _API = "/oneflower/"
 _NODE_HEALTH = "/health/supernode/"
 _CLOSE = {"Connection": "close"}
@@ -34,6 +38,8 @@ _CLOSE = {"Connection": "close"}
 _LARGEST = 128 * 2**20
 _LARGEST_OF_STRANGERS = 64 * 2**10
 _AT_A_TIME = 512 * 2**20
+_BUNDLES = 4  # that one SuperNode may be receiving at a time; it asks for one after the other
+_LONGEST = PATIENCE + PART / SLOWEST  # seconds in which a bundle must be received
 
 
 class OwnDoor:
@@ -67,6 +73,7 @@ class FleetDoor:
         self._api = api
         self._membership = membership
         self._bodies = Bodies(_AT_A_TIME)
+        self._giving: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -74,9 +81,8 @@ class FleetDoor:
         if path.startswith(_FLEET):
             answer = await self._refusal(scope)
             if answer is None:
-                visit: Visit = scope["state"][VISIT]
-                size = _size(scope) or 0
-                await self._bodies.bring(self._flower, scope, receive, send, size=size, give_up=visit.drop)
+                bring = self._give if path == _PULL_OBJECTS else self._bring
+                await bring(scope, receive, send)
                 return
         elif path.startswith(_NODE_HEALTH):
             answer = self._api
@@ -87,6 +93,27 @@ class FleetDoor:
                 "Only the Fleet API is served here. The Control API is on the SuperLink's own loopback address."
             )
         await answer(scope, receive, send)
+
+    async def _bring(self, scope: Scope, receive: Receive, send: Send) -> None:
+        visit: Visit = scope["state"][VISIT]
+        size = _size(scope) or 0
+        await self._bodies.bring(self._flower, scope, receive, send, size=size, give_up=visit.drop)
+
+    async def _give(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer with a bundle, which is in memory until the SuperNode has received it."""
+        visit: Visit = scope["state"][VISIT]
+        if self._giving[visit.who] >= _BUNDLES:
+            await PlainTextResponse(f"Ask for {_BUNDLES} bundles at a time.\n", 429, _CLOSE)(scope, receive, send)
+            return
+        self._giving[visit.who] += 1
+        try:
+            async with asyncio.timeout(_LONGEST):
+                await self._bring(scope, receive, send)
+        except TimeoutError:
+            visit.drop()
+        finally:
+            self._giving[visit.who] -= 1
+            self._giving += Counter()  # which forgets those who are receiving none
 
     async def _refusal(self, scope: Scope) -> ASGIApp | None:
         """Return the answer to a request that is not from a SuperNode. Its body is not read."""

@@ -25,6 +25,7 @@ from oneflower_appliance.flower.warm import bundles
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+KEPT_FOR = 600.0  # seconds
 _PAUSE = 0.1  # seconds between two requests if the other end does not hold them
 _STOCK = "oneflower_other_end_is_stock"  # the attribute of a client that knows so
 
@@ -63,12 +64,32 @@ def _at(work: _Fetching | _Sending) -> Iterator[None]:
         _now.work = None
 
 
-def send_in_bundles(*modules: Any) -> None:
-    """Make Flower's functions in these modules, and its clients, use bundles, in this process."""
+class Kept:
+    """What a SuperNode fetched last. The model that it evaluates is the one that it trains next."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self._since = 0.0
+
+    def renew(self, objects: dict[str, bytes]) -> None:
+        """Keep these objects, and no others."""
+        self.objects, self._since = objects, time.monotonic()
+
+    def expire(self) -> None:
+        """Drop what nobody has needed for long. Called from time to time while there is nothing to do."""
+        if time.monotonic() - self._since > KEPT_FOR:
+            self.objects = {}
+
+
+def send_in_bundles(*modules: Any, kept: Kept | None = None) -> None:
+    """Make Flower's functions in these modules, and its clients, use bundles, in this process.
+
+    What is in `kept` is not fetched again.
+    """
     inflatables = internals.inflatables()
     for module in modules:
         for name, better in (
-            ("pull_objects", _fetching(inflatables.pull_objects)),
+            ("pull_objects", _fetching(inflatables.pull_objects, kept)),
             ("push_object_contents_from_iterable", _sending(inflatables.push_object_contents_from_iterable)),
         ):
             if hasattr(module, name):
@@ -78,20 +99,25 @@ def send_in_bundles(*modules: Any) -> None:
         client.PushObject = _push_object(client.PushObject, api)  # type: ignore[method-assign]
 
 
-def _fetching(stock: Callable[..., dict[str, bytes]]) -> Callable[..., dict[str, bytes]]:
+def _fetching(stock: Callable[..., dict[str, bytes]], kept: Kept | None = None) -> Callable[..., dict[str, bytes]]:
     not_there_yet = internals.inflatables().ObjectUnavailableError
 
     @functools.wraps(stock)
     def pull_objects(object_ids: list[str], pull_object_fn: Callable[[str], bytes], **limits: Any) -> dict[str, bytes]:
-        work = _Fetching(object_ids)
-        if len(object_ids) > 1:
+        known = kept.objects if kept is not None else {}
+        work = _Fetching(object_ids, {name: known[name] for name in object_ids if name in known})
+        if len(object_ids) - len(work.contents) > 1:
             try:
                 with _at(work):
                     pull_object_fn(object_ids[-1])  # children come before their parents, so this is the message
             except not_there_yet:
                 pass  # Flower's own function waits for it
         left = [name for name in object_ids if name not in work.contents]
-        return work.contents | stock(left, pull_object_fn, **limits) if left else work.contents
+        if left:
+            work.contents |= stock(left, pull_object_fn, **limits)
+        if kept is not None:
+            kept.renew(dict(work.contents))
+        return work.contents
 
     return pull_objects
 

@@ -26,6 +26,7 @@ PREFER, APPLIED = "prefer", "preference-applied"
 
 _IN_TURN = ("/v1/fleet/", "/v1/runtime/")
 _LONGEST = 20.0  # seconds; Flower's clients give up on an answer after 30
+_PIECE = 256 * 1024  # bytes
 _WAIT = re.compile(rb"\bwait=(\d+(?:\.\d+)?)")
 
 
@@ -144,7 +145,10 @@ class Answer:
         """Send it."""
         headers = [*self._start.get("headers", ()), *([(APPLIED.encode(), b"wait")] if held else [])]
         await send({**self._start, "headers": headers})
-        await send({"type": "http.response.body", "body": self.body})
+        body = memoryview(self.body)
+        for start in range(0, max(len(body), 1), _PIECE):  # so that a slow client has little of it in its connection
+            piece, more = body[start : start + _PIECE], start + _PIECE < len(body)
+            await send({"type": "http.response.body", "body": bytes(piece), "more_body": more})
 
 
 def _asked_for(headers: Iterable[tuple[bytes, bytes]]) -> float:

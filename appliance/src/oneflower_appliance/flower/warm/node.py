@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.nodeloop import UNFINISHED, answer_for
-from oneflower_appliance.flower.warm.bundle_client import send_in_bundles
+from oneflower_appliance.flower.warm.bundle_client import Kept, send_in_bundles
 from oneflower_appliance.flower.warm.bundle_server import BundleServer
 from oneflower_appliance.flower.warm.longpoll import LongPoll
 from oneflower_appliance.flower.warm.questions import ACQUIRE_TASK
@@ -39,6 +39,7 @@ class WarmNode:
         self._polls: list[LongPoll] = []
         self._state: Any = None
         self._run = 0
+        self._kept = Kept()
         self._get_run: Callable[[int], Any] = lambda _run: None
 
     def start(self) -> None:
@@ -47,7 +48,7 @@ class WarmNode:
         if places.have(Feature.HELD_QUESTIONS) and places.have(Feature.NODE_QUESTIONS):
             self._hold_questions()
         if places.have(Feature.BUNDLES):
-            send_in_bundles(internals.node_loop())
+            send_in_bundles(internals.node_loop(), kept=self._kept)
         if places.have(Feature.DEAD_CLIENTAPPS):
             self._answer_for_dead_clientapps()
         if places.have(Feature.END_WITH_RUN):
@@ -72,6 +73,8 @@ class WarmNode:
         @functools.wraps(pull)
         def pulling(**arguments: Any) -> int | None:
             run_id: int | None = pull(**arguments)
+            if run_id is None:
+                self._kept.expire()
             # Its task was created before its content was there, so it is offered now.
             for poll in self._polls:
                 poll.wake(ACQUIRE_TASK)
