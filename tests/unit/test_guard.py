@@ -6,8 +6,9 @@ import json
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord
-from flwr.serverapp.strategy import Strategy
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedXgbBagging, Strategy
+from flwr.supercore.task_identity import TaskIdentity
 
 from oneflower_appliance.training import supervisor
 
@@ -25,6 +26,51 @@ def change(name, make):
 
 def no_examples(reply):
     reply.content["metrics"]["num-examples"] = 0
+
+
+def forest(leaf=0.5, **more):
+    """Two trees with one split each, as XGBoost writes them."""
+    tree = {"split_conditions": [1.0, leaf, -0.5], "left_children": [1, -1, -1], "right_children": [2, -1, -1], **more}
+    model = {"gbtree_model_param": {"num_trees": "2", "num_parallel_tree": "2"}, "iteration_indptr": [0, 2],
+             "tree_info": [0, 0], "trees": [tree, dict(tree)]}  # fmt: skip
+    return json.dumps({"learner": {"gradient_booster": {"model": model}}}).encode()
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (b"\x80\x04 no trees", "its trees cannot be read"),
+        (b"[" * 100_000, "its trees cannot be read"),
+        (b"{}", "its trees cannot be read"),
+        (forest().replace(b'"num_trees": "2"', b'"num_trees": "9"'), "its trees are not complete"),
+        (forest(right_children=[7, -1, -1]), "its trees are not complete"),
+        (forest(leaf=float("nan")), "its trees have values that are not finite"),
+        (forest(leaf=1e30), "its trees have a value that is too large: 1e+30"),
+    ],
+)
+def test_trees_that_would_end_the_run_are_left_out_and_the_node_is_named(tmp_path, monkeypatch, bad, reason):
+    class Grid(federation.Grid):
+        def _answer(self, message):
+            node, kind = message.metadata.dst_node_id, message.metadata.message_type
+            content = RecordDict({"metrics": MetricRecord({"num-examples": 1})})
+            if kind == "train":
+                grown = np.frombuffer(bad if node == 101 else forest(), dtype=np.uint8)
+                content["arrays"] = ArrayRecord([grown])
+            reply = Message(content, reply_to=message)
+            reply.metadata.__dict__["_src_node_id"] = node
+            return reply
+
+    monkeypatch.setattr(Strategy, "start", Strategy.start)
+    for name, value in (("_task_id", 1), ("_run_id", 17), ("_node_id", 0)):
+        monkeypatch.setattr(TaskIdentity, name, value)
+    supervisor.supervise(tmp_path / "runs", tmp_path / "checkpoints")
+    start = ArrayRecord([np.zeros(0, dtype=np.uint8)])
+    result = FedXgbBagging().start(grid=Grid(None, {}, 3), initial_arrays=start, num_rounds=2)
+    grown = json.loads(result.arrays["0"].numpy().tobytes())["learner"]["gradient_booster"]["model"]["trees"]
+    assert len(grown) == 2 * 2 * 2, "two trees of two nodes in two rounds"
+    rows = [json.loads(line) for line in (tmp_path / "runs" / "17" / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["nodes"], row["failures"]) for row in rows] == [(2, 1), (2, 1)]
+    assert [fault["reason"] for fault in rows[0]["faults"]] == [reason]
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from flwr.app import Array, ArrayRecord, Message
     from numpy.typing import NDArray
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _TOO_LARGE = 1e6
 
 Reply = TypeVar("Reply")
+FaultOf: TypeAlias = "Callable[[Sequence[tuple[str, Array]]], str]"
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,13 @@ def update_of(message: Message) -> Update[Message]:
     return Update(message.metadata.src_node_id, arrays, empty, message)
 
 
-def sift(updates: Iterable[Update[Reply]], arrays: ArrayRecord) -> tuple[list[Reply], dict[int, str]]:
+def sift(
+    updates: Iterable[Update[Reply]], arrays: ArrayRecord, fault_of: FaultOf | None = None
+) -> tuple[list[Reply], dict[int, str]]:
     """Return the replies that may be aggregated into `arrays`, and why each other node is left out.
 
-    Replies are returned in the order of the nodes' ids, so the same replies always give the same sum.
+    `fault_of` says what else may be wrong with the arrays of an update. Replies are returned in the order of the nodes'
+    ids, so the same replies always give the same sum.
     """
     received = sorted(updates, key=lambda update: update.node)
     usual = Counter(_names(update) for update in received).most_common(1)
@@ -49,7 +53,7 @@ def sift(updates: Iterable[Update[Reply]], arrays: ArrayRecord) -> tuple[list[Re
     for update in received:
         if _names(update) != usual[0][0]:
             reasons[update.node] = "its model has other arrays than those of other nodes"
-        elif fault := _fault(update, list(arrays.values()), limits):
+        elif fault := _fault(update, list(arrays.values()), limits) or (fault_of(update.arrays) if fault_of else ""):
             reasons[update.node] = fault
         else:
             sound.append(update.reply)

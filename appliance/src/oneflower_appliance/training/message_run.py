@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import Array, ArrayRecord
+from flwr.serverapp.strategy import FedXgbBagging
 
+from oneflower_appliance.training import trees
 from oneflower_appliance.training.asked import Asked
 from oneflower_appliance.training.guard import sift, update_of
 from oneflower_appliance.training.supervised_run import SupervisedRun
@@ -77,7 +79,8 @@ class MessageRun(SupervisedRun):
         number = self._number(server_round)
         if self._keep_evaluated_again(number):
             return self._arrays, None
-        sound, reasons = sift(map(update_of, self._asked.sort(replies)), self._arrays)
+        of_trees = trees.fault_of if isinstance(self._strategy, FedXgbBagging) else None
+        sound, reasons = sift(map(update_of, self._asked.sort(replies)), self._arrays, of_trees)
         for node, reason in reasons.items():
             self._asked.blame(node, "left out", reason)
         arrays, metrics = self._strategy.aggregate_train(number, sound)
