@@ -29,6 +29,9 @@ EXECUTION_VARIABLE = "ONEFLOWER_EXECUTION"  # FL_EXECUTION
 FRAMEWORK_VARIABLE = "ONEFLOWER_FRAMEWORK"  # ML_FRAMEWORK, on a SuperNode
 MEMORY_VARIABLE = "ONEFLOWER_GPU_MEMORY_FRACTION"  # FL_GPU_MEMORY_FRACTION, on a SuperNode that may use its GPUs
 
+# The key in a node config for the folder with the node's own data.
+DATA_PATH = "data-path"
+
 
 class Ending(IntEnum):
     """Exit statuses of Flower's processes that say why they ended. Every other reason ends in another status."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -23,9 +24,15 @@ def _as_before(monkeypatch, tmp_path):
 
 
 def test_a_clientapp_works_in_its_runs_folder_and_only_the_last_runs_are_kept(monkeypatch, tmp_path):
-    runs = tmp_path / "runs"
+    runs, before = tmp_path / "runs", set(os.environ)
     number = [0]
-    monkeypatch.setattr(run_clientapp, "pull_task_input", lambda: (None, None, SimpleNamespace(run_id=number[0]), None))
+    data = tmp_path / "data"
+    (data / "acme" / "flowers").mkdir(parents=True)
+    (data / "acme" / "flowers" / "train.csv").write_text("x\n1\n")
+    context = SimpleNamespace(node_config={"data-path": str(data)})
+    monkeypatch.setattr(
+        run_clientapp, "pull_task_input", lambda: (None, context, SimpleNamespace(run_id=number[0]), None)
+    )
     clientapp_works_in(runs)
     clock = iter(range(1, 100))
     utime = os.utime
@@ -34,8 +41,11 @@ def test_a_clientapp_works_in_its_runs_folder_and_only_the_last_runs_are_kept(mo
         run_clientapp.pull_task_input()
         assert os.getcwd() == str(runs / str(number[0]) / "files")
         (runs / str(number[0]) / "files" / "state").write_text(str(number[0]))
+        assert Path("acme/flowers/train.csv").read_text() == "x\n1\n"
     assert sorted(int(path.name) for path in runs.iterdir()) == [4, 6, 7, 8, 9, 10, 11, 12]
     assert (runs / "4" / "files").stat().st_mode & 0o077 == 0
+    assert (data / "acme" / "flowers" / "train.csv").exists(), "the folder of a run is removed, the data are not"
+    assert not any(name.startswith("HF_") for name in set(os.environ) - before)
 
 
 def test_an_error_of_oneflowers_own_is_logged_without_a_traceback(caplog):

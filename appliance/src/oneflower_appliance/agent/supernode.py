@@ -25,7 +25,7 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.features_off import FOLDER_VARIABLE
 from oneflower_appliance.files import write_atomic
 from oneflower_appliance.formats import split_node_config
-from oneflower_appliance.orders import FRAMEWORK_VARIABLE, NodeReport, SuperNodeOrders
+from oneflower_appliance.orders import DATA_PATH, FRAMEWORK_VARIABLE, NodeReport, SuperNodeOrders
 from oneflower_appliance.parameters import SUPERNODE_PORT, Level
 from oneflower_appliance.process import Child
 from oneflower_appliance.roles import NODES
@@ -191,7 +191,7 @@ class SuperNode:
                 "Mount the data there, or leave FL_DATA_PATH empty.",
                 ExitCode.ENVIRONMENT,
             )
-        self._node_config.setdefault("data-path", str(folder))
+        self._node_config.setdefault(DATA_PATH, str(folder))
         return f"in {folder}"
 
     @property
@@ -241,7 +241,7 @@ class SuperNode:
             attributes.VERSION.name: settings.text("FLOWER_VERSION"),
             attributes.RELEASE.name: __version__,
             attributes.NODE_ID.name: self._node_id,
-            attributes.OWN_DATA.name: attributes.OWN_DATA.flag(value="data-path" in self._node_config),
+            attributes.OWN_DATA.name: attributes.OWN_DATA.flag(value=DATA_PATH in self._node_config),
             attributes.USE_CASE.name: settings.text("FL_USE_CASE"),
             attributes.FRAMEWORK.name: settings.text("ML_FRAMEWORK"),
             **packages.published(self._machine.home, settings),

@@ -11,16 +11,19 @@ import functools
 import logging
 import os
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, private_directory, write_atomic
-from oneflower_appliance.flower import internals
+from oneflower_appliance.flower import internals, own_data
+from oneflower_appliance.orders import DATA_PATH
 from oneflower_appliance.run_folder import FAILURE, FILES, Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
+
+log = logging.getLogger("flwr")
 
 _KEPT_ON_NODES = 8  # runs
 
@@ -49,16 +52,25 @@ def serverapp_works_in(runs: Path) -> None:
 
 
 def clientapp_works_in(runs: Path) -> None:
-    """Make this process's ClientApp work in its run's folder. The folders of the last few runs are kept."""
+    """Make this process's ClientApp work in its run's folder, where it finds the node's data.
+
+    The folders of the last few runs are kept.
+    """
     task = internals.clientapp_task()
     pull: Callable[..., Any] = task.pull_task_input
 
     @functools.wraps(pull)
     def entering(*args: Any, **kwargs: Any) -> Any:
         found = pull(*args, **kwargs)
-        _message, _context, run, _fab = found
-        folder = _enter(runs, run.run_id).parent
-        os.utime(folder)
+        _message, context, run, _fab = found
+        work = _enter(runs, run.run_id)
+        os.utime(work.parent)
+        data = Path(str(context.node_config.get(DATA_PATH) or ""))
+        if data.is_absolute() and data.is_dir():
+            try:
+                own_data.offer(data, work)
+            except OSError as error:
+                log.warning("The app does not find the data in its working folder: %s", error)
         for old in _newest_first(runs)[_KEPT_ON_NODES:]:
             shutil.rmtree(old, ignore_errors=True)
         return found

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.orders import DATA_PATH
 from oneflower_appliance.volumes import entries
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
     from flwr.app import Context
     from numpy.typing import NDArray
-
-_FOLDER = "data-path"
 
 
 class DataError(OneflowerError):
@@ -28,7 +27,7 @@ class DataError(OneflowerError):
 
 def data_folder(context: Context) -> Path | None:
     """Return the folder with this node's own files, or None if it has none. Raises `DataError`."""
-    named = context.node_config.get(_FOLDER)
+    named = context.node_config.get(DATA_PATH)
     if not named:
         return None
     folder = Path(str(named))
