@@ -6,7 +6,7 @@ FAST = pytest -m 'not e2e' tests/unit tests/conformance tests/lifecycle -n 5 --d
 # Container images often tell Python to keep no compiled files. Then each of a hundred processes would compile everything.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo new-use-case test test-cloud check types fast coverage e2e image-tools images releases campaign bench bench-rounds bench-models docs lock hooks clean
+.PHONY: help demo new-use-case test test-cloud check types fast coverage e2e frameworks image-tools images releases campaign bench bench-rounds bench-models docs lock hooks clean
 help:
 	@echo "make demo    the whole job on this machine: deploy, train, show, save, clean up"
 	@echo "make test    all tests (make check, those with real processes, all examples, make releases)"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-cloud  the lifecycle of federations, against the OpenNebula that ONE_XMLRPC, ONEFLOW_URL, ONE_AUTH name"
 	@echo "make coverage  what the fast tests cover, in child processes too"
 	@echo "make images  build every variant of the image and try each, into images/ (as root; half an hour)"
+	@echo "make frameworks  train on JAX, Lightning and MONAI, each in a runtime of its own (some gigabytes)"
 	@echo "make campaign  kill every process in every phase of a run, a hundred times (half an hour)"
 	@echo "make bench   speed, as ratios to the same processes started by hand"
 	@echo "make bench-rounds  speed of rounds, part by part, compared with stock Flower (half an hour)"
@@ -57,7 +58,10 @@ image-tools:
 
 e2e: image-tools
 	@if [ "$$(id -u)" = 0 ]; then scripts/need ruby ruby; fi
-	$(RUN) pytest -m 'e2e or hypothesis' --hypothesis-profile=all
+	$(RUN) pytest -m '(e2e or hypothesis) and not frameworks' --hypothesis-profile=all
+
+frameworks:
+	$(RUN) pytest -m frameworks
 
 images: image-tools
 	$(RUN) python scripts/images.py

@@ -27,7 +27,7 @@ from oneflower_appliance.attributes import ATTRIBUTES
 from oneflower_appliance.errors import EXIT_CODE_MEANINGS
 from oneflower_appliance.form import Group
 from oneflower_appliance.parameters import Level, Parameter, form_fields, of_level
-from oneflower_appliance.use_cases import USE_CASES
+from oneflower_appliance.use_cases import FRAMEWORKS, USE_CASES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +43,13 @@ This page lists every variable, by the level at which the service template asks 
 optional. The client checks them before it sends a request. The appliance checks them again when a machine boots. Both
 report all errors at once.
 """
-RULES = """## Rules between variables
+RULES = """## Frameworks
+
+Machines with `ML_FRAMEWORK` have these packages, and what they need. An app may count on them. Pre-built apps train
+with the base of a framework if it has one.
+
+{frameworks}
+## Rules between variables
 
 - `FL_MIN_AVAILABLE_CLIENTS` is at least `FL_MIN_FIT_CLIENTS` and `FL_MIN_EVALUATE_CLIENTS`, and at most the `min_vms`
   of the role `supernode`.
@@ -72,6 +78,14 @@ def _use_cases() -> str:
         models = "any" if use_case.models is None else ", ".join(use_case.models) or "no choice: it has one model"
         lines.append(f"  - {name}: frameworks {', '.join(use_case.frameworks)}; models {models}")
     return "\n".join(lines)
+
+
+def _frameworks() -> str:
+    rows = [
+        (f"`{name}`", found.title, ", ".join(found.packages), f"`{found.base}`" if found.base else "none")
+        for name, found in FRAMEWORKS.items()
+    ]
+    return table(("`ML_FRAMEWORK`", "framework", "packages", "base"), rows)
 
 
 def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -108,7 +122,7 @@ def parameters_page() -> str:
     for level, head in heads.items():
         rows = parameter_rows(of_level(level))
         parts.append(f"## {level}\n\n{head}\n\n" + table(("variable", "type", "default", "expects", "meaning"), rows))
-    parts.append(RULES.format(use_cases=_use_cases()))
+    parts.append(RULES.format(use_cases=_use_cases(), frameworks=_frameworks()))
     return "\n".join(parts)
 
 

@@ -1,7 +1,7 @@
 """Pin what is installed outside uv.lock, with the hashes of all wheels: the runtimes, and uv itself.
 
 Writes src/oneflower/runtimes/locks/*.txt for each supported series of Flower, and scripts/uv.txt. With the names of
-frameworks, only their lists are written, and what the list of scikit-learn has too stays at its release.
+frameworks, only their lists are written, and what the list of scikit-learn or PyTorch has too stays at its release.
 
 usage: python scripts/lock_runtimes.py [FRAMEWORK ...]
 """
@@ -35,7 +35,8 @@ if __name__ == "__main__":
     for release in (f"{minor}.0" for minor in FLOWER_MINORS):
         wanted = {NO_FRAMEWORK: (), **{name: framework.packages for name, framework in FRAMEWORKS.items()}}
         for name in named or wanted:
-            text = lock(f"flwr=={release}", *wanted[name], like=pinned_list(release, "sklearn") if named else None)
+            near = pinned_list(release, "pytorch" if "torch" in wanted[name] else "sklearn")
+            text = lock(f"flwr=={release}", *wanted[name], like=near if named else None)
             pinned_list(release, name).write_text(text, encoding="utf-8")
     if not named:
         (Path(__file__).parent / "uv.txt").write_text(lock(f"uv=={version('uv')}"), encoding="utf-8")

@@ -99,6 +99,7 @@ def test_scikit_learn_finds_anomalies_by_the_form_alone(user, tmp_path):
     assert np.isfinite(hidden).all()
 
 
+@pytest.mark.frameworks
 def test_jax_finds_anomalies(user):
     deploy(user, "jax", ML_FRAMEWORK="jax")
     try:

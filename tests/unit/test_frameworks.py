@@ -25,6 +25,7 @@ def test_a_framework_that_the_app_does_not_have_is_refused_with_those_that_it_ha
     with pytest.raises(OneflowerError, match=r"framework 'jax'\.\nThis app trains with pytorch, sklearn") as caught:
         framework_name({"framework": "jax"}, ["pytorch", "sklearn"])
     assert caught.value.code is ExitCode.INVALID_INPUT
+    assert framework_name({"framework": "lightning"}, ["pytorch", "sklearn"]) == "pytorch", "which it is built on"
     with pytest.raises(OneflowerError, match="No framework is installed"):
         framework_name({"framework": ""}, [])
 

@@ -15,8 +15,8 @@ class Framework:
     """A framework. `packages` is what a runtime installs for it, and `imports` is imported before the first task.
 
     A `threaded` framework starts threads when it is imported, so a fork of a process that has imported it hangs.
-    Pre-built apps train it with one of `strategies` only, if it has its own. `memory` and `disk` are what a machine
-    with it needs, in megabytes.
+    Pre-built apps train it with one of `strategies` only, if it has its own. If it is built on another one, its `base`,
+    they train with that. `memory` and `disk` are what a machine with it needs, in megabytes.
     """
 
     title: str
@@ -24,6 +24,7 @@ class Framework:
     imports: tuple[str, ...]
     threaded: bool = False
     strategies: tuple[str, ...] = ()
+    base: str = ""
     memory: int = 2048
     disk: int = 8192
 
@@ -70,6 +71,22 @@ FRAMEWORKS = {
         memory=4096,
         disk=16384,
     ),
+    "lightning": Framework(
+        "PyTorch Lightning",
+        (*_USUAL, "torch", "lightning"),
+        ("lightning.pytorch", "torch.utils.data", "sklearn.datasets", "sklearn.metrics"),
+        base="pytorch",
+        memory=4096,
+        disk=16384,
+    ),
+    "monai": Framework(
+        "MONAI",
+        (*_USUAL, "torch", "monai"),
+        ("monai", "monai.networks.nets", "torch.utils.data", "sklearn.datasets", "sklearn.metrics"),
+        base="pytorch",
+        memory=4096,
+        disk=16384,
+    ),
     "jax": Framework("JAX", (*_USUAL, "jax"), ("jax.numpy", "sklearn.datasets", "sklearn.metrics")),
     "xgboost": Framework(
         "XGBoost",
@@ -85,9 +102,11 @@ _APPS = Path(__file__).parent / "apps"
 
 USE_CASES = {
     "image-classification": UseCase(
-        _APPS / "image-classification", ("sklearn", "pytorch", "tensorflow"), ("cnn", "resnet18")
+        _APPS / "image-classification", ("sklearn", "pytorch", "tensorflow", "lightning", "monai"), ("cnn", "resnet18")
     ),
-    "anomaly-detection": UseCase(_APPS / "anomaly-detection", ("sklearn", "pytorch", "jax", "xgboost"), ()),
+    "anomaly-detection": UseCase(
+        _APPS / "anomaly-detection", ("sklearn", "pytorch", "lightning", "monai", "jax", "xgboost"), ()
+    ),
     "llm-fine-tuning": UseCase(_APPS / "llm-fine-tuning", ("pytorch",), None),
 }
 

@@ -14,15 +14,16 @@ if TYPE_CHECKING:
 
 
 def framework_name(run_config: Mapping[str, Any], known: Sequence[str]) -> str:
-    """Return the framework that the run config names, otherwise the first of `known` that is installed.
+    """Return the framework that the run config names or its base, otherwise the first of `known` that is installed.
 
     Raises `OneflowerError` when the app does not have the one that is named, when none is installed, and when the run's
     strategy is not for it.
     """
     wanted = str(run_config["framework"]) or next((name for name in known if find_spec(FRAMEWORKS[name].package)), "")
     check_strategy({**run_config, "framework": wanted})
-    if wanted in known:
-        return wanted
+    for name in (wanted, FRAMEWORKS[wanted].base if wanted in FRAMEWORKS else ""):
+        if name in known:
+            return name
     raise OneflowerError(
         f"The run config asks for the framework {wanted!r}." if wanted else "No framework is installed here.",
         f"This app trains with {', '.join(known)}.",
