@@ -122,14 +122,14 @@ def score(model):
     ("name", "app", "metric", "least"), [("lightning", LIGHTNING, "accuracy", 0.9), ("monai", MONAI, "dice", 0.7)]
 )
 def test_an_own_app_and_a_prebuilt_one_train(user, name, app, metric, least):
-    folder = user.folder / "app"
+    folder = user.folder / name
     (folder / "own").mkdir(parents=True)
     (folder / "pyproject.toml").write_text(PROJECT.format(package=name))
     (folder / "own" / "__init__.py").touch()
     (folder / "own" / "app.py").write_text(app + COMMON)
     user("up", name, "--set", f"ML_FRAMEWORK={name}", "--timeout", "900")
     try:
-        own = json.loads(user("run", "app", "-f", name, "-o", "json").stdout)
+        own = json.loads(user("run", f"./{name}", "-f", name, "-o", "json").stdout)
         tumours = json.loads(user("run", "anomaly-detection", "-r", "1", "-f", name, "-o", "json").stdout)
     finally:
         user("down", name)
