@@ -247,6 +247,48 @@ def test_a_node_that_is_away_is_named(record):
     ]  # fmt: skip
 
 
+def test_what_the_threads_of_a_phase_send_is_sent_together(record):
+    grid, push, sent = Grid(), Grid.push_messages, []
+
+    def push_messages(messages):
+        sent.append(sorted(message.metadata.dst_node_id for message in messages))
+        return push(grid, messages)
+
+    grid.push_messages = push_messages
+    train(grid, FedAvg(initial_parameters=ndarrays_to_parameters([np.zeros(3)])), 2)
+    assert sent == [[1, 2]] * 4, "for training, and for evaluation"
+
+
+def test_a_message_that_the_superlink_does_not_take_fails_for_its_node_only(record):
+    grid, push = Grid(), Grid.push_messages
+
+    def push_messages(messages):
+        return [
+            None if message.metadata.dst_node_id == 2 else number
+            for message, number in zip(messages, push(grid, messages), strict=True)
+        ]
+
+    grid.push_messages = push_messages
+    train(grid, FedAvg(initial_parameters=ndarrays_to_parameters([np.zeros(3)])), 1)
+    [row] = rows(record)
+    assert row["nodes"] == 1
+    assert {(fault["node"], fault["reason"]) for fault in row["faults"]} == {
+        ("2", "the SuperLink took no message for it")
+    }
+
+
+def test_if_the_superlink_cannot_be_asked_every_node_has_failed(record):
+    grid = Grid()
+
+    def pull_messages(message_ids):
+        raise RuntimeError("the run was stopped")
+
+    grid.pull_messages = pull_messages
+    train(grid, FedAvg(initial_parameters=ndarrays_to_parameters([np.zeros(3)])), 1)
+    [row] = rows(record)
+    assert (row["nodes"], {fault["node"] for fault in row["faults"]}) == (0, {"1", "2"})
+
+
 def test_nodes_are_asked_for_once_in_each_phase(record):
     grid, asked = Grid(), []
 

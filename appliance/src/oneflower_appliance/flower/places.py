@@ -227,7 +227,8 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_at(internals.legacy_api, "LegacyContext", "Server", "ServerConfig", "SimpleClientManager"),
         *_at(internals.legacy_strategies, "Strategy"),
         *_at(internals.legacy_records, "Parameters", "ndarray_to_bytes"),
-        *_at(internals.grid_class, "push_messages", "pull_messages"),
+        *_at(internals.grid_class, "push_messages", "pull_messages", "send_and_receive"),
+        *_at(internals.grid, "time"),
     ),
     Feature.MESSAGE_COUNTS: (
         *_takes(internals.serverapp_task, "run_", "grid"),

@@ -14,6 +14,7 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.legacy.arrays import to_parameters, to_record
 from oneflower_appliance.flower.legacy.node_ids import NodeIds
+from oneflower_appliance.flower.legacy.together import Together
 from oneflower_appliance.training.asked import Asked
 from oneflower_appliance.training.averages import average, plain
 from oneflower_appliance.training.guard import Update, sift
@@ -37,6 +38,7 @@ class LegacyRun(SupervisedRun):
         super().__init__(strategy, grid, runs, checkpoints, internals.legacy_strategies().Strategy)
         self._traffic = Traffic.of(grid)
         self._node_ids = NodeIds(grid)
+        self._together = Together(grid)
         self._entered = False
 
     @contextmanager
@@ -112,6 +114,7 @@ class LegacyRun(SupervisedRun):
     def _asked_with(self, phase: str, chosen: Pairs | None) -> Asked:
         nodes = [int(proxy.cid) for proxy, _ in chosen or ()]
         self._exchange = self._traffic.begin_exchange()
+        self._together.expect(len(nodes))
         return Asked(phase, nodes, self._exchange.sent, timeout=None)
 
     def _online(self) -> set[int]:
@@ -120,14 +123,17 @@ class LegacyRun(SupervisedRun):
     def _settle(self, results: Pairs, failures: Sequence[Any]) -> None:
         """Remember which nodes failed, and why."""
         self._node_ids.forget()
+        self._together.expect(0)
         self._asked.sort(self._exchange.answers)
         for failure in failures:
             if isinstance(failure, tuple):
                 proxy, result = failure
                 self._asked.blame(int(proxy.cid), "failed", result.status.message or "no reason was given")
         lost = self._asked.nodes - self._asked.faulty - {int(proxy.cid) for proxy, _ in results}
+        sent = {metadata.dst_node_id for metadata in self._exchange.sent}
         for node in lost:
-            self._asked.blame(node, "failed", "its reply is not what this API expects")
+            unfit = "its reply is not what this API expects"
+            self._asked.blame(node, "failed", unfit if node in sent else "the SuperLink took no message for it")
 
     def aggregate_fit(self, server_round: int, results: Pairs, failures: Sequence[Any]) -> tuple[Any, Any]:
         """Aggregate the valid results, and save the model."""
