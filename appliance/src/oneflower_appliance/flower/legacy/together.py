@@ -92,8 +92,9 @@ class Together:
                     member.end(error=ValueError("the SuperLink took no message for it"))
             while waiting:
                 for reply in self._grid.pull_messages(set(waiting)):
-                    if member_of := waiting.pop(reply.metadata.reply_to_message_id, None):
-                        member_of.end(reply)
+                    number = reply.metadata.reply_to_message_id
+                    if number in waiting:
+                        waiting.pop(number).end(reply)
                 if waiting:
                     internals.grid().time.sleep(_PAUSE)
         except BaseException as error:  # noqa: BLE001 - every thread gets it
