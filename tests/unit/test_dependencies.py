@@ -13,6 +13,7 @@ from oneflower.cloud.following import Observer
 from oneflower.cloud.status import FederationStatus
 from oneflower.cloud.surroundings import Installed
 from oneflower.cloud.tunnel import SshOptions
+from oneflower_appliance.app_packages import Declaration
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.parameters import FLOWER_TESTED
 
@@ -129,3 +130,14 @@ def test_a_release_that_a_machine_publishes_names_no_other_file(version):
     machines = FederationStatus(1, "lab", "RUNNING", 2, settings={"ML_FRAMEWORK": "sklearn"})
     assert surroundings.installed(replace(machines, version=version)).variant == {}
     assert surroundings.installed(replace(machines, version=FLOWER_TESTED)).variant["flwr"] == FLOWER_TESTED
+
+
+def test_machines_that_boot_an_image_are_not_changed_for_an_app():
+    surroundings, machines = OpenNebulaSurroundings("flower", SshOptions()), FederationStatus(1, "lab", "RUNNING", 2)
+    declared = Declaration("mine", ("tiny",))
+    assert surroundings.app_packages(machines, Path(), declared) == {}
+    with pytest.raises(
+        OneflowerError, match="tiny cannot be installed for the app mine: the machines of lab"
+    ) as caught:
+        surroundings.install(machines, Path(), declared, ["tiny"])
+    assert "oneflower image build --app" in caught.value.hint
