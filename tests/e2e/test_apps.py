@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from oneflower_appliance.app_packages import Declaration
-from tests.e2e.conftest import RELEASE
+
+from .conftest import RELEASE
 
 pytestmark = pytest.mark.e2e
 
