@@ -8,10 +8,12 @@ import os
 import shlex
 import socket
 import subprocess
+import threading
 
 import pytest
 
 from oneflower.opennebula.text import context_sh
+from oneflower_appliance import scripts
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.guest import disc, identity, main, mounting, start_script
 from oneflower_appliance.guest.main import environment_file
@@ -271,6 +273,7 @@ class Machine:
         monkeypatch.setattr(disc, "own_context_is_installed", lambda: False)
         monkeypatch.setattr(start_script, "PLACE", folder / "place")
         monkeypatch.setattr("oneflower_appliance.volumes._REASONS", folder)
+        monkeypatch.setattr(scripts, "UNFINISHED", folder / "scripts.unfinished")
         monkeypatch.setattr(main, "NETWORK", folder / "network")
         monkeypatch.setattr(main, "USER", "root")
         monkeypatch.setattr(main, "say", lambda text, level=5: self.said.append((level, text)))
@@ -328,6 +331,25 @@ def test_what_cannot_be_mounted_keeps_the_agent_from_nothing_and_is_tried_again(
     assert machine.calls == ["store:/x", "START_SCRIPT", "systemd-notify", "store:/x"]
     assert [level for level, text in machine.said if "is away" in text] == [3]
     assert not reason.exists()
+
+
+def test_a_script_that_hangs_does_not_keep_the_agent_from_saying_so(tmp_path, monkeypatch):
+    machine = Machine(tmp_path, monkeypatch, {"VMID": "7", "START_SCRIPT": "sleep infinity"})
+    main.prepare()
+    hangs, notified = threading.Event(), threading.Event()
+    monkeypatch.setattr(start_script, "run", lambda *_: hangs.wait(10) and 0)
+    monkeypatch.setattr(scripts, "LIMIT", 0.01)
+    monkeypatch.setattr(main, "call", lambda _command: notified.set())
+    main.online()
+    assert notified.is_set()
+    with pytest.raises(OneflowerError, match="START_SCRIPT has not ended within"):
+        scripts.check_scripts()
+    hangs.set()
+    [running] = [thread for thread in threading.enumerate() if thread.name == "scripts"]
+    running.join(10)
+    scripts.check_scripts()
+    assert [level for level, text in machine.said if "has not ended" in text] == [3]
+    assert (5, "START_SCRIPT is done") in machine.said
 
 
 def test_beside_one_context_only_what_it_does_not_do_is_done(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_THP_DISABLE = 1, 15, 41
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _MOST_FILES = 65536
 _KEPT = ("HOME", "LANG", "LC_ALL", "ONEFLOWER_APP_PACKAGES", "ONEFLOWER_MACHINE", "PATH", "PYTHONPATH", "TZ")
@@ -39,6 +39,16 @@ def raise_file_limit() -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         return wanted
     return min(soft, _MOST_FILES) if soft != resource.RLIM_INFINITY else _MOST_FILES
+
+
+def use_huge_pages(*, wanted: bool) -> None:
+    """Let this process, and those that it starts, have huge pages, or none. Does nothing except on Linux.
+
+    They make work on large arrays faster. A process that waits for most of its life only occupies more memory with
+    them: what it does not use of each.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_THP_DISABLE, int(not wanted), 0, 0, 0)
 
 
 def name_process(name: str) -> None:

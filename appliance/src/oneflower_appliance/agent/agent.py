@@ -36,8 +36,9 @@ from oneflower_appliance.context import read_context, read_token
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import private_directory
 from oneflower_appliance.parameters import PARAMETERS
-from oneflower_appliance.process import die_with_parent
+from oneflower_appliance.process import die_with_parent, use_huge_pages
 from oneflower_appliance.roles import COORDINATOR, NODES
+from oneflower_appliance.scripts import check_scripts
 from oneflower_appliance.settings import ignored, remarks, resolve
 from oneflower_appliance.volumes import HOME, VARIABLES, check_volumes
 
@@ -161,6 +162,7 @@ def _check(machine: Machine, *, quiet: bool) -> Machine:
     check_installed(settings.text("FLOWER_VERSION"))
     if "FL_USE_CASE" in settings:  # of a SuperNode
         check_framework(settings.text("FL_USE_CASE"), settings.text("ML_FRAMEWORK"))
+    check_scripts()
     check_volumes(machine.context)
     machine.journal.remark(remarks(settings), logged=quiet)
     for line in ignored(settings):
@@ -265,6 +267,7 @@ def main() -> None:
         _set_up_log(quiet=bool(last))
         if options.parent:
             die_with_parent(options.parent)
+        use_huge_pages(wanted=False)
         name = options.command
         if name == "boot":
             name = read_context(options.context).get("ONEFLOWER_ROLE", "")

@@ -8,11 +8,13 @@ import os
 import re
 import shlex
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from oneflower_appliance import scripts
 from oneflower_appliance.context import read_context, read_token
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
@@ -143,30 +145,51 @@ def _mount(volume: Volume, said: str = "") -> str:
 def online() -> None:
     """Do what needs the network: mount the folders of servers and run the scripts. Then the agent may start.
 
-    What cannot be mounted is tried again, however long that takes; meanwhile the agent says what is missing.
+    What cannot be mounted is tried again, however long that takes, and scripts may end late. Meanwhile the agent says
+    what is missing.
     """
     context = read_context(disc.FOLDER)
     missing = {volume: _mount(volume) for volume in _volumes(context)}
     if not disc.own_context_is_installed():
-        _run_scripts(context)
+        Scripts(context).wait(scripts.LIMIT)
     call(["systemd-notify", "--ready"])
     while missing := {volume: reason for volume, reason in missing.items() if reason}:
         time.sleep(_PAUSE)
         missing = {volume: _mount(volume, reason) for volume, reason in missing.items()}
 
 
-def _run_scripts(context: Mapping[str, str]) -> None:
-    try:
-        with disc.found() as source:
-            for name, script in start_script.scripts(context, source).items():
-                say(f"{name} runs; the agent starts when it has ended")
-                status = start_script.run(name, script, context, source)
-                if status:
-                    say(f"{name} ended with status {status}; its output is in the journal", 4)
-                else:
-                    say(f"{name} is done")
-    except OneflowerError as error:
-        say(error.sentence, 3)
+class Scripts:
+    """The scripts of the context, which run one after the other."""
+
+    def __init__(self, context: Mapping[str, str]) -> None:
+        self._context = context
+        self._now = ""
+        self._thread = threading.Thread(target=self._run, name="scripts")
+        self._thread.start()
+
+    def wait(self, limit: float) -> None:
+        """Wait until they have ended. After `limit` seconds they go on, and a file tells the agent so."""
+        self._thread.join(limit)
+        if self._thread.is_alive():
+            say(f"{self._now} has not ended within {limit / 60:.0f} minutes; the agent says so until it has", 3)
+            write_atomic(scripts.UNFINISHED, self._now, SHARED)
+            if not self._thread.is_alive():
+                scripts.UNFINISHED.unlink(missing_ok=True)
+
+    def _run(self) -> None:
+        try:
+            with disc.found() as source:
+                for name, script in start_script.scripts(self._context, source).items():
+                    self._now = name
+                    say(f"{name} runs; the agent starts when it has ended")
+                    status = start_script.run(name, script, self._context, source)
+                    if status:
+                        say(f"{name} ended with status {status}; its output is in the journal", 4)
+                    else:
+                        say(f"{name} is done")
+        except OneflowerError as error:
+            say(error.sentence, 3)
+        scripts.UNFINISHED.unlink(missing_ok=True)
 
 
 def main() -> None:
