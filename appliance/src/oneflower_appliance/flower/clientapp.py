@@ -11,6 +11,7 @@ from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.packages import find_packages_in
 from oneflower_appliance.flower.workplace import clientapp_works_in
 from oneflower_appliance.orders import PACKAGES_VARIABLE, RUNS_VARIABLE
+from oneflower_appliance.process import use_huge_pages
 
 NAME = "flwr-clientapp"
 
@@ -24,6 +25,7 @@ def imports() -> None:
 
 def main() -> None:
     """Run a ClientApp. If Flower's command has moved, run stock Flower's."""
+    use_huge_pages(wanted=True)
     if not places.have(Feature.CLIENTAPP):
         os.execv(Path(sys.executable).with_name(NAME), [NAME, *sys.argv[1:]])  # noqa: S606 - becomes Flower's command
     sys.argv[0] = NAME

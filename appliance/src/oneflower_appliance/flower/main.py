@@ -16,7 +16,7 @@ from oneflower_appliance.flower import internals, places, superlink, supernode
 from oneflower_appliance.flower.ending import run_flower
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.orders import EXECUTION_VARIABLE, LEVEL_VARIABLE
-from oneflower_appliance.process import die_with_parent, raise_file_limit
+from oneflower_appliance.process import die_with_parent, raise_file_limit, use_huge_pages
 from oneflower_appliance.roles import COORDINATOR, NODES, ROLES
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def main() -> None:
         role.imports()
         set_log_level()
         superexec = warm_superexec(options.role)
+        use_huge_pages(wanted=True)  # for models; the agent, which started this process, does without
         if line := sys.stdin.readline().strip():
             run_flower(lambda: role.run(line, superexec))
     except OneflowerError as error:

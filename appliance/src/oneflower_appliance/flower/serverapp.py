@@ -11,6 +11,7 @@ from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.packages import find_packages_in
 from oneflower_appliance.flower.workplace import serverapp_works_in
 from oneflower_appliance.orders import PACKAGES_VARIABLE, RUNS_VARIABLE
+from oneflower_appliance.process import use_huge_pages
 from oneflower_appliance.run_folder import CHECKPOINTS
 
 NAME = "flwr-serverapp"
@@ -34,6 +35,7 @@ def main() -> None:
     from oneflower_appliance.flower.lifesigns import count_messages  # noqa: PLC0415 - imports Flower
     from oneflower_appliance.training.supervisor import supervise  # noqa: PLC0415 - imports Flower
 
+    use_huge_pages(wanted=True)
     if not places.have(Feature.SUPERVISED_SERVERAPP):
         os.execv(Path(sys.executable).with_name(NAME), [NAME, *sys.argv[1:]])  # noqa: S606 - becomes Flower's command
     sys.argv[0] = NAME
