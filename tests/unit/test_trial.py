@@ -9,8 +9,9 @@ from oneflower.cloud.status import VmStatus
 from oneflower.local.home import LocalHome
 from oneflower.trial import progress
 from oneflower.trial.plan import Machines, Plan
+from oneflower_appliance.errors import OneflowerError
 
-CONSOLE = "SeaBIOS\r\n\x1b[2J\x1b[01;01Honeflower: loading the kernel\r\n\r\n[\x1b[0;32m  OK  \x1b[0m] Reached target\r\n\x1b]0;evil\x07\r\n"
+CONSOLE = "SeaBIOS\r\n\x1b[=3h\r\n\x1b[2J\x1b[01;01Honeflower: loading the kernel\r\n\r\n[\x1b[0;32m  OK  \x1b[0m] Reached target\r\n\x1b]0;evil\x07\r\n"
 
 
 def machine(name, number, *, ready=False):
@@ -50,3 +51,16 @@ def test_machines_that_are_not_ready_are_spoken_of_from_time_to_time(console, mo
 def test_a_plan_survives_its_way_to_the_process_that_follows_it():
     assert Plan(Machines.QEMU, whole=True).words() == ["--machines=qemu", "--whole"]
     assert Plan(Machines.CONTAINER, whole=False).words() == ["--machines=container"]
+
+
+def test_what_a_trial_did_comes_back_from_the_process_that_did_it(tmp_path, capsys):
+    diary = progress.Diary()
+    with diary.timed("train") as tell:
+        tell("accuracy 0.97")
+    with pytest.raises(OneflowerError), diary.timed("scale"):
+        raise OneflowerError("It does not scale.")
+    diary.write(tmp_path / "tried.json")
+    assert progress.Diary.read(tmp_path / "tried.json") == [progress.Tried("train", "accuracy 0.97", 0.0)]
+    assert capsys.readouterr().err.splitlines() == [
+        "  train ...", "✓ train: accuracy 0.97 (0.0 s)", "  scale ...", "✗ scale (0.0 s)",
+    ]  # fmt: skip

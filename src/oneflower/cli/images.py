@@ -126,5 +126,5 @@ def try_image(
     """
     from oneflower.trial.outside import try_image as try_it  # noqa: PLC0415
 
-    try_it(image_file, step, machines, whole=whole)
-    screen.show_result(output, {"image": image_file, "passed": True}, f"{image_file.name} passed.")
+    outcome = try_it(image_file, step, machines, whole=whole)
+    screen.show_result(output, outcome, f"{image_file.name} passed.")

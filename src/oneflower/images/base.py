@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from oneflower.images import bytecode, modules, trim
 from oneflower.images.scratch import remove
 from oneflower.images.spec import KEYRING, PACKAGES, PYTHON, SUITE
-from oneflower.images.tools import tool
+from oneflower.images.tools import APART, tool
 
 if TYPE_CHECKING:
     from oneflower.images.spec import ImageSpec
@@ -29,9 +29,6 @@ _DRIVERS = ("ext4", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "ahci",
 # is left of Perl serves the installation of packages only.
 _NOT_NEEDED = ("usrmerge", "libfile-find-rule-perl", "libnumber-compare-perl", "libtext-glob-perl",
                "perl", "perl-modules-5.36", "libperl5.36", "perl-base")  # fmt: skip
-
-# What mmdebstrap mounts and starts is seen by nobody else, and ends with it, however it ends.
-_APART = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 _HINT = "Check that the Debian mirror can be reached and that there is disk space, then try again."
 
@@ -62,7 +59,7 @@ def make(spec: ImageSpec, target: Path, scratch: Path) -> None:
     }
     paths = [*(f"path-exclude={path}" for path in _LEFT_OUT), *(f"path-include={path}" for path in _KEPT)]
     command = [
-        *_APART, "mmdebstrap", "--mode=root", "--skip=chroot/mount/sys", "--variant=essential",
+        *APART, "mmdebstrap", "--mode=root", "--skip=chroot/mount/sys", "--variant=essential",
         "--format=directory", f"--keyring={KEYRING}", "--components=main", "--architectures=amd64",
         f"--include={','.join(PACKAGES)}",
         *(f"--dpkgopt={option}" for option in ("force-unsafe-io", *paths)),

@@ -24,6 +24,8 @@ NEEDED = {
     f"{GRUB}/x86_64-efi/moddep.lst": "grub-efi-amd64-bin",
 }  # fmt: skip
 WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")  # what begins like this ends when we are killed
+# What begins like this is seen by nobody else, and ends with everything that it started, however it ends.
+APART = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 _HINT = "See the lines above, and that there is disk space."
 
 

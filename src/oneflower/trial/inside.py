@@ -22,7 +22,7 @@ from oneflower.process import run
 from oneflower.trial import virtual
 from oneflower.trial.lessons import lesson_of
 from oneflower.trial.plan import Machines, Plan
-from oneflower.trial.progress import Watcher, show, timed
+from oneflower.trial.progress import Diary, Watcher, show
 from oneflower.trial.readiness import wait_back
 from oneflower.trial.shell import ssh
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from oneflower.cloud import Cloud
     from oneflower.trial.lessons import Lesson
 
+DIARY = "tried.json"  # in the folder of the state
 _PYTHON = "/opt/oneflower/bin/python"
 
 
@@ -51,7 +52,9 @@ def main() -> None:
         os.environ |= {"ONE_XMLRPC": found.xmlrpc, "ONEFLOW_URL": found.oneflow, "ONE_AUTH": str(home.one_auth)}
         try:
             cloud = opennebula_cloud(ssh=SshOptions(key=home.state / "key"))
-            _live(cloud, home.state, given.image, Plan(given.machines, given.whole))
+            diary = Diary()
+            _live(cloud, home.state, given.image, Plan(given.machines, given.whole), diary)
+            diary.write(home.state / DIARY)
         finally:
             daemon.stop(home)
     except OneflowerError as error:
@@ -69,7 +72,7 @@ def isolate() -> None:
     run(["ip", "link", "set", "lo", "up"], what, hint)
 
 
-def _live(cloud: Cloud, state: Path, image: Path, plan: Plan) -> None:
+def _live(cloud: Cloud, state: Path, image: Path, plan: Plan, diary: Diary) -> None:
     """Take a federation through its life."""
     known = contents(image) if image.is_dir() else read_image(manifest_of(image)).contents
     lesson = lesson_of(known)
@@ -80,48 +83,48 @@ def _live(cloud: Cloud, state: Path, image: Path, plan: Plan) -> None:
         virtual.choose_hardware(cloud, registered.vm_templates, image)
     federation = Federation.begin(cloud, "trial", settings, plan.bounds)
     try:
-        with timed(f"deploy 1 SuperLink and {plan.nodes} SuperNode{'s' if plan.nodes > 1 else ''}"):
+        with diary.timed(f"deploy 1 SuperLink and {plan.nodes} SuperNode{'s' if plan.nodes > 1 else ''}"):
             federation.wait_ready(plan.limit, Watcher())
         if plan.machines is Machines.QEMU:
-            with timed("look into the machines") as tell:
+            with diary.timed("look into the machines") as tell:
                 virtual.look_into(federation, state, image, tell)
-            with timed("cut the power of the SuperLink"):
+            with diary.timed("cut the power of the SuperLink"):
                 virtual.cut_power(federation, state, plan.limit)
         if plan.whole:
-            _work(federation, state, lesson, plan)
+            _work(federation, state, lesson, plan, diary)
     except OneflowerError:
         show(federation)
         raise
-    with timed("take it away"):
+    with diary.timed("take it away"):
         federation.delete()
         _nothing_left(state)
 
 
-def _work(federation: Federation, state: Path, lesson: Lesson, plan: Plan) -> None:
+def _work(federation: Federation, state: Path, lesson: Lesson, plan: Plan, diary: Diary) -> None:
     """Do what a federation is for, and what happens to one."""
-    _train(federation, lesson, state / "first")
-    with timed("reboot each machine"):
+    _train(federation, lesson, state / "first", diary)
+    with diary.timed("reboot each machine"):
         for vm in federation.status().vms:
             federation.cloud.core.act_on_vm(vm.id, "reboot")
             wait_back(federation, vm.name, plan.limit)
-    with timed("kill each agent"):
+    with diary.timed("kill each agent"):
         for vm in federation.status().vms:
             ssh(vm.ip, state, "systemctl", "kill", "--kill-who=main", "--signal=KILL", "oneflower-agent")
             wait_back(federation, vm.name, plan.limit)
-    with timed(f"scale to {plan.nodes + 1} SuperNodes and back"):
+    with diary.timed(f"scale to {plan.nodes + 1} SuperNodes and back"):
         federation.scale(plan.nodes + 1, plan.limit)
         federation.scale(plan.nodes, plan.limit)
-    _train(federation, lesson, state / "second")
+    _train(federation, lesson, state / "second", diary)
 
 
-def _train(federation: Federation, lesson: Lesson, folder: Path) -> None:
+def _train(federation: Federation, lesson: Lesson, folder: Path, diary: Diary) -> None:
     if lesson.prepare:
-        with timed(f"prepare {lesson.app}"):
+        with diary.timed(f"prepare {lesson.app}"):
             for number, vm in enumerate(vm for vm in federation.status().vms if vm.role == NODES):
                 with lesson.prepare.open("rb") as program:
                     ssh(vm.ip, folder.parent, _PYTHON, "-", lesson.folder, str(number), stdin=program)
     rounds = f"{lesson.rounds} rounds" if lesson.rounds > 1 else "1 round"
-    with timed(f"train {Path(lesson.app).name} for {rounds}") as told:
+    with diary.timed(f"train {Path(lesson.app).name} for {rounds}") as told:
         result = federation.run(lesson.app, lesson.rounds, lesson.config, folder)
         told(lesson.check(result))
 

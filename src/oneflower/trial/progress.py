@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from oneflower.api import LocalSurroundings
 from oneflower.printable import in_a_line
+from oneflower_appliance.files import write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from oneflower.cloud import Federation, FederationStatus, VmStatus
 
 # What firmware, boot loader and systemd draw with.
-_CONTROL = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|[()][A-Z0-9]|[A-Za-z])")
+_CONTROL = re.compile(r"\x1b(\[[0-9;?=]*[A-Za-z]|[()][A-Z0-9]|[A-Za-z])")
 _CONSOLE = 40
 _SILENCE = 15.0  # seconds after which somebody who reads a log would wonder
 
@@ -57,14 +61,46 @@ def show(federation: Federation) -> None:
             sys.stderr.write(f"    {vm.name} | {line}\n")
 
 
-@contextmanager
-def timed(what: str) -> Iterator[Callable[[str], None]]:
-    """Say what is done and how long it took. What is yielded takes what else to say of it."""
-    sys.stderr.write(f"  {what} ...\n")
-    start, more = time.monotonic(), list[str]()
-    try:
-        yield more.append
-    except BaseException:
-        sys.stderr.write(f"✗ {what} ({time.monotonic() - start:.1f} s)\n")
-        raise
-    sys.stderr.write(f"✓ {': '.join((what, *more))} ({time.monotonic() - start:.1f} s)\n")
+@dataclass(frozen=True)
+class Tried:
+    """One thing that a trial did, what else is to be said of it, and how many seconds it took."""
+
+    what: str
+    detail: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{f'{self.what}: {self.detail}' if self.detail else self.what} ({self.seconds:.1f} s)"
+
+
+class Diary:
+    """What a trial did so far."""
+
+    def __init__(self) -> None:
+        self.entries: list[Tried] = []
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[Callable[[str], None]]:
+        """Say what is done and how long it took. What is yielded takes what else to say of it."""
+        sys.stderr.write(f"  {what} ...\n")
+        start, more = time.monotonic(), list[str]()
+
+        def entry() -> Tried:
+            return Tried(what, ": ".join(more), round(time.monotonic() - start, 1))
+
+        try:
+            yield more.append
+        except BaseException:
+            sys.stderr.write(f"✗ {entry()}\n")
+            raise
+        self.entries.append(entry())
+        sys.stderr.write(f"✓ {self.entries[-1]}\n")
+
+    def write(self, path: Path) -> None:
+        """Write it, for the process that started the trial."""
+        write_atomic(path, json.dumps([asdict(each) for each in self.entries]))
+
+    @classmethod
+    def read(cls, path: Path) -> list[Tried]:
+        """Return what such a file has."""
+        return [Tried(**each) for each in json.loads(path.read_text(encoding="utf-8"))]
