@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import errno
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID
 from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse, PushObjectRequest, PushObjectResponse
 from flwr.proto.node_pb2 import Node
+from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.error import FlowerError
 from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_id, get_object_tree
@@ -26,7 +28,7 @@ from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.superlink.servicer.fleet import fleet_handlers
 from flwr.superlink.servicer.runtime import runtime_handlers
 
-from oneflower_appliance.flower import internals
+from oneflower_appliance.flower import deliveries, places
 from oneflower_appliance.flower.warm import bundle_client, bundles
 from oneflower_appliance.flower.warm.bundle_server import BundleServer
 from oneflower_appliance.flower.warm.objectstore import keep_objects_out_of_database, object_store
@@ -151,9 +153,8 @@ class Wire:
         return self.node.post(f"/v1/{api}/{call}", body, token)
 
     def open_sessions(self):
-        sessions = internals.core_states().ObjectPushSessionModel
-        with self.state.session() as database:
-            return {one.session_id: one.pending_count for one in database.query(sessions)}
+        """Return how many objects each session still expects."""
+        return {name: len(one.pending_object_ids) for name, one in self.state._object_push_sessions.items()}
 
 
 fleet = test_linkstate.fleet  # a fixture
@@ -162,6 +163,8 @@ fleet = test_linkstate.fleet  # a fixture
 @pytest.fixture
 def wire(tmp_path, monkeypatch, request):
     monkeypatch.setattr(ObjectStoreFactory, "store", ObjectStoreFactory.store)
+    for name in (*places.SESSIONS, "__init__"):
+        monkeypatch.setattr(SqlLinkState, name, getattr(SqlLinkState, name))
     keep_objects_out_of_database(tmp_path / "objects")
     return Wire(request.getfixturevalue("fleet"))
 
@@ -306,6 +309,29 @@ def test_a_bundle_that_is_cut_off_or_lies_about_its_length_is_refused(wire):
     assert wire.request("pull-objects", b"x" * 32 * (bundles.MOST + 1))[0] == 400
     assert wire.node.post("/v1/fleet/pull-objects", b"\xff\xff\xff\xff")[0] == 400
     assert wire.open_sessions()[wire.session] == len(wire.model)
+
+
+def test_a_message_whose_objects_do_not_come_is_forgotten_as_flower_does(wire, monkeypatch):
+    """A session that expires, the end of a run, and a node that dies with its reply half sent."""
+    fleet = wire.fleet
+    deliveries.forget_lost_deliveries(lambda: fleet.changes.append(1))
+    name = next(iter(wire.model))
+    wire.hand(wire.task, {name: wire.model[name]}, wire.session)
+    wire.state._object_push_sessions[wire.session].expires_at -= datetime.timedelta(hours=1)
+    with pytest.raises(ObjectPushError):
+        wire.hand(wire.task, wire.model, wire.session)
+    with pytest.raises(ObjectPullError):
+        wire.fetch(wire.node, wire.model)
+    wire.opened(MODEL)
+    _, _, reply = fleet.reply(fleet.content)
+    assert wire.state.get_object(fleet.run, reply.object_id) == b""
+    fleet.state.deactivate_node(fleet.node)
+    fleet.state.activate_node(fleet.node, 30)
+    assert fleet.changes
+    assert wire.state.get_object(fleet.run, reply.object_id) is None
+    assert wire.open_sessions()
+    fleet.state.cleanup_run(fleet.run)
+    assert (wire.open_sessions(), len(wire.state.object_store)) == ({}, 0)
 
 
 def test_contents_beyond_the_limit_are_in_files_that_go_with_them(tmp_path, monkeypatch):

@@ -77,12 +77,17 @@ class HalfReplies:
 
     def forget(self, state: Any, node: int) -> None:
         """Forget what a node has sent, if it is half a reply."""
-        with state.session() as session:
-            half = session.get(self._sessions, self.handed_over.pop(node, ""))
-            name = half.session_id if half is not None else ""
-        if name:
+        name = self.handed_over.pop(node, "")
+        if name and self._is_open(state, name):
             state._cleanup_push_session(name, cleanup_messages=True)  # noqa: SLF001 - there is no other way in
             self._on_change()
+
+    def _is_open(self, state: Any, name: str) -> bool:
+        in_memory: dict[str, Any] | None = getattr(state, "_object_push_sessions", None)  # see `warm.objectstore`
+        if in_memory is not None:
+            return name in in_memory
+        with state.session() as session:
+            return session.get(self._sessions, name) is not None
 
     def forgotten_after(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Return a method of Flower's state that also forgets the half replies of nodes that are away after it."""

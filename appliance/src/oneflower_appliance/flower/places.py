@@ -87,6 +87,14 @@ CONTROL_LAYERS = (
     "ControlLicenseMiddleware",
     "ControlEventLogMiddleware",
 )
+SESSIONS = (  # in which objects are expected: the methods of a state
+    "start_session",
+    "delete_sessions_in_run",
+    "preregister_object_tree",
+    "store_object",
+    "get_object",
+    "_cleanup_push_session",
+)
 FLEET_LAYERS = ("NodeAuthMiddleware", "FleetEventLogMiddleware")
 TRACING_LAYER = "RuntimeTracingMiddleware"  # only in 1.41; other releases have none to leave out
 _MESSAGES = (
@@ -148,6 +156,10 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
     Feature.OBJECT_STORE: (
         *_at(internals.object_stores, "store"),
         *_at(internals.object_store, "store", "lock_store", "put", "get", "delete", "clear"),
+        *_at(internals.link_state, *SESSIONS, "_on_push_session_expired"),
+        *_takes(internals.link_state, "_cleanup_push_session", "cleanup_messages"),
+        *_at(internals.node_state, *SESSIONS, "_object_push_sessions", "_object_push_session_by_root",
+             "_lock_object_push_sessions"),
     ),
     Feature.DEAD_SERVERAPPS: _at(internals.link_state, "get_task_by_token", "finish_task", "get_run_info"),
     Feature.NODE_DOOR: _at(internals.supernode_command, "flower_supernode", "uvicorn"),
@@ -200,10 +212,7 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_at(internals.runtime_client, "PullObject", "PushObject"),
         *_at(internals.object_messages, "PullObjectRequest", "PullObjectResponse", "PushObjectResponse"),
         *_at(internals.core_constants, "TASK_TOKEN_HEADER"),
-        *_at(internals.core_states, "ObjectPushSessionModel", "ObjectPushSessionPendingModel", "select", "delete",
-             "now", "timedelta", "int64_to_uint64", "OBJECT_PUSH_SESSION_TTL_SECONDS"),
-        *_takes(internals.link_state, "_cleanup_push_session", "cleanup_messages"),
-        *_at(internals.link_state, "get_object", "get_task_by_token", "store_traffic"),
+        *_at(internals.link_state, "store_object", "get_object", "get_task_by_token", "store_traffic"),
         *_at(internals.link_states, "MessageInsModel", "select", "uint64_to_int64"),
         *_at(internals.node_state, "store_object", "get_object", "get_task_by_token"),
     ),

@@ -7,7 +7,6 @@ call, and must have its hash.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
@@ -19,11 +18,9 @@ from oneflower_appliance.flower.warm import bundles
 from oneflower_appliance.flower.warm.longpoll import Answer, body_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-log = logging.getLogger("flwr")
 
 _FLEET, _RUNTIME, _ONE = "/v1/fleet/", "/v1/runtime/", "pull-object"
 _MEDIA = "application/protobuf"  # what Flower's client expects
@@ -103,7 +100,10 @@ class BundleServer:
         who = self._messages.PullObjectRequest.FromString(asked.flower)
         run = who.run_id if fleet else self._run(state, headers)
         session, objects = bundles.read_handed(asked.payload)
-        stored = store_objects(state, run, session, objects)
+        # One that is there already counts: the bundle was sent again, because its answer was lost.
+        stored = all(
+            state.store_object(run, session, name, content) or state.object_store.get(name) for name, content in objects
+        )
         if fleet and stored:
             state.store_traffic(run, bytes_sent=0, bytes_recv=sum(len(content) for _, content in objects))
         answer: bytes = self._messages.PushObjectResponse(stored=stored).SerializeToString()
@@ -138,56 +138,3 @@ def _below(store: Any, root: str) -> set[str]:
                 found.add(name)
                 left += entry.child_object_ids
     return found
-
-
-def store_objects(state: Any, run: int, session: str, objects: Sequence[tuple[str, bytes]]) -> bool:
-    """Store objects as Flower's `store_object` does for each. Returns whether all are there now.
-
-    One that is there already counts: the bundle was sent again, because its answer was lost.
-    """
-    if not hasattr(state, "session"):  # a SuperNode's state is in memory
-        return all(
-            state.store_object(run, session, name, content) or state.object_store.get(name) for name, content in objects
-        )
-    expected = _expected(state, run, session)
-    new = [(name, content) for name, content in objects if name in expected]
-    if any(name not in expected and not state.object_store.get(name) for name, _ in objects):
-        return False
-    try:
-        for name, content in new:
-            state.object_store.put(name, content)
-    except Exception as error:  # noqa: BLE001 - any error, as in Flower's own method
-        log.error("An object could not be stored: %s", error)  # noqa: TRY400 - a sentence is enough
-        return False
-    _note(state, session, [name for name, _ in new])
-    return True
-
-
-def _expected(state: Any, run: int, session: str) -> set[str]:
-    """Return the objects that are still expected in a session of a run. If the session has expired, Flower ends it."""
-    core = internals.core_states()
-    pending = core.ObjectPushSessionPendingModel
-    with state.session() as database:
-        found = database.get(core.ObjectPushSessionModel, session, populate_existing=True)
-        if found is None or core.int64_to_uint64(found.run_id) != run:
-            return set()
-        if found.expires_at <= core.now():
-            state._cleanup_push_session(session, cleanup_messages=True)  # noqa: SLF001 - there is no other way in
-            return set()
-        return set(database.scalars(core.select(pending.object_id).where(pending.session_id == session)))
-
-
-def _note(state: Any, session: str, stored: list[str]) -> None:
-    """Note that objects are no longer expected in a session, and end it if none is."""
-    core = internals.core_states()
-    pending = core.ObjectPushSessionPendingModel
-    with state.session() as database:
-        found = database.get(core.ObjectPushSessionModel, session, populate_existing=True)
-        if found is None or not stored:
-            return
-        database.execute(core.delete(pending).where(pending.session_id == session, pending.object_id.in_(stored)))
-        found.pending_count -= len(stored)
-        found.expires_at = core.now() + core.timedelta(seconds=core.OBJECT_PUSH_SESSION_TTL_SECONDS)
-        if not found.pending_count:
-            database.flush()
-            state._cleanup_push_session(session, cleanup_messages=False)  # noqa: SLF001

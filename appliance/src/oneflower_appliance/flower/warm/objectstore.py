@@ -1,21 +1,22 @@
 """The object store of a SuperLink: in memory, and in files beyond a limit, instead of in its database.
 
-Flower keeps each object in SQLite, with a row for each child, run and session. An object lives for seconds, from the
-ServerApp to the last SuperNode that fetches it, or back, and a run does not survive its SuperLink. So the store of
-Flower's SuperNodes serves here too. Contents that exceed the limit are written to files that nobody else can read.
+Flower keeps each object in SQLite, with a row for each child, run and session in which it is expected. An object lives
+for seconds, from the ServerApp to the last SuperNode that fetches it, or back, and a run does not survive its
+SuperLink. So the store and the sessions of Flower's SuperNodes serve here too. Contents that exceed the limit are
+written to files that nobody else can read.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from oneflower_appliance.flower import internals
-
-if TYPE_CHECKING:
-    import threading
+from oneflower_appliance.flower.places import SESSIONS
 
 _SHARE = 4  # contents may have this part of the machine's memory: a quarter
 _SMALL = 64 * 1024  # bytes: what is smaller stays in memory, since a file of its own would free little
@@ -33,6 +34,23 @@ def keep_objects_out_of_database(folder: Path) -> None:
             return self.store_instance
 
     internals.object_stores().store = store  # type: ignore[method-assign]
+    _keep_sessions_in_memory()
+
+
+def _keep_sessions_in_memory() -> None:
+    """Give the state of a SuperLink the methods for sessions of the state of a SuperNode."""
+    state, memory = internals.link_state(), type(internals.node_state())
+    begin = state.__init__
+
+    @functools.wraps(begin)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        begin(self, *args, **kwargs)
+        self._object_push_sessions, self._object_push_session_by_root = {}, {}
+        self._lock_object_push_sessions = threading.RLock()
+
+    state.__init__ = __init__  # type: ignore[method-assign]
+    for name in SESSIONS:
+        setattr(state, name, getattr(memory, name))
 
 
 def object_store(folder: Path, most: int) -> Any:
