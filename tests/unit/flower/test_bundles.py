@@ -25,13 +25,16 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
 )
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectPushError, inflate_object_from_contents
 from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.superlink import main as stock_superlink
 from flwr.superlink.servicer.fleet import fleet_handlers
 from flwr.superlink.servicer.runtime import runtime_handlers
+from flwr.supernode import main as stock_supernode
 
 from oneflower_appliance.flower import deliveries, places
 from oneflower_appliance.flower.warm import bundle_client, bundles
 from oneflower_appliance.flower.warm.bundle_server import BundleServer
 from oneflower_appliance.flower.warm.objectstore import keep_objects_out_of_database, object_store
+from tests.unit.served import PROTOBUF
 
 from . import test_linkstate
 
@@ -243,6 +246,18 @@ def test_stock_flower_at_the_other_end_gets_and_gives_them_one_by_one(wire):
     # and a stock node is served by ours
     stock = Client(wire.fleet, wire.app, "fleet")
     assert wire.fetch(stock, wire.model) == wire.model
+
+
+@pytest.mark.parametrize(("application", "api"), [(stock_supernode, "runtime"), (stock_superlink, "fleet")])
+def test_flowers_own_applications_do_not_know_our_calls(application, api):
+    async def ask():
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(application.create_app())) as client:
+            return [
+                (await client.post(f"http://x/v1/{api}/{call}", headers=PROTOBUF)).status_code
+                for call in (bundles.PULL_OBJECTS, bundles.PUSH_OBJECTS)
+            ]
+
+    assert asyncio.run(ask()) == [404, 404]
 
 
 def test_flower_decides_who_is_let_in(wire):
