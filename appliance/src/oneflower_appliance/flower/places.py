@@ -157,6 +157,7 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_at(internals.object_stores, "store"),
         *_at(internals.object_store, "store", "lock_store", "put", "get", "delete", "clear"),
         *_at(internals.link_state, *SESSIONS, "_on_push_session_expired"),
+        *_takes(internals.link_state, "__init__", "object_store"),
         *_takes(internals.link_state, "_cleanup_push_session", "cleanup_messages"),
         *_at(internals.node_state, *SESSIONS, "_object_push_sessions", "_object_push_session_by_root",
              "_lock_object_push_sessions"),
