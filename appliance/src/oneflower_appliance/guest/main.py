@@ -168,7 +168,7 @@ class Scripts:
         self._thread.start()
 
     def wait(self, limit: float) -> None:
-        """Wait until they have ended. After `limit` seconds they go on, and a file tells the agent so."""
+        """Wait until they have ended. After `limit` seconds they continue, and a file tells the agent so."""
         self._thread.join(limit)
         if self._thread.is_alive():
             say(f"{self._now} has not ended within {limit / 60:.0f} minutes; the agent says so until it has", 3)
