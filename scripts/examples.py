@@ -173,7 +173,7 @@ def run_here(example: Example, folder: Path) -> tuple[Outcome, list[str], list[d
                 result = run()
                 outcome.ours = ""
         except OneflowerError as error:
-            outcome.ours = outcome.ours or error.message
+            outcome.ours = (outcome.ours or error.message).replace(f" of {federation.name}", "")
             return outcome, [], []
     lines += output.end()
     outcome.rounds = len(result.rows)
@@ -251,7 +251,10 @@ def table(outcomes: dict[str, Outcome], checkout: Path) -> str:
         "",
         "| example | `oneflower run` | stock `flwr run` gives |",
         "| --- | --- | --- |",
-        *(f"| {name} | {_told(outcome)} | {outcome.same or outcome.stock} |" for name, outcome in ran.items()),
+        *(
+            f"| {name} | {_told(outcome)} | {outcome.same or outcome.stock or 'not run'} |"
+            for name, outcome in ran.items()
+        ),
         "",
         "The others were not run:",
         "",
