@@ -75,7 +75,8 @@ client = ClientApp()
 
 @client.train()
 def train(message, context):
-    arrays = ArrayRecord([array + np.float32(0.5) for array in message.content["arrays"].to_numpy_ndarrays()])
+    given = message.content["arrays"].to_numpy_ndarrays()
+    arrays = ArrayRecord([np.asarray(array + np.float32(0.5)) for array in given])
     metrics = MetricRecord({"num-examples": 1, "train_loss": 0.5})
     return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
 

@@ -16,6 +16,7 @@ from flwr.proto.message_pb2 import (
 )
 from flwr.proto.runtime_pb2 import AcquireTaskResponse, PullAppMessagesRequest, PullAppMessagesResponse
 
+from oneflower_appliance.flower.warm import bundles
 from oneflower_appliance.flower.warm.longpoll import LongPoll
 from oneflower_appliance.flower.warm.questions import ACQUIRE_TASK
 
@@ -192,6 +193,30 @@ def test_an_object_is_waited_for_by_its_own_id():
         there.add("one")
         await client.ask("/v1/runtime/push-object", PushObjectRequest(object_id="one").SerializeToString())
         assert PullObjectResponse.FromString((await first)[0]).object_available
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("api", [("runtime", "fleet"), ("fleet", "runtime")])
+def test_who_waits_for_an_object_or_a_bundle_gets_it_when_a_bundle_comes(api):
+    one, path = "ab" * 32, f"/v1/{api[1]}/pull-object"
+    request = PullObjectRequest(object_id=one, run_id=7).SerializeToString()
+    handed = bundles.Request.write(request, *bundles.write_handed("session", [(one, b"content")]))
+
+    async def scenario(flower, _poll, client):
+        flower.says[path] = PullObjectResponse(object_found=True).SerializeToString()
+        waiting = [
+            asyncio.ensure_future(client.ask(path, request, wait=5)),
+            asyncio.ensure_future(client.ask(f"{path}s", bundles.Request.write(request, bytes(32)), wait=5)),
+        ]
+        await asked(flower, path, 1)
+        await asked(flower, f"{path}s", 1)
+        flower.says[path] = PullObjectResponse(object_found=True, object_available=True).SerializeToString()
+        flower.says[f"{path}s"] = b"bundle"
+        await client.ask(f"/v1/{api[0]}/push-objects", handed)
+        for found in await asyncio.gather(*waiting):
+            assert found[0]
+            assert found[2] < 3
 
     run(scenario)
 

@@ -106,7 +106,7 @@ def _fetching(stock: Callable[..., dict[str, bytes]], kept: Kept | None = None) 
     def pull_objects(object_ids: list[str], pull_object_fn: Callable[[str], bytes], **limits: Any) -> dict[str, bytes]:
         known = kept.objects if kept is not None else {}
         work = _Fetching(object_ids, {name: known[name] for name in object_ids if name in known})
-        if len(object_ids) - len(work.contents) > 1:
+        if len(object_ids) > len(work.contents):
             try:
                 with _at(work):
                     pull_object_fn(object_ids[-1])  # children come before their parents, so this is the message

@@ -86,6 +86,12 @@ def read_handed(payload: memoryview) -> tuple[str, list[tuple[str, bytes]]]:
     return str(payload[_NAMED.size : start], "ascii"), objects
 
 
+def names_handed(payload: memoryview) -> list[str]:
+    """Return the names of the objects that are handed over. Raises `ValueError`."""
+    (length,) = _unpack(_NAMED, payload, 0)
+    return [name for name, _ in _views(payload[_NAMED.size + length :])]
+
+
 def write_objects(objects: Iterable[tuple[str, bytes | None]]) -> list[bytes]:
     """Return objects in parts, to be joined; None stands for one that does not exist."""
     parts = []
@@ -109,6 +115,11 @@ class Answer:
 
 
 def _objects(body: memoryview) -> Iterator[tuple[str, bytes | None]]:
+    for name, content in _views(body):
+        yield name, None if content is None else bytes(content)
+
+
+def _views(body: memoryview) -> Iterator[tuple[str, memoryview | None]]:
     start = 0
     while start < len(body):
         digest, length = _unpack(_OBJECT, body, start)
@@ -118,7 +129,7 @@ def _objects(body: memoryview) -> Iterator[tuple[str, bytes | None]]:
             continue
         if length > len(body) - start:
             raise ValueError("an object is cut off")
-        yield digest.hex(), bytes(body[start : start + length])
+        yield digest.hex(), body[start : start + length]
         start += length
 
 

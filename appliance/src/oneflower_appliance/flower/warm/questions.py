@@ -93,8 +93,8 @@ def catalogue() -> tuple[dict[str, Question], dict[str, list[Change]]]:
         "/v1/fleet/push-messages": [Change(grid_pull, of.replies)],
         "/v1/runtime/push-object": [Change(node_object, of.push), Change(node_objects, of.run)],
         "/v1/fleet/push-object": [Change(task_object, of.push), Change(task_objects, of.run)],
-        f"/v1/runtime/{bundles.PUSH_OBJECTS}": [Change(node_objects, of.bundle)],
-        f"/v1/fleet/{bundles.PUSH_OBJECTS}": [Change(task_objects, of.bundle)],
+        f"/v1/runtime/{bundles.PUSH_OBJECTS}": [Change(node_objects, of.bundle), Change(node_object, of.handed)],
+        f"/v1/fleet/{bundles.PUSH_OBJECTS}": [Change(task_objects, of.bundle), Change(task_object, of.handed)],
     }
     return questions, changes
 
@@ -120,6 +120,12 @@ class _Subjects:
             return [str(self._objects.PullObjectRequest.FromString(bundles.Request.read(body).flower).run_id)]
         except Exception:  # noqa: BLE001 - any error: it is refused
             return []
+
+    def handed(self, body: bytes) -> list[str]:
+        try:
+            return bundles.names_handed(bundles.Request.read(body).payload)
+        except ValueError:
+            return []  # it is refused
 
     def question(self, body: bytes) -> list[str]:
         return list(_read_as(self._runtime.PullAppMessagesRequest, body).message_ids) or _nothing(body)
