@@ -135,7 +135,7 @@ class World:
         self.cloud.close()
         self.http.close()
         self.gate.close()
-        shutil.rmtree(self.cloud.surroundings.folder)
+        shutil.rmtree(self.cloud.surroundings.folder, ignore_errors=True)
 
     def begin(self, name="fed", bounds=None, **settings):
         return Federation.begin(self.cloud, f"{self.prefix}-{name}", settings, bounds or Bounds())

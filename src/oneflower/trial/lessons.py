@@ -61,8 +61,9 @@ def lesson_of(image: Contents) -> Lesson:
     if image.framework == NO_FRAMEWORK:
         return Lesson(str(_FILES / "separate"))
     settings = {"ML_FRAMEWORK": image.framework}
-    if image.framework in USE_CASES["image-classification"].frameworks:
-        return Lesson("image-classification", settings=settings)
+    app = next(name for name, use_case in USE_CASES.items() if image.framework in use_case.frameworks)
+    if app == "image-classification":
+        return Lesson(app, settings=settings)
     if strategies := FRAMEWORKS[image.framework].strategies:
         settings["FL_STRATEGY"] = strategies[0]
-    return Lesson("anomaly-detection", settings=settings, metric="roc_auc", at_least=0.94)
+    return Lesson(app, settings=settings, metric="roc_auc", at_least=0.94)
