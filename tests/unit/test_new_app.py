@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 
 import pytest
 
@@ -29,7 +30,9 @@ def test_a_new_app_is_a_flower_app_without_faults(tmp_path, framework):
         assert "$" not in (app.folder / path).read_text().replace("\n$ ", "\n")
         assert (app.folder / path).stat().st_mode & 0o777 == 0o644
     for command in (["check"], ["format", "--check"]):
-        done = subprocess.run(["ruff", *command, app.folder], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, app.folder], capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stdout
 
 

@@ -125,6 +125,7 @@ _ATTRIBUTES = (
     "READY", "ERROR", "SCHED_MESSAGE", "FL_ENDPOINT", "FL_CONTROL_ENDPOINT", "FL_VERSION", "FL_CA_CERT", "FL_SSH_HOST_KEYS",
     "FL_ERROR", "FL_PARTITION_ID", "FL_NUM_PARTITIONS", "FL_NODE_ID", "FL_OWN_DATA", "FL_REFUSED", "FL_RUN_ID", "FL_RUN_APP",
     "FL_RUN_STATUS", "FL_RUN_ERROR", "FL_RUN_ROWS", "FL_RUN_FAULT", "FL_CERT_EXPIRES", "FL_FEATURES_OFF", "FL_RELEASE",
+    "FL_PACKAGES",
 )  # fmt: skip
 _FAULT = st.fixed_dictionaries(
     {name: st.one_of(st.text(), st.floats(), st.integers(), st.lists(st.none())) for name in ("round", "node", "phase", "kind")}
@@ -137,10 +138,18 @@ _VALUE = st.one_of(
     st.from_regex(r"[0-9]{1,3}:[0-9a-f]{2}:(spent|taken|held)", fullmatch=True),
     st.from_regex(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", fullmatch=True),
     st.binary(max_size=40).map(lambda some: base64.b64encode(some).decode()),
-    st.sampled_from(("[" * 100_000, '{"round": 1e999}', "[]", "1")).map(lambda some: base64.b64encode(some.encode()).decode()),
+    st.sampled_from(("[" * 100_000, '{"round": 1e999}', "[]", "1", "x==" + "9" * 5000)).map(lambda some: base64.b64encode(some.encode()).decode()),
     _FAULT.map(lambda said: base64.b64encode(json.dumps(said).encode()).decode()),
 )  # fmt: skip
 _PUBLISHED = st.dictionaries(st.sampled_from(_ATTRIBUTES), _VALUE)
+
+
+def test_a_number_with_thousands_of_digits_is_no_release():
+    digits = "9" * 5000
+    packages = base64.b64encode(f"numpy=={digits}".encode()).decode()
+    found = status([{"READY": "YES", "FL_RELEASE": digits, "FL_PACKAGES": packages}], FL_PACKAGES=packages)
+    assert "without a release" in str(found.releases[0])
+    assert found.packages == {"numpy": ""}
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])  # a machine may be slow

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from packaging.version import Version
+
 from oneflower.cloud import releases
 from oneflower.cloud.document import errors_of, homes, roles_of, vms_of
 from oneflower.cloud.status import FederationStatus, VmStatus
@@ -92,7 +94,17 @@ def _packages(published: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """Return the packages, with their releases, that every machine says it has."""
     each = [set(attributes.PACKAGES.read(values).splitlines()) for values in published]
     lines = sorted(set.intersection(*each)) if each else []
-    return {name: release for name, _, release in (line.partition("==") for line in lines)}
+    return {
+        name: release if _is_release(release) else "" for name, _, release in (line.partition("==") for line in lines)
+    }
+
+
+def _is_release(text: str) -> bool:
+    try:
+        Version(text)
+    except ValueError:  # also for a number with thousands of digits
+        return False
+    return True
 
 
 def _certificates(link: Mapping[str, str], today: date) -> list[str]:

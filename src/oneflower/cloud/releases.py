@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from oneflower_appliance import __version__
 from oneflower_appliance.attributes import RELEASE
@@ -42,7 +42,7 @@ def mismatch(who: str, theirs: str, own: str = __version__) -> Mismatch | None:
     """Return how the release of `who` differs from this client's. One that is not valid is that of an older image."""
     try:
         found = Version(theirs)
-    except InvalidVersion:
+    except ValueError:  # also for a number with thousands of digits
         theirs = ""
     else:
         if found == Version(own):
