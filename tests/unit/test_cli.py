@@ -214,6 +214,7 @@ def test_nothing_heavy_is_imported_for_help():
     assert not {"httpx", "pyone", "matplotlib", "flwr", "uvicorn", "starlette", "cryptography", "psutil"} & set(modules)
 
 
+@pytest.mark.e2e
 def test_serving_for_foreign_tools_with_a_clock_that_is_stepped(oneflower, tmp_path):
     environment = {**os.environ, "ONEFLOWER_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-c", "from oneflower.cli import main; main()", "local", "serve", "--pace", "stepped"]

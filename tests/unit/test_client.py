@@ -186,6 +186,7 @@ def drip(connection):
         time.sleep(0.1)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("serve", [silent, drip])
 @pytest.mark.parametrize(
     "call",

@@ -89,6 +89,7 @@ NOTE = "print('agent', os.getpid(), file=sys.stderr, flush=True)\n"
 SLEEP = "time.sleep(60)\n"
 
 
+@pytest.mark.e2e
 def test_an_agent_that_dies_is_started_again(start):
     _, console = start(NOTE + SLEEP)
     first = int(console.line("agent"))
@@ -119,6 +120,7 @@ def test_sigterm_reaches_the_agent_and_is_waited_for(start, tmp_path):
     assert (tmp_path / "clean").exists()
 
 
+@pytest.mark.e2e
 def test_what_an_agent_leaves_behind_is_ended_also_when_it_hides_in_its_own_session(start):
     child = "subprocess.Popen([sys.executable, '-c', 'import signal,time; signal.signal(15, signal.SIG_IGN); time.sleep(60)'], start_new_session=True)"
     process, console = start(f"p = {child}\nprint('child', p.pid, file=sys.stderr, flush=True)\n" + SLEEP)

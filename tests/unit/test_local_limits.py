@@ -228,6 +228,7 @@ def test_a_deep_call_is_answered(cloud, caplog):
 # -- meant for somebody else -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.e2e
 def test_a_page_whose_name_leads_here_is_refused(home):
     found = daemon.connect(home)
     own = found.oneflow.rpartition(":")[0].partition("//")[2]

@@ -84,6 +84,7 @@ def world():
     daemon.stop(made.home)
 
 
+@pytest.mark.e2e
 def test_a_daemon_that_dies_is_started_again_and_the_waiting_goes_on(world):
     made = Federation.begin(world.cloud(), "lab", {}, Bounds())
     seen = []

@@ -312,6 +312,7 @@ def is_dropped(client):
         return True
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     "said", [b"", b"GET /health HTTP/1.1\r\nHost: x\r\nX-A: ", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET /he"]
 )

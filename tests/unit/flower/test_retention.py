@@ -177,6 +177,7 @@ def hand_over(store, run, megabytes):
         store.put(key, found.deflate())
 
 
+@pytest.mark.e2e
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Flower makes its database with an alembic that warns
 def test_nothing_is_left_of_a_run_that_is_forgotten(tmp_path, state):
     link = LinkState(state)
@@ -200,6 +201,7 @@ def test_a_run_that_is_going_is_not_forgotten(tmp_path, state):
     assert not link.run(number).finished
 
 
+@pytest.mark.e2e
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_space_of_what_is_gone_is_given_back(tmp_path, state):
     link = LinkState(state)
