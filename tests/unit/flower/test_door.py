@@ -170,7 +170,8 @@ def test_who_took_over_the_address_of_one_who_hung_up_does_not_vouch_for_it():
     with socket.socket() as listener:
         listener.bind((ADDRESS, 0))
         listener.listen()
-        first = socket.create_connection(listener.getsockname())
+        # From an address that no other test uses, or one could be given the port in between.
+        first = socket.create_connection(listener.getsockname(), source_address=("127.93.7.1", 0))
         address = first.getsockname()
         with listener.accept()[0] as accepted:
             first.sendall(b"POST /oneflower/runs HTTP/1.1\r\n\r\n")
