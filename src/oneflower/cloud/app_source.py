@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from oneflower.cloud import bundle
 from oneflower.cloud.wording import flowers_error
 from oneflower.events import Step
-from oneflower.process import run
+from oneflower.process import QUIET_FLOWER, run
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.use_cases import USE_CASES
 
@@ -47,13 +47,7 @@ def opened(name: str, flwr: Callable[[], Path], notify: Notify) -> Iterator[str]
 
 def _fetched(name: str, flwr: Path, folder: Path) -> Path:
     """Have Flower fetch an app into `folder`, and return where it is."""
-    environment = {
-        "FLWR_HOME": str(folder / ".flwr"),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "NO_COLOR": "1",
-        "COLUMNS": "2000",
-    }
+    environment = QUIET_FLOWER | {"FLWR_HOME": str(folder / ".flwr"), "COLUMNS": "2000"}
     try:
         run([str(flwr), "new", name], "ask Flower Hub", "", os.environ | environment, apart_in=folder)
         [found] = folder.glob(f"[!.]*/{_PROJECT}")

@@ -16,6 +16,7 @@ import httpx
 from oneflower.cloud.outages import DAEMON_REVIVED
 from oneflower.cloud.runconfig import toml_key, toml_string
 from oneflower.events import ignore
+from oneflower.process import QUIET_FLOWER
 from oneflower.process import run as run_program
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
@@ -158,16 +159,10 @@ class SuperLinkClient:
             ca = home / "ca.crt" if self.ca else None
             write_atomic(home / "config.toml", connection(CONNECTION, self.address, ca))
             kept = {key: os.environ[key] for key in ("HOME", "LANG", "PATH") if key in os.environ}
-            quiet = {
-                "FLWR_HOME": folder,
-                "FLWR_TELEMETRY_ENABLED": "0",
-                "FLWR_DISABLE_UPDATE_CHECK": "1",
-                "NO_COLOR": "1",
-            }
             command = [str(self.flwr), *arguments, "--format", "json"]
             hint = "Check with `oneflower show` that the SuperLink is ready."
             # Not in the user's folder, where Flower would take a folder with the name of the connection for an app.
-            text = run_program(command, "ask Flower", hint, kept | quiet, apart_in=home)
+            text = run_program(command, "ask Flower", hint, kept | QUIET_FLOWER | {"FLWR_HOME": folder}, apart_in=home)
         try:
             answer: dict[str, Any] = json.loads(text[text.index("{") :])
         except ValueError as error:
