@@ -42,6 +42,7 @@ from .fireedge import posted_for
 RECORDED = {path.stem: json.loads(path.read_text()) for path in (Path(__file__).parent / "sunstone").glob("*.json")}
 ACCEPTED = ("c", "e", "s", "t")
 KEY = "-----BEGIN PRIVATE KEY-----\nnobody else's\n-----END PRIVATE KEY-----\n"
+LIST = "\n".join(f"{name}==1.0 \\\n    --hash=sha256:{'1' * 64}" for name in ("a", "b"))  # as people paste it
 LEVEL_OF = {COORDINATOR: Level.SUPERLINK, NODES: Level.SUPERNODE}
 
 
@@ -184,8 +185,9 @@ def test_both_of_our_renderings_instantiate_from_sunstone_and_give_each_role_its
     made = cloud(rendered(rendering))
     filled = {
         Rendering.LEVELS: {"FL_LOG_LEVEL": "DEBUG"},
-        Rendering.FORM: {"ONEAPP_FLOWER_EXPERT_LOG_LEVEL": "DEBUG", "ONEAPP_FLOWER_TRAINING_ROUNDS": "7",
-                         "ONEAPP_FLOWER_DATA_PATH": "/data/it's \"mine\""},
+        Rendering.FORM: {"ONEAPP_FLOWER_EXPERT_MALICIOUS": "1", "ONEAPP_FLOWER_TRAINING_ROUNDS": "7",
+                         "ONEAPP_FLOWER_DATA_PATH": "/data/it's \"mine\"",
+                         "ONEAPP_FLOWER_PACKAGES_LIST": LIST, "ONEAPP_FLOWER_PACKAGES_INDEX": "https://index.org/simple"},
     }[rendering]  # fmt: skip
     merge = made.here(posted_for(made.servers.documents.get(made.template, 101).body, "from-sunstone", **filled))
     answer = made.instantiate(merge)

@@ -24,6 +24,10 @@ class Group(Enum):
         "Data",
         "Data never leave the node that holds them. Without data of their own the nodes train on an example.",
     )
+    PACKAGES = (
+        "Packages",
+        "For an app of your own that needs more than the image has. Machines install them before they are ready.",
+    )
     NODES = (
         "Nodes",
         "The template sets how many SuperNodes it starts with. To change that later: the service, Roles, Manage.",
