@@ -15,7 +15,7 @@ FILES = CertificateFiles(Path("/t/ca.crt"), Path("/t/server.pem"), Path("/t/serv
 @pytest.mark.parametrize("certificates", [None, FILES])
 def test_orders_of_a_superlink_arrive(certificates):
     orders = SuperLinkOrders(
-        ("10.0.0.1", 9092), ("127.0.0.1", 8000), Path("/var/state.db"), Path("/var/runs"), certificates, True
+        ("10.0.0.1", 9092), ("127.0.0.1", 8000), Path("/var/state.db"), Path("/var/runs"), certificates, True, 512
     )
     assert "\n" not in orders.line()
     assert SuperLinkOrders.read(orders.line()) == orders

@@ -53,7 +53,10 @@ class CertificateFiles:
 
 @dataclass(frozen=True)
 class SuperLinkOrders:
-    """How a SuperLink runs. Without `certificates` it speaks plain HTTP."""
+    """How a SuperLink runs. Without `certificates` it speaks plain HTTP.
+
+    `object_memory` is how many MiB of the contents of messages may be in memory; 0 means a quarter of the machine's.
+    """
 
     fleet: Address
     control: Address
@@ -61,6 +64,7 @@ class SuperLinkOrders:
     runs: Path
     certificates: CertificateFiles | None
     authenticate: bool
+    object_memory: int = 0
 
     def line(self) -> str:
         """Return them as one line."""
@@ -78,6 +82,7 @@ class SuperLinkOrders:
             runs=Path(said["runs"]),
             certificates=CertificateFiles(**{name: Path(path) for name, path in files.items()}) if files else None,
             authenticate=said["authenticate"],
+            object_memory=said["object_memory"],
         )
 
 

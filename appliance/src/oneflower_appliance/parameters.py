@@ -276,6 +276,10 @@ _SUPERLINK = [
     Parameter("FL_KEEP_RUNS", Level.SUPERLINK, Kind.NUMBER, "20",
               "How many runs are kept, with their results and checkpoints. When a run ends, the oldest go",
               "an integer of at least 1", check=_AT_LEAST_ONE),
+    Parameter("FL_OBJECT_MEMORY", Level.SUPERLINK, Kind.NUMBER, "0",
+              "Memory of the SuperLink for models on their way, in MiB. What exceeds it is in files. "
+              "0 = a quarter of the machine's memory",
+              "an integer of at least 0", check=_NOT_NEGATIVE),
     Parameter("FL_FLEET_API_ADDRESS", Level.SUPERLINK, Kind.TEXT, "",
               f"Address that SuperNodes connect to. Empty = the VM's address, port {FLEET_PORT}", "host:port",
               check=_readable(split_address)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import errno
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NOD
 from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse, PushObjectRequest, PushObjectResponse
 from flwr.proto.node_pb2 import Node
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+from flwr.supercore.constant import NOOP_FEDERATION_ID
 from flwr.supercore.error import FlowerError
 from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_id, get_object_tree
@@ -25,13 +27,14 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
 )
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectPushError, inflate_object_from_contents
 from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink import main as stock_superlink
 from flwr.superlink.servicer.fleet import fleet_handlers
 from flwr.superlink.servicer.runtime import runtime_handlers
 from flwr.supernode import main as stock_supernode
 
 from oneflower_appliance.flower import deliveries, places
-from oneflower_appliance.flower.warm import bundle_client, bundles
+from oneflower_appliance.flower.warm import bundle_client, bundles, objectstore
 from oneflower_appliance.flower.warm.bundle_server import BundleServer
 from oneflower_appliance.flower.warm.objectstore import keep_objects_out_of_database, object_store
 from tests.unit.served import PROTOBUF
@@ -166,7 +169,7 @@ fleet = test_linkstate.fleet  # a fixture
 @pytest.fixture
 def wire(tmp_path, monkeypatch, request):
     monkeypatch.setattr(ObjectStoreFactory, "store", ObjectStoreFactory.store)
-    for name in (*places.SESSIONS, "__init__"):
+    for name in (*places.SESSIONS, "__init__", "delete_messages"):
         monkeypatch.setattr(SqlLinkState, name, getattr(SqlLinkState, name))
     keep_objects_out_of_database(tmp_path / "objects")
     return Wire(request.getfixturevalue("fleet"))
@@ -347,6 +350,60 @@ def test_a_message_whose_objects_do_not_come_is_forgotten_as_flower_does(wire, m
     assert wire.open_sessions()
     fleet.state.cleanup_run(fleet.run)
     assert (wire.open_sessions(), len(wire.state.object_store)) == ({}, 0)
+
+
+def test_if_memory_and_disk_are_full_a_message_is_given_up_and_the_next_one_is_not(wire, monkeypatch, caplog):
+    store = wire.state.object_store
+    monkeypatch.setattr(objectstore, "_SMALL", 1)
+    store._most = len(wire.model) + sum(len(content) for content in wire.model.values()) // 2
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=1, f_frsize=4096))
+        with pytest.raises(ObjectPushError):
+            wire.hand(wire.task, wire.model, wire.session)
+    [line] = [record.getMessage() for record in caplog.records if "no room" in record.getMessage()]
+    assert "FL_OBJECT_MEMORY" in line
+    assert str(store._folder) in line
+    assert (wire.open_sessions().get(wire.session), store.held) == (None, 0), "nothing is left of it"
+    with pytest.raises(ObjectPullError):
+        wire.fetch(wire.node, wire.model)
+    session, _, again = wire.opened(MODEL)
+    wire.hand(wire.task, again, session)
+    assert wire.fetch(wire.node, again) == again
+    assert store.held <= store._most
+    assert any(store._folder.iterdir())
+
+
+def test_a_message_that_its_node_never_fetched_goes_with_its_objects(wire):
+    """Its node died, and the ServerApp got an error in place of the answer. The model is still sent to another node."""
+    wire.hand(wire.task, wire.model, wire.session)
+    other = wire.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, b"another key", 30)
+    assert wire.state.activate_node(other, 30)
+    session, message, objects = wire.opened(MODEL, other)
+    wire.hand(wire.task, {name: objects[name] for name in objects if name not in wire.model}, session)
+    wire.state.delete_messages({wire.message})
+    assert wire.message not in wire.state.object_store
+    assert {name: wire.state.object_store.get(name) for name in objects} == objects
+    wire.state.delete_messages({message})
+    assert all(name not in wire.state.object_store for name in objects)
+
+
+def test_two_runs_with_the_same_model_do_not_take_it_from_each_other(wire):
+    fleet, store = wire.fleet, wire.state.object_store
+    wire.hand(wire.task, wire.model, wire.session)
+    second = wire.state.create_run("us/app", "1", "hash", {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, "serverapp")
+    first, TaskIdentity._run_id, fleet.run = fleet.run, second, second
+    session, message, objects = wire.opened(MODEL)
+    shared = set(objects) & set(wire.model)
+    assert len(shared) > len(objects) - 4
+    assert wire.open_sessions()[session] == len(objects) - len(shared), "the model is there already"
+    wire.state.cleanup_run(first)  # it is stopped before the second run's message is complete
+    assert {name: store.get(name) for name in shared} == {name: objects[name] for name in shared}
+    assert all(name not in store for name in set(wire.model) - shared)
+    for name in set(objects) - shared:
+        assert wire.state.store_object(second, session, name, objects[name])
+    assert {name: store.get(name) for name in objects} == objects
+    wire.state.cleanup_run(second)
+    assert (store.held, wire.open_sessions(), [name for name in objects if name in store]) == (0, {}, [])
 
 
 def test_contents_beyond_the_limit_are_in_files_that_go_with_them(tmp_path, monkeypatch):

@@ -175,6 +175,7 @@ class SuperLink:
             runs=private_directory(machine.home / RUNS),
             certificates=self._certificates,
             authenticate=self._authenticates,
+            object_memory=machine.settings.integer("FL_OBJECT_MEMORY"),
         )
         self.child.tell(orders.line())
         return "flower-superlink" + (", only registered SuperNodes may join" if self._authenticates else "")

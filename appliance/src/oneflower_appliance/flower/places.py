@@ -156,7 +156,11 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
     Feature.OBJECT_STORE: (
         *_at(internals.object_stores, "store"),
         *_at(internals.object_store, "store", "lock_store", "put", "get", "delete", "clear"),
-        *_at(internals.link_state, *SESSIONS, "_on_push_session_expired"),
+        *_at(internals.link_state, *SESSIONS, "_on_push_session_expired", "session"),
+        *_takes(internals.link_state, "delete_messages", "message_ins_ids"),
+        *_takes(internals.link_state, "store_object", "run_id", "session_id", "object_id", "object_content"),
+        *_at(internals.link_states, "MessageInsModel", "select"),
+        *_at(internals.constants, "SUPERLINK_NODE_ID"),
         *_takes(internals.link_state, "__init__", "object_store"),
         *_takes(internals.link_state, "_cleanup_push_session", "cleanup_messages"),
         *_at(internals.node_state, *SESSIONS, "_object_push_sessions", "_object_push_session_by_root",

@@ -71,7 +71,8 @@ class SuperLink:
             self._superexec.replace_in(command)
         if self._superexec and places.have(Feature.OBJECT_STORE):
             self._in_memory = True
-            keep_objects_out_of_database(self._orders.database.with_name("objects"))
+            folder = self._orders.database.with_name("objects")
+            keep_objects_out_of_database(folder, self._orders.object_memory << 20)
         command.flower_superlink()
         if not self._served:
             raise OneflowerError(

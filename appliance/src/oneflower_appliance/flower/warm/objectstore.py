@@ -3,28 +3,40 @@
 Flower keeps each object in SQLite, with a row for each child, run and session in which it is expected. An object lives
 for seconds, from the ServerApp to the last SuperNode that fetches it, or back, and a run does not survive its
 SuperLink. So the store and the sessions of Flower's SuperNodes serve here too. Contents that exceed the limit are
-written to files that nobody else can read.
+written to files that nobody else can read. If the disk is full too, the message that they belong to is given up: its
+sender learns it at once, and whoever waits for the message gets an error instead.
 """
 
 from __future__ import annotations
 
+import errno
 import functools
+import logging
 import os
 import shutil
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.places import SESSIONS
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger("flwr")
+
 _SHARE = 4  # contents may have this part of the machine's memory: a quarter
 _SMALL = 64 * 1024  # bytes: what is smaller stays in memory, since a file of its own would free little
+_RESERVE = 64 * 2**20  # bytes of the disk that are left free, for the database and the logs on the same disk
 
 
-def keep_objects_out_of_database(folder: Path) -> None:
-    """Make Flower's factory return this store in this process. What an earlier process left in `folder` is removed."""
-    most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _SHARE
+def keep_objects_out_of_database(folder: Path, most: int = 0) -> None:
+    """Make Flower's factory return this store in this process. What an earlier process left in `folder` is removed.
+
+    At most `most` bytes of contents are in memory; 0 means a quarter of the machine's memory.
+    """
+    most = most or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _SHARE
     shutil.rmtree(folder, ignore_errors=True)
 
     def store(self: Any) -> Any:
@@ -51,6 +63,48 @@ def _keep_sessions_in_memory() -> None:
     state.__init__ = __init__  # type: ignore[method-assign]
     for name in SESSIONS:
         setattr(state, name, getattr(memory, name))
+    state.store_object = _giving_up(state.store_object)  # type: ignore[method-assign]
+    state.delete_messages = _with_objects(state.delete_messages)  # type: ignore[method-assign]
+
+
+def _with_objects(delete_messages: Callable[..., None]) -> Callable[..., None]:
+    """Return Flower's method that deletes messages and their replies; it deletes the objects of the messages too.
+
+    A SuperNode has them deleted when it has fetched its message. If it died before that, the model would stay here
+    until the end of the run. Flower deletes a message that its own node, the SuperLink, takes before that is read.
+    """
+    here = internals.constants().SUPERLINK_NODE_ID
+    sql = internals.link_states()
+    sent = sql.MessageInsModel
+
+    @functools.wraps(delete_messages)
+    def deleting(self: Any, message_ins_ids: set[str]) -> None:
+        held = {name for name in message_ins_ids if name in self.object_store}
+        unfetched: list[str] = []
+        if held:
+            chosen = sql.select(sent.message_id).where(sent.message_id.in_(held), sent.dst_node_id != here)
+            with self.session() as session:
+                unfetched = list(session.scalars(chosen).all())
+        delete_messages(self, message_ins_ids)
+        for name in unfetched:
+            self.object_store.delete(name)
+
+    return deleting
+
+
+def _giving_up(store_object: Callable[..., bool]) -> Callable[..., bool]:
+    """Return Flower's method that stores an object of a session; if there is no room for it, the session is over."""
+
+    @functools.wraps(store_object)
+    def storing(self: Any, run_id: int, session_id: str, object_id: str, object_content: bytes) -> bool:
+        with self._lock_object_push_sessions:
+            refused = self.object_store.refused
+            stored = store_object(self, run_id, session_id, object_id, object_content)
+            if self.object_store.refused != refused:
+                self._cleanup_push_session(session_id, cleanup_messages=True)
+            return stored
+
+    return storing
 
 
 def object_store(folder: Path, most: int) -> Any:
@@ -61,7 +115,7 @@ def object_store(folder: Path, most: int) -> Any:
 class _WithFiles:
     """What is different from Flower's store: the content of an entry may be in a file.
 
-    `held` is the number of bytes in memory.
+    `held` is the number of bytes in memory. `refused` counts contents for which there was no room.
     """
 
     store: dict[str, Any]
@@ -70,7 +124,7 @@ class _WithFiles:
     def __init__(self, folder: Path, most: int) -> None:
         super().__init__()
         self._folder, self._most = folder, most
-        self.held = 0
+        self.held = self.refused = 0
 
     @property
     def _flower(self) -> Any:
@@ -115,11 +169,20 @@ class _WithFiles:
         file = self._folder / object_id
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
+            disk = os.statvfs(self._folder)
+            if disk.f_bavail * disk.f_frsize < len(entry.content) + _RESERVE:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             file.write_bytes(entry.content)
-        except OSError:
+        except OSError as error:
             file.unlink(missing_ok=True)
             self._free(entry)
             entry.content, entry.is_available = b"", False
+            self.refused += 1
+            log.error(  # noqa: TRY400 - a person reads it
+                "A message is given up, because there is no room for it: %d MB of memory are full, and %s cannot be "
+                "written (%s). Raise FL_OBJECT_MEMORY, or free some disk space there.",
+                self._most >> 20, self._folder, error.strerror,
+            )  # fmt: skip
             raise
         self._free(entry)
         entry.content = file
