@@ -392,7 +392,7 @@ def test_two_runs_with_the_same_model_do_not_take_it_from_each_other(wire):
     wire.hand(wire.task, wire.model, wire.session)
     second = wire.state.create_run("us/app", "1", "hash", {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, "serverapp")
     first, TaskIdentity._run_id, fleet.run = fleet.run, second, second
-    session, message, objects = wire.opened(MODEL)
+    session, _, objects = wire.opened(MODEL)
     shared = set(objects) & set(wire.model)
     assert len(shared) > len(objects) - 4
     assert wire.open_sessions()[session] == len(objects) - len(shared), "the model is there already"

@@ -169,9 +169,7 @@ class _WithFiles:
         file = self._folder / object_id
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
-            disk = os.statvfs(self._folder)
-            if disk.f_bavail * disk.f_frsize < len(entry.content) + _RESERVE:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._check_room(len(entry.content))
             file.write_bytes(entry.content)
         except OSError as error:
             file.unlink(missing_ok=True)
@@ -186,6 +184,11 @@ class _WithFiles:
             raise
         self._free(entry)
         entry.content = file
+
+    def _check_room(self, size: int) -> None:
+        disk = os.statvfs(self._folder)
+        if disk.f_bavail * disk.f_frsize < size + _RESERVE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _free(self, entry: Any) -> None:
         if isinstance(entry.content, Path):
