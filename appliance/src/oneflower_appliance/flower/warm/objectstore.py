@@ -4,7 +4,7 @@ Flower keeps each object in SQLite, with a row for each child, run and session i
 for seconds, from the ServerApp to the last SuperNode that fetches it, or back, and a run does not survive its
 SuperLink. So the store and the sessions of Flower's SuperNodes serve here too. Contents that exceed the limit are
 written to files that nobody else can read. If the disk is full too, the message that they belong to is given up: its
-sender learns it at once, and whoever waits for the message gets an error instead.
+sender learns it at once, and the one that waits for it gets an error instead.
 """
 
 from __future__ import annotations
