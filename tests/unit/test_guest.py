@@ -14,6 +14,7 @@ import pytest
 
 from oneflower.opennebula.text import context_sh
 from oneflower_appliance import scripts
+from oneflower_appliance.context import FAILED, read_context
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.guest import disc, identity, main, mounting, start_script
 from oneflower_appliance.guest.main import environment_file
@@ -205,16 +206,6 @@ def test_a_cd_without_the_label_is_not_taken_for_a_missing_one(tmp_path, monkeyp
     assert "CONTEXT section" in refused.value.hint
 
 
-def test_a_cd_that_cannot_be_read_to_its_end_is_said_to_be_damaged(tmp_path, monkeypatch):
-    def fail(_path):
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(disc.Path, "read_bytes", fail)
-    with pytest.raises(OneflowerError) as refused:
-        disc.hand_over(tmp_path, 0, tmp_path / "one-context")
-    assert "context.sh on the context CD cannot be read: Input/output error." in refused.value.message
-
-
 def test_what_a_shell_sources_is_what_the_context_says(tmp_path):
     hairy = """a 'b' "c" $HOME `id` \\ \n end"""
     path = tmp_path / "one_env"
@@ -292,6 +283,24 @@ class Machine:
 
     def refuse(self, _name):
         raise OneflowerError("Cannot write /etc/hostname: No space left on device.", "Free some.")
+
+
+def test_of_a_cd_that_cannot_be_read_to_its_end_the_agent_says_what_the_guest_saw(tmp_path, monkeypatch):
+    def fail(_path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    machine = Machine(tmp_path, monkeypatch, NIC | {"VMID": "7"})
+    with monkeypatch.context() as damaged:
+        damaged.setattr(disc.Path, "read_bytes", fail)
+        main.prepare()
+    ((_, said),) = machine.said
+    assert said.startswith("context.sh on the context CD cannot be read: Input/output error. It may be damaged:")
+    with pytest.raises(OneflowerError) as refused:
+        read_context(tmp_path / "run")
+    assert refused.value.sentence == said
+    main.prepare()
+    assert read_context(tmp_path / "run")["VMID"] == "7"
+    assert not (tmp_path / "run" / FAILED).exists()
 
 
 def test_a_disk_that_cannot_be_written_keeps_nothing_else_from_being_done(tmp_path, monkeypatch):

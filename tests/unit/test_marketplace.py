@@ -16,6 +16,7 @@ import hcl2
 import pytest
 import yaml
 
+from oneflower.cli.local import serve
 from oneflower.cli.marketplace import render as render_command
 from oneflower.images import ImageSpec
 from oneflower.images.app_image import read_image
@@ -255,11 +256,17 @@ def test_the_manifest_that_an_image_is_built_with_is_read(tmp_path):
     assert read.sha256 == hashlib.sha256(b"an image").hexdigest()
 
 
-def test_an_image_that_is_not_whole_is_not_published(tmp_path):
-    (tmp_path / MANIFEST["file"]).write_bytes(b"half an im")
-    with pytest.raises(OneflowerError, match="has 10 bytes, and its manifest says 205000000: it was not copied whole"):
+def test_an_image_that_is_not_whole_is_neither_published_nor_booted(tmp_path, monkeypatch):
+    monkeypatch.setenv("ONEFLOWER_HOME", str(tmp_path / "home"))
+    image = tmp_path / MANIFEST["file"]
+    image.write_bytes(b"half an im")
+    said = "has 10 bytes, and its manifest says 205000000: it was not copied whole"
+    with pytest.raises(OneflowerError, match=said):
         render_command(manifest(tmp_path), tmp_path / "private", private=True)
     assert not (tmp_path / "private").exists()
+    (tmp_path / "image.json").rename(image.with_suffix(".json"))
+    with pytest.raises(OneflowerError, match=said):
+        serve(image=image)
 
 
 def test_what_is_not_a_manifest_and_an_image_without_a_pinned_list_are_named(tmp_path):

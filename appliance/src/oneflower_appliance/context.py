@@ -20,6 +20,7 @@ _ASSIGNMENT = re.compile(
     r"""(?:export[ \t]+)?(?P<key>[A-Za-z_][A-Za-z0-9_]*)=(?P<value>(?:'[^']*'|\\')*)[ \t]*(?:\n|\Z)"""
 )
 _PIECE = re.compile(r"'([^']*)'|\\(')")
+FAILED = "context.failed"  # beside context.sh where the guest could not get it: why
 
 
 def parse_context(text: str) -> dict[str, str]:
@@ -51,11 +52,20 @@ def read_context(folder: Path) -> dict[str, str]:
     try:
         return parse_context(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
+        if reason := _reason(folder):
+            raise OneflowerError(reason, "", ExitCode.ENVIRONMENT) from error
         raise OneflowerError(
-            f"Cannot read the VM's context at {path}: {error}.",
+            f"Cannot read the VM's context at {path}: {getattr(error, 'strerror', None) or error}.",
             "Check that the VM template has a CONTEXT section and that the context disk is mounted there.",
             ExitCode.ENVIRONMENT,
         ) from error
+
+
+def _reason(folder: Path) -> str:
+    try:
+        return (folder / FAILED).read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def read_token(folder: Path) -> str:

@@ -77,6 +77,7 @@ def serve(
     ] = None,
 ) -> None:
     """Run the local cloud here, until Ctrl-C, for other tools: pyone, curl, oneflow, onegate."""
+    from oneflower.images.app_image import checked_image, manifest_of  # noqa: PLC0415
     from oneflower.local import daemon  # noqa: PLC0415
     from oneflower.local.home import LocalHome  # noqa: PLC0415
 
@@ -87,6 +88,8 @@ def serve(
             "Stop it with `oneflower local stop`; federations keep running.",
             ExitCode.CONFLICT,
         )
+    if image and image.is_file() and manifest_of(image).is_file():
+        checked_image(image)
     options = ["--pace", pace, "--stay", *(["--standard-ports"] if ports is Ports.STANDARD else [])]
     options += ["--image", str(image)] if image else []
     found = daemon.start(home, options)

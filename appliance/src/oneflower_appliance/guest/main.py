@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oneflower_appliance import scripts
-from oneflower_appliance.context import read_context, read_token
+from oneflower_appliance.context import FAILED, read_context, read_token
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.guest import disc, identity, mounting, start_script
@@ -52,7 +52,9 @@ def prepare() -> None:
         context = read_context(disc.FOLDER)
     except OneflowerError as error:
         say(error.sentence, 3)
+        write_atomic(disc.FOLDER / FAILED, error.sentence, SHARED)
         return
+    (disc.FOLDER / FAILED).unlink(missing_ok=True)
     say(f"the context of VM {context.get('VMID', '(without a number)')} is read")
     if disc.own_context_is_installed():
         say("one-context is installed, and sets up network, name and keys")
