@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import itertools
 import json
+import math
 import re
 import socket
 import ssl
@@ -117,14 +118,29 @@ class Sample:
     """What one run of the app took: `seconds` and CPU seconds a round, peak MB of a process, what the model gave."""
 
     def __init__(self, stamps: Path, cpu: float, peak: float) -> None:
-        lines = [json.loads(line) for line in stamps.read_text().splitlines()]
-        starts = [line["at"] for line in lines if line["what"] == "round"]
-        rounds = [after - before for before, after in itertools.pairwise(starts)]
-        self.seconds = statistics.median(rounds[1:])
+        rounds, self.values = rounds_of(stamps)
+        self.seconds = middle(rounds)
         self.first = rounds[0]
         self.cpu = cpu / len(rounds)
         self.peak = peak
-        self.values = [line["value"] for line in lines if line["what"] == "value"]
+
+
+def rounds_of(stamps: Path) -> tuple[list[float], list[float]]:
+    """Return the seconds of each round, and what the new model of each gave, from what an app noted."""
+    lines = [json.loads(line) for line in stamps.read_text().splitlines()]
+    starts = [line["at"] for line in lines if line["what"] == "round"]
+    rounds = [after - before for before, after in itertools.pairwise(starts)]
+    return rounds, [line["value"] for line in lines if line["what"] == "value"]
+
+
+def middle(rounds: list[float]) -> float:
+    """Return the median seconds of the rounds after the first."""
+    return statistics.median(rounds[1:])
+
+
+def size_of(model: str) -> int:
+    """Return the bytes of a model."""
+    return 4 * sum(math.prod(shape) for shape in MODELS[model][1])
 
 
 class Models:
@@ -276,9 +292,8 @@ def main() -> None:
         models = Models(bench, folder, options.nodes, options.rounds)
         try:
             for model in options.models:
-                title, shapes = MODELS[model]
-                size = 4 * sum(_product(shape) for shape in shapes)
-                bytes_alone = min(plain(size, options.nodes, folder) for _ in range(3))
+                title = MODELS[model][0]
+                bytes_alone = min(plain(size_of(model), options.nodes, folder) for _ in range(3))
                 ours = models.run(model)
                 stock = models.run(model, "FL_EXECUTION=stock") if options.stock else None
                 if stock and stock.values != ours.values:
@@ -298,13 +313,6 @@ def main() -> None:
             daemon.stop(bench.home)
     if options.output:
         options.output.write_text(json.dumps(figures, indent=1))
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    total = 1
-    for length in shape:
-        total *= length
-    return total
 
 
 if __name__ == "__main__":

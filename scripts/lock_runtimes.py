@@ -1,7 +1,8 @@
-"""Pin what is installed outside uv.lock, with the hashes of all wheels: the runtimes, and uv itself.
+"""Pin what is installed outside uv.lock, with the hashes of all wheels: the runtimes, uv itself, and NVFLARE.
 
-Writes src/oneflower/runtimes/locks/*.txt for each supported series of Flower, and scripts/uv.txt. With the names of
-frameworks, only their lists are written, and what the list of scikit-learn or PyTorch has too stays at its release.
+Writes src/oneflower/runtimes/locks/*.txt for each supported series of Flower, scripts/uv.txt and
+scripts/peers/nvflare.txt. With the names of frameworks, only their lists are written, and what the list of scikit-learn
+or PyTorch has too stays at its release.
 
 usage: python scripts/lock_runtimes.py [FRAMEWORK ...]
 """
@@ -18,6 +19,8 @@ from uv import find_uv_bin
 from oneflower.runtimes.runtime import NO_FRAMEWORK, pinned_list
 from oneflower_appliance.parameters import FLOWER_MINORS
 from oneflower_appliance.use_cases import FRAMEWORKS
+
+NVFLARE = "nvflare==2.9.0"
 
 
 def lock(*wanted: str, like: Path | None = None) -> str:
@@ -39,4 +42,6 @@ if __name__ == "__main__":
             text = lock(f"flwr=={release}", *wanted[name], like=near if named else None)
             pinned_list(release, name).write_text(text, encoding="utf-8")
     if not named:
-        (Path(__file__).parent / "uv.txt").write_text(lock(f"uv=={version('uv')}"), encoding="utf-8")
+        here = Path(__file__).parent
+        (here / "uv.txt").write_text(lock(f"uv=={version('uv')}"), encoding="utf-8")
+        (here / "peers" / "nvflare.txt").write_text(lock(NVFLARE), encoding="utf-8")

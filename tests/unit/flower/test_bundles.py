@@ -221,6 +221,10 @@ def test_a_model_that_a_node_has_is_not_fetched_again(wire, monkeypatch):
     kept = bundle_client.Kept()
     wire.pull = bundle_client._fetching(inflatable_utils.pull_objects, kept)
     assert wire.fetch(wire.node, wire.model) == wire.model
+    kept.expire()
+    assert kept.objects == {}, "what is not confirmed may be anything"
+    wire.fetch(wire.node, wire.model)
+    kept.confirm()
     session, _, again = wire.opened(RecordDict({"arrays": MODEL["arrays"], "config": ConfigRecord({"round": 2})}))
     new = {name: content for name, content in again.items() if name not in wire.model}
     assert len(new) < 5
@@ -230,6 +234,7 @@ def test_a_model_that_a_node_has_is_not_fetched_again(wire, monkeypatch):
     assert found == again
     [body] = wire.node.posted
     assert bundles.read_wanted(bundles.Request.read(body).payload) == list(new)
+    kept.confirm()
     assert kept.objects == again
     found.clear()  # as Flower does
     kept.expire()

@@ -300,7 +300,7 @@ def test_a_supernode_that_does_not_receive_its_bundles_has_few_of_them_in_memory
     fleet = FleetDoor(flower, flower, None)
     asyncio.run(scenario())
     assert statuses.count(200) == 5
-    assert statuses.count(429) == 2
+    assert statuses.count(503) == 2
     assert sorted(dropped) == ["another"] + ["greedy"] * 4
     assert not fleet._giving
 

@@ -14,12 +14,12 @@ def test_a_reply_to_a_dropped_message_is_not_taken_for_that_to_the_next(monkeypa
     state = SimpleNamespace(msg_store={})
     incoming, replies, sent = ["dropped", "next"], [], []
 
-    def pull(state):
+    def pull(state, object_store, receive):
         message = incoming.pop(0)
         state.msg_store[message] = None
         return None if message == "dropped" else 5
 
-    def push(state, object_store):
+    def push(state, object_store, send, push_object):
         if not replies:
             replies.append("next")  # its ClientApp takes longer
         message = replies.pop(0)
@@ -29,10 +29,11 @@ def test_a_reply_to_a_dropped_message_is_not_taken_for_that_to_the_next(monkeypa
     loop = SimpleNamespace(_pull_and_store_message=pull, _push_messages=push)
     monkeypatch.setattr(internals, "node_loop", lambda: loop)
     nodeloop.answer_in_turn()
-    assert loop._pull_and_store_message(state=state) is None
+    one_turn = {"state": state, "object_store": None, "receive": None}
+    assert loop._pull_and_store_message(**one_turn) is None
     replies.append("dropped")
-    assert loop._pull_and_store_message(state=state) == 5
-    loop._push_messages(state=state, object_store=None)
+    assert loop._pull_and_store_message(**one_turn) == 5
+    loop._push_messages(state=state, object_store=None, send=None, push_object=None)
     assert sent == ["dropped", "next"]
     assert state.msg_store == {}
 

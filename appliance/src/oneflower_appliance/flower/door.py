@@ -103,7 +103,8 @@ class FleetDoor:
         """Answer with a bundle, which is in memory until the SuperNode has received it."""
         visit: Visit = scope["state"][VISIT]
         if self._giving[visit.who] >= _BUNDLES:
-            await PlainTextResponse(f"Ask for {_BUNDLES} bundles at a time.\n", 429, _CLOSE)(scope, receive, send)
+            # Flower's client tries this again. Earlier connections of the node may be broken, without a word of it.
+            await PlainTextResponse(f"Ask for {_BUNDLES} bundles at a time.\n", 503, _CLOSE)(scope, receive, send)
             return
         self._giving[visit.who] += 1
         try:

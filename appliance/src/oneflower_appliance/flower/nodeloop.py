@@ -3,7 +3,8 @@
 The loop takes a message, waits for *a* reply, and sends it. If a run is stopped while the loop takes one of its
 messages, Flower drops the message but not its task. The loop then takes the reply to that task for the reply to its
 next message. From there on each reply is one message too late, and a round waits forever. Also, if a ClientApp dies
-with its reply half sent, the loop waits forever for the rest.
+with its reply half sent, the loop waits forever for the rest. A message that cannot be fetched, because its objects are
+gone or are wrong, and a reply that cannot be sent are given up without a word; here the node reports it.
 """
 
 from __future__ import annotations
@@ -23,26 +24,34 @@ def answer_in_turn() -> None:
     taken: dict[str, Any] = {}
 
     @functools.wraps(pull)
-    def pulling(state: Any, **arguments: Any) -> int | None:
+    def pulling(state: Any, object_store: Any, receive: Any, **arguments: Any) -> int | None:
         before = set(state.msg_store)
-        run_id: int | None = pull(state=state, **arguments)
+        receive = Noted(receive)
+        run_id: int | None = pull(state=state, object_store=object_store, receive=receive, **arguments)
         taken.clear()
         taken.update({key: entry for key, entry in state.msg_store.items() if key not in before})
+        if run_id is None and receive.answer is not None and not taken:
+            message = receive.answer[0]
+            loop._insert_message(_error(state, message, "could not fetch this message"), state, object_store)  # noqa: SLF001
+            return int(message.metadata.run_id)
         return run_id
 
     @functools.wraps(push)
-    def pushing(state: Any, object_store: Any, **arguments: Any) -> None:
+    def pushing(state: Any, object_store: Any, send: Any, push_object: Any, **arguments: Any) -> None:
         objects = ReplyObjects(object_store, state)
-        push(state=state, object_store=objects, **arguments)
+        calls = {"send": Noted(send), "push_object": Noted(push_object)}
+        push(state=state, object_store=objects, **calls, **arguments)
         # A message is forgotten when its reply is sent.
         while taken.keys() & set(state.msg_store):
-            push(state=state, object_store=objects, **arguments)
-        if objects.gave_up:
+            push(state=state, object_store=objects, **calls, **arguments)
+        failed = objects.gave_up or any(call.failed for call in calls.values())
+        if failed and taken:
             # The SuperLink has half of the reply, and this error replaces it.
             state.msg_store.update(taken)
             runs = {entry.message.metadata.run_id for entry in taken.values()}
-            answer_for(state, runs, "died before it had sent its whole reply")
-            push(state=state, object_store=object_store, **arguments)
+            how = "died before it had sent its whole reply" if objects.gave_up else "gave a reply that cannot be sent"
+            answer_for(state, runs, how)
+            push(state=state, object_store=object_store, send=send, push_object=push_object, **arguments)
 
     loop._pull_and_store_message, loop._push_messages = pulling, pushing  # noqa: SLF001
 
@@ -59,6 +68,33 @@ def answer_for(state: Any, runs: set[int], how: str) -> None:
             if metadata.run_id in runs and not metadata.reply_to_message_id:
                 entry.is_retrieved = True  # Flower answers only what a ClientApp has seen
         state._store_error_replies(runs, reason)  # noqa: SLF001
+
+
+def _error(state: Any, message: Any, what: str) -> Any:
+    from flwr.app import Error, Message  # noqa: PLC0415 - Flower is imported when it is needed
+
+    code = internals.node_states().CLIENT_APP_CRASHED_ERROR.code
+    return Message(Error(code, f"Node {state.get_node_id()} {what}."), reply_to=message)
+
+
+class Noted:
+    """One of the loop's functions: its last answer, and whether it failed for another reason than the end of a run."""
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+        self.answer: Any = None
+        self.failed = False
+
+    def __call__(self, *args: Any) -> Any:
+        """Call it."""
+        try:
+            self.answer = self._function(*args)
+        except internals.run_errors().RunNotRunningException:
+            raise
+        except Exception:
+            self.failed = True
+            raise
+        return self.answer
 
 
 class ReplyObjects:

@@ -68,6 +68,14 @@ def _takes(owner: Callable[[], Any], function: str, *parameters: str) -> tuple[P
 
 _PULL = _takes(internals.node_loop, "_pull_and_store_message", "state", "object_store", "get_run")
 _PUSH = _takes(internals.node_loop, "_push_messages", "state", "object_store")
+_IN_TURN = (
+    *_PULL,
+    *_takes(internals.node_loop, "_pull_and_store_message", "receive"),
+    *_PUSH,
+    *_takes(internals.node_loop, "_push_messages", "send", "push_object"),
+    *_takes(internals.node_loop, "_insert_message", "msg", "state", "store"),
+    *_at(internals.run_errors, "RunNotRunningException"),
+)
 _ANSWER_FOR = (
     *_at(internals.node_states, "CLIENT_APP_CRASHED_ERROR"),
     *_at(internals.node_state, "_store_error_replies", "get_node_id", "lock_msg_store", "msg_store"),
@@ -170,8 +178,7 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
     Feature.NODE_DOOR: _at(internals.supernode_command, "flower_supernode", "uvicorn"),
     Feature.NODE_ID: _at(internals.node_state, "set_node_id"),
     Feature.ANSWER_IN_TURN: (
-        *_PULL,
-        *_PUSH,
+        *_IN_TURN,
         *_ANSWER_FOR,
         *_at(internals.node_state, "get_tasks"),
         *_at(internals.object_store, "get"),
@@ -223,6 +230,7 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
     ),
     Feature.NODE_QUESTIONS: (
         *_PULL,
+        *_takes(internals.node_loop, "_pull_and_store_message", "confirm_message_received"),
         *_at(internals.node_loop, "time"),
         *_takes(internals.node_loop, "register_signal_handlers", "exit_handlers"),
         *_at(internals.node_application, "create_app"),

@@ -65,18 +65,27 @@ def _at(work: _Fetching | _Sending) -> Iterator[None]:
 
 
 class Kept:
-    """What a SuperNode fetched last. The model that it evaluates is the one that it trains next."""
+    """What a SuperNode fetched last. The model that it evaluates is the one that it trains next.
+
+    It is kept when it is confirmed: then all of it is in the store of the SuperNode, which has checked the hashes.
+    """
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
+        self._fetched: dict[str, bytes] = {}
         self._since = 0.0
 
-    def renew(self, objects: dict[str, bytes]) -> None:
-        """Keep these objects, and no others."""
-        self.objects, self._since = objects, time.monotonic()
+    def fetched(self, objects: dict[str, bytes]) -> None:
+        """Keep these objects, and no others, as soon as they are confirmed."""
+        self._fetched = objects
+
+    def confirm(self) -> None:
+        """Keep what was fetched."""
+        self.objects, self._fetched, self._since = self._fetched, {}, time.monotonic()
 
     def expire(self) -> None:
         """Drop what nobody has needed for long. Called from time to time while there is nothing to do."""
+        self._fetched = {}
         if time.monotonic() - self._since > KEPT_FOR:
             self.objects = {}
 
@@ -116,7 +125,7 @@ def _fetching(stock: Callable[..., dict[str, bytes]], kept: Kept | None = None) 
         if left:
             work.contents |= stock(left, pull_object_fn, **limits)
         if kept is not None:
-            kept.renew(dict(work.contents))
+            kept.fetched(dict(work.contents))
         return work.contents
 
     return pull_objects

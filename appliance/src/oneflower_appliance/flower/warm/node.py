@@ -71,8 +71,12 @@ class WarmNode:
             return poll
 
         @functools.wraps(pull)
-        def pulling(**arguments: Any) -> int | None:
-            run_id: int | None = pull(**arguments)
+        def pulling(*, confirm_message_received: Callable[..., Any], **arguments: Any) -> int | None:
+            def confirming(*args: Any) -> None:
+                confirm_message_received(*args)
+                self._kept.confirm()
+
+            run_id: int | None = pull(confirm_message_received=confirming, **arguments)
             if run_id is None:
                 self._kept.expire()
             # Its task was created before its content was there, so it is offered now.
