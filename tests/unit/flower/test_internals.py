@@ -40,9 +40,9 @@ def assigned(function):
     pairs = []
     for node in ast.walk(function):
         if isinstance(node, ast.Assign):
-            [target] = node.targets
-            several = isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple)
-            pairs += zip(target.elts, node.value.elts, strict=True) if several else [(target, node.value)]
+            for target in node.targets:
+                several = isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple)
+                pairs += zip(target.elts, node.value.elts, strict=True) if several else [(target, node.value)]
     return {ast.unparse(target): owner(value) for target, value in pairs if owner(value)}
 
 

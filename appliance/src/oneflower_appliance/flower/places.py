@@ -256,6 +256,11 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_takes(internals.serverapp_task, "run_", "grid"),
         *_at(internals.grid_class, "push_messages", "pull_messages"),
     ),
+    Feature.LAST_LINES: (
+        *_takes(internals.serverapp_task, "start_log_uploader", "log_queue"),
+        *_takes(internals.serverapp_task, "flush_logs", "log_queue"),
+        *_at(internals.flower_log, "time"),
+    ),
     Feature.SERVERAPP_FOLDER: (*_at(internals.grid_class, "set_run"), *_at(internals.serverapp_task, "run_")),
     Feature.SERVERAPP_PACKAGES: _at(internals.serverapp_task, "install_from_fab"),
     Feature.CLIENTAPP: _at(internals.clientapp_command, "flwr_clientapp"),

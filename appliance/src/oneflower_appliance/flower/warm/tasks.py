@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from oneflower_appliance.flower import clientapp, internals, places, serverapp
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.warm.bundle_client import send_in_bundles
+from oneflower_appliance.flower.warm.last_lines import send_last_lines_at_once
 from oneflower_appliance.flower.warm.waits import WAITS, ask_to_wait, replace_sleep
 from oneflower_appliance.flower.warm.watch import DONE, Reports
 from oneflower_appliance.orders import FRAMEWORK_VARIABLE
@@ -238,6 +239,8 @@ def _do(order: dict[str, Any]) -> None:
         sys.argv += ["--root-certificates", order["root_certificates_path"]]
     if kind == "flwr-serverapp" and places.have(Feature.HELD_QUESTIONS):
         replace_sleep(internals.grid(), WAITS.sleep_of_the_grid)
+    if kind == "flwr-serverapp" and places.have(Feature.LAST_LINES):
+        send_last_lines_at_once()
     if places.have(Feature.BUNDLES):
         send_in_bundles(internals.inflatables(), *([internals.grid()] if kind == "flwr-serverapp" else []))
     COMMANDS[kind]()
