@@ -80,7 +80,7 @@ WAITS = Waits()
 class _Clock:
     """Stands for the module `time` in one of Flower's modules, with another sleep."""
 
-    def __init__(self, sleep: Callable[[float], None]) -> None:
+    def __init__(self, sleep: Callable[[float], object]) -> None:
         self.sleep = sleep
 
     def __getattr__(self, name: str) -> Any:
@@ -98,6 +98,6 @@ def ask_to_wait() -> None:
     client.__init__ = __init__  # type: ignore[method-assign]
 
 
-def replace_sleep(module: Any, sleep: Callable[[float], None]) -> None:
+def replace_sleep(module: Any, sleep: Callable[[float], object]) -> None:
     """Replace the sleep of the loop in one of Flower's modules."""
     module.time = _Clock(sleep)
