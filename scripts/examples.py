@@ -21,10 +21,10 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import psutil
@@ -33,6 +33,9 @@ from uv import find_uv_bin
 from oneflower import Federation, local_cloud
 from oneflower.cloud.app_output import AppOutput
 from oneflower_appliance.errors import OneflowerError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 PAGE = Path(__file__).parent.parent / "docs/apps.md"
 BEGIN, END = "<!-- Written by scripts/examples.py. -->\n", "<!-- The end of what it writes. -->\n"
@@ -186,21 +189,43 @@ def run_stock(example: Example, folder: Path) -> tuple[str, str]:
     """Run with stock Flower's simulation; return its log, and what went wrong."""
     home = folder.parent / "flwr"
     home.mkdir()
+    with simulation(home, example.supernodes):
+        return simulate([find_uv_bin(), "--directory", str(folder), "run", "flwr"], Path(), home, Path.cwd())
+
+
+@contextmanager
+def simulation(home: Path, supernodes: int) -> Iterator[None]:
+    """Make the folder `home` one from which stock Flower simulates, and end what it leaves running."""
     config = '[superlink]\ndefault = "here"\n[superlink.here]\naddress = ":local:"\n'
-    (home / "config.toml").write_text(f"{config}options.num-supernodes = {example.supernodes}\n")
-    own = {"FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0", "UV_COMPILE_BYTECODE": "1", "NO_COLOR": "1"}
-    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"} | own
+    (home / "config.toml").write_text(f"{config}options.num-supernodes = {supernodes}\n")
     try:
-        for _ in range(3):  # Flower gives its SuperLink 15 seconds to start, which a busy machine may not keep
-            done = subprocess.run(
-                [find_uv_bin(), "--directory", str(folder), "run", "flwr", "run", ".", "--stream"],
-                capture_output=True, text=True, check=False, env=environment,
-            )  # fmt: skip
-            log = re.sub(r"\x1b\[\d*m", "", done.stdout + done.stderr)
-            if "Failed to start local SuperLink" not in log:
-                break
+        yield
     finally:
         _end_processes(home)
+
+
+def surroundings(home: Path, programs: Path) -> dict[str, str]:
+    """Return the environment of Flower's commands, which are in the folder `programs`."""
+    flower = {"FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+    path = {"PATH": f"{programs}:{os.environ['PATH']}"}
+    return flower | path | {"UV_COMPILE_BYTECODE": "1", "NO_COLOR": "1"}
+
+
+def simulate(flwr: Sequence[str], app: Path, home: Path, place: Path) -> tuple[str, str]:
+    """Run an app with stock Flower's simulation, in the folder `place`; return its log, and what went wrong.
+
+    `flwr` is Flower's command.
+    """
+    own = surroundings(home, Path(flwr[0]).parent)
+    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"} | own
+    for _ in range(3):  # Flower gives its SuperLink 15 seconds to start, which a busy machine may not keep
+        done = subprocess.run(
+            [*flwr, "run", str(app), "--stream"],
+            capture_output=True, text=True, check=False, env=environment, cwd=place,
+        )  # fmt: skip
+        log = re.sub(r"\x1b\[\d*m", "", done.stdout + done.stderr)
+        if "Failed to start local SuperLink" not in log:
+            break
     print(log)
     failed = done.returncode or "finished:failed" in log or "ERROR" in log
     return log, log.strip().splitlines()[-1] if failed else ""

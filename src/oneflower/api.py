@@ -56,6 +56,12 @@ class _Runtimes:
         found = runtime.ensure(self.home.runtimes, version, framework, tell)
         return found.bin / "flwr", found.packages()
 
+    def needs(self, status: FederationStatus, package: str) -> Sequence[str]:
+        """Return what a package that the machines have needs, with its extras: lines of its metadata."""
+        from oneflower.runtimes import runtime  # noqa: PLC0415
+
+        return runtime.ensure(self.home.runtimes, status.version, status.framework).needs(package)
+
     def installed(self, status: FederationStatus) -> Installed:
         """Return the packages that the machines have: those of the pinned list, as they were put into the image."""
         from oneflower.images import wheels  # noqa: PLC0415

@@ -42,6 +42,32 @@ def test_a_line_of_an_app_is_there_is_missing_or_conflicts(line, missing, confli
     assert "".join(map(str, compared.conflicts)) == conflict
 
 
+NEEDS = {
+    "requests": ["idna>=2", "PySocks!=1.5.7,>=1.5.6; extra == 'socks'", "chardet<8; extra == 'old'"],
+    "httpx": ["anyio", "requests[socks]; extra == 'all'", "winsdk; extra == 'all' and sys_platform == 'win32'"],
+    "flwr": ["ray==2.51; extra == 'simulation'"],
+}
+
+
+@pytest.mark.parametrize(
+    ("line", "missing", "conflict"),
+    [
+        ("requests[socks]", "PySocks!=1.5.7,>=1.5.6", ""),
+        ("Requests[Socks,old]>=2", "PySocks!=1.5.7,>=1.5.6", "Requests[Socks,old], which needs chardet<8"),
+        ("requests[no-such-extra]", "", ""),
+        ("httpx[all]", "PySocks!=1.5.7,>=1.5.6", ""),  # the extra of another's extra
+        ("other[more]", "other[more]", ""),  # what is missing comes with its extras
+        ("flwr[simulation]", "", ""),
+    ],
+)
+def test_the_extras_that_a_line_names_are_looked_for_too(line, missing, conflict):
+    have = HAVE | {"requests": "2.34.0", "httpx": "0.28.1", "idna": "3.1", "chardet": "8.0"}
+    compared = compare([line], have, lambda name: NEEDS.get(name, []))
+    assert ", ".join(compared.missing) == missing
+    asked = f"{conflict} (the app's pyproject.toml), chardet==8.0 (the machines)" if conflict else ""
+    assert "".join(map(str, compared.conflicts)) == asked
+
+
 def test_what_an_app_needs_and_the_machines_lack_is_named_with_the_remedy():
     with pytest.raises(OneflowerError, match="needs a>1, b, which the machines of lab do not have") as caught:
         compare(["b", "a>1", "flwr"], HAVE).refuse_missing("mine", "lab", "Do without.")
@@ -78,6 +104,9 @@ class Machines:
 
     def flwr(self, version, framework, tell):
         return Path("flwr"), HAVE
+
+    def needs(self, status, package):
+        return []
 
     def app_packages(self, status, app, declaration):
         return self.own

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import FedXgbBagging, Strategy
+from flwr.serverapp.strategy import FedXgbBagging, FedXgbCyclic, Strategy
 from flwr.supercore.task_identity import TaskIdentity
 
 from oneflower_appliance.training import supervisor
@@ -36,6 +36,34 @@ def forest(leaf=0.5, **more):
     return json.dumps({"learner": {"gradient_booster": {"model": model}}}).encode()
 
 
+@pytest.fixture
+def boost(tmp_path, monkeypatch):
+    """Return a function that trains with trees that nodes send, and returns the model and the rows of the run."""
+    monkeypatch.setattr(Strategy, "start", Strategy.start)
+    for name, value in (("_task_id", 1), ("_run_id", 17), ("_node_id", 0)):
+        monkeypatch.setattr(TaskIdentity, name, value)
+    supervisor.supervise(tmp_path / "runs", tmp_path / "checkpoints")
+
+    def train(strategy, rounds, trees_of):
+        class Grid(federation.Grid):
+            def _answer(self, message):
+                node, kind = message.metadata.dst_node_id, message.metadata.message_type
+                content = RecordDict({"metrics": MetricRecord({"num-examples": 1})})
+                if kind == "train":
+                    grown = trees_of(node, message.content["config"]["server-round"])
+                    content["arrays"] = ArrayRecord([np.frombuffer(grown, dtype=np.uint8)])
+                reply = Message(content, reply_to=message)
+                reply.metadata.__dict__["_src_node_id"] = node
+                return reply
+
+        start = ArrayRecord([np.zeros(0, dtype=np.uint8)])
+        result = strategy.start(grid=Grid(None, {}, 3), initial_arrays=start, num_rounds=rounds)
+        lines = (tmp_path / "runs" / "17" / "metrics.jsonl").read_text().splitlines()
+        return result.arrays["0"].numpy().tobytes(), [json.loads(line) for line in lines]
+
+    return train
+
+
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
@@ -48,29 +76,34 @@ def forest(leaf=0.5, **more):
         (forest(leaf=1e30), "its trees have a value that is too large: 1e+30"),
     ],
 )
-def test_trees_that_would_end_the_run_are_left_out_and_the_node_is_named(tmp_path, monkeypatch, bad, reason):
-    class Grid(federation.Grid):
-        def _answer(self, message):
-            node, kind = message.metadata.dst_node_id, message.metadata.message_type
-            content = RecordDict({"metrics": MetricRecord({"num-examples": 1})})
-            if kind == "train":
-                grown = np.frombuffer(bad if node == 101 else forest(), dtype=np.uint8)
-                content["arrays"] = ArrayRecord([grown])
-            reply = Message(content, reply_to=message)
-            reply.metadata.__dict__["_src_node_id"] = node
-            return reply
-
-    monkeypatch.setattr(Strategy, "start", Strategy.start)
-    for name, value in (("_task_id", 1), ("_run_id", 17), ("_node_id", 0)):
-        monkeypatch.setattr(TaskIdentity, name, value)
-    supervisor.supervise(tmp_path / "runs", tmp_path / "checkpoints")
-    start = ArrayRecord([np.zeros(0, dtype=np.uint8)])
-    result = FedXgbBagging().start(grid=Grid(None, {}, 3), initial_arrays=start, num_rounds=2)
-    grown = json.loads(result.arrays["0"].numpy().tobytes())["learner"]["gradient_booster"]["model"]["trees"]
+def test_trees_that_would_end_the_run_are_left_out_and_the_node_is_named(boost, bad, reason):
+    model, rows = boost(FedXgbBagging(), 2, lambda node, _: bad if node == 101 else forest())
+    grown = json.loads(model)["learner"]["gradient_booster"]["model"]["trees"]
     assert len(grown) == 2 * 2 * 2, "two trees of two nodes in two rounds"
-    rows = [json.loads(line) for line in (tmp_path / "runs" / "17" / "metrics.jsonl").read_text().splitlines()]
     assert [(row["nodes"], row["failures"]) for row in rows] == [(2, 1), (2, 1)]
     assert [fault["reason"] for fault in rows[0]["faults"]] == [reason]
+
+
+UBJ = b"{L\0\0\0\0"  # XGBoost's binary format
+LINEAR = b'{"learner": {"gradient_booster": {"name": "gblinear", "model": {"weights": [1.0]}}}}'
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "reason"),
+    [
+        (forest(), b"\x80\x04 no trees", "its model has another format than the one that it was sent"),
+        (forest(), b"{}", "its model has another format than the one that it was sent"),
+        (forest(), b"", "its model is empty"),
+        (forest(), forest(leaf=float("nan")), "its trees have values that are not finite"),
+        (UBJ, b"[" * 100_000, "its model has another format than the one that it was sent"),
+        (LINEAR, forest(), "its model has another format than the one that it was sent"),
+    ],
+)
+def test_a_model_that_is_handed_on_is_not_replaced_by_one_that_nobody_can_read(boost, good, bad, reason):
+    model, rows = boost(FedXgbCyclic(), 3, lambda _, server_round: bad if server_round == 2 else good)
+    assert model == good
+    assert [(row["nodes"], row["failures"]) for row in rows] == [(1, 0), (0, 1), (1, 0)]
+    assert [fault["reason"] for fault in rows[1]["faults"]] == [reason]
 
 
 @pytest.mark.parametrize(

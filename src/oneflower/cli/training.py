@@ -9,7 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import click
 import typer
+from click.core import ParameterSource
 
 from oneflower.cli import screen
 from oneflower.cli.federations import Format, Name, Set, Supernodes, Timeout, deploy, remove, settings_of
@@ -73,10 +75,10 @@ def run(
     """Train an app on a federation, round by round, and save model, metrics and convergence plot."""
     from oneflower.cloud import Federation  # noqa: PLC0415
 
-    if resume and (app or rounds or config):
+    if resume and (app or rounds or config or _is_given("install", "ignore_versions")):
         raise OneflowerError(
-            "A resumed run keeps its app and its settings.",
-            "Leave out APP, --rounds and --config, or --resume.",
+            "A resumed run keeps its app, its settings and its packages.",
+            "Leave out APP, --rounds, --config, --install and --ignore-versions, or --resume.",
             ExitCode.USAGE,
         )
     if show_log and quiet:
@@ -93,6 +95,12 @@ def run(
         screen.show_json(result)
         return
     _summary(result, table)
+
+
+def _is_given(*options: str) -> bool:
+    """Whether one of these options of the command is on its command line. A variable sets them for all commands."""
+    context = click.get_current_context()
+    return any(context.get_parameter_source(option) is ParameterSource.COMMANDLINE for option in options)
 
 
 def _summary(result: RunResult, table: RunTable) -> None:

@@ -1,7 +1,7 @@
 """What an app asks for, compared with the packages that the machines have: what is missing, and what conflicts.
 
-The app's own declaration decides: `dependencies` in its pyproject.toml. Flower's extras do not count, because they are
-for simulations, and no machine has them.
+The app's own declaration decides: `dependencies` in its pyproject.toml, and the extras that they name. Flower's extras
+do not count, because they are for simulations, and no machine has them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from oneflower_appliance.app_packages import release_of
 from oneflower_appliance.errors import OneflowerError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    Needs = Callable[[str], Iterable[str]]  # what a package needs, with its extras: lines of its metadata
 
 _OURS = "oneflower-appliance"  # machines have it, though not as an installed package
+_FLOWER = "flwr"
 
 
 @dataclass(frozen=True)
@@ -66,17 +69,46 @@ def check_lines(lines: Iterable[str]) -> None:
             raise ValueError(f"the dependency {line!r} is not valid: {str(error).splitlines()[0]}") from error
 
 
-def compare(lines: Iterable[str], packages: Mapping[str, str]) -> Comparison:
-    """Compare lines of dependencies with `packages`: releases by normalised name, an empty text if not known."""
+def compare(lines: Iterable[str], packages: Mapping[str, str], needs: Needs = lambda _: ()) -> Comparison:
+    """Compare lines of dependencies with `packages`: releases by normalised name, an empty text if not known.
+
+    `needs` says what a package of the machines needs. Without it, extras of such packages are not checked.
+    """
     missing, conflicts = set[str](), set[Conflict]()
-    for wanted in map(Requirement, lines):
+    for wanted, origin in _with_extras(map(Requirement, lines), packages, needs):
         name = canonicalize_name(wanted.name)
-        if name == _OURS or (wanted.marker and not wanted.marker.evaluate({"extra": ""})):
-            continue
         release = release_of(name, packages)
-        wanted.marker = None
         if release is None:
             missing.add(str(wanted))
         elif release and not wanted.specifier.contains(release, prereleases=True):
-            conflicts.add(Conflict(f"{wanted.name}{wanted.specifier}", f"{name}=={release}"))
+            conflicts.add(Conflict(f"{origin}{wanted.name}{wanted.specifier}", f"{name}=={release}"))
     return Comparison(tuple(sorted(missing)), tuple(sorted(conflicts, key=str)))
+
+
+def _with_extras(
+    lines: Iterable[Requirement], packages: Mapping[str, str], needs: Needs
+) -> Iterator[tuple[Requirement, str]]:
+    """Yield the lines that count here, and those of the extras that they name, each with words for where it is from.
+
+    Extras of a package that is missing come with it.
+    """
+    left = [(line, "") for line in lines if not line.marker or line.marker.evaluate({"extra": ""})]
+    seen = set[str]()
+    while left:
+        wanted, origin = left.pop(0)
+        wanted.marker = None
+        name = canonicalize_name(wanted.name)
+        if name == _OURS or str(wanted) in seen:
+            continue
+        seen.add(str(wanted))
+        yield wanted, origin
+        if name != _FLOWER and wanted.extras and release_of(name, packages) is not None:
+            asked = f"{wanted.name}[{','.join(sorted(wanted.extras))}], which needs "
+            left += [(line, asked) for line in map(Requirement, needs(name)) if _is_of_extra(line, wanted.extras)]
+
+
+def _is_of_extra(line: Requirement, extras: Iterable[str]) -> bool:
+    marker = line.marker
+    if marker is None or marker.evaluate({"extra": ""}):
+        return False
+    return any(marker.evaluate({"extra": extra}) for extra in extras)

@@ -44,6 +44,9 @@ class Surroundings(Protocol):
     def flwr(self, version: str, framework: str, tell: Tell) -> tuple[Path, Mapping[str, str]]:
         """Return the `flwr` command of a release, and the packages that the machines have: releases by name."""
 
+    def needs(self, status: FederationStatus, package: str) -> Sequence[str]:
+        """Return what a package that the machines have needs, with its extras: lines of its metadata."""
+
     def installed(self, status: FederationStatus) -> Installed:
         """Return the packages that the machines have, as far as that is known without preparing anything."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -118,7 +119,8 @@ def _provide(
     observer: Observer,
 ) -> None:
     """Make sure that the machines have what an app needs, and install it if that was asked for."""
-    compared = compare(app.declaration.dependencies, packages)
+    needs = functools.partial(surroundings.needs, status)
+    compared = compare(app.declaration.dependencies, packages, needs)
     if not wanted.ignore_versions:
         compared.refuse_conflicts(app.name, status.name)
     if not compared.missing:

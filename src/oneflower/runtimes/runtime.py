@@ -18,6 +18,7 @@ import sys
 import tempfile
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,16 @@ class Runtime:
 
     def packages(self) -> dict[str, str]:
         """Return the releases of the packages that are installed, by normalised name."""
-        return installed(next(self.bin.parent.glob("lib/python*/site-packages")))
+        return installed(self._site)
+
+    def needs(self, package: str) -> list[str]:
+        """Return what a package needs, with its extras: lines of its metadata. None if it is not installed."""
+        found = distributions(name=package, path=[str(self._site)])
+        return [line for distribution in found for line in distribution.requires or ()]
+
+    @property
+    def _site(self) -> Path:
+        return next(self.bin.parent.glob("lib/python*/site-packages"))
 
 
 def installed(folder: Path) -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import Array, ArrayRecord
-from flwr.serverapp.strategy import FedXgbBagging
 
 from oneflower_appliance.training import trees
 from oneflower_appliance.training.asked import Asked
@@ -79,7 +78,7 @@ class MessageRun(SupervisedRun):
         number = self._number(server_round)
         if self._keep_evaluated_again(number):
             return self._arrays, None
-        of_trees = trees.fault_of if isinstance(self._strategy, FedXgbBagging) else None
+        of_trees = trees.guard_of(self._strategy, self._arrays)
         sound, reasons = sift(map(update_of, self._asked.sort(replies)), self._arrays, of_trees)
         for node, reason in reasons.items():
             self._asked.blame(node, "left out", reason)

@@ -1,21 +1,67 @@
-"""Finds trees that would ruin a model of FedXgbBagging, or end the run: Flower checks nothing in XGBoost's JSON."""
+"""Finds trees that would ruin a model of FedXgbBagging or FedXgbCyclic, or end the run: Flower checks nothing in them.
+
+FedXgbBagging puts the trees of all nodes together, so they are XGBoost's JSON. FedXgbCyclic only hands on what the last
+node sent, so it may be in any format, but in the same one in each round.
+"""
 
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from oneflower_appliance.use_cases import TREE_STRATEGIES
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flwr.app import Array
+    from flwr.app import Array, ArrayRecord
     from numpy.typing import NDArray
 
+    from oneflower_appliance.training.guard import FaultOf
+
 _TOO_LARGE = 1e6  # of a leaf: log-odds, or the unit of the label
+_GBTREE = "gbtree"  # XGBoost's name of a model that has trees, and nothing else
 _LEAF = -1  # in place of a child
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+
+
+def guard_of(strategy: object, model: ArrayRecord) -> FaultOf | None:
+    """Return what finds faults in the trees that nodes send, None if the strategy, of either API, combines no trees.
+
+    `model` is what the nodes were sent.
+    """
+    bagging, cyclic = TREE_STRATEGIES
+    names = {kind.__name__ for kind in type(strategy).__mro__}
+    if cyclic in names:
+        return partial(_fault_of_next, list(model.values()))
+    return fault_of if bagging in names else None
+
+
+def _fault_of_next(before: Sequence[Array], arrays: Sequence[tuple[str, Array]]) -> str:
+    """Return what is wrong with the model that takes the place of the one `before`, or an empty text."""
+    content = b"".join(array.numpy().tobytes() for _, array in arrays)
+    known = b"".join(array.numpy().tobytes() for array in before)
+    if not content:
+        return "its model is empty"
+    if known and _format(content) != _format(known):
+        return "its model has another format than the one that it was sent"
+    return fault_of(arrays) if _format(content) == _GBTREE else ""
+
+
+def _format(content: bytes) -> str:
+    """Return the format of a model: that of trees in XGBoost's JSON, other JSON, or how it begins."""
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return content[:2].hex()
+    try:
+        booster = found["learner"]["gradient_booster"]
+        return str(booster.get("name", _GBTREE))
+    except (LookupError, TypeError, AttributeError):
+        return "JSON"
 
 
 def fault_of(arrays: Sequence[tuple[str, Array]]) -> str:

@@ -15,6 +15,7 @@ from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.legacy.arrays import to_parameters, to_record
 from oneflower_appliance.flower.legacy.node_ids import NodeIds
 from oneflower_appliance.flower.legacy.together import Together
+from oneflower_appliance.training import trees
 from oneflower_appliance.training.asked import Asked
 from oneflower_appliance.training.averages import average, plain
 from oneflower_appliance.training.guard import Update, sift
@@ -138,7 +139,8 @@ class LegacyRun(SupervisedRun):
     def aggregate_fit(self, server_round: int, results: Pairs, failures: Sequence[Any]) -> tuple[Any, Any]:
         """Aggregate the valid results, and save the model."""
         self._settle(results, failures)
-        sound, reasons = sift((_update(proxy, result) for proxy, result in results), self._arrays)
+        of_trees = trees.guard_of(self._strategy, self._arrays)
+        sound, reasons = sift((_update(proxy, result) for proxy, result in results), self._arrays, of_trees)
         for node, reason in reasons.items():
             self._asked.blame(node, "left out", reason)
         left_out = [(proxy, result) for proxy, result in results if int(proxy.cid) in reasons]
