@@ -42,6 +42,7 @@ BEGIN, END = "<!-- Written by scripts/examples.py. -->\n", "<!-- The end of what
 HUB = "https://huggingface.co"
 _NAMED_ON_HUB = re.compile(r"""(?:dataset=|load_dataset\(\s*|from_pretrained\(\s*)["']([\w.-]+(?:/[\w.-]+)?)["']""")
 _DOWNLOADS = re.compile(r"""["'](https://[^"'\s]+\.(?:tar\.gz|tgz|zip|json|csv|parquet))["']""")
+COLOUR = re.compile(r"\x1b\[\d*m")
 _RANDOM = re.compile(r"np\.random\.rand|random\.random|torch\.rand")
 _RECORD = re.compile(r"Aggregated MetricRecord: (\{.*\})")
 # As they are, these need other things than their code names: no data (a demonstration), and a server beside each node.
@@ -223,7 +224,7 @@ def simulate(flwr: Sequence[str], app: Path, home: Path, place: Path) -> tuple[s
             [*flwr, "run", str(app), "--stream"],
             capture_output=True, text=True, check=False, env=environment, cwd=place,
         )  # fmt: skip
-        log = re.sub(r"\x1b\[\d*m", "", done.stdout + done.stderr)
+        log = COLOUR.sub("", done.stdout + done.stderr)
         if "Failed to start local SuperLink" not in log:
             break
     print(log)

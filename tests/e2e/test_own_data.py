@@ -57,24 +57,35 @@ def evaluate(message, context):
 @server.main()
 def main(grid, context):
     arrays = ArrayRecord([np.zeros((1, 1)), np.zeros(1)])
-    FedAvg().start(grid=grid, initial_arrays=arrays, num_rounds=1)
+    held_out = load_dataset("acme/held-out", split="train").with_format("numpy")
+
+    def check(server_round, arrays):
+        slope, offset = arrays.to_numpy_ndarrays()
+        right = ((held_out["petal"][:] * slope[0, 0] + offset[0] > 0) == (held_out["label"][:] == 1)).mean()
+        return MetricRecord({"accuracy": float(right)})
+
+    FedAvg().start(grid=grid, initial_arrays=arrays, num_rounds=1, evaluate_fn=check)
 """
 
 
 def test_an_app_with_flwr_datasets_reads_its_data_set_from_the_data_folder(user):
     app, data, rng = user.folder / "app", user.folder / "data", np.random.default_rng(4)
+    own = user.folder / "superlink"  # which has another data set than the nodes
     (app / "flowers").mkdir(parents=True)
     (app / "pyproject.toml").write_text(PROJECT)
     (app / "flowers" / "__init__.py").touch()
     (app / "flowers" / "app.py").write_text(APP)
-    (data / "acme" / "flowers").mkdir(parents=True)
-    for split, rows in (("train", 101), ("test", 50)):
+    for path in (data / "acme" / "flowers", own / "acme" / "held-out"):
+        path.mkdir(parents=True)
+    for split, rows in (("train", 101), ("test", 50), ("held-out", 40)):
         labels = np.arange(rows) % 2
         table = np.column_stack([rng.normal(size=rows) + 5 * labels, labels])
         path = data / "acme" / "flowers" / f"{split}.csv"
+        if split == "held-out":
+            path = own / "acme" / split / "train.csv"
         np.savetxt(path, table, ("%.3f", "%d"), delimiter=",", header="petal,label", comments="")
-    before = sorted(data.rglob("*"))
-    user("up", "lab", "--set", f"FL_DATA_PATH={data}")
+    before = sorted([*data.rglob("*"), *own.rglob("*")])
+    user("up", "lab", "--set", f"FL_DATA_PATH={data}", "--set", f"FL_SERVER_DATA_PATH={own}")
     try:
         done = json.loads(user("run", "app", "-f", "lab", "--install", "-o", "json").stdout)
     finally:
@@ -82,4 +93,6 @@ def test_an_app_with_flwr_datasets_reads_its_data_set_from_the_data_folder(user)
     [row] = done["rows"]
     assert (row["nodes"], row["failures"]) == (2, 0)
     assert row["metrics"]["evaluate"]["accuracy"] > 0.95
-    assert sorted(data.rglob("*")) == before
+    assert row["metrics"]["server"]["accuracy"] > 0.95
+    assert not done["more"], "the data of the SuperLink are not a result"
+    assert sorted([*data.rglob("*"), *own.rglob("*")]) == before

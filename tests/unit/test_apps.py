@@ -34,6 +34,26 @@ optimizer.name = "sgd"
 """
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("server.py", "fl.server.start_server(config=c)", "server.py calls start_server.*into a server_fn"),
+        ("client.py", "fl.client.start_numpy_client(client=C())", "client.py calls start_numpy_client"),
+        ("notes.py", "restart_server_soon()", "it has no pyproject.toml\\."),
+        (
+            "pyproject.toml",
+            '[tool.flwr.components]\nserverapp = "s:app"\n',
+            r"rename its table \[tool.flwr.components\]",
+        ),
+        ("pyproject.toml", '[flower.components]\nserverapp = "s:app"\n', r"rename its table \[flower.components\]"),
+    ],
+)
+def test_what_was_written_before_there_were_apps_is_told_what_to_change(tmp_path, name, text, told):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(OneflowerError, match=told):
+        load_app(str(tmp_path), {})
+
+
 def test_a_prebuilt_app_follows_the_form_of_its_federation():
     app = load_app("image-classification", FORM)
     config = app.run_config(FORM, None, {})

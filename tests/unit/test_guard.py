@@ -84,6 +84,15 @@ def test_trees_that_would_end_the_run_are_left_out_and_the_node_is_named(boost, 
     assert [fault["reason"] for fault in rows[0]["faults"]] == [reason]
 
 
+def test_the_rounds_of_several_strategies_in_one_run_are_counted_through(boost, tmp_path):
+    for strategy in (FedXgbBagging(), FedXgbCyclic()):
+        _, rows = boost(strategy, 2, lambda *_: forest())
+    assert [(row["round"], row["rounds"], row["nodes"]) for row in rows] == [(1, 2, 3), (2, 2, 3), (3, 4, 1), (4, 4, 1)]
+    assert (
+        json.loads((tmp_path / "runs" / "17" / "result.json").read_text())["strategy"] == "FedXgbBagging, FedXgbCyclic"
+    )
+
+
 UBJ = b"{L\0\0\0\0"  # XGBoost's binary format
 LINEAR = b'{"learner": {"gradient_booster": {"name": "gblinear", "model": {"weights": [1.0]}}}}'
 

@@ -23,6 +23,7 @@ INVALID = {
     "FL_MIN_EVALUATE_CLIENTS": ["0", "-2"],
     "FL_MIN_AVAILABLE_CLIENTS": ["0", "1", "x"],
     "FL_MODEL": ["two words", "a;b", "resnet 18"],
+    "FL_SERVER_DATA_PATH": ["relative", '/with"quote', "/data\\"],
     "FL_DATA_PATH": ["relative", '/with"quote', "/with'quote", "data", "/with\\backslash", "/data\\"],
     "FL_PROXIMAL_MU": ["-0.1", "mu", "nan", "inf"],
     "FL_SERVER_LR": ["0", "-1", ""],

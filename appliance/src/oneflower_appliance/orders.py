@@ -23,6 +23,7 @@ Address = tuple[str, int]
 # The environment of Flower's processes.
 RUNS_VARIABLE = "ONEFLOWER_RUNS"  # the folder that has one folder for each run
 PACKAGES_VARIABLE = "ONEFLOWER_APP_PACKAGES"  # the folder with the packages that were installed for apps, if any
+SERVER_DATA_VARIABLE = "ONEFLOWER_SERVER_DATA"  # the folder with data for ServerApps, if any
 FORM_VARIABLE = "ONEFLOWER_FORM"  # the variables of the form that a ServerApp may read, as JSON
 LEVEL_VARIABLE = "ONEFLOWER_LOG_LEVEL"  # FL_LOG_LEVEL
 EXECUTION_VARIABLE = "ONEFLOWER_EXECUTION"  # FL_EXECUTION

@@ -157,6 +157,11 @@ PRIVACY = ("none", "dp-central", "dp-local")
 CONTROL_PORT, FLEET_PORT, SUPERNODE_PORT = 8000, 9092, 9094
 FLOWER_PORTS = (CONTROL_PORT, 9091, FLEET_PORT, 9093, SUPERNODE_PORT)
 
+
+def _is_data_path(value: Value) -> bool:
+    return bool(re.fullmatch(r"/[^\"'\\\x00-\x1f]*", str(value)))
+
+
 _AT_LEAST_ONE = _number(lambda n: n >= 1)
 _NOT_NEGATIVE = _number(lambda n: n >= 0)
 _POSITIVE = _number(lambda n: n > 0)
@@ -273,6 +278,9 @@ _SUPERLINK = [
     Parameter("FL_CHECKPOINT_PATH", Level.SUPERLINK, Kind.TEXT, "",
               "Folder for checkpoints, for example on a mounted volume. Empty = inside the appliance's folder",
               "an absolute path", check=lambda v: str(v).startswith("/"), only=_CHECKPOINTS),
+    Parameter("FL_SERVER_DATA_PATH", Level.SUPERLINK, Kind.TEXT, "",
+              "Folder with data that ServerApps evaluate on. Empty = data/ in the appliance",
+              "an absolute path without quotes and backslashes", check=_is_data_path),
     Parameter("FL_KEEP_RUNS", Level.SUPERLINK, Kind.NUMBER, "20",
               "How many runs are kept, with their results and checkpoints. When a run ends, the oldest go",
               "an integer of at least 1", check=_AT_LEAST_ONE),
@@ -332,8 +340,7 @@ _SUPERNODE = [
     Parameter("FL_DATA_PATH", Level.SUPERNODE, Kind.TEXT, "",
               "Folder with the node's data; {partition} stands for the node's number. Empty = data/ in the appliance",
               "an absolute path without quotes and backslashes",
-              check=lambda v: bool(re.fullmatch(r"/[^\"'\\\x00-\x1f]*", str(v))),
-              field=Field(Group.DATA, 1, "PATH")),
+              check=_is_data_path, field=Field(Group.DATA, 1, "PATH")),
     Parameter("FL_GPU_ENABLED", Level.SUPERNODE, Kind.BOOLEAN, "NO", "Use the GPU that is passed through", "YES or NO",
               field=Field(Group.NODES, 3, "GPU")),
     Parameter("FL_CUDA_VISIBLE_DEVICES", Level.SUPERNODE, Kind.TEXT, "all", "GPUs to use",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from oneflower.cloud.overrides import Overrides
     from oneflower.cloud.runconfig import Value
 
+_STARTS = re.compile(r"\b(start_server|start_client|start_numpy_client|start_simulation)\(")
 _ROUNDS = PARAMETERS["FL_NUM_ROUNDS"].key
 
 
@@ -82,14 +84,15 @@ def _read(folder: Path, *, prebuilt: bool) -> App:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise _not_an_app(folder, "it has no pyproject.toml") from error
+        raise _not_an_app(folder, f"it has no pyproject.toml{_script(folder)}") from error
     except (OSError, ValueError) as error:
         raise _not_an_app(folder, f"its pyproject.toml cannot be read: {error}") from error
     app = content.get("tool", {}).get("flwr", {}).get("app", {})
     components = app.get("components", {})
     for part in ("serverapp", "clientapp"):
         if not re.fullmatch(r"[\w.]+:\w+", str(components.get(part, ""))):
-            raise _not_an_app(folder, f"its pyproject.toml names no {part} in [tool.flwr.app.components]")
+            named = f"its pyproject.toml names no {part} in [tool.flwr.app.components]{_old_table(content)}"
+            raise _not_an_app(folder, named)
     project = content.get("project", {})
     declaration = Declaration.read(content)
     try:
@@ -98,6 +101,29 @@ def _read(folder: Path, *, prebuilt: bool) -> App:
         raise _not_an_app(folder, str(error)) from error
     config = flatten(app.get("config", {}))
     return App(project.get("name", folder.name), folder, config, declaration, prebuilt)
+
+
+def _script(folder: Path) -> str:
+    """Return which of its scripts starts Flower itself, as was usual before there were apps, or an empty text."""
+    for path in sorted(folder.glob("*.py")):
+        with suppress(OSError, ValueError):
+            if found := _STARTS.search(path.read_text(encoding="utf-8")):
+                return (
+                    f", and {path.name} calls {found[1]}, as before there were apps: move the strategy into a "
+                    "server_fn for ServerApp(server_fn=...), the client into a client_fn for ClientApp(client_fn=...)"
+                )
+    return ""
+
+
+def _old_table(content: Mapping[str, Any]) -> str:
+    """Return how to rename the table with the components that Flower read before 1.11, or an empty text."""
+    for tables in (("tool", "flwr", "components"), ("flower", "components")):
+        found: Any = content
+        for table in tables:
+            found = found.get(table) if isinstance(found, dict) else None
+        if found:
+            return f": rename its table [{'.'.join(tables)}]"
+    return ""
 
 
 def _not_an_app(folder: Path, why: str) -> OneflowerError:

@@ -11,7 +11,9 @@ import pytest
 from flwr.supernode.runtime import run_clientapp
 
 from oneflower_appliance.errors import OneflowerError
-from oneflower_appliance.flower.workplace import clientapp_works_in, tell_without_traceback
+from oneflower_appliance.flower import internals
+from oneflower_appliance.flower.workplace import clientapp_works_in, serverapp_works_in, tell_without_traceback
+from oneflower_appliance.orders import SERVER_DATA_VARIABLE
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +48,20 @@ def test_a_clientapp_works_in_its_runs_folder_and_only_the_last_runs_are_kept(mo
     assert (runs / "4" / "files").stat().st_mode & 0o077 == 0
     assert (data / "acme" / "flowers" / "train.csv").exists(), "the folder of a run is removed, the data are not"
     assert not any(name.startswith("HF_") for name in set(os.environ) - before)
+
+
+def test_a_serverapp_finds_the_data_of_its_superlink_which_are_no_result(monkeypatch, tmp_path):
+    data, runs = tmp_path / "data", tmp_path / "runs"
+    (data / "acme" / "flowers").mkdir(parents=True)
+    (data / "acme" / "flowers" / "test.csv").write_text("x\n1\n")
+    grid, task = SimpleNamespace(set_run=lambda *_: None), SimpleNamespace(run_=lambda *_: None)
+    monkeypatch.setattr(internals, "grid_class", lambda: grid)
+    monkeypatch.setattr(internals, "serverapp_task", lambda: task)
+    monkeypatch.setenv(SERVER_DATA_VARIABLE, str(data))
+    serverapp_works_in(runs)
+    grid.set_run(None, SimpleNamespace(run_id=17))
+    assert Path("acme/flowers/test.csv").read_text() == "x\n1\n"
+    assert not Path("acme/flowers/test.csv").resolve().is_relative_to(runs), "our API serves what is in the folder"
 
 
 def test_an_error_of_oneflowers_own_is_logged_without_a_traceback(caplog):

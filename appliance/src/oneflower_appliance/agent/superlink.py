@@ -11,6 +11,7 @@ from oneflower_appliance import __version__, attributes
 from oneflower_appliance.agent import flower_process as flower
 from oneflower_appliance.agent import packages, tls
 from oneflower_appliance.agent.admission import Admission
+from oneflower_appliance.agent.data_folder import data_folder
 from oneflower_appliance.agent.duties import Duties
 from oneflower_appliance.agent.expiry import Expiry
 from oneflower_appliance.agent.host_keys import host_keys
@@ -24,7 +25,7 @@ from oneflower_appliance.attributes import NOTHING, READY
 from oneflower_appliance.features_off import FOLDER_VARIABLE
 from oneflower_appliance.files import private_directory
 from oneflower_appliance.formats import join_address, split_address, split_names
-from oneflower_appliance.orders import FORM_VARIABLE, SuperLinkOrders
+from oneflower_appliance.orders import FORM_VARIABLE, SERVER_DATA_VARIABLE, SuperLinkOrders
 from oneflower_appliance.parameters import CONTROL_PORT, FLEET_PORT, Kind, Level, of_level
 from oneflower_appliance.process import Child
 from oneflower_appliance.roles import COORDINATOR
@@ -159,6 +160,9 @@ class SuperLink:
         flower.install_helpers(machine.home)
         form = {p.name: machine.settings[p.name] for p in of_level(Level.SUPERLINK) if p.kind is not Kind.PEM}
         environment = flower.environment(machine.home, machine.settings) | {FORM_VARIABLE: json.dumps(form)}
+        variable = "FL_SERVER_DATA_PATH"
+        if data := data_folder(variable, machine.settings.text(variable), machine.home):
+            environment[SERVER_DATA_VARIABLE] = str(data)
         environment[FOLDER_VARIABLE] = str(Shortfalls(machine).forget())
         self.child = Child(flower.prepare(self.name), environment, flower.log_flower)
         return f"Flower in process {self.child.pid}"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oneflower_appliance import __version__, attributes
 from oneflower_appliance.agent import flower_process as flower
 from oneflower_appliance.agent import gpu, packages
 from oneflower_appliance.agent.backoff import Patience
+from oneflower_appliance.agent.data_folder import data_folder
 from oneflower_appliance.agent.diagnosis import HungError, RefusedError
 from oneflower_appliance.agent.discovery import CLOSELY, PATIENCE, Discovery
 from oneflower_appliance.agent.journal import Step
@@ -21,7 +21,6 @@ from oneflower_appliance.agent.partition import Partitions
 from oneflower_appliance.agent.shortfalls import Shortfalls
 from oneflower_appliance.agent.trust import Trust
 from oneflower_appliance.attributes import NUM_PARTITIONS, PARTITION_ID, PARTITIONS, READY
-from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.features_off import FOLDER_VARIABLE
 from oneflower_appliance.files import write_atomic
 from oneflower_appliance.formats import split_node_config
@@ -29,14 +28,15 @@ from oneflower_appliance.orders import DATA_PATH, FRAMEWORK_VARIABLE, NodeReport
 from oneflower_appliance.parameters import SUPERNODE_PORT, Level
 from oneflower_appliance.process import Child
 from oneflower_appliance.roles import NODES
-from oneflower_appliance.volumes import entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from oneflower_appliance.agent.discovery import Found
     from oneflower_appliance.agent.machine import Machine
     from oneflower_appliance.agent.onegate import OneGate
+    from oneflower_appliance.errors import OneflowerError
 
 log = logging.getLogger(__name__)
 
@@ -180,17 +180,10 @@ class SuperNode:
     def _data(self) -> str:
         """Tell the ClientApp where this node's own data is, if there is any."""
         given = self._machine.settings.text("FL_DATA_PATH")
-        folder = Path(given.replace("{partition}", self._node_config.get("partition-id", "")))
-        if not given:
-            folder = self._machine.home / "data"
-            if not (folder.is_dir() and entries(folder)):
-                return "none of its own"
-        elif not folder.is_dir():
-            raise OneflowerError(
-                f"FL_DATA_PATH: the folder {folder} does not exist on this machine.",
-                "Mount the data there, or leave FL_DATA_PATH empty.",
-                ExitCode.ENVIRONMENT,
-            )
+        own = given.replace("{partition}", self._node_config.get("partition-id", ""))
+        folder = data_folder("FL_DATA_PATH", own, self._machine.home)
+        if folder is None:
+            return "none of its own"
         self._node_config.setdefault(DATA_PATH, str(folder))
         return f"in {folder}"
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, private_directory, write_atomic
 from oneflower_appliance.flower import internals, own_data
-from oneflower_appliance.orders import DATA_PATH
+from oneflower_appliance.orders import DATA_PATH, SERVER_DATA_VARIABLE
 from oneflower_appliance.run_folder import FAILURE, FILES, Failure
 
 if TYPE_CHECKING:
@@ -29,7 +29,10 @@ _KEPT_ON_NODES = 8  # runs
 
 
 def serverapp_works_in(runs: Path) -> None:
-    """Make this process's ServerApp work in its run's folder, and save the text of a `OneflowerError` there."""
+    """Make this process's ServerApp work in its run's folder, where it finds the SuperLink's data.
+
+    The text of a `OneflowerError` is saved beside it.
+    """
     grid, task = internals.grid_class(), internals.serverapp_task()
     set_run, run_app = grid.set_run, task.run_
     folders: list[Path] = []
@@ -38,6 +41,7 @@ def serverapp_works_in(runs: Path) -> None:
     def entering(self: Any, run: Any) -> None:
         set_run(self, run)
         folders.append(_enter(runs, run.run_id))
+        _offer(os.environ.get(SERVER_DATA_VARIABLE, ""), folders[-1])
 
     @functools.wraps(run_app)
     def running(*args: Any, **kwargs: Any) -> Any:
@@ -65,12 +69,7 @@ def clientapp_works_in(runs: Path) -> None:
         _message, context, run, _fab = found
         work = _enter(runs, run.run_id)
         os.utime(work.parent)
-        data = Path(str(context.node_config.get(DATA_PATH) or ""))
-        if data.is_absolute() and data.is_dir():
-            try:
-                own_data.offer(data, work)
-            except OSError as error:
-                log.warning("The app does not find the data in its working folder: %s", error)
+        _offer(str(context.node_config.get(DATA_PATH) or ""), work)
         for old in _newest_first(runs)[_KEPT_ON_NODES:]:
             shutil.rmtree(old, ignore_errors=True)
         return found
@@ -83,6 +82,16 @@ def _enter(runs: Path, run: int) -> Path:
     folder = private_directory(runs / str(run) / FILES)
     os.chdir(folder)
     return folder
+
+
+def _offer(path: str, work: Path) -> None:
+    """Let an app find the data in the folder `path`, if there is one, in its working folder."""
+    data = Path(path)
+    if data.is_absolute() and data.is_dir():
+        try:
+            own_data.offer(data, work)
+        except OSError as error:
+            log.warning("The app does not find the data in its working folder: %s", error)
 
 
 def _newest_first(runs: Path) -> list[Path]:

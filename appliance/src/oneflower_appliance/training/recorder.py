@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
+import math
 import platform
 import time
 from contextlib import contextmanager, suppress
@@ -43,12 +44,19 @@ _PACKAGES = dict.fromkeys(("flwr", "numpy", *_OF_FRAMEWORKS, "tensorflow", "xgbo
 
 
 class RunRecord:
-    """The folder of one run. `config` has its settings, `earlier` the lines of the run that it resumes."""
+    """The folder of one run. `config` has its settings, `earlier` the lines of the run that it resumes.
 
-    def __init__(self, folder: Path, rounds: int, strategy: str, config: Mapping[str, Any], earlier: list[str]) -> None:
+    For a strategy that the app starts `later`, after another one, `earlier` has the lines of those before.
+    """
+
+    def __init__(
+        self, folder: Path, rounds: int, strategy: str, config: Mapping[str, Any], earlier: list[str], *,
+        later: bool = False,
+    ) -> None:  # fmt: skip
         self._folder = folder
-        self._rounds = rounds
-        self._strategy = strategy
+        self._after = json.loads(earlier[-1])["round"] if later else 0
+        self._rounds = self._after + rounds
+        self._strategy = _joined(_strategies(folder), strategy) if later else strategy
         self._config = config
         self._lines = earlier
         self._row: dict[str, Any] = {}
@@ -62,9 +70,13 @@ class RunRecord:
             self._save_rounds()
 
     def open_round(self, number: int, known: Mapping[str, Any] = MappingProxyType({})) -> None:
-        """Begin round `number` (the first is 1); the round before is now complete. `known` is its row so far."""
+        """Begin round `number` of the strategy (the first is 1). The round before is now complete.
+
+        `known` is its row so far.
+        """
         self.close_round()
         self._round_begun = time.monotonic() - known.get("seconds", 0)
+        number += self._after
         self._row = {"round": number, "rounds": self._rounds, "nodes": 0, "failures": 0, "faults": [], **known}
 
     def note(self, **values: Any) -> None:
@@ -156,7 +168,19 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def earlier_rounds(folder: Path, last: int) -> list[str]:
+def _strategies(folder: Path) -> str:
+    """Return the names of the strategies that have ended in this run."""
+    try:
+        return str(json.loads((folder / RESULT).read_text(encoding="utf-8"))["strategy"])
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def _joined(before: str, strategy: str) -> str:
+    return ", ".join(dict.fromkeys([*filter(None, before.split(", ")), strategy]))
+
+
+def earlier_rounds(folder: Path, last: float = math.inf) -> list[str]:
     """Return the lines of metrics.jsonl in the folder of a run, up to round `last`."""
     try:
         lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()

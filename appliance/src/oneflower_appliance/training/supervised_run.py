@@ -1,8 +1,8 @@
 """One run of a strategy: recorded, guarded, saved, and resumed where the run before it ended.
 
 Replies that would ruin the model are left out, and checkpoints are written. A run that resumes a lost one begins at its
-last checkpoint. Here is what is common to Flower's two APIs for strategies; `message_run` and `legacy_run` have the
-steps of each.
+last checkpoint. If an app starts several strategies, one after the other, their rounds are counted through. Here is
+what is common to Flower's two APIs for strategies; `message_run` and `legacy_run` have the steps of each.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from oneflower_appliance.training.abandoned import Abandoned
 from oneflower_appliance.training.beginning import EVALUATE_AGAIN, Beginning
 from oneflower_appliance.training.checkpoints import Checkpoints, Progress
 from oneflower_appliance.training.memory import Memory, Watched
-from oneflower_appliance.training.recorder import RunRecord
+from oneflower_appliance.training.recorder import RunRecord, earlier_rounds
 from oneflower_appliance.training.strategies import read_form, variables_of
 from oneflower_appliance.training.traffic import Traffic
 
@@ -89,7 +89,8 @@ class SupervisedRun:
         self._rounds = rounds
         if line := uncounted(self._form, self._used()):
             log.warning("%s", line)
-        self._beginning = Beginning.of(self._folder, self._checkpoints)
+        self._before = earlier_rounds(self._folder)
+        self._beginning = Beginning() if self._before else Beginning.of(self._folder, self._checkpoints)
 
     def _enter(self, arrays: ArrayRecord | None) -> None:
         """Check that a run of the app's model can begin there, and open its record. Raises `OneflowerError`.
@@ -101,7 +102,10 @@ class SupervisedRun:
             log.info("Resuming from the checkpoint of round %d of run %s.", found.round, self._origin.resumes)
             self._evaluate_only = bool(self._beginning.unevaluated)
             self._restore()
-        self._record = RunRecord(self._folder, self._rounds, self._name, self._config, self._beginning.earlier)
+        earlier = self._before or self._beginning.earlier
+        self._record = RunRecord(
+            self._folder, self._rounds, self._name, self._config, earlier, later=bool(self._before)
+        )
 
     def _used(self) -> dict[str, str]:
         """Return the variables that apply to this run, with their values. Its own run config needs no line."""
@@ -173,7 +177,12 @@ class SupervisedRun:
         self._saved = None
 
     def _save(self, number: int, arrays: ArrayRecord | None, metrics: dict[str, Any]) -> None:
-        """Write the checkpoint of a round if one is due, and the model after the last round."""
+        """Write the checkpoint of a round if one is due, and the model after the last round.
+
+        A strategy that the app starts after another one has neither: a run that resumes it starts with the first one.
+        """
+        if self._before:
+            return
         last = number == self._rounds
         interval = self._form.integer("FL_CHECKPOINT_INTERVAL")
         wanted = self._form.flag("FL_CHECKPOINT_ENABLED") and arrays is not None and (last or number % interval == 0)
