@@ -36,7 +36,7 @@ REQUIRED = {Feature.FRONT_DOOR, Feature.NODE_DOOR, Feature.NODE_ID}
 IN_SUPERLINK = (
     Feature.FRONT_DOOR, Feature.API, Feature.FORGET_LOST_DELIVERIES, Feature.STUCK_NODES, Feature.RETENTION,
     Feature.WARM_SUPERLINK, Feature.LIMIT_TASK_CLEANUP, Feature.DEAD_SERVERAPPS, Feature.HELD_QUESTIONS,
-    Feature.SHORTCUTS, Feature.LOG_LEVEL, Feature.OBJECT_STORE, Feature.BUNDLES,
+    Feature.SHORTCUTS, Feature.LOG_LEVEL, Feature.OBJECT_STORE, Feature.BUNDLES, Feature.SUPERLINK_BUNDLES,
 )  # fmt: skip
 IN_SUPERNODE = (
     Feature.NODE_DOOR, Feature.NODE_ID, Feature.ANSWER_IN_TURN, Feature.FORGET_ENDED_RUNS, Feature.CLOSE_SESSION, Feature.WARM_SUPERNODE,
@@ -267,6 +267,7 @@ SUPERLINK = {
     Feature.HELD_QUESTIONS: {"holds": False, "bundles": False},
     Feature.OBJECT_STORE: {"keeps": False, "bundles": False},
     Feature.BUNDLES: {"bundles": False},
+    Feature.SUPERLINK_BUNDLES: {"bundles": False},
 }
 
 

@@ -26,6 +26,7 @@ class Feature(Enum):
     WARM_SUPERLINK = "Warm execution of ServerApps (FL_EXECUTION=warm)"
     LIMIT_TASK_CLEANUP = "Looking for expired tasks only once a second"
     OBJECT_STORE = "Keeping the objects of messages out of the database"
+    SUPERLINK_BUNDLES = "Taking and giving the objects of a message in bundles, in the SuperLink"
     DEAD_SERVERAPPS = "Failing a run as soon as its ServerApp dies"
 
     # In a SuperNode.

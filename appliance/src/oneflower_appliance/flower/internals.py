@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from flwr.supernode.fleet_http_client import FleetHttpClient
     from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
+# The classes with a database, by module. Each has a counterpart that keeps everything in memory.
+DATABASES = {
+    "flwr.server.superlink.linkstate.sql_linkstate": "SqlLinkState",
+    "flwr.supercore.object_store.sql_object_store": "SqlObjectStore",
+}
+
 
 def superlink_command() -> Any:
     """Return the module of `flower-superlink`."""

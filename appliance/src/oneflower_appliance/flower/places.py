@@ -224,9 +224,11 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_at(internals.runtime_client, "PullObject", "PushObject"),
         *_at(internals.object_messages, "PullObjectRequest", "PullObjectResponse", "PushObjectResponse"),
         *_at(internals.core_constants, "TASK_TOKEN_HEADER"),
+        *_at(internals.node_state, "store_object", "get_object", "get_task_by_token"),
+    ),
+    Feature.SUPERLINK_BUNDLES: (
         *_at(internals.link_state, "store_object", "get_object", "get_task_by_token", "store_traffic"),
         *_at(internals.link_states, "MessageInsModel", "select", "uint64_to_int64"),
-        *_at(internals.node_state, "store_object", "get_object", "get_task_by_token"),
     ),
     Feature.NODE_QUESTIONS: (
         *_PULL,

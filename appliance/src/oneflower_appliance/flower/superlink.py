@@ -104,7 +104,7 @@ class SuperLink:
         if not places.have(Feature.HELD_QUESTIONS):
             return None
         app = Shortcuts(self._app) if places.have(Feature.SHORTCUTS) else self._app
-        if self._in_memory and places.have(Feature.BUNDLES):
+        if self._in_memory and places.have(Feature.BUNDLES) and places.have(Feature.SUPERLINK_BUNDLES):
             app = BundleServer(app, self._state.linkstate_factory)
         return LongPoll(app)
 

@@ -25,11 +25,12 @@ from typing import IO, TYPE_CHECKING, Any
 
 from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.features import Feature
+from oneflower_appliance.flower.spare import put_off_databases
 from oneflower_appliance.flower.warm.tasks import TaskExecutor, finish
 from oneflower_appliance.flower.warm.waits import WAITS, ask_to_wait, replace_sleep
 from oneflower_appliance.flower.warm.watch import Reports, TaskWatch
 from oneflower_appliance.process import die_with_parent, name_process
-from oneflower_appliance.roles import ROLES
+from oneflower_appliance.roles import NODES, ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -161,6 +162,8 @@ def main() -> None:
     parser.add_argument("--reports", type=int, required=True, help="the pipe for reports about tasks")
     options = parser.parse_args()
     os.set_inheritable(options.reports, False)
+    if options.role == NODES:
+        put_off_databases()
     _be_superexec(options.role, options.parent, sys.stdin, Reports(options.reports))
 
 

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from oneflower_appliance.flower import clientapp, internals, places, serverapp
 from oneflower_appliance.flower.features import Feature
+from oneflower_appliance.flower.spare import put_off_databases
 from oneflower_appliance.flower.warm.bundle_client import send_in_bundles
 from oneflower_appliance.flower.warm.last_lines import send_last_lines_at_once
 from oneflower_appliance.flower.warm.waits import WAITS, ask_to_wait, replace_sleep
@@ -265,6 +266,8 @@ def _part_from_parent() -> None:
 def main() -> None:
     """Be a worker: import what tasks need, and do the one that comes."""
     role = sys.argv[1]
+    if role == NODES:
+        put_off_databases()
     if places.have(Feature.HELD_QUESTIONS):
         ask_to_wait()
     preload(role)
