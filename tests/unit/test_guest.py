@@ -16,7 +16,7 @@ from oneflower.opennebula.text import context_sh
 from oneflower_appliance import scripts
 from oneflower_appliance.context import FAILED, read_context
 from oneflower_appliance.errors import OneflowerError
-from oneflower_appliance.guest import disc, identity, main, mounting, start_script
+from oneflower_appliance.guest import disc, identity, main, mounting, reserve, start_script
 from oneflower_appliance.guest.main import environment_file
 from oneflower_appliance.guest.network import network_files
 from oneflower_appliance.volumes import Volume, check_volumes, volumes
@@ -462,3 +462,24 @@ def test_a_disk_that_is_not_there_is_not_formatted(tmp_path, monkeypatch):
     with pytest.raises(OneflowerError, match="cannot be read"):
         mounting.mount(Volume("ONEFLOWER_DATA", "disk", "/dev/none", str(tmp_path)), 0)
     assert called == []
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "kept"), [(1, 128), (2048, 5792), (4096, 8192), (16384, 16384), (1 << 26, 262144)]
+)
+def test_as_much_memory_is_kept_free_as_the_kernels_own_table_says(megabytes, kept):
+    assert reserve.formula(megabytes * 1024) == kept
+
+
+def test_the_reserve_is_set_but_not_of_a_kernel_that_is_not_ours(tmp_path, monkeypatch):
+    kept = tmp_path / "sys/vm/min_free_kbytes"
+    (tmp_path / "meminfo").write_text("MemTotal:        2097152 kB\nMemFree:         1234567 kB\n")
+    monkeypatch.setattr(reserve, "CONTAINER", tmp_path / "container")
+    reserve.keep_less_free(tmp_path)  # there is no such setting: more is kept free, and the machine boots
+    kept.parent.mkdir(parents=True)
+    reserve.keep_less_free(tmp_path)
+    assert kept.read_text() == "5792\n"
+    reserve.CONTAINER.touch()
+    kept.write_text("67584\n")
+    reserve.keep_less_free(tmp_path)
+    assert kept.read_text() == "67584\n"

@@ -18,7 +18,7 @@ from oneflower_appliance import scripts
 from oneflower_appliance.context import FAILED, read_context, read_token
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
-from oneflower_appliance.guest import disc, identity, mounting, start_script
+from oneflower_appliance.guest import disc, identity, mounting, reserve, start_script
 from oneflower_appliance.guest.network import network_files
 from oneflower_appliance.process import call
 from oneflower_appliance.volumes import Volume, volumes
@@ -200,4 +200,6 @@ def main() -> None:
     parser.add_argument("command", choices=("prepare", "online"))
     os.umask(0o022)
     command = parser.parse_args().command
+    if command == "prepare":
+        reserve.keep_less_free()
     {"prepare": prepare, "online": online}[command]()
