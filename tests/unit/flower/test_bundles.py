@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import errno
 import os
+import struct
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,6 +38,7 @@ from oneflower_appliance.flower import deliveries, places
 from oneflower_appliance.flower.warm import bundle_client, bundles, objectstore
 from oneflower_appliance.flower.warm.bundle_server import BundleServer
 from oneflower_appliance.flower.warm.objectstore import keep_objects_out_of_database, object_store
+from oneflower_appliance.flower.warm.shared_memory import SharedMemory
 from tests.unit.served import PROTOBUF
 
 from . import test_linkstate
@@ -44,6 +46,8 @@ from . import test_linkstate
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the alembic that makes Flower's database
 
 MODEL = RecordDict({"arrays": ArrayRecord([np.full(9, number, dtype=np.float32) for number in range(8)])})
+
+TASK = {"api": "runtime", "node": SUPERLINK_NODE_ID}  # who makes a request
 
 
 class Flower:
@@ -184,6 +188,72 @@ def test_a_model_travels_in_one_request_each_way(wire):
     assert wire.fetch(wire.task, wire.model) == wire.model
     inflated = inflate_object_from_contents(wire.message, dict(wire.model))
     assert inflated.content["arrays"].object_id == MODEL["arrays"].object_id
+
+
+@pytest.fixture
+def memory():
+    with SharedMemory.create() as memory:
+        yield memory
+
+
+def test_contents_are_in_shared_memory_between_a_task_and_its_own_machine(wire, monkeypatch):
+    wire.hand(wire.task, wire.model, wire.session)
+    assert wire.session not in wire.open_sessions()
+    assert wire.fetch(wire.task, wire.model) == wire.model
+    content = next(content for content in wire.model.values() if len(content) > 20)
+    assert not any(content in body for body in wire.task.posted), "they are not in the requests"
+    count = len(wire.task.posted)
+    wire.task.lose = 1  # an answer, after which Flower's client makes the same request again
+    with pytest.raises(httpx.ReadError):
+        wire.fetch(wire.task, wire.model)
+    again = wire.task.posted[-1]
+    assert len(wire.task.posted) == count + 1
+    assert wire.task.post("/v1/runtime/pull-shared-objects", again)[0] == 404, "the memory is gone with the request"
+    monkeypatch.delattr(os, "memfd_create")  # as on another system
+    assert wire.fetch(wire.task, wire.model) == wire.model
+    session, _, objects = wire.opened(RecordDict({"arrays": ArrayRecord([np.full(9, 77.0)])}))
+    wire.hand(wire.task, objects, session)
+    assert wire.fetch(wire.task, objects) == objects
+    assert len(wire.task.posted[-1]) > 32
+
+
+def test_shared_memory_that_is_none_may_still_change_or_is_too_short_is_refused(wire, memory, tmp_path):
+    name, content = next((name, content) for name, content in wire.model.items() if len(content) > 20)
+
+    def hand(place, length=None, names=(name,)):
+        length = len(content) if length is None else length
+        payload = bundles.write_handed(wire.session, [(one, b"x" * length) for one in names], shared=True)
+        status, body = wire.request("push-shared-objects", place, *payload, **TASK)
+        return status, status == 200 and PushObjectResponse.FromString(body).stored
+
+    secret = tmp_path / "secret"
+    secret.write_bytes(content)
+    with secret.open("r+b") as file:
+        place = struct.pack(">II", os.getpid(), file.fileno())
+        assert hand(place) == (404, False), "a file is not read"
+        for ask in (place, place[:-1], struct.pack(">II", os.getpid(), 2**31)):
+            status, _ = wire.request("pull-shared-objects", ask, bundles.write_wanted([name]), **TASK)
+            assert status in (400, 404), "and not written"
+    assert secret.read_bytes() == content
+    os.truncate(memory._file, len(content))
+    assert hand(memory.place) == (400, False), "it is empty, and not sealed"
+    memory.write([content])
+    assert hand(memory.place, len(content) + 1) == (400, False)
+    assert hand(memory.place, len(content) - 1) == (200, False), "another content"
+    assert hand(memory.place, names=[get_object_id(content + b"!")]) == (200, False), "another name"
+    assert hand(memory.place, names=[name] * (bundles.MOST + 1)) == (400, False)
+    assert wire.open_sessions()[wire.session] == len(wire.model), "nothing was taken"
+    assert hand(memory.place) == (200, True)
+    with pytest.raises(OSError, match="not permitted"):
+        os.pwrite(memory._file, b"!", 0)
+
+
+def test_shared_memory_is_written_once_and_a_second_attempt_gets_the_contents_in_its_answer(wire, memory, monkeypatch):
+    wire.hand(wire.task, wire.model, wire.session)
+    memory.write([b"what was written before the answer was lost"])
+    monkeypatch.setattr(SharedMemory, "create", lambda: SharedMemory(os.dup(memory._file)))
+    assert wire.fetch(wire.task, wire.model) == wire.model
+    assert wire.flower.asked[-2:] == ["/v1/runtime/pull-object"] * 2
 
 
 def test_a_large_one_travels_in_parts_and_a_lost_answer_costs_one_of_them(wire, monkeypatch):

@@ -47,6 +47,7 @@ class Feature(Enum):
     LOG_LEVEL = "The log level of Flower (FL_LOG_LEVEL)"
 
     # In the process of a task.
+    ARRAYS = "Copying the bytes of arrays only once"
     SUPERVISED_SERVERAPP = "Recording and supervising runs"
     SUPERVISED_LEGACY_APP = "Recording and supervising runs of apps on Flower's legacy API"
     MESSAGE_COUNTS = "Counting the messages of a ServerApp"

@@ -12,6 +12,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flwr.app.message.array import Array
+    from flwr.app.message.arraychunk import ArrayChunk
     from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
     from flwr.server.workflow import DefaultWorkflow
     from flwr.supercore.corestate.sql_corestate import SqlCoreState
@@ -406,6 +408,27 @@ def inflatables() -> Any:
     from flwr.supercore.inflatable import inflatable_utils  # noqa: PLC0415
 
     return inflatable_utils
+
+
+def inflatable_objects() -> Any:
+    """Return the module of what all objects of messages have in common."""
+    from flwr.supercore.inflatable import inflatable_object  # noqa: PLC0415
+
+    return inflatable_object
+
+
+def array() -> type[Array]:
+    """Return the class of an array in a message."""
+    from flwr.app.message.array import Array  # noqa: PLC0415
+
+    return Array
+
+
+def array_chunk() -> type[ArrayChunk]:
+    """Return the class of a part of an array."""
+    from flwr.app.message.arraychunk import ArrayChunk  # noqa: PLC0415
+
+    return ArrayChunk
 
 
 def runtime_client() -> type[RuntimeHttpClient]:

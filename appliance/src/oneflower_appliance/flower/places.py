@@ -230,6 +230,15 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_at(internals.link_state, "store_object", "get_object", "get_task_by_token", "store_traffic"),
         *_at(internals.link_states, "MessageInsModel", "select", "uint64_to_int64"),
     ),
+    Feature.ARRAYS: (
+        *_at(internals.array, "inflate", "slice_array"),
+        *_takes(internals.array, "inflate", "object_content", "children"),
+        *_at(internals.array_chunk, "inflate", "deflate", "object_id"),
+        *_takes(internals.array_chunk, "__init__", "data"),
+        *_takes(internals.inflatable_objects, "add_header_to_object_body", "object_body", "obj"),
+        *_at(internals.inflatable_objects, "HEAD_BODY_DIVIDER", "get_object_type_from_object_content",
+             "get_object_children_ids_from_object_content", "get_object_body"),
+    ),
     Feature.NODE_QUESTIONS: (
         *_PULL,
         *_takes(internals.node_loop, "_pull_and_store_message", "confirm_message_received"),

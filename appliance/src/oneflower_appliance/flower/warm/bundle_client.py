@@ -2,7 +2,8 @@
 
 Flower fetches a list of objects, and sends a list of objects, with two functions that call its client once for each
 object. In their place, the first call is made with all the others in mind: the client then asks the other end for
-bundles. If that runs stock Flower, it does not know the call (404), and Flower's own functions do the rest.
+bundles. If that runs stock Flower, it does not know the call (404), and Flower's own functions do the rest. A task asks
+the SuperLink or SuperNode on its own machine for bundles in shared memory first.
 
 Who checks a hash: the store that takes an object, as in Flower.
 """
@@ -21,13 +22,14 @@ import httpx
 
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.warm import bundles
+from oneflower_appliance.flower.warm.shared_memory import SharedMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 KEPT_FOR = 600.0  # seconds
 _PAUSE = 0.1  # seconds between two requests if the other end does not hold them
-_STOCK = "oneflower_other_end_is_stock"  # the attribute of a client that knows so
+_UNKNOWN = "oneflower_unknown_calls"  # the attribute of a client: those that the other end does not know
 
 
 @dataclass
@@ -181,8 +183,7 @@ def _push_object(stock: Callable[..., Any], api: str) -> Callable[..., Any]:
         if not isinstance(work, _Sending):
             return stock(self, request)
         who = messages.PullObjectRequest(node=request.node, run_id=request.run_id, object_id=request.object_id)
-        payload = bundles.write_handed(request.session_id, work.objects)
-        answer = _ask(self, api, bundles.PUSH_OBJECTS, who, payload, messages.PushObjectResponse)
+        answer = _hand(self, api, who, request.session_id, work.objects, messages.PushObjectResponse)
         work.done = answer is not None
         return answer if answer is not None else stock(self, request)
 
@@ -192,22 +193,54 @@ def _push_object(stock: Callable[..., Any], api: str) -> Callable[..., Any]:
 def _fetch(client: Any, api: str, request: Any, work: _Fetching) -> bool:
     """Fetch what is left of some objects, until all are there or one cannot come. False: the other end is stock."""
     while left := [name for name in work.names if name not in work.contents]:
-        answer = _ask(
-            client, api, bundles.PULL_OBJECTS, request, [bundles.write_wanted(left[: bundles.MOST])], bundles.Answer
-        )
-        if answer is None:
+        found = _get(client, api, request, bundles.write_wanted(left[: bundles.MOST]))
+        if found is None:
             return False
-        work.contents |= {name: content for name, content in answer.objects.items() if content is not None}
-        if None in answer.objects.values():
+        work.contents |= {name: content for name, content in found.items() if content is not None}
+        if None in found.values():
             return True  # Flower's own function then says so
-        if not answer.objects:
+        if not found:
             time.sleep(_PAUSE)
     return True
 
 
+def _get(client: Any, api: str, who: Any, wanted: bytes) -> Mapping[str, bytes | None] | None:
+    """Return those of some objects that are there. None: the other end is stock."""
+    if api == "runtime" and (memory := _memory(client, bundles.PULL_SHARED)):
+        with memory:
+            table = _ask(client, api, bundles.PULL_SHARED, who, [memory.place, wanted], bundles.Table)
+            if table is not None:
+                there = zip(table.names, memory.read(table.lengths) if table.names else [], strict=True)
+                return dict.fromkeys(table.gone) | dict(there)
+    answer = _ask(client, api, bundles.PULL_OBJECTS, who, [wanted], bundles.Answer)
+    return None if answer is None else answer.objects
+
+
+def _hand(client: Any, api: str, who: Any, session: str, objects: list[tuple[str, bytes]], answer: Any) -> Any:
+    """Hand objects over. Returns None if the other end is stock."""
+    if api == "runtime" and (memory := _memory(client, bundles.PUSH_SHARED)):
+        with memory:
+            memory.write(content for _, content in objects)
+            payload = [memory.place, *bundles.write_handed(session, objects, shared=True)]
+            said = _ask(client, api, bundles.PUSH_SHARED, who, payload, answer)
+            if said is not None:
+                return said
+    return _ask(client, api, bundles.PUSH_OBJECTS, who, bundles.write_handed(session, objects), answer)
+
+
+def _memory(client: Any, call: str) -> SharedMemory | None:
+    """Return memory for a call, unless the other end does not know it or this system has none."""
+    if call in getattr(client, _UNKNOWN, ()):
+        return None
+    try:
+        return SharedMemory.create()
+    except OSError:
+        return None
+
+
 def _ask(client: Any, api: str, call: str, who: Any, payload: list[bytes], answer: Any) -> Any:
-    """Make one of our calls. Returns None if the other end does not know it."""
-    if getattr(client, _STOCK, False):
+    """Make one of our calls. Returns None if the other end does not know it, or could not do it this time (409)."""
+    if call in getattr(client, _UNKNOWN, ()):
         return None
     method = f"/flwr.proto.{api.title()}/{call.title().replace('-', '')}"
     try:
@@ -215,9 +248,10 @@ def _ask(client: Any, api: str, call: str, who: Any, payload: list[bytes], answe
             path=f"/v1/{api}/{call}", rpc_method=method, request=_Request(who, payload), response_type=_reader(answer)
         ).value
     except httpx.HTTPStatusError as error:
-        if error.response.status_code != httpx.codes.NOT_FOUND:
+        if error.response.status_code == httpx.codes.NOT_FOUND:
+            setattr(client, _UNKNOWN, {*getattr(client, _UNKNOWN, ()), call})
+        elif error.response.status_code != httpx.codes.CONFLICT:
             raise
-        setattr(client, _STOCK, True)
         return None
 
 

@@ -16,6 +16,7 @@ from starlette.responses import PlainTextResponse, Response
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.warm import bundles
 from oneflower_appliance.flower.warm.longpoll import Answer, body_of
+from oneflower_appliance.flower.warm.shared_memory import PLACE, AlreadyWrittenError, NotSharedError, SharedMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +39,8 @@ class BundleServer:
             bundles.PULL_OBJECTS: self._give, bundles.PUSH_OBJECTS: self._take,
         }  # fmt: skip
         self._acts = {(api + call): (api, act) for api in (_FLEET, _RUNTIME) for call, act in acts.items()}
+        self._acts[_RUNTIME + bundles.PULL_SHARED] = (_RUNTIME, self._share)
+        self._acts[_RUNTIME + bundles.PUSH_SHARED] = (_RUNTIME, self._take_shared)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request for or with a bundle; pass on all others."""
@@ -58,6 +61,12 @@ class BundleServer:
         except ValueError as error:
             await PlainTextResponse(f"Not a valid bundle: {error}.\n", 400)(scope, receive, send)
             return
+        except NotSharedError as error:  # as if the call did not exist: the task then uses the other one
+            await PlainTextResponse(f"No shared memory: {error}.\n", 404)(scope, receive, send)
+            return
+        except AlreadyWrittenError as error:
+            await PlainTextResponse(f"The shared memory was {error}.\n", 409)(scope, receive, send)
+            return
         await Response(content, media_type=_MEDIA)(scope, receive, send)
 
     async def _ask_flower(self, scope: Scope, path: str, body: bytes) -> Answer:
@@ -74,6 +83,29 @@ class BundleServer:
         return answer
 
     def _give(self, state: Any, fleet: bool, headers: Headers, asked: bundles.Request) -> bytes:  # noqa: FBT001
+        return b"".join(bundles.write_objects(self._found(state, fleet, headers, asked)))
+
+    def _share(self, state: Any, fleet: bool, headers: Headers, asked: bundles.Request) -> bytes:  # noqa: FBT001
+        place, asked = asked.split(PLACE)
+        with SharedMemory.of(place) as memory:
+            found = self._found(state, fleet, headers, asked)
+            if found:  # otherwise it is asked again
+                memory.write(content for _, content in found if content)
+            return bundles.write_table(found)
+
+    def _take(self, state: Any, fleet: bool, headers: Headers, asked: bundles.Request) -> bytes:  # noqa: FBT001
+        return self._store(state, fleet, headers, asked, *bundles.read_handed(asked.payload))
+
+    def _take_shared(self, state: Any, fleet: bool, headers: Headers, asked: bundles.Request) -> bytes:  # noqa: FBT001
+        place, asked = asked.split(PLACE)
+        session, table = bundles.read_handed_table(asked.payload)
+        with SharedMemory.of(place) as memory:
+            objects = list(zip(table.names, memory.read(table.lengths), strict=True))
+        return self._store(state, fleet, headers, asked, session, objects)
+
+    def _found(
+        self, state: Any, fleet: bool, headers: Headers, asked: bundles.Request,  # noqa: FBT001
+    ) -> list[tuple[str, bytes | None]]:  # fmt: skip
         who = self._messages.PullObjectRequest.FromString(asked.flower)
         run = who.run_id if fleet else self._run(state, headers)
         store = state.object_store
@@ -94,12 +126,14 @@ class BundleServer:
                 break
         if fleet and size:
             state.store_traffic(run, bytes_sent=size, bytes_recv=0)
-        return b"".join(bundles.write_objects(found))
+        return found
 
-    def _take(self, state: Any, fleet: bool, headers: Headers, asked: bundles.Request) -> bytes:  # noqa: FBT001
+    def _store(
+        self, state: Any, fleet: bool, headers: Headers, asked: bundles.Request,  # noqa: FBT001
+        session: str, objects: list[tuple[str, bytes]],
+    ) -> bytes:  # fmt: skip
         who = self._messages.PullObjectRequest.FromString(asked.flower)
         run = who.run_id if fleet else self._run(state, headers)
-        session, objects = bundles.read_handed(asked.payload)
         # One that is there already counts: the bundle was sent again, because its answer was lost.
         stored = all(
             state.store_object(run, session, name, content) or state.object_store.get(name) for name, content in objects

@@ -10,6 +10,14 @@ decides whether that is allowed.
     push      payload: length of the session's name (2 bytes), its name, objects
     objects   for each: its hash (32 bytes), its length (8 bytes), its content
 
+A task and the SuperLink or SuperNode on its machine share memory: the contents are there, one after the other, and the
+request and the answer have only their hashes and lengths, in a table. Then the payload begins with the place of that
+memory (`shared_memory`).
+
+    shared pull   payload: place, the hashes of the objects that are wanted; answer: table
+    shared push   payload: place, length of the session's name, its name, table
+    table         for each object: its hash (32 bytes), the length of its content (8 bytes)
+
 A bundle has at most about `PART` bytes and at most `MOST` objects, so a large model needs several. That bounds memory
 at both ends, and a bundle that was lost is sent again without the others.
 """
@@ -24,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 PULL_OBJECTS, PUSH_OBJECTS = "pull-objects", "push-objects"
+PULL_SHARED, PUSH_SHARED = "pull-shared-objects", "push-shared-objects"  # only between processes of one machine
 PART = 16 * 2**20  # bytes of objects: a bundle ends with the first object that exceeds it
 MOST = 8192  # objects
 
@@ -48,6 +57,10 @@ class Request:
             raise ValueError("the request is cut off")
         return cls(body[_ASKED.size : start], memoryview(body)[start:])
 
+    def split(self, size: int) -> tuple[bytes, Request]:
+        """Return the first bytes of the payload, and a request with the rest of it."""
+        return bytes(self.payload[:size]), Request(self.flower, self.payload[size:])
+
     @staticmethod
     def write(flower: bytes, *payload: bytes) -> bytes:
         """Return the body of a request."""
@@ -68,38 +81,84 @@ def read_wanted(payload: memoryview) -> list[str]:
     return [payload[start : start + _HASH].hex() for start in range(0, len(payload), _HASH)]
 
 
-def write_handed(session: str, objects: Iterable[tuple[str, bytes]]) -> list[bytes]:
-    """Return the payload that hands objects over, in parts."""
+def write_handed(session: str, objects: Iterable[tuple[str, bytes]], *, shared: bool = False) -> list[bytes]:
+    """Return the payload that hands objects over, in parts; without their contents if these are in shared memory."""
     name = session.encode()
-    return [_NAMED.pack(len(name)), name, *write_objects(objects)]
+    return [_NAMED.pack(len(name)), name, *([write_table(objects)] if shared else write_objects(objects))]
 
 
 def read_handed(payload: memoryview) -> tuple[str, list[tuple[str, bytes]]]:
     """Return the name of a session, and the objects that are handed over in it. Raises `ValueError`."""
-    (length,) = _unpack(_NAMED, payload, 0)
-    start = _NAMED.size + length
-    if start > len(payload):
-        raise ValueError("the name of the session is cut off")
+    session, start = _session(payload)
     objects = [(name, content) for name, content in _objects(payload[start:]) if content is not None]
     if len(objects) > MOST:
         raise ValueError(f"more than {MOST} objects")
-    return str(payload[_NAMED.size : start], "ascii"), objects
+    return session, objects
+
+
+def read_handed_table(payload: memoryview) -> tuple[str, Table]:
+    """Return the name of a session, and the table of the objects that are handed over in it. Raises `ValueError`."""
+    session, start = _session(payload)
+    table = Table.FromString(payload[start:])
+    if len(table.names) > MOST or table.gone:
+        raise ValueError(f"more than {MOST} objects, or one that does not exist")
+    return session, table
 
 
 def names_handed(payload: memoryview) -> list[str]:
     """Return the names of the objects that are handed over. Raises `ValueError`."""
+    _, start = _session(payload)
+    return [name for name, _ in _views(payload[start:])]
+
+
+def _session(payload: memoryview) -> tuple[str, int]:
+    """Return the name of a session, and where the objects begin. Raises `ValueError`."""
     (length,) = _unpack(_NAMED, payload, 0)
-    return [name for name, _ in _views(payload[_NAMED.size + length :])]
+    start = _NAMED.size + length
+    if start > len(payload):
+        raise ValueError("the name of the session is cut off")
+    return str(payload[_NAMED.size : start], "ascii"), start
 
 
 def write_objects(objects: Iterable[tuple[str, bytes | None]]) -> list[bytes]:
     """Return objects in parts, to be joined; None stands for one that does not exist."""
     parts = []
     for name, content in objects:
-        parts.append(_OBJECT.pack(bytes.fromhex(name), _GONE if content is None else len(content)))
+        parts.append(_header(name, content))
         if content:
             parts.append(content)
     return parts
+
+
+def write_table(objects: Iterable[tuple[str, bytes | None]]) -> bytes:
+    """Return the table of objects whose contents are in shared memory; None stands for one that does not exist."""
+    return b"".join(_header(name, content) for name, content in objects)
+
+
+def _header(name: str, content: bytes | None) -> bytes:
+    return _OBJECT.pack(bytes.fromhex(name), _GONE if content is None else len(content))
+
+
+@dataclass(frozen=True)
+class Table:
+    """The table of objects whose contents are in shared memory: their names and lengths. `gone` do not exist."""
+
+    names: list[str]
+    lengths: list[int]
+    gone: list[str]
+
+    @classmethod
+    def FromString(cls, body: bytes | memoryview) -> Table:  # noqa: N802 - what Flower calls it in its own answers
+        """Read a table. Raises `ValueError`."""
+        if len(body) % _OBJECT.size:
+            raise ValueError("a header is cut off")
+        entries = [(digest.hex(), length) for digest, length in _OBJECT.iter_unpack(body)]
+        there = [(name, length) for name, length in entries if length != _GONE]
+        return cls(
+            [name for name, _ in there],
+            [length for _, length in there],
+            [name for name, length in entries if length == _GONE],
+        )
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.warm import bundles
+from oneflower_appliance.flower.warm.shared_memory import PLACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 ACQUIRE_TASK = "/v1/runtime/acquire-task"
-REPLIES = ("/v1/runtime/pull-messages", "/v1/runtime/pull-object", f"/v1/runtime/{bundles.PULL_OBJECTS}")
+REPLIES = (
+    "/v1/runtime/pull-messages",
+    "/v1/runtime/pull-object",
+    f"/v1/runtime/{bundles.PULL_OBJECTS}",
+    f"/v1/runtime/{bundles.PULL_SHARED}",
+)
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,7 @@ def catalogue() -> tuple[dict[str, Question], dict[str, list[Change]]]:
     node_pull, grid_pull = "/v1/fleet/pull-messages", "/v1/runtime/pull-messages"
     node_object, task_object = "/v1/fleet/pull-object", "/v1/runtime/pull-object"
     node_objects, task_objects = (f"/v1/{api}/{bundles.PULL_OBJECTS}" for api in ("fleet", "runtime"))
+    task_shares = f"/v1/runtime/{bundles.PULL_SHARED}"
     questions = {
         ACQUIRE_TASK: Question(runtime.AcquireTaskResponse, _no_task, _nothing),
         node_pull: Question(fleet.PullMessagesResponse, _no_messages, _nothing),
@@ -86,16 +93,22 @@ def catalogue() -> tuple[dict[str, Question], dict[str, list[Change]]]:
         task_object: Question(messages.PullObjectResponse, _not_there_yet, of.pull),
         node_objects: Question(_Raw, _no_objects, of.bundle),
         task_objects: Question(_Raw, _no_objects, of.bundle),
+        task_shares: Question(_Raw, _no_objects, of.bundle),
     }
     changes = {
         "/v1/control/start-run": [Change(ACQUIRE_TASK, _nothing)],
         "/v1/runtime/push-messages": [Change(node_pull, _nothing)],
         "/v1/fleet/push-messages": [Change(grid_pull, of.replies)],
         "/v1/runtime/push-object": [Change(node_object, of.push), Change(node_objects, of.run)],
-        "/v1/fleet/push-object": [Change(task_object, of.push), Change(task_objects, of.run)],
+        "/v1/fleet/push-object": [
+            Change(task_object, of.push), Change(task_objects, of.run), Change(task_shares, of.run)
+        ],
         f"/v1/runtime/{bundles.PUSH_OBJECTS}": [Change(node_objects, of.bundle), Change(node_object, of.handed)],
-        f"/v1/fleet/{bundles.PUSH_OBJECTS}": [Change(task_objects, of.bundle), Change(task_object, of.handed)],
-    }
+        f"/v1/runtime/{bundles.PUSH_SHARED}": [Change(node_objects, of.bundle), Change(node_object, of.shared)],
+        f"/v1/fleet/{bundles.PUSH_OBJECTS}": [
+            Change(task_objects, of.bundle), Change(task_shares, of.bundle), Change(task_object, of.handed)
+        ],
+    }  # fmt: skip
     return questions, changes
 
 
@@ -124,6 +137,12 @@ class _Subjects:
     def handed(self, body: bytes) -> list[str]:
         try:
             return bundles.names_handed(bundles.Request.read(body).payload)
+        except ValueError:
+            return []  # it is refused
+
+    def shared(self, body: bytes) -> list[str]:
+        try:
+            return bundles.read_handed_table(bundles.Request.read(body).payload[PLACE:])[1].names
         except ValueError:
             return []  # it is refused
 

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from oneflower_appliance.flower import clientapp, internals, places, serverapp
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.spare import put_off_databases
+from oneflower_appliance.flower.warm.arrays import copy_arrays_once
 from oneflower_appliance.flower.warm.bundle_client import send_in_bundles
 from oneflower_appliance.flower.warm.last_lines import send_last_lines_at_once
 from oneflower_appliance.flower.warm.waits import WAITS, ask_to_wait, replace_sleep
@@ -244,6 +245,8 @@ def _do(order: dict[str, Any]) -> None:
         send_last_lines_at_once()
     if places.have(Feature.BUNDLES):
         send_in_bundles(internals.inflatables(), *([internals.grid()] if kind == "flwr-serverapp" else []))
+    if places.have(Feature.ARRAYS):
+        copy_arrays_once()
     COMMANDS[kind]()
 
 

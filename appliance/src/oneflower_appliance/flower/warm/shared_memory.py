@@ -1,0 +1,97 @@
+"""Memory in which a task and the SuperLink or SuperNode on its machine hand each other the contents of a bundle.
+
+The task makes it, and names it in its request by its own process and descriptor. The other end opens it through /proc.
+Linux allows that only for a process whose memory one may read anyway. It is in no folder, and it is gone when the last
+process closes it or is killed. Who has written contents seals them: from then on nobody can change them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_PLACE = struct.Struct(">II")  # a process and its descriptor
+PLACE = _PLACE.size
+_NAME = "oneflower-objects"
+_BUFFER = 1 << 20  # bytes: small contents are written together
+_BLOCK = 512  # bytes, the unit of st_blocks
+_SEALS = 0xF  # against more seals, a smaller size, a larger size, other contents (linux/fcntl.h)
+
+
+class NotSharedError(OSError):
+    """There is no such memory, or this process cannot open it."""
+
+
+class AlreadyWrittenError(OSError):
+    """The memory was written before: the answer to an earlier attempt of the same request was lost."""
+
+
+class SharedMemory:
+    """Memory that is written once, at its beginning, and can then be read by both ends. Close it with `with`."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+
+    @classmethod
+    def create(cls) -> Self:
+        """Return new memory. Raises `OSError` if this system has none."""
+        try:
+            return cls(os.memfd_create(_NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
+        except AttributeError:
+            raise NotSharedError("only Linux has it") from None
+
+    @classmethod
+    def of(cls, place: bytes) -> Self:
+        """Return the memory of another process. Raises `NotSharedError`, or `ValueError`."""
+        if len(place) != PLACE:
+            raise ValueError("the place of the shared memory is cut off")
+        process, number = _PLACE.unpack(place)
+        path = Path(f"/proc/{process}/fd/{number}")
+        try:
+            if not str(path.readlink()).startswith(f"/memfd:{_NAME}"):  # nothing else is opened, not even for a moment
+                raise NotSharedError("no memory of a task")
+            return cls(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
+        except OSError as error:
+            raise NotSharedError(str(error)) from error
+
+    @property
+    def place(self) -> bytes:
+        """Where it is, for the other end."""
+        return _PLACE.pack(os.getpid(), self._file)
+
+    def write(self, contents: Iterable[bytes]) -> None:
+        """Write contents one after the other, and seal them. Raises `AlreadyWrittenError`, or `NotSharedError`."""
+        if self._seals():
+            raise AlreadyWrittenError("written before")
+        with open(self._file, "wb", buffering=_BUFFER, closefd=False) as stream:
+            stream.writelines(contents)
+        fcntl.fcntl(self._file, fcntl.F_ADD_SEALS, _SEALS)
+
+    def read(self, lengths: Iterable[int]) -> list[bytes]:
+        """Return contents of these lengths, in the order in which they were written. Raises `ValueError`."""
+        lengths, status = list(lengths), os.fstat(self._file)
+        if self._seals() & _SEALS != _SEALS or sum(lengths) > min(status.st_size, status.st_blocks * _BLOCK):
+            raise ValueError("the contents are cut off, or may still change")
+        found, start = [], 0
+        for length in lengths:
+            found.append(os.pread(self._file, length, start))
+            start += length
+        return found
+
+    def _seals(self) -> int:
+        try:
+            return fcntl.fcntl(self._file, fcntl.F_GET_SEALS)
+        except OSError as error:
+            raise NotSharedError("no memory of a task") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
