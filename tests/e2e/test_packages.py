@@ -91,7 +91,7 @@ def test_machines_install_a_bundle_before_they_are_ready(newcomer):
     assert "is not the list that was asked for" in wrong.stderr
     user("down", "lab")
     user("up", "lab", "--set", wheels, "--set", f"FL_PACKAGES={packages}", "--set", "FL_EXECUTION=warm")
-    assert "More packages: greeting 1.0" in user("show", "lab").stdout
+    assert ", greeting 1.0 and " in user("show", "lab").stdout
     done = user("run", str(app), "-f", "lab")
     assert "['good morning', 'good morning']" in done.stderr
     assert "good morning again" in done.stderr

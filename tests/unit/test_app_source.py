@@ -12,7 +12,7 @@ import pytest
 from flwr.cli.build import build_fab_from_disk
 from flwr.common.constant import FAB_INCLUDE_PATTERNS
 
-from oneflower.cloud import bundle
+from oneflower.cloud import fab
 from oneflower.cloud.app_copy import PACKED, PACKED_NAMES, names_federations, without_federations
 from oneflower.cloud.app_source import opened
 from oneflower.events import ignore
@@ -137,7 +137,7 @@ def test_nothing_of_a_bundle_is_written_that_is_not_as_flower_made_it(tmp_path, 
     inside = tmp_path / "a" / "b"
     inside.mkdir(parents=True)
     with pytest.raises(OneflowerError, match=why):
-        bundle.unpack(written(tmp_path, content), inside)
+        fab.unpack(written(tmp_path, content), inside)
     assert list(inside.iterdir()) == []
 
 
@@ -145,9 +145,9 @@ def test_a_bundle_that_was_renamed_or_is_missing(tmp_path):
     content = build_fab_from_disk(app(tmp_path / "app"))
     written(tmp_path, content).rename(tmp_path / "my.fab")
     with pytest.raises(OneflowerError, match=f"belongs to its content, {name_of(content)}"):
-        bundle.unpack(tmp_path / "my.fab", tmp_path)
+        fab.unpack(tmp_path / "my.fab", tmp_path)
     with pytest.raises(OneflowerError, match="There is no file"):
-        bundle.unpack(tmp_path / "no.fab", tmp_path)
+        fab.unpack(tmp_path / "no.fab", tmp_path)
 
 
 def flwr(folder, script):

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from oneflower.api import OpenNebulaSurroundings
 from oneflower.cli import federations
@@ -13,7 +14,7 @@ from oneflower.cloud.following import Observer
 from oneflower.cloud.status import FederationStatus
 from oneflower.cloud.surroundings import Installed
 from oneflower.cloud.tunnel import SshOptions
-from oneflower_appliance.app_packages import Declaration
+from oneflower_appliance.app_packages import Declaration, excluded_by
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.parameters import FLOWER_TESTED
 
@@ -145,12 +146,13 @@ def test_nothing_is_installed_that_was_not_asked_for_and_nothing_starts_without_
 
 def test_show_names_the_packages_that_people_ask_for_and_those_of_single_apps():
     variant = {"flwr": "1.42.0", "numpy": "2.3.5", "scikit-learn": "1.9.1", "click": "8.4.0", "idna": "3.20"}
-    lines = federations.package_lines(Installed(variant, {"mine": {"small": "1", "tiny": "2"}}), "sklearn")
-    assert list(lines) == [
-        "Packages: flwr 1.42.0, numpy 2.3.5, scikit-learn 1.9.1 and 2 more (-o json lists all)",
+    installed = Installed(variant, {"mine": {"small": "1", "tiny": "2"}})
+    assert list(federations.package_lines(installed, "sklearn", {"added": "7"})) == [
+        "Packages: flwr 1.42.0, numpy 2.3.5, scikit-learn 1.9.1, added 7 and 2 more (-o json lists all)",
         "Packages for mine alone: small 1, tiny 2",
     ]
-    assert list(federations.package_lines(Installed({}), "none")) == []
+    assert list(federations.package_lines(Installed({}), "none", {})) == []
+    assert list(federations.package_lines(Installed({}), "none", {"added": "7"})) == ["Packages: added 7"]
 
 
 @pytest.mark.parametrize("version", ["x/flwr-1.42.0", "../flwr-1.42.0", "1.42.0\0", "9" * 5000, ""])
@@ -170,3 +172,10 @@ def test_machines_that_boot_an_image_are_not_changed_for_an_app():
     ) as caught:
         surroundings.install(machines, Path(), declared, ["tiny"])
     assert "oneflower image build --app" in caught.value.hint
+
+
+def test_a_build_for_the_cpu_counts_and_a_release_that_is_not_known_excludes_nothing():
+    have = {"tensorflow-cpu": "2.20.0", "tiny": ""}
+    assert excluded_by(Requirement("tensorflow<2"), have) == "tensorflow==2.20.0"
+    assert excluded_by(Requirement("TensorFlow>=2"), have) == ""
+    assert excluded_by(Requirement("Tiny>=7"), have) == excluded_by(Requirement("other>=7"), have) == ""

@@ -16,10 +16,13 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.files import write_atomic
+from oneflower_appliance.packages import normalised
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from packaging.requirements import Requirement
 
 _NAME = re.compile(r"packages-[0-9a-f]{16}")
 _OTHERS_WRITE = 0o022
@@ -78,6 +81,16 @@ def release_of(name: str, packages: Mapping[str, str]) -> str | None:
     A build for the CPU only, such as xgboost-cpu, is the same package: it has the same modules and releases.
     """
     return packages.get(name, packages.get(f"{name}-cpu"))
+
+
+def excluded_by(wanted: Requirement, packages: Mapping[str, str]) -> str:
+    """Return which of `packages` a requirement excludes, as name==release, or an empty text.
+
+    `packages` has releases by normalised name. One whose release is not known, an empty text, is not excluded.
+    """
+    name = normalised(wanted.name)
+    release = release_of(name, packages)
+    return f"{name}=={release}" if release and not wanted.specifier.contains(release, prereleases=True) else ""
 
 
 def short_hash(content: str) -> str:

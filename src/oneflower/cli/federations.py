@@ -178,11 +178,8 @@ def show(name: Name = None, output: Format = Output.TEXT) -> None:
         f"SuperLink {status.endpoint or 'not ready'}, Control API {status.control or '-'}, "
         f"Flower {status.version or '-'}"
     )
-    for line in package_lines(installed, status.framework):
+    for line in package_lines(installed, status.framework, status.packages):
         screen.show_line(line)
-    if status.packages:
-        packages = (f"{name} {release}" for name, release in status.packages.items())
-        screen.show_line(f"More packages: {', '.join(packages)}")
     if status.training:
         screen.show_line(f"Training: {progress_line(status.training)}")
     more = (status.trust.refusal, status.trust.note, status.share, *map(str, status.releases))
@@ -204,12 +201,17 @@ def show(name: Name = None, output: Format = Output.TEXT) -> None:
     screen.show_table(("VM", "NAME", "STATE", "READY", "ADDRESS", "PARTITION", "NODE", "ERROR"), rows)
 
 
-def package_lines(installed: Installed, framework: str) -> Iterator[str]:
-    """Yield a line with the packages for which people choose a framework, and a line for each app with its own."""
+def package_lines(installed: Installed, framework: str, added: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line with the packages for which people choose a framework, and a line for each app with its own.
+
+    `added` are those that all machines have besides: each of them was asked for, too.
+    """
     asked_for = ("flwr", "numpy", *(FRAMEWORKS[framework].packages if framework in FRAMEWORKS else ()))
     shown = {name: release for name in asked_for if (release := installed.variant.get(name))}
-    if shown:
-        yield f"Packages: {_releases(shown)} and {len(installed.variant) - len(shown)} more (-o json lists all)"
+    if shown or added:
+        more = len(installed.variant) - len(shown)
+        rest = f" and {more} more (-o json lists all)" if more else ""
+        yield f"Packages: {_releases({**shown, **added})}{rest}"
     for app, packages in installed.apps.items():
         yield f"Packages for {app} alone: {_releases(packages)}"
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oneflower.cloud import bundle
+from oneflower.cloud import fab
 from oneflower.cloud.wording import flowers_error
 from oneflower.events import Step
 from oneflower.process import QUIET_FLOWER, run
@@ -38,8 +38,8 @@ def opened(name: str, flwr: Callable[[], Path], notify: Notify) -> Iterator[str]
         if name.startswith("@"):
             notify(Step(f"fetching {name} from Flower Hub"))
             yield str(_fetched(name, flwr(), folder))
-        elif path.suffix == bundle.SUFFIX and not path.is_dir():
-            bundle.unpack(path, folder)
+        elif path.suffix == fab.SUFFIX and not path.is_dir():
+            fab.unpack(path, folder)
             yield place
         else:
             yield str(path)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from oneflower_appliance.app_packages import release_of
+from oneflower_appliance.app_packages import excluded_by, release_of
 from oneflower_appliance.errors import OneflowerError
 
 if TYPE_CHECKING:
@@ -77,11 +77,10 @@ def compare(lines: Iterable[str], packages: Mapping[str, str], needs: Needs = la
     missing, conflicts = set[str](), set[Conflict]()
     for wanted, origin in _with_extras(map(Requirement, lines), packages, needs):
         name = canonicalize_name(wanted.name)
-        release = release_of(name, packages)
-        if release is None:
+        if release_of(name, packages) is None:
             missing.add(str(wanted))
-        elif release and not wanted.specifier.contains(release, prereleases=True):
-            conflicts.add(Conflict(f"{origin}{wanted.name}{wanted.specifier}", f"{name}=={release}"))
+        elif found := excluded_by(wanted, packages):
+            conflicts.add(Conflict(f"{origin}{wanted.name}{wanted.specifier}", found))
     return Comparison(tuple(sorted(missing)), tuple(sorted(conflicts, key=str)))
 
 

@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from oneflower.images.spec import ARCHITECTURE, GLIBC, LEFT_OUT, PLATFORM, PYTHON
 from oneflower.runtimes import runtime
 from oneflower.runtimes.uv import Uv, wheels_only
-from oneflower_appliance.app_packages import release_of
+from oneflower_appliance.app_packages import excluded_by, release_of
 from oneflower_appliance.errors import OneflowerError
 
 if TYPE_CHECKING:
@@ -83,10 +83,9 @@ def resolve(wanted: Mapping[str, str], flower: str, framework: str, app: Path | 
             "Packages come from the package registry only. Name a release of it.",
         )
     conflicts = [
-        f"{each.name}{each.specifier} ({who}), {name}=={release} (Flower {flower} with {framework})"
+        f"{each.name}{each.specifier} ({who}), {found} (Flower {flower} with {framework})"
         for each, who in asked
-        if (release := release_of(name := canonicalize_name(each.name), have)) is not None
-        and not each.specifier.contains(release, prereleases=True)
+        if (found := excluded_by(each, have))
     ]
     if conflicts:
         raise OneflowerError(
@@ -96,9 +95,9 @@ def resolve(wanted: Mapping[str, str], flower: str, framework: str, app: Path | 
     lines = [str(each) for each, _ in asked if release_of(canonicalize_name(each.name), have) is None]
     locked = read_lock(app) if app else {}
     with TemporaryDirectory(prefix="oneflower-") as scratch:
-        found = _compile(Path(scratch), lines, have, locked) if lines else []
-    stay = have.keys() - set(LEFT_OUT)
-    return [choose(package, locked) for package in found if package["name"] not in stay]
+        resolved = _compile(Path(scratch), lines, have, locked) if lines else []
+    stay = {name: release for name, release in have.items() if name not in LEFT_OUT}
+    return [choose(package, locked) for package in resolved if release_of(package["name"], stay) is None]
 
 
 def _compile(

@@ -23,6 +23,7 @@ from packaging.requirements import Requirement
 
 from oneflower_appliance.agent.journal import Step
 from oneflower_appliance.agent.systemd import alive
+from oneflower_appliance.app_packages import excluded_by, release_of
 from oneflower_appliance.attributes import PACKAGES
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import private_directory, write_atomic
@@ -145,16 +146,13 @@ def _read_lists(wanted: list[Wanted], index: str, *, hashes: bool) -> list[Wante
 
 def _has(runtime: dict[str, str], package: Wanted) -> bool:
     """Whether the runtime has the package. Raises `OneflowerError` if it has another version."""
-    version = runtime.get(package.name)
-    if version is None:
-        return False
-    if not Requirement(f"{package.name}{package.specifier}").specifier.contains(version, prereleases=True):
+    if found := excluded_by(Requirement(f"{package.name}{package.specifier}"), runtime):
         raise OneflowerError(
-            f"FL_PACKAGES asks for {package.text}; the runtime of this machine has {package.name}=={version}, which "
-            "Flower and the framework were tested with and which stays.",
+            f"FL_PACKAGES asks for {package.text}; the runtime of this machine has {found}, which Flower and the "
+            "framework were tested with and which stays.",
             f"Use an image whose framework goes with {package.text}, or leave it out. {_HOW}",
         )
-    return True
+    return release_of(package.name, runtime) is not None
 
 
 def _check_complete(site: Path, runtime: dict[str, str]) -> None:
@@ -166,9 +164,9 @@ def _check_complete(site: Path, runtime: dict[str, str]) -> None:
             need = Requirement(line)
             if need.marker and not need.marker.evaluate(surroundings):
                 continue
-            version = have.get(normalised(need.name))
-            if version is None or not need.specifier.contains(version, prereleases=True):
-                has = f"has {need.name}=={version}" if version else "does not have it"
+            other = excluded_by(need, have)
+            if other or release_of(normalised(need.name), have) is None:
+                has = f"has {other}" if other else "does not have it"
                 why = f"{found.name}=={found.version} needs {need.name}{need.specifier}"
                 raise OneflowerError(
                     f"FL_PACKAGES: {why}; this machine {has}.",
