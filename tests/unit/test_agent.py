@@ -34,6 +34,7 @@ from . import forked
 
 AGENT = "oneflower_appliance.agent.agent"
 ADDRESS = "127.77.0.9"
+HASH = f"--hash=sha256:{'1' * 64}"
 INSTALLED = importlib.metadata.version("flwr")
 
 
@@ -131,6 +132,24 @@ def confession(gate):
 
 def never_ready(gate):
     return not any(put.get("READY") == "YES" for put in gate["put"])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "index", "status", "why"),
+    [
+        ("a==1", "https://index.org/simple", 78, "FL_PACKAGES: has a==1; expected name==version --hash=sha256:"),
+        ("-r /etc/passwd", "/srv", 78, "FL_PACKAGES: is '-r /etc/passwd'; expected packages as name==version"),
+        ("https://evil.org/a.whl", "/srv", 78, "FL_PACKAGES: is 'https://evil.org/a.whl'; expected packages as"),
+        (f"a==1 {HASH}\n--index-url=https://evil.org", "/srv", 78, "--index-url=https://evil.org'; expected packages"),
+        (f"flwr==0.1 {HASH}", "/srv", 78, f"asks for flwr==0.1; the runtime of this machine has flwr=={INSTALLED}"),
+        (f"a==1 {HASH}", "/not/there", 75, "FL_PACKAGE_INDEX: the folder /not/there does not exist"),
+    ],
+)
+def test_packages_that_cannot_be_installed_keep_a_machine_from_ready(agent, gate, wanted, index, status, why):
+    process = agent("superlink", FL_PACKAGES=wanted, FL_PACKAGE_INDEX=index)
+    assert process.wait(10) == status
+    assert why in confession(gate)
+    assert never_ready(gate)
 
 
 def test_all_wrong_settings_are_published_together_and_the_agent_asks_not_to_be_restarted(agent, gate, tmp_path):
