@@ -15,7 +15,7 @@ help:
 	@echo "make test-cloud  the lifecycle of federations, against the OpenNebula that ONE_XMLRPC, ONEFLOW_URL, ONE_AUTH name"
 	@echo "make coverage  what the fast tests cover, in child processes too"
 	@echo "make images  build every variant of the image and try each, into images/ (as root; half an hour)"
-	@echo "make frameworks  train on JAX, Lightning and MONAI, each in a runtime of its own (some gigabytes)"
+	@echo "make frameworks  train on JAX, LightGBM, Lightning and MONAI, each in a runtime of its own (some gigabytes)"
 	@echo "make campaign  kill every process in every phase of a run, a hundred times (half an hour)"
 	@echo "make bench   speed, as ratios to the same processes started by hand"
 	@echo "make bench-rounds  speed of rounds, part by part, compared with stock Flower (half an hour)"

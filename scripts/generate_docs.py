@@ -59,8 +59,8 @@ with the base of a framework if it has one.
 - `FL_SUPERNODE_AUTH` needs TLS: if `FL_TLS_ENABLED` is NO, set `FL_SUPERNODE_AUTH` to NO as well.
 - `ML_FRAMEWORK` must be a framework that `FL_USE_CASE` supports, and `FL_MODEL` one of its models:
 {use_cases}
-- With `ML_FRAMEWORK=xgboost`, a pre-built app needs `FL_STRATEGY=FedXgbBagging` or `FedXgbCyclic`, which no other
-  framework has. These two need `FL_PRIVACY=none`.
+- With `ML_FRAMEWORK=xgboost`, a pre-built app needs `FL_STRATEGY=FedXgbBagging` or `FedXgbCyclic`, and with `lightgbm`
+  `FedXgbCyclic`. No other framework has these two, and they need `FL_PRIVACY=none`.
 - `FL_DP_CLIPPING=adaptive` works only with `FL_PRIVACY=dp-central`.
 - A variable is ignored if it belongs to another strategy, or to privacy, checkpoints or GPUs when these are off. One
   line says so.

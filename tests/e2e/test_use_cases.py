@@ -127,6 +127,23 @@ def test_xgboost_grows_trees_by_the_form_alone_and_one_node_after_the_other(user
     assert outcome(cyclic)["roc_auc"] > 0.97
 
 
+@pytest.mark.frameworks
+def test_lightgbm_grows_trees_on_one_node_after_the_other_by_the_form_alone(user, tmp_path):
+    form = {"FL_USE_CASE": "anomaly-detection", "ML_FRAMEWORK": "lightgbm", "FL_STRATEGY": "FedXgbCyclic"}
+    try:
+        assert "completed, round 3 of 3" in deploy(user, "light", **form).stdout
+        model = fetched(user, "light", tmp_path / "model.npz")
+    finally:
+        user("down", "light")
+    saved = (tmp_path / "model" / "trees.txt").read_bytes()
+    assert model["0"].tobytes() == saved
+    assert 2 * 10 < saved.count(b"\nTree=") <= 3 * 10, "ten trees of a node in each round, unless none helps any more"
+    metrics = json.loads((tmp_path / "model-metrics.json").read_text())
+    assert [row["nodes"] for row in metrics["rows"]] == [1, 1, 1]
+    assert metrics["rows"][-1]["evaluate"]["roc_auc"] > 0.97
+    assert metrics["versions"]["lightgbm"]
+
+
 def test_tensorflow_classifies_images_of_ones_own_by_the_form_alone(user, tmp_path):
     rng = np.random.default_rng(6)
     for node in range(2):

@@ -94,6 +94,12 @@ FRAMEWORKS = {
         ("xgboost", "sklearn.datasets", "sklearn.metrics"),
         strategies=TREE_STRATEGIES,
     ),
+    "lightgbm": Framework(
+        "LightGBM",
+        (*_USUAL, "lightgbm"),
+        ("lightgbm", "sklearn.datasets", "sklearn.metrics"),
+        strategies=("FedXgbCyclic",),
+    ),
 }
 
 NO_USE_CASE = "none"
@@ -105,7 +111,7 @@ USE_CASES = {
         _APPS / "image-classification", ("sklearn", "pytorch", "tensorflow", "lightning", "monai"), ("cnn", "resnet18")
     ),
     "anomaly-detection": UseCase(
-        _APPS / "anomaly-detection", ("sklearn", "pytorch", "lightning", "monai", "jax", "xgboost"), ()
+        _APPS / "anomaly-detection", ("sklearn", "pytorch", "lightning", "monai", "jax", "xgboost", "lightgbm"), ()
     ),
     "llm-fine-tuning": UseCase(_APPS / "llm-fine-tuning", ("pytorch",), None),
 }

@@ -27,7 +27,7 @@ LEFT_OUT = ("uv", "watchfiles", "hf-xet", "setuptools", "libclang")
 # Debian packages beside the essential ones. There is no apt: an image is replaced by a newer one, not upgraded.
 PACKAGES = (
     "linux-image-amd64", "initramfs-tools", "systemd-sysv", "systemd-timesyncd", "systemd-resolved", "udev",
-    "dbus", "libnss-myhostname", "libstdc++6", "kmod", "e2fsprogs", "iproute2", "openssh-server", "python3",
+    "dbus", "libnss-myhostname", "libstdc++6", "libgomp1", "kmod", "e2fsprogs", "iproute2", "openssh-server", "python3",
     "ca-certificates", "usr-is-merged", "python3-pip-whl",
 )  # fmt: skip
 

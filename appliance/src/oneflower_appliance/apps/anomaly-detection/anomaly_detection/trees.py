@@ -1,14 +1,17 @@
-"""Boosted trees of XGBoost, which learn from the labels of all rows. Each round adds trees to the model.
+"""Boosted trees, which learn from the labels of all rows. Each round adds trees to the model.
 
 With FedXgbBagging every node adds trees to the same model, side by side, and each node's step is smaller the more nodes
 there are. With FedXgbCyclic one node after the other continues the model.
 
-The model is one array, `0`: the bytes of XGBoost's own JSON, empty before the first round.
+The model is one array, `0`: bytes in the library's own format, empty before the first round. There is a module for each
+library, with two functions and the name of the file in which the trained model is saved.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -19,7 +22,6 @@ from oneflower_appliance.training.frameworks import framework_name
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import xgboost
     from flwr.app import Message
     from numpy.typing import NDArray
 
@@ -27,8 +29,36 @@ if TYPE_CHECKING:
     from anomaly_detection.tables import Table
     from oneflower_appliance.training.survey import Survey
 
+_MODULES = {"xgboost": "xgboost_trees", "lightgbm": "lightgbm_trees"}  # the first that is installed
 _MODEL = "0"  # the name that Flower's strategies give it
 _SMALLEST = 1e-12
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How a node grows trees in a round: `count` of them, after the others or, `together` of all nodes, beside them.
+
+    `prevalence` is the share of anomalies among the rows of all nodes.
+    """
+
+    count: int
+    depth: int
+    rate: float
+    together: bool
+    prevalence: float
+    seed: int
+
+
+class Library(Protocol):
+    """What a module of a library offers."""
+
+    FILE: str
+
+    def grow(self, model: bytes, rows: Table, growth: Growth) -> tuple[bytes, Floats]:
+        """Return what the node sends, and the odds that its rows have after its training."""
+
+    def odds(self, model: bytes, rows: Floats) -> Floats:
+        """Return the odds with which each row is an anomaly, of a model that has trees."""
 
 
 class Trees:
@@ -39,7 +69,7 @@ class Trees:
         self._together = run_config["strategy"] == "FedXgbBagging"
 
     def preparation(self, nodes: Survey) -> dict[str, Any]:
-        """Return how many nodes there are, and the share of anomalies among all rows, at which boosting starts."""
+        """Return how many nodes there are, and the share of anomalies among all rows."""
         anomalies, rows = nodes.total("anomalies"), nodes.total("examples")
         if not anomalies:
             raise OneflowerError(
@@ -55,31 +85,22 @@ class Trees:
 
     def train(self, arrays: Arrays, rows: Table, message: Message, seed: int) -> tuple[Arrays, float]:
         """Return the trees that this node adds (FedXgbBagging), or the model with them (FedXgbCyclic)."""
-        import xgboost  # noqa: PLC0415 - only where XGBoost is installed
-
-        framework_name(self._config, ("xgboost",))
-        settings, count = settings_of(message), int(self._config["trees-per-round"])
-        parameters = {
-            "objective": "binary:logistic",
-            "base_score": float(settings["prevalence"]),
-            "max_depth": int(self._config["max-depth"]),
-            "eta": float(self._config["tree-learning-rate"]) / (int(settings["nodes"]) if self._together else 1),
-            "num_parallel_tree": count if self._together else 1,
-            "subsample": 0.8,
-            "colsample_bynode": 0.8,
-            "seed": seed,
-        }
-        before = _booster(arrays)
-        data = xgboost.DMatrix(rows.features, rows.labels)
-        after = xgboost.train(parameters, data, 1 if self._together else count, xgb_model=before)
-        new = after[before.num_boosted_rounds() :] if before is not None and self._together else after
-        trained = {_MODEL: np.frombuffer(new.save_raw("json"), dtype=np.uint8)}
-        return trained, self.loss(_odds(after, rows.features), rows.labels)
+        settings = settings_of(message)
+        growth = Growth(
+            count=int(self._config["trees-per-round"]),
+            depth=int(self._config["max-depth"]),
+            rate=float(self._config["tree-learning-rate"]) / (int(settings["nodes"]) if self._together else 1),
+            together=self._together,
+            prevalence=float(settings["prevalence"]),
+            seed=seed,
+        )
+        grown, odds = self._library.grow(arrays[_MODEL].tobytes(), rows, growth)
+        return {_MODEL: np.frombuffer(grown, dtype=np.uint8)}, self.loss(odds, rows.labels)
 
     def scores(self, arrays: Arrays, rows: Floats) -> Floats:
         """Return the odds with which each row is an anomaly."""
-        booster = _booster(arrays)
-        return np.ones(len(rows)) if booster is None else _odds(booster, rows)
+        model = arrays[_MODEL].tobytes()
+        return self._library.odds(model, rows) if model else np.ones(len(rows))
 
     def loss(self, scores: Floats, labels: NDArray[np.int64]) -> float:
         """Return the mean negative log-likelihood of the labels."""
@@ -87,19 +108,11 @@ class Trees:
         return float(-np.log(np.maximum(likelihood, _SMALLEST)).mean())
 
     def files(self, arrays: Arrays) -> dict[str, bytes]:
-        """Return the model as `xgboost.Booster(model_file=...)` reads it."""
-        return {"trees.json": arrays[_MODEL].tobytes()}
+        """Return the model as the library's `Booster(model_file=...)` reads it."""
+        return {self._library.FILE: arrays[_MODEL].tobytes()}
 
-
-def _booster(arrays: Arrays) -> xgboost.Booster | None:
-    """Return the model, or None if it has no trees yet."""
-    import xgboost  # noqa: PLC0415 - only where XGBoost is installed
-
-    content = bytearray(arrays[_MODEL].tobytes())
-    return xgboost.Booster(model_file=content) if content else None
-
-
-def _odds(booster: xgboost.Booster, rows: Floats) -> Floats:
-    import xgboost  # noqa: PLC0415 - only where XGBoost is installed
-
-    return np.asarray(np.exp(booster.predict(xgboost.DMatrix(rows), output_margin=True)), dtype=np.float64)
+    @property
+    def _library(self) -> Library:
+        name = framework_name(self._config, tuple(_MODULES))
+        module: Library = importlib.import_module(f"{__package__}.{_MODULES[name]}")  # each imports its library
+        return module
