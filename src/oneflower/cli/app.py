@@ -9,6 +9,7 @@ import typer
 from oneflower.cli import (
     apps,
     bundle,
+    cache,
     doctor,
     federations,
     images,
@@ -76,4 +77,5 @@ app.command(rich_help_panel=_SITE)(templates.validate)
 app.command(rich_help_panel=_SITE)(doctor.doctor)
 app.add_typer(marketplace.marketplace, name="marketplace", rich_help_panel=_SITE)
 app.add_typer(local.local, name="local", rich_help_panel=_SITE)
+app.add_typer(cache.cache, name="cache", rich_help_panel=_SITE)
 app.add_typer(images.image, name="image", rich_help_panel=_SITE)

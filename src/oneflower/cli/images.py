@@ -82,7 +82,7 @@ def build(
     if app or more:
         wheels = find_wheels(app, more, flower_version, wanted.framework)
         wanted = replace(wanted, added=tuple(wheel.line for wheel in wheels))
-    built = build_image(wanted, folder, LocalHome.of_user().cache / "images", step, fresh=fresh)
+    built = build_image(wanted, folder, LocalHome.of_user().images, step, fresh=fresh)
     if output is Output.JSON:
         screen.show_json({**built.manifest, "path": built.image.absolute()})
         return

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -124,10 +126,30 @@ def _write(spec: ImageSpec, root: Path, raw: Path, image: Path, told: tuple[dict
     return Built(image, beside, listed, about)
 
 
+def kept(cache: Path) -> list[Path]:
+    """Return the files of which the next image is built. The time of each is when an image was last built of it."""
+    return sorted(path for path in cache.glob("*.tar") if path.is_file() and not path.is_symlink())
+
+
+def forget(cache: Path, seconds: float) -> list[tuple[Path, int]]:
+    """Remove those that were not used for so long, and return them with their bytes. Raises `OneflowerError`."""
+    if not kept(cache):
+        return []
+    with _alone(cache):
+        states = [(path, path.stat()) for path in kept(cache)]
+        old = [(path, state.st_size) for path, state in states if state.st_mtime <= time.time() - seconds]
+        for path, _ in old:
+            path.unlink()
+    return old
+
+
 def _kept(cache: Path, name: str, *, fresh: bool) -> Path:
+    path = cache / name
     if fresh:
-        (cache / name).unlink(missing_ok=True)
-    return cache / name
+        path.unlink(missing_ok=True)
+    if path.exists():
+        os.utime(path)
+    return path
 
 
 def _unpack(archive: Path, root: Path) -> None:

@@ -82,6 +82,11 @@ class LocalHome:
         return self.machine(vm_id) / "console.log"
 
     @property
+    def images(self) -> Path:
+        """The parts of which the next image is built."""
+        return self.cache / "images"
+
+    @property
     def runtimes(self) -> Path:
         """The local counterparts of appliance images."""
         return self.cache / "runtimes"

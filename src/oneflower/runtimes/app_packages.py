@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from oneflower.runtimes.cache import note_use, using
 from oneflower.runtimes.runtime import installed
 from oneflower.runtimes.uv import Uv, wheels_only
 from oneflower_appliance.app_packages import Choice, choices, packages_name, packages_of, release_of
@@ -53,8 +54,11 @@ class AppPackages:
 
         None counts either if the app's uv.lock has changed since.
         """
-        choice = Choice.read(self._choice)
-        found = packages_of(self.runtime.app_packages, self.declaration)
+        with using(self.runtime.app_packages.parents[1]):
+            choice = Choice.read(self._choice)
+            found = packages_of(self.runtime.app_packages, self.declaration)
+            if found:
+                note_use(found)
         return installed(found) if found and choice and choice.lock == self._lock_hash() else {}
 
     def install(self, missing: Sequence[str]) -> None:
@@ -68,7 +72,9 @@ class AppPackages:
             target = self.runtime.app_packages / packages_name(listed)
             if not target.exists():
                 self._fetch(staging, listed, target)
-            Choice(self.declaration.app, target.name, lock_hash).write(self._choice)
+            with using(self.runtime.app_packages.parents[1]):
+                note_use(target)
+                Choice(self.declaration.app, target.name, lock_hash).write(self._choice)
 
     @property
     def _choice(self) -> Path:

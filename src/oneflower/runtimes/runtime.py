@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from packaging.utils import canonicalize_name
 
 import oneflower_appliance
+from oneflower.runtimes.cache import APPS, COMPLETE, note_use, using
 from oneflower.runtimes.package_index import find_links, local_torch, with_torch
 from oneflower.runtimes.uv import Uv, wheels_only
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -56,7 +57,7 @@ class Runtime:
     def app_packages(self) -> Path:
         """The folder with the packages that were installed for apps on top of this runtime. It may not exist."""
         folder = self.bin.parent
-        return folder.parent / "apps" / folder.name
+        return folder.parent / APPS / folder.name
 
     def packages(self) -> dict[str, str]:
         """Return the releases of the packages that are installed, by normalised name."""
@@ -116,8 +117,13 @@ def is_pinned(version: str, framework: str) -> bool:
 def find(runtimes: Path, version: str, framework: str) -> Runtime | None:
     """Return the runtime among those in the folder `runtimes`, if it is complete."""
     folder = _folder(runtimes, version, framework)
-    complete = (folder / ".complete").exists()
-    return Runtime(folder / "bin" / "python", _lay_appliance(runtimes)) if complete else None
+    if not runtimes.is_dir():
+        return None
+    with using(runtimes):
+        if not (folder / COMPLETE).exists():
+            return None
+        note_use(folder / COMPLETE)
+        return Runtime(folder / "bin" / "python", _lay_appliance(runtimes))
 
 
 def ensure(runtimes: Path, version: str, framework: str, notify: Callable[[str], None] = lambda _: None) -> Runtime:
@@ -142,9 +148,14 @@ def ensure(runtimes: Path, version: str, framework: str, notify: Callable[[str],
     return runtime
 
 
-def _folder(runtimes: Path, version: str, framework: str) -> Path:
+def folder_name(version: str, framework: str) -> str:
+    """Return the name of a runtime's folder. Raises `KeyError` for a framework that there is not."""
     content = f"{sys.version}\n{sys.executable}\n{requirements(version, framework)}"
-    return runtimes / f"flwr-{version}-{framework}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+    return f"flwr-{version}-{framework}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+
+def _folder(runtimes: Path, version: str, framework: str) -> Path:
+    return runtimes / folder_name(version, framework)
 
 
 def _build(folder: Path, version: str, framework: str) -> None:
@@ -166,7 +177,7 @@ def _build(folder: Path, version: str, framework: str) -> None:
         python = str(folder / "bin" / "python")
         install = ["pip", "install", "--python", python, "--compile-bytecode", "--require-hashes", *sources, *way]
         uv(*install, "--requirement", path)
-    write_atomic(folder / ".complete", "")
+    write_atomic(folder / COMPLETE, "")
 
 
 def _resolve(uv: Uv, command: list[str], ways: list[list[str]], wanted: str) -> tuple[str, list[str]]:
@@ -195,6 +206,7 @@ def _lay_appliance(runtimes: Path) -> Path:
         digest.update(str(path.relative_to(source)).encode() + b"\0" + path.read_bytes())
     target = runtimes / f"appliance-{digest.hexdigest()[:12]}"
     if target.exists():
+        note_use(target)
         return target
     private_directory(runtimes)
     staging = Path(tempfile.mkdtemp(prefix=".appliance-", dir=runtimes))
