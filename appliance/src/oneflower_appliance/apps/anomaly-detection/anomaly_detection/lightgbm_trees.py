@@ -31,6 +31,7 @@ def grow(model: bytes, rows: Table, growth: Growth) -> tuple[bytes, Floats]:
         "num_leaves": 2**growth.depth,
         "min_data_in_leaf": _LEAST,
         "learning_rate": growth.rate,
+        "lambda_l2": 1.0,  # XGBoost's default. With LightGBM's, 0, leaves grow without bound from node to node
         "bagging_fraction": 0.8,
         "bagging_freq": 1,
         "feature_fraction_bynode": 0.8,
