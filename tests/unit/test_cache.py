@@ -51,7 +51,7 @@ def names(folder):
 
 
 def test_what_is_kept_is_shown_and_what_nobody_uses_is_removed(runtimes):
-    shown = oneflower()
+    shown = oneflower("show")
     assert {(row["kind"], row["bytes"], row["in_use"]) for row in shown} == {
         ("runtime", 5, False), ("appliance", 5, False), ("packages", 5, False), ("unfinished", 5, False),
     }  # fmt: skip
@@ -137,7 +137,7 @@ def test_parts_of_images_go_unless_a_build_uses_them(runtimes):
     images.mkdir()
     for name in ("base-1.tar", "lock"):
         (images / name).write_text("12345")
-    assert [row["bytes"] for row in oneflower() if row["kind"] == "image"] == [5]
+    assert [row["bytes"] for row in oneflower("show") if row["kind"] == "image"] == [5]
     with (images / "lock").open("w") as building:
         fcntl.flock(building, fcntl.LOCK_EX)
         assert str(images / "base-1.tar") not in oneflower("clean")["removed"]

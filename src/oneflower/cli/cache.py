@@ -17,18 +17,17 @@ from oneflower_appliance.errors import OneflowerError
 if TYPE_CHECKING:
     from oneflower.local.home import LocalHome
 
-cache = typer.Typer(help="What is kept on this machine: runtimes, packages for apps, parts of images.")
+cache = typer.Typer(
+    help="What is kept on this machine: runtimes, packages for apps, parts of images.", no_args_is_help=True
+)
 _HOUR, _DAY = 3600, 86400
 
 
-@cache.callback(invoke_without_command=True)
+@cache.command()
 def show(
-    context: typer.Context,
     output: Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")] = Output.TEXT,
 ) -> None:
     """Show what is kept on this machine: runtimes, packages for apps, parts of images."""
-    if context.invoked_subcommand:
-        return
     from oneflower.images.build import kept  # noqa: PLC0415
     from oneflower.local.home import LocalHome  # noqa: PLC0415
     from oneflower.runtimes.cache import entries  # noqa: PLC0415
