@@ -19,6 +19,7 @@ from oneflower.cloud import Cloud, Endpoints, Federation, opennebula_endpoints
 from oneflower.cloud.surroundings import Installed
 from oneflower.cloud.tunnel import SshOptions, make_key, tunnel
 from oneflower.opennebula import NAME
+from oneflower.printable import of_console
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import no_room
 from oneflower_appliance.settings import Bounds
@@ -196,7 +197,7 @@ class LocalSurroundings(_Runtimes):
         found: list[str] = []
         for part in (path, path.with_name(f"{path.name}.1")):  # where its start was moved when it grew too long
             if len(found) < lines and part.exists():
-                found = part.read_text(errors="replace").splitlines() + found
+                found = of_console(part.read_text(errors="replace").splitlines()) + found
         return found[-lines:]
 
     def journal(self, ip: str) -> str:

@@ -456,6 +456,32 @@ def test_a_server_that_does_not_answer_is_named_at_once():
             mounting.mount(Volume("ONEFLOWER_DATA", "nfs", "127.9.9.9:/x", "/nowhere"), 0)
 
 
+@pytest.mark.parametrize(
+    ("kind", "source", "said", "told"),
+    [  # what mount said in a virtual machine
+        (
+            "virtiofs", "absent", "wrong fs type, bad option, bad superblock on absent, missing codepage or other error.",
+            "no folder of the host has the tag absent",
+        ),
+        (
+            "nfs", "store:/absent", "special device store:/absent does not exist.",
+            "the server does not give store:/absent to this machine (special device store:/absent does not exist).",
+        ),
+    ],
+)  # fmt: skip
+def test_why_a_folder_cannot_be_mounted_is_said_without_the_words_of_disks(
+    tmp_path, monkeypatch, kind, source, said, told
+):
+    advice = "       dmesg(1) may have more information after failed mount system call.\n"
+    monkeypatch.setattr(mounting, "call", lambda _: (32, f"mount: {tmp_path}: {said}\n{advice}"))
+    monkeypatch.setattr(mounting, "_address", lambda *_: "10.0.0.1")
+    with pytest.raises(OneflowerError) as refused:
+        mounting.mount(Volume("ONEFLOWER_DATA", kind, source, str(tmp_path)), 0)
+    assert told in refused.value.message
+    assert not {"dmesg", "superblock"} & set(refused.value.sentence.replace("(", " ").split())
+    assert "it is tried again" in refused.value.hint
+
+
 def test_a_disk_that_is_not_there_is_not_formatted(tmp_path, monkeypatch):
     called = []
     monkeypatch.setattr(mounting, "call", lambda command: called.append(command[0]) or (0, ""))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from oneflower_appliance.agent.hardware import check_disk, check_hardware, full_disks
+from oneflower_appliance.agent.hardware import WriteProbe, check_disk, check_hardware, full_disks, is_emulated
 from oneflower_appliance.agent.journal import Health, Journal
 from oneflower_appliance.agent.systemd import Prioritised, rest, tell
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -108,6 +110,13 @@ def test_too_little_memory_is_named_before_flower_starts(tmp_path):
     assert "244 MB" in refused.value.message
 
 
+def test_an_emulated_processor_is_known(tmp_path):
+    cpuinfo, _ = machine(tmp_path, "model name\t: QEMU TCG CPU version 2.5+\n", "")
+    assert is_emulated(cpuinfo)
+    cpuinfo, _ = machine(tmp_path, "model name\t: Intel(R) Xeon(R) Processor @ 2.60GHz\n", "")
+    assert not is_emulated(cpuinfo)
+
+
 def test_a_disk_that_is_full_or_cannot_be_written_is_said(tmp_path, monkeypatch):
     check_disk(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -126,3 +135,25 @@ def test_a_disk_that_is_full_or_cannot_be_written_is_said(tmp_path, monkeypatch)
     with pytest.raises(OneflowerError, match="The disk is full") as refused:
         check_disk(Path("/srv/kept"))
     assert "onevm disk-resize" in refused.value.hint
+
+
+def test_a_disk_that_takes_no_more_writes_is_found_while_flower_runs(tmp_path, monkeypatch):
+    now = [0.0]
+    probe = WriteProbe(tmp_path, lambda: now[0])
+    now[0] = 20.0
+    probe.look()
+    assert list(tmp_path.iterdir()) == []
+
+    def refuse(**_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    now[0] = 39.0
+    probe.look()  # not yet again
+    now[0] = 40.0
+    with pytest.raises(OneflowerError, match="Read-only file system") as refused:
+        probe.look()
+    assert "repairs the file system" in refused.value.hint
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=0, f_frsize=4096))
+    now[0] = 99.0
+    probe.look()  # full: that is said, and Flower continues

@@ -12,7 +12,7 @@ from oneflower.cli.steps import Steps, step
 from oneflower.cloud.names import check_name, file_name
 from oneflower.cloud.superlink import connection
 from oneflower.events import Step
-from oneflower.printable import in_a_line, printable
+from oneflower.printable import in_a_line, of_console, printable
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 ODD = [
@@ -85,6 +85,16 @@ def test_what_a_terminal_would_act_upon_is_written_out(text, shown, capsys):
     for write, stream in ((screen.say, "err"), (screen.show, "out")):
         write(text)
         assert getattr(capsys.readouterr(), stream) == shown + "\n"
+
+
+def test_a_console_is_shown_without_what_firmware_and_systemd_draw_with():
+    written = [
+        "\x1b[2J\x1b[01;01HWelcome to GRUB!",
+        "",
+        "\x1b(B\x1b[m",
+        "\x1b[K[\x1b[0;32m  OK  \x1b[0m] Started ssh. \x1bM",
+    ]
+    assert of_console(written) == ["Welcome to GRUB!", "[  OK  ] Started ssh."]
 
 
 def test_a_cell_of_a_table_cannot_be_a_row(capsys):

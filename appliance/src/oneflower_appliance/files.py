@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from contextlib import contextmanager
@@ -73,8 +74,14 @@ def no_room(folder: Path) -> str:
 
 
 def _unwritable(path: Path, error: OSError) -> OneflowerError:
+    hint = "Free some disk space or make the folder writable for this user, then try again."
+    if error.errno == errno.EROFS:
+        hint = (
+            "The disk is attached read-only, or has had an error, which the kernel's log names. Attach it so that it "
+            "can be written, or boot the machine again, which repairs the file system."
+        )
     return OneflowerError(
         f"Cannot write {path}: {error.strerror or error}.",
-        "Free some disk space or make the folder writable for this user, then try again.",
+        hint,
         ExitCode.ENVIRONMENT,
     )

@@ -84,7 +84,7 @@ def _live(cloud: Cloud, state: Path, image: Path, plan: Plan, diary: Diary) -> N
     federation = Federation.begin(cloud, "trial", settings, plan.bounds)
     try:
         with diary.timed(f"deploy 1 SuperLink and {plan.nodes} SuperNode{'s' if plan.nodes > 1 else ''}"):
-            federation.wait_ready(plan.limit, Watcher())
+            federation.wait_ready(plan.limit, Watcher(), plan.grace)
         if plan.machines is Machines.QEMU:
             with diary.timed("look into the machines") as tell:
                 virtual.look_into(federation, state, image, tell)
@@ -96,7 +96,7 @@ def _live(cloud: Cloud, state: Path, image: Path, plan: Plan, diary: Diary) -> N
         show(federation)
         raise
     with diary.timed("take it away"):
-        federation.delete()
+        federation.delete(plan.limit)
         _nothing_left(state)
 
 

@@ -41,8 +41,13 @@ class Plan:
 
     @property
     def limit(self) -> float:
-        """How many seconds a federation has to be ready, on a busy machine too."""
-        return 180.0 if self.machines is Machines.CONTAINER else 900.0
+        """How many seconds a federation has for a step, on a busy machine too, which may have to emulate it."""
+        return 180.0 if self.machines is Machines.CONTAINER else 3600.0
+
+    @property
+    def grace(self) -> float:
+        """How many seconds a machine may report an error. An emulated one is slow, and tries again."""
+        return 0.0 if self.machines is Machines.CONTAINER else 600.0
 
     def words(self) -> list[str]:
         """Return the arguments for the process that follows it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 from contextlib import contextmanager
@@ -20,17 +19,13 @@ if TYPE_CHECKING:
 
     from oneflower.cloud import Federation, FederationStatus, VmStatus
 
-# What firmware, boot loader and systemd draw with.
-_CONTROL = re.compile(r"\x1b(\[[0-9;?=]*[A-Za-z]|[()][A-Z0-9]|[A-Za-z])")
 _CONSOLE = 40
 _SILENCE = 15.0  # seconds after which somebody who reads a log would wonder
 
 
 def last_lines(vm: VmStatus, count: int) -> list[str]:
-    """Return the last lines of a machine's console that are not empty."""
-    found = LocalSurroundings().console(vm.id, count * 2)
-    plain = (in_a_line(_CONTROL.sub("", line)) for line in found)
-    return [line for line in plain if line][-count:]
+    """Return the last lines of a machine's console."""
+    return [in_a_line(line) for line in LocalSurroundings().console(vm.id, count)]
 
 
 class Watcher:

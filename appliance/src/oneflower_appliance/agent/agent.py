@@ -24,7 +24,7 @@ from oneflower_appliance.agent import superlink, supernode
 from oneflower_appliance.agent.backoff import Backoff
 from oneflower_appliance.agent.diagnosis import HungError, explain
 from oneflower_appliance.agent.flower_process import check_framework, check_installed
-from oneflower_appliance.agent.hardware import check_disk, check_hardware, full_disks
+from oneflower_appliance.agent.hardware import WriteProbe, check_disk, check_hardware, full_disks
 from oneflower_appliance.agent.journal import Health, Journal, Step, read_status
 from oneflower_appliance.agent.last_error import LastError
 from oneflower_appliance.agent.machine import Machine
@@ -171,12 +171,17 @@ def _check(machine: Machine, *, quiet: bool) -> Machine:
 
 
 def watch_over(role: Role, machine: Machine) -> NoReturn:
-    """Start Flower again whenever it ends or hangs. Raises `OneflowerError` when it ends too often."""
+    """Start Flower again whenever it ends or hangs. Raises `OneflowerError` when it ends too often.
+
+    It also does when the machine's disk takes no more writes: what a run comes to would be lost.
+    """
+    probe = WriteProbe(machine.home)
     deaths: deque[float] = deque(maxlen=_DEATHS)
     pauses = Backoff(first=0.5, cap=30, jitter=0).delays()
     while True:
         assert role.child is not None  # noqa: S101 - the start step made it
         alive()
+        probe.look()
         machine.journal.remark(full_disks(machine.home, machine.context), "disk")
         try:
             if not role.child.ended.wait(role.tick()):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from oneflower_appliance.agent import packages
 from oneflower_appliance.agent.diagnosis import explain
+from oneflower_appliance.agent.hardware import is_emulated
 from oneflower_appliance.agent.systemd import alive
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from oneflower_appliance.process import Child
     from oneflower_appliance.settings import Settings
 
-START_LIMIT = 180.0
+START_LIMIT = 180.0  # seconds
+_EMULATED = 5  # times as much, where the processor is emulated: one on a busy host was seen to need more
 _PULSE = 0.05
 
 
@@ -98,7 +100,8 @@ def log_flower(line: str) -> None:
 def wait_for(child: Child | None, done: Callable[[], bool], what: str) -> None:
     """Wait until `done`; connection errors mean not yet. Raises `OneflowerError` when Flower ends or time is up."""
     assert child is not None  # noqa: S101 - started by the step before
-    deadline = time.monotonic() + START_LIMIT
+    limit = START_LIMIT * (_EMULATED if is_emulated() else 1)
+    deadline = time.monotonic() + limit
     reason = "no connection"
     while time.monotonic() < deadline:
         alive()
@@ -110,7 +113,7 @@ def wait_for(child: Child | None, done: Callable[[], bool], what: str) -> None:
         if child.ended.wait(_PULSE):
             raise explain(child)
     raise OneflowerError(
-        f"{what} within {START_LIMIT:.0f} s: {reason}.",
+        f"{what} within {limit:.0f} s: {reason}.",
         "The machine may be too small or too busy: give it two cores and 2 GB, and look at the agent's log.",
         ExitCode.TIMEOUT,
     )

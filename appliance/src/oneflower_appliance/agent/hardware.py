@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,12 @@ from oneflower_appliance.files import no_room, write_atomic
 from oneflower_appliance.volumes import WRITTEN, volumes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 # What x86-64-v2 adds. NumPy is built for it, and ends with an illegal instruction on less, without a message.
 _NEEDED = ("cx16", "lahf_lm", "popcnt", "pni", "ssse3", "sse4_1", "sse4_2")
 _LEAST_MEMORY = 384 << 20
+_PROBED_EVERY = 20.0  # seconds
 
 
 def check_hardware(processors: Path = Path("/proc/cpuinfo"), memory: Path = Path("/proc/meminfo")) -> None:
@@ -36,10 +38,33 @@ def check_hardware(processors: Path = Path("/proc/cpuinfo"), memory: Path = Path
         )
 
 
+def is_emulated(processors: Path = Path("/proc/cpuinfo")) -> bool:
+    """Say whether QEMU emulates the processor, because its host has no KVM. It then is many times slower."""
+    return "QEMU TCG CPU" in _read(processors)
+
+
 def check_disk(folder: Path) -> None:
     """Raise `OneflowerError` when the disk of `folder` is full, or nothing can be written there."""
     if full := no_room(folder):
         raise OneflowerError(full, "Or give the VM a larger disk: `onevm disk-resize`.", ExitCode.ENVIRONMENT)
+    _probe(folder)
+
+
+class WriteProbe:
+    """Writes to `folder` from time to time: a disk with an error takes no more writes, and nothing else shows it."""
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._folder, self._clock = folder, clock
+        self._due = clock() + _PROBED_EVERY
+
+    def look(self) -> None:
+        """Raise `OneflowerError` when nothing can be written any more. A disk that is full is another matter."""
+        if self._clock() >= self._due and not no_room(self._folder):
+            self._due = self._clock() + _PROBED_EVERY
+            _probe(self._folder)
+
+
+def _probe(folder: Path) -> None:
     probe = folder / "writable"
     write_atomic(probe, "")
     probe.unlink()

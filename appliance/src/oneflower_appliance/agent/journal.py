@@ -148,7 +148,7 @@ class Journal:
         try:
             write_atomic(self._path, json.dumps(asdict(self.status), indent=1) + "\n", SHARED)
         except OneflowerError as error:
-            log.error("%s", error.sentence)  # noqa: TRY400 - the sentence says it all
+            log.info("%s", error.sentence)  # what is wrong with the disk is an error of the boot or of the watch
             with suppress(OSError):
                 self._path.unlink(missing_ok=True)  # what it says is not so any more
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 
 _NFS_PORT, _PATIENCE = 2049, 5.0
 _UNKNOWN = 2  # exit status of blkid for a device on which it recognises nothing
+_ADVICE = re.compile(r"\s*dmesg\(1\) may have more.*", re.DOTALL)  # of `mount`, which the console shows anyway
+_CHECKS = {
+    "nfs": "Check that the server exports this folder to this machine, by NFS 4.2",
+    "virtiofs": "Check that the VM template shares a folder of the host under this tag, and power the VM off and on",
+    "disk": "Check the disk that it names",
+}
 
 
 def mount(volume: Volume, owner: int) -> str:
@@ -63,7 +70,9 @@ def _address(volume: Volume, server: str) -> str:
         with socket.create_connection((server, _NFS_PORT), _PATIENCE) as connection:
             return str(connection.getpeername()[0])
     except OSError as error:
-        raise _failed(volume, f"the server {server} does not answer on port {_NFS_PORT} ({error})") from error
+        raise _failed(
+            volume, f"the server {server} does not answer on port {_NFS_PORT} ({error.strerror or error})"
+        ) from error
 
 
 def _format(volume: Volume) -> str:
@@ -85,12 +94,20 @@ def _format(volume: Volume) -> str:
 def _run(volume: Volume, command: list[str]) -> None:
     status, said = call(command)
     if status:
-        raise _failed(volume, said.strip() or f"{command[0]} ended with {status}")
+        raise _failed(volume, _reason(volume, said) or f"{command[0]} ended with {status}")
+
+
+def _reason(volume: Volume, said: str) -> str:
+    """Return what a command says, in the words of the volume's kind where `mount` has only those of disks."""
+    own = _ADVICE.sub("", said).strip().removeprefix("mount: ").removeprefix(f"{volume.where}: ").rstrip(".")
+    if volume.kind == "virtiofs":
+        return f"no folder of the host has the tag {volume.source}, or it is in use"
+    return f"the server does not give {volume.source} to this machine ({own})" if volume.kind == "nfs" else own
 
 
 def _failed(volume: Volume, reason: str) -> OneflowerError:
     return OneflowerError(
         f"{volume.variable} cannot be mounted on {volume.where}: {' '.join(reason.split()).rstrip('.')}.",
-        "Check the disk or the server that it names; it is tried again.",
+        f"{_CHECKS[volume.kind]}; it is tried again.",
         ExitCode.ENVIRONMENT,
     )
