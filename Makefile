@@ -6,7 +6,7 @@ FAST = pytest -m 'not e2e' tests/unit tests/conformance tests/lifecycle -n 5 --d
 # Container images often tell Python to keep no compiled files. Then each of a hundred processes would compile everything.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo new-use-case test test-cloud check types fast coverage e2e frameworks image-tools images releases campaign bench bench-rounds bench-models bench-peers docs lock hooks clean
+.PHONY: help demo new-use-case test test-cloud check types fast coverage e2e frameworks apps image-tools images releases campaign bench bench-rounds bench-models bench-peers docs lock hooks clean
 help:
 	@echo "make demo    the whole job on this machine: deploy, train, show, save, clean up"
 	@echo "make test    all tests (make check, those with real processes, all examples, make releases)"
@@ -16,6 +16,7 @@ help:
 	@echo "make coverage  what the fast tests cover, in child processes too"
 	@echo "make images  build every variant of the image and try each, into images/ (as root; half an hour)"
 	@echo "make frameworks  train on JAX, LightGBM, Lightning and MONAI, each in a runtime of its own (some gigabytes)"
+	@echo "make apps    run the apps of tests/apps with oneflower and with stock Flower, and write the table of docs/apps.md"
 	@echo "make campaign  kill every process in every phase of a run, a hundred times (half an hour)"
 	@echo "make bench   speed, as ratios to the same processes started by hand"
 	@echo "make bench-rounds  speed of rounds, part by part, compared with stock Flower (half an hour)"
@@ -64,6 +65,11 @@ e2e: image-tools
 frameworks:
 	$(RUN) pytest -m frameworks
 
+# What has a result in the folder is not run again.
+apps:
+	$(RUN) python -m scripts.apps --folder .apps
+	$(RUN) python -m scripts.apps --folder .apps --compare
+
 images: image-tools
 	$(RUN) python scripts/images.py
 
@@ -102,4 +108,4 @@ hooks:
 	git config core.hooksPath scripts/hooks
 
 clean:
-	rm -rf .venv .tools .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	rm -rf .apps .venv .tools .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage

@@ -195,9 +195,12 @@ def run_stock(example: Example, folder: Path) -> tuple[str, str]:
 
 
 @contextmanager
-def simulation(home: Path, supernodes: int) -> Iterator[None]:
-    """Make the folder `home` one from which stock Flower simulates, and end what it leaves running."""
-    config = '[superlink]\ndefault = "here"\n[superlink.here]\naddress = ":local:"\n'
+def simulation(home: Path, supernodes: int, address: str = ":local:") -> Iterator[None]:
+    """Make the folder `home` one from which stock Flower simulates, and end what it leaves running.
+
+    `address` is that of a SuperLink, if `flwr run` is not to start one.
+    """
+    config = f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "{address}"\ninsecure = true\n'
     (home / "config.toml").write_text(f"{config}options.num-supernodes = {supernodes}\n")
     try:
         yield
@@ -291,6 +294,12 @@ def table(outcomes: dict[str, Outcome], checkout: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def put_into_page(begin: str, text: str) -> None:
+    """Replace the part of the page that begins with the line `begin`."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
+    PAGE.write_text(f"{before}{begin}\n{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
 def _told(outcome: Outcome) -> str:
     if outcome.ours:
         return " ".join(outcome.ours.split())
@@ -310,9 +319,7 @@ def main() -> None:
     known = json.loads(options.results.read_text()) if options.results.exists() else {}
     if options.write:
         outcomes = {example.name: Outcome(**known[example.name]) for example in examples}
-        before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-        text = f"{before}{BEGIN}\n{table(outcomes, options.checkout)}\n{END}{rest.split(END)[1]}"
-        PAGE.write_text(text, encoding="utf-8")
+        put_into_page(BEGIN, table(outcomes, options.checkout))
         return
     for example in examples:
         if options.only and example.name not in options.only:

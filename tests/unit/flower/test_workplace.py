@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 
 import pytest
 from flwr.supernode.runtime import run_clientapp
@@ -14,6 +14,7 @@ from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.workplace import clientapp_works_in, serverapp_works_in, tell_without_traceback
 from oneflower_appliance.orders import SERVER_DATA_VARIABLE
+from oneflower_appliance.run_folder import FAILURE
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +63,31 @@ def test_a_serverapp_finds_the_data_of_its_superlink_which_are_no_result(monkeyp
     grid.set_run(None, SimpleNamespace(run_id=17))
     assert Path("acme/flowers/test.csv").read_text() == "x\n1\n"
     assert not Path("acme/flowers/test.csv").resolve().is_relative_to(runs), "our API serves what is in the folder"
+
+
+@pytest.mark.parametrize(
+    ("code", "module", "told"),
+    [
+        (3, "app", "The ServerApp ended itself with exit status 3."),
+        (None, "app", "The ServerApp ended itself with exit status 0."),
+        ("no data", "app", "The ServerApp ended itself: no data."),
+        (0, "flwr.supercore.exit", ""),  # Flower, because somebody stopped the run
+    ],
+)
+def test_a_serverapp_that_ends_itself_has_failed_and_is_not_lost(monkeypatch, tmp_path, code, module, told):
+    def leave(code=code):
+        raise SystemExit(code)
+
+    app = FunctionType(leave.__code__, {"__name__": module}, argdefs=(code,))
+    grid, task = SimpleNamespace(set_run=lambda *_: None), SimpleNamespace(run_=app)
+    monkeypatch.setattr(internals, "grid_class", lambda: grid)
+    monkeypatch.setattr(internals, "serverapp_task", lambda: task)
+    serverapp_works_in(tmp_path)
+    grid.set_run(None, SimpleNamespace(run_id=17))
+    with pytest.raises(OneflowerError if told else SystemExit) as caught:
+        task.run_()
+    assert getattr(caught.value, "message", "") == told
+    assert (tmp_path / "17" / FAILURE).exists() == bool(told)
 
 
 def test_an_error_of_oneflowers_own_is_logged_without_a_traceback(caplog):

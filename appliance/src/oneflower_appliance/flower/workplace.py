@@ -11,6 +11,7 @@ import functools
 import logging
 import os
 import shutil
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("flwr")
 
 _KEPT_ON_NODES = 8  # runs
+_FLOWER = "flwr"
 
 
 def serverapp_works_in(runs: Path) -> None:
@@ -46,13 +48,30 @@ def serverapp_works_in(runs: Path) -> None:
     @functools.wraps(run_app)
     def running(*args: Any, **kwargs: Any) -> Any:
         try:
-            return run_app(*args, **kwargs)
+            return _without_exit(run_app, *args, **kwargs)
         except OneflowerError as error:
             write_atomic(folders[-1].parent / FAILURE, Failure(error.message, error.hint).text, SHARED)
             raise
 
     grid.set_run, task.run_ = entering, running  # type: ignore[method-assign]
     tell_without_traceback()
+
+
+def _without_exit(run_app: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run an app, and raise `OneflowerError` if it ends the process: it has failed, and is not lost.
+
+    Flower, too, ends the process in this way, when a run is stopped.
+    """
+    try:
+        return run_app(*args, **kwargs)
+    except SystemExit as ending:
+        *_, (last, _) = traceback.walk_tb(ending.__traceback__)
+        if str(last.f_globals.get("__name__")).partition(".")[0] == _FLOWER:
+            raise
+        how = f": {ending.code}" if isinstance(ending.code, str) else f" with exit status {ending.code or 0}"
+        raise OneflowerError(
+            f"The ServerApp ended itself{how}.", "Return from its main function to succeed, raise an error to fail."
+        ) from ending
 
 
 def clientapp_works_in(runs: Path) -> None:

@@ -1,0 +1,13 @@
+"""An app that ends itself with an exit status"""
+#: fails = true
+import sys
+
+from flwr.serverapp import ServerApp
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid, context):
+    print("the check of the settings failed")
+    sys.exit(3)
