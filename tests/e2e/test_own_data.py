@@ -93,6 +93,6 @@ def test_an_app_with_flwr_datasets_reads_its_data_set_from_the_data_folder(user)
     [row] = done["rows"]
     assert (row["nodes"], row["failures"]) == (2, 0)
     assert row["metrics"]["evaluate"]["accuracy"] > 0.95
-    assert row["metrics"]["server"]["accuracy"] > 0.95
+    assert row["metrics"]["server"]["accuracy"] > 0.9
     assert not done["more"], "the data of the SuperLink are not a result"
     assert sorted([*data.rglob("*"), *own.rglob("*")]) == before
