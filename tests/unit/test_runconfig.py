@@ -152,7 +152,7 @@ def test_it_is_handed_over_in_a_private_file_and_not_on_the_command_line(tmp_pat
         return {"run-id": 5}
 
     (tmp_path / "pyproject.toml").write_text("[tool.flwr.app]")
-    app = App("mine", tmp_path, OWN, Declaration("mine", ()), prebuilt=False)
+    app = App("mine", tmp_path, OWN, Declaration("mine", ()), prebuilt=False, components={})
     config = app.run_config({}, None, {"text": 'a "secret" = 1'})
     assert submission.submit(SimpleNamespace(flower=flower), app, config) == "5"
     [(arguments, path, mode, found)] = seen

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote
 
 import httpx
 import numpy as np
@@ -33,13 +33,18 @@ class Link(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         status, body = self.server.broken or (200, self.server.files.get(self.path.partition("?")[0]))
+        body = body(self.path) if callable(body) else body
         self.send_response(404 if body is None else status)
         self.end_headers()
         self.wfile.write(body or b"")
 
     def do_POST(self):
         length = int(self.headers.get("Content-Length", 0))
-        answer = self.server.posted(json.loads(self.rfile.read(length)) if length else self.path)
+        body = json.loads(self.rfile.read(length)) if length else self.path
+        if "files" in body:  # it is older than that: runs of apps are started with `flwr run`
+            self.send_error(400)
+            return
+        answer = self.server.posted(body)
         self.send_response(409 if answer is None else 200)
         self.end_headers()
         self.wfile.write(answer or b"no such app.\n")
@@ -86,6 +91,28 @@ def test_rounds_and_log_are_passed_on_to_the_end(link):
     assert follow(link.client, "5", Observer(seen.append, logged.append, print)) == "5"
     assert [(entry.round, entry.loss) for entry in seen] == [(1, 2.0), (2, 1.0)]
     assert logged == ["hello\n"]
+
+
+def test_a_superlink_that_holds_requests_is_asked_once_for_each_news(link):
+    """And it says where it stopped."""
+    run = {"id": "5", "status": "running"}
+    answers = [
+        {"run": run, "log": {"text": "hello\n", "latest": 2.5}, "rows": [], "messages": None, "mark": "a"},
+        {"run": run, "log": {"text": "", "latest": 2.5}, "rows": [json.dumps(row(1))], "messages": None, "mark": "a"},
+        {"run": run | {"status": "finished", "sub_status": "completed"}, "log": {"text": "bye\n", "latest": 3.0},
+         "rows": [json.dumps(row(2))], "messages": None, "mark": "b"},
+    ]  # fmt: skip
+    asked, seen, logged = [], [], []
+
+    def news(path):
+        asked.append(parse_qs(path.partition("?")[2]))
+        return json.dumps(answers[len(asked) - 1] | {"held": True}).encode()
+
+    link.files["/oneflower/runs/5/news"] = news
+    assert follow(link.client, "5", Observer(seen.append, logged.append, print), Patience(pulse=60)) == "5"
+    assert ([entry.round for entry in seen], logged) == ([1, 2], ["hello\n", "bye\n"])
+    told = [(found["after"], found["rows"], found.get("mark"), found["wait"]) for found in asked]
+    assert told == [(["0.0"], ["0"], None, ["1.5"]), (["2.5"], ["0"], ["a"], ["1.5"]), (["2.5"], ["1"], ["a"], ["1.5"])]
 
 
 def test_a_run_that_failed_gives_the_apps_reason_and_the_end_of_its_log(link):

@@ -53,12 +53,17 @@ def _settings(content: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _copy(app: Path, folder: Path) -> None:
+def packed(app: Path) -> Iterator[Path]:
+    """Yield the files of an app that Flower may pack."""
     for place, folders, files in os.walk(app):
         folders[:] = [name for name in folders if name not in _NOT_PACKED]
         for source in (Path(place) / name for name in files):
-            if source.is_symlink() or not (source.suffix in PACKED or source.name in PACKED_NAMES):
-                continue
-            target = folder / source.relative_to(app)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+            if not source.is_symlink() and (source.suffix in PACKED or source.name in PACKED_NAMES):
+                yield source
+
+
+def _copy(app: Path, folder: Path) -> None:
+    for source in packed(app):
+        target = folder / source.relative_to(app)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)

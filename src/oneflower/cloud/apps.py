@@ -29,13 +29,14 @@ _ROUNDS = PARAMETERS["FL_NUM_ROUNDS"].key
 
 @dataclass(frozen=True)
 class App:
-    """A Flower app: its folder, its defaults for the run config, and what it declares to need."""
+    """A Flower app: its folder, its defaults for the run config, what it declares to need, and its two components."""
 
     name: str
     folder: Path
     config: Mapping[str, Any]
     declaration: Declaration
     prebuilt: bool
+    components: Mapping[str, str]
 
     def run_config(self, form: Mapping[str, str], rounds: int | None, given: Overrides) -> dict[str, Value]:
         """Return what overrides the app's own configuration; each value has the type of the app's own value.
@@ -100,7 +101,7 @@ def _read(folder: Path, *, prebuilt: bool) -> App:
     except ValueError as error:
         raise _not_an_app(folder, str(error)) from error
     config = flatten(app.get("config", {}))
-    return App(project.get("name", folder.name), folder, config, declaration, prebuilt)
+    return App(project.get("name", folder.name), folder, config, declaration, prebuilt, components)
 
 
 def _script(folder: Path) -> str:

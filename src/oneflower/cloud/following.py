@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import httpx
 
 from oneflower.cloud.app_output import Shown, last_lines
+from oneflower.cloud.news import Feed
 from oneflower.cloud.superlink import TIMEOUT
 from oneflower.events import Exchanged, Note
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.run_folder import FAILURE, MESSAGES, METRICS, Failure, Messages
+from oneflower_appliance.run_folder import FAILURE, Failure, Messages
 from oneflower_appliance.run_state import COMPLETED
 from oneflower_appliance.runs import RunRow, shortcoming
 
@@ -44,8 +45,9 @@ class Observer:
 class Patience:
     """How long a run is followed while its SuperLink is silent, in seconds.
 
-    `pulse` is the time between two looks. After `notice` the silence is reported, and after `silence` the run is given
-    up. Within `grace` the SuperLink's agent resumes a lost run, if it can. `answer` is the limit for one answer.
+    `pulse` is the time between two looks at a SuperLink that does not hold requests for news. After `notice` the
+    silence is reported, and after `silence` the run is given up. Within `grace` the SuperLink's agent resumes a lost
+    run, if it can. `answer` is the limit for one answer.
     """
 
     pulse: float = 0.4
@@ -79,7 +81,8 @@ def follow(link: SuperLinkClient, number: str, observer: Observer, patience: Pat
                     return following.number
             except httpx.HTTPError as error:
                 silence.goes_on(error)
-            time.sleep(patience.pulse)
+            if not following.held:
+                time.sleep(patience.pulse)
     finally:
         link.wait_at_most(TIMEOUT)
 
@@ -130,15 +133,17 @@ class _Following:
 
     def __init__(self, link: SuperLinkClient, number: str, observer: Observer, patience: Patience) -> None:
         self._grace = patience.grace
+        self._hold = patience.notice / 2  # seconds
         self._link = link
         self._observer = observer
         self._told = 0  # a run that resumes another has its rounds, too
         self._trouble = ""
+        self.held = False
         self._begin(number)
 
     def _begin(self, number: str) -> None:
         self.number = number
-        self._latest = 0.0
+        self._feed = Feed(self._link, number, self._hold)
         self._tail = ""
         self._messages = Messages()
         self._ended = 0.0
@@ -148,16 +153,14 @@ class _Following:
 
         Raises `OneflowerError` or `httpx.HTTPError`.
         """
-        state = self._link.run(self.number)
-        log = self._link.json(f"/runs/{self.number}/log?after={self._latest}")
-        lines = self._link.text(f"/runs/{self.number}/files/{METRICS}").splitlines()
-        messages = None if lines else self._link.json(f"/runs/{self.number}/files/{MESSAGES}")
+        self.held = False
+        news = self._feed.next()
+        self.held, state, lines = news.held, news.state, self._feed.lines
         heard()
-        if log and log["text"]:
-            self._latest = log["latest"]
-            self._tail = (self._tail + log["text"])[-8000:]
-            self._observer.log(log["text"])
-        if messages and (found := Messages.parse(messages)) != self._messages:
+        if news.text:
+            self._tail = (self._tail + news.text)[-8000:]
+            self._observer.log(news.text)
+        if news.messages and (found := Messages.parse(news.messages)) != self._messages:
             self._messages = found
             self._observer.notify(Exchanged(found.sentence))
         for line in lines[self._told :]:

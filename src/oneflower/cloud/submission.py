@@ -1,4 +1,9 @@
-"""Starts runs: by the real `flwr run`, over TLS, or from the checkpoint of an unfinished run."""
+"""Starts runs, over TLS: through the SuperLink's API, by `flwr run`, or from the checkpoint of an unfinished run.
+
+`flwr run` takes a second to import Flower. The SuperLink has imported it, and starts a run of an app whose files it is
+sent with the same functions. `flwr run` is used for a SuperLink that does not do so (FL_EXECUTION=stock, or an older
+release), and for an app that only Flower can judge.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oneflower.cloud.app_copy import without_federations
+from oneflower.cloud.app_files import app_files
 from oneflower.cloud.runconfig import toml_text
 from oneflower.cloud.superlink import CONNECTION
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -24,6 +30,9 @@ if TYPE_CHECKING:
 
 def submit(link: SuperLinkClient, app: App, config: Mapping[str, Value]) -> str:
     """Start a run and return its id. Raises `OneflowerError`."""
+    files = app_files(app.folder, app.components)
+    if files is not None and (run := link.start(files, config)):
+        return run
     with without_federations(app.folder) as folder:
         if not config:
             return str(link.flower("run", str(folder), CONNECTION)["run-id"])

@@ -6,6 +6,7 @@ import json
 import os
 import ssl
 import tempfile
+from base64 import b64encode
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from oneflower_appliance.node_state import NodeState
 from oneflower_appliance.run_state import RunState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from oneflower.cloud.status import FederationStatus
     from oneflower.cloud.surroundings import Surroundings
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 CONNECTION = "oneflower"  # the SuperLink's name in the settings for `flwr`
 TIMEOUT = 10.0
 _CHANGE = 60.0  # seconds for a request that changes a run
+# An older SuperLink does not know the files of an app (400), and one that runs stock Flower does not take them (501).
+_NO_SUCH_CALL = (httpx.codes.BAD_REQUEST, httpx.codes.NOT_IMPLEMENTED)
 
 
 class TooLongError(Exception):
@@ -114,6 +117,22 @@ class SuperLinkClient:
                     raise TooLongError
                 stream.write(piece)
         return length
+
+    def start(self, files: Mapping[str, bytes], config: Mapping[str, Any]) -> str | None:
+        """Start a run of the app that consists of these files, and return its id; None if it has to be `flwr run`.
+
+        Raises `OneflowerError`.
+        """
+        wanted = {"files": {name: b64encode(content).decode() for name, content in files.items()}, "config": config}
+        try:
+            answer = self._http.post("/oneflower/runs", content=json.dumps(wanted), timeout=_CHANGE)
+        except httpx.HTTPError as error:
+            raise self.silent(error) from error
+        if answer.status_code in _NO_SUCH_CALL:
+            return None
+        if answer.is_error:
+            raise OneflowerError(f"Flower refused: {answer.text.strip()}", "", ExitCode.RUN_FAILED)
+        return str(answer.json()["id"])
 
     def resume(self, number: str) -> str:
         """Resume a run, and return the id of the new run. Raises `OneflowerError`."""

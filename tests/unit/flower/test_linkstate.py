@@ -11,6 +11,7 @@ from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.task_identity import TaskIdentity
 
+from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.flower import deliveries, linkstate
 from tests.unit.flower_state import linkstate_factory
 
@@ -152,3 +153,30 @@ def test_a_serverapp_that_died_fails_its_run_at_once(fleet):
     assert fleet.link.run_of_serverapp(fleet.token) is None
     fleet.link.fail(fleet.token, "again")
     assert fleet.link.run(fleet.run) == found
+
+
+APP = {
+    "pyproject.toml": b'[project]\nname = "own"\nversion = "1.0.0"\nlicense = "Apache-2.0"\n[tool.flwr.app]\n'
+    b'publisher = "us"\n[tool.flwr.app.components]\nserverapp = "own:app"\nclientapp = "own:app"\n'
+    b"[tool.flwr.app.config]\nrate = 1.0\n",
+    "own.py": b"app = None\n",
+}
+
+
+def test_a_run_of_an_app_is_started_from_its_files_and_what_is_wrong_with_it_is_said(tmp_path):
+    factory, started = linkstate_factory(tmp_path), []
+    link = linkstate.LinkState(factory, lambda: started.append(1), warm=True)
+    number = link.submit(APP, {"rate": 0.5})
+    assert (link.run(int(number)).app, started) == ("us/own", [1])
+    assert factory.state().get_run_info(run_ids=[int(number)])[0].override_config == {"rate": 0.5}
+    with pytest.raises(OneflowerError) as caught:
+        link.submit(APP, {"speed": 1})
+    assert caught.value.code is ExitCode.RUN_FAILED
+    for files in ({}, {"pyproject.toml": b"["}, {"pyproject.toml": b""}, APP | {"a/" * 20 + "b.py": b""}):
+        with pytest.raises(OneflowerError) as caught:
+            link.submit(files, {})
+        assert caught.value.code is ExitCode.INVALID_INPUT
+    assert [run.id for run in link.runs()] == [number]
+    with pytest.raises(OneflowerError) as caught:
+        linkstate.LinkState(factory).submit(APP, {})
+    assert caught.value.code is ExitCode.ENVIRONMENT, "stock Flower is started by flwr run"

@@ -238,6 +238,7 @@ def prepared_superlink(folder):
     except OneflowerError as error:
         return {"refused": error.sentence, "listens": bool(served)}
     own = served[0].app
+    flower = own.flower._app  # within what rings for news
     return {
         "doors": len(served),
         "warm": stub.modules,
@@ -245,8 +246,8 @@ def prepared_superlink(folder):
         "cleans less": getattr(internals.core_state(), "_cleanup_expired_task_tokens", None) is not cleanup,
         "watches": stub.tasks.on_death is not None,
         "api": type(own.status).__name__ == "Starlette",
-        "holds": type(own.flower).__name__ == "LongPoll",
-        "bundles": type(getattr(own.flower, "_app", None)).__name__ == "BundleServer",
+        "holds": type(flower).__name__ == "LongPoll",
+        "bundles": type(getattr(flower, "_app", None)).__name__ == "BundleServer",
         "keeps": getattr(internals.object_stores(), "store", None) is not store,
     }
 

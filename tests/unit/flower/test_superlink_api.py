@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
 import json
 
 import httpx
 import pytest
 
-from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.flower.api import superlink_api
 from oneflower_appliance.flower.linkstate import LinkState
+from oneflower_appliance.flower.news import Bell, Ringing
 from oneflower_appliance.run_folder import Origin
 from oneflower_appliance.run_state import RunState
 from tests.unit.flower_state import linkstate_factory
@@ -36,6 +38,12 @@ class Link:
     def start(self, app, config):
         self.asked.append(("start", app.name, config))
         return "6"
+
+    def submit(self, files, config):
+        if "stock" in files:
+            raise OneflowerError("Runs are started with `flwr run` here.", "", ExitCode.ENVIRONMENT)
+        self.asked.append(("submit", files, config))
+        return "8"
 
     def start_again(self, number):
         if self.run(number) is None:
@@ -132,6 +140,63 @@ def test_a_run_is_stopped_by_its_number(ask, link):
     assert link.asked == [("stop", 5)]
 
 
+def news(ask, **query):
+    return ask("GET", "/runs/5/news?" + "&".join(f"{name}={value}" for name, value in query.items()))
+
+
+def test_news_of_a_run_are_one_answer(ask, link, tmp_path):
+    (tmp_path / "5").mkdir()
+    (tmp_path / "5" / "messages.json").write_text('{"sent": 1}')
+    first = news(ask, wait=9).json()
+    assert (first["run"], first["rows"], first["messages"]) == (ask("GET", "/runs/5").json(), [], {"sent": 1})
+    link.log = lambda _number, after: {"text": "", "latest": after}
+    assert news(ask, wait=0, mark=first["mark"]).json() | {"log": 0} == first | {"log": 0}, "nothing is new"
+    (tmp_path / "5" / "metrics.jsonl").write_text("one\ntwo\n")
+    second = news(ask, wait=9, rows=1, mark=first["mark"]).json()
+    assert (second["rows"], second["messages"], second["mark"] == first["mark"]) == (["two"], None, False)
+    assert [ask("GET", path).status_code for path in ("/runs/6/news?wait=9", "/runs/5/news?wait=x", "/runs/5/news")] == [
+        404, 400, 400,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", ["it is told", "the server stops"])
+def test_news_are_waited_for_and_told_as_soon_as_a_serverapp_says_something(link, tmp_path, ending):
+    bell, looked = Bell(), asyncio.Event()
+    link.log = lambda _number, after: (loop.call_soon_threadsafe(looked.set), {"text": "", "latest": after})[1]
+
+    async def flower(_scope, _receive, _send):
+        link.known[0] = dataclasses.replace(link.known[0], status="finished")
+
+    async def follow():
+        nonlocal loop
+        loop = asyncio.get_running_loop()
+        transport = httpx.ASGITransport(superlink_api(link, tmp_path, bell))
+        async with httpx.AsyncClient(transport=transport, base_url="http://link/oneflower/runs/5") as client:
+            mark = (await client.get("/news?wait=0")).json()["mark"]
+            looked.clear()
+            waiting = asyncio.create_task(client.get(f"/news?wait=60&mark={mark}"))
+            await looked.wait()
+            assert not waiting.done()
+            if ending == "it is told":
+                await Ringing(flower, bell)({"path": "/v1/runtime/push-task-output"}, None, None)
+            else:
+                bell.close()
+            return (await waiting).json()
+
+    loop = None
+    found = asyncio.run(follow())
+    assert (found["run"]["status"], found["held"]) == (
+        ("finished", True) if ending == "it is told" else ("running", False)
+    )
+
+
+def test_a_run_of_an_app_is_started_from_its_files(ask, link):
+    wanted = {"files": {"a/b.py": base64.b64encode(b"\0app").decode()}, "config": {"rate": 0.5}}
+    assert ask("POST", "/runs", json=wanted).json() == {"id": "8"}
+    assert link.asked == [("submit", {"a/b.py": b"\0app"}, {"rate": 0.5})]
+    assert ask("POST", "/runs", json={"files": {"stock": ""}, "config": {}}).status_code == 501
+
+
 def test_a_lost_run_goes_on_once_and_only_then_is_stopped(ask, link, tmp_path):
     assert ask("POST", "/runs", json={"resumes": "5"}).json() == {"id": "7"}
     assert ask("POST", "/runs", json={"resumes": "5"}).json() == {"id": "7"}
@@ -148,6 +213,7 @@ def test_a_lost_run_goes_on_once_and_only_then_is_stopped(ask, link, tmp_path):
     ("wanted", "status"),
     [
         ({"resumes": "6"}, 409), ({"resumes": "../5"}, 400), ({"resumes": None}, 400), ({}, 400), ([], 400),
+        ({"files": {"a": "no base 64"}, "config": {}}, 400), ({"files": [], "config": {}}, 400), ({"files": {}}, 400),
         ({"use_case": "../../etc", "config": {}}, 400), ({"use_case": "image-classification"}, 400),
     ],
 )  # fmt: skip

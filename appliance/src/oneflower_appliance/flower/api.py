@@ -6,6 +6,9 @@ what the form asks for, and resumes a run that was lost.
 
 from __future__ import annotations
 
+import json
+from base64 import b64decode
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +21,8 @@ from starlette.routing import Route
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, no_room, write_atomic
-from oneflower_appliance.run_folder import GIVEN_UP, LOST, ORIGIN, SUCCESSOR, Origin
+from oneflower_appliance.flower.news import Bell, mark
+from oneflower_appliance.run_folder import GIVEN_UP, LOST, MESSAGES, METRICS, ORIGIN, SUCCESSOR, Origin
 from oneflower_appliance.training.abandoned import Abandoned
 from oneflower_appliance.use_cases import USE_CASES
 
@@ -50,9 +54,12 @@ class _Id(IntegerConvertor):
 register_url_convertor("id", _Id())
 
 
-def superlink_api(link: LinkState, runs: Path) -> ASGIApp:
-    """Return the API over a SuperLink's state and the folder with the files of its runs."""
-    routes = [*NodeCalls(link, Abandoned.beside(runs)).routes(), *RunCalls(link, runs).routes()]
+def superlink_api(link: LinkState, runs: Path, bell: Bell | None = None) -> ASGIApp:
+    """Return the API over a SuperLink's state and the folder with the files of its runs.
+
+    `bell` rings when there may be news of a run.
+    """
+    routes = [*NodeCalls(link, Abandoned.beside(runs)).routes(), *RunCalls(link, runs, bell or Bell()).routes()]
     return Starlette(routes=routes, middleware=[Middleware(_Excusing, folder=runs)])
 
 
@@ -120,9 +127,10 @@ class NodeCalls:
 class RunCalls:
     """The calls about runs, whose files are in folders of `runs`."""
 
-    def __init__(self, link: LinkState, runs: Path) -> None:
+    def __init__(self, link: LinkState, runs: Path, bell: Bell) -> None:
         self._link = link
         self._runs = runs
+        self._bell = bell
 
     def routes(self) -> list[Route]:
         """Return the table of these calls."""
@@ -133,6 +141,7 @@ class RunCalls:
             Route("/oneflower/runs/{id:id}", self.show),
             Route("/oneflower/runs/{id:id}/stop", self.stop, methods=["POST"]),
             Route("/oneflower/runs/{id:id}/log", self.log),
+            Route("/oneflower/runs/{id:id}/news", self.news),
             Route("/oneflower/runs/{id:id}/files", self.files),
             Route("/oneflower/runs/{id:id}/files/{name:path}", self.file),
         ]
@@ -147,14 +156,15 @@ class RunCalls:
         return _MISSING if run is None else JSONResponse(self._described(run))
 
     async def start(self, request: Request) -> Response:
-        """Start a run of a use case, or one that resumes another."""
+        """Start a run of a use case, of an app that consists of `files` (in base 64), or one that resumes another."""
         try:
             wanted = await request.json()
-            start = self._resume if "resumes" in wanted else self._start
+            start = self._resume if "resumes" in wanted else self._submit if "files" in wanted else self._start
             return JSONResponse({"id": await run_in_threadpool(start, wanted)})
         except OneflowerError as error:
-            return PlainTextResponse(f"{error.sentence}\n", status_code=409)
-        except (KeyError, TypeError, ValueError) as error:
+            status = 501 if error.code is ExitCode.ENVIRONMENT else 409
+            return PlainTextResponse(f"{error.sentence}\n", status_code=status)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             return PlainTextResponse(f"Not a valid run: {error!r}.\n", status_code=400)
 
     def stop(self, request: Request) -> Response:
@@ -169,6 +179,36 @@ class RunCalls:
         """Return what a run's ServerApp logged after a given time."""
         found = self._link.log(int(request.path_params["id"]), float(request.query_params.get("after", "0")))
         return _MISSING if found is None else JSONResponse(found)
+
+    async def news(self, request: Request) -> Response:
+        """Return the run, its log after a given time and its rounds beyond a number of them, once there is news.
+
+        `mark` is that of an earlier answer. After `wait` seconds what is known is returned.
+        """
+        number, query = int(request.path_params["id"]), request.query_params
+        try:
+            after, rows, wait = float(query.get("after", "0")), int(query.get("rows", "0")), float(query["wait"])
+        except (KeyError, ValueError) as error:
+            return PlainTextResponse(f"Not a valid request for news: {error!r}.\n", status_code=400)
+
+        async def look() -> dict[str, Any] | None:
+            return await run_in_threadpool(self._news, number, after, max(rows, 0))
+
+        def enough(found: dict[str, Any] | None) -> bool:
+            return found is None or bool(found["mark"] != query.get("mark") or found["rows"] or found["log"]["text"])
+
+        found = await self._bell.wait(look, enough, wait)
+        return _MISSING if found is None else JSONResponse(found | {"held": not self._bell.closing})
+
+    def _news(self, number: int, after: float, rows: int) -> dict[str, Any] | None:
+        run = self._link.run(number)
+        if run is None:
+            return None
+        entry, folder = self._described(run), self._runs / str(number)
+        log = self._link.log(number, after) or {"text": "", "latest": after}
+        lines = _text(folder / METRICS).splitlines()
+        messages = None if lines else json.loads(_text(folder / MESSAGES) or "null")
+        return {"run": entry, "log": log, "rows": lines[rows:], "messages": messages, "mark": mark(entry, messages)}
 
     def files(self, request: Request) -> Response:
         """Return the names of a run's files."""
@@ -208,6 +248,10 @@ class RunCalls:
     def _start(self, wanted: dict[str, Any]) -> str:
         return self._link.start(USE_CASES[wanted["use_case"]].folder, wanted["config"])
 
+    def _submit(self, wanted: dict[str, Any]) -> str:
+        files = {str(name): b64decode(content, validate=True) for name, content in wanted["files"].items()}
+        return self._link.submit(files, dict(wanted["config"]))
+
     def _resume(self, wanted: dict[str, Any]) -> str:
         number = str(int(wanted["resumes"]))
         if successor := Origin.successor(self._runs / number):
@@ -220,3 +264,9 @@ class RunCalls:
         write_atomic(self._runs / number / SUCCESSOR, f"{started}\n", SHARED)
         self._link.stop(int(number))  # clients that follow the old run know by now which run to follow instead
         return started
+
+
+def _text(file: Path) -> str:
+    with suppress(FileNotFoundError):
+        return file.read_text(encoding="utf-8")
+    return ""

@@ -22,6 +22,7 @@ class Feature(Enum):
     API = "The API next to Flower's own"
     FORGET_LOST_DELIVERIES = "Forgetting messages that a restarted SuperNode had not answered"
     STUCK_NODES = "Noticing SuperNodes that are stuck in a round that has ended"
+    SUBMISSION = "Starting a run of an app that a client sends"
     RETENTION = "Forgetting runs that have ended"
     WARM_SUPERLINK = "Warm execution of ServerApps (FL_EXECUTION=warm)"
     LIMIT_TASK_CLEANUP = "Looking for expired tasks only once a second"

@@ -108,6 +108,21 @@ class LinkState:
         content = internals.app_builder().build_fab_from_disk(app)
         return self._start(self._fab(content=content), "", config)
 
+    def submit(self, files: Mapping[str, bytes], config: Mapping[str, str | int | float | bool]) -> str:
+        """Start a run of the app that consists of these files, as `flwr run` does, and return its id.
+
+        Raises `OneflowerError`: with ENVIRONMENT if it has to be `flwr run`.
+        """
+        if not self._warm or not places.have(Feature.SUBMISSION):
+            raise OneflowerError("Runs are started with `flwr run` here.", "", ExitCode.ENVIRONMENT)
+        try:
+            content, _ = internals.app_builder().build_fab_from_files(files)
+            return self._start(self._fab(content=content), "", config)
+        except ValueError as error:
+            raise OneflowerError(str(error), "", ExitCode.INVALID_INPUT) from error
+        except internals.errors().FlowerError as error:
+            raise OneflowerError(error.message, "", ExitCode.RUN_FAILED) from error
+
     def start_again(self, number: int) -> str:
         """Start a run with the app and the configuration of another, and return its id.
 

@@ -145,6 +145,10 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_at(internals.link_states, "int64_to_uint64"),
         *_at(internals.link_state, "get_run_info"),
     ),
+    Feature.SUBMISSION: (
+        *_takes(internals.app_builder, "build_fab_from_files", "files"),
+        *_at(internals.control_handlers, "start_run"),
+    ),
     Feature.RETENTION: (
         *_at(internals.core_tables, "Task", "TaskLogsTable", "TaskEvent", "TaskMessage", "TaskUsage", "Message", "Fab",
              "FederationApp", "RunConnector", "SeriesRuns", "Automation", "SeriesContext", "CompactedContext",

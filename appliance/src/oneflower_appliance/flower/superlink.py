@@ -25,6 +25,7 @@ from oneflower_appliance.flower.door import FleetDoor, OwnDoor
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.linkstate import LinkState
 from oneflower_appliance.flower.membership import Membership
+from oneflower_appliance.flower.news import Bell, Ringing
 from oneflower_appliance.flower.serving import Server, fleet_entrance, listen, own_entrance
 from oneflower_appliance.flower.warm.bundle_server import BundleServer
 from oneflower_appliance.flower.warm.cleanup import limit_task_cleanup
@@ -60,6 +61,7 @@ class SuperLink:
         self._runs = orders.runs
         self._superexec = superexec
         self._served = False
+        self._bell = Bell()
         self._in_memory = False  # the objects of messages
 
     def run(self) -> None:
@@ -89,16 +91,21 @@ class SuperLink:
         self._link = self._make_link()
         settings["access_log"] = os.environ.get(LEVEL_VARIABLE) == "DEBUG"
         config = uvicorn.Config(app, timeout_graceful_shutdown=1, **settings)
-        Server(config, self.entrances(), on_exit=self._polls.close if self._polls else lambda: None).run()
+        Server(config, self.entrances(), on_exit=self._close).run()
 
     def entrances(self) -> list[Entrance]:
         """Return the sockets, each with its application. A socket for another purpose is added here."""
         flower = self._polls if self._polls and self._superexec else self._app
-        api = superlink_api(self._link, self._runs) if self._link else no_api()
+        api = superlink_api(self._link, self._runs, self._bell) if self._link else no_api()
         return [
-            own_entrance(self._control, OwnDoor(flower, api)),
+            own_entrance(self._control, OwnDoor(Ringing(flower, self._bell), api)),
             fleet_entrance(self._fleet, FleetDoor(flower, api, Membership(self._app))),
         ]
+
+    def _close(self) -> None:
+        self._bell.close()
+        if self._polls:
+            self._polls.close()
 
     def _make_polls(self) -> LongPoll | None:
         if not places.have(Feature.HELD_QUESTIONS):
