@@ -216,6 +216,13 @@ def test_a_strategy_that_was_made_by_the_form_counts_it(record, monkeypatch):
         assert said in "".join(lines).replace("FL_MODEL=cnn, FL_PROXIMAL_MU=0.5", "FL_PROXIMAL_MU=0.5, FL_MODEL=cnn")
 
 
+def test_nodes_are_asked_for_once_in_each_phase(record):
+    grid, asked = Grid(), []
+    grid.get_node_ids = lambda: asked.append(1) or [1, 2]
+    start(grid, num_rounds=3)
+    assert len(asked) == 2 * 3, "for training, and for evaluation"
+
+
 def test_a_node_that_joins_later_takes_part_from_the_next_round(record):
     grid = Grid()
     grid.get_node_ids = lambda: [1, 2] if len(rows_so_far(record)) < 1 else [1, 2, 3]

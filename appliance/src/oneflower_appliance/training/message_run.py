@@ -63,6 +63,7 @@ class MessageRun(SupervisedRun):
             return []
         online = self._online()
         messages = list(self._strategy.configure_train(number, arrays, *args, **kwargs))
+        self._node_ids.forget()
         self._ask(self._asked_with("train", messages), online)
         self._record.note(asked=len(messages))
         return messages
@@ -90,6 +91,7 @@ class MessageRun(SupervisedRun):
         """Return the messages that ask nodes to evaluate."""
         online = self._online()
         messages = list(self._strategy.configure_evaluate(self._number(server_round), *args, **kwargs))
+        self._node_ids.forget()
         self._ask(self._asked_with("evaluate", messages), online)
         return messages
 

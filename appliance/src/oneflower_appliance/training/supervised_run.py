@@ -20,6 +20,7 @@ from oneflower_appliance.training.abandoned import Abandoned
 from oneflower_appliance.training.beginning import EVALUATE_AGAIN, Beginning
 from oneflower_appliance.training.checkpoints import Checkpoints, Progress
 from oneflower_appliance.training.memory import Memory, Watched
+from oneflower_appliance.training.node_ids import NodeIds
 from oneflower_appliance.training.recorder import RunRecord, earlier_rounds
 from oneflower_appliance.training.strategies import read_form, variables_of
 from oneflower_appliance.training.traffic import Traffic
@@ -51,7 +52,7 @@ class SupervisedRun:
 
     def __init__(self, strategy: Any, grid: Grid, runs: Path, checkpoints: Path, kind: type) -> None:
         self._strategy = strategy
-        self._grid = grid
+        self._node_ids = NodeIds(grid)
         self._name = type(getattr(strategy, "strategy", strategy)).__name__
         self._kind = kind
         self._watch()
@@ -137,7 +138,7 @@ class SupervisedRun:
         return True
 
     def _online(self) -> set[int]:
-        return set(self._grid.get_node_ids()) if self._nodes else set()
+        return self._node_ids.ask()
 
     def _ask(self, asked: Asked, online: set[int]) -> None:
         """Record which nodes a phase asks; `online` are the nodes that were online before the strategy chose.

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.legacy.arrays import to_parameters, to_record
-from oneflower_appliance.flower.legacy.node_ids import NodeIds
 from oneflower_appliance.flower.legacy.together import Together
 from oneflower_appliance.training import trees
 from oneflower_appliance.training.asked import Asked
@@ -38,7 +37,6 @@ class LegacyRun(SupervisedRun):
     def __init__(self, strategy: Any, grid: Grid, runs: Path, checkpoints: Path) -> None:
         super().__init__(strategy, grid, runs, checkpoints, internals.legacy_strategies().Strategy)
         self._traffic = Traffic.of(grid)
-        self._node_ids = NodeIds(grid)
         self._together = Together(grid)
         self._entered = False
 
@@ -117,9 +115,6 @@ class LegacyRun(SupervisedRun):
         self._exchange = self._traffic.begin_exchange()
         self._together.expect(len(nodes))
         return Asked(phase, nodes, self._exchange.sent, timeout=None)
-
-    def _online(self) -> set[int]:
-        return self._node_ids.ask()
 
     def _settle(self, results: Pairs, failures: Sequence[Any]) -> None:
         """Remember which nodes failed, and why."""

@@ -1,6 +1,6 @@
 """The nodes that are online, asked for once in each phase of a round.
 
-Flower's legacy API asks the SuperLink for them three times between the begin of a phase and its first message.
+Flower asks the SuperLink for them two or three times between the begin of a phase and its first message.
 """
 
 from __future__ import annotations
