@@ -408,6 +408,9 @@ class AnySurroundings:
     def flwr(self, version, framework, notify):
         return Path("flwr"), dict.fromkeys(["flwr", "numpy", "scikit-learn", "pillow"], "")
 
+    def needs(self, status, package):
+        return ()
+
 
 def test_a_federation_that_is_not_ready_trains_nothing():
     status = FederationStatus(1, "lab", "DEPLOYING", 2)
@@ -421,7 +424,7 @@ def test_a_federation_that_is_not_ready_trains_nothing():
 def submitting(link, tmp_path, monkeypatch):
     """Train with a `flwr` that is submitting when this process is interrupted; return what was done and printed."""
 
-    class Surroundings:
+    class Surroundings(AnySurroundings):
         def flwr(self, version, framework, notify):
             return link.client.flwr, dict.fromkeys(["flwr", "numpy", "scikit-learn", "pillow"], "")
 
