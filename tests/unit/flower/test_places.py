@@ -26,6 +26,7 @@ from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.flower import clientapp, internals, lifesigns, main, places, serverapp, superlink, supernode
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.legacy import hooks
+from oneflower_appliance.flower.warm import downloads
 from oneflower_appliance.orders import SuperLinkOrders, SuperNodeOrders
 from oneflower_appliance.settings import resolve
 
@@ -41,7 +42,7 @@ IN_SUPERLINK = (
 IN_SUPERNODE = (
     Feature.NODE_DOOR, Feature.NODE_ID, Feature.ANSWER_IN_TURN, Feature.FORGET_ENDED_RUNS, Feature.CLOSE_SESSION, Feature.WARM_SUPERNODE,
     Feature.DEAD_CLIENTAPPS, Feature.NODE_QUESTIONS, Feature.END_WITH_RUN, Feature.HELD_QUESTIONS, Feature.LOG_LEVEL,
-    Feature.BUNDLES,
+    Feature.BUNDLES, Feature.DOWNLOADS,
 )  # fmt: skip
 
 
@@ -322,6 +323,7 @@ def prepared_supernode():
         "pull": layers("_pull_and_store_message"),
         "push": layers("_push_messages"),
         "bundles": layers("pull_objects"),
+        "downloads": internals.fleet_client().__init__.__code__.co_filename == downloads.__file__,
         "holds": type(loop.time).__name__ == "_Clock" if hasattr(loop, "time") else False,
     }
 
@@ -334,7 +336,8 @@ SUPERNODE = {
     Feature.HELD_QUESTIONS: (1, 0, {"holds": False}),
     Feature.DEAD_CLIENTAPPS: (1, 0, {"watches": False}),
     Feature.END_WITH_RUN: (1, 1, {}),
-    Feature.BUNDLES: (0, 0, {"bundles": 0}),
+    Feature.BUNDLES: (0, 0, {"bundles": 0, "downloads": False}),
+    Feature.DOWNLOADS: (0, 0, {"downloads": False}),
 }
 WARM = {Feature.NODE_QUESTIONS, Feature.HELD_QUESTIONS, Feature.DEAD_CLIENTAPPS, Feature.END_WITH_RUN, Feature.BUNDLES}
 
@@ -356,9 +359,9 @@ def test_a_supernode_starts_without_a_name_or_refuses_to(place, monkeypatch):
         assert found["ran"] == []
         return
     whole = {"guarded": [True], "warm": ["flwr.supernode.start_client_internal"], "watches": True, "holds": True,
-             "bundles": 1}  # fmt: skip
+             "bundles": 1, "downloads": True}  # fmt: skip
     if Feature.WARM_SUPERNODE in off:
-        whole |= {"warm": [], "watches": False, "holds": False, "bundles": 0}
+        whole |= {"warm": [], "watches": False, "holds": False, "bundles": 0, "downloads": False}
         off |= WARM
     if {Feature.NODE_QUESTIONS, Feature.HELD_QUESTIONS} <= off:
         off -= {Feature.HELD_QUESTIONS}

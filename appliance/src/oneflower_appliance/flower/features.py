@@ -38,6 +38,7 @@ class Feature(Enum):
     CLOSE_SESSION = "Closing the session of an earlier process of this SuperNode"
     WARM_SUPERNODE = "Warm execution of ClientApps (FL_EXECUTION=warm)"
     DEAD_CLIENTAPPS = "Answering as soon as a ClientApp dies"
+    DOWNLOADS = "Receiving bundles without copying them several times"
     NODE_QUESTIONS = "Holding requests of ClientApps until they have an answer"
     END_WITH_RUN = "Ending a ClientApp together with its run"
 

@@ -243,6 +243,7 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_at(internals.inflatable_objects, "HEAD_BODY_DIVIDER", "get_object_type_from_object_content",
              "get_object_children_ids_from_object_content", "get_object_body"),
     ),
+    Feature.DOWNLOADS: _takes(internals.fleet_client, "__init__", "base_url", "verify"),
     Feature.NODE_QUESTIONS: (
         *_PULL,
         *_takes(internals.node_loop, "_pull_and_store_message", "confirm_message_received"),

@@ -16,6 +16,7 @@ from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.nodeloop import UNFINISHED, answer_for
 from oneflower_appliance.flower.warm.bundle_client import Kept, send_in_bundles
 from oneflower_appliance.flower.warm.bundle_server import BundleServer
+from oneflower_appliance.flower.warm.downloads import download_directly
 from oneflower_appliance.flower.warm.longpoll import LongPoll
 from oneflower_appliance.flower.warm.questions import ACQUIRE_TASK
 from oneflower_appliance.flower.warm.shortcuts import Shortcuts
@@ -49,6 +50,8 @@ class WarmNode:
             self._hold_questions()
         if places.have(Feature.BUNDLES):
             send_in_bundles(internals.node_loop(), kept=self._kept)
+            if places.have(Feature.DOWNLOADS):
+                download_directly()
         if places.have(Feature.DEAD_CLIENTAPPS):
             self._answer_for_dead_clientapps()
         if places.have(Feature.END_WITH_RUN):

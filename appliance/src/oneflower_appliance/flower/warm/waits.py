@@ -7,6 +7,7 @@ runs stock Flower, they sleep as usual.
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,7 @@ def ask_to_wait() -> None:
     client = internals.http_client()
     original = client.__init__
 
+    @functools.wraps(original)
     def __init__(self: Any, *args: Any, interceptors: Any = (), **kwargs: Any) -> None:  # noqa: N807
         original(self, *args, interceptors=(*interceptors, WAITS), **kwargs)
 

@@ -1,0 +1,107 @@
+"""Answers with bundles, fetched from a real server over TLS in the way of `downloads`, and other requests beside it."""
+
+from __future__ import annotations
+
+import os
+
+import httpx
+import pytest
+from flwr.proto.message_pb2 import PullObjectRequest
+from flwr.supernode.fleet_http_client import FleetHttpClient
+
+from oneflower_appliance.agent import tls
+from oneflower_appliance.flower.warm import downloads
+from tests.unit.served import ADDRESS, Served
+
+BODY = os.urandom(3 * 2**20 + 7)
+
+
+class Giving:
+    """An application that gives `body`, of which it says that it has `missing` bytes more."""
+
+    def __init__(self):
+        self.asked, self.missing, self.status = [], 0, 200
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            return
+        await receive()
+        self.asked.append((scope["path"], scope["client"][1], dict(scope["headers"]).get(b"x-signature")))
+        length = str(len(BODY) + self.missing).encode()
+        await send({"type": "http.response.start", "status": self.status, "headers": [(b"content-length", length)]})
+        await send({"type": "http.response.body", "body": BODY, "more_body": bool(self.missing)})
+        if self.missing:
+            raise RuntimeError("cut off")
+
+
+class Signed:
+    """An interceptor of Flower's clients."""
+
+    @staticmethod
+    def intercept(context, call_next):
+        context.request.headers["x-signature"] = "signed"
+        return call_next(context)
+
+
+class Raw:
+    """An answer that is not read."""
+
+    def ParseFromString(self, body):  # noqa: N802 - its name in protobuf
+        self.body = body
+
+
+@pytest.fixture
+def giving(tmp_path, monkeypatch):
+    """Return an application that is served over TLS, and a function that makes a client of it and gets its answer."""
+    monkeypatch.setattr(FleetHttpClient, "__init__", FleetHttpClient.__init__)
+    monkeypatch.setattr(downloads.urllib.request, "getproxies", dict)
+    downloads.download_directly()
+    made = tls.make_certificates(tmp_path, [("IP", ADDRESS)])
+    app, clients = Giving(), []
+
+    def client(ca=made.ca):
+        address = f"{ADDRESS}:{server.control[1]}"
+        clients.append(FleetHttpClient.from_server_address(address, False, ca.read_bytes(), [Signed()]))
+        return clients[-1]
+
+    with Served(app, certificates=made) as server:
+        yield app, client
+        for one in clients:
+            one.close()
+
+
+def get(client, call="pull-objects"):
+    request = PullObjectRequest(object_id="x" * 300)
+    return client._unary_unary(path=f"/v1/fleet/{call}", rpc_method="//x", request=request, response_type=Raw).body
+
+
+def test_a_bundle_comes_whole_and_signed_through_a_connection_that_is_kept_for_a_while(giving, monkeypatch):
+    app, client = giving
+    node = client()
+    assert [get(node) == BODY, get(node) == BODY, get(node, "pull-object") == BODY] == [True] * 3
+    (_, first, signature), (_, second, _), (path, other, _) = app.asked
+    assert (signature, first, path) == (b"signed", second, "/v1/fleet/pull-object")
+    assert other != first, "Flower's own client makes all other requests"
+    monkeypatch.setattr(downloads, "_FRESH", -1.0)
+    assert get(node) == BODY
+    assert app.asked[-1][1] not in (first, other)
+
+
+def test_an_answer_that_is_cut_off_is_an_error_after_which_one_can_ask_again(giving):
+    app, client = giving
+    node, app.missing = client(), 9
+    with pytest.raises(httpx.ReadError, match="lost"):  # Flower retries unless it reads of TLS
+        get(node)
+    app.missing = 0
+    assert get(node) == BODY
+    app.status = 404
+    with pytest.raises(httpx.HTTPStatusError):
+        get(node)
+
+
+def test_a_server_that_is_not_trusted_is_not_asked(giving, tmp_path):
+    app, client = giving
+    other = tls.make_certificates(tmp_path / "other", [("IP", ADDRESS)])
+    with pytest.raises(httpx.ReadError, match="certificate"):
+        get(client(other.ca))
+    assert app.asked == []
