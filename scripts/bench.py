@@ -100,20 +100,20 @@ class Bench:
                     "--database", str(folder / "state.db"), "--disable-runtime-dependency-installation",
                     *link)  # fmt: skip
         context = ssl.create_default_context(cafile=str(made.ca))
-        _until(lambda: _ask(f"https://{ADDRESS}:9092/health", context) is not None)
+        _until(lambda: ask(f"https://{ADDRESS}:9092/health", context) is not None)
         for number in range(count):
             self._start(stack, folder / f"node{number}", "flower-supernode", "--superlink", f"{ADDRESS}:9092",
                         "--root-certificates", str(made.ca), "--host", "127.0.0.1", "--port", str(19094 + number),
                         "--node-config", f"partition-id={number} num-partitions={count}")  # fmt: skip
         nodes = f"https://{ADDRESS}:9092/v1/control/list-nodes"
-        _until(lambda: (_ask(nodes, context, b"") or b"").count(b"online") == count)
+        _until(lambda: (ask(nodes, context, b"") or b"").count(b"online") == count)
         return made.ca
 
-    def flwr_run(self, folder: Path, ca: Path, app: Path, config: str) -> str:
-        """Run an app with `flwr run` on the processes started by hand, and return its output."""
+    def flwr_run(self, folder: Path, ca: Path, app: Path, config: str, address: str = f"{ADDRESS}:9092") -> str:
+        """Run an app with `flwr run` on a SuperLink that was started by hand, and return the output."""
         home = folder / "client"
         home.mkdir()
-        (home / "config.toml").write_text(f'[superlink.x]\naddress = "{ADDRESS}:9092"\nroot-certificates = "{ca}"\n')
+        (home / "config.toml").write_text(f'[superlink.x]\naddress = "{address}"\nroot-certificates = "{ca}"\n')
         done = subprocess.run(
             [self.runtime.bin / "flwr", "run", app, "x", "--stream", "--run-config", config],
             env={**os.environ, **QUIET, "FLWR_HOME": str(home)}, capture_output=True, text=True, check=True,
@@ -176,7 +176,8 @@ def _end(process: subprocess.Popen[str]) -> None:
             psutil.Process(pid).kill()
 
 
-def _ask(url: str, context: ssl.SSLContext, body: bytes | None = None) -> bytes | None:
+def ask(url: str, context: ssl.SSLContext, body: bytes | None = None) -> bytes | None:
+    """Return the answer to a request, or None if there is none."""
     headers = {"Content-Type": "application/protobuf", "Accept": "application/protobuf"} if body is not None else {}
     request = urllib.request.Request(url, data=body, headers=headers)  # noqa: S310 - https by construction
     try:

@@ -124,12 +124,13 @@ def test_a_question_is_held_until_what_it_waits_for_happens(question, change, an
     run(scenario)
 
 
-def test_after_the_time_that_the_client_named_it_is_answered_without_content():
+@pytest.mark.parametrize(("question", "times"), [(ACQUIRE_TASK, 2), (NODE_PULL, 1)])
+def test_after_the_time_that_the_client_named_it_is_answered_without_content(question, times):
     async def scenario(flower, _poll, client):
-        body, headers, seconds = await client.ask(NODE_PULL, wait=0.3)
+        body, headers, seconds = await client.ask(question, wait=0.15)
         assert (body, headers) == (b"", {b"preference-applied": b"wait"})
-        assert 0.3 <= seconds < 1
-        assert len(flower.asked) == 2, "once more at the end, for what time itself brings"
+        assert 0.15 <= seconds < 1
+        assert len(flower.asked) == times, "once more at the end, where time itself may bring an answer"
 
     run(scenario)
 

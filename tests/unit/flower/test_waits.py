@@ -23,11 +23,16 @@ def ask(how, method, *, holds=True):
 
 
 @pytest.mark.parametrize(
-    "method",
-    [NODE, "/flwr.proto.Runtime/AcquireTask", "/flwr.proto.Fleet/PullObject", "/flwr.proto.Runtime/PullObject"],
+    ("method", "seconds"),
+    [
+        (NODE, 25),
+        ("/flwr.proto.Runtime/AcquireTask", 15),
+        ("/flwr.proto.Fleet/PullObject", 15),
+        ("/flwr.proto.Runtime/PullObject", 15),
+    ],
 )
-def test_loops_say_how_long_they_wait(method):
-    assert ask(waits.Waits(), method) == "wait=15"
+def test_loops_say_how_long_they_wait(method, seconds):
+    assert ask(waits.Waits(), method) == f"wait={seconds}"
 
 
 def test_nothing_else_waits():

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PREFER, APPLIED = "prefer", "preference-applied"
 
 _IN_TURN = ("/v1/fleet/", "/v1/runtime/")
-_LONGEST = 20.0  # seconds; Flower's clients give up on an answer after 30
+_LONGEST = 25.0  # seconds; Flower's clients give up on an answer after 30
 _PIECE = 256 * 1024  # bytes
 _WAIT = re.compile(rb"\bwait=(\d+(?:\.\d+)?)")
 
@@ -97,6 +97,8 @@ class LongPoll:
                         woken.cancel()
                     if gone.done():
                         return  # another attempt would take an answer that nobody receives
+                    if not question.changes_with_time and not news.is_set():
+                        break
             await answer.send(send, held=not self._closing)
         finally:
             gone.cancel()

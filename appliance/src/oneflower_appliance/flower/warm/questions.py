@@ -33,11 +33,15 @@ class Change:
 
 @dataclass
 class Question:
-    """A request that may be held, what it is about, and what shows that it has no answer yet."""
+    """A request that may be held, what it is about, and what shows that it has no answer yet.
+
+    If time alone may bring an answer, the request is asked once more when its time is over.
+    """
 
     response: Any
     is_empty: Callable[[Any], bool]
     subjects: Callable[[bytes], Iterable[str]]
+    changes_with_time: bool = True
     waiting: dict[str, set[asyncio.Event]] = field(default_factory=dict)
 
     def has_no_answer(self, body: bytes) -> bool:
@@ -87,7 +91,8 @@ def catalogue() -> tuple[dict[str, Question], dict[str, list[Change]]]:
     task_shares = f"/v1/runtime/{bundles.PULL_SHARED}"
     questions = {
         ACQUIRE_TASK: Question(runtime.AcquireTaskResponse, _no_task, _nothing),
-        node_pull: Question(fleet.PullMessagesResponse, _no_messages, _nothing),
+        # Every idle SuperNode asks this again and again, so it is not asked in vain.
+        node_pull: Question(fleet.PullMessagesResponse, _no_messages, _nothing, changes_with_time=False),
         grid_pull: Question(runtime.PullAppMessagesResponse, _no_messages, of.question),
         node_object: Question(messages.PullObjectResponse, _not_there_yet, of.pull),
         task_object: Question(messages.PullObjectResponse, _not_there_yet, of.pull),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _PATIENCE = 15.0  # seconds
+_PATIENCE_OF_NODES = 25.0  # seconds: the SuperLink answers these while nothing happens, and may have many nodes
 _ACQUIRE_TASK = "/flwr.proto.Runtime/AcquireTask"
 _NODE_PULL = "/flwr.proto.Fleet/PullMessages"
 _GRID_PULL = "/flwr.proto.Runtime/PullMessages"
@@ -53,7 +54,9 @@ class Waits:
             seconds: float = getattr(self._grid, "patience", 0.0)
             self._grid.patience = 0.0
             return seconds
-        return _PATIENCE if method in (_ACQUIRE_TASK, _NODE_PULL, *_OBJECTS) else 0.0
+        if method == _NODE_PULL:
+            return _PATIENCE_OF_NODES
+        return _PATIENCE if method in (_ACQUIRE_TASK, *_OBJECTS) else 0.0
 
     def something_happened(self) -> None:
         """End the current sleep, or the next one."""

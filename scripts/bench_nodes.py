@@ -1,0 +1,196 @@
+"""What a SuperLink needs for each of its SuperNodes, in a round and while idle. docs/performance.md explains the table.
+
+usage: python scripts/bench_nodes.py [--nodes 10 50 ...] [--model S] [--rounds N] [--profile FOLDER]
+
+The SuperLink and its ServerApp are the real ones. The SuperNodes are those of scripts/light_nodes.py, in one process:
+what a hundred real ones need would be all that two cores do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+from bench import QUIET, Bench, ask
+from bench_models import APP, MODELS, middle, rounds_of
+
+from oneflower_appliance.agent import tls
+from oneflower_appliance.orders import (
+    EXECUTION_VARIABLE,
+    LEVEL_VARIABLE,
+    RUNS_VARIABLE,
+    CertificateFiles,
+    SuperLinkOrders,
+)
+
+ADDRESS, FLEET, CONTROL = "127.66.0.4", 9092, 9093
+_WATCHED = 20.0  # seconds
+
+
+class Federation:
+    """A SuperLink of ours, and `nodes` light SuperNodes."""
+
+    def __init__(self, bench: Bench, stack: ExitStack, folder: Path, nodes: int) -> None:
+        self._bench, self._folder, self._nodes = bench, folder, nodes
+        made = tls.make_certificates(folder, [("IP", ADDRESS)])
+        self.ca = made.ca
+        path = f"{bench.runtime.bin}{os.pathsep}{os.environ['PATH']}"
+        environment = {**os.environ, **QUIET, "PATH": path, "PYTHONPATH": str(bench.runtime.appliance),
+                       "FLWR_HOME": str(folder / "flwr"), RUNS_VARIABLE: str(folder / "runs"),
+                       LEVEL_VARIABLE: "INFO", EXECUTION_VARIABLE: "warm"}  # fmt: skip
+        (folder / "runs").mkdir()
+        orders = SuperLinkOrders(
+            fleet=(ADDRESS, FLEET), control=(ADDRESS, CONTROL), database=folder / "state.db", runs=folder / "runs",
+            certificates=CertificateFiles(made.ca, made.certificate, made.key), authenticate=False,
+        )  # fmt: skip
+        command = [str(bench.runtime.python), "-P", "-m", "oneflower_appliance.flower.main", "superlink",
+                   "--parent", str(os.getpid())]  # fmt: skip
+        log = stack.enter_context((folder / "log").open("w"))
+        link = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, stdout=log, stderr=log, text=True)
+        stack.callback(_end, link)
+        assert link.stdin is not None  # noqa: S101
+        with link.stdin as stdin:
+            stdin.write(orders.line() + "\n")
+        self.link = psutil.Process(link.pid)
+        self._context = ssl.create_default_context(cafile=str(made.ca))
+        _until(lambda: ask(f"https://{ADDRESS}:{CONTROL}/health", self._context) is not None or self._ended(link))
+        light = [str(bench.runtime.python), str(Path(__file__).with_name("light_nodes.py")), f"{ADDRESS}:{FLEET}",
+                 str(made.ca), str(nodes)]  # fmt: skip
+        process = subprocess.Popen(light, env=environment, stdout=log, stderr=log)
+        stack.callback(_end, process)
+        self.light = psutil.Process(process.pid)
+
+    def _ended(self, link: subprocess.Popen[str]) -> bool:
+        if link.poll() is not None:
+            raise SystemExit("The SuperLink ended.\n" + (self._folder / "log").read_text()[-2000:])
+        return False
+
+    def online(self) -> int:
+        """Return how many SuperNodes are online."""
+        nodes = ask(f"https://{ADDRESS}:{CONTROL}/v1/control/list-nodes", self._context, b"")
+        return (nodes or b"").count(b"online")
+
+    def idle(self) -> float:
+        """Return the CPU of the SuperLink in percent of one core while there is nothing to do."""
+        before = self._cpu(self.link)
+        time.sleep(_WATCHED)
+        return 100 * (self._cpu(self.link) - before) / _WATCHED
+
+    @staticmethod
+    def _cpu(process: psutil.Process) -> float:
+        times = process.cpu_times()
+        return float(times.user + times.system)
+
+    def run(self, model: str, rounds: int, profile: Path | None) -> dict[str, float]:
+        """Train; return seconds of a round, and CPU milliseconds for each node and round, by process."""
+        app, stamps, shapes = self._folder / "app", self._folder / "stamps", self._folder / "shapes"
+        (app / "models").mkdir(parents=True)
+        for name, text in APP.items():
+            (app / name).write_text(text)
+        shapes.write_text(json.dumps(MODELS[model][1]))
+        before, light = self._cpu(self.link), self._cpu(self.light)
+        spy = []
+        if profile:
+            command = [shutil.which("py-spy") or "py-spy", "record", "-p", str(self.link.pid), "-r", "200", "-f", "raw",
+                       "-o", str(profile / f"{model}-{self._nodes}.txt")]  # fmt: skip
+            spy = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)]
+        watched = _Tasks(self.link)
+        with watched:
+            config = f'num-server-rounds={rounds} stamps="{stamps}" shapes="{shapes}"'
+            self._bench.flwr_run(self._folder, self.ca, app, config, f"{ADDRESS}:{CONTROL}")
+        for process in spy:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+        each = 1000 / (self._nodes * rounds)
+        seconds, _ = rounds_of(stamps)
+        return {
+            "seconds": middle(seconds),
+            "superlink": each * (self._cpu(self.link) - before),
+            "serverapp": each * watched.cpu,
+            "nodes": each * (self._cpu(self.light) - light),
+            "memory": self.link.memory_info().rss / 1e6,
+        }
+
+
+class _Tasks:
+    """The CPU seconds of the ServerApp, which is a process below the SuperLink's SuperExec."""
+
+    def __init__(self, link: psutil.Process) -> None:
+        self._link, self.cpu = link, 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.2):
+            for process in self._link.children(recursive=True):
+                try:
+                    if process.name() == "flwr-serverapp":
+                        times = process.cpu_times()
+                        self.cpu = max(self.cpu, times.user + times.system)
+                except psutil.Error:
+                    continue
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def _until(condition: object) -> None:
+    deadline = time.monotonic() + 300
+    while not condition():  # type: ignore[operator]
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(0.2)
+
+
+def _end(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
+    parser.add_argument("--nodes", type=int, nargs="*", default=[10, 50, 100])
+    parser.add_argument("--model", choices=MODELS, default="S")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--profile", type=Path, metavar="FOLDER", help="profiles of the SuperLink, by py-spy")
+    options = parser.parse_args()
+    print(f"| {options.model}, SuperNodes | a round | SuperLink, ms of CPU for each node and round | ServerApp | the "
+          "SuperLink while idle | its memory |\n|" + " --- |" * 6, flush=True)  # fmt: skip
+    for nodes in options.nodes:
+        with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+            federation = Federation(Bench(Path(name)), stack, Path(name), nodes)
+            log = Path(name) / "log"
+            try:
+                _until(lambda: federation.online() == nodes)  # noqa: B023 - it is called here
+                idle = federation.idle()
+                found = federation.run(options.model, options.rounds, options.profile)
+            except BaseException:
+                print(log.read_text()[-3000:], file=sys.stderr)
+                raise
+            print(f"| {nodes} | {found['seconds']:.2f} s | {found['superlink']:.1f} | {found['serverapp']:.1f} | "
+                  f"{idle:.1f} % | {found['memory']:.0f} MB |", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
