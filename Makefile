@@ -6,7 +6,7 @@ FAST = pytest -m 'not e2e' tests/unit tests/conformance tests/lifecycle -n 5 --d
 # Container images often tell Python to keep no compiled files. Then each of a hundred processes would compile everything.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo new-use-case test test-cloud check types fast coverage e2e frameworks apps image-tools images releases campaign bench bench-rounds bench-models bench-peers docs lock hooks clean
+.PHONY: help demo new-use-case test test-cloud check types fast coverage e2e frameworks apps image-tools images releases campaign bench bench-rounds bench-models bench-peers bench-nodes docs lock hooks clean
 help:
 	@echo "make demo    the whole job on this machine: deploy, train, show, save, clean up"
 	@echo "make test    all tests (make check, those with real processes, all examples, make releases)"
@@ -22,6 +22,7 @@ help:
 	@echo "make bench-rounds  speed of rounds, part by part, compared with stock Flower (half an hour)"
 	@echo "make bench-models  rounds of models of real sizes, compared with the bytes alone and with FL_EXECUTION=stock"
 	@echo "make bench-peers  rounds of models of real sizes, compared with NVFLARE, which it installs into the cache"
+	@echo "make bench-nodes  what a SuperLink needs for each of its SuperNodes"
 	@echo "make new-use-case NAME=...  make the folder of another pre-built app, and say which line it needs"
 	@echo "make docs    write the generated pages of docs/"
 	@echo "make lock    resolve all dependencies again"
@@ -93,6 +94,9 @@ bench-models:
 bench-peers:
 	scripts/need unshare util-linux
 	$(RUN) python scripts/bench_peers.py
+
+bench-nodes:
+	$(RUN) python scripts/bench_nodes.py
 
 new-use-case:
 	$(RUN) python scripts/new_use_case.py $(NAME)
