@@ -12,6 +12,7 @@ Stock Flower is `flwr run` with its simulation, in an environment with the same 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -34,8 +35,7 @@ from tests.apps import KINDS, App, find_all
 from uv import find_uv_bin
 
 from oneflower import Federation, local_cloud
-from oneflower.cloud.app_output import AppOutput
-from oneflower.cloud.wording import is_of_flowers_log
+from oneflower.cloud.app_output import AppOutput, begins_traceback
 from oneflower.runtimes.runtime import pinned_packages
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.parameters import FLOWER_TESTED
@@ -45,14 +45,11 @@ if TYPE_CHECKING:
 
 BEGIN = "<!-- Written by scripts/apps.py. -->\n"
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
-_MEASURED = re.compile(r"\d\.\d{6,}")
+_MEASURED = re.compile(r"(INFO|WARNING) (?!.*fit progress).*\d\.\d{6,}")  # that one has seconds, too
 _SIDES = _OURS, _STOCK = "oneflower", "flwr"
 _RESULT = "result.json"
 _NOT_RUN = "not run"
-_NOISE = re.compile(
-    r"Using SuperLink|⚠️|Successfully started|Traceback|File |raise |self|with |return |warnings\.warn|\S+: \w*Warning|"
-    r"An unhandled|For more information|\w+ = |\w+\(|[\w.]+Error|\W*$"
-)
+_NOISE = re.compile(r"Using SuperLink|⚠️|Successfully started|warnings\.warn|\S+: \w*Warning|\W*$")
 _TOLERANCE = 1e-6  # relative; the order in which floating-point numbers are added differs
 
 
@@ -94,7 +91,7 @@ class Result:
     @property
     def measured(self) -> list[tuple[str, list[float]]]:
         """The lines of Flower's log that have metrics: each as text without its numbers, and its numbers."""
-        lines = [line for line in self.log.splitlines() if is_of_flowers_log(line) and _MEASURED.search(line)]
+        lines = [line for line in self.log.splitlines() if _MEASURED.match(line)]
         return [(_NUMBER.sub("#", line), list(map(float, _NUMBER.findall(line)))) for line in lines]
 
 
@@ -195,9 +192,15 @@ def compare(app: App, ours: Result | None, theirs: Result | None) -> str:
         return _NOT_RUN
     if app.refused and app.refused in ours.error:
         return f"fails: {theirs.error}" if theirs.error else "not run: it has an environment of its own for such an app"
+    if ours.error and not theirs.error and (why := app.says.get("simulated")):
+        return str(why)
     if different := _difference(app, ours, theirs):
         return f"DIFFERENT {different}"
-    parts = {"printed lines": len(ours.printed), "lines of metrics": len(ours.measured), "files": len(ours.files)}
+    parts = {
+        "printed lines": len(_without_traceback(ours.printed)),
+        "lines of metrics": len(ours.measured),
+        "files": len(ours.files),
+    }
     counted = ", ".join(f"{what} ({count})" for what, count in parts.items() if count)
     failure = "the same failure" if ours.error else ""
     return (
@@ -208,10 +211,11 @@ def compare(app: App, ours: Result | None, theirs: Result | None) -> str:
 
 def _difference(app: App, ours: Result, theirs: Result) -> str:
     known = [number for _, numbers in theirs.measured for number in numbers]
+    more = [] if "Traceback" in theirs.log else theirs.printed  # Ray prints the tracebacks of nodes among it
     checks = {
         "end": bool(ours.error) == bool(theirs.error) == bool(app.says.get("fails")),
-        "lines": all(line in theirs.printed for line in ours.printed)
-        and all(line in ours.printed or _is_noise(line) for line in theirs.printed),
+        "lines": all(line in theirs.printed for line in _without_traceback(ours.printed))
+        and all(line in ours.printed or _is_noise(line) for line in more),
         "metrics": _alike(ours.measured, theirs.measured),
         "records": all(any(map(_close, [loss] * len(known), known)) for loss in ours.losses),
         "files": ours.files.keys() == theirs.files.keys()
@@ -220,8 +224,12 @@ def _difference(app: App, ours: Result, theirs: Result) -> str:
     return ", ".join(what for what, same in checks.items() if not same)
 
 
+def _without_traceback(lines: list[str]) -> list[str]:
+    return list(itertools.takewhile(lambda line: not begins_traceback(line), lines))
+
+
 def _is_noise(line: str) -> bool:
-    """Whether a line is not of the ServerApp, but of `flwr run`, of Ray, or of a traceback."""
+    """Whether a line is not of the ServerApp, but of `flwr run` or of Ray."""
     return _NOISE.match(line) is not None
 
 

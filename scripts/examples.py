@@ -43,6 +43,7 @@ HUB = "https://huggingface.co"
 _NAMED_ON_HUB = re.compile(r"""(?:dataset=|load_dataset\(\s*|from_pretrained\(\s*)["']([\w.-]+(?:/[\w.-]+)?)["']""")
 _DOWNLOADS = re.compile(r"""["'](https://[^"'\s]+\.(?:tar\.gz|tgz|zip|json|csv|parquet))["']""")
 COLOUR = re.compile(r"\x1b\[\d*m")
+_FAILED = re.compile(r"^ERROR .*Exit Code: [1-9]", re.MULTILINE)
 _RANDOM = re.compile(r"np\.random\.rand|random\.random|torch\.rand")
 _RECORD = re.compile(r"Aggregated MetricRecord: (\{.*\})")
 # As they are, these need other things than their code names: no data (a demonstration), and a server beside each node.
@@ -231,7 +232,7 @@ def simulate(flwr: Sequence[str], app: Path, home: Path, place: Path) -> tuple[s
         if "Failed to start local SuperLink" not in log:
             break
     print(log)
-    failed = done.returncode or "finished:failed" in log or "ERROR" in log
+    failed = done.returncode or "finished:failed" in log or _FAILED.search(log)
     return log, log.strip().splitlines()[-1] if failed else ""
 
 

@@ -1,5 +1,6 @@
 """An app that ends itself with an exit status"""
 #: fails = true
+#: simulated = "ends well: its simulation takes no notice of an exit status"
 import sys
 
 from flwr.serverapp import ServerApp

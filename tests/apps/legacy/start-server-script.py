@@ -1,6 +1,6 @@
 """Two scripts, `fl.server.start_server` and `fl.client.start_numpy_client`, without a pyproject.toml"""
 #: pyproject = false
-#: refused = "start_server"
+#: refused = "start_numpy_client"
 # --- server.py
 import flwr as fl
 
