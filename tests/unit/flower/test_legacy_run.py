@@ -109,6 +109,20 @@ def rows(record):
     return [json.loads(line) for line in (record / "metrics.jsonl").read_text().splitlines()]
 
 
+def test_a_client_manager_of_the_apps_own_is_used(record):
+    asked = []
+
+    class Manager(SimpleClientManager):
+        def sample(self, num_clients, *args, **kwargs):
+            asked.append(num_clients)
+            return super().sample(num_clients, *args, **kwargs)
+
+    components = ServerAppComponents(strategy=FedAvg(), config=ServerConfig(num_rounds=1), client_manager=Manager())
+    ServerApp(server_fn=lambda _: components)(Grid(), context())
+    assert asked == [1, 2, 2], "the initial model, training, evaluation"
+    assert [row["nodes"] for row in rows(record)] == [2]
+
+
 def test_every_round_and_the_model_are_recorded(record):
     def evaluate(server_round, arrays, config):
         return float(arrays[0].mean()) / 10, {"centralized_accuracy": np.float32(server_round / 4)}

@@ -40,7 +40,8 @@ def _supervised_server(original: Any, runs: Path, checkpoints: Path) -> Any:
         *, grid: Any, server: Any = None, config: Any = None, strategy: Any = None, client_manager: Any = None
     ) -> Any:
         if server is None:
-            server = api.Server(client_manager=client_manager or api.SimpleClientManager(), strategy=strategy)
+            manager = api.SimpleClientManager() if client_manager is None else client_manager  # an empty one is false
+            server = api.Server(client_manager=manager, strategy=strategy)
             strategy = None
         given = getattr(server, "strategy", None)
         if given is None:  # a server of the app's own, with its own way to train
