@@ -116,6 +116,7 @@ def test_a_column_keeps_the_source_that_it_began_with(record):
     found = [RunRow.parse(json.dumps(row)) for row in rows(record)]
     assert [row.accuracy for row in found] == [None, 0.2, None]
     assert [row.loss for row in found] == [0.5, 0.5, 0.5], "which the server does not have, and the nodes do"
+    (record / "metrics.jsonl").unlink()  # another run
     start(Grid(), num_rounds=2, evaluate_fn=lambda n, arrays: MetricRecord({"accuracy": 0.1}) if n > 1 else None)
     assert [RunRow.parse(json.dumps(row)).accuracy for row in rows(record)] == [0.9, 0.9]
 
