@@ -33,7 +33,7 @@ from oneflower_appliance.training.checkpoints import Checkpoints, Progress
 from oneflower_appliance.training.memory import Memory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 MEGABYTES, NODES = 100, 10
 APP = {
@@ -154,8 +154,11 @@ def aggregate(kind: str) -> None:
     from flwr.serverapp.strategy import FedAvg  # noqa: PLC0415
     from flwr.supercore.task_identity import TaskIdentity  # noqa: PLC0415
 
+    from oneflower_appliance.flower import internals  # noqa: PLC0415
+    from oneflower_appliance.flower.warm.replies import keep_replies_in_files  # noqa: PLC0415
     from oneflower_appliance.training.supervisor import supervise  # noqa: PLC0415
 
+    place: Callable[[], dict[str, bytes]] = dict
     for name in ("_task_id", "_run_id", "_node_id"):
         setattr(TaskIdentity, name, 1)
 
@@ -168,12 +171,22 @@ def aggregate(kind: str) -> None:
         def send_and_receive(self, messages: Iterable[Message], **_: Any) -> list[Message]:
             metrics = MetricRecord({"num-examples": 1})
             return [
-                Message(RecordDict({"arrays": arrays(MEGABYTES), "metrics": metrics}), reply_to=message)
+                fetched(Message(RecordDict({"arrays": arrays(MEGABYTES), "metrics": metrics}), reply_to=message))
                 for message in messages
             ]
 
-    with tempfile.TemporaryDirectory() as name:
+    def fetched(reply: Message) -> Any:
+        """Return a reply as a ServerApp makes it from its objects, which came one by one."""
+        root, contents = reply.object_id, place()
+        objects = internals.inflatable_objects().get_all_nested_objects(reply)
+        del reply
+        for name in list(objects):
+            contents |= {name: objects.pop(name).deflate()}
+        return internals.grid().inflate_object_from_contents(root, contents)
+
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:  # /tmp may be in memory
         if kind == "supervised":
+            place = keep_replies_in_files(Path(name))
             os.environ["ONEFLOWER_FORM"] = '{"FL_CHECKPOINT_ENABLED": "YES", "FL_CHECKPOINT_INTERVAL": "1"}'
             supervise(Path(name) / "runs", Path(name) / "checkpoints")
         FedAvg(fraction_evaluate=0.0).start(Grid(), arrays(MEGABYTES), num_rounds=2)  # type: ignore[arg-type]

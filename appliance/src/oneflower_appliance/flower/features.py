@@ -54,6 +54,7 @@ class Feature(Enum):
     SUPERVISED_LEGACY_APP = "Recording and supervising runs of apps on Flower's legacy API"
     MESSAGE_COUNTS = "Counting the messages of a ServerApp"
     LAST_LINES = "Sending the last lines of a ServerApp's log without a pause"
+    REPLIES_IN_FILES = "Keeping large replies in files until they are aggregated"
     SERVERAPP_FOLDER = "A separate folder for each run's ServerApp"
     SERVERAPP_PACKAGES = "Packages that were installed for a ServerApp"
     CLIENTAPP = "The wrapper around Flower's command for ClientApps"

@@ -431,6 +431,27 @@ def array_chunk() -> type[ArrayChunk]:
     return ArrayChunk
 
 
+def array_module() -> Any:
+    """Return the module of that class."""
+    import flwr.app.message.array  # noqa: F401, PLC0415
+
+    return sys.modules["flwr.app.message.array"]
+
+
+def fedavg() -> Any:
+    """Return the module of the strategy FedAvg, with whose average many others begin."""
+    import flwr.serverapp.strategy.fedavg  # noqa: F401, PLC0415
+
+    return sys.modules["flwr.serverapp.strategy.fedavg"]
+
+
+def multikrum() -> Any:
+    """Return the module of the strategy MultiKrum, which averages the replies that it selects."""
+    import flwr.serverapp.strategy.multikrum  # noqa: F401, PLC0415
+
+    return sys.modules["flwr.serverapp.strategy.multikrum"]
+
+
 def runtime_client() -> type[RuntimeHttpClient]:
     """Return the class of a task's client of its SuperLink or SuperNode."""
     from flwr.supercore.runtime import RuntimeHttpClient  # noqa: PLC0415

@@ -12,7 +12,7 @@ import numpy as np
 from oneflower_appliance.files import SHARED, replacing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from flwr.app import Array, ArrayRecord
@@ -23,12 +23,12 @@ DAMAGE = (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)  # what 
 
 def save_record(path: Path, arrays: ArrayRecord) -> str:
     """Write the arrays of a model and return the file's sha256. Raises `OneflowerError`."""
-    return _save(path, {name: _npy(array) for name, array in arrays.items()})
+    return _save(path, ((name, _npy(array)) for name, array in arrays.items()))
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> str:
     """Write arrays and return the file's sha256. Raises `OneflowerError`."""
-    return _save(path, {name: _packed(array) for name, array in arrays.items()})
+    return _save(path, ((name, _packed(array)) for name, array in arrays.items()))
 
 
 def load(path: Path, sha256: str) -> dict[str, NDArray[Any]]:
@@ -56,11 +56,12 @@ class _Hashing(io.RawIOBase):
         return self._stream.write(data)
 
 
-def _save(path: Path, entries: Mapping[str, bytes]) -> str:
+def _save(path: Path, entries: Iterable[tuple[str, bytes]]) -> str:
+    """Write entries, of which one at a time is in memory."""
     with replacing(path, SHARED) as stream:
         hashing = _Hashing(stream)
         with zipfile.ZipFile(hashing, "w", zipfile.ZIP_STORED) as archive:
-            for name, data in entries.items():
+            for name, data in entries:
                 archive.writestr(f"{name}.npy", data)
     return hashing.digest.hexdigest()
 

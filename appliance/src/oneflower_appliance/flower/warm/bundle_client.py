@@ -15,7 +15,7 @@ import itertools
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -37,7 +37,7 @@ class _Fetching:
     """Objects to fetch, and the contents of those that came."""
 
     names: list[str]
-    contents: dict[str, bytes] = field(default_factory=dict)
+    contents: dict[str, bytes]
 
 
 @dataclass
@@ -92,15 +92,17 @@ class Kept:
             self.objects = {}
 
 
-def send_in_bundles(*modules: Any, kept: Kept | None = None) -> None:
+def send_in_bundles(
+    *modules: Any, kept: Kept | None = None, place: Callable[[], dict[str, bytes]] = dict[str, bytes]
+) -> None:
     """Make Flower's functions in these modules, and its clients, use bundles, in this process.
 
-    What is in `kept` is not fetched again.
+    What is in `kept` is not fetched again. The objects of each message that is fetched come into a new `place`.
     """
     inflatables = internals.inflatables()
     for module in modules:
         for name, better in (
-            ("pull_objects", _fetching(inflatables.pull_objects, kept)),
+            ("pull_objects", _fetching(inflatables.pull_objects, kept, place)),
             ("push_object_contents_from_iterable", _sending(inflatables.push_object_contents_from_iterable)),
         ):
             if hasattr(module, name):
@@ -110,13 +112,18 @@ def send_in_bundles(*modules: Any, kept: Kept | None = None) -> None:
         client.PushObject = _push_object(client.PushObject, api)  # type: ignore[method-assign]
 
 
-def _fetching(stock: Callable[..., dict[str, bytes]], kept: Kept | None = None) -> Callable[..., dict[str, bytes]]:
+def _fetching(
+    stock: Callable[..., dict[str, bytes]],
+    kept: Kept | None = None,
+    place: Callable[[], dict[str, bytes]] = dict[str, bytes],
+) -> Callable[..., dict[str, bytes]]:
     not_there_yet = internals.inflatables().ObjectUnavailableError
 
     @functools.wraps(stock)
     def pull_objects(object_ids: list[str], pull_object_fn: Callable[[str], bytes], **limits: Any) -> dict[str, bytes]:
         known = kept.objects if kept is not None else {}
-        work = _Fetching(object_ids, {name: known[name] for name in object_ids if name in known})
+        work = _Fetching(object_ids, place())
+        work.contents |= {name: known[name] for name in object_ids if name in known}
         if len(object_ids) > len(work.contents):
             try:
                 with _at(work):

@@ -37,7 +37,7 @@ from oneflower_appliance.flower.warm.bundle_client import send_in_bundles
 from oneflower_appliance.flower.warm.last_lines import send_last_lines_at_once
 from oneflower_appliance.flower.warm.waits import WAITS, ask_to_wait, replace_sleep
 from oneflower_appliance.flower.warm.watch import DONE, Reports
-from oneflower_appliance.orders import FRAMEWORK_VARIABLE
+from oneflower_appliance.orders import FRAMEWORK_VARIABLE, RUNS_VARIABLE
 from oneflower_appliance.process import name_process
 from oneflower_appliance.roles import COORDINATOR, NODES
 from oneflower_appliance.use_cases import FRAMEWORKS, Framework
@@ -244,10 +244,23 @@ def _do(order: dict[str, Any]) -> None:
     if kind == "flwr-serverapp" and places.have(Feature.LAST_LINES):
         send_last_lines_at_once()
     if places.have(Feature.BUNDLES):
-        send_in_bundles(internals.inflatables(), *([internals.grid()] if kind == "flwr-serverapp" else []))
+        if kind == "flwr-serverapp":
+            send_in_bundles(internals.inflatables(), internals.grid(), place=_place_of_replies())
+        else:
+            send_in_bundles(internals.inflatables())
     if places.have(Feature.ARRAYS):
         copy_arrays_once()
     COMMANDS[kind]()
+
+
+def _place_of_replies() -> Callable[[], dict[str, bytes]]:
+    """Return what makes a place for a reply that a ServerApp fetches: in a file, if that is possible."""
+    folder = os.environ.get(RUNS_VARIABLE)
+    if not folder or not places.have(Feature.REPLIES_IN_FILES):
+        return dict
+    from oneflower_appliance.flower.warm.replies import keep_replies_in_files  # noqa: PLC0415 - imports Flower
+
+    return keep_replies_in_files(Path(folder))
 
 
 def _part_from_parent() -> None:
