@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID
+from flwr.proto.fleet_pb2 import DeactivateNodeRequest
 from flwr.proto.message_pb2 import PullObjectRequest
 from flwr.proto.node_pb2 import Node
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
@@ -34,16 +35,17 @@ from flwr.supernode import start_client_internal as node_loop
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from oneflower_appliance.flower import bodies, door, internals, places
+from oneflower_appliance.flower import bodies, deliveries, door, internals, places
 from oneflower_appliance.flower.door import FleetDoor, OwnDoor
 from oneflower_appliance.flower.membership import Membership
 from oneflower_appliance.flower.nodeloop import answer_in_turn
 from oneflower_appliance.flower.serving import VISIT
 from oneflower_appliance.flower.warm import bundle_client, bundles
 from oneflower_appliance.flower.warm.bundle_server import BundleServer
-from oneflower_appliance.flower.warm.longpoll import LongPoll
+from oneflower_appliance.flower.warm.longpoll import PREFER, LongPoll
 from oneflower_appliance.flower.warm.objectstore import keep_objects_out_of_database
-from tests.unit.served import ADDRESS, PLAIN, Served
+from oneflower_appliance.flower.warm.questions import REPLIES
+from tests.unit.served import ADDRESS, PLAIN, PROTOBUF, Served
 
 from .test_fleet_door import SuperNode
 from .test_linkstate import Fleet
@@ -135,10 +137,13 @@ class Link:
         self.fleet = Fleet(folder, corrected=False)
         self.state, self.run, self.store = self.fleet.state, self.fleet.run, self.fleet.state.object_store
         factory = SimpleNamespace(state=lambda: self.state)
-        self.app = stock.create_app()
-        self.app.state.linkstate_factory = self.app.state.runtime_state_factory = factory
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stock, "get_objectstore_linkstate_factories", lambda *_: (None, factory))
+            self.app = stock.create_app()
         self.app.state.enable_supernode_auth = True
-        self.fault = Fault(LongPoll(BundleServer(self.app, factory)))
+        self.polls = LongPoll(BundleServer(self.app, factory))
+        self.fault = Fault(self.polls)
+        deliveries.forget_lost_deliveries(lambda: [self.polls.wake(path) for path in REPLIES])
         self.door = FleetDoor(self.fault, self.app, Membership(self.app))
         self.served = Served(OwnDoor(self.fault), self.door)
         self.clients = []
@@ -165,7 +170,7 @@ class Link:
             number = next(self._numbers)
             values = [np.full(size, 100 * number + n, dtype=np.float32) for n in range(arrays)]
             content = RecordDict({"arrays": ArrayRecord(values)})
-        TaskIdentity._run_id = run or self.run
+        TaskIdentity._run_id, TaskIdentity._node_id = run or self.run, SUPERLINK_NODE_ID
         message = Message(content, dst_node_id=node.id, message_type="train")
         message.metadata.__dict__["_message_id"] = message.object_id
         session = self.state.start_session(run or self.run)
@@ -194,7 +199,8 @@ def _is_final(error):
 def link(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ObjectStoreFactory, "store", ObjectStoreFactory.store)
-        for name in (*places.SESSIONS, "__init__"):
+        for name in (*places.SESSIONS, "__init__", "activate_node", "store_message_and_object_tree", "deactivate_node",
+                     "delete_node", "_check_and_tag_offline_nodes"):  # fmt: skip
             patch.setattr(SqlLinkState, name, getattr(SqlLinkState, name))
         for name in ("_task_id", "_run_id", "_node_id"):
             patch.setattr(TaskIdentity, name, 1, raising=False)
@@ -227,8 +233,8 @@ def places_to_cut(objects):
 
 
 def test_an_answer_that_is_cut_anywhere_is_asked_for_again_and_what_came_before_is_not(link, node, monkeypatch):
-    _, objects = link.sent(node)
-    monkeypatch.setattr(bundles, "PART", 500)
+    _, objects = link.sent(node, arrays=2)
+    monkeypatch.setattr(bundles, "PART", 400)
     for position in places_to_cut(objects):
         link.fault.asked.clear()
         link.fault.next_answer(PULL, lambda body, position=position: body[: min(position, len(body) - 1)])
@@ -356,6 +362,41 @@ def test_a_reply_that_cannot_be_sent_is_replaced_by_an_error(link, node, loop):
     assert loop.state.msg_store == {}
 
 
+def test_a_node_that_dies_with_half_its_reply_sent_is_waited_for_until_it_is_back_and_no_longer(link, node):
+    message, _ = link.sent(node)
+    [taken] = link.state.get_message_ins(node.id, limit=1)
+    TaskIdentity._node_id = node.id
+    reply = Message(RecordDict({"arrays": ArrayRecord([np.full(9, 1e6 + n) for n in range(4)])}), reply_to=taken)
+    reply.metadata.__dict__["_message_id"] = reply.object_id
+    session = link.state.start_session(link.run)
+    assert link.state.store_message_and_object_tree(reply, get_object_tree(reply), session)[0]
+    objects = {name: found.deflate() for name, found in get_all_nested_objects(reply).items()}
+    half = dict(list(objects.items())[: len(objects) // 2])
+    before = link.store.held
+    node.hand(half, session)
+    assert link.state.get_message_res({message.metadata.message_id}, link.run), "the ServerApp has its message"
+    who = PullObjectRequest(node=Node(node_id=SUPERLINK_NODE_ID), run_id=link.run, object_id=reply.object_id)
+    rest = [name for name in objects if name not in half]
+    path = f"/v1/runtime/{bundles.PULL_OBJECTS}"
+
+    def wait_for_the_rest():
+        body = bundles.Request.write(who.SerializeToString(), bundles.write_wanted(rest))
+        url = f"http://{ADDRESS}:{link.served.control[1]}{path}"
+        headers = PROTOBUF | {"flwr-task-token": link.fleet.token, PREFER: "wait=20"}
+        return httpx.post(url, content=body, headers=headers, trust_env=False, verify=PLAIN, timeout=30)
+
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(wait_for_the_rest)
+        until(lambda: link.polls.waiting().get(path))
+        started = time.monotonic()
+        node.client.DeactivateNode(DeactivateNodeRequest(node_id=node.id))  # its next process, before it starts
+        answer = waiting.result()
+    assert time.monotonic() - started < 5
+    assert dict(bundles.Answer.FromString(answer.content).objects) == dict.fromkeys(rest)
+    assert link.store.held == before
+
+
+@pytest.mark.e2e
 def test_ten_nodes_at_once_get_one_copy_and_give_ten_replies(link):
     nodes = [OneNode(link) for _ in range(10)]
     values = RecordDict({"arrays": ArrayRecord([np.full(50_000, 7.5 + n, dtype=np.float32) for n in range(4)])})
@@ -374,6 +415,7 @@ def test_ten_nodes_at_once_get_one_copy_and_give_ten_replies(link):
     assert link.store.held - before < one / 2
 
 
+@pytest.mark.e2e
 def test_who_sends_slowly_or_takes_nothing_is_dropped_and_costs_nobody_else(link, node, monkeypatch):
     slow = OneNode(link)
     _, large = link.sent(slow, arrays=2, size=2_000_000)
