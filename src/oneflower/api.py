@@ -165,7 +165,7 @@ class LocalSurroundings(_Runtimes):
         from oneflower.runtimes.app_packages import AppPackages  # noqa: PLC0415
 
         found = runtime.ensure(self.home.runtimes, status.version, status.framework)
-        return AppPackages(found, app, declaration)
+        return AppPackages(found, app, declaration, status.packages)
 
     def remedy(self) -> str:
         """Return how machines get packages that an app needs and they lack."""

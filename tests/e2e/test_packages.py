@@ -75,6 +75,28 @@ def stored_wheel(folder):
             archive.writestr(name, text)
 
 
+def plain_wheel(folder, name, release, needs):
+    about = f"{name}-{release}.dist-info"
+    files = {
+        f"{name}.py": f"RELEASE = '{release}'\n",
+        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {release}\nRequires-Dist: {needs}\n",
+        f"{about}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    with zipfile.ZipFile(folder / f"{name}-{release}-py3-none-any.whl", "w") as archive:
+        for path, text in {**files, f"{about}/RECORD": "".join(f"{path},,\n" for path in files)}.items():
+            archive.writestr(path, text)
+
+
+def write_app(folder, package):
+    """Write the app, which needs one more package."""
+    (folder / "greeter").mkdir(parents=True)
+    for name, text in {"__init__": "", "server": f"import {package}\n{SERVER}", "client": CLIENT}.items():
+        (folder / "greeter" / f"{name}.py").write_text(text)
+    (folder / "pyproject.toml").write_text(
+        PROJECT.replace('"greeting>=1"', f'"greeting>=1", "{package}"').replace('"greeter"', f'"{folder.name}"')
+    )
+
+
 def test_machines_install_a_bundle_before_they_are_ready(newcomer):
     user = newcomer
     index, app = user.folder / "index", user.folder / "greeter"
@@ -95,3 +117,18 @@ def test_machines_install_a_bundle_before_they_are_ready(newcomer):
     done = user("run", str(app), "-f", "lab")
     assert "['good morning', 'good morning']" in done.stderr
     assert "good morning again" in done.stderr
+
+    # What an app installs besides must fit what the machines have.
+    index.mkdir()
+    for name, release, needs in (
+        ("greeting", "1.0", "numpy"), ("greeting", "2.0", "numpy"), ("loud", "1.0", "greeting>=2"), ("quiet", "1.0", "greeting"),
+    ):  # fmt: skip
+        plain_wheel(index, name, release, needs)
+    for name in ("loud", "quiet"):
+        write_app(user.folder / f"{name}-greeter", name)
+    refused = user("run", "loud-greeter", "-f", "lab", "--install", code=None, PIP_FIND_LINKS=str(index))
+    assert refused.returncode != 0
+    assert "greeting>=2" in refused.stderr
+    assert "greeting==1.0" in refused.stderr
+    done = user("run", "quiet-greeter", "-f", "lab", "--install", PIP_FIND_LINKS=str(index))
+    assert "['good morning', 'good morning']" in done.stderr

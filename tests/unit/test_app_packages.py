@@ -70,6 +70,18 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+def test_what_machines_have_besides_the_runtime_stays_at_its_release(uv, runtime, app):
+    uv.resolved = f"{TINY}\n{SMALL}\n"
+    AppPackages(runtime, app, DECLARED).install(["small"])
+    machines = AppPackages(runtime, app, DECLARED, {"tiny": "0.9"})
+    assert machines.installed() == {}, "a task would find tiny 0.9, and small was installed for another"
+    assert AppPackages(runtime, app, DECLARED, {"tiny": "1.0"}).installed() == {"tiny": "1.0", "small": "3.1"}
+    uv.resolved = f"{TINY.replace('1.0', '0.9')}\n{SMALL}\n"
+    machines.install(["small"])
+    assert uv.seen["pip", "constraints.txt"].split() == ["tiny==0.9", "flwr==1.42.0", "numpy==2.3.5"]
+    assert machines.installed() == AppPackages(runtime, app, DECLARED).installed() == {"tiny": "0.9", "small": "3.1"}
+
+
 def test_what_an_app_lacks_is_installed_once_and_only_for_it(uv, runtime, app):
     packages = AppPackages(runtime, app, DECLARED)
     assert packages.installed() == {}

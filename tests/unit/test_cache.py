@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -113,6 +115,16 @@ def test_nothing_is_removed_while_a_command_looks_for_a_runtime(runtimes, monkey
     cache.remove(runtimes, 0)
     assert fcntl.LOCK_EX in tried
     assert NAME in names(runtimes)
+
+
+def test_a_runtime_is_found_on_a_full_disk(runtimes, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", full)
+    monkeypatch.setattr(os, "utime", full)
+    with cache.using(runtimes):
+        cache.note_use(runtimes / NAME)
 
 
 def test_links_and_other_peoples_folders_are_left_alone(runtimes, tmp_path, monkeypatch):

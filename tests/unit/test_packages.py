@@ -120,6 +120,11 @@ def test_a_list_without_hashes_and_a_folder_that_is_not_there_are_refused(machin
         packages.install(machine(f"a==1 --hash=sha256:{ONE}", FL_PACKAGE_INDEX="/not/there"))
 
 
+def test_two_releases_of_one_package_are_refused(machine):
+    with pytest.raises(OneflowerError, match=r"asks for a-b==1 and for A\.B==2"):
+        packages.install(machine(f"a-b==1 --hash=sha256:{ONE} A.B==2 --hash=sha256:{TWO}"))
+
+
 def test_without_packages_nothing_is_done(machine):
     booted = machine("", FL_PACKAGE_INDEX="")
     assert packages.steps(booted) == []

@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,23 +43,30 @@ _LOCK_HINT = " If the app's uv.lock is older than its pyproject.toml, run `uv lo
 
 @dataclass(frozen=True)
 class AppPackages:
-    """The packages of one app, which is in `folder`, on top of a runtime."""
+    """The packages of one app, which is in `folder`, on top of a runtime.
+
+    `added` are the releases of what machines have besides (FL_PACKAGES), by name. A task finds these first.
+    """
 
     runtime: Runtime
     folder: Path
     declaration: Declaration
+    added: Mapping[str, str] = field(default_factory=dict)
 
     def installed(self) -> dict[str, str]:
         """Return the releases of the packages that were installed for the app, by name; none if it has none.
 
-        None counts either if the app's uv.lock has changed since.
+        None counts either if the app's uv.lock has changed since, or if the machines have another release of one.
         """
         with using(self.runtime.app_packages.parents[1]):
             choice = Choice.read(self._choice)
             found = packages_of(self.runtime.app_packages, self.declaration)
             if found:
                 note_use(found)
-        return installed(found) if found and choice and choice.lock == self._lock_hash() else {}
+        if not found or not choice or choice.lock != self._lock_hash():
+            return {}
+        packages = installed(found)
+        return packages if all(self.added.get(name, release) == release for name, release in packages.items()) else {}
 
     def install(self, missing: Sequence[str]) -> None:
         """Install what the app needs for these lines of its dependencies. Raises `OneflowerError`."""
@@ -118,7 +125,7 @@ class AppPackages:
     def _resolved(self, staging: Path, missing: Sequence[str], locked: Mapping[str, str]) -> str:
         """Return the list of packages that the runtime lacks, each with its hashes."""
         have = self.runtime.packages()
-        fixed = [f"{name}=={release}" for name, release in have.items()]
+        fixed = [f"{name}=={release}" for name, release in {**self.added, **have}.items()]
         fixed += [_first_line(block) for block in locked.values()]
         write_atomic(staging / "constraints.txt", "\n".join(fixed) + "\n")
         write_atomic(staging / "requirements.txt", "\n".join(missing) + "\n")

@@ -112,8 +112,16 @@ def _is_own(folder: Path) -> bool:
 
 def _entry(kind: str, path: Path, texts: str, needed: Collection[str]) -> Entry:
     runtime = path.parent.name if path.parent.parent.name == APPS else path.name
-    used = max(mark.lstat().st_mtime for mark in (path, path / COMPLETE) if mark.exists())
+    used = max(_time(path), _time(path / COMPLETE))
     return Entry(kind, path, used, runtime in texts or runtime in needed)
+
+
+def _time(path: Path) -> float:
+    """Return when a file or folder was changed, 0 if it is gone: another command may remove it at any moment."""
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _size(folder: Path) -> int:
@@ -145,10 +153,13 @@ def _forget(entry: Entry) -> None:
 
 @contextmanager
 def _locked(path: Path, how: int) -> Iterator[bool]:
-    """Hold a lock, or yield False if another has it and `how` does not wait. On a full disk it may not exist: go on."""
+    """Hold a lock, or yield False if another has it and `how` does not wait. Without its file, there is no lock.
+
+    That of a runtime is made by who builds it. The other cannot be made on a full disk, where runtimes can be used.
+    """
     with ExitStack() as stack:
         free = True
-        with suppress(FileNotFoundError, PermissionError):
+        with suppress(OSError):
             stream = stack.enter_context(path.open("a" if path.name == _LOCK else "r"))
             try:
                 fcntl.flock(stream, how)

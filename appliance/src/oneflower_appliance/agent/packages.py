@@ -141,7 +141,11 @@ def _read_lists(wanted: list[Wanted], index: str, *, hashes: bool) -> list[Wante
                 ExitCode.ENVIRONMENT,
             )
         found += listed
-    return list({package.name: package for package in found}.values())
+    by_name: dict[str, Wanted] = {}
+    for package in found:
+        if (other := by_name.setdefault(package.name, package)).text != package.text:
+            raise OneflowerError(f"FL_PACKAGES asks for {other.text} and for {package.text}.", "Leave one of them out.")
+    return list(by_name.values())
 
 
 def _has(runtime: dict[str, str], package: Wanted) -> bool:
