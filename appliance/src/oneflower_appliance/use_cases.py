@@ -102,6 +102,9 @@ FRAMEWORKS = {
     ),
 }
 
+# What ServerApps import to test a model on data that scikit-learn ships: a second of CPU time.
+SERVERAPP_IMPORTS = ("sklearn.datasets", "sklearn.model_selection")
+
 NO_USE_CASE = "none"
 _PUBLISHER = "oneflower"
 _APPS = Path(__file__).parent / "apps"

@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse
 
 from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.main import warm_superexec
-from oneflower_appliance.flower.warm import shortcuts
+from oneflower_appliance.flower.warm import shortcuts, tasks
 
 
 def test_where_it_cannot_be_had_stock_flower_runs_and_it_is_said(monkeypatch, caplog):
@@ -362,3 +362,18 @@ def test_a_superexec_that_dies_is_started_again():
     # The first time by one that waits and need not import anything, then by a program.
     assert told == [told[0] | {"again": True, "forked": True}, told[1] | {"again": True, "forked": False}], errors
     assert errors.count("The SuperExec ended; it is started again") == 2
+
+
+@pytest.mark.parametrize("role", ["superlink", "supernode"])
+def test_a_superlink_imports_what_serverapps_test_with_when_the_first_has_ended(role, monkeypatch):
+    imported, launched = [], SimpleNamespace(busy=True, reap=lambda: None)
+    monkeypatch.setattr(tasks.importlib, "import_module", imported.append)
+    executor = tasks.TaskExecutor(SimpleNamespace(reconcile=lambda: None), role, 1, None)
+    executor.reconcile()
+    executor.launcher = launched  # the first task was started
+    executor.reconcile()
+    assert imported == []
+    launched.busy = False
+    executor.reconcile()
+    executor.reconcile()
+    assert imported == (["sklearn.datasets", "sklearn.model_selection"] if role == "superlink" else [])

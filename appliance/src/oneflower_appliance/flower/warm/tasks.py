@@ -40,10 +40,10 @@ from oneflower_appliance.flower.warm.watch import DONE, Reports
 from oneflower_appliance.orders import FRAMEWORK_VARIABLE, RUNS_VARIABLE
 from oneflower_appliance.process import name_process
 from oneflower_appliance.roles import COORDINATOR, NODES
-from oneflower_appliance.use_cases import FRAMEWORKS, Framework
+from oneflower_appliance.use_cases import FRAMEWORKS, SERVERAPP_IMPORTS, Framework
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
 
 log = logging.getLogger("flwr")
 
@@ -57,9 +57,15 @@ def preload(role: str) -> None:
     """Import the packages that the tasks of a role need, if they are installed."""
     framework = _framework() if role == NODES else None
     flower = {COORDINATOR: serverapp.imports, NODES: clientapp.imports}[role]
-    others = framework.imports if framework else ()
-    steps: dict[str, Callable[[], object]] = {name: partial(importlib.import_module, name) for name in others}
-    for name, import_it in ({"Flower": flower} | steps).items():
+    _import({"Flower": flower} | _modules(framework.imports if framework else ()))
+
+
+def _modules(names: Iterable[str]) -> dict[str, Callable[[], object]]:
+    return {name: partial(importlib.import_module, name) for name in names}
+
+
+def _import(steps: Mapping[str, Callable[[], object]]) -> None:
+    for name, import_it in steps.items():
         try:
             import_it()
         except Exception as error:  # noqa: BLE001 - any error: the task that needs the package will report it
@@ -79,6 +85,10 @@ class Launcher(Protocol):
     def reap(self) -> None:
         """Forget the processes that have ended, and report how. May interrupt itself, as a signal handler."""
 
+    @property
+    def busy(self) -> bool:
+        """Whether a task is running."""
+
 
 class TaskExecutor:
     """Flower's executor interface. Tasks that are not of an app, or cannot be started warm, go to `stock`."""
@@ -88,6 +98,7 @@ class TaskExecutor:
         self._role = role
         self._parent = parent
         self._reports = reports
+        self._has_more = False  # than Flower: of a SuperLink, when its first ServerApp has ended
 
     @functools.cached_property
     def launcher(self) -> Launcher:
@@ -114,6 +125,9 @@ class TaskExecutor:
         """Do what is due between tasks."""
         if "launcher" in vars(self):
             self.launcher.reap()
+            if self._role == COORDINATOR and not self._has_more and not self.launcher.busy:
+                self._has_more = True
+                _import(_modules(SERVERAPP_IMPORTS))
         self._stock.reconcile()
 
     def __getattr__(self, name: str) -> Any:
@@ -157,6 +171,11 @@ class Fork:
         self._reports.began(pid, order["token"])
         self.running.add(pid)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a task is running."""
+        return bool(self.running)
+
     def reap(self) -> None:
         """Forget the tasks that have ended; report how they did."""
         for pid in list(self.running):
@@ -190,6 +209,11 @@ class Workers:
             stream.write(json.dumps(order) + "\n")
         self._reports.began(worker.pid, order["token"])
         self.running.append(worker)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a task is running."""
+        return bool(self.running)
 
     def reap(self) -> None:
         """Forget the tasks that have ended; report how they did."""
