@@ -82,6 +82,7 @@ INVALID = {
     ],
     "FL_PACKAGE_INDEX": ["http://index.org/simple", "https://me:secret@index.org/simple", "wheels", "/a/../b", "/a b"],
     "FL_PACKAGE_HASHES": ["no", ""],
+    "FL_WIRE_DTYPE": ["float64", "half", ""],
     "FL_EXECUTION": ["hot", ""],
     "FL_GRPC_KEEPALIVE_TIME": ["0"],
     "FL_GRPC_KEEPALIVE_TIMEOUT": ["0"],

@@ -189,6 +189,10 @@ _SERVICE = [
     Parameter("FL_EXECUTION", Level.SERVICE, Kind.LIST, "warm",
               "warm: a process with the imports loaded starts tasks at once. stock: tasks start as in plain Flower",
               "one of warm, stock", options=("warm", "stock")),
+    Parameter("FL_WIRE_DTYPE", Level.SERVICE, Kind.LIST, "float32",
+              "How the float32 and float64 arrays of models travel. bfloat16, float16: half the bytes, fewer digits. "
+              "float32 = as they are",
+              "one of float32, bfloat16, float16", options=("float32", "bfloat16", "float16")),
     Parameter("FL_PACKAGES", Level.SERVICE, Kind.TEXT, "",
               "Packages for every VM besides those of its image, installed before it is ready: what `oneflower bundle` "
               "prints. Empty = none",

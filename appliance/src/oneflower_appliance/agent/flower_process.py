@@ -21,7 +21,7 @@ from oneflower_appliance.agent.hardware import is_emulated
 from oneflower_appliance.agent.systemd import alive
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
-from oneflower_appliance.orders import EXECUTION_VARIABLE, LEVEL_VARIABLE, RUNS_VARIABLE
+from oneflower_appliance.orders import EXECUTION_VARIABLE, LEVEL_VARIABLE, RUNS_VARIABLE, WIRE_VARIABLE
 from oneflower_appliance.run_folder import RUNS
 from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE
 
@@ -76,6 +76,7 @@ def environment(home: Path, settings: Settings) -> dict[str, str]:
         RUNS_VARIABLE: str(home / RUNS),
         LEVEL_VARIABLE: settings.text("FL_LOG_LEVEL"),
         EXECUTION_VARIABLE: settings.text("FL_EXECUTION"),
+        WIRE_VARIABLE: settings.text("FL_WIRE_DTYPE"),
     } | packages.environment(home, settings)
 
 

@@ -10,7 +10,7 @@ from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.packages import find_packages_in
 from oneflower_appliance.flower.workplace import clientapp_works_in
-from oneflower_appliance.orders import PACKAGES_VARIABLE, RUNS_VARIABLE
+from oneflower_appliance.orders import PACKAGES_VARIABLE, RUNS_VARIABLE, WIRE_VARIABLE
 from oneflower_appliance.process import use_huge_pages
 
 NAME = "flwr-clientapp"
@@ -33,4 +33,8 @@ def main() -> None:
         clientapp_works_in(Path(folder))
     if (folder := os.environ.get(PACKAGES_VARIABLE)) and places.have(Feature.CLIENTAPP_PACKAGES):
         find_packages_in(Path(folder), internals.clientapp_task())
+    if (wire := os.environ.get(WIRE_VARIABLE)) and places.have(Feature.WIRE_CLIENTAPP):
+        from oneflower_appliance.flower.wiredtype import cast_in_clientapp  # noqa: PLC0415 - imports NumPy
+
+        cast_in_clientapp(wire)
     internals.clientapp_command().flwr_clientapp()

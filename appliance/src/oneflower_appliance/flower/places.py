@@ -288,6 +288,14 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_takes(internals.fedavg, "aggregate_arrayrecords", "records", "weighting_metric_name"),
         *_takes(internals.multikrum, "aggregate_arrayrecords", "records", "weighting_metric_name"),
     ),
+    Feature.WIRE_SERVERAPP: (
+        *_takes(internals.grid_class, "push_messages", "messages"),
+        *_takes(internals.grid_class, "pull_messages", "message_ids"),
+    ),
+    Feature.WIRE_CLIENTAPP: (
+        *_takes(internals.clientapp_task, "push_message", "client", "message", "context"),
+        *_at(internals.clientapp_task, "pull_task_input"),
+    ),
     Feature.SERVERAPP_FOLDER: (*_at(internals.grid_class, "set_run"), *_at(internals.serverapp_task, "run_")),
     Feature.SERVERAPP_PACKAGES: _at(internals.serverapp_task, "install_from_fab"),
     Feature.CLIENTAPP: _at(internals.clientapp_command, "flwr_clientapp"),

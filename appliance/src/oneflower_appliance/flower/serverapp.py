@@ -10,7 +10,7 @@ from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.packages import find_packages_in
 from oneflower_appliance.flower.workplace import serverapp_works_in
-from oneflower_appliance.orders import PACKAGES_VARIABLE, RUNS_VARIABLE
+from oneflower_appliance.orders import PACKAGES_VARIABLE, RUNS_VARIABLE, WIRE_VARIABLE
 from oneflower_appliance.process import use_huge_pages
 from oneflower_appliance.run_folder import CHECKPOINTS
 
@@ -50,4 +50,8 @@ def main() -> None:
             serverapp_works_in(runs)
     if (folder := os.environ.get(PACKAGES_VARIABLE)) and places.have(Feature.SERVERAPP_PACKAGES):
         find_packages_in(Path(folder), internals.serverapp_task())
+    if (wire := os.environ.get(WIRE_VARIABLE)) and places.have(Feature.WIRE_SERVERAPP):
+        from oneflower_appliance.flower.wiredtype import cast_in_serverapp  # noqa: PLC0415 - imports NumPy
+
+        cast_in_serverapp(wire)
     internals.serverapp_command().flwr_serverapp()

@@ -76,7 +76,7 @@ def _fault(update: Update[Any], arrays: list[Array], limits: dict[int, float]) -
             return f"its {name} has the shape {_shape(array.shape)}, the global model's {_shape(arrays[number].shape)}"
         try:
             peak = _peak(array.numpy())
-        except ValueError:
+        except (ValueError, TypeError):
             return f"its {name} cannot be read"
         if not np.isfinite(peak):
             return f"its {name} has values that are not finite"

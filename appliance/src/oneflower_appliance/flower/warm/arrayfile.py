@@ -119,6 +119,11 @@ class FiledArray(Array):
         found: list[Piece | Held] = vars(self)["_pieces"]
         return found
 
+    def replaced(self, array: Array) -> Array:
+        """Return another array, with its content in the same file."""
+        files = [piece.file for piece in self._pieces if isinstance(piece, Piece)]
+        return filed(array, files[0]) if files else array
+
     def slice_array(self) -> list[tuple[str, Any]]:
         """Return the chunks in which it travels, without their contents."""
         known = vars(self)
