@@ -6,7 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.proto.message_pb2 import PullObjectResponse, PushObjectResponse
+from flwr.proto.runtime_pb2 import PullAppMessagesResponse, PushAppMessagesResponse
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.task_identity import TaskIdentity
 
 from oneflower_appliance.flower import internals
@@ -80,6 +83,53 @@ def test_apps_see_their_own_types_and_half_the_bytes_travel(ends, wire):
     task.push_message(None, got, None)
     [back] = grid.pull_messages(["id"])
     assert back.content == again, "what was cast once does not change any more"
+
+
+class Link:
+    """What Flower's functions send to, and fetch from."""
+
+    def PushMessages(self, request):  # noqa: N802 - its name in Flower
+        self.messages, self.trees, self.objects = request.messages_list, request.message_object_trees, {}
+        names = [tree.object_id for root in self.trees for tree in iterate_object_tree(root)]
+        ids = [message.metadata.message_id for message in self.messages]
+        return PushAppMessagesResponse(message_ids=ids, session_id="s", objects_to_push=names)
+
+    def PushObject(self, request):  # noqa: N802 - its name in Flower
+        self.objects[request.object_id] = request.object_content
+        return PushObjectResponse(stored=True)
+
+    def PullMessages(self, _):  # noqa: N802 - its name in Flower
+        return PullAppMessagesResponse(messages_list=self.messages, message_object_trees=self.trees)
+
+    def PullObject(self, request):  # noqa: N802 - its name in Flower
+        return PullObjectResponse(object_found=True, object_available=True,
+                                  object_content=self.objects[request.object_id])  # fmt: skip
+
+    def ConfirmMessageReceived(self, _):  # noqa: N802 - its name in Flower
+        """Do nothing."""
+
+
+def test_flowers_own_functions_send_it_in_both_directions(monkeypatch):
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1, raising=False)
+    grid_class, task = internals.grid_class(), internals.clientapp_task()
+    for owner, names in ((grid_class, ("push_messages", "pull_messages")), (task, ("push_message", "pull_task_input"))):
+        for name in names:
+            monkeypatch.setattr(owner, name, getattr(owner, name))
+    cast_in_serverapp("bfloat16")
+    cast_in_clientapp("bfloat16")
+    grid, link = grid_class(token="t"), Link()
+    grid._run, grid._client = SimpleNamespace(run_id=1), link
+    model = content()
+    ids = grid.push_messages([sent(model)])
+    assert list(ids) == [link.trees[0].object_id]
+    assert any(found.startswith(b"ArrayChunk  2000\0") for found in link.objects.values()), "1000 values"
+    [received] = grid.pull_messages(ids)
+    np.testing.assert_allclose(received.content["arrays"]["single"].numpy(), ARRAYS["single"], rtol=2**-8, atol=1e-6)
+    task.push_message(link, Message(model, reply_to=received), Context(1, 1, {}, RecordDict(), {}))
+    assert link.messages[0].metadata.reply_to_message_id == received.metadata.message_id
+    [reply] = grid.pull_messages(["id"])
+    assert reply.content == received.content
 
 
 def test_it_is_off_by_default_and_the_receiver_needs_no_setting(ends):
