@@ -110,7 +110,7 @@ def run_here(federation: Federation, app: App, folder: Path) -> Result:
         result.rounds, result.messages = len(found.rows), found.messages.sentence if found.messages else ""
         result.losses = [row.loss for row in found.rows if row.loss is not None]
         result.files = {re.sub(r".*?/files/", "", str(path)): path for path in found.more}
-    result.log = COLOUR.sub("", "".join(pieces))
+    result.log = COLOUR.sub("", "".join(pieces)).replace("\r", "\n")  # as what a command prints is read
     return result
 
 

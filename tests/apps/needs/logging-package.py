@@ -14,6 +14,6 @@ logger.add(sys.stdout, format="{level}: {message}")
 @app.main()
 def main(grid, context):
     logger.info("beginning")
-    for _ in tqdm(range(3), desc="work", file=sys.stdout):
+    for _ in tqdm(range(3), desc="work", file=sys.stdout, bar_format="{desc}: {n_fmt}/{total_fmt}"):
         pass
     logger.success("done")
