@@ -1,4 +1,4 @@
-"""A package for settings (python-dotenv, tomli-w), a module in a subfolder, and data beside the code"""
+"""A package that writes TOML, and a module in a subfolder"""
 #: dependencies = ["tomli-w>=1"]
 import tomli_w
 from flwr.serverapp import ServerApp
