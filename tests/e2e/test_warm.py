@@ -104,13 +104,15 @@ def test_results_are_those_of_stock_flower_to_the_last_digit(user, fed):
         user("down", "stock")
 
 
-def test_the_processes_of_a_supernode_have_no_database_in_memory(user, fed):
+def test_only_the_superlink_itself_has_a_database_in_memory(user, fed):
     def with_database(number):
-        return [p.name() for p in user.processes(number) if "/sqlalchemy/" in Path(f"/proc/{p.pid}/maps").read_text()]
+        return [p.pid for p in user.processes(number) if "/sqlalchemy/" in Path(f"/proc/{p.pid}/maps").read_text()]
 
+    link = user.show("warm")["vms"][0]["id"]
     assert named(user, node(user), SUPEREXEC)
     assert with_database(node(user)) == []
-    assert SUPEREXEC in with_database(user.show("warm")["vms"][0]["id"])
+    (superexec,) = named(user, link, SUPEREXEC)
+    assert with_database(link) == [superexec.ppid()]
 
 
 def test_a_superexec_that_is_killed_is_started_again_and_its_task_goes_on(user, fed):

@@ -52,6 +52,14 @@ def test_another_name_in_its_module_is_there_too(put_off):
         _ = standing_in.missing
 
 
+def test_a_process_that_will_make_one_imports_it_beforehand(put_off):
+    database = importlib.import_module(MODULE).Database
+    for _ in range(2):
+        spare.import_databases()
+        assert put_off == ["imported"]
+    assert type(database(at="here")) is importlib.import_module(MODULE).Database
+
+
 def test_what_was_imported_before_stays(put_off):
     standing_in = importlib.import_module(MODULE)
     _ = standing_in.OTHER

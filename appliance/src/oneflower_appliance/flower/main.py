@@ -15,6 +15,7 @@ from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.flower import internals, places, superlink, supernode
 from oneflower_appliance.flower.ending import run_flower
 from oneflower_appliance.flower.features import Feature
+from oneflower_appliance.flower.spare import import_databases, put_off_databases
 from oneflower_appliance.orders import EXECUTION_VARIABLE, LEVEL_VARIABLE
 from oneflower_appliance.process import die_with_parent, raise_file_limit, use_huge_pages
 from oneflower_appliance.roles import COORDINATOR, NODES, ROLES
@@ -40,9 +41,12 @@ def main() -> None:
     raise_file_limit()
     role = {COORDINATOR: superlink, NODES: supernode}[options.role]
     try:
+        put_off_databases()
         role.imports()
         set_log_level()
         superexec = warm_superexec(options.role)
+        if role is superlink:
+            import_databases()
         use_huge_pages(wanted=True)  # for models; the agent, which started this process, does without
         if line := sys.stdin.readline().strip():
             run_flower(lambda: role.run(line, superexec))

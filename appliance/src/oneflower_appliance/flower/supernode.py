@@ -18,7 +18,6 @@ from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.nodeloop import answer_in_turn
 from oneflower_appliance.flower.noderuns import forget_what_has_ended
 from oneflower_appliance.flower.serving import Server, listen, own_entrance
-from oneflower_appliance.flower.spare import put_off_databases
 from oneflower_appliance.orders import NodeReport, SuperNodeOrders
 
 if TYPE_CHECKING:
@@ -28,8 +27,7 @@ if TYPE_CHECKING:
 
 
 def imports() -> None:
-    """Import the part of Flower that this process needs. It has no database."""
-    put_off_databases()
+    """Import the part of Flower that this process needs."""
     internals.supernode_command()
 
 

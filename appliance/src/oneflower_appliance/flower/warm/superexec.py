@@ -30,7 +30,7 @@ from oneflower_appliance.flower.warm.tasks import TaskExecutor, finish
 from oneflower_appliance.flower.warm.waits import WAITS, ask_to_wait, replace_sleep
 from oneflower_appliance.flower.warm.watch import Reports, TaskWatch
 from oneflower_appliance.process import die_with_parent, name_process
-from oneflower_appliance.roles import NODES, ROLES
+from oneflower_appliance.roles import ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -162,8 +162,7 @@ def main() -> None:
     parser.add_argument("--reports", type=int, required=True, help="the pipe for reports about tasks")
     options = parser.parse_args()
     os.set_inheritable(options.reports, False)
-    if options.role == NODES:
-        put_off_databases()
+    put_off_databases()
     _be_superexec(options.role, options.parent, sys.stdin, Reports(options.reports))
 
 

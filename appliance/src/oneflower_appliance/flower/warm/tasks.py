@@ -306,8 +306,7 @@ def _part_from_parent() -> None:
 def main() -> None:
     """Be a worker: import what tasks need, and do the one that comes."""
     role = sys.argv[1]
-    if role == NODES:
-        put_off_databases()
+    put_off_databases()
     if places.have(Feature.HELD_QUESTIONS):
         ask_to_wait()
     preload(role)
