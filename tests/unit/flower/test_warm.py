@@ -240,7 +240,10 @@ def test_the_end_of_a_task_is_reported_at_once_and_one_that_ends_itself_is_no_go
     assert told[-1]["reported"] == {"secret-1": "", "secret-2": "ended with exit status 0"}, errors
 
 
-def test_a_watch_tells_of_tasks_that_died_of_those_whose_superexec_died_and_ends_the_rest():
+@pytest.mark.parametrize(
+    "leave", [lambda reports: os.close(reports.pipe), lambda reports: reports.left()], ids=["end", "another"]
+)
+def test_a_watch_tells_of_tasks_that_died_of_those_whose_superexec_died_and_ends_the_rest(leave):
     from oneflower_appliance.flower.warm.watch import DONE, Reports, TaskWatch
 
     deaths, told = queue.Queue(), []
@@ -259,7 +262,7 @@ def test_a_watch_tells_of_tasks_that_died_of_those_whose_superexec_died_and_ends
                 reports.ended(done.pid, DONE)
                 reports.ended(killed.pid, -9)
                 told.append(deaths.get(timeout=10))
-                os.close(telling)
+                leave(reports)
                 orphan.kill()
                 told.append(deaths.get(timeout=10))
         assert told == [(f"token-{killed.pid}", "was ended by signal 9"), (f"token-{orphan.pid}", "ended early")]
@@ -338,30 +341,43 @@ def test_a_framework_that_does_not_survive_a_fork_gets_workers():
 
 
 @pytest.mark.e2e
-def test_a_superexec_that_dies_is_started_again():
+def test_a_superexec_that_dies_is_replaced_by_a_fork_of_the_process_behind_it_or_by_a_program():
     told, errors = run(
         """
         import signal
         from oneflower_appliance.flower.warm import superexec
-        superexec.PAUSE = 0.1
+
+        def superexec_of(behind, not_this=0):
+            # The fork that is the SuperExec now, when it has its name.
+            deadline = time.monotonic() + 20
+            while time.monotonic() < deadline:
+                children = open(f"/proc/{behind}/task/{behind}/children").read().split()
+                if children and children != [str(not_this)]:
+                    if open(f"/proc/{children[0]}/comm").read() == "flower-superexe\\n":
+                        return int(children[0])
+                time.sleep(0.02)
+
         executable = superexec.WarmSuperExec("supernode")
         executable.start(["flower-superexec", "--insecure", "--runtime-api-address", "127.0.0.1:1"])
-        of_parent = open("/proc/self/cmdline").read()
-        for _ in range(2):
-            killed = executable.pid
-            os.kill(killed, signal.SIGKILL)
+        for kill_behind in (False, False, True):
+            behind, killed = executable.pid, superexec_of(executable.pid)
+            os.kill(behind if kill_behind else killed, signal.SIGKILL)
+            pidfd = os.pidfd_open(killed)
+            ended = importlib.import_module("select").select([pidfd], [], [], 20)[0] == [pidfd]
             deadline = time.monotonic() + 20
-            while executable.pid == killed and time.monotonic() < deadline:
-                time.sleep(0.05)
-            while not (line := open(f"/proc/{executable.pid}/cmdline").read()):
-                time.sleep(0.01)  # between fork and program
-            tell(again=executable.pid != killed, forked=line == of_parent)
+            while kill_behind and executable.pid == behind and time.monotonic() < deadline:
+                time.sleep(0.02)
+            now = superexec_of(executable.pid, killed)
+            tell(ended=ended, another=bool(now), behind=executable.pid == behind)
+        pidfd = os.pidfd_open(now)
         executable.terminate()
+        tell(ended=importlib.import_module("select").select([pidfd], [], [], 20)[0] == [pidfd])
         """
     )
-    # The first time by one that waits and need not import anything, then by a program.
-    assert told == [told[0] | {"again": True, "forked": True}, told[1] | {"again": True, "forked": False}], errors
-    assert errors.count("The SuperExec ended; it is started again") == 2
+    same, another = {"ended": True, "another": True, "behind": True}, {"ended": True, "another": True, "behind": False}
+    assert [{key: one[key] for key in same} for one in told[:3]] == [same, same, another], errors
+    assert told[3]["ended"]
+    assert errors.count("The SuperExec ended; it is started again") == 3
 
 
 @pytest.mark.parametrize("role", ["superlink", "supernode"])

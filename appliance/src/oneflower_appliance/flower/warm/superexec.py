@@ -1,8 +1,8 @@
 """The warm SuperExec: Flower's own, in a process that forks for each task and has imported what tasks need.
 
 It is forked from the SuperLink's or SuperNode's process while that still has one thread, so the two share the memory of
-their imports. A second one is forked too. It has already imported Flower, and takes over at once if the first dies.
-After that, the SuperExec is started as a separate program. Running tasks continue meanwhile.
+their imports. When it is ready to look for tasks, it continues in a fork of itself (`standby`), which is replaced at
+once if it dies. If the process behind it dies too, it is started as a separate program. Running tasks continue.
 
 usage: python -m oneflower_appliance.flower.warm.superexec ROLE --parent PID --reports FD
        (its command: JSON, on standard input)
@@ -26,7 +26,8 @@ from typing import IO, TYPE_CHECKING, Any
 from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.spare import put_off_databases
-from oneflower_appliance.flower.warm.tasks import TaskExecutor, finish
+from oneflower_appliance.flower.warm.standby import ENDED, PAUSE, continue_in_fork
+from oneflower_appliance.flower.warm.tasks import TaskExecutor, alone, finish
 from oneflower_appliance.flower.warm.waits import WAITS, ask_to_wait, replace_sleep
 from oneflower_appliance.flower.warm.watch import Reports, TaskWatch
 from oneflower_appliance.process import die_with_parent, name_process
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("flwr")
 
 _COMMAND = "flower-superexec"
-PAUSE = 1.0  # seconds before it is started again
 
 
 class WarmSuperExec:
@@ -50,34 +50,24 @@ class WarmSuperExec:
         self.tasks = TaskWatch()
         gc.collect()
         gc.freeze()  # a garbage collection would touch, and so copy, all shared memory
-        first = _Waiting(role)
-        self._waiting = [first, _Waiting(role, beside=first)]
-        self.pid = first.pid
+        self._waiting = _Waiting(role)
+        self.pid = self._waiting.pid
 
     def replace_in(self, module: Any) -> None:
         """Make one of Flower's modules start this SuperExec instead of its own."""
         module.subprocess = _Subprocess(self)
 
     def start(self, command: Sequence[str]) -> WarmSuperExec:
-        """Make a waiting process run `command`, and watch it from now on."""
-        self._begin(command)
+        """Make the waiting process run `command`, and watch it from now on."""
+        self.tasks.listen(self._waiting.hearing)
+        _tell(self._waiting.orders, command)
         threading.Thread(target=self._look_after, args=(command,), name="superexec", daemon=True).start()
         return self
-
-    def _begin(self, command: Sequence[str]) -> None:
-        process = self._waiting.pop(0)
-        self.pid = process.pid
-        self.tasks.listen(process.hearing)
-        _tell(process.orders, command)
 
     def _look_after(self, command: Sequence[str]) -> None:
         os.waitpid(self.pid, 0)
         while not self._ending.is_set():
-            log.warning("The SuperExec ended; it is started again. Running tasks continue.")
-            if self._waiting:
-                self._begin(command)
-                os.waitpid(self.pid, 0)
-                continue
+            log.warning(ENDED)
             time.sleep(PAUSE)
             hearing, telling = os.pipe()
             again = [sys.executable, "-P", "-m", __name__, self._role, "--parent", str(os.getpid()),
@@ -103,14 +93,14 @@ class WarmSuperExec:
 class _Waiting:
     """A fork of this process that waits for the command that makes it the SuperExec."""
 
-    def __init__(self, role: str, beside: _Waiting | None = None) -> None:
+    def __init__(self, role: str) -> None:
         parent = os.getpid()
         reading, writing = os.pipe()
         self.hearing, telling = os.pipe()
         self.pid = os.fork()
         if not self.pid:
-            for pipe in (writing, self.hearing, *((beside.orders.fileno(), beside.hearing) if beside else ())):
-                os.close(pipe)
+            os.close(writing)
+            os.close(self.hearing)
             finish(lambda: _be_superexec(role, parent, os.fdopen(reading), Reports(telling)))
         os.close(reading)
         os.close(telling)
@@ -147,9 +137,16 @@ def _be_superexec(role: str, parent: int, orders: IO[str], reports: Reports) -> 
     if places.have(Feature.HELD_QUESTIONS):
         ask_to_wait()
         replace_sleep(run, WAITS.sleep)
-    run.get_executor = lambda *args, **kwargs: TaskExecutor(make_stock(*args, **kwargs), role, parent, reports)
-    if line := orders.readline():
+
+    def on_ready() -> None:
+        if alone():
+            continue_in_fork(reports)
         name_process(_COMMAND)
+
+    run.get_executor = lambda *args, **kwargs: TaskExecutor(
+        make_stock(*args, **kwargs), role, parent, reports, on_ready
+    )
+    if line := orders.readline():
         sys.argv = json.loads(line)
         flower.flower_superexec()
 

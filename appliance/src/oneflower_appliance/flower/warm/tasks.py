@@ -91,10 +91,16 @@ class Launcher(Protocol):
 
 
 class TaskExecutor:
-    """Flower's executor interface. Tasks that are not of an app, or cannot be started warm, go to `stock`."""
+    """Flower's executor interface. Tasks that are not of an app, or cannot be started warm, go to `stock`.
 
-    def __init__(self, stock: Any, role: str, parent: int, reports: Reports) -> None:
+    `on_ready` is called before the first task is looked for.
+    """
+
+    def __init__(
+        self, stock: Any, role: str, parent: int, reports: Reports, on_ready: Callable[[], None] = lambda: None
+    ) -> None:
         self._stock = stock
+        self._on_ready: Callable[[], None] | None = on_ready
         self._role = role
         self._parent = parent
         self._reports = reports
@@ -122,7 +128,10 @@ class TaskExecutor:
         return internals.launch_result().accepted()
 
     def reconcile(self) -> None:
-        """Do what is due between tasks."""
+        """Do what is due between tasks, and before the first."""
+        if self._on_ready:
+            on_ready, self._on_ready = self._on_ready, None
+            on_ready()
         if "launcher" in vars(self):
             self.launcher.reap()
             if self._role == COORDINATOR and not self._has_more and not self.launcher.busy:
@@ -150,6 +159,13 @@ def _others() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread is not threading.current_thread()]
 
 
+def alone() -> bool:
+    """Whether this thread is the only one of its process. Waits a moment for others to end."""
+    for thread in _others():
+        thread.join(_PATIENCE)  # Flower's own for telemetry: gone in a moment
+    return not _others()
+
+
 class Fork:
     """A fork of this process for each task."""
 
@@ -159,10 +175,8 @@ class Fork:
 
     def launch(self, order: dict[str, Any]) -> None:
         """Fork, and do the task in the child."""
-        for thread in _others():
-            thread.join(_PATIENCE)  # Flower's own for telemetry: gone in a moment
-            if thread.is_alive():
-                raise OSError(f"a fork beside the thread {thread.name} may hang")
+        if not alone():
+            raise OSError(f"a fork beside the thread {_others()[0].name} may hang")
         gc.freeze()  # so that a garbage collection in the child does not touch, and so copy, shared memory
         pid = os.fork()
         if not pid:

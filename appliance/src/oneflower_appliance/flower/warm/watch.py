@@ -2,8 +2,8 @@
 
 Flower itself learns that a task's process died when a heartbeat is missed, a minute later. The SuperExec is their
 parent and knows at once. It reports through a pipe, one JSON object per line: `{"pid", "token"}` when a task began,
-`{"pid", "how"}` when it ended; `how` is empty if the task completed. When the pipe ends, the SuperExec is dead, and the
-tasks that it left are watched from here.
+`{"pid", "how"}` when it ended; `how` is empty if the task completed. When the pipe ends, or an object is empty, the
+SuperExec is dead, and the tasks that it left are watched from here. After an empty object, another one reports.
 """
 
 from __future__ import annotations
@@ -41,6 +41,10 @@ class Reports:
         how = f"was ended by signal {-status}" if status < 0 else f"ended with exit status {status}"
         self._say({"pid": pid, "how": "" if status == DONE else how})
 
+    def left(self) -> None:
+        """Report that the SuperExec is dead, and that another one takes its place."""
+        self._say({})
+
     def _say(self, event: dict[str, object]) -> None:
         with suppress(OSError):  # then nobody is left to report to
             os.write(self.pipe, (json.dumps(event) + "\n").encode())
@@ -70,11 +74,17 @@ class TaskWatch:
                     ours.add(event["pid"])
                     with self._lock:
                         self.tokens[event["pid"]] = event["token"]
+                elif not event:
+                    self._take_over(ours)
                 else:
                     ours.discard(event["pid"])
                     self._over(event["pid"], event["how"])
-        for pid in ours:
-            threading.Thread(target=self._await, args=(pid,), name="orphan", daemon=True).start()
+        self._take_over(ours)
+
+    def _take_over(self, tasks: set[int]) -> None:
+        """Watch the tasks of a SuperExec that is dead. `tasks` is empty then."""
+        while tasks:
+            threading.Thread(target=self._await, args=(tasks.pop(),), name="orphan", daemon=True).start()
 
     def _await(self, pid: int) -> None:
         """Watch a task whose SuperExec died. Only its new parent knows how it ends."""
