@@ -263,7 +263,7 @@ def test_a_strategy_of_the_users_own_is_recorded_and_what_it_prints_is_shown(use
     assert np.load(user.folder / result["model"]).files == ["0", "1"]
     [rounds] = result["more"]
     assert json.loads((user.folder / rounds).read_text()) == [2, 2]
-    assert done.stderr.count("\n  | the median of 2 models\n") == 2
+    assert done.stderr.splitlines().count("  | the median of 2 models") == 2
     quiet = user("run", app, "-f", fed, "-r", "1", "--quiet")
     assert "the median of" not in quiet.stderr + quiet.stdout
     failed = user("run", app, "-f", fed, "-c", "broken=true", code=8)
