@@ -53,7 +53,7 @@ def names_taken(tree):
         for node in ast.walk(function):
             if isinstance(node, ast.Attribute):
                 found = owner(node.value) or variables.get(ast.unparse(node.value))
-                if found:
+                if found and not node.attr.startswith("__"):  # every class and module has such names
                     yield found, node.attr
 
 
