@@ -5,10 +5,13 @@ Flower asks the SuperLink for them two or three times between the begin of a pha
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from flwr.serverapp import Grid
 
 _MOMENT = 1.0  # seconds for which an answer serves
@@ -18,10 +21,16 @@ class NodeIds:
     """Answers for a grid, from its first use on. Outside of a phase, the grid is asked each time."""
 
     def __init__(self, grid: Grid) -> None:
-        self._ask = grid.get_node_ids
+        self._grid = grid
         self._known: list[int] = []
         self._until = 0.0
-        vars(grid)["get_node_ids"] = self._recent
+
+    @functools.cached_property
+    def _ask(self) -> Callable[[], Iterable[int]]:
+        """The grid's own method, in whose place this answers from now on."""
+        own = self._grid.get_node_ids
+        vars(self._grid)["get_node_ids"] = self._recent
+        return own
 
     def ask(self) -> set[int]:
         """Ask now, and let the answer serve for a moment, until the phase is over."""
