@@ -72,6 +72,9 @@ class Surroundings:
     def flwr(self, *_):
         return Path("flwr"), dict.fromkeys(["flwr", "numpy", "pillow", "scikit-learn"], "")
 
+    def needs(self, *_):
+        return ()
+
     def reach(self, status):
         raise AssertionError(f"somebody connects to {status.control}")
 

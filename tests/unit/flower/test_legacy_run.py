@@ -261,7 +261,8 @@ def test_a_node_that_is_away_is_named(record):
     ]  # fmt: skip
 
 
-def test_what_the_threads_of_a_phase_send_is_sent_together(record):
+def test_what_the_threads_of_a_phase_send_is_sent_together(record, monkeypatch):
+    monkeypatch.setattr("oneflower_appliance.flower.legacy.together._GATHER", 10)  # it ends as soon as all are there
     grid, push, sent = Grid(), Grid.push_messages, []
 
     def push_messages(messages):
