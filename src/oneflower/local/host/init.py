@@ -132,9 +132,10 @@ def children() -> list[int]:
 
 
 def rotate(limit: int = CONSOLE_LIMIT) -> None:
-    """Keep what this process and its children write to standard error, a file, within twice the limit.
+    """Keep what this process and its children write to standard error, a file, short: move what is beyond the limit aside.
 
-    All of them have the file open for appending. So it is copied and then emptied, and they keep writing to it.
+    All of them have the file open for appending. So its end is copied and then it is emptied, and they keep writing to it.
+    The copy has what they write meanwhile, too, up to twice the limit.
     """
     descriptor = sys.stderr.fileno()
     try:
@@ -145,8 +146,10 @@ def rotate(limit: int = CONSOLE_LIMIT) -> None:
         with open(path, "rb") as console, open(f"{path}.1", "wb") as older:
             os.fchmod(older.fileno(), S_IMODE(state.st_mode))
             console.seek(-limit, os.SEEK_END)
-            while chunk := console.read(1 << 20):
+            left = 2 * limit
+            while chunk := console.read(min(left, 1 << 20)):
                 older.write(chunk)
+                left -= len(chunk)
     except OSError:
         pass  # the disk is full: what was written before is lost, but new lines can be written
     os.ftruncate(descriptor, 0)
