@@ -132,9 +132,9 @@ def children() -> list[int]:
 
 
 def rotate(limit: int = CONSOLE_LIMIT) -> None:
-    """Keep what this process and its children write to standard error, a file, short: move what is beyond the limit aside.
+    """Move the file aside to which this process and its children write their errors, once it is longer than the limit.
 
-    All of them have the file open for appending. So its end is copied and then it is emptied, and they keep writing to it.
+    All of them have it open for appending. So its end is copied and then it is emptied, and they keep writing to it.
     The copy has what they write meanwhile, too, up to twice the limit.
     """
     descriptor = sys.stderr.fileno()
