@@ -16,7 +16,7 @@ pytestmark = pytest.mark.e2e
     [
         ("message", "fedadam-then-fedyogi", "after FedYogi ", []),
         ("legacy", "client-fn-with-cid", "", []),
-        ("grid", "ring", "lap 1, node 1: loss ", ["ring.npz"]),
+        ("grid", "ring", "lap 1, node ", ["ring.npz"]),
         ("needs", "extra", "requests 2", []),
     ],
 )
