@@ -160,7 +160,7 @@ def stock(place: Path) -> Iterator[Stock]:
 
 def _make_environment(found: Stock) -> None:
     place = found.environment.parent
-    pins = re.findall(r"^[\w.-]+==[^\s\\]+", pinned_packages(FLOWER_TESTED, "sklearn"), re.MULTILINE)
+    pins = re.findall(r"^[\w.-]+==[^\\\n]+", pinned_packages(FLOWER_TESTED, "sklearn"), re.MULTILINE)
     (place / "pins.txt").write_text("\n".join(pins))
     subprocess.run([find_uv_bin(), "venv", "--quiet", "--python", sys.executable, found.environment], check=True)
     names = (f"flwr[simulation]=={FLOWER_TESTED}", "scikit-learn")
@@ -298,7 +298,7 @@ def main() -> None:
             federation = stack.enter_context(Federation.deploy(local_cloud(), 2))
             run[_OURS] = lambda app: run_here(federation, app, place / app.kind)
         if _STOCK in options.by:
-            run[_STOCK] = stack.enter_context(stock(options.folder)).run
+            run[_STOCK] = stack.enter_context(stock(options.folder.resolve())).run
         for app in chosen:
             for side, by in run.items():
                 kept = _place(options.folder, side, app)

@@ -25,6 +25,7 @@ from typing import IO
 
 import psutil
 
+import oneflower_appliance
 from oneflower.local import daemon
 from oneflower.local.home import LocalHome
 from oneflower.runtimes import runtime
@@ -32,7 +33,7 @@ from oneflower_appliance.agent import tls
 from oneflower_appliance.parameters import FLOWER_TESTED
 
 ADDRESS = "127.66.0.2"
-APPLIANCE = str(Path(tls.__file__).parents[1])
+APPLIANCE = str(Path(oneflower_appliance.__file__).parents[1])
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "NO_COLOR": "1"}
 
 
