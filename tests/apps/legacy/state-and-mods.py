@@ -4,7 +4,8 @@ from flwr.server.strategy import FedProx
 
 
 def sums(metrics):
-    return {"times": max(found["times"] for _, found in metrics), "mu": metrics[0][1]["mu"]}
+    norm = sum(found["norm"] for _, found in metrics)
+    return {"times": max(found["times"] for _, found in metrics), "mu": metrics[0][1]["mu"], "norm": norm}
 
 
 def server_fn(context):
@@ -15,6 +16,7 @@ def server_fn(context):
 app = ServerApp(server_fn=server_fn)
 
 # --- client_app.py
+import numpy as np
 from flwr.client import ClientApp, NumPyClient
 from flwr.client.mod import arrays_size_mod
 from flwr.common import ConfigsRecord, Context, Message, RecordSet
@@ -44,7 +46,8 @@ class DigitsClient(NumPyClient):
         set_weights(self.model, parameters)
         self.model.fit(*self.train)
         times = self.client_state.config_records["calls"]["times"]
-        return get_weights(self.model), len(self.train[0]), {"times": times, "mu": config["proximal_mu"]}
+        norm = float(np.linalg.norm(get_weights(self.model)[0]))
+        return get_weights(self.model), len(self.train[0]), {"times": times, "mu": config["proximal_mu"], "norm": norm}
 
 
 def client_fn(context: Context):
