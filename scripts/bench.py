@@ -28,13 +28,13 @@ import psutil
 import oneflower_appliance
 from oneflower.local import daemon
 from oneflower.local.home import LocalHome
+from oneflower.process import QUIET_FLOWER
 from oneflower.runtimes import runtime
 from oneflower_appliance.agent import tls
 from oneflower_appliance.parameters import FLOWER_TESTED
 
 ADDRESS = "127.66.0.2"
 APPLIANCE = str(Path(oneflower_appliance.__file__).parents[1])
-QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "NO_COLOR": "1"}
 
 
 def pyproject(name: str, server: str, client: str, **config: str | int) -> str:
@@ -117,18 +117,22 @@ class Bench:
         (home / "config.toml").write_text(f'[superlink.x]\naddress = "{address}"\nroot-certificates = "{ca}"\n')
         done = subprocess.run(
             [self.runtime.bin / "flwr", "run", app, "x", "--stream", "--run-config", config],
-            env={**os.environ, **QUIET, "FLWR_HOME": str(home)}, capture_output=True, text=True, check=True,
+            env={**os.environ, **QUIET_FLOWER, "FLWR_HOME": str(home)}, capture_output=True, text=True, check=True,
         )  # fmt: skip
         return done.stdout + done.stderr
 
     def _start(self, stack: ExitStack, folder: Path, program: str, *arguments: str) -> None:
         folder.mkdir(exist_ok=True)
         path = f"{self.runtime.bin}{os.pathsep}{os.environ['PATH']}"
-        environment = {**os.environ, **QUIET, "PATH": path, "FLWR_HOME": str(folder / "flwr"), "PYTHONPATH": APPLIANCE}
+        ours = {"PATH": path, "FLWR_HOME": str(folder / "flwr"), "PYTHONPATH": APPLIANCE}
         output = stack.enter_context((folder / "log").open("w"))
         command = [self.runtime.bin / program, *arguments]
         process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            env={**os.environ, **QUIET_FLOWER, **ours},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         threading.Thread(target=_stamp, args=(process.stdout, output), daemon=True).start()
         stack.callback(_end, process)

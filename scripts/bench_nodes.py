@@ -23,9 +23,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
-from bench import QUIET, Bench, ask
+from bench import Bench, ask
 from bench_models import APP, MODELS, middle, rounds_of
 
+from oneflower.process import QUIET_FLOWER
 from oneflower_appliance.agent import tls
 from oneflower_appliance.orders import (
     EXECUTION_VARIABLE,
@@ -47,7 +48,7 @@ class Federation:
         made = tls.make_certificates(folder, [("IP", ADDRESS)])
         self.ca = made.ca
         path = f"{bench.runtime.bin}{os.pathsep}{os.environ['PATH']}"
-        environment = {**os.environ, **QUIET, "PATH": path, "PYTHONPATH": str(bench.runtime.appliance),
+        environment = {**os.environ, **QUIET_FLOWER, "PATH": path, "PYTHONPATH": str(bench.runtime.appliance),
                        "FLWR_HOME": str(folder / "flwr"), RUNS_VARIABLE: str(folder / "runs"),
                        LEVEL_VARIABLE: "INFO", EXECUTION_VARIABLE: "warm"}  # fmt: skip
         (folder / "runs").mkdir()

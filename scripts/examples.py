@@ -32,6 +32,7 @@ from uv import find_uv_bin
 
 from oneflower import Federation, local_cloud
 from oneflower.cloud.app_output import AppOutput
+from oneflower.process import QUIET_FLOWER
 from oneflower_appliance.errors import OneflowerError
 
 if TYPE_CHECKING:
@@ -211,9 +212,8 @@ def simulation(home: Path, supernodes: int, address: str = ":local:") -> Iterato
 
 def surroundings(home: Path, programs: Path) -> dict[str, str]:
     """Return the environment of Flower's commands, which are in the folder `programs`."""
-    flower = {"FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
-    path = {"PATH": f"{programs}:{os.environ['PATH']}"}
-    return flower | path | {"UV_COMPILE_BYTECODE": "1", "NO_COLOR": "1"}
+    path = f"{programs}:{os.environ['PATH']}"
+    return {**QUIET_FLOWER, "FLWR_HOME": str(home), "PATH": path, "UV_COMPILE_BYTECODE": "1"}
 
 
 def simulate(flwr: Sequence[str], app: Path, home: Path, place: Path) -> tuple[str, str]:
