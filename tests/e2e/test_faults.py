@@ -54,7 +54,7 @@ def test_whatever_is_killed_the_federation_is_whole_again_within_a_minute(user, 
         "the daemon": lambda: psutil.Process(_daemon(user)),
     }
     for what, find in victims.items():
-        before = {vm["id"]: vm["node_id"] for vm in user.show(fed)["vms"]}
+        before = _ready_since(user, fed)
         victim = find()
         kill(victim)
         if what != "the daemon":
@@ -65,9 +65,13 @@ def test_whatever_is_killed_the_federation_is_whole_again_within_a_minute(user, 
         assert _nodes_online(user, fed) >= 2, what
 
 
+def _ready_since(user, name):
+    return {vm["id"]: vm["ready_since"] for vm in user.show(name)["vms"]}
+
+
 def _noticed(user, name, before):
-    """Whether the federation is incomplete, or was completed with another node."""
-    return not user.is_ready(name) or any(vm["node_id"] != before[vm["id"]] for vm in user.show(name)["vms"])
+    """Whether a machine of the federation is not ready, or was not in between."""
+    return _ready_since(user, name) != before
 
 
 def _daemon(user):

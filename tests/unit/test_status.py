@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from datetime import date
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,13 +19,13 @@ from oneflower.cloud.reading import read_status
 from oneflower.cloud.tunnel import SshOptions
 from oneflower_appliance import __version__
 
-TODAY = date(2027, 1, 1)
+NOW = datetime(2027, 1, 1, tzinfo=UTC)
 
 
 class Vm:
     """A running VM that published something."""
 
-    state, lcm_state, ip = 3, 3, "10.0.0.1"
+    state, lcm_state, ip, booted = 3, 3, "10.0.0.1", 0
 
     def __init__(self, number, **attributes):
         self.id, self.name, self.attributes = number, f"vm_{number}_(service_1)", {"READY": "YES", **attributes}
@@ -45,7 +45,7 @@ def status(nodes, settings=None, **link):
             for name, found in roles
         ],
     }
-    return read_status(1, "lab", body, vms, (), TODAY)
+    return read_status(1, "lab", body, vms, (), NOW)
 
 
 def share(*parts, settings=None, **more):
@@ -93,6 +93,25 @@ def test_certificates_that_end_soon_are_told():
         assert status([{}], FL_CERT_EXPIRES=nothing).remarks == ()
 
 
+def test_a_machine_that_boots_again_is_not_ready_because_it_was_before():
+    now, vm = int(NOW.timestamp()), Vm(1, FL_READY_TIME=str(int(NOW.timestamp()) - 10))
+
+    def seen(booted):
+        vm.booted = booted
+        body = {"state": 2, "roles": [{"name": "superlink", "state": 2, "cardinality": 1, "nodes": [{"deploy_id": 1}]}]}
+        body["roles"].append({"name": "supernode", "state": 2, "cardinality": 0, "nodes": []})
+        [found] = read_status(1, "lab", body, {1: vm}, (), NOW).vms
+        return found.ready, found.ready_since
+
+    ready = (True, now - 10)
+    assert seen(0) == seen(now - 60) == seen(now - 10) == ready
+    assert seen(now - 5) == (False, 0)
+    vm.attributes["FL_READY_TIME"] = str(now - 600)
+    assert seen(now - 300)[0], "its clock is wrong"
+    del vm.attributes["FL_READY_TIME"]
+    assert seen(now - 5) == (True, 0), "an image of an earlier release"
+
+
 def test_features_that_are_off_are_told_once_with_the_machines_that_lack_them():
     lines = ("The shortcut past Flower's middlewares is off, because this release of Flower has no x.y.", "Z is off.")
     both, one = (base64.b64encode("\n".join(some).encode()).decode() for some in (lines, lines[:1]))
@@ -122,7 +141,7 @@ def test_a_machine_that_tells_no_valid_release_counts_as_older(published):
 
 
 _ATTRIBUTES = (
-    "READY", "ERROR", "SCHED_MESSAGE", "FL_ENDPOINT", "FL_CONTROL_ENDPOINT", "FL_VERSION", "FL_CA_CERT", "FL_SSH_HOST_KEYS",
+    "READY", "FL_READY_TIME", "ERROR", "SCHED_MESSAGE", "FL_ENDPOINT", "FL_CONTROL_ENDPOINT", "FL_VERSION", "FL_CA_CERT", "FL_SSH_HOST_KEYS",
     "FL_ERROR", "FL_PARTITION_ID", "FL_NUM_PARTITIONS", "FL_NODE_ID", "FL_OWN_DATA", "FL_REFUSED", "FL_RUN_ID", "FL_RUN_APP",
     "FL_RUN_STATUS", "FL_RUN_ERROR", "FL_RUN_ROWS", "FL_RUN_FAULT", "FL_CERT_EXPIRES", "FL_FEATURES_OFF", "FL_RELEASE",
     "FL_PACKAGES",
@@ -219,8 +238,8 @@ def failed_body(role_state, *log):
 
 def test_a_failed_service_says_oneflows_newest_error_however_its_other_lines_are_worded():
     log = ("I", "New state: UNDEPLOYING"), ("E", "Role supernode : no route to host."), ("I", "Entered FAILED")
-    assert read_status(1, "lab", failed_body(3, *log), {}, (), TODAY).failure == "Role supernode : no route to host."
-    assert read_status(1, "lab", failed_body(3, log[0], log[2]), {}, (), TODAY).failure == "FAILED_UNDEPLOYING"
+    assert read_status(1, "lab", failed_body(3, *log), {}, (), NOW).failure == "Role supernode : no route to host."
+    assert read_status(1, "lab", failed_body(3, log[0], log[2]), {}, (), NOW).failure == "FAILED_UNDEPLOYING"
 
 
 def test_roles_that_could_not_be_deployed_are_named_with_oneflows_newest_error():

@@ -83,6 +83,7 @@ class Attribute:
 _LINK, _NODE, _BOTH = Publisher.SUPERLINK, Publisher.SUPERNODE, Publisher.BOTH
 
 READY = Attribute("READY", _BOTH, Coding.FLAG, "The machine is ready. OneFlow's gate waits for YES")
+READY_TIME = Attribute("FL_READY_TIME", _BOTH, Coding.DIGITS, "When it said so, in seconds since 1970 by its own clock")
 ERROR = Attribute("FL_ERROR", _BOTH, Coding.BASE64, "Why the machine is not ready")
 FEATURES_OFF = Attribute(
     "FL_FEATURES_OFF", _BOTH, Coding.BASE64, "What is off because the release of Flower lacks a name, one line each"

@@ -9,7 +9,7 @@ PERMISSIONS = tuple(f"{who}_{what}" for who in ("OWNER", "GROUP", "OTHER") for w
 
 
 class Vm:
-    """A VM as the core describes it."""
+    """A VM as the core describes it. `booted` is when it last began to run, in seconds since 1970; 0 if unknown."""
 
     def __init__(self, vm: Any) -> None:
         self.id: int = vm.ID
@@ -17,6 +17,7 @@ class Vm:
         self.state: int = vm.STATE
         self.lcm_state: int = vm.LCM_STATE
         self.started: int = vm.STIME
+        self.booted: int = _last_boot(vm)
         template, user = plain(vm.TEMPLATE), plain(vm.USER_TEMPLATE)
         self.attributes: dict[str, str] = {key: value for key, value in user.items() if isinstance(value, str)}
         nic = template.get("NIC") or []
@@ -61,6 +62,12 @@ class Datastore:
     def safe_folders(self) -> tuple[str, ...]:
         """The folders of the front-end from which images may be copied."""
         return tuple(str(self.attributes.get("SAFE_DIRS", "")).split())
+
+
+def _last_boot(vm: Any) -> int:
+    """Return when a VM last began to run: RSTIME of its last history record, 0 if there is none."""
+    records = getattr(vm.HISTORY_RECORDS, "HISTORY", None) or []
+    return max((int(getattr(record, "RSTIME", 0) or 0) for record in records), default=0)
 
 
 def plain(content: Any) -> dict[str, Any]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from oneflower.cloud.objects import Vm
 
+_BOOT = 120.0  # seconds in which a machine has booted so far that its agent takes READY back
 # The names for active VMs, besides booting, running and stopping.
 _TROUBLES = {
     LcmState.BOOT_FAILURE: "boot failure",
@@ -38,11 +39,12 @@ def read_status(
     body: dict[str, Any],
     found: Mapping[int, Vm],
     causes: Iterable[str],
-    today: date | None = None,
+    now: datetime | None = None,
 ) -> FederationStatus:
     """Return the status according to a service's document and its live VMs."""
     roles = roles_of(body)
-    vms = tuple(_vm_status(found[vm], role) for vm, role in homes(body).items() if vm in found)
+    now = now or datetime.now(UTC)
+    vms = tuple(_vm_status(found[vm], role, now.timestamp()) for vm, role in homes(body).items() if vm in found)
     link = next((found[vm].attributes for vm in vms_of(roles[COORDINATOR]) if vm in found), {})
     nodes = roles[NODES]
     return FederationStatus(
@@ -66,7 +68,7 @@ def read_status(
             *_not_admitted(vms, link),
             *_remarks(vms, nodes, link),
             *_features_off(vms, found),
-            *_certificates(link, today or datetime.now(UTC).date()),
+            *_certificates(link, now.date()),
         ),
         packages=_packages([found[vm.id].attributes for vm in vms]),
         share=_share([vm for vm in vms if vm.role == NODES], variables_of(body)),
@@ -152,10 +154,20 @@ def _remarks(vms: tuple[VmStatus, ...], nodes: dict[str, Any], link: Mapping[str
     return remarks
 
 
-def _vm_status(vm: Vm, role: str) -> VmStatus:
+def _before_boot(since: int, vm: Vm, now: float) -> bool:
+    """Whether a machine that began to run a moment ago says that it is ready `since` before that.
+
+    OpenNebula keeps READY=YES while a machine is down, and its agent takes it back only when it runs again. After
+    `_BOOT` seconds its word counts: its clock may be wrong, and one that was moved did not boot.
+    """
+    return 0 < since < vm.booted and now - vm.booted < _BOOT
+
+
+def _vm_status(vm: Vm, role: str, now: float) -> VmStatus:
     running = (vm.state, vm.lcm_state) == (VmState.ACTIVE, LcmState.RUNNING)
     state = _state(vm)
-    ready = running and attributes.READY.is_set(vm.attributes)
+    since = int(attributes.READY_TIME.read(vm.attributes) or 0)
+    ready = running and attributes.READY.is_set(vm.attributes) and not _before_boot(since, vm, now)
     published = attributes.ERROR.read(vm.attributes) or vm.attributes.get("ERROR", "")
     return VmStatus(
         id=vm.id,
@@ -163,6 +175,7 @@ def _vm_status(vm: Vm, role: str) -> VmStatus:
         role=role,
         state=state,
         ready=ready,
+        ready_since=since if ready else 0,
         ip=vm.ip,
         partition=attributes.PARTITION_ID.read(vm.attributes),
         partitions=attributes.NUM_PARTITIONS.read(vm.attributes),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 class VmStatus:
     """One VM. `ready` is what it published itself; `error` is why it is not, in its own words.
 
+    `ready_since` is when it became ready, in seconds since 1970 by its own clock; 0 if it is not, or did not say.
     `waits` is why OpenNebula makes it wait for a host, in OpenNebula's words.
     """
 
@@ -30,6 +31,7 @@ class VmStatus:
     role: str
     state: str
     ready: bool
+    ready_since: int = 0
     ip: str = ""
     partition: str = ""
     partitions: str = ""

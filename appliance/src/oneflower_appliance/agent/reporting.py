@@ -1,21 +1,30 @@
-"""What a machine publishes when it is not ready: READY=NO, and why. So an operator sees it without logging in."""
+"""What a machine publishes when it is ready, and when it is not: READY, since when, and why not.
+
+So an operator sees it without logging in.
+"""
 
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from oneflower_appliance.agent.backoff import Backoff
 from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.agent.systemd import rest
-from oneflower_appliance.attributes import ERROR, NOTHING, READY
+from oneflower_appliance.attributes import ERROR, NOTHING, READY, READY_TIME
 
 if TYPE_CHECKING:
     from oneflower_appliance.agent.onegate import OneGate
     from oneflower_appliance.errors import OneflowerError
 
 log = logging.getLogger(__name__)
+
+
+def readiness() -> dict[str, str]:
+    """Return what says that this machine is ready from now on."""
+    return {READY.name: READY.flag(value=True), READY_TIME.name: READY_TIME.write(str(int(time.time())))}
 
 
 def withdraw(onegate: OneGate) -> None:

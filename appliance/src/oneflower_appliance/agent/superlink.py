@@ -18,10 +18,11 @@ from oneflower_appliance.agent.host_keys import host_keys
 from oneflower_appliance.agent.journal import Step
 from oneflower_appliance.agent.link import Probe, SuperLinkApi
 from oneflower_appliance.agent.partition import Partitions
+from oneflower_appliance.agent.reporting import readiness
 from oneflower_appliance.agent.retention import Retention
 from oneflower_appliance.agent.run_keeper import RunKeeper
 from oneflower_appliance.agent.shortfalls import Shortfalls
-from oneflower_appliance.attributes import NOTHING, READY
+from oneflower_appliance.attributes import NOTHING
 from oneflower_appliance.features_off import FOLDER_VARIABLE
 from oneflower_appliance.files import private_directory
 from oneflower_appliance.formats import join_address, split_address, split_names
@@ -216,4 +217,4 @@ class SuperLink:
             **packages.published(machine.home, machine.settings),
         }
         release = {attributes.RELEASE.name: __version__}
-        return machine.publish(self._duties.begin(identity) | release | {READY.name: READY.flag(value=True)})
+        return machine.publish(self._duties.begin(identity) | release | readiness())

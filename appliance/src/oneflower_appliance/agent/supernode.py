@@ -18,9 +18,10 @@ from oneflower_appliance.agent.link import Probe
 from oneflower_appliance.agent.membership import Membership
 from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.agent.partition import Partitions
+from oneflower_appliance.agent.reporting import readiness
 from oneflower_appliance.agent.shortfalls import Shortfalls
 from oneflower_appliance.agent.trust import Trust
-from oneflower_appliance.attributes import NUM_PARTITIONS, PARTITION_ID, PARTITIONS, READY
+from oneflower_appliance.attributes import NUM_PARTITIONS, PARTITION_ID, PARTITIONS
 from oneflower_appliance.features_off import FOLDER_VARIABLE
 from oneflower_appliance.files import write_atomic
 from oneflower_appliance.formats import split_node_config
@@ -243,4 +244,4 @@ class SuperNode:
         for key, attribute in (("partition-id", PARTITION_ID), ("num-partitions", NUM_PARTITIONS)):
             if re.fullmatch(r"\d+", self._node_config.get(key, "")):
                 values[attribute.name] = self._node_config[key]
-        return self._machine.publish(values | {READY.name: READY.flag(value=True)})
+        return self._machine.publish(values | readiness())

@@ -285,6 +285,7 @@ class Compute:
     def vm_running(self, vm: Vm) -> None:
         """Record that a machine is up."""
         vm.state, vm.lcm_state, vm.error = VmState.ACTIVE, LcmState.RUNNING, ""
+        vm.rstime = int(self.clock.now())
         self._emit(vm)
 
     def vm_failed(self, vm: Vm, reason: str) -> None:

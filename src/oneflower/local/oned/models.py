@@ -62,7 +62,10 @@ ONEADMINS = Access()  # for objects without another owner
 
 @dataclass
 class Vm:
-    """A virtual machine. `pid` and `born` (its start time in clock ticks) name the process that is the machine."""
+    """A virtual machine. `pid` and `born` (its start time in clock ticks) name the process that is the machine.
+
+    `stime`, `etime` and `rstime` are when it was created, when it ended, and when it last began to run.
+    """
 
     id: int
     name: str
@@ -74,6 +77,7 @@ class Vm:
     state: VmState = VmState.PENDING
     lcm_state: LcmState = LcmState.LCM_INIT
     etime: int = 0
+    rstime: int = 0
     pid: int = 0
     born: int = 0
     error: str = ""
