@@ -1,7 +1,7 @@
 # Everything runs through the uv that `scripts/uv` installs into .tools/.
 UV = scripts/uv
 RUN = $(UV) run --quiet --frozen
-FAST = pytest -m 'not e2e' tests/unit tests/conformance tests/lifecycle -n 5 --dist worksteal
+FAST = pytest -m 'not e2e' tests/unit tests/conformance tests/lifecycle tests/web -n 5 --dist worksteal
 
 # Container images often tell Python to keep no compiled files. Then each of a hundred processes would compile everything.
 unexport PYTHONDONTWRITEBYTECODE

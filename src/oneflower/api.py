@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from oneflower.cloud import Cloud, Endpoints, Federation, opennebula_endpoints
+from oneflower.cloud import Cloud, Endpoints, Federation, FederationStatus, opennebula_endpoints
 from oneflower.cloud.surroundings import Installed
 from oneflower.cloud.tunnel import SshOptions, make_key, tunnel
 from oneflower.opennebula import NAME
@@ -28,13 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from oneflower.cloud import FederationStatus
     from oneflower.local.daemon import Daemon
     from oneflower.local.home import LocalHome
     from oneflower.runtimes.app_packages import AppPackages
     from oneflower_appliance.app_packages import Declaration
 
-__all__ = ["Federation", "local_cloud", "opennebula_cloud"]
+__all__ = ["Cloud", "Federation", "FederationStatus", "local_cloud", "opennebula_cloud"]
 
 
 _OTHERWISE = "Choose another ML_FRAMEWORK for the federation, or remove the dependency from the app."

@@ -15,6 +15,7 @@ from oneflower.cli import (
     images,
     local,
     marketplace,
+    page,
     registration,
     templates,
     training,
@@ -63,6 +64,7 @@ app.command(rich_help_panel=_START)(apps.new)
 app.command(rich_help_panel=_START)(training.run)
 app.command(rich_help_panel=_START)(training.model)
 app.command("down", rich_help_panel=_START)(federations.down)
+app.command(rich_help_panel=_OPERATE)(page.ui)
 app.command("ls", rich_help_panel=_OPERATE)(federations.list_all)
 app.command(rich_help_panel=_OPERATE)(federations.show)
 app.command(rich_help_panel=_OPERATE)(federations.logs)

@@ -1,0 +1,81 @@
+"""The page, with a cloud that is not there: what the Python API would answer is what a test says."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from unittest.mock import create_autospec
+
+import httpx
+import pytest
+
+from oneflower.api import Federation, FederationStatus
+from oneflower.cloud import VmStatus
+from oneflower.web.app import Page
+from oneflower.web.guard import COOKIE, Keys
+
+PORT = 7420
+LINK = VmStatus(1, "superlink_0", "superlink", "running", ready=True, ip="10.0.0.1")
+NODE = VmStatus(2, "supernode_0", "supernode", "running", ready=True, ip="10.0.0.2", partition="0", partitions="2")
+STATUS = FederationStatus(7, "lab", "RUNNING", 1, {"superlink": "RUNNING", "supernode": "RUNNING"}, (LINK, NODE))
+
+
+class Browser:
+    """Sends requests to the page in this process, with these headers, and keeps the cookies that it gets."""
+
+    def __init__(self, app, origin, headers):
+        self._app, self._origin, self._headers = app, origin, headers
+        self.cookies = httpx.Cookies()
+
+    def request(self, method, path, headers=None, **arguments):
+        async def send():
+            transport = httpx.ASGITransport(self._app)
+            async with httpx.AsyncClient(
+                transport=transport,
+                base_url=self._origin,
+                headers={**self._headers, **(headers or {})},
+                cookies=self.cookies,
+            ) as client:
+                answer = await client.request(method, path, **arguments)
+                self.cookies = client.cookies
+                return answer
+
+        return asyncio.run(send())
+
+    def get(self, path, **arguments):
+        return self.request("GET", path, **arguments)
+
+    def post(self, path, **arguments):
+        return self.request("POST", path, **arguments)
+
+
+class Fake:
+    """A page without a server, and its federations: `found` are what the API finds."""
+
+    def __init__(self, monkeypatch):
+        self.found = []
+        self.keys = Keys(PORT)
+        self.page = Page(lambda: SimpleNamespace(close=lambda: None), "this machine", self.keys)
+        monkeypatch.setattr(Federation, "all", lambda _cloud: iter(self.found))
+
+    def federation(self, status=STATUS):
+        """Add a federation: it takes the calls that one takes, with the same arguments."""
+        made = create_autospec(Federation(SimpleNamespace(), status.id, status.name), spec_set=True)
+        made.id, made.name, made.status.return_value = status.id, status.name, status
+        self.found.append(made)
+        return made
+
+    def visitor(self, **headers):
+        """Return a browser that knows the address of the page, and nothing else."""
+        return Browser(self.page.application, self.keys.origin, headers)
+
+    def person(self, **headers):
+        """Return the browser that the page was opened in."""
+        visitor = self.visitor(**{"origin": self.keys.origin, "sec-fetch-site": "same-origin", **headers})
+        visitor.cookies.set(COOKIE, self.keys.session)
+        return visitor
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    return Fake(monkeypatch)
