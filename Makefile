@@ -90,6 +90,7 @@ bench-rounds:
 
 bench-models:
 	$(RUN) python scripts/bench_models.py --stock --count
+	$(RUN) python scripts/bench_models.py --stock --nodes 10 --models S D L
 
 bench-peers:
 	scripts/need unshare util-linux

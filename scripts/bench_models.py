@@ -1,6 +1,7 @@
 """How long a round of a real model takes, against the bytes alone and against stock Flower.
 
-usage: python scripts/bench_models.py [--models A B ...] [--nodes N] [--rounds N] [--stock] [--count] [-o FILE]
+usage: python scripts/bench_models.py [--models A B ...] [--nodes N] [--rounds N] [--stock] [--count]
+       [--set NAME=VALUE ...] [-o FILE]
 
 The app adds a constant to each array, so a round is nothing but transfers. `--stock` also runs the same federation with
 FL_EXECUTION=stock, in turns. `--count` runs it once more with an access log, and counts the requests of a round.
@@ -276,11 +277,12 @@ def _hash(connection: ssl.SSLSocket, size: int) -> bytes:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
-    parser.add_argument("--models", nargs="*", choices=MODELS, default=["A", "B", "C", "D"])
+    parser.add_argument("--models", nargs="*", choices=MODELS, default=["A", "B", "C", "D", "L"])
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--stock", action="store_true", help="also FL_EXECUTION=stock, in turns")
     parser.add_argument("--count", action="store_true", help="also the requests of a round, by part")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="variables of the federations")
     parser.add_argument("-o", "--output", type=Path, help="also write the figures as JSON")
     options = parser.parse_args()
     figures = {}
@@ -294,8 +296,8 @@ def main() -> None:
             for model in options.models:
                 title = MODELS[model][0]
                 bytes_alone = min(plain(size_of(model), options.nodes, folder) for _ in range(3))
-                ours = models.run(model)
-                stock = models.run(model, "FL_EXECUTION=stock") if options.stock else None
+                ours = models.run(model, *options.set)
+                stock = models.run(model, *options.set, "FL_EXECUTION=stock") if options.stock else None
                 if stock and stock.values != ours.values:
                     raise SystemExit(f"{title}: the results differ: {ours.values}, stock {stock.values}")
                 versus = (f"{stock.seconds:.1f} s", f"{ours.seconds / stock.seconds:.3f}") if stock else ("", "")
