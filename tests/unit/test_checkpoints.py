@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flwr.serverapp.strategy import Strategy
 
+from oneflower_appliance import node_reports
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.orders import FORM_VARIABLE
 from oneflower_appliance.training import supervisor
@@ -49,6 +50,9 @@ class SuperLink:
 
     def rows(self, run_id):
         return [json.loads(line) for line in (self.runs / str(run_id) / "metrics.jsonl").read_text().splitlines()]
+
+    def reports(self, run_id):
+        return list(node_reports.lines_after(self.runs / str(run_id)))
 
     def kept(self):
         return sorted(path.name for path in (self.checkpoints / "1").iterdir())
@@ -106,6 +110,7 @@ def test_killed_in_its_last_evaluation_a_run_has_its_model_and_goes_on_to_evalua
     (link.runs / "2" / "origin.json").write_text('{"resumes": "1", "first": "1", "attempt": 2}')
     again = link.train(3, resumes=2)
     assert alike(link.rows(3)) == alike(link.rows(9))
+    assert link.reports(3) == link.reports(9)
     assert again.accuracy == unbroken.accuracy
     for run in (1, 3):
         with np.load(link.runs / str(run) / "model.npz") as model:
@@ -120,6 +125,7 @@ def test_killed_in_an_evaluation_a_run_evaluates_that_round_again(link):
         link.train(1, killed_in=4, killed_at="evaluate")
     link.train(2, resumes=1)
     assert alike(link.rows(2)) == alike(link.rows(9))
+    assert link.reports(2) == link.reports(9)
 
 
 def test_what_a_checkpoint_holds(link):

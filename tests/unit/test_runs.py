@@ -20,9 +20,11 @@ from oneflower.cli.rounds import show_files
 from oneflower.cloud import FederationStatus, VmStatus, results, submission, training
 from oneflower.cloud.app_output import Shown
 from oneflower.cloud.following import Observer, Patience, follow
+from oneflower.cloud.reports import Machines
 from oneflower.cloud.superlink import SuperLinkClient
 from oneflower.events import Exchanged, Note, RunBegan
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.node_reports import NodeReport, write_line
 from oneflower_appliance.run_folder import Messages
 from oneflower_appliance.run_state import RunState
 
@@ -288,7 +290,15 @@ def test_what_a_run_left_is_saved(link, tmp_path):
     leave(link, "5", "data.json", b'{"7": {"source": "digits", "examples": 900}}')
     leave(link, "5", "adapter/weights", b"abc")
     leave(link, "5", "../escape", b"no")
-    result = results.collect(link.client, "5", "image-classification", results.Places.within(tmp_path / "out"))
+    leave(link, "5", "reports-00001.jsonl", b"the SuperLink's own file")
+    reports = {
+        str(after): write_line(after + 1, [NodeReport(after + 1, "7", "train", seconds=0.5)], withheld=False)
+        for after in (0, 1)
+    }
+    link.files["/oneflower/runs/5/reports"] = lambda path: reports.get(path.partition("after=")[2], "").encode()
+    machines = Machines({"7": "supernode_1"}, {"7": "0"})
+    places = results.Places.within(tmp_path / "out")
+    result = results.collect(link.client, "5", "image-classification", places, machines)
     assert np.load(result.model)["w"].tolist() == [1, 1, 1]
     assert result.plot.read_bytes().startswith(b"\x89PNG")
     assert json.loads(result.metrics.read_text())["rows"][1]["server"]["accuracy"] == 0.9
@@ -296,6 +306,9 @@ def test_what_a_run_left_is_saved(link, tmp_path):
     card = result.card.read_text()
     assert all(text in card for text in ("| Strategy | Krum |", "| 7 | 900 | digits |", "| flwr | 1.41.0 |", "0.9"))
     assert [path.relative_to(tmp_path) for path in result.more] == [Path("out/adapter/weights")]
+    assert [(r.round, r.name, r.partition, r.seconds) for r in result.node_reports] == [
+        (1, "supernode_1", "0", 0.5), (2, "supernode_1", "0", 0.5),
+    ]  # fmt: skip
 
 
 def test_files_that_are_too_much_stay_where_they_are_and_are_named(link, tmp_path, capsys):

@@ -11,6 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, Re
 from flwr.serverapp.strategy import FedAvg, Strategy
 from flwr.supercore.task_identity import TaskIdentity
 
+from oneflower_appliance import node_reports
 from oneflower_appliance.runs import RunRow, shortcoming
 from oneflower_appliance.training import supervised_run, supervisor
 from oneflower_appliance.training.abandoned import Abandoned
@@ -88,6 +89,14 @@ def test_nodes_that_fail_are_counted_with_their_reasons(record):
     assert (row["nodes"], row["asked"], row["failures"], row["evaluated"], row["evaluate_asked"]) == (1, 2, 1, 1, 2)
     told = {"node": "2", "kind": "failed", "reason": "ValueError: unwell"}
     assert row["faults"] == [told | {"phase": "train"}, told | {"phase": "evaluate"}]
+    [line] = node_reports.lines_after(record)
+    found = node_reports.read_line(line)
+    assert [(r.node, r.phase, r.examples, r.metrics) for r in found if not r.fault] == [
+        ("1", phase, 1, {"loss": 0.5, "accuracy": 0.9}) for phase in ("train", "evaluate")
+    ]
+    assert [(r.node, r.phase, r.fault, r.reason) for r in found if r.fault] == [
+        ("2", phase, "failed", "ValueError: unwell") for phase in ("train", "evaluate")
+    ]
 
 
 def test_an_evaluation_that_fails_everywhere_leaves_no_loss_and_every_node_with_its_reason(record):

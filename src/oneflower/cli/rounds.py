@@ -72,7 +72,7 @@ def show_files(result: RunResult) -> None:
     if not result.rows and result.model is None:
         counted = result.messages.sentence if result.messages else "it sent no messages"
         show(f"{'model':8} none: no round of a strategy was recorded; {counted}")
-    for name in ("model", "metrics", "plot", "card"):
+    for name in ("model", "metrics", "plot", "card", "reports"):
         if path := getattr(result, name):
             show(f"{name:8} {path}")
     for path in result.more:

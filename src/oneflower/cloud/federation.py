@@ -13,11 +13,12 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from oneflower.cloud import deletion, deployment, notebook, packing, results, superlink, training, waiting
+from oneflower.cloud import deletion, deployment, notebook, packing, reports, results, superlink, training, waiting
 from oneflower.cloud.app_output import Shown
 from oneflower.cloud.following import Observer
 from oneflower.cloud.logs import read_logs
 from oneflower.cloud.names import check_name
+from oneflower.cloud.reports import Machines
 from oneflower.cloud.scaling import leaving, scaling_bounds
 from oneflower.cloud.service import Service
 from oneflower.events import Note, Step, StepEnded, ignore
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from oneflower.cloud.surroundings import Installed
     from oneflower.cloud.waiting import Watch
     from oneflower.events import Notify
+    from oneflower_appliance.node_reports import NodeReport
     from oneflower_appliance.progress import RunProgress
     from oneflower_appliance.runs import RunRow
     from oneflower_appliance.settings import Bounds
@@ -211,7 +213,7 @@ class Federation:
         chosen = packing.choose(app, server_app, client_app, config or {})
         wanted = training.Request(chosen, rounds, config or {}, save, install, ignore_versions)
         row, step = notebook.observers(on_row, notify)
-        observer = Observer(row, on_log, step, status.names, self._superlink, shown)
+        observer = Observer(row, on_log, step, status.names, self._superlink, shown, status.partitions)
         return training.train(self.cloud.surroundings, status, wanted, observer)
 
     def resume(
@@ -227,7 +229,7 @@ class Federation:
         """Resume a run that was stopped, lost or failed, from its last checkpoint to its end. Otherwise as `run`."""
         status = self.status()
         row, step = notebook.observers(on_row, notify)
-        observer = Observer(row, on_log, step, status.names, self._superlink, shown)
+        observer = Observer(row, on_log, step, status.names, self._superlink, shown, status.partitions)
         return training.resume(self.cloud.surroundings, status, run, save, observer)
 
     def _superlink(self) -> str:
@@ -252,6 +254,16 @@ class Federation:
         with self.cloud.patient():
             return waiting.wait_trained(waiting.looks(self.service), on_row)
 
+    def reports(self, run: str, after: int = 0) -> list[NodeReport]:
+        """Return what each node did in the rounds after round `after` of a run, also of one that is going on.
+
+        Rounds that are not over are left out. Raises `OneflowerError` when there is no such run.
+        """
+        status = self.status()
+        with superlink.reach(self.cloud.surroundings, status) as link:
+            results.known_run(link, self.name, run)
+            return list(reports.fetch(link, run, after, Machines.of(status)))
+
     def fetch_model(self, path: Path, run: str | None = None) -> RunResult:
         """Save the model of a run (None: the newest with a model) as `path`; metrics, plot and model card beside it.
 
@@ -260,7 +272,7 @@ class Federation:
         status = self.status()
         with superlink.reach(self.cloud.surroundings, status) as link:
             number, app = results.run_with_model(link, self.name, run)
-            return results.collect(link, number, app, results.Places.beside(path), status.names)
+            return results.collect(link, number, app, results.Places.beside(path), Machines.of(status))
 
     def control(self, status: FederationStatus) -> AbstractContextManager[str]:
         """Yield the address of the Control API, host:port, for plain `flwr`. On OpenNebula that is an SSH tunnel's.

@@ -30,7 +30,7 @@ class Observer:
     """Receives each round, the app's log and the current step. `names` are machines, by node id.
 
     `machine` is asked what the cloud knows of the SuperLink's machine when the SuperLink does not answer. `shown`
-    is what a person sees of the log as it comes, which an error does not repeat.
+    is what a person sees of the log as it comes, which an error does not repeat. `partitions` are those of the nodes.
     """
 
     row: Callable[[RunRow], None]
@@ -39,6 +39,7 @@ class Observer:
     names: Mapping[str, str] = field(default_factory=dict)
     machine: Callable[[], str] = lambda: "nothing is known of its machine"
     shown: Shown = Shown.NOTHING
+    partitions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

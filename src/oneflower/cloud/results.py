@@ -9,29 +9,30 @@ import json
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import httpx
 
+from oneflower.cloud import reports
 from oneflower.cloud.card import model_card
 from oneflower.cloud.rowtext import as_html, as_text
 from oneflower.cloud.superlink import TooLongError
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, replacing, write_atomic
+from oneflower_appliance.node_reports import is_file
 from oneflower_appliance.run_folder import DATA, MESSAGES, METRICS, MODEL, OURS, RESULT, Messages
 from oneflower_appliance.runs import SOURCES, RunRow
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from oneflower.cloud.reports import Machines
     from oneflower.cloud.superlink import SuperLinkClient
+    from oneflower_appliance.node_reports import NodeReport
     from oneflower_appliance.run_state import RunState
 
 
 _IN_RECORDS = ("round", "rounds", "seconds", "nodes", "asked", "failures", "loss", "accuracy", "train_loss")
-NO_NAMES: Mapping[str, str] = MappingProxyType({})
+_SAVED = ("metrics.json", "convergence.png", "card.md", "reports.jsonl")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ USUAL = Most()
 class RunResult:
     """A finished run: its rounds and its files; None for a file that it did not write.
 
-    `card` tells in Markdown what the model was trained on and how; `more` are files that the app itself left, in its
+    `card` tells in Markdown what the model was trained on and how; `reports` has what each node did in each round, a
+    line of JSON each (`node_reports` reads it); `more` are files that the app itself left, in its
     working folder for instance, and `not_saved` those that were too large or too many to be fetched. `messages` are
     those of an app that trained without a strategy, None if it sent none.
     """
@@ -62,6 +64,7 @@ class RunResult:
     metrics: Path | None = None
     plot: Path | None = None
     card: Path | None = None
+    reports: Path | None = None
     more: tuple[Path, ...] = ()
     not_saved: tuple[str, ...] = ()
     messages: Messages | None = None
@@ -79,6 +82,20 @@ class RunResult:
             for row in self.rows
         ]
 
+    @property
+    def node_reports(self) -> list[NodeReport]:
+        """What each node did in each phase of each round, read from the file `reports`. Raises `OneflowerError`."""
+        if self.reports is None:
+            return []
+        try:
+            return reports.load(self.reports)
+        except (OSError, KeyError, ValueError) as error:
+            raise OneflowerError(
+                f"{self.reports} cannot be read: {error!r}.",
+                "Fetch it again with `oneflower model`.",
+                ExitCode.NOT_FOUND,
+            ) from error
+
     def to_pandas(self) -> Any:
         """Return the records as a pandas.DataFrame, by round. Raises `OneflowerError` without pandas."""
         try:
@@ -95,7 +112,8 @@ class RunResult:
 
     @property
     def _files(self) -> list[Path]:
-        return [path for path in (self.model, self.metrics, self.plot, self.card, *self.more) if path is not None]
+        found = (self.model, self.metrics, self.plot, self.card, self.reports, *self.more)
+        return [path for path in found if path is not None]
 
     def _repr_html_(self) -> str:
         """Show the table, the plot and the files in a notebook."""
@@ -117,19 +135,21 @@ class Places:
     metrics: Path
     plot: Path
     card: Path
+    reports: Path
     more: Path
 
     @classmethod
     def within(cls, folder: Path) -> Places:
         """Return places in the run's own folder."""
-        return cls(folder / MODEL, folder / "metrics.json", folder / "convergence.png", folder / "card.md", folder)
+        metrics, plot, card, reports = (folder / name for name in _SAVED)
+        return cls(folder / MODEL, metrics, plot, card, reports, folder)
 
     @classmethod
     def beside(cls, model: Path) -> Places:
         """Return places next to the model's file."""
         stem = model.with_suffix("")
-        metrics, plot, card = (Path(f"{stem}-{name}") for name in ("metrics.json", "convergence.png", "card.md"))
-        return cls(model, metrics, plot, card, stem)
+        metrics, plot, card, reports = (Path(f"{stem}-{name}") for name in _SAVED)
+        return cls(model, metrics, plot, card, reports, stem)
 
 
 def prepare() -> None:
@@ -142,16 +162,16 @@ def collect(
     number: str,
     name: str,
     places: Places,
-    names: Mapping[str, str] = NO_NAMES,
+    machines: Machines = reports.UNKNOWN,
     most: Most = USUAL,
 ) -> RunResult:
-    """Fetch and save the files of a run of the app `name`; `names` are machines, by node id.
+    """Fetch and save the files of a run of the app `name`; `machines` are those of its nodes.
 
     Raises `OneflowerError` or `httpx.HTTPError`.
     """
     left = link.json(f"/runs/{number}/files") or []
     lines = link.text(f"/runs/{number}/files/{METRICS}").splitlines()
-    rows = tuple(RunRow.parse(line).named(names) for line in lines)
+    rows = tuple(RunRow.parse(line).named(machines.names) for line in lines)
     summary: dict[str, Any] = link.json(f"/runs/{number}/files/{RESULT}") or {}
     data: dict[str, Any] = link.json(f"/runs/{number}/files/{DATA}") or {}
     saved: dict[str, Any] = {}
@@ -161,15 +181,18 @@ def collect(
         from oneflower.cloud.plot import plot_convergence  # noqa: PLC0415 - matplotlib takes its time
 
         found = [row.metrics for row in rows]
-        content = {"run": number, "app": name, **summary, "machines": dict(names), "data": data, "rows": found}
+        known = {"machines": dict(machines.names), "partitions": dict(machines.partitions)}
+        content = {"run": number, "app": name, **summary, **known, "data": data, "rows": found}
         write_atomic(places.metrics, json.dumps(content, indent=1) + "\n", SHARED)
         plot_convergence(rows, name, places.plot)
         write_atomic(places.card, model_card(name, number, rows, summary, data, saved.get("model")), SHARED)
         saved |= {"metrics": places.metrics, "plot": places.plot, "card": places.card}
+        if reports.save(link, number, places.reports, machines):
+            saved["reports"] = places.reports
     elif MESSAGES in left:
         saved["messages"] = Messages.parse(link.json(f"/runs/{number}/files/{MESSAGES}"))
     saved["more"], saved["not_saved"] = _fetch_more(
-        link, number, [path for path in left if path not in OURS], places, most
+        link, number, [path for path in left if path not in OURS and not is_file(path)], places, most
     )
     return RunResult(number, name, rows, float(summary.get("seconds", 0)), **saved)
 

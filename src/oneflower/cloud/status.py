@@ -123,6 +123,11 @@ class FederationStatus:
         return {vm.node_id: vm.name for vm in self.vms if vm.node_id}
 
     @property
+    def partitions(self) -> dict[str, str]:
+        """The partitions of the SuperNodes that have one, by Flower's ids of the nodes."""
+        return {vm.node_id: vm.partition for vm in self.vms if vm.node_id and vm.partition}
+
+    @property
     def superlink(self) -> VmStatus | None:
         """The SuperLink's machine, if there is one."""
         return next((vm for vm in self.vms if vm.role == COORDINATOR), None)

@@ -15,6 +15,7 @@ from oneflower.cloud.app_copy import names_federations
 from oneflower.cloud.dependencies import compare
 from oneflower.cloud.names import file_name
 from oneflower.cloud.packing import Objects, packed
+from oneflower.cloud.reports import Machines
 from oneflower.cloud.scaling import nodes_needed
 from oneflower.events import Note, RunBegan, Step
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -151,7 +152,7 @@ def finish(link: SuperLinkClient, run_id: str, app: str, save: Path, observer: O
         _stop(link, run_id, observer)
         raise
     places = results.Places.within(save.with_name(f"{save.name}-{run_id}"))
-    result = results.collect(link, run_id, app, places, observer.names)
+    result = results.collect(link, run_id, app, places, Machines(observer.names, observer.partitions))
     if wrong := shortcoming(result.rows):
         raise OneflowerError(
             f"Run {run_id} has not done all that it was asked for. {wrong}",

@@ -16,6 +16,7 @@ from flwr.server.strategy import FedAdam, FedAvg, FedMedian
 from flwr.server.workflow import DefaultWorkflow
 from flwr.supercore.task_identity import TaskIdentity
 
+from oneflower_appliance import node_reports
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.legacy.arrays import to_parameters, to_record
@@ -143,6 +144,16 @@ def test_every_round_and_the_model_are_recorded(record):
     assert saved["0"].tolist() == [[3.0] * 3] * 2
     summary = json.loads((record / "result.json").read_text())
     assert (summary["rounds"], summary["strategy"]) == (3, "FedAvg")
+    reports = [report for line in node_reports.lines_after(record) for report in node_reports.read_line(line)]
+    assert [(r.round, r.phase, r.node, r.examples, r.metrics) for r in reports[:4]] == [
+        (1, "train", "1", 20, {"train_loss": 0.5}), (1, "train", "2", 10, {"train_loss": 0.5}),
+        (1, "evaluate", "1", 10, {"loss": 1.0, "accuracy": 0.9}),
+        (1, "evaluate", "2", 10, {"loss": 1.0, "accuracy": 0.9}),
+    ]  # fmt: skip
+    assert len(reports) == 12
+    npy = len(ndarrays_to_parameters([np.zeros((2, 3))]).tensors[0])
+    assert {(r.sent, r.received) for r in reports} == {(npy, npy), (npy, 0)}, "the bytes of the model, both ways or one"
+    assert all(0 <= r.seconds < 60 for r in reports)
 
 
 def test_the_apps_own_average_is_recorded_as_it_is(record):
@@ -383,6 +394,8 @@ def test_a_workflow_is_recorded(record):
         (1, ["2", "2"]), (1, ["2", "2"]),
     ]  # fmt: skip
     assert np.load(record / "model.npz")["0"].tolist() == [[2.0] * 3] * 2
+    found = [report for line in node_reports.lines_after(record, 1) for report in node_reports.read_line(line)]
+    assert [(report.node, report.fault) for report in found] == [("1", ""), ("2", "failed")] * 2
 
 
 def test_trees_are_kept_as_bytes():

@@ -14,6 +14,7 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.flower.api import superlink_api
 from oneflower_appliance.flower.linkstate import LinkState
 from oneflower_appliance.flower.news import Bell, Ringing
+from oneflower_appliance.node_reports import NodeReport, file_name, write_line
 from oneflower_appliance.run_folder import Origin
 from oneflower_appliance.run_state import RunState
 from tests.unit.flower_state import linkstate_factory
@@ -125,6 +126,17 @@ def test_files_of_a_run_are_listed_and_fetched_and_no_others(ask, tmp_path):
     assert ask("GET", "/runs/5/files/adapter/weights").text == "yes"
     for path in ("../secret", "%2e%2e/secret", "adapter/../../secret", "link", "adapter", "%2fetc%2fpasswd"):
         assert ask("GET", f"/runs/5/files/{path}").status_code == 404, path
+
+
+def test_what_each_node_did_is_told_from_a_round_on(ask, tmp_path):
+    (tmp_path / "5").mkdir()
+    lines = [write_line(number, [NodeReport(number, "7", "train")], withheld=False) for number in (1, 2, 3)]
+    (tmp_path / "5" / file_name(1)).write_text("\n".join(lines) + "\n")
+    assert ask("GET", "/runs/5/reports").text.splitlines() == lines
+    assert ask("GET", "/runs/5/reports?after=2").text.splitlines() == lines[2:]
+    assert ask("GET", "/runs/9/reports").text == ""
+    for wrong in ("-1", "x", "9" * 10, "%c2%b2"):
+        assert ask("GET", f"/runs/5/reports?after={wrong}").status_code == 400, wrong
 
 
 def test_the_forms_run_is_started(ask, link):

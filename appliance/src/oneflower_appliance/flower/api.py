@@ -19,6 +19,7 @@ from starlette.middleware import Middleware
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
+from oneflower_appliance import node_reports
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, no_room, write_atomic
 from oneflower_appliance.flower.news import Bell, mark
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from oneflower_appliance.run_state import RunState
 
 _ON_SUPERLINK = "On the SuperLink's machine:"
+_LONGEST_NUMBER = 9  # digits
 _MISSING = PlainTextResponse("Not found.\n", status_code=404)
 
 
@@ -142,6 +144,7 @@ class RunCalls:
             Route("/oneflower/runs/{id:id}/stop", self.stop, methods=["POST"]),
             Route("/oneflower/runs/{id:id}/log", self.log),
             Route("/oneflower/runs/{id:id}/news", self.news),
+            Route("/oneflower/runs/{id:id}/reports", self.reports),
             Route("/oneflower/runs/{id:id}/files", self.files),
             Route("/oneflower/runs/{id:id}/files/{name:path}", self.file),
         ]
@@ -209,6 +212,13 @@ class RunCalls:
         lines = _text(folder / METRICS).splitlines()
         messages = None if lines else json.loads(_text(folder / MESSAGES) or "null")
         return {"run": entry, "log": log, "rows": lines[rows:], "messages": messages, "mark": mark(entry, messages)}
+
+    def reports(self, request: Request) -> Response:
+        """Return what each node did in the rounds after a given round: the next of them, a line each."""
+        after = request.query_params.get("after", "0")
+        if not (after.isascii() and after.isdecimal() and len(after) <= _LONGEST_NUMBER):
+            return PlainTextResponse(f"Not a round: {after[:40]!r}.\n", status_code=400)
+        return PlainTextResponse("\n".join(node_reports.some_after(self._folder(request), int(after))))
 
     def files(self, request: Request) -> Response:
         """Return the names of a run's files."""

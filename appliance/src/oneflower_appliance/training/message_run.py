@@ -9,6 +9,7 @@ from flwr.app import Array, ArrayRecord
 from oneflower_appliance.training import trees
 from oneflower_appliance.training.asked import Asked
 from oneflower_appliance.training.guard import sift, update_of
+from oneflower_appliance.training.node_record import Told, told_in
 from oneflower_appliance.training.supervised_run import SupervisedRun
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class MessageRun(SupervisedRun):
 
     def _asked_with(self, phase: str, messages: list[Message]) -> Asked:
         sent = [message.metadata for message in messages]
+        self._measure()
         return Asked(phase, [metadata.dst_node_id for metadata in sent], sent, self._timeout)
 
     def aggregate_train(
@@ -80,11 +82,12 @@ class MessageRun(SupervisedRun):
         if self._keep_evaluated_again(number):
             return self._arrays, None
         of_trees = trees.guard_of(self._strategy, self._arrays)
-        sound, reasons = sift(map(update_of, self._asked.sort(replies)), self._arrays, of_trees)
+        good = self._asked.sort(replies)
+        sound, reasons = sift(map(update_of, good), self._arrays, of_trees)
         for node, reason in reasons.items():
             self._asked.blame(node, "left out", reason)
         arrays, metrics = self._strategy.aggregate_train(number, sound)
-        self._trained(number, len(sound), arrays, _plain(metrics))
+        self._trained(number, len(sound), arrays, _plain(metrics), self._told(good))
         return arrays, metrics
 
     def configure_evaluate(self, server_round: int, *args: Any, **kwargs: Any) -> Iterable[Message]:
@@ -101,8 +104,13 @@ class MessageRun(SupervisedRun):
         received = list(replies)
         good = self._asked.sort(received)
         metrics: MetricRecord | None = self._strategy.aggregate_evaluate(number, received)
-        self._evaluated(number, len(good), _plain(metrics))
+        self._evaluated(number, len(good), _plain(metrics), self._told(good))
         return metrics
+
+    def _told(self, replies: Iterable[Message]) -> dict[int, Told]:
+        inner = getattr(self._strategy, "strategy", self._strategy)
+        weights = str(getattr(inner, "weighted_by_key", "num-examples"))
+        return {reply.metadata.src_node_id: told_in(reply.content, weights) for reply in replies}
 
     def _evaluate_here(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         """Evaluate in the ServerApp, before the first round and after each one."""

@@ -4,6 +4,7 @@
   did not), train; evaluate_asked, evaluated, evaluate; server; columns: from which of these loss and accuracy are
   taken, the same in every round; faults: node, phase, kind and reason, for each node that failed, was left out or did
   not answer; and evaluate_again, if a resumed run must evaluate this round again
+- reports-*.jsonl: what each node did in each round (`node_reports`)
 - model.npz: the arrays of the final global model, under their names
 - result.json: rounds done, seconds, strategy, config, versions, metrics of the last round, sha256 of the model
 
@@ -36,9 +37,12 @@ if TYPE_CHECKING:
     from flwr.app import ArrayRecord
 
     from oneflower_appliance.runs import Fault
+    from oneflower_appliance.training.node_record import NodeRecord, Told
+    from oneflower_appliance.training.traffic import Measure
 
 log = logging.getLogger("flwr")
 
+_REPORTS = "what the nodes did in the round"
 _OF_FRAMEWORKS = [package for framework in FRAMEWORKS.values() for package in framework.packages]
 _PACKAGES = dict.fromkeys(("flwr", "numpy", *_OF_FRAMEWORKS, "tensorflow", "xgboost"))
 
@@ -46,14 +50,16 @@ _PACKAGES = dict.fromkeys(("flwr", "numpy", *_OF_FRAMEWORKS, "tensorflow", "xgbo
 class RunRecord:
     """The folder of one run. `config` has its settings, `earlier` the lines of the run that it resumes.
 
-    For a strategy that the app starts `later`, after another one, `earlier` has the lines of those before.
+    For a strategy that the app starts `later`, after another one, `earlier` has the lines of those before. `nodes` is
+    the record of what each node did.
     """
 
     def __init__(
-        self, folder: Path, rounds: int, strategy: str, config: Mapping[str, Any], earlier: list[str], *,
-        later: bool = False,
+        self, folder: Path, rounds: int, strategy: str, config: Mapping[str, Any], earlier: list[str],
+        nodes: NodeRecord, *, later: bool = False,
     ) -> None:  # fmt: skip
         self._folder = folder
+        self._nodes = nodes
         self._after = json.loads(earlier[-1])["round"] if later else 0
         self._rounds = self._after + rounds
         self._strategy = _joined(_strategies(folder), strategy) if later else strategy
@@ -87,6 +93,17 @@ class RunRecord:
         """Add the faults of nodes to the current round."""
         self._row["faults"] += [fault.entry for fault in faults]
 
+    def report(
+        self, phase: str, told: Mapping[int, Told], faults: Iterable[Fault], measured: Mapping[int, Measure]
+    ) -> None:
+        """Add what each node did in a phase of the current round."""
+        self._nodes.add(self._row["round"], phase, told, faults, measured)
+
+    def save_reports(self) -> None:
+        """Write what the nodes did so far in the current round, in case that it is lost before it ends."""
+        with self._losing(_REPORTS):
+            self._nodes.save(self._row["round"])
+
     def know(self, nodes: Iterable[int]) -> None:
         """Record which nodes the run has asked, so that a run that resumes it notices missing ones."""
         self._save(NODES, json.dumps(sorted(nodes)) + "\n")
@@ -107,6 +124,8 @@ class RunRecord:
             return
         row = self.row
         self._sources = row["columns"]
+        with self._losing(_REPORTS):
+            self._nodes.close_round(row["round"])
         self._lines.append(json.dumps(row))
         self._save_rounds()
         self._row = {}
@@ -122,6 +141,7 @@ class RunRecord:
         `unfit` says why the run cannot be resumed from these two alone, empty if it can.
         """
         self._unfit = unfit
+        self.save_reports()
         self._summarise(self.row, arrays)
 
     def _summarise(self, last: Mapping[str, Any], arrays: ArrayRecord | None) -> None:

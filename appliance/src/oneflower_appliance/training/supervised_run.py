@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from flwr.app import ArrayRecord
 
+from oneflower_appliance.node_reports import EVALUATE, TRAIN
 from oneflower_appliance.run_folder import NODES, Origin
 from oneflower_appliance.settings import run_config_keys, uncounted
 from oneflower_appliance.training.abandoned import Abandoned
@@ -21,9 +22,11 @@ from oneflower_appliance.training.beginning import EVALUATE_AGAIN, Beginning
 from oneflower_appliance.training.checkpoints import Checkpoints, Progress
 from oneflower_appliance.training.memory import Memory, Watched
 from oneflower_appliance.training.node_ids import NodeIds
+from oneflower_appliance.training.node_record import NodeRecord
+from oneflower_appliance.training.privacy import is_private
 from oneflower_appliance.training.recorder import RunRecord, earlier_rounds
 from oneflower_appliance.training.strategies import read_form, variables_of
-from oneflower_appliance.training.traffic import Traffic
+from oneflower_appliance.training.traffic import Exchange, Traffic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from flwr.serverapp import Grid
 
     from oneflower_appliance.training.asked import Asked
+    from oneflower_appliance.training.node_record import Told
 
 log = logging.getLogger("flwr")
 
@@ -70,8 +74,11 @@ class SupervisedRun:
         self._evaluate_only = False  # the current round was trained before the run was lost
         self._saved: Memory | None = None  # in the checkpoint of the current round
         self._arrays = ArrayRecord()
-        if traffic := Traffic.known(grid):
-            traffic.write_to(None)  # the rounds are signs of life
+        self._traffic = Traffic.known(grid)
+        if self._traffic:
+            self._traffic.write_to(None)  # the rounds are signs of life
+        self._exchange = Exchange()
+        self._workflow: object = None  # of the legacy API
 
     def _watch(self) -> None:
         """Remember the strategy's state as it is before the first round."""
@@ -104,8 +111,11 @@ class SupervisedRun:
             self._evaluate_only = bool(self._beginning.unevaluated)
             self._restore()
         earlier = self._before or self._beginning.earlier
+        nodes = NodeRecord(self._folder, withheld=is_private(self._config, self._strategy, self._workflow))
+        if self._beginning.checkpoint:
+            nodes.resume(Origin.line(self._folder)[1:], self._beginning.done, trained=self._evaluate_only)
         self._record = RunRecord(
-            self._folder, self._rounds, self._name, self._config, earlier, later=bool(self._before)
+            self._folder, self._rounds, self._name, self._config, earlier, nodes, later=bool(self._before)
         )
 
     def _used(self) -> dict[str, str]:
@@ -154,18 +164,26 @@ class SupervisedRun:
             self._nodes |= asked.nodes
             self._record.know(self._nodes)
 
-    def _trained(self, number: int, nodes: int, arrays: ArrayRecord | None, metrics: dict[str, Any]) -> None:
-        """Record the training of a round by a number of nodes, and save its result."""
+    def _measure(self) -> Exchange:
+        """Measure the messages of the phase that begins."""
+        self._exchange = self._traffic.begin_exchange() if self._traffic else Exchange()
+        return self._exchange
+
+    def _trained(
+        self, number: int, nodes: int, arrays: ArrayRecord | None, metrics: dict[str, Any], told: Mapping[int, Told]
+    ) -> None:
+        """Record the training of a round by a number of nodes, and save its result. `told` is what each reported."""
         self._record.note(nodes=nodes, failures=len(self._asked.faults), train=metrics)
-        self._note_faults(number)
+        self._note_nodes(number, TRAIN, told)
         self._save(number, arrays, metrics)
 
-    def _evaluated(self, number: int, nodes: int, metrics: dict[str, Any]) -> None:
-        """Record the evaluation of a round by a number of nodes."""
+    def _evaluated(self, number: int, nodes: int, metrics: dict[str, Any], told: Mapping[int, Told]) -> None:
+        """Record the evaluation of a round by a number of nodes. `told` is what each reported."""
         self._record.note(evaluate_asked=len(self._asked), evaluated=nodes, evaluate=metrics)
-        self._note_faults(number)
+        self._note_nodes(number, EVALUATE, told)
 
-    def _note_faults(self, number: int) -> None:
+    def _note_nodes(self, number: int, phase: str, told: Mapping[int, Told]) -> None:
+        self._record.report(phase, told, self._asked.faults, self._exchange.measured)
         for fault in self._asked.faults:
             log.warning("Round %d: %s", number, fault.sentence)
         self._record.blame(self._asked.faults)
@@ -193,6 +211,7 @@ class SupervisedRun:
         model = arrays or self._arrays
         if wanted or memory.used:  # a model alone is not enough to resume a strategy that has a state
             self._saved = memory
+            self._record.save_reports()
             progress = Progress(self._rounds, self._folder.name, self._name, metrics, self._record.row)
             self._checkpoints.save(number, model, memory, progress)
             if memory.unfit:

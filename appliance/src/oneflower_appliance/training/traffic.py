@@ -1,7 +1,7 @@
-"""The messages of a ServerApp: how many it sent, and how many were answered.
+"""The messages of a ServerApp: how many it sent, how many were answered, and how long and how large they were.
 
-For an app without a strategy these counts are its only signs of life. For a strategy of the legacy API they tell which
-node an answer or an error belongs to, because Flower does not tell the strategy.
+For an app without a strategy the counts are its only signs of life. For a strategy of the legacy API the messages tell
+which node an answer or an error belongs to, because Flower does not tell the strategy.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.run_folder import MESSAGES, Messages
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from flwr.app import Error, Message, Metadata
+    from flwr.app import Error, Message, Metadata, RecordDict
     from flwr.serverapp import Grid
 
 _INTERVAL = 0.5  # seconds between two writes
@@ -39,12 +39,51 @@ class Answer:
         return self.error is not None
 
 
+@dataclass
+class Measure:
+    """What the messages to one node took in a phase: bytes of arrays, and seconds until the replies; None if none came.
+
+    A node that gets several messages in a phase has the sum of them.
+    """
+
+    sent: int = 0
+    received: int | None = None
+    seconds: float | None = None
+
+
 @dataclass(frozen=True)
 class Exchange:
     """The messages of one phase of a round and their replies so far, in the order in which they came."""
 
     sent: list[Metadata] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
+    measured: dict[int, Measure] = field(default_factory=dict)
+    begun: dict[str, tuple[int, float]] = field(default_factory=dict)  # node and time, by message
+
+    def push(self, messages: Sequence[Message], since: float) -> None:
+        """Measure messages that were sent at the time `since`."""
+        sizes: dict[int, int] = {}  # by the content's id: the same goes to many nodes
+        for message in messages:
+            node, content = message.metadata.dst_node_id, message.content
+            if id(content) not in sizes:
+                sizes[id(content)] = _size_of(content)
+            self.sent.append(message.metadata)
+            self.measured.setdefault(node, Measure()).sent += sizes[id(content)]
+            self.begun[message.metadata.message_id] = node, since
+
+    def pull(self, reply: Message) -> None:
+        """Measure a reply."""
+        node, since = self.begun.pop(reply.metadata.reply_to_message_id, (0, 0.0))
+        if measure := self.measured.get(node):
+            size = _size_of(reply.content) if reply.has_content() else 0
+            measure.received = (measure.received or 0) + size
+            measure.seconds = (measure.seconds or 0.0) + time.monotonic() - since
+
+
+def _size_of(content: RecordDict) -> int:
+    """Return the bytes of the arrays in the content of a message."""
+    arrays = (array for record in content.array_records.values() for array in record.values())
+    return sum(getattr(array, "length", None) or len(array.data) for array in arrays)
 
 
 class Traffic:
@@ -77,9 +116,9 @@ class Traffic:
         push, pull = grid.push_messages, grid.pull_messages
 
         def push_messages(messages: Iterable[Message]) -> Iterable[str]:
-            pushed = list(messages)
+            pushed, since = list(messages), time.monotonic()
             ids = list(push(pushed))
-            self._note_sent([message.metadata for message, given in zip(pushed, ids, strict=False) if given])
+            self._note_sent([message for message, given in zip(pushed, ids, strict=False) if given], since)
             return ids
 
         def pull_messages(message_ids: Iterable[str]) -> Iterable[Message]:
@@ -105,10 +144,10 @@ class Traffic:
         with self._lock:
             self._write()
 
-    def _note_sent(self, sent: list[Metadata]) -> None:
+    def _note_sent(self, sent: list[Message], since: float) -> None:
         with self._lock:
-            self._sent |= {metadata.message_id: metadata for metadata in sent}
-            self._exchange.sent.extend(sent)
+            self._sent |= {message.metadata.message_id: message.metadata for message in sent}
+            self._exchange.push(sent, since)
             self._count(sent=len(sent))
 
     def _note_answers(self, replies: list[Message]) -> None:
@@ -118,6 +157,7 @@ class Traffic:
                 error: Error | None = reply.error if reply.has_error() else None
                 if error and sent and time.time() >= sent.created_at + sent.ttl:
                     continue  # the SuperLink's: nobody answered in the time that the message had
+                self._exchange.pull(reply)
                 self._exchange.answers.append(Answer(reply.metadata, error))
                 self._count(**{"failed" if error else "answered": 1})
 

@@ -64,7 +64,7 @@ def _supervised_workflow(original: Any, runs: Path, checkpoints: Path) -> Any:
             original(self, grid, context)
             return
         given = context.strategy, context.config
-        run = LegacyRun(context.strategy, grid, runs, checkpoints)
+        run = LegacyRun(context.strategy, grid, runs, checkpoints, self)
         with run.supervised(context.config) as (stand_in, chosen):
             context.strategy, context.config = stand_in, chosen
             try:

@@ -18,6 +18,7 @@ from oneflower_appliance.training import trees
 from oneflower_appliance.training.asked import Asked
 from oneflower_appliance.training.averages import average, plain
 from oneflower_appliance.training.guard import Update, sift
+from oneflower_appliance.training.node_record import Told, told_by
 from oneflower_appliance.training.supervised_run import SupervisedRun
 from oneflower_appliance.training.traffic import Traffic
 
@@ -34,9 +35,10 @@ if TYPE_CHECKING:
 class LegacyRun(SupervisedRun):
     """One run of a strategy. Its methods are called in each round, and call those of the strategy."""
 
-    def __init__(self, strategy: Any, grid: Grid, runs: Path, checkpoints: Path) -> None:
+    def __init__(self, strategy: Any, grid: Grid, runs: Path, checkpoints: Path, workflow: object = None) -> None:
         super().__init__(strategy, grid, runs, checkpoints, internals.legacy_strategies().Strategy)
         self._traffic = Traffic.of(grid)
+        self._workflow = workflow
         self._together = Together(grid)
         self._entered = False
 
@@ -112,7 +114,7 @@ class LegacyRun(SupervisedRun):
 
     def _asked_with(self, phase: str, chosen: Pairs | None) -> Asked:
         nodes = [int(proxy.cid) for proxy, _ in chosen or ()]
-        self._exchange = self._traffic.begin_exchange()
+        self._measure()
         self._together.expect(len(nodes))
         return Asked(phase, nodes, self._exchange.sent, timeout=None)
 
@@ -142,7 +144,7 @@ class LegacyRun(SupervisedRun):
         parameters, metrics = self._strategy.aggregate_fit(server_round, sound, [*failures, *left_out])
         aggregated = to_record(parameters) if parameters else None
         found = plain(metrics) or average([(result.num_examples, result.metrics) for _, result in sound])
-        self._trained(server_round, len(sound), aggregated, found)
+        self._trained(server_round, len(sound), aggregated, found, _told(results))
         self._arrays = aggregated or self._arrays
         return parameters, metrics
 
@@ -162,7 +164,7 @@ class LegacyRun(SupervisedRun):
         self._settle(results, failures)
         loss, metrics = self._strategy.aggregate_evaluate(server_round, results, failures)
         found = plain(metrics) or average([(result.num_examples, result.metrics) for _, result in results])
-        self._evaluated(server_round, len(results), _with_loss(loss, found))
+        self._evaluated(server_round, len(results), _with_loss(loss, found), _told(results))
         return loss, metrics
 
 
@@ -202,6 +204,14 @@ def _in_place_of(strategy: Any, run: LegacyRun) -> Any:
 def _update(proxy: Any, result: Any) -> Update[tuple[Any, Any]]:
     arrays: ArrayRecord = to_record(result.parameters)
     return Update(int(proxy.cid), list(arrays.items()), result.num_examples == 0, (proxy, result))
+
+
+def _told(results: Pairs) -> dict[int, Told]:
+    """Return what each node reported. The loss of an evaluation is apart from its metrics."""
+    return {
+        int(proxy.cid): told_by(result.num_examples, _with_loss(getattr(result, "loss", None), result.metrics))
+        for proxy, result in results
+    }
 
 
 def _with_loss(loss: float | None, metrics: dict[str, Any]) -> dict[str, Any]:

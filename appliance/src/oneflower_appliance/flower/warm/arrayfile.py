@@ -99,11 +99,16 @@ class FiledArray(Array):
     @property
     def data(self) -> bytes:
         """The content."""
-        return self.read(0, sum(piece.length for piece in self._pieces))
+        return self.read(0, self.length)
 
     @data.setter
     def data(self, content: bytes) -> None:
         vars(self)["_pieces"] = [Held(content)]
+
+    @property
+    def length(self) -> int:
+        """The bytes of the content."""
+        return sum(piece.length for piece in self._pieces)
 
     def read(self, start: int, end: int) -> bytes:
         """Return a part of the content."""
@@ -129,7 +134,7 @@ class FiledArray(Array):
         known = vars(self)
         if "_chunks" not in known:
             size = internals.array_module().FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
-            total = sum(piece.length for piece in self._pieces)
+            total = self.length
             chunks = [_chunk(self, start, min(start + size, total)) for start in range(0, total, size)]
             known["_chunks"] = [(chunk.object_id, chunk) for chunk in chunks]
         found: list[tuple[str, Any]] = known["_chunks"]

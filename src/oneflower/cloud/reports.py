@@ -1,0 +1,65 @@
+"""Fetches what each node did in each round of a run from its SuperLink."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from oneflower_appliance.files import SHARED, replacing
+from oneflower_appliance.node_reports import NodeReport, read_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from oneflower.cloud.status import FederationStatus
+    from oneflower.cloud.superlink import SuperLinkClient
+
+
+@dataclass(frozen=True)
+class Machines:
+    """The names and the partitions of the SuperNodes' machines, by Flower's ids of the nodes."""
+
+    names: Mapping[str, str] = field(default_factory=dict)
+    partitions: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, status: FederationStatus) -> Machines:
+        """Return those of a federation."""
+        return cls(status.names, status.partitions)
+
+
+UNKNOWN = Machines()
+
+
+def fetch(link: SuperLinkClient, number: str, after: int = 0, machines: Machines = UNKNOWN) -> Iterator[NodeReport]:
+    """Yield what each node did in the rounds after round `after` of a run, by round, as far as these are complete.
+
+    Nothing if the SuperLink is of a release without this record. Raises `httpx.HTTPError`.
+    """
+    while lines := link.text(f"/runs/{number}/reports?after={after}").splitlines():
+        for line in lines:
+            for report in read_line(line):
+                yield report.of_machine(machines.names, machines.partitions)
+                after = report.round
+
+
+def save(link: SuperLinkClient, number: str, path: Path, machines: Machines) -> bool:
+    """Save the reports of a run, a line of JSON each. Without a report there is no file; returns whether there is one.
+
+    Raises `OneflowerError` or `httpx.HTTPError`.
+    """
+    reports = fetch(link, number, machines=machines)
+    first = next(reports, None)
+    if first is None:
+        return False
+    with replacing(path, SHARED) as stream:
+        stream.write(f"{first.line}\n".encode())
+        stream.writelines(f"{report.line}\n".encode() for report in reports)
+    return True
+
+
+def load(path: Path) -> list[NodeReport]:
+    """Return the reports that `save` saved. Raises `OSError`, `KeyError` or `ValueError`."""
+    with path.open(encoding="utf-8") as lines:
+        return [NodeReport.of_line(line) for line in lines]
