@@ -26,6 +26,7 @@ from oneflower.opennebula import COORDINATOR, NODES, Rendering, ServiceOptions, 
 from oneflower_appliance.attributes import ATTRIBUTES
 from oneflower_appliance.errors import EXIT_CODE_MEANINGS
 from oneflower_appliance.form import Group
+from oneflower_appliance.metrics import METRICS
 from oneflower_appliance.parameters import Level, Parameter, form_fields, of_level
 from oneflower_appliance.use_cases import FRAMEWORKS, USE_CASES
 
@@ -148,6 +149,15 @@ def attributes_table() -> str:
     """Return the attributes that virtual machines publish."""
     rows = [(f"`{a.name}`", str(a.publisher), str(a.coding), f"{a.meaning}.") for a in ATTRIBUTES.values()]
     return table(("attribute", "published by", "written", "meaning"), rows)
+
+
+def metrics_table() -> str:
+    """Return the metrics that machines export."""
+    rows = [
+        (f"`{metric.name}`", str(metric.kind), ", ".join(metric.labels), ", ".join(metric.roles), metric.help)
+        for metric in METRICS.values()
+    ]
+    return table(("metric", "type", "labels", "role", "meaning"), rows)
 
 
 def exit_codes_page() -> str:
@@ -290,6 +300,7 @@ def parts() -> dict[str, str]:
         "template-6": _block(six),
         "template-form": _block(form),
         "form": form_part(),
+        "metrics": metrics_table(),
         "levels": table(("level", "variables"), levels),
     }
 

@@ -1,6 +1,7 @@
 """Pin what is installed outside uv.lock, with the hashes of all wheels: the runtimes, uv itself, and NVFLARE.
 
-Writes src/oneflower/runtimes/locks/*.txt for each supported series of Flower, scripts/uv.txt and
+Writes src/oneflower/runtimes/locks/*.txt for each supported series of Flower, each with what the exporter of metrics
+needs, scripts/uv.txt and
 scripts/peers/nvflare.txt. With the names of frameworks, only their lists are written, and what the list of scikit-learn
 or PyTorch has too stays at its release.
 
@@ -11,9 +12,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import requires, version
 from pathlib import Path
 
+from packaging.requirements import Requirement
 from uv import find_uv_bin
 
 from oneflower.runtimes.runtime import NO_FRAMEWORK, pinned_list
@@ -21,6 +23,14 @@ from oneflower_appliance.parameters import FLOWER_MINORS
 from oneflower_appliance.use_cases import FRAMEWORKS
 
 NVFLARE = "nvflare==2.9.0"
+
+
+def for_metrics() -> list[str]:
+    """Return what the appliance needs besides Flower's packages: for the exporter."""
+    found = map(Requirement, requires("oneflower-appliance") or ())
+    return [
+        f"{each.name}{each.specifier}" for each in found if each.marker and each.marker.evaluate({"extra": "metrics"})
+    ]
 
 
 def lock(*wanted: str, like: Path | None = None) -> str:
@@ -34,12 +44,12 @@ def lock(*wanted: str, like: Path | None = None) -> str:
 
 
 if __name__ == "__main__":
-    named = sys.argv[1:]
+    named, exporter = sys.argv[1:], for_metrics()
     for release in (f"{minor}.0" for minor in FLOWER_MINORS):
         wanted = {NO_FRAMEWORK: (), **{name: framework.packages for name, framework in FRAMEWORKS.items()}}
         for name in named or wanted:
             near = pinned_list(release, "pytorch" if "torch" in wanted[name] else "sklearn")
-            text = lock(f"flwr=={release}", *wanted[name], like=near if named else None)
+            text = lock(f"flwr=={release}", *exporter, *wanted[name], like=near if named else None)
             pinned_list(release, name).write_text(text, encoding="utf-8")
     if not named:
         here = Path(__file__).parent

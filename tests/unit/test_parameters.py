@@ -50,7 +50,8 @@ INVALID = {
     "FL_SSL_KEYFILE": ["%%%"],
     "FL_CERT_EXTRA_SAN": ["10.0.0.1", "IP:nonsense", "DNS:", "URI:x"],
     "FL_METRICS_ENABLED": ["on"],
-    "FL_METRICS_PORT": ["80", "70000", "9092", "8000"],
+    "FL_METRICS_PORT": ["80", "70000", "9092", "8000", "9400"],
+    "FL_METRICS_ALLOWED": ["everybody", "10.0.0.1/24", "10.0.0.0/33", "example.org"],
     "ML_FRAMEWORK": ["mxnet", "torch"],
     "FL_USE_CASE": ["chess"],
     "FL_NODE_CONFIG": [
@@ -208,10 +209,10 @@ def test_a_node_config_reaches_flower_as_it_reads_it(text, for_flower):
 
 
 def test_what_has_no_effect_is_said():
-    settings = resolve({"FL_METRICS_ENABLED": "YES", "FL_DCGM_ENABLED": "YES"})
-    text = "\n".join(remarks(settings))
-    assert "FL_METRICS_ENABLED=YES has no effect" in text
-    assert "FL_DCGM_ENABLED=YES has no effect" in text
+    [line] = remarks(resolve({"FL_ISOLATION": "process"}))
+    assert "FL_ISOLATION=process has no effect" in line
+    [line] = ignored(resolve({"FL_METRICS_ALLOWED": "10.0.0.0/24"}))
+    assert "FL_METRICS_ALLOWED=10.0.0.0/24 is ignored with FL_METRICS_ENABLED=NO" in line
     [line] = ignored(resolve({"FL_CUDA_VISIBLE_DEVICES": "0"}))
     assert "FL_CUDA_VISIBLE_DEVICES=0 is ignored with FL_GPU_ENABLED=NO" in line
 

@@ -52,6 +52,11 @@ def split_node_config(config: str) -> dict[str, str]:
     return pairs
 
 
+def split_networks(networks: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    """Split a comma-separated list of addresses and networks (10.0.0.0/24). Raises `ValueError`."""
+    return [ipaddress.ip_network(item) for item in filter(None, (part.strip() for part in networks.split(",")))]
+
+
 def join_address(address: tuple[str, int]) -> str:
     """Return (host, port) as it is written in a URL."""
     host, port = address

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-ONLINE, UNREGISTERED = "online", "unregistered"
+REGISTERED, ONLINE, OFFLINE, UNREGISTERED = "registered", "online", "offline", "unregistered"
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ class SuperLinkOrders:
     """How a SuperLink runs. Without `certificates` it speaks plain HTTP.
 
     `object_memory` is how many MiB of the contents of messages may be in memory; 0 means a quarter of the machine's.
+    `count_bytes` says whether the bytes that SuperNodes send and get are counted.
     """
 
     fleet: Address
@@ -67,6 +68,7 @@ class SuperLinkOrders:
     certificates: CertificateFiles | None
     authenticate: bool
     object_memory: int = 0
+    count_bytes: bool = False
 
     def line(self) -> str:
         """Return them as one line."""
@@ -85,6 +87,7 @@ class SuperLinkOrders:
             certificates=CertificateFiles(**{name: Path(path) for name, path in files.items()}) if files else None,
             authenticate=said["authenticate"],
             object_memory=said["object_memory"],
+            count_bytes=said["count_bytes"],
         )
 
 

@@ -18,7 +18,15 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from oneflower_appliance.form import Field, Group
-from oneflower_appliance.formats import is_loopback, read_pem, split_address, split_names, split_node_config
+from oneflower_appliance.formats import (
+    is_loopback,
+    read_pem,
+    split_address,
+    split_names,
+    split_networks,
+    split_node_config,
+)
+from oneflower_appliance.metrics import DCGM_PORT
 from oneflower_appliance.packages import check_index, read_packages
 from oneflower_appliance.roles import COORDINATOR, NODES
 from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE, TREE_STRATEGIES, USE_CASES
@@ -156,6 +164,7 @@ STRATEGIES = (
 PRIVACY = ("none", "dp-central", "dp-local")
 CONTROL_PORT, FLEET_PORT, SUPERNODE_PORT = 8000, 9092, 9094
 FLOWER_PORTS = (CONTROL_PORT, 9091, FLEET_PORT, 9093, SUPERNODE_PORT)
+_TAKEN = (*FLOWER_PORTS, DCGM_PORT)
 
 
 def _is_data_path(value: Value) -> bool:
@@ -168,7 +177,7 @@ _POSITIVE = _number(lambda n: n > 0)
 _CHECKPOINTS = ("FL_CHECKPOINT_ENABLED", ("YES",))
 _ADAPTIVE = ("FedAdam", "FedYogi", "FedAdagrad")
 _PRIVATE = ("FL_PRIVACY", ("dp-central", "dp-local"))
-_METRICS = "this release has no exporter"
+_METRICS = ("FL_METRICS_ENABLED", ("YES",))
 _WITH_GPU = ("FL_GPU_ENABLED", ("YES",))
 
 _SERVICE = [
@@ -214,6 +223,15 @@ _SERVICE = [
     Parameter("FL_GRPC_KEEPALIVE_TIMEOUT", Level.SERVICE, Kind.NUMBER, "20", "gRPC keepalive timeout in seconds",
               "an integer of at least 1", check=_AT_LEAST_ONE,
               planned="the supported Flower releases speak HTTP, not gRPC"),
+    Parameter("FL_METRICS_ENABLED", Level.SERVICE, Kind.BOOLEAN, "NO",
+              "Every machine has metrics for Prometheus", "YES or NO"),
+    Parameter("FL_METRICS_PORT", Level.SERVICE, Kind.NUMBER, "9101", "Port of the metrics",
+              f"a port from 1024 to 65535 that nothing else here uses ({', '.join(map(str, _TAKEN))})",
+              check=_number(lambda p: 1024 <= p <= 65535 and p not in _TAKEN), only=_METRICS),
+    Parameter("FL_METRICS_ALLOWED", Level.SERVICE, Kind.TEXT, "",
+              "Who may read the metrics over the network: addresses and networks, like 10.0.0.0/24. "
+              "Empty = only programs on the machine",
+              "a comma-separated list of IP addresses and networks", check=_readable(split_networks), only=_METRICS),
 ]  # fmt: skip
 
 _SUPERLINK = [
@@ -308,12 +326,6 @@ _SUPERLINK = [
               secret=True),
     Parameter("FL_CERT_EXTRA_SAN", Level.SUPERLINK, Kind.TEXT, "", "More names for the generated certificate",
               "a comma-separated list of IP:address and DNS:name", check=_readable(split_names)),
-    Parameter("FL_METRICS_ENABLED", Level.SUPERLINK, Kind.BOOLEAN, "NO", "Prometheus exporter", "YES or NO",
-              planned=_METRICS),
-    Parameter("FL_METRICS_PORT", Level.SUPERLINK, Kind.NUMBER, "9101", "Port of the exporter",
-              f"a port from 1024 to 65535 that Flower does not use ({', '.join(map(str, FLOWER_PORTS))})",
-              check=_number(lambda p: 1024 <= p <= 65535 and p not in FLOWER_PORTS),
-              planned=_METRICS),
 ]  # fmt: skip
 
 _SUPERNODE = [
@@ -352,8 +364,9 @@ _SUPERNODE = [
               check=lambda v: bool(re.fullmatch(r"all|[A-Za-z0-9-]+(,[A-Za-z0-9-]+)*", str(v)))),
     Parameter("FL_GPU_MEMORY_FRACTION", Level.SUPERNODE, Kind.FLOAT, "0.8", "Share of GPU memory for PyTorch",
               "a number above 0 and at most 1", check=_number(lambda f: 0 < f <= 1), only=_WITH_GPU),
-    Parameter("FL_DCGM_ENABLED", Level.SUPERNODE, Kind.BOOLEAN, "NO", "GPU metrics exporter", "YES or NO",
-              planned=_METRICS, only=_WITH_GPU),
+    Parameter("FL_DCGM_ENABLED", Level.SUPERNODE, Kind.BOOLEAN, "NO",
+              "With the metrics also those of NVIDIA's DCGM exporter, if it is installed", "YES or NO",
+              only=_WITH_GPU),
 ]  # fmt: skip
 
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 LONGEST_REASON = 500
+PHASES = ("train", "evaluate")  # of a round, in which a node may do its part or not
+FAULT_KINDS = ("failed", "left out", "no answer", "away")
 COLUMNS = {"loss": ("loss",), "accuracy": ("accuracy", "acc")}  # and the suffixes of the names of their metrics
 SOURCES = ("server", "evaluate")  # which count as evaluations, the better one first
 _PYTHON = re.compile(r"<class '(?:.*\.)?(\w+)'>:<'(.*)'>", re.DOTALL)

@@ -9,9 +9,12 @@ import json
 
 import httpx
 import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.flower.api import superlink_api
+from oneflower_appliance.flower.bytecount import ByteCount
 from oneflower_appliance.flower.linkstate import LinkState
 from oneflower_appliance.flower.news import Bell, Ringing
 from oneflower_appliance.node_reports import NodeReport, file_name, write_line
@@ -253,3 +256,24 @@ def test_a_number_that_is_no_id_is_not_found(tmp_path, number, path):
             return await client.get(path.format(number))
 
     assert asyncio.run(send()).status_code == 404
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_the_bytes_of_supernodes_are_counted_if_that_is_wanted(link, tmp_path, counts):
+    count = ByteCount() if counts else None
+
+    async def fleet(scope, receive, send):
+        body = await Request(scope, receive).body()
+        await PlainTextResponse(body * 2)(scope, receive, send)
+
+    async def use():
+        app = superlink_api(link, tmp_path, count=count)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://link") as client:
+            if count:
+                transport = httpx.ASGITransport(count.watch(fleet))
+                async with httpx.AsyncClient(transport=transport, base_url="http://link") as node:
+                    assert (await node.post("/v1/fleet/x", content=b"12345")).text == "1234512345"
+            return await client.get("/oneflower/traffic")
+
+    answer = asyncio.run(use())
+    assert (answer.status_code, answer.text) == ((200, '{"received":5,"sent":10}') if counts else (404, "Not Found"))

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import FrameType
 
+    from oneflower_appliance.agent.metrics.exporter import Exporter
     from oneflower_appliance.parameters import Level
     from oneflower_appliance.settings import Settings
 
@@ -76,6 +77,7 @@ def run_role(name: str, home: Path, context_folder: Path) -> int:
     private_directory(home)
     journal = Journal(name, home / "status.json")
     role: Role | None = None
+    exporter: Exporter | None = None
     onegate: OneGate | None = None
     last = LastError()
     try:
@@ -83,8 +85,11 @@ def run_role(name: str, home: Path, context_folder: Path) -> int:
         onegate = _onegate(context, context_folder)
         machine = _check(Machine(home, context, _settings(name, context), journal, onegate), quiet=bool(last))
         role = ROLES[name][0](machine)
+        exporter = _exporter(role, machine)
+        if exporter:
+            exporter.look()
         _boot(role, machine, last)
-        watch_over(role, machine)
+        watch_over(role, machine, exporter)
     except Stopped:
         log.info("stopping")
         return ExitCode.OK
@@ -100,6 +105,21 @@ def run_role(name: str, home: Path, context_folder: Path) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _stop(role)
+        if exporter:
+            exporter.close()
+
+
+def _exporter(role: Role, machine: Machine) -> Exporter | None:
+    """Return what gives the machine's metrics to Prometheus, if FL_METRICS_ENABLED says so."""
+    if not machine.settings.flag("FL_METRICS_ENABLED"):
+        return None
+    try:
+        from oneflower_appliance.agent.metrics.exporter import Exporter  # noqa: PLC0415 - not imported if it is off
+    except ImportError as error:
+        line = f"FL_METRICS_ENABLED is YES, and this image lacks {error.name}: it has no metrics. Use a newer image."
+        machine.journal.remark([line], "metrics")
+        return None
+    return Exporter(machine, role)
 
 
 def _boot(role: Role, machine: Machine, last: LastError) -> None:
@@ -170,7 +190,7 @@ def _check(machine: Machine, *, quiet: bool) -> Machine:
     return machine
 
 
-def watch_over(role: Role, machine: Machine) -> NoReturn:
+def watch_over(role: Role, machine: Machine, exporter: Exporter | None = None) -> NoReturn:
     """Start Flower again whenever it ends or hangs. Raises `OneflowerError` when it ends too often.
 
     It also does when the machine's disk takes no more writes: what a run comes to would be lost.
@@ -182,6 +202,8 @@ def watch_over(role: Role, machine: Machine) -> NoReturn:
         assert role.child is not None  # noqa: S101 - the start step made it
         alive()
         probe.look()
+        if exporter:
+            exporter.look()
         machine.journal.remark(full_disks(machine.home, machine.context), "disk")
         try:
             if not role.child.ended.wait(role.tick()):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from oneflower_appliance.agent.onegate import OneGate
     from oneflower_appliance.agent.retention import Retention
     from oneflower_appliance.agent.run_keeper import RunKeeper
+    from oneflower_appliance.run_state import RunState
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,21 @@ class Duties:
         self._due = 0.0
         self._delays: Iterator[float] = iter(())
         self._look_often()
+
+    @property
+    def runs(self) -> Sequence[RunState]:
+        """All runs, oldest first, as they were at the last look."""
+        return self._keeper.runs
+
+    @property
+    def expected(self) -> int | None:
+        """How many SuperNodes the service had at the last look, or None outside OpenNebula."""
+        return len(self._nodes) if self._machine.onegate else None
+
+    @property
+    def refused(self) -> int:
+        """How many machines of the service may not join."""
+        return len(self._admission.refusals.of) if self._admission else 0
 
     def begin(self, identity: Mapping[str, str] | None = None) -> dict[str, str]:
         """Begin, now that Flower answers. Returns the attributes to publish.

@@ -43,6 +43,11 @@ class Expiry:
         self._ends: tls.Ends | None = None
 
     @property
+    def ends(self) -> tls.Ends | None:
+        """When they expire, if they could be read."""
+        return self._ends
+
+    @property
     def attributes(self) -> dict[str, str]:
         """What the SuperLink publishes about it."""
         return {CERT_EXPIRES.name: self._ends.first.date().isoformat()} if self._ends else {}

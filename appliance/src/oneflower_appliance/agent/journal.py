@@ -74,11 +74,13 @@ class Journal:
         self._remarks: dict[str, list[str]] = {}
         self.status = Status(role)
         self._is_written = False
+        self.restarts = -1  # how often Flower was started again: its steps run once before
         self._write()
 
     def run(self, steps: Iterable[Step]) -> None:
         """Run `steps` in order. The first failure is recorded and raised."""
         self._set(Health.STARTING, [])
+        self.restarts += 1
         self.status.steps = []
         for step in steps:
             record = StepRecord(step.name)

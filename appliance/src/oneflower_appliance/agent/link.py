@@ -83,10 +83,11 @@ class SuperLinkApi:
     """oneflower's API next to Flower's own, at a SuperLink's loopback address.
 
     Every method raises `OSError` if nobody answers, and `ValueError` with the reason for a refusal. `ca` is
-    the certificate to trust, None for plaintext.
+    the certificate to trust, None for plaintext. `patience` is how many seconds it may take to answer.
     """
 
-    def __init__(self, ca: Path | None, control: str) -> None:
+    def __init__(self, ca: Path | None, control: str, patience: float = 30) -> None:
+        self._patience = patience
         self._context = ssl.create_default_context(cafile=str(ca)) if ca else None
         self._url = f"{'https' if ca else 'http'}://{control}/oneflower"
 
@@ -104,13 +105,22 @@ class SuperLinkApi:
         """Remove a node. It is not an error if it is unknown."""
         self._ask("DELETE", f"/nodes/{node_id}")
 
+    def nodes(self) -> list[NodeState]:
+        """Return every SuperNode that was ever known."""
+        return self._listed("/nodes", NodeState.parse)
+
+    def traffic(self) -> tuple[int, int]:
+        """Return how many bytes SuperNodes have sent, and how many they were sent, if they are counted."""
+        said = self._ask("GET", "/traffic")
+        return int(said["received"]), int(said["sent"])
+
     def is_online(self, node_id: str) -> bool:
         """Whether a node is online."""
-        return any(node.id == node_id and node.online for node in self._nodes())
+        return any(node.id == node_id and node.online for node in self.nodes())
 
     def nodes_online(self) -> int:
         """Return how many SuperNodes are online."""
-        return sum(node.online for node in self._nodes())
+        return sum(node.online for node in self.nodes())
 
     def runs(self) -> list[RunState]:
         """Return all runs, oldest first."""
@@ -128,9 +138,6 @@ class SuperLinkApi:
         """Delete the data that ended runs no longer need, and all data of the runs to `forget`."""
         self._ask("POST", "/retention", {"forget": list(forget)})
 
-    def _nodes(self) -> list[NodeState]:
-        return self._listed("/nodes", NodeState.parse)
-
     def _listed(self, path: str, parse: Callable[[Mapping[str, Any]], T]) -> list[T]:
         try:
             return [parse(entry) for entry in self._ask("GET", path)]
@@ -141,7 +148,7 @@ class SuperLinkApi:
         data = json.dumps(body).encode() if body is not None else None
         request = urllib.request.Request(self._url + path, data=data, method=method)  # noqa: S310 - http(s) only
         try:
-            with urllib.request.urlopen(request, timeout=30, context=self._context) as response:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=self._patience, context=self._context) as response:  # noqa: S310
                 return json.load(response)
         except urllib.error.HTTPError as error:
             with error:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from oneflower_appliance.agent.machine import Machine
     from oneflower_appliance.errors import OneflowerError
+    from oneflower_appliance.metrics import Measure
     from oneflower_appliance.orders import CertificateFiles
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,17 @@ class SuperLink:
         """
         assert self._duties is not None  # noqa: S101 - a step made them
         return self._duties.look()
+
+    def measures(self) -> tuple[Measure, ...]:
+        """Return what measures this SuperLink."""
+        from oneflower_appliance.agent.metrics.superlink import SuperLinkMetrics  # noqa: PLC0415 - with metrics only
+
+        def api(patience: float) -> SuperLinkApi | None:
+            up = self.child is not None and not self.child.ended.is_set() and self._duties is not None
+            return SuperLinkApi(self._ca, join_address(self._control), patience) if up else None
+
+        runs = self._machine.home / RUNS
+        return SuperLinkMetrics(api, lambda: self._duties, lambda: self._expiry, runs).measures
 
     def diagnose(self, cause: OneflowerError) -> OneflowerError:
         """Return why Flower ended."""
@@ -181,6 +193,7 @@ class SuperLink:
             certificates=self._certificates,
             authenticate=self._authenticates,
             object_memory=machine.settings.integer("FL_OBJECT_MEMORY"),
+            count_bytes=machine.settings.flag("FL_METRICS_ENABLED"),
         )
         self.child.tell(orders.line())
         return "flower-superlink" + (", only registered SuperNodes may join" if self._authenticates else "")

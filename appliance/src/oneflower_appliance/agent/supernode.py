@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from oneflower_appliance.agent.machine import Machine
     from oneflower_appliance.agent.onegate import OneGate
     from oneflower_appliance.errors import OneflowerError
+    from oneflower_appliance.metrics import Measure
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class SuperNode:
         self._node_config: dict[str, str] = {}
         self._node_id = ""
         self._silence = Patience(_SILENCE)
+        self._is_heard = False
         self.child: Child | None = None
 
     def steps(self) -> list[Step]:
@@ -107,13 +109,20 @@ class SuperNode:
         try:
             heard = self._probe.lists_online(endpoint, self._node_id)
             stuck = not heard and self._probe.knows_stuck(endpoint, self._node_id)
+            self._is_heard = heard
         except OSError:
-            heard = True
+            heard, self._is_heard = True, False
         if stuck:
             raise HungError("The ClientApp of this SuperNode did not answer in the time that its round had.")
         if self._silence.is_over(wrong=not heard):
             raise HungError("The SuperLink does not hear from this SuperNode any more, though its Flower runs.")
         return _HEARING
+
+    def measures(self) -> tuple[Measure, ...]:
+        """Return what measures this SuperNode."""
+        from oneflower_appliance.agent.metrics.supernode import supernode_measures  # noqa: PLC0415 - with metrics only
+
+        return supernode_measures(self._machine.settings, lambda: self._is_heard)
 
     def diagnose(self, cause: OneflowerError) -> OneflowerError:
         """Return why Flower ended, and correct it if possible: a refused key is dropped."""
@@ -140,6 +149,7 @@ class SuperNode:
     def _prepare_flower(self) -> str:
         machine = self._machine
         self._node_id = ""
+        self._is_heard = False
         self._silence = Patience(_SILENCE)
         self._report_file.unlink(missing_ok=True)
         flower.install_helpers(machine.home)
@@ -225,6 +235,7 @@ class SuperNode:
             flower.wait_for(self.child, online, "The SuperLink did not list this SuperNode as online")
         except RefusedError as error:
             raise self.diagnose(error) from error
+        self._is_heard = True
         write_atomic(self._session_file, self._node_id)
         return f"node {self._node_id}"
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from oneflower_appliance.flower.bytecount import ByteCount
     from oneflower_appliance.flower.linkstate import LinkState
     from oneflower_appliance.run_state import RunState
 
@@ -56,12 +57,14 @@ class _Id(IntegerConvertor):
 register_url_convertor("id", _Id())
 
 
-def superlink_api(link: LinkState, runs: Path, bell: Bell | None = None) -> ASGIApp:
+def superlink_api(link: LinkState, runs: Path, bell: Bell | None = None, count: ByteCount | None = None) -> ASGIApp:
     """Return the API over a SuperLink's state and the folder with the files of its runs.
 
-    `bell` rings when there may be news of a run.
+    `bell` rings when there may be news of a run. `count` counts the bytes of SuperNodes, if that is wanted.
     """
     routes = [*NodeCalls(link, Abandoned.beside(runs)).routes(), *RunCalls(link, runs, bell or Bell()).routes()]
+    if count:
+        routes.append(Route("/oneflower/traffic", count.show))
     return Starlette(routes=routes, middleware=[Middleware(_Excusing, folder=runs)])
 
 

@@ -19,6 +19,7 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.api import superlink_api
+from oneflower_appliance.flower.bytecount import ByteCount
 from oneflower_appliance.flower.commands import superlink_arguments
 from oneflower_appliance.flower.deliveries import forget_lost_deliveries
 from oneflower_appliance.flower.door import FleetDoor, OwnDoor
@@ -96,10 +97,12 @@ class SuperLink:
     def entrances(self) -> list[Entrance]:
         """Return the sockets, each with its application. A socket for another purpose is added here."""
         flower = self._polls if self._polls and self._superexec else self._app
-        api = superlink_api(self._link, self._runs, self._bell) if self._link else no_api()
+        count = ByteCount() if self._orders.count_bytes else None
+        api = superlink_api(self._link, self._runs, self._bell, count) if self._link else no_api()
+        fleet = FleetDoor(flower, api, Membership(self._app))
         return [
             own_entrance(self._control, OwnDoor(Ringing(flower, self._bell), api)),
-            fleet_entrance(self._fleet, FleetDoor(flower, api, Membership(self._app))),
+            fleet_entrance(self._fleet, count.watch(fleet) if count else fleet),
         ]
 
     def _close(self) -> None:
