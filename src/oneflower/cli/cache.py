@@ -73,7 +73,9 @@ def clean(
         screen.note(left)
     total = sum(size for _, size in removed)
     value = {"removed": [path for path, _ in removed], "bytes": total}
-    screen.show_result(output, value, f"Removed {len(removed)} folders and files, {_megabytes(total)}.")
+    screen.show_result(
+        output, value, f"Removed {len(removed)} {'entry' if len(removed) == 1 else 'entries'}, {_megabytes(total)}."
+    )
 
 
 def _needed(home: LocalHome) -> set[str]:
