@@ -78,7 +78,7 @@ def test_a_node_is_stuck_from_when_its_round_gave_it_up_until_it_answers(make):
     assert fleet.health() == 409
     fleet.answer()
     assert fleet.health() == 200
-    assert fleet.abandoned.of(fleet.node) == ""
+    assert fleet.abandoned.of(fleet.node) == []
 
 
 def test_a_node_that_never_took_the_message_is_not_stuck_with_it(make):
@@ -102,4 +102,4 @@ def test_notes_that_cannot_be_written_are_said_and_no_more(tmp_path, caplog):
     (tmp_path / "abandoned").write_text("in the way")
     Abandoned.beside(tmp_path / "runs").note({7: "message"})
     assert "Node 7 is not freed of it" in caplog.text
-    assert Abandoned.beside(tmp_path / "runs").of(7) == ""
+    assert Abandoned.beside(tmp_path / "runs").of(7) == []

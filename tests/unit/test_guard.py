@@ -11,6 +11,7 @@ from flwr.serverapp.strategy import FedXgbBagging, FedXgbCyclic, Strategy
 from flwr.supercore.task_identity import TaskIdentity
 
 from oneflower_appliance.training import supervisor
+from oneflower_appliance.training.guard import Update, sift
 
 from . import federation
 
@@ -145,3 +146,24 @@ def test_what_would_ruin_the_model_is_left_out_and_the_node_is_named(tmp_path, m
     [fault] = rows[0]["faults"]
     assert (fault["node"], fault["phase"], fault["kind"]) == ("101", "train", "left out")
     assert reason in fault["reason"]
+
+
+def raw(dtype="int64", stype="numpy.ndarray", data=None, shape=(3,)):
+    return Array(dtype, shape, stype, Array(np.arange(3)).data if data is None else data)
+
+
+@pytest.mark.parametrize(
+    ("model", "bad", "reason"),
+    [
+        (raw(), raw(stype="theirs"), "its w cannot be read"),
+        (raw(), raw(data=b"no array"), "its w cannot be read"),
+        (raw(), raw(data=Array(np.array([1.0, np.nan, 2.0])).data), "its w has values that are not finite"),
+        (raw(), raw("of their own"), ""),
+        (raw("float32", "theirs", b"3 numbers"), raw("float32", "theirs", b"and 3 more"), ""),
+        (raw(shape=(0,)), raw(stype="theirs"), "its w cannot be read"),
+    ],
+)
+def test_what_an_array_says_of_itself_is_not_believed_and_what_only_the_app_can_read_is_left_to_it(model, bad, reason):
+    updates = [Update(node, [("w", array)], empty=False, reply=node) for node, array in ((1, model), (2, bad))]
+    sound, reasons = sift(updates, ArrayRecord({"w": model}))
+    assert (sound, reasons) == (([1], {2: reason}) if reason else ([1, 2], {}))

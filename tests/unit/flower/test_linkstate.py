@@ -13,6 +13,8 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.flower import deliveries, linkstate
+from oneflower_appliance.flower.late_replies import LateReplies
+from oneflower_appliance.training.abandoned import Abandoned
 from tests.unit.flower_state import linkstate_factory
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the alembic that makes Flower's database
@@ -25,9 +27,12 @@ class Fleet:
         factory = linkstate_factory(folder)
         self.changes = []
         if corrected:
-            deliveries.forget_lost_deliveries(lambda: self.changes.append(1))
+            replies = deliveries.forget_lost_deliveries(lambda: self.changes.append(1))
         self.state = factory.state()
-        self.link = linkstate.LinkState(factory)
+        self.link = linkstate.LinkState(factory, warm=True, replies=replies if corrected else None)
+        self.abandoned = Abandoned.beside(folder / "runs")
+        self.late = LateReplies(self.link, self.abandoned)
+        self.late.refuse()
         self.run = self.state.create_run(
             "us/app", "1", "hash", {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
         )
@@ -142,6 +147,36 @@ def test_another_nodes_error_takes_the_place_of_nothing(fleet):
     fleet.store(forged)
     assert fleet.state.get_object(fleet.run, half.object_id) == b""
     assert mine != fleet.node
+
+
+def test_a_reply_that_comes_after_its_round_gave_up_on_it_is_refused_before_its_objects_are_sent(fleet, caplog):
+    message = fleet.sent.metadata.message_id
+    fleet.abandoned.note({fleet.node: message})
+    assert fleet.late.settle(fleet.node), "it is at work for nobody"
+    stored, missing, reply = fleet.reply(fleet.content)
+    assert (stored, missing) == (False, [])
+    assert f"The reply of node {fleet.node} to message {message} is refused" in caplog.text
+    assert reply.object_id not in fleet.state.object_store
+    assert not fleet.late.settle(fleet.node), "it is free"
+    assert fleet.abandoned.of(fleet.node) == []
+    assert (fleet.state.num_message_ins(), fleet.state.num_message_res()) == (0, 0)
+    assert not fleet.reply(fleet.content)[0], "sent again, because the answer was lost"
+
+
+@pytest.mark.parametrize("sent", ["whole", "half"])
+def test_a_reply_that_came_while_its_round_gave_up_on_it_goes_with_the_next_message_of_the_serverapp(fleet, sent):
+    _, missing, reply = fleet.reply(fleet.content)
+    objects = get_all_nested_objects(reply)
+    for name in missing if sent == "whole" else missing[:1]:
+        assert fleet.state.store_object(fleet.run, "", name, objects[name].deflate())
+    fleet.abandoned.note({fleet.node: fleet.sent.metadata.message_id})
+    TaskIdentity._node_id = 1
+    taken = fleet.send(RecordDict({"arrays": ArrayRecord([np.full(3, 2.0)])}))
+    assert [name for name in (reply.object_id, *objects) if name in fleet.state.object_store] == []
+    assert not fleet.state.store_object(fleet.run, "", missing[-1], objects[missing[-1]].deflate())
+    fleet.sent = taken
+    TaskIdentity._node_id = fleet.node
+    assert fleet.reply(fleet.content)[0], "the next reply is taken"
 
 
 def test_a_serverapp_that_died_fails_its_run_at_once(fleet):

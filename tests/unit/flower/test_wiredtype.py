@@ -152,6 +152,15 @@ def test_bfloat16_is_rounded_to_the_nearest_and_to_even():
                                               "0x7fc0"]  # fmt: skip
 
 
+def test_what_only_its_app_can_read_travels_as_it_is(ends):
+    grid, task, on_wire = ends("bfloat16", "bfloat16")
+    record = ArrayRecord({"a": Array("int8", (3,), "theirs", b"abc"), "b": Array("float32", (3,), "theirs", b"abc")})
+    grid.push_messages([sent(RecordDict({"arrays": record}))])
+    assert on_wire[-1]["arrays"] == record
+    got, *_ = task.pull_task_input(None)
+    assert got.content["arrays"] == record
+
+
 @pytest.mark.parametrize(("wire", "value"), [("float16", 70_000.0), ("bfloat16", 3.4e38), ("bfloat16", 1e300)])
 def test_what_the_type_cannot_hold_travels_as_it_is(wire, value):
     array = Array(np.array([1.0, value]))
@@ -161,7 +170,7 @@ def test_what_the_type_cannot_hold_travels_as_it_is(wire, value):
 
 
 @pytest.mark.parametrize(
-    "change", [{"stype": "oneflower.float8"}, {"dtype": "int64"}, {"data": b"123"}, {"shape": (7,)}]
+    "change", [{"stype": "oneflower.float8"}, {"dtype": "int64"}, {"data": b"123"}, {"shape": (7,)}, {"shape": ("a",)}]
 )
 def test_an_array_that_is_not_valid_ends_nothing(ends, change):
     grid, _, on_wire = ends("bfloat16", "bfloat16")

@@ -22,6 +22,7 @@ from starlette.routing import Route
 from oneflower_appliance import node_reports
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, no_room, write_atomic
+from oneflower_appliance.flower.late_replies import LateReplies
 from oneflower_appliance.flower.news import Bell, mark
 from oneflower_appliance.run_folder import GIVEN_UP, LOST, MESSAGES, METRICS, ORIGIN, SUCCESSOR, Origin
 from oneflower_appliance.training.abandoned import Abandoned
@@ -62,7 +63,8 @@ def superlink_api(link: LinkState, runs: Path, bell: Bell | None = None, count: 
 
     `bell` rings when there may be news of a run. `count` counts the bytes of SuperNodes, if that is wanted.
     """
-    routes = [*NodeCalls(link, Abandoned.beside(runs)).routes(), *RunCalls(link, runs, bell or Bell()).routes()]
+    late = LateReplies(link, Abandoned.beside(runs))
+    routes = [*NodeCalls(link, late).routes(), *RunCalls(link, runs, bell or Bell()).routes()]
     if count:
         routes.append(Route("/oneflower/traffic", count.show))
     return Starlette(routes=routes, middleware=[Middleware(_Excusing, folder=runs)])
@@ -87,9 +89,9 @@ class _Excusing:
 class NodeCalls:
     """The calls about SuperNodes."""
 
-    def __init__(self, link: LinkState, abandoned: Abandoned) -> None:
+    def __init__(self, link: LinkState, late: LateReplies) -> None:
         self._link = link
-        self._abandoned = abandoned
+        self._late = late
 
     def routes(self) -> list[Route]:
         """Return the table of these calls."""
@@ -105,10 +107,8 @@ class NodeCalls:
         node = int(request.path_params["id"])
         if not self._link.is_online(node):
             return PlainTextResponse("not online\n", status_code=404)
-        if message := self._abandoned.of(node):
-            if self._link.is_at(message):
-                return PlainTextResponse("stuck\n", status_code=409)
-            self._abandoned.forget(node)
+        if self._late.settle(node):
+            return PlainTextResponse("stuck\n", status_code=409)
         return PlainTextResponse("online\n")
 
     def list_nodes(self, _: Request) -> Response:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("flwr")
 
 
-def forget_lost_deliveries(on_change: Callable[[], None]) -> None:
+def forget_lost_deliveries(on_change: Callable[[], None]) -> HalfReplies:
     """Keep a round from waiting for a message that a SuperNode or its ClientApp had when it died.
 
     If a SuperNode is killed while it trains, and is back before its heartbeat is missed, Flower never saw it offline.
@@ -24,7 +24,7 @@ def forget_lost_deliveries(on_change: Callable[[], None]) -> None:
 
     Half a reply is forgotten too, because Flower would wait three minutes for the rest. This happens when the node is
     back, reports that its ClientApp died, leaves, misses its heartbeat, or is no longer a member. `on_change` is called
-    when something was forgotten that a client may be waiting for.
+    when something was forgotten that a client may be waiting for. Returns the replies that are being sent.
     """
     sql = internals.link_states()
     sent, replies = sql.MessageInsModel, sql.MessageResModel
@@ -37,7 +37,7 @@ def forget_lost_deliveries(on_change: Callable[[], None]) -> None:
         if message.metadata.reply_to_message_id:
             if message.has_error():
                 halves.forget(self, message.metadata.src_node_id)
-            halves.handed_over[message.metadata.src_node_id] = session_id
+            halves.handed_over[message.metadata.src_node_id] = (session_id, message.metadata.reply_to_message_id)
         return store(self, message, object_tree, session_id)
 
     @functools.wraps(activate)
@@ -61,26 +61,40 @@ def forget_lost_deliveries(on_change: Callable[[], None]) -> None:
     state_class.store_message_and_object_tree = store_message_and_object_tree  # type: ignore[method-assign]
     for name in ("deactivate_node", "delete_node", "_check_and_tag_offline_nodes"):
         setattr(state_class, name, halves.forgotten_after(getattr(state_class, name)))
+    return halves
 
 
 class HalfReplies:
     """The replies that nodes are sending: one per node at a time, `handed_over` in one of Flower's sessions.
 
-    The ServerApp may already have its message, and waits for the rest.
+    With the session is the id of the message that is answered. The ServerApp may already have its message, and waits
+    for the rest.
     """
 
     def __init__(self, on_change: Callable[[], None]) -> None:
-        self.handed_over: dict[int, str] = {}
+        self.handed_over: dict[int, tuple[str, str]] = {}
         self._on_change = on_change
         self._sql = internals.link_states()
         self._sessions = internals.core_states().ObjectPushSessionModel
 
     def forget(self, state: Any, node: int) -> None:
         """Forget what a node has sent, if it is half a reply."""
-        name = self.handed_over.pop(node, "")
+        name, _ = self.handed_over.pop(node, ("", ""))
         if name and self._is_open(state, name):
             state._cleanup_push_session(name, cleanup_messages=True)  # noqa: SLF001 - there is no other way in
             self._on_change()
+
+    def drop(self, state: Any, node: int, message: str) -> None:
+        """Delete a message to a node, and its reply with all objects, also if it is half a reply."""
+        sql = self._sql
+        found = sql.select(sql.MessageResModel.message_id).where(sql.MessageResModel.reply_to_message_id == message)
+        with state.session() as session:
+            replies = list(session.scalars(found).all())
+        if self.handed_over.get(node, ("", ""))[1] == message:
+            self.forget(state, node)
+        state.delete_messages({message})
+        for reply in replies:
+            state.object_store.delete(reply)
 
     def _is_open(self, state: Any, name: str) -> bool:
         in_memory: dict[str, Any] | None = getattr(state, "_object_push_sessions", None)  # see `warm.objectstore`

@@ -18,19 +18,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
+    from oneflower_appliance.flower.deliveries import HalfReplies
+
 log = logging.getLogger("flwr")
 
 
 class LinkState:
     """Flower's state. `factory` is what its application was made with; `on_start` is called when a run was started.
 
-    `warm` says whether nodes end their tasks when a run has ended.
+    `warm` says whether nodes end their tasks when a run has ended. `replies` are those that nodes are sending.
     """
 
-    def __init__(self, factory: Any, on_start: Callable[[], None] = lambda: None, *, warm: bool = False) -> None:
+    def __init__(
+        self, factory: Any, on_start: Callable[[], None] = lambda: None, *, warm: bool = False,
+        replies: HalfReplies | None = None,
+    ) -> None:  # fmt: skip
         self._factory = factory
         self._on_start = on_start
         self._warm = warm
+        self._replies = replies
         self._handlers = internals.control_handlers()
         self._requests = internals.control_messages()
         constants = internals.constants()
@@ -62,6 +68,11 @@ class LinkState:
         if run is None or answer is not None:
             return False
         return not self._warm or sql.int64_to_uint64(run) in self.going()
+
+    def give_up(self, node: int, message: str) -> None:
+        """Delete a message to a node, with its reply and all objects, if they are still there."""
+        if self._replies is not None:
+            self._replies.drop(self._state, node, message)
 
     def register(self, public_key: bytes) -> int:
         """Register a key as Flower's own command does; a key that is known keeps its node id.

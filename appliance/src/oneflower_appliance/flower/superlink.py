@@ -24,6 +24,7 @@ from oneflower_appliance.flower.commands import superlink_arguments
 from oneflower_appliance.flower.deliveries import forget_lost_deliveries
 from oneflower_appliance.flower.door import FleetDoor, OwnDoor
 from oneflower_appliance.flower.features import Feature
+from oneflower_appliance.flower.late_replies import LateReplies
 from oneflower_appliance.flower.linkstate import LinkState
 from oneflower_appliance.flower.membership import Membership
 from oneflower_appliance.flower.news import Bell, Ringing
@@ -36,6 +37,7 @@ from oneflower_appliance.flower.warm.questions import ACQUIRE_TASK, REPLIES
 from oneflower_appliance.flower.warm.shortcuts import Shortcuts
 from oneflower_appliance.orders import LEVEL_VARIABLE, SuperLinkOrders
 from oneflower_appliance.run_folder import LOST
+from oneflower_appliance.training.abandoned import Abandoned
 
 if TYPE_CHECKING:
     from oneflower_appliance.flower.serving import Entrance
@@ -119,14 +121,18 @@ class SuperLink:
         return LongPoll(app)
 
     def _make_link(self) -> LinkState | None:
+        replies = None
         if LOST_DELIVERIES.applies and places.have(Feature.FORGET_LOST_DELIVERIES):
-            forget_lost_deliveries(lambda: self._wake(*REPLIES))
+            replies = forget_lost_deliveries(lambda: self._wake(*REPLIES))
         if self._superexec and places.have(Feature.LIMIT_TASK_CLEANUP):
             limit_task_cleanup()
         if not places.have(Feature.API):
             return None
         warm = self._superexec is not None
-        link = LinkState(self._state.linkstate_factory, on_start=lambda: self._wake(ACQUIRE_TASK), warm=warm)
+        factory = self._state.linkstate_factory
+        link = LinkState(factory, on_start=lambda: self._wake(ACQUIRE_TASK), warm=warm, replies=replies)
+        if replies is not None:
+            LateReplies(link, Abandoned.beside(self._runs)).refuse()
         for number in link.going():
             # Its ServerApp ended with the earlier Flower. It is stopped before any SuperNode can ask: a node that has
             # just taken a message when its run is stopped answers every later message too late (Flower 1.41).

@@ -103,8 +103,8 @@ def _widened(message: Message) -> Message:
         return message
     for record in message.content.array_records.values():
         for key, array in record.items():
-            if array.stype.startswith(_CAST):
-                with suppress(ValueError):  # its user learns that it cannot be read
+            if str(array.stype).startswith(_CAST):
+                with suppress(ValueError, TypeError):  # its user learns that it cannot be read
                     wide = widen(array)
                     record[key] = array.replaced(wide) if isinstance(array, FiledArray) else wide
     return message

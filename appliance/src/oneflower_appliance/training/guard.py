@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _TOO_LARGE = 1e6
+_NUMPY = "numpy.ndarray"  # the format of an array's data that Flower itself reads
 
 Reply = TypeVar("Reply")
 FaultOf: TypeAlias = "Callable[[Sequence[tuple[str, Array]]], str]"
@@ -70,14 +71,17 @@ def _fault(update: Update[Any], arrays: list[Array], limits: dict[int, float]) -
         return "it has no examples"
     alike = len(update.arrays) == len(arrays)  # not if nodes send something other than the model, such as trees
     for number, (name, array) in enumerate(update.arrays):
-        if np.dtype(array.dtype).kind != "f":
-            continue
-        if alike and tuple(array.shape) != tuple(arrays[number].shape):
-            return f"its {name} has the shape {_shape(array.shape)}, the global model's {_shape(arrays[number].shape)}"
+        if array.stype != _NUMPY and (not alike or array.stype == arrays[number].stype):
+            continue  # only the app can read it
         try:
-            peak = _peak(array.numpy())
+            values = array.numpy()  # what it says of itself may be wrong
         except (ValueError, TypeError):
             return f"its {name} cannot be read"
+        if values.dtype.kind != "f":
+            continue
+        if alike and values.shape != tuple(arrays[number].shape):
+            return f"its {name} has the shape {_shape(values.shape)}, the global model's {_shape(arrays[number].shape)}"
+        peak = _peak(values)
         if not np.isfinite(peak):
             return f"its {name} has values that are not finite"
         if alike and number not in limits:
