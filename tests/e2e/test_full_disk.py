@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from contextlib import suppress
 
@@ -10,6 +11,7 @@ import pytest
 
 from .conftest import User, until
 from .test_survival import EPOCHS
+from .test_training import app  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.e2e
 
@@ -40,8 +42,15 @@ def fill(path):
                     file.write(b"x" * size)
 
 
-def test_a_full_disk_is_said_to_be_full_by_whatever_is_asked(small):
-    small("up", "lab")
+NO_ROOM = "There is no room for it on the SuperLink's machine: 1 MiB of memory are full"
+
+
+def test_a_full_disk_is_said_to_be_full_by_whatever_is_asked(small, app):  # noqa: F811 - the fixture
+    small("up", "lab", "--set", "FL_OBJECT_MEMORY=1")  # and the disk is smaller than what is left free on it
+    said = small("run", str(app), "-f", "lab", "--config", "start=500000", code=8).stderr
+    assert f"failed: {NO_ROOM}" in said, said
+    said = small("run", str(app), "-f", "lab", "--config", "grown=500000", code=8).stderr
+    assert re.search(rf"in training: The ClientApp of node \d+ gave a reply that cannot be sent: {NO_ROOM}", said), said
     process, lines = small.say("run", "image-classification", "-f", "lab", "-c", EPOCHS, "-c", "num-server-rounds=50")
     until(lambda: any(line.lstrip().startswith("1/50") for line in lines), 60, "the first round")
     filler = small.home.state / "filler"

@@ -42,6 +42,8 @@ boom = false
 sick = false
 blind = false
 hang = false
+start = 3
+grown = 0
 motto = "none"
 """,
     "minimal/__init__.py": "",
@@ -69,6 +71,7 @@ def train(message, context):
     with open("seen.txt", "a") as seen:
         seen.write("x")
     arrays = [array + 1 for array in message.content["arrays"].to_numpy_ndarrays()]
+    arrays += [np.ones(context.run_config["grown"])] if context.run_config["grown"] else []
     metrics = MetricRecord({"train_loss": 0.5, "num-examples": 1})
     return Message(RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics}), reply_to=message)
 
@@ -84,7 +87,7 @@ def main(grid, context):
         raise DataError("There is no data.", "Put some there.")
     strategy = FedAvg(fraction_evaluate=float(context.run_config["blind"]))
     rounds, patience = context.run_config["num-server-rounds"], 25.0 if context.run_config["hang"] else 3600.0
-    result = strategy.start(grid, ArrayRecord([np.zeros(3)]), num_rounds=rounds, timeout=patience)
+    result = strategy.start(grid, ArrayRecord([np.zeros(context.run_config["start"])]), num_rounds=rounds, timeout=patience)
     np.savez("final_model.npz", *result.arrays.to_numpy_ndarrays())
     pathlib.Path("notes").mkdir()
     pathlib.Path("notes/motto of today?.txt").write_text(context.run_config["motto"])

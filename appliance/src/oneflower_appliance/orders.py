@@ -57,7 +57,7 @@ class CertificateFiles:
 class SuperLinkOrders:
     """How a SuperLink runs. Without `certificates` it speaks plain HTTP.
 
-    `object_memory` is how many MiB of the contents of messages may be in memory; 0 means a quarter of the machine's.
+    `object_memory` is how many MiB of the contents of messages may be in memory; 0 means the default.
     `count_bytes` says whether the bytes that SuperNodes send and get are counted.
     """
 

@@ -308,7 +308,7 @@ _SUPERLINK = [
               "an integer of at least 1", check=_AT_LEAST_ONE),
     Parameter("FL_OBJECT_MEMORY", Level.SUPERLINK, Kind.NUMBER, "0",
               "Memory of the SuperLink for models on their way, in MiB. What exceeds it is in files. "
-              "0 = a quarter of the machine's memory",
+              "0 = a quarter of the machine's memory, at most 512",
               "an integer of at least 0", check=_NOT_NEGATIVE),
     Parameter("FL_FLEET_API_ADDRESS", Level.SUPERLINK, Kind.TEXT, "",
               f"Address that SuperNodes connect to. Empty = the VM's address, port {FLEET_PORT}", "host:port",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -45,6 +46,7 @@ from oneflower_appliance.flower.warm.bundle_server import BundleServer
 from oneflower_appliance.flower.warm.longpoll import PREFER, LongPoll
 from oneflower_appliance.flower.warm.objectstore import keep_objects_out_of_database
 from oneflower_appliance.flower.warm.questions import REPLIES
+from oneflower_appliance.runs import plain_reason
 from tests.unit.served import ADDRESS, PLAIN, PROTOBUF, Served
 
 from .test_fleet_door import SuperNode
@@ -360,6 +362,22 @@ def test_a_reply_that_cannot_be_sent_is_replaced_by_an_error(link, node, loop):
     _, error = loop.answer(refuse)
     assert error.error.reason == f"The ClientApp of node {node.id} gave a reply that cannot be sent."
     assert loop.state.msg_store == {}
+
+
+def test_a_superlink_whose_memory_and_disk_are_full_says_so_in_the_error_of_the_node(link, node, loop, monkeypatch):
+    message, _ = link.sent(node)
+    session, _, large = link.message(node, size=50_000)
+    assert loop.take(message)
+    node_loop._insert_message(Message(RecordDict(), reply_to=message), loop.state, loop.store)
+    monkeypatch.setattr(link.store, "_most", 0)
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=1, f_frsize=4096))
+    _, error = loop.answer(lambda *_: node.hand(large, session))
+    reason = plain_reason(error.error.reason)
+    assert reason.startswith(
+        f"The ClientApp of node {node.id} gave a reply that cannot be sent: There is no room for it"
+    )
+    assert reason.endswith("Raise FL_OBJECT_MEMORY, or free some disk space there.")
+    assert not any(link.store.get(name) for name in large), "nothing is left of it"
 
 
 def test_a_node_that_dies_with_half_its_reply_sent_is_waited_for_until_it_is_back_and_no_longer(link, node):

@@ -34,6 +34,7 @@ from flwr.superlink.servicer.fleet import fleet_handlers
 from flwr.superlink.servicer.runtime import runtime_handlers
 from flwr.supernode import main as stock_supernode
 
+from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.flower import deliveries, places
 from oneflower_appliance.flower.warm import bundle_client, bundles, objectstore
 from oneflower_appliance.flower.warm.bundle_server import BundleServer
@@ -90,7 +91,7 @@ class Client:
             self.lose -= 1
             raise httpx.ReadError("lost")
         if status != 200:
-            raise httpx.HTTPStatusError("", request=None, response=httpx.Response(status))
+            raise httpx.HTTPStatusError("", request=None, response=httpx.Response(status, content=content))
         result = response_type()
         result.ParseFromString(content)
         return result
@@ -433,8 +434,9 @@ def test_if_memory_and_disk_are_full_a_message_is_given_up_and_the_next_one_is_n
     store._most = len(wire.model) + sum(len(content) for content in wire.model.values()) // 2
     with monkeypatch.context() as patch:
         patch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=1, f_frsize=4096))
-        with pytest.raises(ObjectPushError):
+        with pytest.raises(OneflowerError, match="no room for it on the SuperLink's machine") as refused:
             wire.hand(wire.task, wire.model, wire.session)
+    assert str(store._folder) in refused.value.sentence
     [line] = [record.getMessage() for record in caplog.records if "no room" in record.getMessage()]
     assert "FL_OBJECT_MEMORY" in line
     assert str(store._folder) in line

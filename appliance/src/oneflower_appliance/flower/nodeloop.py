@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.flower import internals
 
 UNFINISHED = ("pending", "starting", "running")  # what Flower calls a task that has not ended
@@ -44,16 +45,22 @@ def answer_in_turn() -> None:
         # A message is forgotten when its reply is sent.
         while taken.keys() & set(state.msg_store):
             push(state=state, object_store=objects, **calls, **arguments)
-        failed = objects.gave_up or any(call.failed for call in calls.values())
-        if failed and taken:
+        failed = [call.failed for call in calls.values() if call.failed]
+        if (objects.gave_up or failed) and taken:
             # The SuperLink has half of the reply, and this error replaces it.
             state.msg_store.update(taken)
             runs = {entry.message.metadata.run_id for entry in taken.values()}
-            how = "died before it had sent its whole reply" if objects.gave_up else "gave a reply that cannot be sent"
-            answer_for(state, runs, how)
+            answer_for(
+                state, runs, "died before it had sent its whole reply" if objects.gave_up else _unsent(failed[0])
+            )
             push(state=state, object_store=object_store, send=send, push_object=push_object, **arguments)
 
     loop._pull_and_store_message, loop._push_messages = pulling, pushing  # noqa: SLF001
+
+
+def _unsent(error: Exception) -> str:
+    why = f": {error.sentence.rstrip('.')}" if isinstance(error, OneflowerError) else ""
+    return f"gave a reply that cannot be sent{why}"
 
 
 def answer_for(state: Any, runs: set[int], how: str) -> None:
@@ -78,12 +85,12 @@ def _error(state: Any, message: Any, what: str) -> Any:
 
 
 class Noted:
-    """One of the loop's functions: its last answer, and whether it failed for another reason than the end of a run."""
+    """One of the loop's functions: its last answer, and how it `failed` for another reason than the end of a run."""
 
     def __init__(self, function: Any) -> None:
         self._function = function
         self.answer: Any = None
-        self.failed = False
+        self.failed: Exception | None = None
 
     def __call__(self, *args: Any) -> Any:
         """Call it."""
@@ -91,8 +98,8 @@ class Noted:
             self.answer = self._function(*args)
         except internals.run_errors().RunNotRunningException:
             raise
-        except Exception:
-            self.failed = True
+        except Exception as error:
+            self.failed = error
             raise
         return self.answer
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.warm import bundles
 from oneflower_appliance.flower.warm.shared_memory import SharedMemory
@@ -246,7 +247,10 @@ def _memory(client: Any, call: str) -> SharedMemory | None:
 
 
 def _ask(client: Any, api: str, call: str, who: Any, payload: list[bytes], answer: Any) -> Any:
-    """Make one of our calls. Returns None if the other end does not know it, or could not do it this time (409)."""
+    """Make one of our calls. Returns None if the other end does not know it, or could not do it this time (409).
+
+    Raises `OneflowerError` if the other end has no room.
+    """
     if call in getattr(client, _UNKNOWN, ()):
         return None
     method = f"/flwr.proto.{api.title()}/{call.title().replace('-', '')}"
@@ -255,6 +259,8 @@ def _ask(client: Any, api: str, call: str, who: Any, payload: list[bytes], answe
             path=f"/v1/{api}/{call}", rpc_method=method, request=_Request(who, payload), response_type=_reader(answer)
         ).value
     except httpx.HTTPStatusError as error:
+        if error.response.status_code == bundles.NO_ROOM:
+            raise OneflowerError(error.response.text.strip(), "", ExitCode.ENVIRONMENT) from error
         if error.response.status_code == httpx.codes.NOT_FOUND:
             setattr(client, _UNKNOWN, {*getattr(client, _UNKNOWN, ()), call})
         elif error.response.status_code != httpx.codes.CONFLICT:

@@ -27,6 +27,10 @@ _FLEET, _RUNTIME, _ONE = "/v1/fleet/", "/v1/runtime/", "pull-object"
 _MEDIA = "application/protobuf"  # what Flower's client expects
 
 
+class NoRoomError(Exception):
+    """There is neither memory nor disk for what was handed over. The text says what to do."""
+
+
 class BundleServer:
     """ASGI middleware before one of Flower's applications, whose states come from `states`."""
 
@@ -58,16 +62,16 @@ class BundleServer:
                 await allowed.send(send)
                 return
             content = await run_in_threadpool(act, self._states.state(), api == _FLEET, Headers(scope=scope), asked)
+            answer = Response(content, media_type=_MEDIA)
         except ValueError as error:
-            await PlainTextResponse(f"Not a valid bundle: {error}.\n", 400)(scope, receive, send)
-            return
+            answer = PlainTextResponse(f"Not a valid bundle: {error}.\n", 400)
         except NotSharedError as error:  # as if the call did not exist: the task then uses the other one
-            await PlainTextResponse(f"No shared memory: {error}.\n", 404)(scope, receive, send)
-            return
+            answer = PlainTextResponse(f"No shared memory: {error}.\n", 404)
+        except NoRoomError as error:
+            answer = PlainTextResponse(f"{error}\n", bundles.NO_ROOM)
         except AlreadyWrittenError as error:
-            await PlainTextResponse(f"The shared memory was {error}.\n", 409)(scope, receive, send)
-            return
-        await Response(content, media_type=_MEDIA)(scope, receive, send)
+            answer = PlainTextResponse(f"The shared memory was {error}.\n", 409)
+        await answer(scope, receive, send)
 
     async def _ask_flower(self, scope: Scope, path: str, body: bytes) -> Answer:
         answer, said = Answer(), False
@@ -134,10 +138,13 @@ class BundleServer:
     ) -> bytes:  # fmt: skip
         who = self._messages.PullObjectRequest.FromString(asked.flower)
         run = who.run_id if fleet else self._run(state, headers)
+        refused = getattr(state.object_store, "refused", 0)
         # One that is there already counts: the bundle was sent again, because its answer was lost.
         stored = all(
             state.store_object(run, session, name, content) or state.object_store.get(name) for name, content in objects
         )
+        if not stored and getattr(state.object_store, "refused", 0) != refused:
+            raise NoRoomError(state.object_store.reason)
         if fleet and stored:
             state.store_traffic(run, bytes_sent=0, bytes_recv=sum(len(content) for _, content in objects))
         answer: bytes = self._messages.PushObjectResponse(stored=stored).SerializeToString()

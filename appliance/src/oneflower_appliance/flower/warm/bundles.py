@@ -35,6 +35,7 @@ PULL_OBJECTS, PUSH_OBJECTS = "pull-objects", "push-objects"
 PULL_SHARED, PUSH_SHARED = "pull-shared-objects", "push-shared-objects"  # only between processes of one machine
 PART = 16 * 2**20  # bytes of objects: a bundle ends with the first object that exceeds it
 MOST = 8192  # objects
+NO_ROOM = 507  # the status of an answer: there is no room for what was handed over, and the text says why
 
 _ASKED, _NAMED, _OBJECT = struct.Struct(">I"), struct.Struct(">H"), struct.Struct(">32sQ")
 _HASH = 32  # bytes

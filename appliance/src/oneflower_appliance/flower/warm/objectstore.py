@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flwr")
 
-_SHARE = 4  # contents may have this part of the machine's memory: a quarter
+_SHARE, _ENOUGH = 4, 512 * 2**20  # contents may have a quarter of the machine's memory, at most so many bytes
 _SMALL = 64 * 1024  # bytes: what is smaller stays in memory, since a file of its own would free little
 _RESERVE = 64 * 2**20  # bytes of the disk that are left free, for the database and the logs on the same disk
 
@@ -34,9 +34,10 @@ _RESERVE = 64 * 2**20  # bytes of the disk that are left free, for the database 
 def keep_objects_out_of_database(folder: Path, most: int = 0) -> None:
     """Make Flower's factory return this store in this process. What an earlier process left in `folder` is removed.
 
-    At most `most` bytes of contents are in memory; 0 means a quarter of the machine's memory.
+    At most `most` bytes of contents are in memory; 0 means a quarter of the machine's memory, at most 512 MiB. More
+    would not be faster: the kernel keeps a file that was just written in memory as well, where there is room for it.
     """
-    most = most or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _SHARE
+    most = most or min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _SHARE, _ENOUGH)
     shutil.rmtree(folder, ignore_errors=True)
 
     def store(self: Any) -> Any:
@@ -115,7 +116,7 @@ def object_store(folder: Path, most: int) -> Any:
 class _WithFiles:
     """What is different from Flower's store: the content of an entry may be in a file.
 
-    `held` is the number of bytes in memory. `refused` counts contents for which there was no room.
+    `held` is the number of bytes in memory. `refused` counts contents for which there was no room; `reason` says why.
     """
 
     store: dict[str, Any]
@@ -125,6 +126,7 @@ class _WithFiles:
         super().__init__()
         self._folder, self._most = folder, most
         self.held = self.refused = 0
+        self.reason = ""
 
     @property
     def _flower(self) -> Any:
@@ -176,11 +178,12 @@ class _WithFiles:
             self._free(entry)
             entry.content, entry.is_available = b"", False
             self.refused += 1
-            log.error(  # noqa: TRY400 - a person reads it
-                "A message is given up, because there is no room for it: %d MB of memory are full, and %s cannot be "
-                "written (%s). Raise FL_OBJECT_MEMORY, or free some disk space there.",
-                self._most >> 20, self._folder, error.strerror,
-            )  # fmt: skip
+            self.reason = (
+                f"There is no room for it on the SuperLink's machine: {self._most >> 20} MiB of memory are full, and "
+                f"{self._folder} cannot be written ({error.strerror}). Raise FL_OBJECT_MEMORY, or free some disk "
+                "space there."
+            )
+            log.error("A message is given up. %s", self.reason)  # noqa: TRY400 - a person reads it
             raise
         self._free(entry)
         entry.content = file
