@@ -257,8 +257,9 @@ def test_a_superlink_that_hangs_is_spoken_of_too(tmp_path):
     assert "Its machine is running." in str(said[0])
 
 
-def test_a_disk_that_is_full_is_said_once_while_the_superlink_still_answers(link):
-    running = {"status": "running", "sub_status": "", "details": "", "trouble": "The disk is full."}
+@pytest.mark.parametrize("what", ["trouble", "waiting"])
+def test_a_disk_that_is_full_and_a_wait_for_nodes_are_said_once_while_the_superlink_still_answers(link, what):
+    running = {"status": "running", "sub_status": "", "details": "", what: "The disk is full."}
     link.files["/oneflower/runs/5"] = json.dumps(running).encode()
     said = []
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
+from contextlib import suppress
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import FedAvg, Strategy
+from flwr.serverapp.strategy import FedAvg, Strategy, strategy_utils
 from flwr.supercore.task_identity import TaskIdentity
 
 from oneflower_appliance import node_reports
 from oneflower_appliance.runs import RunRow, shortcoming
-from oneflower_appliance.training import supervised_run, supervisor
+from oneflower_appliance.training import supervised_run, supervisor, waiting
 from oneflower_appliance.training.abandoned import Abandoned
 from oneflower_appliance.training.strategies import make_strategy
 
@@ -155,6 +157,27 @@ def test_a_message_that_is_not_waited_for_any_more_is_noted_for_the_superlink(re
     start(grid, num_rounds=1)
     notes = Abandoned.beside(record.parent)
     assert (notes.of(1), sorted(notes.of(2))) == ([], ["evaluate 2", "train 2"])
+
+
+@pytest.mark.parametrize("phase", ["train", "evaluate"])
+def test_a_strategy_that_waits_for_nodes_says_so_with_what_to_do_until_they_are_there(record, monkeypatch, phase):
+    monkeypatch.setattr(waiting, "_PATIENCE", 0.01)
+    monkeypatch.setattr(strategy_utils, "sleep", lambda _: time.sleep(0.01))
+    grid, said = Grid(), []
+
+    def one_until_it_is_said():
+        with suppress(FileNotFoundError):
+            said.append((record / "waiting").read_text())
+        return [1, 2] if said else [1]
+
+    grid.get_node_ids = one_until_it_is_said
+    needed = {f"min_{phase}_nodes": 2, "min_available_nodes": 1}
+    strategy = FedAvg(**{"min_train_nodes": 1, "min_evaluate_nodes": 1, **needed})
+    strategy.start(grid, ArrayRecord({"weights": _array()}), num_rounds=1)
+    assert said[0].startswith("The strategy waits for nodes: 1 of the 2 that it needs is online.")
+    assert "`oneflower scale`" in said[0]
+    assert "Ctrl-C" in said[0]
+    assert not (record / "waiting").exists()
 
 
 def test_an_error_that_the_superlink_answers_is_the_nodes_that_was_asked(record):

@@ -20,7 +20,8 @@ class RunState:
     """A run. `status` and `sub_status` are Flower's: a run that is finished is completed, failed or stopped.
 
     A `lost` run ended because a process of Flower died; `why_lost` says which. The run `resumed_as` resumes it, or
-    `given_up` says why no run does. `trouble` is what is wrong on the SuperLink's machine.
+    `given_up` says why no run does. `trouble` is what is wrong on the SuperLink's machine. `waiting` says
+    that it waits for nodes, with what to do.
     """
 
     id: str
@@ -34,6 +35,7 @@ class RunState:
     resumed_as: str = ""
     attempt: int = 1
     trouble: str = ""
+    waiting: str = ""
 
     @classmethod
     def parse(cls, said: Mapping[str, Any]) -> RunState:

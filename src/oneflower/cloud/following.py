@@ -138,7 +138,7 @@ class _Following:
         self._link = link
         self._observer = observer
         self._told = 0  # a run that resumes another has its rounds, too
-        self._trouble = ""
+        self._trouble = self._waiting = ""
         self.held = False
         self._begin(number)
 
@@ -167,9 +167,10 @@ class _Following:
         for line in lines[self._told :]:
             self._observer.row(self._parse(line))
         self._told = max(self._told, len(lines))
-        if state.trouble and not self._trouble:
-            self._observer.notify(Note(state.trouble))
-        self._trouble = state.trouble
+        for said, before in ((state.trouble, self._trouble), (state.waiting, self._waiting)):
+            if said and not before:
+                self._observer.notify(Note(said))
+        self._trouble, self._waiting = state.trouble, state.waiting
         if successor := state.resumed_as:
             self._observer.notify(
                 Note(f"run {self.number} was lost; run {successor} resumes from its last checkpoint.")

@@ -96,6 +96,14 @@ def test_why_a_run_was_lost_and_does_not_go_on_is_told(ask, tmp_path):
     assert told["given_up"] == "It has no checkpoints."
 
 
+def test_a_run_that_waits_for_nodes_says_so_until_it_ends(ask, link, tmp_path):
+    (tmp_path / "5").mkdir()
+    (tmp_path / "5" / "waiting").write_text("1 of 2\n")
+    assert ask("GET", "/runs/5").json()["waiting"] == "1 of 2"
+    link.known[0] = RunState("5", "us/app", "finished", "stopped")
+    assert ask("GET", "/runs/5").json()["waiting"] == "", "its ServerApp was ended and left the file"
+
+
 def test_what_fails_on_a_full_disk_is_answered_with_where_it_is_full(ask, link, tmp_path, monkeypatch):
     def fail():
         raise OSError(28, "No space left on device")

@@ -24,7 +24,7 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, no_room, write_atomic
 from oneflower_appliance.flower.late_replies import LateReplies
 from oneflower_appliance.flower.news import Bell, mark
-from oneflower_appliance.run_folder import GIVEN_UP, LOST, MESSAGES, METRICS, ORIGIN, SUCCESSOR, Origin
+from oneflower_appliance.run_folder import GIVEN_UP, LOST, MESSAGES, METRICS, ORIGIN, SUCCESSOR, WAITING, Origin
 from oneflower_appliance.training.abandoned import Abandoned
 from oneflower_appliance.use_cases import USE_CASES
 
@@ -255,6 +255,7 @@ class RunCalls:
             given_up=Origin.said(folder, GIVEN_UP),
             resumed_as=Origin.successor(folder),
             attempt=Origin.of(folder).attempt,
+            waiting="" if run.finished else Origin.said(folder, WAITING),
             trouble=f"{_ON_SUPERLINK} {full}" if full else "",
         ).entry
 

@@ -63,7 +63,8 @@ class MessageRun(SupervisedRun):
         if self._evaluate_only:
             return []
         online = self._online()
-        messages = list(self._strategy.configure_train(number, arrays, *args, **kwargs))
+        with self._choosing("train"):
+            messages = list(self._strategy.configure_train(number, arrays, *args, **kwargs))
         self._node_ids.forget()
         self._ask(self._asked_with("train", messages), online)
         self._record.note(asked=len(messages))
@@ -93,7 +94,8 @@ class MessageRun(SupervisedRun):
     def configure_evaluate(self, server_round: int, *args: Any, **kwargs: Any) -> Iterable[Message]:
         """Return the messages that ask nodes to evaluate."""
         online = self._online()
-        messages = list(self._strategy.configure_evaluate(self._number(server_round), *args, **kwargs))
+        with self._choosing("evaluate"):
+            messages = list(self._strategy.configure_evaluate(self._number(server_round), *args, **kwargs))
         self._node_ids.forget()
         self._ask(self._asked_with("evaluate", messages), online)
         return messages

@@ -23,6 +23,7 @@ class NodeIds:
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
         self._known: list[int] = []
+        self.seen = 0  # how many were online when somebody asked last
         self._until = 0.0
 
     @functools.cached_property
@@ -34,7 +35,7 @@ class NodeIds:
 
     def ask(self) -> set[int]:
         """Ask now, and let the answer serve for a moment, until the phase is over."""
-        self._known = list(self._ask())
+        self._known = self._counted()
         self._until = time.monotonic() + _MOMENT
         return set(self._known)
 
@@ -43,4 +44,9 @@ class NodeIds:
         self._until = 0.0
 
     def _recent(self) -> list[int]:
-        return list(self._known) if time.monotonic() < self._until else list(self._ask())
+        return list(self._known) if time.monotonic() < self._until else self._counted()
+
+    def _counted(self) -> list[int]:
+        found = list(self._ask())
+        self.seen = len(found)
+        return found

@@ -27,9 +27,11 @@ from oneflower_appliance.training.privacy import is_private
 from oneflower_appliance.training.recorder import RunRecord, earlier_rounds
 from oneflower_appliance.training.strategies import read_form, variables_of
 from oneflower_appliance.training.traffic import Exchange, Traffic
+from oneflower_appliance.training.waiting import Waiting, needed_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from contextlib import AbstractContextManager
 
     from flwr.serverapp import Grid
 
@@ -62,6 +64,7 @@ class SupervisedRun:
         self._watch()
         run: Run = grid.run
         self._folder = runs / str(run.run_id)
+        self._waiting = Waiting(self._folder, self._node_ids)
         self._abandoned = Abandoned.beside(runs)
         self._form = read_form({})
         self._config = dict(run.override_config)
@@ -149,6 +152,10 @@ class SupervisedRun:
 
     def _online(self) -> set[int]:
         return self._node_ids.ask()
+
+    def _choosing(self, phase: str) -> AbstractContextManager[None]:
+        """While the strategy chooses the nodes of a phase: if too few are online, the run says that it waits."""
+        return self._waiting.said(needed_by(self._strategy, phase))
 
     def _ask(self, asked: Asked, online: set[int]) -> None:
         """Record which nodes a phase asks; `online` are the nodes that were online before the strategy chose.

@@ -92,9 +92,10 @@ class LegacyRun(SupervisedRun):
         if self._keep_evaluated_again(server_round):
             return []
         online = self._online()
-        chosen: Pairs = self._strategy.configure_fit(
-            server_round=server_round, parameters=parameters, client_manager=client_manager
-        )
+        with self._choosing("train"):
+            chosen: Pairs = self._strategy.configure_fit(
+                server_round=server_round, parameters=parameters, client_manager=client_manager
+            )
         self._ask(self._asked_with("train", chosen), online)
         self._record.note(asked=len(self._asked))
         return chosen
@@ -153,9 +154,10 @@ class LegacyRun(SupervisedRun):
         if self._is_done(server_round):
             return []
         online = self._online()
-        chosen: Pairs = self._strategy.configure_evaluate(
-            server_round=server_round, parameters=parameters, client_manager=client_manager
-        )
+        with self._choosing("evaluate"):
+            chosen: Pairs = self._strategy.configure_evaluate(
+                server_round=server_round, parameters=parameters, client_manager=client_manager
+            )
         self._ask(self._asked_with("evaluate", chosen), online)
         return chosen
 
