@@ -1,4 +1,4 @@
-"""Says that a strategy waits for nodes. Flower's strategies do so for ever, and say it only in their log."""
+"""Says that a strategy waits for nodes. Flower's strategies do so without a limit, and only their log says it."""
 
 from __future__ import annotations
 
@@ -72,6 +72,6 @@ class Waiting:
 def _sentence(found: int, needed: int) -> str:
     return (
         f"The strategy waits for nodes: {found} of the {needed} that it needs {'is' if found == 1 else 'are'} online. "
-        "The run goes on when they are. Start more with `oneflower scale`, or end the run with Ctrl-C and let the "
+        "The run continues when they are. Start more with `oneflower scale`, or end the run with Ctrl-C and let the "
         "strategy need fewer."
     )
