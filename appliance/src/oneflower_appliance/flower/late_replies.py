@@ -1,7 +1,7 @@
 """Refuses replies that come after their round has given up on them, so that they do not stay until the run's end.
 
-A round that is limited in time continues without the nodes that did not answer. The ServerApp notes the messages that it
-no longer waits for (`Abandoned`). A reply to one of them is refused before its objects are sent. If it is there
+A round that is limited in time continues without the nodes that did not answer. The ServerApp notes the messages that
+it no longer waits for (`Abandoned`). A reply to one of them is refused before its objects are sent. If it is there
 already, it is dropped when the ServerApp sends its next message, or when the agent of its node asks for the node.
 """
 
