@@ -37,10 +37,13 @@ def be_a_node(address: str, ca: str) -> None:
     kept = Kept()
     fetch, hand = _fetching(inflatable_utils.pull_objects, kept), _sending(push_object_contents_from_iterable)
     with http_request_response(address, False, ca) as (node, receive, send, _, _, pull_object, push_object, confirm):
-        threading.Thread(target=_watch, args=(address, ca, node), daemon=True).start()
+        working = threading.Event()
+        threading.Thread(target=_watch, args=(address, ca, node, working), daemon=True).start()
         while True:
+            working.clear()
             if (found := receive()) is None:
                 continue
+            working.set()
             message, tree = found
             run = message.metadata.run_id
             try:
@@ -57,11 +60,12 @@ def be_a_node(address: str, ca: str) -> None:
                 continue
 
 
-def _watch(address: str, ca: str, node: int) -> None:
-    """Ask whether the SuperLink hears from the node, as often as its agent does."""
+def _watch(address: str, ca: str, node: int, working: threading.Event) -> None:
+    """Ask whether the SuperLink hears from the node, when its agent does: while it is working."""
     probe = Probe(Path(ca))
     while True:
-        probe.lists_online(address, str(node))
+        if working.is_set():
+            probe.lists_online(address, str(node))
         time.sleep(10)
 
 

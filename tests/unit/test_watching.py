@@ -30,7 +30,7 @@ from oneflower_appliance.agent.shortfalls import Shortfalls
 from oneflower_appliance.agent.trust import Trust
 from oneflower_appliance.attributes import FEATURES_OFF
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.orders import Ending
+from oneflower_appliance.orders import Ending, NodeReport
 from oneflower_appliance.process import Child
 from oneflower_appliance.settings import resolve
 
@@ -164,6 +164,33 @@ def test_a_supernode_that_is_not_heard_for_long_hangs_and_a_superlink_that_is_aw
     for _ in range(7):
         now[0] += node.tick() * 3
     now[0] += 20
+    with pytest.raises(diagnosis.HungError, match="does not hear from this SuperNode"):
+        node.tick()
+
+
+@pytest.mark.parametrize(
+    ("report", "asked"),
+    [
+        ({"ago": 5}, False),
+        ({"ago": 31}, True),
+        ({"ago": 5, "working": True}, True),
+        ({"ago": None}, True),  # the last heartbeat was not acknowledged
+        (None, True),  # this Flower reports nothing
+    ],
+)
+def test_a_superlink_is_asked_about_a_node_only_when_the_node_cannot_tell(machine, monkeypatch, report, asked):
+    seen, now = Superlinked(*[False] * 9), [time.monotonic()]
+    monkeypatch.setattr(backoff.time, "monotonic", lambda: now[0])
+    node = supernode.SuperNode(machine, FOUND, lambda _: seen)
+    ago = (report or {}).get("ago")
+    if report is not None:
+        heard = None if ago is None else now[0] - ago
+        NodeReport("7", heard, report.get("working", False)).write(machine.home / "supernode.json")
+    now[0] += node.tick() if asked else 0
+    now[0] += 45
+    if not asked:
+        node.tick()  # the report is old now, so the SuperLink is asked, and has not heard from the node
+        now[0] += 45
     with pytest.raises(diagnosis.HungError, match="does not hear from this SuperNode"):
         node.tick()
 

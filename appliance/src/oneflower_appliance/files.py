@@ -19,18 +19,19 @@ SHARED = 0o644
 _ROOM = 1 << 20  # with less than that left, a disk counts as full: databases and logs need more at a time
 
 
-def write_atomic(path: Path, content: str | bytes, mode: int = PRIVATE) -> None:
+def write_atomic(path: Path, content: str | bytes, mode: int = PRIVATE, *, synced: bool = True) -> None:
     """Write `content` to `path` in one step. The file has the permissions `mode` from the start.
 
-    Raises `OneflowerError` when the disk is full, read-only or not permitted.
+    If it is not `synced` to disk, it is not for readers after a crash of the machine. Raises `OneflowerError` when the
+    disk is full, read-only or not permitted.
     """
-    with replacing(path, mode) as stream:
+    with replacing(path, mode, synced=synced) as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
-def replacing(path: Path, mode: int = PRIVATE) -> Iterator[BinaryIO]:
-    """Yield a file that replaces `path` at the end: either complete and synced to disk, or not at all.
+def replacing(path: Path, mode: int = PRIVATE, *, synced: bool = True) -> Iterator[BinaryIO]:
+    """Yield a file that replaces `path` at the end: either complete (and `synced` to disk), or not at all.
 
     Raises `OneflowerError` when the disk is full, read-only or not permitted.
     """
@@ -44,7 +45,8 @@ def replacing(path: Path, mode: int = PRIVATE) -> Iterator[BinaryIO]:
             os.fchmod(stream.fileno(), mode)
             yield stream
             stream.flush()
-            os.fsync(stream.fileno())
+            if synced:
+                os.fsync(stream.fileno())
         Path(temporary).replace(path)
     except OSError as error:
         raise _unwritable(path, error) from error

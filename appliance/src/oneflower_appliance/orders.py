@@ -8,6 +8,7 @@ file that its orders name, and by its exit status.
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -33,6 +34,10 @@ MEMORY_VARIABLE = "ONEFLOWER_GPU_MEMORY_FRACTION"  # FL_GPU_MEMORY_FRACTION, on 
 
 # The key in a node config for the folder with the node's own data.
 DATA_PATH = "data-path"
+
+# Seconds. Flower's SuperNodes send a heartbeat every 23 s at most, and each makes its SuperLink list the node as online
+# for 60 s.
+_RECENT = 30.0
 
 
 class Ending(IntEnum):
@@ -125,13 +130,28 @@ class SuperNodeOrders:
 
 @dataclass(frozen=True)
 class NodeReport:
-    """What a SuperNode's process reports: the id that its SuperLink gave the node."""
+    """What a SuperNode's process reports: the id that its SuperLink gave the node, and what it knows of its own health.
+
+    `heard` is when it sent the last heartbeat that the SuperLink acknowledged, in seconds of this machine's monotonic
+    clock. It is None before the first, and after one that was not acknowledged. `working` says whether the node has
+    taken a message and not yet asked for the next.
+    """
 
     node_id: str
+    heard: float | None = None
+    working: bool = False
+
+    @property
+    def shows_online(self) -> bool:
+        """Whether it shows that the SuperLink lists the node as online, and that the node is not stuck.
+
+        If it does not, the SuperLink has to be asked.
+        """
+        return not self.working and self.heard is not None and 0 <= time.monotonic() - self.heard < _RECENT
 
     def write(self, path: Path) -> None:
         """Write it for the agent. Raises `OneflowerError`."""
-        write_atomic(path, json.dumps(asdict(self)) + "\n", SHARED)
+        write_atomic(path, json.dumps(asdict(self)) + "\n", SHARED, synced=False)
 
     @classmethod
     def read(cls, path: Path) -> NodeReport | None:

@@ -40,7 +40,8 @@ IN_SUPERLINK = (
     Feature.SHORTCUTS, Feature.LOG_LEVEL, Feature.OBJECT_STORE, Feature.BUNDLES, Feature.SUPERLINK_BUNDLES,
 )  # fmt: skip
 IN_SUPERNODE = (
-    Feature.NODE_DOOR, Feature.NODE_ID, Feature.ANSWER_IN_TURN, Feature.FORGET_ENDED_RUNS, Feature.CLOSE_SESSION, Feature.WARM_SUPERNODE,
+    Feature.NODE_DOOR, Feature.NODE_ID, Feature.HEARTBEAT_REPORT, Feature.ANSWER_IN_TURN, Feature.FORGET_ENDED_RUNS,
+    Feature.CLOSE_SESSION, Feature.WARM_SUPERNODE,
     Feature.DEAD_CLIENTAPPS, Feature.NODE_QUESTIONS, Feature.END_WITH_RUN, Feature.HELD_QUESTIONS, Feature.LOG_LEVEL,
     Feature.BUNDLES, Feature.DOWNLOADS,
 )  # fmt: skip
@@ -304,6 +305,8 @@ def prepared_supernode():
     if hasattr(command, "flower_supernode"):
         command.flower_supernode = lambda: ran.append(command.uvicorn is not stock)
     warm = stub if places.have(Feature.WARM_SUPERNODE) else None
+    client = internals.fleet_client()
+    heartbeat, pull = (getattr(client, name, None) for name in ("SendNodeHeartbeat", "PullMessages"))
     orders = SuperNodeOrders("127.0.0.1:1", ("127.0.0.1", 1), None, None, Path("/nowhere/report"))
     try:
         supernode.run(orders.line(), warm)
@@ -323,6 +326,10 @@ def prepared_supernode():
         "pull": layers("_pull_and_store_message"),
         "push": layers("_push_messages"),
         "bundles": layers("pull_objects"),
+        "reports": [
+            getattr(client, "SendNodeHeartbeat", None) is not heartbeat,
+            getattr(client, "PullMessages", None) is not pull,
+        ],
         "downloads": internals.fleet_client().__init__.__code__.co_filename == downloads.__file__,
         "holds": type(loop.time).__name__ == "_Clock" if hasattr(loop, "time") else False,
     }
@@ -330,6 +337,7 @@ def prepared_supernode():
 
 # What each feature puts around the loop's two functions, and else.
 SUPERNODE = {
+    Feature.HEARTBEAT_REPORT: (0, 0, {"reports": [False, False]}),
     Feature.ANSWER_IN_TURN: (1, 1, {}),
     Feature.FORGET_ENDED_RUNS: (1, 0, {}),
     Feature.NODE_QUESTIONS: (1, 0, {"holds": False}),
@@ -359,7 +367,7 @@ def test_a_supernode_starts_without_a_name_or_refuses_to(place, monkeypatch):
         assert found["ran"] == []
         return
     whole = {"guarded": [True], "warm": ["flwr.supernode.start_client_internal"], "watches": True, "holds": True,
-             "bundles": 1, "downloads": True}  # fmt: skip
+             "bundles": 1, "downloads": True, "reports": [True, True]}  # fmt: skip
     if Feature.WARM_SUPERNODE in off:
         whole |= {"warm": [], "watches": False, "holds": False, "bundles": 0, "downloads": False}
         off |= WARM

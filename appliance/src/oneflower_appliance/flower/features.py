@@ -33,6 +33,7 @@ class Feature(Enum):
     # In a SuperNode.
     NODE_DOOR = "The door of the SuperNode"
     NODE_ID = "Learning which id the SuperLink gave this SuperNode"
+    HEARTBEAT_REPORT = "Telling the agent that the SuperLink hears from this SuperNode, so that it need not ask"
     ANSWER_IN_TURN = "Sending each reply in its own turn"
     FORGET_ENDED_RUNS = "Forgetting runs that have ended, in a SuperNode"
     CLOSE_SESSION = "Closing the session of an earlier process of this SuperNode"

@@ -181,6 +181,10 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
     Feature.DEAD_SERVERAPPS: _at(internals.link_state, "get_task_by_token", "finish_task", "get_run_info"),
     Feature.NODE_DOOR: _at(internals.supernode_command, "flower_supernode", "uvicorn"),
     Feature.NODE_ID: _at(internals.node_state, "set_node_id"),
+    Feature.HEARTBEAT_REPORT: (
+        *_takes(internals.fleet_client, "SendNodeHeartbeat", "request"),
+        *_takes(internals.fleet_client, "PullMessages", "request"),
+    ),
     Feature.ANSWER_IN_TURN: (
         *_IN_TURN,
         *_ANSWER_FOR,

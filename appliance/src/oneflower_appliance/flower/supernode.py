@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -16,9 +15,10 @@ from oneflower_appliance.flower.commands import supernode_arguments
 from oneflower_appliance.flower.door import OwnDoor
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.nodeloop import answer_in_turn
+from oneflower_appliance.flower.nodereport import Reporter
 from oneflower_appliance.flower.noderuns import forget_what_has_ended
 from oneflower_appliance.flower.serving import Server, listen, own_entrance
-from oneflower_appliance.orders import NodeReport, SuperNodeOrders
+from oneflower_appliance.orders import SuperNodeOrders
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +38,7 @@ def run(orders: str, superexec: WarmSuperExec | None) -> None:
     sys.argv = ["flower-supernode", *supernode_arguments(node)]
     if node.previous_id and node.key and node.ca and places.have(Feature.CLOSE_SESSION):
         _close_session(node.superlink, node.ca, node.key, node.previous_id)
-    report_node_id(node.report)
+    Reporter(node.report).start()
     prepare(superexec)
     internals.supernode_command().flower_supernode()
 
@@ -64,19 +64,6 @@ def guard_runtime_api() -> None:
         return Server(config, [own_entrance(listen((config.host, config.port)), OwnDoor(app))])
 
     internals.supernode_command().uvicorn = SimpleNamespace(Config=uvicorn.Config, Server=server)
-
-
-def report_node_id(report: Path) -> None:
-    """Write the id that the SuperLink gives this node to `report`, when Flower stores it."""
-    states = type(internals.node_state())
-    stock = states.set_node_id
-
-    @functools.wraps(stock)
-    def set_node_id(self: Any, node_id: int | None) -> None:
-        stock(self, node_id)
-        NodeReport(str(node_id)).write(report)
-
-    states.set_node_id = set_node_id  # type: ignore[method-assign]
 
 
 def _close_session(superlink: str, ca: Path, key: Path, node: str) -> None:

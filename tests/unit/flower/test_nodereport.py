@@ -1,0 +1,97 @@
+"""A SuperNode's process tells its agent that the SuperLink hears from it, only while that is so."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from oneflower_appliance import orders
+from oneflower_appliance.flower import internals
+from oneflower_appliance.flower.nodereport import Reporter
+from oneflower_appliance.orders import NodeReport
+
+
+class SuperLink:
+    """The SuperLink's side of Flower's client: what the next request is answered with, or raises."""
+
+    def __init__(self):
+        self.answer = None
+        self.during = []
+
+    def answers(self, request):
+        self.during.append(NodeReport.read(request) if request else None)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@pytest.fixture
+def link(monkeypatch):
+    found = SuperLink()
+    for name in ("SendNodeHeartbeat", "PullMessages"):
+        monkeypatch.setattr(internals.fleet_client(), name, lambda _, request: found.answers(request))
+    states = type(internals.node_state())
+    monkeypatch.setattr(states, "set_node_id", states.set_node_id)
+    return found
+
+
+@pytest.fixture
+def node(link, tmp_path):
+    """Return the client of a node that has its id, and the file with its report."""
+    path = tmp_path / "home" / "report.json"
+    Reporter(path).start()
+    internals.node_state().set_node_id(7)
+    assert NodeReport.read(path) == NodeReport("7")
+    return internals.fleet_client().__new__(internals.fleet_client()), path
+
+
+def test_a_node_is_shown_online_only_after_a_heartbeat_that_was_acknowledged(node, link):
+    client, path = node
+    assert not NodeReport.read(path).shows_online
+    for answer, online in (
+        (SimpleNamespace(success=True), True),
+        (SimpleNamespace(success=False), False),  # the SuperLink does not know the node any more
+        (SimpleNamespace(success=True), True),
+        (ConnectionRefusedError(), False),
+    ):
+        link.answer = answer
+        with contextlib.suppress(ConnectionRefusedError):
+            client.SendNodeHeartbeat(None)
+        assert NodeReport.read(path).shows_online is online
+        assert NodeReport.read(path).node_id == "7"
+
+
+def test_a_node_that_works_on_a_message_is_not_shown_online_until_it_asks_for_the_next(node, link):
+    client, path = node
+    link.answer = SimpleNamespace(success=True)
+    client.SendNodeHeartbeat(None)
+    for messages in ([], ["a message"], []):
+        link.answer = SimpleNamespace(messages_list=messages)
+        client.PullMessages(path)
+        assert link.during[-1].shows_online, "while it waits for a message"
+        assert NodeReport.read(path).shows_online is (not messages)
+
+
+def test_an_old_heartbeat_shows_nothing():
+    now = time.monotonic()
+    assert NodeReport("7", heard=now - 25).shows_online, "Flower sends one every 17 to 23 s"
+    assert not NodeReport("7", heard=now - 31).shows_online
+    assert not NodeReport("7", heard=now + 1000).shows_online, "from before this machine was booted"
+    constants = internals.constants()
+    pause = (constants.HEARTBEAT_DEFAULT_INTERVAL - constants.HEARTBEAT_CALL_TIMEOUT) * (
+        constants.HEARTBEAT_BASE_MULTIPLIER + constants.HEARTBEAT_RANDOM_RANGE[1]
+    )
+    listed = constants.HEARTBEAT_PATIENCE * constants.HEARTBEAT_DEFAULT_INTERVAL
+    assert pause < orders._RECENT < listed
+
+
+def test_a_report_that_cannot_be_written_does_not_end_the_heartbeats(node, link):
+    client, path = node
+    path.unlink()
+    path.parent.rmdir()
+    path.parent.touch()
+    link.answer = SimpleNamespace(success=True)
+    assert client.SendNodeHeartbeat(None).success
