@@ -9,7 +9,9 @@ import pytest
 
 from oneflower_appliance.agent import run_keeper as module
 from oneflower_appliance.agent.run_keeper import RunKeeper
+from oneflower_appliance.node_reports import NodeReport, file_name, write_line
 from oneflower_appliance.parameters import Level
+from oneflower_appliance.progress import RunProgress
 from oneflower_appliance.run_state import RunState
 from oneflower_appliance.runs import unpack
 from oneflower_appliance.settings import resolve
@@ -205,6 +207,9 @@ def test_progress_is_published_as_it_changes_but_not_more_than_one_update_in_fiv
     now[0] += 4
     assert keeper.look(None, ()) == {}
     row |= {"round": 3, "faults": [{"node": "7", "phase": "train", "kind": "no answer", "reason": "nothing, really"}]}
+    each = [[NodeReport(n, node, "train", seconds=2.0 if node == "8" else 9.0) for node in "78"] for n in (2, 3)]
+    lines = [write_line(number, reports, withheld=False) for number, reports in zip((2, 3), each, strict=True)]
+    (folder / file_name(2)).write_text("\n".join(lines) + "\n")
     with (folder / "metrics.jsonl").open("a") as stream:
         stream.write(json.dumps(row) + "\n")
     now[0] += 2
@@ -213,6 +218,10 @@ def test_progress_is_published_as_it_changes_but_not_more_than_one_update_in_fiv
     assert not set(news["FL_RUN_ROWS"] + news["FL_RUN_FAULT"]) & set(',[]\\"'), "what OneGate does not take"
     assert json.loads(base64.b64decode(news["FL_RUN_FAULT"])) == {"round": 3, **row["faults"][0]}
     assert (news["FL_RUN_ROUND"], news["FL_RUN_LOSS"], news["FL_RUN_ACCURACY"]) == ("3", "0.123457", "1")
+    found = RunProgress.read({"FL_RUN_ID": "5", "FL_RUN_FINDINGS": news["FL_RUN_FINDINGS"]}, {"7": "supernode_1"})
+    assert [one.sentence for one in found.findings] == [
+        "supernode_1 is slow: 9.0 s for training, the median of the others is 2.0 s"
+    ]
     assert "FL_RUN_ID" not in news
     now[0] += 10
     assert keeper.look(None, ()) == {}

@@ -293,9 +293,12 @@ def test_what_a_run_left_is_saved(link, tmp_path):
     leave(link, "5", "../escape", b"no")
     leave(link, "5", "reports-00001.jsonl", b"the SuperLink's own file")
     reports = {
-        str(after): write_line(after + 1, [NodeReport(after + 1, "7", "train", seconds=0.5)], withheld=False)
+        str(after): write_line(
+            after + 1, [NodeReport(after + 1, node, "train", seconds=s) for node, s in (("7", 0.5), ("8", 9.0))],
+            withheld=False,
+        )
         for after in (0, 1)
-    }
+    }  # fmt: skip
     link.files["/oneflower/runs/5/reports"] = lambda path: reports.get(path.partition("after=")[2], "").encode()
     machines = Machines({"7": "supernode_1"}, {"7": "0"})
     places = results.Places.within(tmp_path / "out")
@@ -308,8 +311,12 @@ def test_what_a_run_left_is_saved(link, tmp_path):
     assert all(text in card for text in ("| Strategy | Krum |", "| 7 | 900 | digits |", "| flwr | 1.41.0 |", "0.9"))
     assert [path.relative_to(tmp_path) for path in result.more] == [Path("out/adapter/weights")]
     assert [(r.round, r.name, r.partition, r.seconds) for r in result.node_reports] == [
-        (1, "supernode_1", "0", 0.5), (2, "supernode_1", "0", 0.5),
+        (1, "supernode_1", "0", 0.5), (1, "", "", 9.0), (2, "supernode_1", "0", 0.5), (2, "", "", 9.0),
     ]  # fmt: skip
+    slow = "node 8 is slow: 9.0 s for training, the median of the others is 0.5 s"
+    assert [found.sentence for found in result.findings] == [slow]
+    assert json.loads(result.metrics.read_text())["findings"][0]["sentence"] == slow
+    assert slow in card
 
 
 def test_files_that_are_too_much_stay_where_they_are_and_are_named(link, tmp_path, capsys):

@@ -143,7 +143,7 @@ def test_a_machine_that_tells_no_valid_release_counts_as_older(published):
 _ATTRIBUTES = (
     "READY", "FL_READY_TIME", "ERROR", "SCHED_MESSAGE", "FL_ENDPOINT", "FL_CONTROL_ENDPOINT", "FL_VERSION", "FL_CA_CERT", "FL_SSH_HOST_KEYS",
     "FL_ERROR", "FL_PARTITION_ID", "FL_NUM_PARTITIONS", "FL_NODE_ID", "FL_OWN_DATA", "FL_REFUSED", "FL_RUN_ID", "FL_RUN_APP",
-    "FL_RUN_STATUS", "FL_RUN_ERROR", "FL_RUN_ROWS", "FL_RUN_FAULT", "FL_CERT_EXPIRES", "FL_FEATURES_OFF", "FL_RELEASE",
+    "FL_RUN_STATUS", "FL_RUN_ERROR", "FL_RUN_ROWS", "FL_RUN_FAULT", "FL_RUN_FINDINGS", "FL_CERT_EXPIRES", "FL_FEATURES_OFF", "FL_RELEASE",
     "FL_PACKAGES",
 )  # fmt: skip
 _FAULT = st.fixed_dictionaries(
@@ -216,6 +216,8 @@ def test_nothing_that_a_vm_publishes_keeps_a_federation_from_being_shown(link, n
         ("FL_RUN_ROWS", "1:2:nan:2:0:2:nan:nan:-"),
         ("FL_RUN_FAULT", base64.b64encode(b'{"round": 1e999}').decode()),
         ("FL_RUN_FAULT", base64.b64encode(b"[" * 100_000).decode()),
+        ("FL_RUN_FINDINGS", base64.b64encode(b'{"kind": "slow"}').decode()),
+        ("FL_RUN_FINDINGS", base64.b64encode(b'[{"node": "7", "kind": "slow"}, 5]').decode()),
         ("FL_REFUSED", "9" * 5000 + ":ab:taken"),
     ],
 )

@@ -121,6 +121,9 @@ RUN_MODEL = Attribute(
 )
 RUN_ROWS = Attribute("FL_RUN_ROWS", _LINK, Coding.PACKED, "Its last rounds (`runs.pack`)")
 RUN_FAULT = Attribute("FL_RUN_FAULT", _LINK, Coding.BASE64, "The last node that failed or did not answer: JSON")
+RUN_FINDINGS = Attribute(
+    "FL_RUN_FINDINGS", _LINK, Coding.BASE64, "Which nodes are slow, fail, drift or have worse metrics: JSON"
+)
 RUN_ROUND = Attribute("FL_RUN_ROUND", _LINK, Coding.PLAIN, "The last completed round")
 RUN_ROUNDS = Attribute("FL_RUN_ROUNDS", _LINK, Coding.PLAIN, "The number of rounds of the run")
 RUN_NODES = Attribute("FL_RUN_NODES", _LINK, Coding.PLAIN, "The number of nodes that trained in the last round")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from oneflower_appliance import attributes
 from oneflower_appliance.attributes import NOTHING
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.node_findings import Finding
 from oneflower_appliance.run_state import COMPLETED, FAILED, STOPPED
 from oneflower_appliance.runs import Fault, RunRow, pack, unpack
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _LATEST = 10  # rounds published together, so that a client that polls misses none
 _LONGEST_ERROR = 500
+_MOST_FINDINGS = 8
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class RunProgress:
 
     `latest` are its last rounds, and `row` the last of them. `fault` is the last fault of a node, in `fault_round`. A
     completed run has an error if something is missing, such as the evaluation. `model` is a path on the SuperLink's
-    machine.
+    machine. `findings` say which nodes are noticeable: the first of them if there are many.
     """
 
     id: str
@@ -43,6 +45,7 @@ class RunProgress:
     fault: Fault | None = None
     fault_round: int = 0
     model: str = ""
+    findings: tuple[Finding, ...] = ()
 
     def after(self, rows: Sequence[RunRow]) -> RunProgress:
         """Return it with all the rounds of the run so far."""
@@ -61,6 +64,7 @@ class RunProgress:
         """The attributes to publish. OneGate forgets nothing, so an unknown value is published as empty."""
         row = self.row
         fault = json.dumps({"round": self.fault_round, **self.fault.entry}) if self.fault else ""
+        findings = json.dumps([found.entry for found in self.findings[:_MOST_FINDINGS]]) if self.findings else ""
         return {
             attributes.RUN_ID.name: self.id,
             attributes.RUN_APP.name: self.app,
@@ -69,6 +73,7 @@ class RunProgress:
             attributes.RUN_MODEL.name: attributes.RUN_MODEL.write(self.model),
             attributes.RUN_ROWS.name: pack(self.latest) or NOTHING,
             attributes.RUN_FAULT.name: attributes.RUN_FAULT.write(fault),
+            attributes.RUN_FINDINGS.name: attributes.RUN_FINDINGS.write(findings),
             attributes.RUN_ROUND.name: _number(row.round if row else None),
             attributes.RUN_ROUNDS.name: _number(row.rounds if row else None),
             attributes.RUN_NODES.name: _number(row.nodes if row else None),
@@ -98,6 +103,9 @@ class RunProgress:
         with suppress(KeyError, TypeError, ValueError, OverflowError, RecursionError):
             said = json.loads(attributes.RUN_FAULT.read(published))
             found = found.with_fault(int(said["round"]), Fault.parse(said), names)
+        with suppress(KeyError, TypeError, ValueError, RecursionError):
+            listed = json.loads(attributes.RUN_FINDINGS.read(published))[:_MOST_FINDINGS]
+            found = replace(found, findings=tuple(Finding.parse(entry, names) for entry in listed))
         return found
 
     def with_fault(self, number: int, fault: Fault, names: Mapping[str, str]) -> RunProgress:

@@ -106,7 +106,10 @@ def _watch_training(federation: Federation) -> str:
     table = RunTable()
     try:
         with Pulse(table.waiting):
-            return progress_line(federation.wait_trained(table.add))
+            ended = federation.wait_trained(table.add)
+        for finding in ended.findings:
+            screen.note(finding.sentence)
+        return progress_line(ended)
     except KeyboardInterrupt:
         screen.say(f"{federation.name} keeps training. Look with: {screen.program()} show {federation.name}")
         raise
@@ -182,7 +185,8 @@ def show(name: Name = None, output: Format = Output.TEXT) -> None:
         screen.show_line(line)
     if status.training:
         screen.show_line(f"Training: {progress_line(status.training)}")
-    more = (status.trust.refusal, status.trust.note, status.share, *map(str, status.releases))
+    findings = [found.sentence for found in status.training.findings] if status.training else []
+    more = (status.trust.refusal, status.trust.note, status.share, *map(str, status.releases), *findings)
     for remark in (*status.causes, *status.remarks, *filter(None, more)):
         screen.show_line(str(Note(remark)))
     rows = [

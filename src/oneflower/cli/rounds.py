@@ -7,7 +7,7 @@ import statistics
 import time
 from typing import TYPE_CHECKING
 
-from oneflower.cli.screen import say, show, warn
+from oneflower.cli.screen import note, say, show, warn
 from oneflower.events import Note
 from oneflower_appliance.runs import list_faults
 
@@ -77,6 +77,8 @@ def show_files(result: RunResult) -> None:
             show(f"{name:8} {path}")
     for path in result.more:
         show(f"{'more':8} {path}")
+    for finding in result.findings:
+        note(finding.sentence)
     if lost := result.not_saved:
         names = ", ".join(lost[:5]) + (" ..." if len(lost) > 5 else "")
         warn(str(Note(f"{len(lost)} files of the app are too large or too many and stay on the SuperLink: {names}")))

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from oneflower_appliance.node_findings import Finding
     from oneflower_appliance.runs import RunRow
 
 
@@ -18,6 +19,7 @@ def model_card(
     summary: Mapping[str, Any],
     data: Mapping[str, Mapping[str, Any]],
     model: Path | None,
+    findings: Sequence[Finding] = (),
 ) -> str:
     """Return the card of the model from run `number` of `app`; `data` is what each node reported about its data."""
     last = rows[-1]
@@ -35,6 +37,9 @@ def model_card(
         parts += ["## Tested after the last round", _table(("Metric", "Value"), measured.items())]
     if any(row.faults for row in rows):
         parts += ["## Faults", "What the nodes failed to deliver, and why.", _faults(rows)]
+    if findings:
+        noticed = "\n".join(f"- {found.sentence}" for found in findings)
+        parts += ["## Nodes", f"What the record of the last rounds shows, without a reason:\n\n{noticed}"]
     parts += ["## Data", _data(data)]
     if config := summary.get("config"):
         parts += ["## Run config", _table(("Key", "Value"), config.items())]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from oneflower_appliance.files import SHARED, replacing
+from oneflower_appliance.node_findings import NEEDED
 from oneflower_appliance.node_reports import NodeReport, read_line
 
 if TYPE_CHECKING:
@@ -44,19 +47,23 @@ def fetch(link: SuperLinkClient, number: str, after: int = 0, machines: Machines
                 after = report.round
 
 
-def save(link: SuperLinkClient, number: str, path: Path, machines: Machines) -> bool:
-    """Save the reports of a run, a line of JSON each. Without a report there is no file; returns whether there is one.
+def save(link: SuperLinkClient, number: str, path: Path, machines: Machines) -> list[NodeReport] | None:
+    """Save the reports of a run, a line of JSON each, and return those of the last rounds, for `node_findings`.
 
-    Raises `OneflowerError` or `httpx.HTTPError`.
+    Without a report there is no file, and None is returned. Raises `OneflowerError` or `httpx.HTTPError`.
     """
     reports = fetch(link, number, machines=machines)
     first = next(reports, None)
     if first is None:
-        return False
+        return None
+    latest: deque[NodeReport] = deque()
     with replacing(path, SHARED) as stream:
-        stream.write(f"{first.line}\n".encode())
-        stream.writelines(f"{report.line}\n".encode() for report in reports)
-    return True
+        for report in itertools.chain([first], reports):
+            stream.write(f"{report.line}\n".encode())
+            latest.append(report)
+            while latest[0].round <= report.round - NEEDED:
+                latest.popleft()
+    return list(latest)
 
 
 def load(path: Path) -> list[NodeReport]:

@@ -7,7 +7,7 @@ import html
 import importlib
 import json
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -20,6 +20,7 @@ from oneflower.cloud.rowtext import as_html, as_text
 from oneflower.cloud.superlink import TooLongError
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, replacing, write_atomic
+from oneflower_appliance.node_findings import find
 from oneflower_appliance.node_reports import is_file
 from oneflower_appliance.run_folder import DATA, MESSAGES, METRICS, MODEL, OURS, RESULT, Messages
 from oneflower_appliance.runs import SOURCES, RunRow
@@ -27,6 +28,7 @@ from oneflower_appliance.runs import SOURCES, RunRow
 if TYPE_CHECKING:
     from oneflower.cloud.reports import Machines
     from oneflower.cloud.superlink import SuperLinkClient
+    from oneflower_appliance.node_findings import Finding
     from oneflower_appliance.node_reports import NodeReport
     from oneflower_appliance.run_state import RunState
 
@@ -53,7 +55,8 @@ class RunResult:
     `card` tells in Markdown what the model was trained on and how; `reports` has what each node did in each round, a
     line of JSON each (`node_reports` reads it); `more` are files that the app itself left, in its
     working folder for instance, and `not_saved` those that were too large or too many to be fetched. `messages` are
-    those of an app that trained without a strategy, None if it sent none.
+    those of an app that trained without a strategy, None if it sent none. `findings` say which nodes were slow, failed,
+    drifted or had worse metrics at its end.
     """
 
     id: str
@@ -68,6 +71,7 @@ class RunResult:
     more: tuple[Path, ...] = ()
     not_saved: tuple[str, ...] = ()
     messages: Messages | None = None
+    findings: tuple[Finding, ...] = ()
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -181,14 +185,18 @@ def collect(
         from oneflower.cloud.plot import plot_convergence  # noqa: PLC0415 - matplotlib takes its time
 
         found = [row.metrics for row in rows]
-        known = {"machines": dict(machines.names), "partitions": dict(machines.partitions)}
-        content = {"run": number, "app": name, **summary, **known, "data": data, "rows": found}
+        latest = reports.save(link, number, places.reports, machines)
+        findings = tuple(replace(one, name=machines.names.get(one.node, "")) for one in find(latest or ()))
+        content = {
+            "run": number, "app": name, **summary, "machines": dict(machines.names),
+            "partitions": dict(machines.partitions), "findings": [one.entry for one in findings], "data": data,
+            "rows": found,
+        }  # fmt: skip
         write_atomic(places.metrics, json.dumps(content, indent=1) + "\n", SHARED)
         plot_convergence(rows, name, places.plot)
-        write_atomic(places.card, model_card(name, number, rows, summary, data, saved.get("model")), SHARED)
+        write_atomic(places.card, model_card(name, number, rows, summary, data, saved.get("model"), findings), SHARED)
         saved |= {"metrics": places.metrics, "plot": places.plot, "card": places.card}
-        if reports.save(link, number, places.reports, machines):
-            saved["reports"] = places.reports
+        saved |= {"findings": findings, "reports": places.reports if latest else None}
     elif MESSAGES in left:
         saved["messages"] = Messages.parse(link.json(f"/runs/{number}/files/{MESSAGES}"))
     saved["more"], saved["not_saved"] = _fetch_more(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from oneflower_appliance import attributes
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
+from oneflower_appliance.node_findings import findings_in
 from oneflower_appliance.parameters import PARAMETERS
 from oneflower_appliance.progress import RunProgress
 from oneflower_appliance.run_folder import GIVEN_UP, METRICS, MODEL, Origin
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from oneflower_appliance.agent.link import SuperLinkApi
     from oneflower_appliance.agent.onegate import OneGate
+    from oneflower_appliance.node_findings import Finding
     from oneflower_appliance.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class RunKeeper:
         self._reported_at = 0.0
         self._going = False
         self._read: tuple[tuple[str, float], list[RunRow]] = (("", 0.0), [])
+        self._findings: tuple[Finding, ...] = ()  # as of the rounds that were read last
 
     @property
     def following(self) -> bool:
@@ -159,7 +162,8 @@ class RunKeeper:
         rows, model = self._rows(run.id), self._runs / run.id / MODEL
         error = shortcoming(rows) if run.sub_status == COMPLETED else run.details if run.sub_status else ""
         path = str(model) if model.exists() else ""
-        report = RunProgress(run.id, run.app, run.outcome, error=error, model=path).after(rows).published
+        progress = RunProgress(run.id, run.app, run.outcome, error=error, model=path, findings=self._findings)
+        report = progress.after(rows).published
         changes = {key: value for key, value in report.items() if self._reported.get(key) != value}
         recent = time.monotonic() - self._reported_at < _BETWEEN_REPORTS
         if not changes or (recent and not _URGENT & set(changes)):
@@ -175,7 +179,10 @@ class RunKeeper:
             if self._read[0] != state:
                 lines = path.read_text(encoding="utf-8").splitlines()
                 self._read = (state, [RunRow.parse(line) for line in lines])
+                last = self._read[1][-1].round if lines else 0
+                self._findings = tuple(findings_in(self._runs / number, last))
         except OSError:
+            self._findings = ()
             return []
         return self._read[1]
 
