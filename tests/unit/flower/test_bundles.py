@@ -7,6 +7,7 @@ import datetime
 import errno
 import os
 import struct
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,7 +36,7 @@ from flwr.superlink.servicer.runtime import runtime_handlers
 from flwr.supernode import main as stock_supernode
 
 from oneflower_appliance.errors import OneflowerError
-from oneflower_appliance.flower import deliveries, places
+from oneflower_appliance.flower import deliveries, internals, places
 from oneflower_appliance.flower.warm import bundle_client, bundles, objectstore
 from oneflower_appliance.flower.warm.bundle_server import BundleServer
 from oneflower_appliance.flower.warm.objectstore import keep_objects_out_of_database, object_store
@@ -223,7 +224,7 @@ def test_shared_memory_that_is_none_may_still_change_or_is_too_short_is_refused(
 
     def hand(place, length=None, names=(name,)):
         length = len(content) if length is None else length
-        payload = bundles.write_handed(wire.session, [(one, b"x" * length) for one in names], shared=True)
+        payload = bundles.write_handed_table(wire.session, names, [(0, length)] * len(names))
         status, body = wire.request("push-shared-objects", place, *payload, **TASK)
         return status, status == 200 and PushObjectResponse.FromString(body).stored
 
@@ -510,3 +511,85 @@ def test_contents_beyond_the_limit_are_in_files_that_go_with_them(tmp_path, monk
     put(objects)
     store.delete_objects_in_run(1)
     assert (store.held, list((tmp_path / "objects").iterdir())) == (0, [])
+
+
+def test_a_model_that_the_nodes_have_is_kept_for_the_next_message_of_its_run_and_for_nobody_else(wire):
+    store, state = wire.state.object_store, wire.state
+    arrays = {name for name, content in wire.model.items() if content.startswith((b"Array ", b"ArrayChunk "))}
+    wire.hand(wire.task, wire.model, wire.session)
+    assert wire.fetch(wire.node, wire.model) == wire.model
+    store.delete(wire.message)  # as Flower does when the node has confirmed it
+    assert not any(name in store for name in wire.model)
+    other = state.create_run("us/app", "1", "hash", {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, "serverapp")
+    stranger = get_object_tree(Message(MODEL, dst_node_id=wire.fleet.node, message_type="train"))
+    assert set(store.preregister(other, stranger)) >= arrays, "another run has to send it"
+    for name in list(store.store):
+        store.delete(name)
+    session, _, objects = wire.opened(MODEL)
+    assert arrays & set(objects) == arrays
+    assert wire.open_sessions()[session] == len(set(objects) - set(wire.model)) < 5, "its own run has not"
+    assert {name: store.get(name) for name in arrays} == {name: wire.model[name] for name in arrays}
+    state.cleanup_run(wire.fleet.run)
+    assert (store.held, len(store), store._again) == (0, 0, {})
+
+
+def test_what_is_kept_goes_when_other_large_contents_come(tmp_path):
+    store = object_store(tmp_path / "objects", most=10_000_000)
+
+    def message(value):
+        record = RecordDict({"arrays": ArrayRecord([np.full(100_000, value, dtype=np.uint8)])})
+        return record.object_id, get_object_tree(record), {
+            name: found.deflate() for name, found in get_all_nested_objects(record).items()
+        }  # fmt: skip
+
+    name, tree, objects = message(1)
+    other, reply, contents = message(2)
+    for fetched, missing in ((objects, 0), ({}, len(objects))):
+        assert len(store.preregister(1, tree)) == len(objects), "it is not there"
+        for one, content in objects.items():
+            store.put(one, content)
+        store.fetched(fetched)
+        store.delete(name)
+        assert len(store) == 0
+        assert store.held == (sum(map(len, objects.values())) if fetched else 0)
+        assert len(store.preregister(1, tree)) == missing, "it is there again, or was never fetched"
+        store.delete(name)
+        store.preregister(1, reply)
+        for one, content in contents.items():
+            store.put(one, content)
+        assert store.held == sum(map(len, contents.values()))
+        store.delete(other)
+        assert store.held == 0
+
+
+def test_a_node_checks_the_hash_of_an_object_once(monkeypatch):
+    store_class, kept = type(internals.object_store()), bundle_client.Kept()
+    monkeypatch.setattr(store_class, "put", store_class.put)
+    bundle_client.check_once(kept)
+    hashed = []
+    module = sys.modules[store_class.__module__]
+    stock = module.get_object_id
+    monkeypatch.setattr(module, "get_object_id", lambda content: hashed.append(content) or stock(content))
+    objects = {name: found.deflate() for name, found in get_all_nested_objects(MODEL).items()}
+
+    def stored(contents):
+        store = internals.object_store()
+        store.preregister(1, get_object_tree(MODEL))
+        for name, content in contents.items():
+            store.put(name, content)
+        return store
+
+    kept.fetched(dict(objects))
+    stored(objects)
+    assert len(hashed) == len(objects), "what came is not confirmed"
+    kept.confirm()
+    store = stored(objects)
+    assert len(hashed) == len(objects)
+    assert {name: store.get(name) for name in objects} == objects
+    stored({name: bytes(bytearray(content)) for name, content in objects.items()})
+    assert len(hashed) == 2 * len(objects), "what is equal may come from a task"
+    name, *_ = objects
+    with pytest.raises(ValueError, match="does not match"):
+        stored({name: objects[name] + b"!"})
+    with pytest.raises(module.NoObjectInStoreError):
+        internals.object_store().put(name, objects[name])

@@ -20,6 +20,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.warm import arrayfile, replies
 from oneflower_appliance.flower.warm.arrayfile import ArrayFile, FiledArray
+from oneflower_appliance.flower.warm.contents import Contents, inflate_in_place
+from oneflower_appliance.flower.warm.shared_memory import SharedMemory
 
 MODEL = {
     "a": np.arange(40_000, dtype=np.float32).reshape(200, 200),
@@ -143,3 +145,58 @@ def test_a_small_model_needs_no_file(tmp_path, monkeypatch):
     assert file.number == -1
     assert file.add(bytes(70_000)).read(69_999) == b"\0"
     assert file.add(bytes(10)) is None
+
+
+@pytest.fixture
+def shared(monkeypatch, inflate):
+    """Return Flower's function for objects that a ClientApp of ours has fetched, in shared memory."""
+    module = SimpleNamespace(inflate_object_from_contents=inflate_object_from_contents)
+    inflate_in_place(module)
+
+    def fetched(message):
+        objects = {name: found.deflate() for name, found in get_all_nested_objects(message).items()}
+        contents = Contents()
+        with SharedMemory.create() as memory:
+            contents |= dict(zip(objects, memory.pieces(memory.write(objects.values())), strict=True))
+        return module.inflate_object_from_contents(message.object_id, contents)
+
+    return fetched
+
+
+@pytest.mark.parametrize("chunk", [16 * 4096, 100_000])  # whole pages, as in Flower, and not
+def test_an_array_is_in_the_memory_in_which_it_came_and_may_be_changed(shared, monkeypatch, chunk):
+    monkeypatch.setattr(internals.array_module(), "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE", chunk)
+    before = descriptors()
+    got = shared(reply(large=np.arange(300_000, dtype=np.int64)))
+    arrays = got.content["arrays"]
+    assert [type(array) for array in arrays.values()] == [FiledArray, FiledArray, Array, Array, FiledArray]
+    values = arrays.to_numpy_ndarrays()
+    for found, expected in zip(values, [*MODEL.values(), np.arange(300_000)], strict=True):
+        np.testing.assert_array_equal(found, expected, strict=True)
+        assert found.flags.writeable
+        assert found.flags.aligned
+        assert found.flags.f_contiguous == expected.flags.f_contiguous
+    values[4] += 1
+    values[4][7] = -1
+    assert arrays["large"].numpy()[:9].tolist() == list(range(9)), "the message is as it came"
+    assert arrays["large"].numpy()[299_999] == 299_999
+    maps = Path("/proc/self/maps").read_text()
+    mapped = maps.count("oneflower-objects")
+    assert mapped > 30 if chunk % 4096 == 0 else 0 < mapped <= len(values), "without a copy where pages allow it"
+    del arrays, got, found
+    gc.collect()
+    assert descriptors() <= before
+    assert values[4][7] == -1, "it outlives its message"
+
+
+def test_an_array_that_is_not_valid_is_refused_as_flower_does(shared):
+    good = Array(np.arange(50_000))
+    for content in (good.data[:-8], b"\x93NUMPY\x07\x00" + good.data[8:], bytes(100_000)):
+        sent = RecordDict({"arrays": ArrayRecord({"a": Array("int64", (50_000,), "numpy.ndarray", content)})})
+        got = shared(Message(sent, dst_node_id=1, message_type="train")).content["arrays"]["a"]
+        assert type(got) is FiledArray
+        with pytest.raises(ValueError, match=r".") as ours:
+            got.numpy()
+        with pytest.raises(ValueError, match=r".") as flowers:
+            sent["arrays"]["a"].numpy()
+        assert str(ours.value) == str(flowers.value)

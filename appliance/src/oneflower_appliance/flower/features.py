@@ -51,6 +51,7 @@ class Feature(Enum):
 
     # In the process of a task.
     ARRAYS = "Copying the bytes of arrays only once"
+    ARRAYS_IN_PLACE = "Leaving the arrays of a message in the memory in which they came"
     SUPERVISED_SERVERAPP = "Recording and supervising runs"
     SUPERVISED_LEGACY_APP = "Recording and supervising runs of apps on Flower's legacy API"
     MESSAGE_COUNTS = "Counting the messages of a ServerApp"

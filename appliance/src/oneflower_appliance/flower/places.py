@@ -88,6 +88,15 @@ _SUPEREXEC = (
     *_at(internals.core_constants, "TASK_TYPE_TO_COMMAND", "TASK_TYPE_TO_APPIO_API_ADDRESS_ARG"),
     *_at(internals.exit_handlers, "registered_exit_handlers"),
 )
+_IN_PLACE = (
+    *_takes(internals.inflatables, "inflate_object_from_contents", "object_id", "object_contents", "objects",
+            "keep_object_contents"),
+    *_at(internals.inflatable_objects, "get_object_type_from_object_content", "get_object_body",
+         "get_object_children_ids_from_object_content", "get_object_id"),
+    *_at(internals.array, "numpy"),
+    *_takes(internals.array_chunk, "__init__", "data"),
+    *_at(internals.array_module, "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE"),
+)  # fmt: skip
 _START_GRID = ("grid", "server", "config", "strategy", "client_manager")
 CONTROL_LAYERS = (
     "ControlSensitiveResponseMiddleware",
@@ -167,7 +176,8 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
     Feature.LIMIT_TASK_CLEANUP: _at(internals.core_state, "_cleanup_expired_task_tokens"),
     Feature.OBJECT_STORE: (
         *_at(internals.object_stores, "store"),
-        *_at(internals.object_store, "store", "lock_store", "put", "get", "delete", "clear"),
+        *_at(internals.object_store, "store", "lock_store", "put", "get", "delete", "clear", "preregister",
+             "delete_objects_in_run"),
         *_at(internals.link_state, *SESSIONS, "_on_push_session_expired", "session"),
         *_takes(internals.link_state, "delete_messages", "message_ins_ids"),
         *_takes(internals.link_state, "store_object", "run_id", "session_id", "object_id", "object_content"),
@@ -223,7 +233,7 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_at(internals.object_messages, "PullObjectRequest", "PullObjectResponse", "PushObjectRequest"),
     ),
     Feature.BUNDLES: (
-        *_at(internals.object_store, "store", "lock_store", "run_objects_mapping"),
+        *_at(internals.object_store, "store", "lock_store", "run_objects_mapping", "put"),
         *_takes(internals.inflatables, "pull_objects", "object_ids", "pull_object_fn"),
         *_takes(internals.inflatables, "push_object_contents_from_iterable", "object_contents", "push_object_fn"),
         *_at(internals.inflatables, "ObjectUnavailableError"),
@@ -281,14 +291,10 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_takes(internals.serverapp_task, "flush_logs", "log_queue"),
         *_at(internals.flower_log, "time"),
     ),
+    Feature.ARRAYS_IN_PLACE: _IN_PLACE,
     Feature.REPLIES_IN_FILES: (
+        *_IN_PLACE,
         *_takes(internals.grid, "inflate_object_from_contents", "object_id", "object_contents", "objects"),
-        *_takes(internals.inflatables, "inflate_object_from_contents", "keep_object_contents"),
-        *_at(internals.inflatable_objects, "get_object_type_from_object_content", "get_object_body",
-             "get_object_children_ids_from_object_content"),
-        *_at(internals.inflatable_objects, "get_object_id"),
-        *_takes(internals.array_chunk, "__init__", "data"),
-        *_at(internals.array_module, "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE"),
         *_takes(internals.fedavg, "aggregate_arrayrecords", "records", "weighting_metric_name"),
         *_takes(internals.multikrum, "aggregate_arrayrecords", "records", "weighting_metric_name"),
     ),

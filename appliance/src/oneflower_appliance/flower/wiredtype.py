@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _CAST = "oneflower."  # before the type on the wire, in the place of the format of an array's data
 _FLOATS = ("float32", "float64")
-_NUMPY = "numpy.ndarray"
+NUMPY = "numpy.ndarray"  # the type of an array whose content is a .npy file
 _NAN = 0x7FC0  # as bfloat16
 
 
@@ -114,7 +114,7 @@ def narrow(array: Array, wire: str) -> Array:
     """Return an array as it travels: cast, or as it is if it has other types or values that `wire` cannot hold."""
     from flwr.app import Array  # noqa: PLC0415 - slow to import
 
-    if array.dtype not in _FLOATS or array.stype != _NUMPY:
+    if array.dtype not in _FLOATS or array.stype != NUMPY:
         return array
     values = array.numpy().ravel()
     with np.errstate(over="ignore"):  # what is too large does not travel like this

@@ -7,83 +7,81 @@ Flower has every reply of a round in memory at once, and beside them the model a
 from __future__ import annotations
 
 import functools
+import math
 import os
 import tempfile
 import threading
-import weakref
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from flwr.app import Array
 
 from oneflower_appliance.flower import internals
+from oneflower_appliance.flower.warm.pieces import LONGEST_HEAD, SMALL, Held, OpenFile, Piece, gap, joined
+from oneflower_appliance.flower.wiredtype import NUMPY
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import mmap
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from flwr.app.message.arraychunk import ArrayChunk
+    from numpy.typing import NDArray
 
 IN_MEMORY = 4 * 2**20  # bytes of a model that stay in memory: a file would free little
-SMALL = 64 * 1024  # bytes: what is smaller stays in memory
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A part of a file."""
-
-    file: ArrayFile
-    start: int
-    length: int
-
-    def read(self, start: int = 0, end: int | None = None) -> bytes:
-        """Return the bytes from `start` to `end`. Raises `OSError`."""
-        wanted = (self.length if end is None else end) - start
-        parts = []
-        while wanted:
-            part = os.pread(self.file.number, wanted, self.start + start)
-            if not part:
-                raise EOFError("a file of arrays is shorter than it was")
-            parts.append(part)
-            start, wanted = start + len(part), wanted - len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def after(self, start: int) -> Piece:
-        """Return the rest of it."""
-        return Piece(self.file, self.start + start, self.length - start)
-
-
-class ArrayFile:
-    """A file without a name in `folder`: it is gone when nobody has a piece of it. `number` is its descriptor."""
+class ArrayFile(OpenFile):
+    """A file without a name in `folder`. It is made when it is needed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lock = threading.Lock()
         self._memory = IN_MEMORY
         self._end = 0
-        self.number = -1
 
     def add(self, content: bytes) -> Piece | None:
         """Write contents, and return where they are. None: they belong into memory, or there is no room on the disk."""
         view = memoryview(content).cast("B")
+
+        def write(start: int) -> None:
+            done = 0
+            while done < len(view):
+                done += os.pwrite(self.number, view[done:], start + done)
+
+        return self._append(content, len(view), write)
+
+    def copy(self, piece: Piece) -> Piece | bytes:
+        """Write what is in another file, and return where it is, or itself where `add` would return nothing."""
+
+        def write(start: int) -> None:
+            os.lseek(self.number, start, os.SEEK_SET)
+            done = 0
+            while done < piece.length:
+                done += os.sendfile(self.number, piece.file.number, piece.start + done, piece.length - done)
+
+        beginning = piece.read(0, min(piece.length, LONGEST_HEAD))
+        return self._append(beginning, piece.length, write) or piece.read()
+
+    def _append(self, beginning: bytes, length: int, write: Callable[[int], None]) -> Piece | None:
         with self._lock:
-            if len(view) < SMALL or len(view) <= self._memory:
-                self._memory -= len(view)
+            if length < SMALL or length <= self._memory:
+                self._memory -= length
                 return None
+            start = self._end + gap(self._end, beginning, length)
             try:
                 self._open()
-                start, done = self._end, 0
-                while done < len(view):
-                    done += os.pwrite(self.number, view[done:], start + done)
+                write(start)
             except OSError:
                 return None
-            self._end += len(view)
-            return Piece(self, start, len(view))
+            self._end = start + length
+            return Piece(self, start, length)
 
     def _open(self) -> None:
         if self.number < 0:
-            self.number, name = tempfile.mkstemp(prefix=".arrays-", dir=self._folder)
-            weakref.finalize(self, os.close, self.number)
+            number, name = tempfile.mkstemp(prefix=".arrays-", dir=self._folder)
+            self.hold(number)
             os.unlink(name)  # noqa: PTH108 - as mkstemp returned it
 
 
@@ -119,6 +117,13 @@ class FiledArray(Array):
             start, end = start - piece.length, end - piece.length
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def numpy(self) -> NDArray[Any]:
+        """Return the array, in the memory of its file. What is written to it is not in the file."""
+        if self.stype == NUMPY and self.length >= SMALL:
+            with suppress(ValueError):  # Flower's own method says what is wrong with it
+                return _array_in(joined(self._pieces))
+        return super().numpy()
+
     @property
     def _pieces(self) -> list[Piece | Held]:
         found: list[Piece | Held] = vars(self)["_pieces"]
@@ -126,8 +131,10 @@ class FiledArray(Array):
 
     def replaced(self, array: Array) -> Array:
         """Return another array, with its content in the same file."""
-        files = [piece.file for piece in self._pieces if isinstance(piece, Piece)]
-        return filed(array, files[0]) if files else array
+        for piece in self._pieces:
+            if isinstance(piece, Piece) and isinstance(piece.file, ArrayFile):
+                return filed(array, piece.file)
+        return array
 
     def slice_array(self) -> list[tuple[str, Any]]:
         """Return the chunks in which it travels, without their contents."""
@@ -152,20 +159,14 @@ class FiledArray(Array):
         return Array, (self.dtype, self.shape, self.stype, self.data)
 
 
-@dataclass(frozen=True)
-class Held:
-    """A piece that is in memory."""
-
-    content: bytes
-
-    @property
-    def length(self) -> int:
-        """Its size in bytes."""
-        return len(self.content)
-
-    def read(self, start: int, end: int) -> bytes:
-        """Return the bytes from `start` to `end`."""
-        return self.content[start:end]
+def _array_in(memory: mmap.mmap) -> NDArray[Any]:
+    """Return the array in memory that has the content of a .npy file. Raises `ValueError` if it cannot be viewed."""
+    if np.lib.format.read_magic(memory) != (1, 0):
+        raise ValueError("another version of the format")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(memory)
+    if dtype.hasobject or dtype.itemsize * math.prod(shape) != len(memory) - memory.tell():
+        raise ValueError("objects, or another length")
+    return np.ndarray(shape, dtype, memory, memory.tell(), order="F" if fortran else "C")
 
 
 def filed(array: Array, file: ArrayFile) -> Array:

@@ -23,6 +23,7 @@ import httpx
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.warm import bundles
+from oneflower_appliance.flower.warm.contents import Contents
 from oneflower_appliance.flower.warm.shared_memory import SharedMemory
 
 if TYPE_CHECKING:
@@ -86,11 +87,35 @@ class Kept:
         """Keep what was fetched."""
         self.objects, self._fetched, self._since = self._fetched, {}, time.monotonic()
 
+    def has(self, name: str, content: bytes) -> bool:
+        """Whether this very object, which cannot change, is one that was kept, and so was checked."""
+        return self.objects.get(name) is content
+
     def expire(self) -> None:
         """Drop what nobody has needed for long. Called from time to time while there is nothing to do."""
         self._fetched = {}
         if time.monotonic() - self._since > KEPT_FOR:
             self.objects = {}
+
+
+def check_once(kept: Kept) -> None:
+    """Have the store of this SuperNode take what was kept without computing its hash: it did when that was fetched.
+
+    It checks all else. What a ClientApp hands over may be anything, and another run may have the same object there.
+    """
+    store: Any = type(internals.object_store())
+    stock = store.put
+
+    @functools.wraps(stock)
+    def put(self: Any, object_id: str, object_content: bytes) -> None:
+        with self.lock_store:
+            entry = self.store.get(object_id)
+            if entry is not None and not entry.is_available and kept.has(object_id, object_content):
+                entry.content, entry.is_available = object_content, True
+                return
+        stock(self, object_id, object_content)
+
+    store.put = put
 
 
 def send_in_bundles(
@@ -201,7 +226,8 @@ def _push_object(stock: Callable[..., Any], api: str) -> Callable[..., Any]:
 def _fetch(client: Any, api: str, request: Any, work: _Fetching) -> bool:
     """Fetch what is left of some objects, until all are there or one cannot come. False: the other end is stock."""
     while left := [name for name in work.names if name not in work.contents]:
-        found = _get(client, api, request, bundles.write_wanted(left[: bundles.MOST]))
+        in_place = isinstance(work.contents, Contents)
+        found = _get(client, api, request, bundles.write_wanted(left[: bundles.MOST]), in_place=in_place)
         if found is None:
             return False
         work.contents |= {name: content for name, content in found.items() if content is not None}
@@ -212,13 +238,14 @@ def _fetch(client: Any, api: str, request: Any, work: _Fetching) -> bool:
     return True
 
 
-def _get(client: Any, api: str, who: Any, wanted: bytes) -> Mapping[str, bytes | None] | None:
+def _get(client: Any, api: str, who: Any, wanted: bytes, *, in_place: bool) -> Mapping[str, Any] | None:
     """Return those of some objects that are there. None: the other end is stock."""
     if api == "runtime" and (memory := _memory(client, bundles.PULL_SHARED)):
         with memory:
             table = _ask(client, api, bundles.PULL_SHARED, who, [memory.place, wanted], bundles.Table)
             if table is not None:
-                there = zip(table.names, memory.read(table.lengths) if table.names else [], strict=True)
+                read = memory.pieces if in_place else memory.read
+                there = zip(table.names, read(table.spans) if table.names else [], strict=True)
                 return dict.fromkeys(table.gone) | dict(there)
     answer = _ask(client, api, bundles.PULL_OBJECTS, who, [wanted], bundles.Answer)
     return None if answer is None else answer.objects
@@ -228,8 +255,8 @@ def _hand(client: Any, api: str, who: Any, session: str, objects: list[tuple[str
     """Hand objects over. Returns None if the other end is stock."""
     if api == "runtime" and (memory := _memory(client, bundles.PUSH_SHARED)):
         with memory:
-            memory.write(content for _, content in objects)
-            payload = [memory.place, *bundles.write_handed(session, objects, shared=True)]
+            spans = memory.write(content for _, content in objects)
+            payload = [memory.place, *bundles.write_handed_table(session, (name for name, _ in objects), spans)]
             said = _ask(client, api, bundles.PUSH_SHARED, who, payload, answer)
             if said is not None:
                 return said

@@ -93,9 +93,11 @@ class BundleServer:
         place, asked = asked.split(PLACE)
         with SharedMemory.of(place) as memory:
             found = self._found(state, fleet, headers, asked)
-            if found:  # otherwise it is asked again
-                memory.write(content for _, content in found if content)
-            return bundles.write_table(found)
+            if not found:
+                return b""  # it is asked again
+            there = {name: content for name, content in found if content is not None}
+            spans = memory.write(there.values())
+            return bundles.write_table(there, spans, [name for name, content in found if content is None])
 
     def _take(self, state: Any, fleet: bool, headers: Headers, asked: bundles.Request) -> bytes:  # noqa: FBT001
         return self._store(state, fleet, headers, asked, *bundles.read_handed(asked.payload))
@@ -104,7 +106,7 @@ class BundleServer:
         place, asked = asked.split(PLACE)
         session, table = bundles.read_handed_table(asked.payload)
         with SharedMemory.of(place) as memory:
-            objects = list(zip(table.names, memory.read(table.lengths), strict=True))
+            objects = list(zip(table.names, memory.read(table.spans), strict=True))
         return self._store(state, fleet, headers, asked, session, objects)
 
     def _found(
@@ -129,6 +131,7 @@ class BundleServer:
             if size >= bundles.PART:
                 break
         if fleet and size:
+            store.fetched(name for name, content in found if content)
             state.store_traffic(run, bytes_sent=size, bytes_recv=0)
         return found
 

@@ -10,13 +10,13 @@ decides whether that is allowed.
     push      payload: length of the session's name (2 bytes), its name, objects
     objects   for each: its hash (32 bytes), its length (8 bytes), its content
 
-A task and the SuperLink or SuperNode on its machine share memory: the contents are there, one after the other, and the
-request and the answer have only their hashes and lengths, in a table. Then the payload begins with the place of that
+A task and the SuperLink or SuperNode on its machine share memory: the contents are there, and the request and the
+answer have only their hashes and places, in a table. Then the payload begins with the place of that
 memory (`shared_memory`).
 
     shared pull   payload: place, the hashes of the objects that are wanted; answer: table
     shared push   payload: place, length of the session's name, its name, table
-    table         for each object: its hash (32 bytes), the length of its content (8 bytes)
+    table         for each object: its hash (32 bytes), where its content begins and how long it is (8 bytes each)
 
 A bundle has at most about `PART` bytes and at most `MOST` objects, so a large model needs several. That bounds memory
 at both ends, and a bundle that was lost is sent again without the others.
@@ -31,13 +31,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from oneflower_appliance.flower.warm.shared_memory import Span
+
 PULL_OBJECTS, PUSH_OBJECTS = "pull-objects", "push-objects"
 PULL_SHARED, PUSH_SHARED = "pull-shared-objects", "push-shared-objects"  # only between processes of one machine
 PART = 16 * 2**20  # bytes of objects: a bundle ends with the first object that exceeds it
 MOST = 8192  # objects
 NO_ROOM = 507  # the status of an answer: there is no room for what was handed over, and the text says why
 
-_ASKED, _NAMED, _OBJECT = struct.Struct(">I"), struct.Struct(">H"), struct.Struct(">32sQ")
+_ASKED, _NAMED, _OBJECT, _ENTRY = (struct.Struct(form) for form in (">I", ">H", ">32sQ", ">32sQQ"))
 _HASH = 32  # bytes
 _GONE = 2**64 - 1  # instead of a length: there is no such object
 
@@ -82,10 +84,19 @@ def read_wanted(payload: memoryview) -> list[str]:
     return [payload[start : start + _HASH].hex() for start in range(0, len(payload), _HASH)]
 
 
-def write_handed(session: str, objects: Iterable[tuple[str, bytes]], *, shared: bool = False) -> list[bytes]:
-    """Return the payload that hands objects over, in parts; without their contents if these are in shared memory."""
+def write_handed(session: str, objects: Iterable[tuple[str, bytes]]) -> list[bytes]:
+    """Return the payload that hands objects over, in parts."""
+    return [*_named(session), *write_objects(objects)]
+
+
+def write_handed_table(session: str, names: Iterable[str], spans: Iterable[Span]) -> list[bytes]:
+    """Return the payload that hands over objects whose contents are in shared memory."""
+    return [*_named(session), write_table(names, spans)]
+
+
+def _named(session: str) -> tuple[bytes, bytes]:
     name = session.encode()
-    return [_NAMED.pack(len(name)), name, *([write_table(objects)] if shared else write_objects(objects))]
+    return _NAMED.pack(len(name)), name
 
 
 def read_handed(payload: memoryview) -> tuple[str, list[tuple[str, bytes]]]:
@@ -131,9 +142,10 @@ def write_objects(objects: Iterable[tuple[str, bytes | None]]) -> list[bytes]:
     return parts
 
 
-def write_table(objects: Iterable[tuple[str, bytes | None]]) -> bytes:
-    """Return the table of objects whose contents are in shared memory; None stands for one that does not exist."""
-    return b"".join(_header(name, content) for name, content in objects)
+def write_table(names: Iterable[str], spans: Iterable[Span], gone: Iterable[str] = ()) -> bytes:
+    """Return the table of objects whose contents are in shared memory, and of those that do not exist."""
+    there = [_ENTRY.pack(bytes.fromhex(name), *span) for name, span in zip(names, spans, strict=True)]
+    return b"".join((*there, *(_ENTRY.pack(bytes.fromhex(name), 0, _GONE) for name in gone)))
 
 
 def _header(name: str, content: bytes | None) -> bytes:
@@ -142,23 +154,23 @@ def _header(name: str, content: bytes | None) -> bytes:
 
 @dataclass(frozen=True)
 class Table:
-    """The table of objects whose contents are in shared memory: their names and lengths. `gone` do not exist."""
+    """The table of objects whose contents are in shared memory: their names and places. `gone` do not exist."""
 
     names: list[str]
-    lengths: list[int]
+    spans: list[Span]
     gone: list[str]
 
     @classmethod
     def FromString(cls, body: bytes | memoryview) -> Table:  # noqa: N802 - what Flower calls it in its own answers
         """Read a table. Raises `ValueError`."""
-        if len(body) % _OBJECT.size:
-            raise ValueError("a header is cut off")
-        entries = [(digest.hex(), length) for digest, length in _OBJECT.iter_unpack(body)]
-        there = [(name, length) for name, length in entries if length != _GONE]
+        if len(body) % _ENTRY.size:
+            raise ValueError("an entry is cut off")
+        entries = [(digest.hex(), start, length) for digest, start, length in _ENTRY.iter_unpack(body)]
+        there = [entry for entry in entries if entry[2] != _GONE]
         return cls(
-            [name for name, _ in there],
-            [length for _, length in there],
-            [name for name, length in entries if length == _GONE],
+            [name for name, *_ in there],
+            [(start, length) for _, start, length in there],
+            [name for name, _, length in entries if length == _GONE],
         )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.nodeloop import UNFINISHED, answer_for
-from oneflower_appliance.flower.warm.bundle_client import Kept, send_in_bundles
+from oneflower_appliance.flower.warm.bundle_client import Kept, check_once, send_in_bundles
 from oneflower_appliance.flower.warm.bundle_server import BundleServer
 from oneflower_appliance.flower.warm.downloads import download_directly
 from oneflower_appliance.flower.warm.longpoll import LongPoll
@@ -50,6 +50,7 @@ class WarmNode:
             self._hold_questions()
         if places.have(Feature.BUNDLES):
             send_in_bundles(internals.node_loop(), kept=self._kept)
+            check_once(self._kept)
             if places.have(Feature.DOWNLOADS):
                 download_directly()
         if places.have(Feature.DEAD_CLIENTAPPS):

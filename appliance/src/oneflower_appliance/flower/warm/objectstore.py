@@ -22,7 +22,7 @@ from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.places import SESSIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 log = logging.getLogger("flwr")
 
@@ -117,6 +117,10 @@ class _WithFiles:
     """What is different from Flower's store: the content of an entry may be in a file.
 
     `held` is the number of bytes in memory. `refused` counts contents for which there was no room; `reason` says why.
+
+    A model goes to the nodes twice: to be evaluated, and then to be trained. So what nodes have fetched is kept when it
+    is deleted, in case its run sends it again; only the last message, only in memory, and only until other large
+    contents come. So it needs no more memory than there was before.
     """
 
     store: dict[str, Any]
@@ -127,16 +131,38 @@ class _WithFiles:
         self._folder, self._most = folder, most
         self.held = self.refused = 0
         self.reason = ""
+        self._deleting = False
+        self._fetched: set[str] = set()  # objects that a node has fetched
+        self._again: dict[str, tuple[bytes, set[int]]] = {}  # contents that are kept, and their runs
 
     @property
     def _flower(self) -> Any:
         return super()
+
+    def fetched(self, names: Iterable[str]) -> None:
+        """Note that a node has fetched these objects."""
+        with self.lock_store:
+            self._fetched.update(names)
+
+    def preregister(self, run_id: int, object_tree: Any) -> list[str]:
+        """Expect the objects of a message, and return the names of those that are not there."""
+        with self.lock_store:
+            missing: list[str] = self._flower.preregister(run_id, object_tree)
+            for name in missing:
+                content, runs = self._again.get(name, (b"", set()))
+                if run_id in runs:
+                    del self._again[name]
+                    entry = self.store[name]
+                    entry.content, entry.is_available = content, True
+            return [name for name in missing if not self.store[name].is_available]
 
     def put(self, object_id: str, object_content: bytes) -> None:
         """Store an object. Raises `OSError` if there is neither memory nor disk for it."""
         with self.lock_store:
             entry = self.store.get(object_id)
             new = entry is not None and not entry.is_available
+            if new and len(object_content) >= _SMALL:
+                self._forget()
         self._flower.put(object_id, object_content)  # without the lock, because it computes the hash
         with self.lock_store:
             entry = self.store.get(object_id)
@@ -155,9 +181,35 @@ class _WithFiles:
         """Delete an object, and those below it that no other has."""
         with self.lock_store:
             entry = self.store.get(object_id)
-            self._flower.delete(object_id)
+            outermost, self._deleting = not self._deleting, True  # Flower calls this again for what is below it
+            try:
+                if outermost and object_id in self._fetched and entry is not None and not entry.ref_count:
+                    self._forget()
+                self._flower.delete(object_id)
+            finally:
+                self._deleting = not outermost
             if entry is not None and object_id not in self.store:
-                self._free(entry)
+                self._leave(object_id, entry)
+
+    def _leave(self, object_id: str, entry: Any) -> None:
+        """Keep the content of an object that was deleted, or free it."""
+        fetched = object_id in self._fetched
+        self._fetched.discard(object_id)
+        if fetched and isinstance(entry.content, bytes):
+            self._again[object_id] = entry.content, entry.runs
+        else:
+            self._free(entry)
+
+    def _forget(self) -> None:
+        """Forget what was kept."""
+        self.held -= sum(len(content) for content, _ in self._again.values())
+        self._again.clear()
+
+    def delete_objects_in_run(self, run_id: int) -> None:
+        """Delete the objects of a run that has ended."""
+        with self.lock_store:
+            self._flower.delete_objects_in_run(run_id)
+            self._forget()
 
     def clear(self) -> None:
         """Delete all objects."""
@@ -166,6 +218,8 @@ class _WithFiles:
             self._flower.clear()
             for entry in entries:
                 self._free(entry)
+            self._forget()
+            self._fetched.clear()
 
     def _write(self, object_id: str, entry: Any) -> None:
         file = self._folder / object_id

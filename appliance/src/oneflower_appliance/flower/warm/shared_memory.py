@@ -13,14 +13,17 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from oneflower_appliance.flower.warm.pieces import LONGEST_HEAD, SMALL, OpenFile, Piece, gap, is_chunk
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 _PLACE = struct.Struct(">II")  # a process and its descriptor
 PLACE = _PLACE.size
 _NAME = "oneflower-objects"
 _BUFFER = 1 << 20  # bytes: small contents are written together
 _BLOCK = 512  # bytes, the unit of st_blocks
+Span = tuple[int, int]  # where contents begin, and how many bytes they have
 _SEALS = 0xF  # against more seals, a smaller size, a larger size, other contents (linux/fcntl.h)
 
 
@@ -65,24 +68,47 @@ class SharedMemory:
         """Where it is, for the other end."""
         return _PLACE.pack(os.getpid(), self._file)
 
-    def write(self, contents: Iterable[bytes]) -> None:
-        """Write contents one after the other, and seal them. Raises `AlreadyWrittenError`, or `NotSharedError`."""
+    def write(self, contents: Iterable[bytes]) -> list[Span]:
+        """Write contents one after the other, and seal them. Returns where each is.
+
+        The bytes of a large array begin with a page. Raises `AlreadyWrittenError`, or `NotSharedError`.
+        """
         if self._seals():
             raise AlreadyWrittenError("written before")
+        spans, end = [], 0
         with open(self._file, "wb", buffering=_BUFFER, closefd=False) as stream:
-            stream.writelines(contents)
+            for content in contents:
+                before = gap(end, content, len(content))
+                stream.write(bytes(before))
+                stream.write(content)
+                spans.append((end + before, len(content)))
+                end += before + len(content)
         fcntl.fcntl(self._file, fcntl.F_ADD_SEALS, _SEALS)
+        return spans
 
-    def read(self, lengths: Iterable[int]) -> list[bytes]:
-        """Return contents of these lengths, in the order in which they were written. Raises `ValueError`."""
-        lengths, status = list(lengths), os.fstat(self._file)
-        if self._seals() & _SEALS != _SEALS or sum(lengths) > min(status.st_size, status.st_blocks * _BLOCK):
-            raise ValueError("the contents are cut off, or may still change")
-        found, start = [], 0
-        for length in lengths:
-            found.append(os.pread(self._file, length, start))
-            start += length
+    def read(self, spans: Sequence[Span]) -> list[bytes]:
+        """Return the contents that are there. Raises `ValueError`."""
+        self._check(spans)
+        return [os.pread(self._file, length, start) for start, length in spans]
+
+    def pieces(self, spans: Sequence[Span]) -> list[bytes | Piece]:
+        """Return the contents that are there; a large part of an array stays there. Raises `ValueError`."""
+        self._check(spans)
+        file = OpenFile().hold(os.dup(self._file))
+        found: list[bytes | Piece] = []
+        for start, length in spans:
+            piece = Piece(file, start, length)
+            large = length >= SMALL and is_chunk(piece.read(0, LONGEST_HEAD))
+            found.append(piece if large else piece.read())
         return found
+
+    def _check(self, spans: Sequence[Span]) -> None:
+        status = os.fstat(self._file)
+        there = min(status.st_size, status.st_blocks * _BLOCK)
+        sealed = self._seals() & _SEALS == _SEALS
+        total = sum(length for _, length in spans)
+        if not sealed or total > there or any(start + length > status.st_size for start, length in spans):
+            raise ValueError("the contents are cut off, or may still change")
 
     def _seals(self) -> int:
         try:

@@ -285,7 +285,7 @@ def _do(order: dict[str, Any]) -> None:
         if kind == "flwr-serverapp":
             send_in_bundles(internals.inflatables(), internals.grid(), place=_place_of_replies())
         else:
-            send_in_bundles(internals.inflatables())
+            send_in_bundles(internals.inflatables(), place=_place_of_messages())
     if places.have(Feature.ARRAYS):
         copy_arrays_once()
     COMMANDS[kind]()
@@ -299,6 +299,16 @@ def _place_of_replies() -> Callable[[], dict[str, bytes]]:
     from oneflower_appliance.flower.warm.replies import keep_replies_in_files  # noqa: PLC0415 - imports Flower
 
     return keep_replies_in_files(Path(folder))
+
+
+def _place_of_messages() -> Callable[[], dict[str, bytes]]:
+    """Return what makes a place for the message that a ClientApp fetches: where it came, if that is possible."""
+    if not places.have(Feature.ARRAYS_IN_PLACE):
+        return dict
+    from oneflower_appliance.flower.warm.contents import Contents, inflate_in_place  # noqa: PLC0415 - imports Flower
+
+    inflate_in_place(internals.inflatables())
+    return Contents
 
 
 def _part_from_parent() -> None:
