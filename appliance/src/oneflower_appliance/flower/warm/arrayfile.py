@@ -12,6 +12,7 @@ import os
 import tempfile
 import threading
 from contextlib import suppress
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,16 +42,17 @@ class ArrayFile(OpenFile):
         self._memory = IN_MEMORY
         self._end = 0
 
-    def add(self, content: bytes) -> Piece | None:
+    def add(self, content: bytes, more: memoryview | bytes = b"") -> Piece | None:
         """Write contents, and return where they are. None: they belong into memory, or there is no room on the disk."""
-        view = memoryview(content).cast("B")
 
         def write(start: int) -> None:
-            done = 0
-            while done < len(view):
-                done += os.pwrite(self.number, view[done:], start + done)
+            for part in (content, more):
+                left = memoryview(part)
+                while left:
+                    done = os.pwrite(self.number, left, start)
+                    left, start = left[done:], start + done
 
-        return self._append(content, len(view), write)
+        return self._append(content, len(content) + len(more), write)
 
     def copy(self, piece: Piece) -> Piece | bytes:
         """Write what is in another file, and return where it is, or itself where `add` would return nothing."""
@@ -110,12 +112,20 @@ class FiledArray(Array):
 
     def read(self, start: int, end: int) -> bytes:
         """Return a part of the content."""
+        parts = [piece.read() for piece in self._between(start, end)]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def view(self, start: int, end: int) -> memoryview:
+        """Return a part of the content, in the memory of its file."""
+        return memoryview(joined(self._between(start, end)))
+
+    def _between(self, start: int, end: int) -> list[Piece | Held]:
         parts = []
         for piece in self._pieces:
             if start < piece.length and end > 0:
-                parts.append(piece.read(max(start, 0), min(end, piece.length)))
+                parts.append(piece.part(max(start, 0), min(end, piece.length)))
             start, end = start - piece.length, end - piece.length
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return parts
 
     def numpy(self) -> NDArray[Any]:
         """Return the array, in the memory of its file. What is written to it is not in the file."""
@@ -169,6 +179,14 @@ def _array_in(memory: mmap.mmap) -> NDArray[Any]:
     return np.ndarray(shape, dtype, memory, memory.tell(), order="F" if fortran else "C")
 
 
+def written(values: NDArray[Any], file: ArrayFile) -> Array:
+    """Return values, which are in C order, as an array with its content in a file, or as Flower does."""
+    head = BytesIO()
+    np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(values))
+    piece = file.add(head.getvalue(), values.reshape(-1).view(np.uint8).data)
+    return FiledArray(str(values.dtype), values.shape, NUMPY, [piece]) if piece else Array(values)
+
+
 def filed(array: Array, file: ArrayFile) -> Array:
     """Return an array with its content in a file, or as it is."""
     piece = file.add(array.data)
@@ -190,11 +208,11 @@ def _chunk(array: FiledArray, start: int, end: int) -> ArrayChunk:
 
         @functools.cached_property
         def _object_id(self) -> str:  # computed once, because the content never changes
-            name: str = internals.inflatable_objects().get_object_id(self.deflate())
+            name: str = kind.object_id.fget(self)  # type: ignore[attr-defined]
             return name
 
         @property
         def data(self) -> memoryview:
-            return memoryview(array.read(start, end))
+            return array.view(start, end)
 
     return FiledChunk()

@@ -76,7 +76,7 @@ class Contents(dict[str, Any]):
         found = self.get(name)
         if not isinstance(found, Piece):
             found = Held(self[name])
-        return found.after(head(found.read(0, min(found.length, LONGEST_HEAD))))
+        return found.part(head(found.read(0, min(found.length, LONGEST_HEAD))), found.length)
 
 
 def inflate_in_place(module: Any) -> None:

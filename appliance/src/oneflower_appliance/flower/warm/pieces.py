@@ -62,9 +62,9 @@ class Piece:
             start, wanted = start + len(part), wanted - len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def after(self, start: int) -> Piece:
-        """Return the rest of it."""
-        return Piece(self.file, self.start + start, self.length - start)
+    def part(self, start: int, end: int) -> Piece:
+        """Return a part of it."""
+        return Piece(self.file, self.start + start, end - start)
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ class Held:
         """Return the bytes from `start` to `end`."""
         return self.content[start:end]
 
-    def after(self, start: int) -> Held:
-        """Return the rest of it."""
-        return Held(self.content[start:])
+    def part(self, start: int, end: int) -> Held:
+        """Return a part of it."""
+        return Held(self.content[start:end])
 
 
 def is_chunk(content: bytes) -> bool:
