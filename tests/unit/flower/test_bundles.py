@@ -14,7 +14,8 @@ from types import SimpleNamespace
 import httpx
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app.message.arraychunk import ArrayChunk
 from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID
 from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse, PushObjectRequest, PushObjectResponse
 from flwr.proto.node_pb2 import Node
@@ -38,6 +39,7 @@ from flwr.supernode import main as stock_supernode
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.flower import deliveries, internals, places
 from oneflower_appliance.flower.warm import bundle_client, bundles, objectstore
+from oneflower_appliance.flower.warm.arrays import Parts, copy_arrays_once
 from oneflower_appliance.flower.warm.bundle_server import BundleServer
 from oneflower_appliance.flower.warm.objectstore import keep_objects_out_of_database, object_store
 from oneflower_appliance.flower.warm.shared_memory import SharedMemory
@@ -593,3 +595,33 @@ def test_a_node_checks_the_hash_of_an_object_once(monkeypatch):
         stored({name: objects[name] + b"!"})
     with pytest.raises(module.NoObjectInStoreError):
         internals.object_store().put(name, objects[name])
+
+
+@pytest.mark.parametrize("stock", [False, True])
+def test_the_head_and_the_bytes_of_an_array_are_not_joined_before_they_are_sent(wire, monkeypatch, stock):
+    for name in ("object_id", "deflate", "inflate"):
+        monkeypatch.setattr(ArrayChunk, name, ArrayChunk.__dict__.get(name) or getattr(ArrayChunk, name))
+    monkeypatch.setattr(Array, "inflate", Array.__dict__["inflate"])
+    copy_arrays_once()
+    handed = []
+    monkeypatch.setattr(SharedMemory, "write", _noting(SharedMemory.write, handed))
+    large = RecordDict({"arrays": ArrayRecord([np.arange(50_000), np.arange(3)])})
+    session, message, expected = wire.opened(large)
+    del expected[message]
+    client = wire.client("runtime", wire.flower) if stock else wire.task
+    push = make_push_object_fn_protobuf(client.PushObject, wire._node(client), wire.fleet.run, session)
+    monkeypatch.setattr(inflatable_utils, "push_object_contents_from_iterable", wire.push)
+    inflatable_utils.push_objects(get_all_nested_objects(large), push)
+    found = {name: wire.state.object_store.get(name) for name in expected}
+    assert found == expected
+    assert {type(content) for content in found.values()} == {bytes}
+    assert {type(content) for content in handed if len(content) > 100_000} == {Parts}
+
+
+def _noting(write, handed):
+    def noting(self, contents):
+        contents = list(contents)
+        handed.extend(contents)
+        return write(self, contents)
+
+    return noting

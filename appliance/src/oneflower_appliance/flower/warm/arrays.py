@@ -11,12 +11,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.flower import internals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 _NAMED = "_oneflower_named"  # the attribute of a chunk: the bytes that its name was computed from
 
@@ -39,8 +41,45 @@ def _head(chunk: Any) -> bytes:
     return empty.removesuffix(b"0" + end) + b"%d" % len(chunk.data) + end
 
 
-def _deflate(chunk: Any) -> bytes:
-    return b"".join((_head(chunk), chunk.data))
+@dataclass(frozen=True)
+class Parts:
+    """The content of an object whose head and bytes are not joined yet."""
+
+    head: bytes
+    body: memoryview
+
+    def __len__(self) -> int:
+        return len(self.head) + len(self.body)
+
+    def __bytes__(self) -> bytes:
+        return b"".join((self.head, self.body))
+
+
+class _Apart(threading.local):
+    """Whether the caller in this thread takes `Parts`."""
+
+    wanted = False
+
+
+_apart = _Apart()
+
+
+def in_parts(contents: Iterator[tuple[str, bytes]]) -> Iterator[tuple[str, bytes | Parts]]:
+    """Yield what Flower's iterator of objects yields, with `Parts` for the parts of arrays."""
+    while True:
+        _apart.wanted = True
+        try:
+            following = next(contents, None)
+        finally:
+            _apart.wanted = False
+        if following is None:
+            return
+        yield following
+
+
+def _deflate(chunk: Any) -> bytes | Parts:
+    parts = Parts(_head(chunk), chunk.data)
+    return parts if _apart.wanted else bytes(parts)
 
 
 def _name(chunk: Any) -> str:

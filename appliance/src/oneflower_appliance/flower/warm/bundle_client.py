@@ -23,6 +23,7 @@ import httpx
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.warm import bundles
+from oneflower_appliance.flower.warm.arrays import Parts, in_parts
 from oneflower_appliance.flower.warm.contents import Contents
 from oneflower_appliance.flower.warm.shared_memory import SharedMemory
 
@@ -46,7 +47,7 @@ class _Fetching:
 class _Sending:
     """Objects to send, and whether they were sent: they are not if the other end runs stock Flower."""
 
-    objects: list[tuple[str, bytes]]
+    objects: list[tuple[str, bytes | Parts]]
     done: bool = False
 
 
@@ -172,18 +173,22 @@ def _sending(stock: Callable[..., None]) -> Callable[..., None]:
         object_contents: Iterable[tuple[str, bytes]], push_object_fn: Callable[[str, bytes], None], **limits: Any
     ) -> None:
         contents = iter(object_contents)
-        while part := _part(contents):
+        while part := _part(in_parts(contents)):
             work = _Sending(part)
             with _at(work):
-                push_object_fn(*part[0])
+                push_object_fn(part[0][0], b"")  # its content is copied only where it travels in that request
             if not work.done:
-                stock(itertools.chain(part[1:], contents), push_object_fn, **limits)
+                stock(itertools.chain(_whole(part[1:]), contents), push_object_fn, **limits)
                 return
 
     return push_object_contents_from_iterable
 
 
-def _part(contents: Iterator[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+def _whole(objects: Iterable[tuple[str, bytes | Parts]]) -> list[tuple[str, bytes]]:
+    return [(name, bytes(content)) for name, content in objects]
+
+
+def _part(contents: Iterator[tuple[str, bytes | Parts]]) -> list[tuple[str, bytes | Parts]]:
     """Return the objects of the next bundle."""
     part, size = [], 0
     for name, content in contents:
@@ -218,7 +223,10 @@ def _push_object(stock: Callable[..., Any], api: str) -> Callable[..., Any]:
         who = messages.PullObjectRequest(node=request.node, run_id=request.run_id, object_id=request.object_id)
         answer = _hand(self, api, who, request.session_id, work.objects, messages.PushObjectResponse)
         work.done = answer is not None
-        return answer if answer is not None else stock(self, request)
+        if answer is None:
+            request.object_content = bytes(work.objects[0][1])
+            return stock(self, request)
+        return answer
 
     return PushObject
 
@@ -251,7 +259,7 @@ def _get(client: Any, api: str, who: Any, wanted: bytes, *, in_place: bool) -> M
     return None if answer is None else answer.objects
 
 
-def _hand(client: Any, api: str, who: Any, session: str, objects: list[tuple[str, bytes]], answer: Any) -> Any:
+def _hand(client: Any, api: str, who: Any, session: str, objects: list[tuple[str, bytes | Parts]], answer: Any) -> Any:
     """Hand objects over. Returns None if the other end is stock."""
     if api == "runtime" and (memory := _memory(client, bundles.PUSH_SHARED)):
         with memory:
@@ -260,7 +268,7 @@ def _hand(client: Any, api: str, who: Any, session: str, objects: list[tuple[str
             said = _ask(client, api, bundles.PUSH_SHARED, who, payload, answer)
             if said is not None:
                 return said
-    return _ask(client, api, bundles.PUSH_OBJECTS, who, bundles.write_handed(session, objects), answer)
+    return _ask(client, api, bundles.PUSH_OBJECTS, who, bundles.write_handed(session, _whole(objects)), answer)
 
 
 def _memory(client: Any, call: str) -> SharedMemory | None:

@@ -79,7 +79,7 @@ class _Memory:
         if first.nbytes < SMALL or first.dtype.kind != "f" or not first.flags.c_contiguous:
             return None
         if self._memory.shape[1] < first.nbytes:
-            self._memory = np.empty((2, first.nbytes), np.uint8)
+            self._memory = np.empty((2, -(-first.nbytes // 64) * 64), np.uint8)  # aligned for any type
         total, share = (memory[: first.nbytes].view(first.dtype).reshape(first.shape) for memory in self._memory)
         np.multiply(first, factors[0], out=total)
         for array, factor in zip(arrays[1:], factors[1:], strict=True):

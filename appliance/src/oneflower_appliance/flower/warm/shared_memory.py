@@ -13,6 +13,7 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from oneflower_appliance.flower.warm.arrays import Parts
 from oneflower_appliance.flower.warm.pieces import LONGEST_HEAD, SMALL, OpenFile, Piece, gap, is_chunk
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class SharedMemory:
         """Where it is, for the other end."""
         return _PLACE.pack(os.getpid(), self._file)
 
-    def write(self, contents: Iterable[bytes]) -> list[Span]:
+    def write(self, contents: Iterable[bytes | Parts]) -> list[Span]:
         """Write contents one after the other, and seal them. Returns where each is.
 
         The bytes of a large array begin with a page. Raises `AlreadyWrittenError`, or `NotSharedError`.
@@ -78,9 +79,9 @@ class SharedMemory:
         spans, end = [], 0
         with open(self._file, "wb", buffering=_BUFFER, closefd=False) as stream:
             for content in contents:
-                before = gap(end, content, len(content))
-                stream.write(bytes(before))
-                stream.write(content)
+                parts = (content.head, content.body) if isinstance(content, Parts) else (content,)
+                before = gap(end, parts[0], len(content))
+                stream.writelines((bytes(before), *parts))
                 spans.append((end + before, len(content)))
                 end += before + len(content)
         fcntl.fcntl(self._file, fcntl.F_ADD_SEALS, _SEALS)
