@@ -15,13 +15,25 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from oneflower.cloud import Cloud, Endpoints, Federation, FederationStatus, opennebula_endpoints
+from oneflower.cloud import (
+    Cloud,
+    Endpoints,
+    Federation,
+    FederationStatus,
+    Logs,
+    RunResult,
+    VmStatus,
+    opennebula_endpoints,
+)
 from oneflower.cloud.surroundings import Installed
 from oneflower.cloud.tunnel import SshOptions, make_key, tunnel
 from oneflower.opennebula import NAME
 from oneflower.printable import of_console
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import no_room
+from oneflower_appliance.node_reports import NodeReport
+from oneflower_appliance.run_state import RunState
+from oneflower_appliance.runs import RunRow
 from oneflower_appliance.settings import Bounds
 
 if TYPE_CHECKING:
@@ -33,7 +45,19 @@ if TYPE_CHECKING:
     from oneflower.runtimes.app_packages import AppPackages
     from oneflower_appliance.app_packages import Declaration
 
-__all__ = ["Cloud", "Federation", "FederationStatus", "local_cloud", "opennebula_cloud"]
+__all__ = [
+    "Cloud",
+    "Federation",
+    "FederationStatus",
+    "Logs",
+    "NodeReport",
+    "RunResult",
+    "RunRow",
+    "RunState",
+    "VmStatus",
+    "local_cloud",
+    "opennebula_cloud",
+]
 
 
 _OTHERWISE = "Choose another ML_FRAMEWORK for the federation, or remove the dependency from the app."

@@ -8,7 +8,6 @@ import json
 import pytest
 
 from oneflower.cli.rounds import RunTable, progress_line
-from oneflower.cli.steps import machine_line
 from oneflower.cloud.reading import read_status
 from oneflower.cloud.status import FederationStatus, VmStatus
 from oneflower.cloud.waiting import HEALING, wait_ready, wait_trained
@@ -82,7 +81,7 @@ def test_why_a_machine_waits_for_a_host_is_told_as_long_as_it_waits():
     waiting.state, waiting.lcm_state = 1, 0
     found = read_status(1, "lab", BODY, {1: waiting}, ())
     assert found.vms[0].waits == why
-    assert machine_line(found.vms[0]) == f"pending: {why}"
+    assert found.vms[0].line == f"pending: {why}"
     assert read_status(1, "lab", BODY, {1: running}, ()).vms[0].waits == ""
     with pytest.raises(OneflowerError, match=r"still waiting for superlink_0 \(pending: .*Not enough CPU on hosts\)"):
         wait_ready([found], timeout=-1)

@@ -9,15 +9,19 @@ from unittest.mock import create_autospec
 import httpx
 import pytest
 
-from oneflower.api import Federation, FederationStatus
-from oneflower.cloud import VmStatus
+from oneflower.api import Federation, FederationStatus, RunState, VmStatus
 from oneflower.web.app import Page
-from oneflower.web.guard import COOKIE, Keys
+from oneflower.web.guard import COOKIE, CSRF_FIELD, Keys
+from oneflower_appliance.errors import ExitCode, OneflowerError
 
 PORT = 7420
+FOREIGN = "<script>alert(1)</script>\"'&"
 LINK = VmStatus(1, "superlink_0", "superlink", "running", ready=True, ip="10.0.0.1")
 NODE = VmStatus(2, "supernode_0", "supernode", "running", ready=True, ip="10.0.0.2", partition="0", partitions="2")
-STATUS = FederationStatus(7, "lab", "RUNNING", 1, {"superlink": "RUNNING", "supernode": "RUNNING"}, (LINK, NODE))
+STATUS = FederationStatus(
+    7, "lab", "RUNNING", 1, {"superlink": "RUNNING", "supernode": "RUNNING"}, (LINK, NODE), control="10.0.0.1:8000"
+)
+RUN = RunState("5", "oneflower/app", "running")
 
 
 class Browser:
@@ -56,12 +60,23 @@ class Fake:
         self.found = []
         self.keys = Keys(PORT)
         self.page = Page(lambda: SimpleNamespace(close=lambda: None), "this machine", self.keys)
+        self.office = self.page.office
         monkeypatch.setattr(Federation, "all", lambda _cloud: iter(self.found))
+        monkeypatch.setattr(Federation, "find", self._find)
+        for name, answer in (("defaults", {"FL_NUM_ROUNDS": "3"}), ("check", ())):
+            monkeypatch.setattr(Federation, name, create_autospec(getattr(Federation, name), return_value=answer))
+
+    def _find(self, _cloud, name):
+        for federation in self.found:
+            if str(federation.id) == name:
+                return federation
+        raise OneflowerError(f"There is no federation called {name!r}.", "", ExitCode.NOT_FOUND)
 
     def federation(self, status=STATUS):
         """Add a federation: it takes the calls that one takes, with the same arguments."""
         made = create_autospec(Federation(SimpleNamespace(), status.id, status.name), spec_set=True)
         made.id, made.name, made.status.return_value = status.id, status.name, status
+        made.runs.return_value = ()
         self.found.append(made)
         return made
 
@@ -75,7 +90,38 @@ class Fake:
         visitor.cookies.set(COOKIE, self.keys.session)
         return visitor
 
+    def submit(self, path, **fields):
+        """Send a form of the page."""
+        return self.person().post(path, data={CSRF_FIELD: self.keys.csrf, **fields})
+
+    def stream(self, source, until):
+        """Return the text of a stream, as far as the first event in whose text is `until`."""
+
+        async def read():
+            text = ""
+            events = self.office.streams.events(source)
+            try:
+                async with asyncio.timeout(10):
+                    async for piece in events:
+                        text += piece
+                        if until in text:
+                            return text
+            finally:
+                await events.aclose()
+            raise AssertionError(text)
+
+        return asyncio.run(read())
+
+    def ended(self):
+        """Return the newest job when it has ended, as its page shows it."""
+        from oneflower.web import live
+
+        number = max(self.office.jobs._jobs)  # noqa: SLF001
+        return self.stream(live.job(self.office, number), "event: end")
+
 
 @pytest.fixture
 def fake(monkeypatch):
-    return Fake(monkeypatch)
+    made = Fake(monkeypatch)
+    yield made
+    made.page.leave()

@@ -11,9 +11,7 @@ import pytest
 from oneflower.web import server
 from oneflower.web.guard import COOKIE, CSRF_FIELD, CSRF_HEADER, MOST_BYTES
 from oneflower_appliance.errors import OneflowerError
-from tests.web.conftest import STATUS
-
-FOREIGN = "<script>alert(1)</script>\"'&"
+from tests.web.conftest import FOREIGN, STATUS
 
 
 def enter(visitor, token, **headers):

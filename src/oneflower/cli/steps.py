@@ -14,7 +14,7 @@ from oneflower.printable import in_a_line
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from oneflower.cloud import FederationStatus, VmStatus
+    from oneflower.cloud import FederationStatus
 
 _TICK = 0.5
 _SILENCE = 15.0  # seconds after which somebody who reads a log would wonder
@@ -109,7 +109,7 @@ class Steps:
         """Show the state of every machine of a federation."""
         self._counting.stop()
         roles = ", ".join(f"{name} {state.lower()}" for name, state in status.roles.items())
-        lines = {"service": f"{status.state.lower()}: {roles}"} | {vm.name: machine_line(vm) for vm in status.vms}
+        lines = {"service": f"{status.state.lower()}: {roles}"} | {vm.name: vm.line for vm in status.vms}
         if self._console.is_terminal:
             self._draw(lines)
             return
@@ -158,9 +158,3 @@ def step(text: str) -> Iterator[Steps]:
     with Steps() as steps:
         steps.notify(Step(text))
         yield steps
-
-
-def machine_line(vm: VmStatus) -> str:
-    """Return the state of a machine."""
-    text = "ready" if vm.ready else vm.error or (f"{vm.state}: {vm.waits}" if vm.waits else vm.state)
-    return text + (f", partition {vm.partition}" if vm.ready and vm.partition else "")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from oneflower.cloud.answer import Answer
 from oneflower.cloud.deletion import roll_back
@@ -19,9 +20,38 @@ if TYPE_CHECKING:
 
     from oneflower.cloud.client import Cloud
     from oneflower.events import Notify
-    from oneflower_appliance.settings import Bounds
+    from oneflower_appliance.settings import Bounds, Settings
 
 _LINES = 15  # of the console of a machine that failed
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A deployment that may begin: the service template, its body, all settings, and remarks on them for a person."""
+
+    template: int
+    body: dict[str, Any]
+    settings: Settings
+    remarks: tuple[str, ...]
+
+
+def defaults(cloud: Cloud) -> dict[str, str]:
+    """Return the defaults of all variables: those of the service template, as an operator registered it."""
+    return defaults_of(cloud.oneflow.service_template(cloud.surroundings.template(cloud)))
+
+
+def check(cloud: Cloud, name: str | None, settings: Mapping[str, str], bounds: Bounds) -> Checked:
+    """Check everything that can be checked before anything starts. Without a name, the name is not checked.
+
+    Raises `OneflowerError` when the name is taken, or with every setting that is not valid.
+    """
+    if name is not None:
+        check_name(name)
+        _check_free(cloud, name)
+    template = cloud.surroundings.template(cloud)
+    body = cloud.oneflow.service_template(template)
+    wanted = resolve(defaults_of(body) | dict(settings), bounds=bounds)
+    return Checked(template, body, wanted, (*remarks(wanted), *ignored(wanted)))
 
 
 def begin(cloud: Cloud, name: str, settings: Mapping[str, str], bounds: Bounds, notify: Notify = ignore) -> Service:
@@ -29,17 +59,14 @@ def begin(cloud: Cloud, name: str, settings: Mapping[str, str], bounds: Bounds, 
 
     Raises `OneflowerError`, and leaves nothing behind, when a setting is wrong or the name is taken.
     """
-    check_name(name)
-    _check_free(cloud, name)
-    template = cloud.surroundings.template(cloud)
-    body = cloud.oneflow.service_template(template)
-    wanted = resolve(defaults_of(body) | dict(settings), bounds=bounds)
-    for remark in (*remarks(wanted), *ignored(wanted)):
+    checked = check(cloud, name, settings, bounds)
+    for remark in checked.remarks:
         notify(Note(remark))
+    wanted = checked.settings
     cloud.surroundings.prepare(wanted["FLOWER_VERSION"], wanted["ML_FRAMEWORK"], lambda text: notify(Step(text)))
     _check_free(cloud, name)  # which may have taken minutes
-    merge = merge_template(body, name, wanted, bounds)
-    made = Answer(lambda: cloud.oneflow.instantiate(template, merge))
+    merge = merge_template(checked.body, name, wanted, bounds)
+    made = Answer(lambda: cloud.oneflow.instantiate(checked.template, merge))
     try:
         number = made.wait()
     except UnreachableError as error:

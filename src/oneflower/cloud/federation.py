@@ -13,7 +13,18 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from oneflower.cloud import deletion, deployment, notebook, packing, reports, results, superlink, training, waiting
+from oneflower.cloud import (
+    deletion,
+    deployment,
+    following,
+    notebook,
+    packing,
+    reports,
+    results,
+    superlink,
+    training,
+    waiting,
+)
 from oneflower.cloud.app_output import Shown
 from oneflower.cloud.following import Observer
 from oneflower.cloud.logs import read_logs
@@ -41,6 +52,7 @@ if TYPE_CHECKING:
     from oneflower.events import Notify
     from oneflower_appliance.node_reports import NodeReport
     from oneflower_appliance.progress import RunProgress
+    from oneflower_appliance.run_state import RunState
     from oneflower_appliance.runs import RunRow
     from oneflower_appliance.settings import Bounds
 
@@ -97,6 +109,28 @@ class Federation:
         """Yield every service that has the two roles of a federation."""
         for service in Service.all(cloud):
             yield cls(cloud, service.id, service.name)
+
+    @classmethod
+    def check(
+        cls,
+        cloud: Cloud,
+        supernodes: int = 2,
+        settings: Mapping[str, str] | None = None,
+        name: str | None = None,
+        limits: tuple[int | None, int | None] = (None, None),
+    ) -> tuple[str, ...]:
+        """Check what `deploy` would be asked for, and start nothing. Returns what a person should know about it.
+
+        Raises `OneflowerError`, with every setting that is not valid.
+        """
+        given = dict(settings or {})
+        bounds = scaling_bounds(cloud, supernodes, limits, given)
+        return deployment.check(cloud, name, given, bounds).remarks
+
+    @classmethod
+    def defaults(cls, cloud: Cloud) -> dict[str, str]:
+        """Return the value that each variable has unless it is set: those of the service template."""
+        return deployment.defaults(cloud)
 
     @classmethod
     def begin(
@@ -215,6 +249,52 @@ class Federation:
         row, step = notebook.observers(on_row, notify)
         observer = Observer(row, on_log, step, status.names, self._superlink, shown, status.partitions)
         return training.train(self.cloud.surroundings, status, wanted, observer)
+
+    def submit(
+        self,
+        app: str | None = None,
+        rounds: int | None = None,
+        config: Overrides | None = None,
+        *,
+        install: bool = False,
+        notify: Notify = ignore,
+    ) -> str:
+        """Start to train an app, and return the id of the run, which then needs nobody. Otherwise as `run`."""
+        status = self.status()
+        wanted = training.Request(app, rounds, config or {}, Path(), install)
+        observer = Observer(ignore, ignore, notify, status.names, self._superlink)
+        return training.submit(self.cloud.surroundings, status, wanted, observer)
+
+    def runs(self) -> tuple[RunState, ...]:
+        """Return all its runs, oldest first. Raises `OneflowerError`."""
+        with superlink.reach(self.cloud.surroundings, self.status()) as link:
+            return tuple(link.runs())
+
+    def follow(
+        self,
+        run: str,
+        *,
+        on_row: Callable[[RunRow], None] = ignore,
+        on_reports: Callable[[list[NodeReport]], None] | None = None,
+        on_log: Callable[[str], None] = ignore,
+        notify: Notify = ignore,
+    ) -> str:
+        """Follow a run to its end, no matter who started it. Returns the id of the last one, if others had to resume it.
+
+        `on_row` receives every round from the first on, `on_reports` what each node did in it, `on_log` the app's log,
+        `notify` what happens. Raises `OneflowerError` with the app's own reason when the run fails.
+        """
+        status = self.status()
+        observer = Observer(
+            on_row, on_log, notify, status.names, self._superlink, partitions=status.partitions, reports=on_reports
+        )
+        with superlink.reach(self.cloud.surroundings, status, notify=notify) as link:
+            return following.follow(link, results.known_run(link, self.name, run).id, observer)
+
+    def stop(self, run: str) -> None:
+        """Stop a run, or the run that resumed it. Raises `OneflowerError`."""
+        with superlink.reach(self.cloud.surroundings, self.status()) as link:
+            link.stop(following.last_of(link, results.known_run(link, self.name, run).id))
 
     def resume(
         self,

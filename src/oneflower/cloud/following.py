@@ -10,6 +10,7 @@ import httpx
 
 from oneflower.cloud.app_output import Shown, last_lines
 from oneflower.cloud.news import Feed
+from oneflower.cloud.reports import Machines, fetch
 from oneflower.cloud.superlink import TIMEOUT
 from oneflower.events import Exchanged, Note
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from oneflower.cloud.superlink import SuperLinkClient
     from oneflower.events import Notify
+    from oneflower_appliance.node_reports import NodeReport
     from oneflower_appliance.run_state import RunState
 
 
@@ -31,6 +33,7 @@ class Observer:
 
     `machine` is asked what the cloud knows of the SuperLink's machine when the SuperLink does not answer. `shown`
     is what a person sees of the log as it comes, which an error does not repeat. `partitions` are those of the nodes.
+    `reports` receives what each node did in the rounds that have ended, if anybody wants to know.
     """
 
     row: Callable[[RunRow], None]
@@ -40,6 +43,7 @@ class Observer:
     machine: Callable[[], str] = lambda: "nothing is known of its machine"
     shown: Shown = Shown.NOTHING
     partitions: Mapping[str, str] = field(default_factory=dict)
+    reports: Callable[[list[NodeReport]], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,7 @@ class _Following:
         self._link = link
         self._observer = observer
         self._told = 0  # a run that resumes another has its rounds, too
+        self._reported = 0
         self._trouble = self._waiting = ""
         self.held = False
         self._begin(number)
@@ -167,6 +172,7 @@ class _Following:
         for line in lines[self._told :]:
             self._observer.row(self._parse(line))
         self._told = max(self._told, len(lines))
+        self._report(len(lines))
         for said, before in ((state.trouble, self._trouble), (state.waiting, self._waiting)):
             if said and not before:
                 self._observer.notify(Note(said))
@@ -178,6 +184,13 @@ class _Following:
             self._begin(successor)
             return False
         return state.finished and self._is_over(state, lines)
+
+    def _report(self, rounds: int) -> None:
+        if self._observer.reports is not None and rounds > self._reported:
+            machines = Machines(self._observer.names, self._observer.partitions)
+            if found := list(fetch(self._link, self.number, self._reported, machines)):
+                self._reported = found[-1].round
+                self._observer.reports(found)
 
     def _is_over(self, state: RunState, lines: list[str]) -> bool:
         self._ended = self._ended or time.monotonic()

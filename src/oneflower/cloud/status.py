@@ -40,6 +40,12 @@ class VmStatus:
     error: str = ""
     waits: str = ""
 
+    @property
+    def line(self) -> str:
+        """How it is, in a few words."""
+        text = "ready" if self.ready else self.error or (f"{self.state}: {self.waits}" if self.waits else self.state)
+        return text + (f", partition {self.partition}" if self.ready and self.partition else "")
+
 
 @dataclass(frozen=True)
 class FederationStatus:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from oneflower_appliance.runs import shortcoming
 from oneflower_appliance.use_cases import NO_USE_CASE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -57,8 +57,14 @@ def train(
 
     Raises `OneflowerError`.
     """
-    with _opened(wanted.app, surroundings, status, observer) as name:
-        return _train(surroundings, status, apps.load_app(name, status.settings), wanted, observer)
+    with _submitted(surroundings, status, wanted, observer) as (link, run_id, name):
+        return finish(link, run_id, name, wanted.save / file_name(status.name), observer)
+
+
+def submit(surroundings: Surroundings, status: FederationStatus, wanted: Request, observer: Observer) -> str:
+    """Start a run of an app on a federation, and return the run's id. Raises `OneflowerError`."""
+    with _submitted(surroundings, status, wanted, observer) as (_, run_id, _):
+        return run_id
 
 
 def _opened(
@@ -71,9 +77,22 @@ def _opened(
     )
 
 
-def _train(
+@contextmanager
+def _submitted(
+    surroundings: Surroundings, status: FederationStatus, wanted: Request, observer: Observer
+) -> Iterator[tuple[SuperLinkClient, str, str]]:
+    """Start a run, and yield the connection to the SuperLink, the id of the run and the name of the app."""
+    with (
+        _opened(wanted.app, surroundings, status, observer) as folder,
+        _sent(surroundings, status, apps.load_app(folder, status.settings), wanted, observer) as (link, run_id, name),
+    ):
+        yield link, run_id, name
+
+
+@contextmanager
+def _sent(
     surroundings: Surroundings, status: FederationStatus, app: apps.App, wanted: Request, observer: Observer
-) -> results.RunResult:
+) -> Iterator[tuple[SuperLinkClient, str, str]]:
     overrides = app.run_config(status.settings, wanted.rounds, wanted.config)
     flwr, packages = _flwr(surroundings, status, observer)
     _provide(surroundings, status, wanted, app, {**packages, **status.packages}, observer)
@@ -93,7 +112,7 @@ def _train(
         except KeyboardInterrupt:
             _take_back(link, submitted, f"{app.name} on {status.name}", observer)
             raise
-        return finish(link, run_id, app.name, wanted.save / file_name(status.name), observer)
+        yield link, run_id, app.name
 
 
 def resume(

@@ -11,9 +11,9 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from oneflower.web.background import Background
+from oneflower.web.actions import Actions
 from oneflower.web.guard import ENTRANCE, STATIC, Guard
-from oneflower.web.pages import Pages
+from oneflower.web.office import Office
 from oneflower.web.views import Views
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
@@ -35,13 +35,13 @@ class Page:
     """Everything that one start of the page has. `application` answers requests."""
 
     def __init__(self, connect: Callable[[], Cloud], where: str, keys: Keys) -> None:
-        self._background = Background(connect)
-        self._pages = Pages(where, keys)
-        views = Views(self._pages, self._background)
+        self.office = Office.open(connect, where, keys)
+        views = Views(self.office)
         routes = [
             Route(ENTRANCE, views.entrance, methods=["GET"]),
             Mount(STATIC.rstrip("/"), StaticFiles(directory=Path(__file__).parent / "static")),
             *views.routes(),
+            *Actions(self.office).routes(),
         ]
         inner = Starlette(
             routes=routes,
@@ -51,23 +51,29 @@ class Page:
 
     def close(self) -> None:
         """End the streams."""
-        self._background.close()
+        self.office.streams.close()
 
-    def unfinished(self) -> list[str]:
-        """Return a sentence for each thing that was begun and continues without the page."""
-        return []
+    def leave(self) -> list[str]:
+        """Remove what was fetched. Returns a sentence for each thing that was begun and is not over."""
+        self.office.downloads.close()
+        return [
+            f"Not over: {job.title}. The cloud continues it. Look with `oneflower show {job.federation}`."
+            for job in self.office.jobs.unfinished()
+        ]
 
     async def _refused(self, _request: Request, error: Exception) -> Response:
         """Show what is wrong and what to do, as the command line does."""
         assert isinstance(error, OneflowerError)  # noqa: S101 - how it is registered
         status = _STATUS.get(error.code, 502)
-        return self._pages.show("error.html", status, title="That did not work", message=error.message, hint=error.hint)
+        return self.office.pages.show(
+            "error.html", status, title="That did not work", message=error.message, hint=error.hint
+        )
 
     async def _missing(self, request: Request, error: Exception) -> Response:
         """Show that there is no such page."""
         assert isinstance(error, HTTPException)  # noqa: S101 - how it is registered
         message = f"There is no page {request.url.path}." if error.status_code == 404 else error.detail
-        return self._pages.show(
+        return self.office.pages.show(
             "error.html",
             error.status_code,
             title="That did not work",
@@ -79,4 +85,4 @@ class Page:
         """Show that there is a defect, whose traceback is in the log."""
         log.error("a defect in the page", exc_info=error)
         message = f"A defect in oneflower: {type(error).__name__}: {error}"
-        return self._pages.show("error.html", 500, title="A defect", message=message, hint="Please report it.")
+        return self.office.pages.show("error.html", 500, title="A defect", message=message, hint="Please report it.")

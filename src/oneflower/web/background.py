@@ -23,7 +23,6 @@ class Background:
         self._connect = connect
         self._threads = ThreadPoolExecutor(_AT_ONCE, "look")
         self._own = threading.local()
-        self.closing = False
 
     async def ask(self, call: Callable[[Cloud], T]) -> T:
         """Return what a short call answers."""
@@ -35,7 +34,3 @@ class Background:
         if found is None:
             found = self._own.cloud = self._connect()
         return found
-
-    def close(self) -> None:
-        """End what would not end by itself."""
-        self.closing = True

@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
 from oneflower.printable import in_a_line, printable
+from oneflower.web.topology import topology
 
 if TYPE_CHECKING:
     from oneflower.web.guard import Keys
@@ -25,7 +26,7 @@ class Pages:
             lstrip_blocks=True,
         )
         self._templates.filters.update(printable=printable, line=in_a_line)
-        self._templates.globals.update(where=where, csrf=keys.csrf)
+        self._templates.globals.update(where=where, csrf=keys.csrf, picture_of=topology)
 
     def show(self, template: str, status: int = 200, /, **values: Any) -> HTMLResponse:
         """Return a page."""

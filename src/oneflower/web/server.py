@@ -48,7 +48,7 @@ def serve(
             webbrowser.open(file.as_uri())
         with suppress(KeyboardInterrupt):  # which is how it ends
             server.run(listeners)
-    for left in page.unfinished():
+    for left in page.leave():
         tell(left)
 
 

@@ -1,0 +1,127 @@
+"""Follows the runs that somebody watches, to their end, and keeps their rounds and the end of their logs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from oneflower.api import Federation
+from oneflower.events import Exchanged, Note
+from oneflower.web.curves import Curves
+from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.runs import list_faults
+
+if TYPE_CHECKING:
+    from oneflower.events import Event
+    from oneflower.web.background import Background
+    from oneflower.web.signal import Signal
+    from oneflower_appliance.runs import RunRow
+
+log = logging.getLogger(__name__)
+_AT_ONCE = 16
+_AGAIN = 5.0  # seconds after which a run is followed again that could not be followed to its end
+_LINES = 2000  # of the log
+
+
+@dataclass
+class Followed:
+    """What is known of one run. `now` is what it does at this moment. `error` is why it failed, in its own words."""
+
+    run: str
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=_LINES))
+    written: int = 0  # lines, all together
+    curves: Curves = field(default_factory=Curves)
+    notes: tuple[str, ...] = ()
+    now: str = ""
+    error: str = ""
+    over: bool = False
+    ended: float = 0.0
+    _rest: str = ""
+
+    def row(self, row: RunRow) -> None:
+        """Keep a round."""
+        self.rows.append(as_data(row))
+        self.now = ""
+
+    def log(self, text: str) -> None:
+        """Keep a piece of the log."""
+        *lines, self._rest = (self._rest + text).split("\n")
+        self.lines.extend(lines)
+        self.written += len(lines)
+
+    def notify(self, event: Event) -> None:
+        """Keep what a person should know."""
+        match event:
+            case Note(text):
+                self.notes = (*self.notes[-9:], text)
+            case Exchanged(text):
+                self.now = text
+
+    def since(self, written: int) -> list[str]:
+        """Return the lines of the log after so many; the last of them if there are too many."""
+        lines = list(self.lines)
+        return lines[max(0, len(lines) - max(0, self.written - written)) :]
+
+
+class Followers:
+    """The runs that are followed, and those that were: the last ones are kept."""
+
+    def __init__(self, background: Background, signal: Signal) -> None:
+        self._background = background
+        self._signal = signal
+        self._threads = ThreadPoolExecutor(_AT_ONCE, "run")
+        self._lock = threading.Lock()
+        self._runs: dict[tuple[int, str], Followed] = {}
+
+    def follow(self, number: int, run: str) -> Followed:
+        """Return what is known of a run of the federation `number`, and follow it if it is not followed yet."""
+        with self._lock:
+            found = self._runs.get((number, run))
+            if found is None or (found.over and found.error and time.monotonic() - found.ended > _AGAIN):
+                found = Followed(run)
+                self._runs[number, run] = found
+                self._threads.submit(self._follow, number, found)
+                for key in [key for key, old in self._runs.items() if old.over][:-_AT_ONCE]:
+                    del self._runs[key]
+            return found
+
+    def _follow(self, number: int, found: Followed) -> None:
+        def heard(take: Any) -> Any:
+            def receive(value: Any) -> None:
+                take(value)
+                self._signal.notify()
+
+            return receive
+
+        try:
+            federation = Federation.find(self._background.cloud(), str(number))
+            federation.follow(
+                found.run,
+                on_row=heard(found.row),
+                on_reports=heard(found.curves.add),
+                on_log=heard(found.log),
+                notify=heard(found.notify),
+            )
+        except OneflowerError as error:
+            found.error = str(error)
+        except Exception as error:
+            log.exception("a defect in following a run")
+            found.error = f"A defect in oneflower: {type(error).__name__}: {error}"
+        found.over, found.ended, found.now = True, time.monotonic(), ""
+        self._signal.notify()
+
+
+def as_data(row: RunRow) -> dict[str, Any]:
+    """Return a round as data for JSON: what is not known, or no number, is None."""
+    names = ("round", "rounds", "seconds", "nodes", "asked", "loss", "accuracy", "train_loss")
+    return {name: _number(getattr(row, name)) for name in names} | {"faults": list_faults(row.faults)}
+
+
+def _number(value: float | None) -> float | None:
+    return value if value is None or abs(value) < float("inf") else None

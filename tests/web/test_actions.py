@@ -1,0 +1,141 @@
+"""What the page changes: by the same calls as the command line, with the same sentences, after a confirmation."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from unittest.mock import create_autospec
+
+import pytest
+
+from oneflower.api import Federation
+from oneflower.events import Step
+from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.parameters import PARAMETERS
+from oneflower_appliance.settings import InvalidParametersError, Problem, resolve
+from tests.web.conftest import LINK, NODE, RUN, STATUS
+
+
+@pytest.fixture
+def deploy(fake, monkeypatch):
+    made = fake.federation()
+    deploy = create_autospec(Federation.deploy, return_value=made)
+    monkeypatch.setattr(Federation, "deploy", deploy)
+    return deploy
+
+
+def test_the_form_asks_for_every_variable_that_has_an_effect(fake):
+    text = fake.person().get("/new").text
+    for name, parameter in PARAMETERS.items():
+        assert (f'name="{name}"' in text) is not bool(parameter.planned), name
+
+
+def test_the_form_deploys_and_sends_only_what_differs_from_the_defaults(fake, deploy):
+    answer = fake.submit(
+        "/new", name="lab", supernodes="3", max_vms="5", FL_NUM_ROUNDS="3", FL_STRATEGY="FedAdam", X="1"
+    )
+    assert (answer.status_code, answer.headers["location"]) == (303, "/jobs/1")
+    assert "Open lab" in fake.ended()
+    _, supernodes, settings, name = deploy.call_args.args
+    assert (supernodes, settings, name, deploy.call_args.kwargs["limits"]) == (
+        3,
+        {"FL_STRATEGY": "FedAdam"},
+        "lab",
+        (None, 5),
+    )
+
+
+def test_what_is_wrong_with_the_form_is_said_as_on_the_command_line_and_starts_nothing(fake, deploy):
+    with pytest.raises(InvalidParametersError) as wrong:
+        resolve({"FL_NUM_ROUNDS": "0", "FL_NUM_MALICIOUS": "1", "FL_STRATEGY": "Krum"})
+    Federation.check.side_effect = wrong.value
+    for path, status in (("/new", 422), ("/new/check", 200)):
+        answer = fake.submit(path, name="lab", supernodes="2", FL_NUM_ROUNDS="0")
+        assert answer.status_code == status
+        for problem in wrong.value.problems:
+            assert problem.text.replace("'", "&#39;").replace(">", "&gt;") in answer.text
+    assert (
+        'aria-describedby="FL_NUM_ROUNDS-help FL_NUM_ROUNDS-problem" aria-invalid="true"'
+        in fake.submit("/new", name="lab", supernodes="2").text
+    )
+    assert "is &#39;many&#39;; expected a number." in fake.submit("/new", name="lab", supernodes="many").text
+    assert not deploy.called
+
+
+def test_a_deployment_that_fails_says_why_and_what_to_do_also_after_a_reload(fake, deploy):
+    def fail(*_, notify, **__):
+        notify(Step("deploying lab"))
+        raise OneflowerError("supernode_0: no disk", "Free some space.")
+
+    deploy.side_effect = fail
+    fake.submit("/new", name="lab", supernodes="2")
+    assert "Free some space." in fake.ended()
+    for _ in range(2):
+        assert "supernode_0: no disk" in fake.person().get("/jobs/1").text
+    assert fake.person().get("/jobs/2").status_code == 404
+
+
+def test_one_thing_at_a_time_is_done_with_a_federation(fake):
+    made, free = fake.federation(), threading.Event()
+    made.recover.side_effect = lambda **_: free.wait(10)
+    assert fake.submit("/federations/7/recover").status_code == 303
+    answer = fake.submit("/federations/7/recover")
+    assert (answer.status_code, "lab is busy: recovering lab." in answer.text) == (409, True)
+    assert fake.page.leave() == ["Not over: recovering lab. The cloud continues it. Look with `oneflower show lab`."]
+    free.set()
+    fake.ended()
+    assert fake.page.leave() == []
+
+
+def test_an_app_is_started_with_what_the_form_says(fake):
+    made = fake.federation()
+    made.submit.return_value = "5"
+    assert (
+        fake.submit("/federations/7/run", app="./app", rounds="4", config="a=1\r\n\r\nb='x'", install="yes").status_code
+        == 303
+    )
+    fake.ended()
+    made.submit.assert_called_once()
+    assert made.submit.call_args.args == ("./app", 4, ["a=1", "b='x'"])
+    assert made.submit.call_args.kwargs["install"] is True
+    assert "expected an integer of at least 1" in fake.submit("/federations/7/run", rounds="0").text
+
+
+def test_scaling_down_names_who_leaves_and_waits_for_a_yes(fake):
+    made = fake.federation()
+    made.leaving.return_value = [NODE]
+    answer = fake.submit("/federations/7/scale", supernodes="0")
+    assert ("supernode_0 is removed" in answer.text, made.scale.called) == (True, False)
+    assert fake.submit("/federations/7/scale", supernodes="0", confirmed="yes").status_code == 303
+    fake.ended()
+    assert made.scale.call_args.args == (0,)
+    made.leaving.side_effect = OneflowerError("lab cannot have 99 SuperNodes.", "Choose fewer.")
+    assert "Choose fewer." in fake.submit("/federations/7/scale", supernodes="99").text
+    assert "expected a number" in fake.submit("/federations/7/scale", supernodes="-1").text
+
+
+def test_removing_names_what_is_lost_and_waits_for_a_yes(fake):
+    made = fake.federation(replace(STATUS, vms=(LINK, NODE)))
+    made.runs.return_value = (RUN, replace(RUN, id="4", status="finished", sub_status="completed"))
+    text = fake.person().get("/federations/7/remove").text
+    for lost in ("superlink_0, supernode_0", "Run 5 of oneflower/app, which is not over", "of these runs: 4"):
+        assert lost in text
+    made.runs.side_effect = OneflowerError("The SuperLink does not answer.")
+    assert "not known" in fake.person().get("/federations/7/remove").text
+    assert not made.delete.called
+    assert fake.submit("/federations/7/remove").headers["location"] == "/jobs/1"
+    fake.ended()
+    assert made.delete.called
+
+
+def test_a_run_is_stopped_after_a_yes(fake):
+    made = fake.federation()
+    assert "is lost" in fake.person().get("/federations/7/runs/5/stop").text
+    assert not made.stop.called
+    assert fake.submit("/federations/7/runs/5/stop").status_code == 303
+    made.stop.assert_called_once_with("5")
+
+
+def test_a_problem_that_belongs_to_no_field_is_shown_too(fake, deploy):
+    Federation.check.side_effect = InvalidParametersError([Problem("FL_NUM_ROUNDZ", "is not a variable.")])
+    assert "FL_NUM_ROUNDZ" in fake.submit("/new/check", name="lab", supernodes="2").text

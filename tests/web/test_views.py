@@ -1,0 +1,140 @@
+"""What the page shows: text from elsewhere stays text, and a person sees what is wrong and what to do."""
+
+from __future__ import annotations
+
+import html
+import json
+from dataclasses import replace
+
+import pytest
+
+from oneflower.api import Logs, NodeReport, RunResult, RunRow, RunState
+from oneflower.events import ConsoleLine, Note
+from oneflower.web import live
+from oneflower.web.curves import Curves
+from oneflower.web.streams import event
+from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.progress import RunProgress
+from oneflower_appliance.runs import Fault
+from tests.web.conftest import FOREIGN, LINK, NODE, RUN, STATUS
+
+FAULT = Fault("2", "train", "failed", FOREIGN, FOREIGN)
+ROW = RunRow(1, 3, 0.5, 1, 1, 0.25, float("nan"), {}, 2, faults=(FAULT,))
+HOSTILE = replace(
+    STATUS, name=FOREIGN, state=FOREIGN, endpoint=FOREIGN, version=FOREIGN, causes=(FOREIGN,), remarks=(FOREIGN,),
+    share=FOREIGN, settings={"ML_FRAMEWORK": FOREIGN}, training=RunProgress(FOREIGN, FOREIGN, FOREIGN),
+    vms=(replace(LINK, name=FOREIGN, ip=FOREIGN), replace(NODE, name=FOREIGN, state=FOREIGN, ready=False, error=FOREIGN, partition=FOREIGN)),
+)  # fmt: skip
+
+
+def report(number, name, seconds, **more):
+    return NodeReport(number, "9", "train", seconds=seconds, name=name, **more)
+
+
+def trained(run, *, on_row, on_reports, on_log, notify):
+    """Follow a run as the API would: it has two nodes, and all of its text is hostile."""
+    on_row(ROW)
+    on_reports([report(1, FOREIGN, 1.0, metrics={FOREIGN: 1.0}, fault="failed", reason=FOREIGN)])
+    on_log(f"{FOREIGN}\r\n\nevent: overview\rdata: <b>{FOREIGN}\n")
+    notify(Note(FOREIGN))
+    raise OneflowerError(FOREIGN, FOREIGN)
+
+
+def test_no_text_from_elsewhere_becomes_html(fake):
+    made = fake.federation(HOSTILE)
+    made.runs.return_value = (replace(RUN, app=FOREIGN, status=FOREIGN),)
+    made.follow.side_effect = trained
+    made.logs.return_value = Logs((FOREIGN,), HOSTILE.vms, {FOREIGN: [FOREIGN]}, FOREIGN)
+    job = fake.office.jobs.start(FOREIGN, FOREIGN, lambda _cloud, job: _say(job))
+    person = fake.person()
+    texts = [
+        person.get(path).text
+        for path in ("/", "/federations/7", "/federations/7/logs", "/federations/7/remove", f"/jobs/{job.id}")
+    ]
+    texts.append(fake.stream(live.one_federation(fake.office, 7, ""), "event: curves"))
+    texts.append(fake.stream(live.all_federations(fake.office), "event: federations"))
+    texts.append(fake.stream(live.job(fake.office, job.id), "event: end"))
+    for text in texts:
+        shown = "".join(
+            line for line in text.splitlines() if not line.startswith("data: {")
+        )  # JSON, which becomes text nodes
+        assert "<script>alert" not in shown
+        assert html.escape(FOREIGN).replace("&quot;", "&#34;").replace("&#x27;", "&#39;") in shown
+
+
+def _say(job):
+    job.notify(Note(FOREIGN))
+    job.notify(ConsoleLine(FOREIGN, FOREIGN))
+    raise OneflowerError(FOREIGN, FOREIGN)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", "\n\n"])
+def test_a_line_of_a_log_is_no_event_of_its_own(end):
+    text = event("log", f"x{end}event: overview{end}data: y")
+    assert [line.split(":")[0] for line in text.splitlines() if line][1:] == ["data"] * (len(text.splitlines()) - 2)
+    assert "\r" not in text
+
+
+def test_the_stream_brings_each_round_once_and_what_is_wrong_with_a_node(fake):
+    made = fake.federation(replace(STATUS, vms=(LINK, replace(NODE, ready=False, error="Flower has died."))))
+    made.runs.return_value = (RUN,)
+    made.follow.side_effect = trained
+    text = fake.stream(live.one_federation(fake.office, 7, ""), "event: curves")
+    rows = [
+        json.loads(line[6:])
+        for line in text.splitlines()
+        if line.startswith('data: {"run":"5","from"') and '"rows"' in line
+    ]
+    assert [(found["from"], len(found["rows"])) for found in rows if found["rows"]] == [(0, 1)]
+    assert (rows[-1]["rows"][0]["loss"], rows[-1]["rows"][0]["accuracy"]) == (0.25, None)
+    assert "supernode_0: Flower has died." in text
+    assert "What to do" in text
+    assert made.follow.call_count == 1
+
+
+def test_nothing_is_asked_of_a_cloud_that_nobody_looks_at(fake):
+    made = fake.federation()
+    fake.stream(live.one_federation(fake.office, 7, ""), "event: overview")
+    asked = made.status.call_count
+    assert asked >= 1
+    fake.stream(live.job(fake.office, fake.office.jobs.start("x", "lab", lambda _cloud, _job: "/").id), "event: end")
+    assert made.status.call_count == asked
+
+
+def test_a_federation_that_is_gone_is_said_to_be(fake):
+    assert "There is no federation" in fake.stream(live.one_federation(fake.office, 8, ""), "no federation")
+    answer = fake.person().get("/federations/8")
+    assert (answer.status_code, "There is no federation" in answer.text) == (404, True)
+
+
+def test_a_node_that_is_slow_or_fails_is_named_first():
+    curves = Curves()
+    for number in (1, 2):
+        curves.add([report(number, f"node_{index}", 9.0 if index == 2 else 1.0) for index in range(4)])
+    curves.add([report(3, "node_3", None, fault="no answer", reason="it is away")])
+    curves.add([report(3, "node_0", float("inf"))])
+    assert [(line.name, line.remark) for line in curves.lines()][:3] == [
+        ("node_2", "slow: half of the nodes need 1.0 s or less"),
+        ("node_3", "round 3: no answer (it is away)"),
+        ("node_0", ""),
+    ]
+    assert curves.of("train: seconds", 2) == {
+        "after": 2,
+        "rounds": 3,
+        "nodes": {"node_0": [None], "node_1": [], "node_2": [], "node_3": []},
+    }
+
+
+def test_files_of_a_run_are_saved_and_never_shown(fake, tmp_path):
+    made = fake.federation()
+    made.runs.return_value = (RunState("5", "app", "finished", "completed"),)
+    card = tmp_path / "card.md"
+    card.write_text(FOREIGN)
+    made.fetch_model.return_value = RunResult("5", "app", (), 1.0, card=card)
+    answer = fake.person().get("/federations/7/runs/5/files/card")
+    assert (answer.text, answer.headers["content-disposition"].split(";")[0]) == (FOREIGN, "attachment")
+    assert fake.person().get("/federations/7/runs/5/files/card").status_code == 200
+    assert made.fetch_model.call_count == 1
+    assert fake.person().get("/federations/7/runs/5/files/plot").status_code == 404
+    for wrong in ("id", "__class__", "..%2f..%2fetc%2fpasswd"):
+        assert fake.person().get(f"/federations/7/runs/5/files/{wrong}").status_code == 404
