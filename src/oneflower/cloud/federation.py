@@ -279,7 +279,7 @@ class Federation:
         on_log: Callable[[str], None] = ignore,
         notify: Notify = ignore,
     ) -> str:
-        """Follow a run to its end, no matter who started it. Returns the id of the last one, if others had to resume it.
+        """Follow a run to its end, no matter who started it. Returns the id of the last one, if it was resumed.
 
         `on_row` receives every round from the first on, `on_reports` what each node did in it, `on_log` the app's log,
         `notify` what happens. Raises `OneflowerError` with the app's own reason when the run fails.
