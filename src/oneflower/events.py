@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from oneflower_appliance.round_state import RoundState
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,17 @@ class Exchanged:
 
 
 @dataclass(frozen=True)
+class InRound:
+    """What a run does now: a phase of a round has begun, or nodes have answered. At most two come in a second."""
+
+    state: RoundState
+
+    def __str__(self) -> str:
+        said = self.state
+        return ", ".join(filter(None, (said.heading, said.phase, said.count, said.waited_for(said.seconds))))
+
+
+@dataclass(frozen=True)
 class ConsoleLine:
     """A line of the console of a machine that failed."""
 
@@ -67,7 +82,7 @@ class ConsoleLine:
         return f"{self.machine} | {self.text}"
 
 
-Event = Step | StepEnded | Note | RunBegan | Exchanged | ConsoleLine
+Event = Step | StepEnded | Note | RunBegan | Exchanged | InRound | ConsoleLine
 Notify = Callable[[Event], None]
 
 

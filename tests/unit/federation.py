@@ -14,6 +14,7 @@ from flwr.serverapp.strategy import Strategy
 from flwr.supercore.task_identity import TaskIdentity
 
 from oneflower.cloud.apps import load_app
+from oneflower_appliance.training.traffic import Traffic
 from oneflower_appliance.use_cases import USE_CASES
 
 
@@ -44,6 +45,25 @@ class Grid:
             reply = Message(Error(code=1, reason=f"{type(error)}:<'{error}'>"), reply_to=message)
         reply.metadata.__dict__["_src_node_id"] = node
         return self.spoil(node, message, reply)
+
+
+class Phases:
+    """Stands for the live round of a grid: what a run says that it does, and the nodes that were then waited for."""
+
+    def __init__(self, grid):
+        self.seen = []
+        self._missing = set()
+        Traffic.of(grid).live = self
+
+    def begin(self, phase, number, rounds, asked=()):
+        self.seen.append((f"{number}/{rounds} {phase}", list(asked), sorted(self._missing)))
+        self._missing = set(asked)
+
+    def note_sent(self, sent):
+        self._missing |= {metadata.dst_node_id for metadata in sent}
+
+    def note_answer(self, sent, *, failed):
+        self._missing.remove(sent.dst_node_id)
 
 
 class Trained:

@@ -22,9 +22,10 @@ from oneflower.cloud.app_output import Shown
 from oneflower.cloud.following import Observer, Patience, follow
 from oneflower.cloud.reports import Machines
 from oneflower.cloud.superlink import SuperLinkClient
-from oneflower.events import Exchanged, Note, RunBegan
+from oneflower.events import Exchanged, InRound, Note, RunBegan
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.node_reports import NodeReport, write_line
+from oneflower_appliance.round_state import Phase, RoundState
 from oneflower_appliance.run_folder import Messages
 from oneflower_appliance.run_state import RunState
 
@@ -98,20 +99,26 @@ def test_rounds_and_log_are_passed_on_to_the_end(link):
 def test_a_superlink_that_holds_requests_is_asked_once_for_each_news(link):
     """And it says where it stopped."""
     run = {"id": "5", "status": "running"}
+    state = RoundState(Phase.TRAINING, 1, 2, 3.0, ("7", "8"), {"7": 1.5}, seconds=4.0)
     answers = [
-        {"run": run, "log": {"text": "hello\n", "latest": 2.5}, "rows": [], "messages": None, "mark": "a"},
+        {"run": run, "log": {"text": "hello\n", "latest": 2.5}, "rows": [], "messages": None, "mark": "a",
+         "now": state.entry},
         {"run": run, "log": {"text": "", "latest": 2.5}, "rows": [json.dumps(row(1))], "messages": None, "mark": "a"},
         {"run": run | {"status": "finished", "sub_status": "completed"}, "log": {"text": "bye\n", "latest": 3.0},
          "rows": [json.dumps(row(2))], "messages": None, "mark": "b"},
     ]  # fmt: skip
-    asked, seen, logged = [], [], []
+    asked, seen, logged, told = [], [], [], []
 
     def news(path):
         asked.append(parse_qs(path.partition("?")[2]))
         return json.dumps(answers[len(asked) - 1] | {"held": True}).encode()
 
     link.files["/oneflower/runs/5/news"] = news
-    assert follow(link.client, "5", Observer(seen.append, logged.append, print), Patience(pulse=60)) == "5"
+    answers[1] |= {"now": answers[0]["now"] | {"seconds": 5.0}}
+    answers[2] |= {"now": {"phase": "of a later release"}}
+    observer = Observer(seen.append, logged.append, told.append, {"8": "supernode_1"})
+    assert follow(link.client, "5", observer, Patience(pulse=60)) == "5"
+    assert told == [InRound(state.named({"8": "supernode_1"}))], "once, because time alone is no news"
     assert ([entry.round for entry in seen], logged) == ([1, 2], ["hello\n", "bye\n"])
     told = [(found["after"], found["rows"], found.get("mark"), found["wait"]) for found in asked]
     assert told == [(["0.0"], ["0"], None, ["1.5"]), (["2.5"], ["0"], ["a"], ["1.5"]), (["2.5"], ["1"], ["a"], ["1.5"])]

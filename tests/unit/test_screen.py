@@ -3,38 +3,15 @@
 from __future__ import annotations
 
 import io
-import json
+import re
 import threading
 import time
 
 import pytest
 from rich.console import Console
 
-from oneflower.cli import rounds, screen, steps
+from oneflower.cli import screen, steps
 from oneflower.events import Note, RunBegan, Step
-from oneflower_appliance.runs import RunRow
-
-
-def row(number, rounds=5, seconds=10.0):
-    return RunRow.parse(
-        json.dumps({"round": number, "rounds": rounds, "seconds": seconds, "nodes": 2, "failures": 0}),
-    )
-
-
-def test_what_is_waited_for_in_a_run_is_told_with_how_long_it_will_take(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(rounds.time, "monotonic", lambda: now[0])
-    table = rounds.RunTable()
-    now[0] += 7
-    assert table.waiting() == "first round, 7 s"
-    table.add(row(1))
-    now[0] += 3
-    assert table.waiting() == "round 2 of 5, 3 s; about 37 s to go"
-    now[0] += 90
-    assert table.waiting() == "round 2 of 5, 93 s; about 0 s to go", "never less than nothing"
-    table.add(row(5))
-    now[0] += 2
-    assert table.waiting() == "after the last round, 2 s"
 
 
 def test_off_a_terminal_there_is_a_line_now_and_then_and_only_while_it_waits(monkeypatch):
@@ -46,7 +23,7 @@ def test_off_a_terminal_there_is_a_line_now_and_then_and_only_while_it_waits(mon
             told.set()
 
     monkeypatch.setattr(steps, "say", say)
-    with steps.Pulse(lambda: "round 2 of 5", silence=0.01):
+    with steps.Pulse(lambda width: "round 2 of 5", silence=0.01):
         assert told.wait(20)
     assert set(said) == {"  ... round 2 of 5"}
     before = len(said)
@@ -85,13 +62,16 @@ def test_on_a_terminal_a_line_counts_while_a_run_goes_on(terminal):
     texts = iter(f"round 1, {number} s" for number in range(100000))
     counted = threading.Event()
 
-    def waiting():
-        text = next(texts)
-        if text == "round 1, 20 s":
-            counted.set()
-        return text
+    class Living:
+        due = None
 
-    with steps.Steps(waiting, tick=0.01) as shows:
+        def text(self, width):
+            text = next(texts)
+            if text == "round 1, 20 s":
+                counted.set()
+            return text + " and much more" * 20
+
+    with steps.Steps(Living(), tick=0.01) as shows:
         shows.notify(Step("submitting"))
         assert "round 1" not in terminal.getvalue()
         shows.notify(RunBegan("5"))
@@ -100,6 +80,8 @@ def test_on_a_terminal_a_line_counts_while_a_run_goes_on(terminal):
         shown = terminal.getvalue()
         shows.notify(Note("run 5 is stopped."))
     assert "round 1," in shown
+    lines = [line for line in re.split(r"\x1b[^A-Za-z]*[A-Za-z]|[\r\n]", shown) if "round 1" in line]
+    assert all(len(line) < 80 and line.endswith("…") for line in lines), "it takes one line, however narrow"
     assert "stopping run 5" in terminal.getvalue()
 
 

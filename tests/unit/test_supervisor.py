@@ -18,6 +18,7 @@ from oneflower_appliance.runs import RunRow, shortcoming
 from oneflower_appliance.training import supervised_run, supervisor, waiting
 from oneflower_appliance.training.abandoned import Abandoned
 from oneflower_appliance.training.strategies import make_strategy
+from tests.unit import federation
 
 
 class Grid:
@@ -334,3 +335,31 @@ def test_a_disk_that_is_full_does_not_end_the_run(record, caplog):
     result = start(Grid(), num_rounds=1)
     assert result.arrays.to_numpy_ndarrays()[0].sum() == 6
     assert "The run continues; metrics.jsonl is lost" in caplog.text
+
+
+def test_people_can_see_each_phase_with_the_nodes_that_it_asks(record):
+    class Sending(Grid):
+        """Its messages go through the two methods that Flower's own grid has."""
+
+        def push_messages(self, messages):
+            self.sent = list(messages)
+            for message in self.sent:
+                message.metadata.__dict__["_message_id"] = message.object_id
+            return [message.object_id for message in self.sent]
+
+        def pull_messages(self, message_ids):
+            return [self.answer(message) for message in self.sent]
+
+        def send_and_receive(self, messages, *, timeout=None):
+            return self.pull_messages(self.push_messages(messages))
+
+    grid = Sending()
+    phases = federation.Phases(grid)
+    start(grid, num_rounds=2, evaluate_fn=lambda n, arrays: MetricRecord({"accuracy": 0.5}))
+    assert phases.seen == [
+        ("0/2 evaluating", [], []),
+        *[(f"{number}/2 {phase}", nodes, []) for number in (1, 2) for phase, nodes in (
+            ("waiting for nodes", []), ("training", [1, 2]), ("aggregating", []),
+            ("waiting for nodes", []), ("evaluating", [1, 2]), ("aggregating", []), ("evaluating", []),
+        )],
+    ]  # fmt: skip

@@ -25,6 +25,7 @@ DATA = "data.json"  # the data that the nodes reported
 NODES = "nodes.json"  # the nodes that it has sent anything to so far
 MESSAGES = "messages.json"  # how many messages it exchanged with nodes, as long as no strategy does so
 WAITING = "waiting"  # that its strategy waits for nodes, as long as it does
+NOW = "now.json"  # what it does at this moment (`round_state`), as long as its ServerApp runs
 FAILURE = "failure.json"  # message and hint of the `OneflowerError` that ended its ServerApp
 FILES = "files"  # the folder that its ServerApp works in
 ORIGIN = "origin.json"
@@ -32,7 +33,9 @@ SUCCESSOR = "successor"  # the id of the run that resumes it
 LOST = "lost"  # why the run was lost: what died during it
 GIVEN_UP = "given-up"  # why a lost run is not resumed
 
-OURS = frozenset({METRICS, MODEL, RESULT, DATA, NODES, MESSAGES, WAITING, FAILURE, ORIGIN, SUCCESSOR, LOST, GIVEN_UP})
+OURS = frozenset(
+    {METRICS, MODEL, RESULT, DATA, NODES, MESSAGES, WAITING, NOW, FAILURE, ORIGIN, SUCCESSOR, LOST, GIVEN_UP}
+)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -95,17 +96,17 @@ def up(
         follow_up = f"It trains now. Look with: {screen.program()} show {name}"
     else:
         screen.say(f"{ready}\nIt trains {status.settings['FL_USE_CASE']}, also after Ctrl-C.")
-        ready = _watch_training(federation)
+        ready = _watch_training(federation, output)
         follow_up = f"Fetch the model with: {screen.program()} model {name} --save model.npz"
         status = federation.status()
     screen.show_result(output, status, f"{ready}\n{follow_up}")
 
 
-def _watch_training(federation: Federation) -> str:
+def _watch_training(federation: Federation, output: Output) -> str:
     """Show the run that the federation started by itself, and return how it ended. It continues after Ctrl-C."""
     table = RunTable()
     try:
-        with Pulse(table.waiting):
+        with Pulse.of(table.living) if output is Output.TEXT else nullcontext():
             ended = federation.wait_trained(table.add)
         for finding in ended.findings:
             screen.note(finding.sentence)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import statistics
-import time
 from typing import TYPE_CHECKING
 
+from oneflower.cli.living import LivingLine
 from oneflower.cli.screen import note, say, show, warn
 from oneflower.events import Note
 from oneflower_appliance.runs import list_faults
@@ -22,26 +21,9 @@ class RunTable:
     """Prints a run's rounds as they end."""
 
     def __init__(self) -> None:
+        self.living = LivingLine()
         self._rows: list[RunRow] = []
         self._columns: Sequence[Column] = ()
-        self._exchanged = ""
-        self._since = time.monotonic()
-
-    def waiting(self) -> str:
-        """Return which round is running, for how long, and about how long the rest will take."""
-        spent = time.monotonic() - self._since
-        if not self._rows:
-            return f"{self._exchanged or 'first round'}, {spent:.0f} s"
-        last = self._rows[-1]
-        if last.round >= last.rounds:
-            return f"after the last round, {spent:.0f} s"
-        usual = statistics.median(row.seconds for row in self._rows)
-        left = max(0.0, usual * (last.rounds - last.round) - spent)
-        return f"round {last.round + 1} of {last.rounds}, {spent:.0f} s; about {left:.0f} s to go"
-
-    def exchanged(self, text: str) -> None:
-        """Learn how many messages an app without a strategy has exchanged."""
-        self._exchanged = text
 
     def add(self, row: RunRow) -> None:
         """Print one more round."""
@@ -51,7 +33,7 @@ class RunTable:
             self._columns = rowtext.columns(row)
             say(rowtext.heading(self._columns))
         self._rows.append(row)
-        self._since = time.monotonic()
+        self.living.end_round(row)
         say(rowtext.line(self._columns, row))
         for sentence in list_faults(row.faults):
             warn(f"           {sentence}")

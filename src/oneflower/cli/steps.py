@@ -7,33 +7,49 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
+from oneflower.cli.living import SILENCE
 from oneflower.cli.screen import console, safe, say
-from oneflower.events import ConsoleLine, Event, Note, RunBegan, Step, StepEnded
+from oneflower.events import ConsoleLine, Event, Exchanged, InRound, Note, RunBegan, Step, StepEnded
 from oneflower.printable import in_a_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from oneflower.cli.living import LivingLine
     from oneflower.cloud import FederationStatus
 
 _TICK = 0.5
-_SILENCE = 15.0  # seconds after which somebody who reads a log would wonder
+_SPINNER = 3  # characters, and one that stays empty
+_UNLIMITED = 10_000
 _DONE, _FAILED = "[green]✓[/]", "[red]✗[/]"
 
 
 class Pulse:
     """Shows that something long is still running.
 
-    On a terminal, one line counts, every `tick` seconds. Elsewhere, another line is printed after each `silence`.
+    On a terminal, one line counts, every `tick` seconds; `text` is given its width. Elsewhere, another line is printed
+    after each `silence`, unless there are lines that are `due`: then those are printed, and no other.
     """
 
-    def __init__(self, text: Callable[[], str], tick: float = _TICK, silence: float = _SILENCE) -> None:
+    def __init__(
+        self,
+        text: Callable[[int], str],
+        tick: float = _TICK,
+        silence: float = SILENCE,
+        due: Callable[[], str] | None = None,
+    ) -> None:
         self._text = text
         self._tick = tick
         self._silence = silence
+        self._due = due
         self._console = console()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
+
+    @classmethod
+    def of(cls, living: LivingLine, tick: float = _TICK) -> Self:
+        """Return what shows what a run does."""
+        return cls(living.text, tick, due=living.due)
 
     def __enter__(self) -> Self:
         self.start()
@@ -56,24 +72,35 @@ class Pulse:
             self._thread = None
 
     def _count(self) -> None:
-        with self._console.status(safe(self._text())) as shown:
+        with self._console.status(self._line()) as shown:
             while not self._stopped.wait(self._tick):
-                shown.update(safe(self._text()))
+                shown.update(self._line())
+
+    def _line(self) -> str:
+        width = self._console.width - _SPINNER
+        return safe(cut(self._text(width), width))
 
     def _tell(self) -> None:
-        while not self._stopped.wait(self._silence):
-            say(f"  ... {self._text()}")
+        while not self._stopped.wait(self._tick if self._due else self._silence):
+            if line := self._due() if self._due else self._text(_UNLIMITED):
+                say(f"  ... {line}")
+
+
+def cut(text: str, width: int) -> str:
+    """Return a text that is at most so many characters wide."""
+    return text if len(text) <= width else f"{text[: max(0, width - 1)]}…"
 
 
 class Steps:
     """Shows one step after another, from events, and meanwhile the state of every machine, or how long it takes.
 
-    While a run is running, `waiting` returns what is waited for.
+    While a run is running, `living` says what it does.
     """
 
-    def __init__(self, waiting: Callable[[], str] = lambda: "", tick: float = _TICK, silence: float = _SILENCE) -> None:
+    def __init__(self, living: LivingLine | None = None, tick: float = _TICK, silence: float = SILENCE) -> None:
         self._console = console()
-        self._pulse = Pulse(waiting, tick, silence)
+        self._living = living
+        self._pulse = Pulse.of(living, tick) if living else None
         self._counting = Pulse(self._counted, tick, silence)
         self._running = False
         self._text = ""
@@ -102,8 +129,12 @@ class Steps:
                 self._end(_DONE)
                 say(f"  {event}")
                 self._running = self._running or isinstance(event, RunBegan)
-                if self._running:
+                if self._running and self._pulse:
                     self._pulse.start()
+            case InRound(state) if self._living:
+                self._living.hear(state)
+            case Exchanged(text) if self._living:
+                self._living.exchanged(text)
 
     def watch(self, status: FederationStatus) -> None:
         """Show the state of every machine of a federation."""
@@ -128,7 +159,7 @@ class Steps:
             say(f"  {text} ...")
         self._counting.start()
 
-    def _counted(self) -> str:
+    def _counted(self, _width: int) -> str:
         return f"{self._text}: {self._elapsed:.0f} s"
 
     def _draw(self, lines: dict[str, str]) -> None:
@@ -142,7 +173,7 @@ class Steps:
         self._table.update(Text(f"  {in_a_line(self._text)}: {self._elapsed:.0f} s\n{body}"))
 
     def _end(self, mark: str) -> None:
-        for pulse in (self._pulse, self._counting):
+        for pulse in filter(None, (self._pulse, self._counting)):
             pulse.stop()
         if self._table is not None:
             self._table.stop()

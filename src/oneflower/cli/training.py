@@ -20,14 +20,13 @@ from oneflower.cli.rounds import RunTable, show_files
 from oneflower.cli.screen import Output
 from oneflower.cli.session import Session
 from oneflower.cli.steps import Steps, step
-from oneflower.events import Exchanged, ignore
+from oneflower.events import ignore
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oneflower.cloud import RunResult, RunRow
-    from oneflower.events import Event
 
 Rounds = Annotated[
     int | None, typer.Option("--rounds", "-r", min=1, help="Rounds, if not as many as the federation's.")
@@ -85,12 +84,12 @@ def run(
         raise OneflowerError("--log and --quiet exclude each other.", "Leave out one of them.", ExitCode.USAGE)
     found = Federation.find(Session.cloud(), federation)
     if resume:
-        result, table = _observed(functools.partial(found.resume, resume, save), log=show_log, quiet=quiet)
+        result, table = _observed(functools.partial(found.resume, resume, save), output, log=show_log, quiet=quiet)
     else:
         wanted = functools.partial(
             found.run, app, rounds, config or (), save, install=install, ignore_versions=ignore_versions
         )
-        result, table = _observed(wanted, log=show_log, quiet=quiet)
+        result, table = _observed(wanted, output, log=show_log, quiet=quiet)
     if output is Output.JSON:
         screen.show_json(result)
         return
@@ -131,8 +130,13 @@ def model(
         show_files(result)
 
 
-def _observed(train: Callable[..., RunResult], *, log: bool = False, quiet: bool = False) -> tuple[RunResult, RunTable]:
-    """Train to the end, and show the progress and what the app prints. Ctrl-C stops the run."""
+def _observed(
+    train: Callable[..., RunResult], output: Output, *, log: bool = False, quiet: bool = False
+) -> tuple[RunResult, RunTable]:
+    """Train to the end, and show the progress and what the app prints. Ctrl-C stops the run.
+
+    For a program that reads the output as JSON there is no line about what the run does in between.
+    """
     from oneflower.cloud.app_output import Shown  # noqa: PLC0415
 
     table, printed = RunTable(), Printed()
@@ -143,16 +147,9 @@ def _observed(train: Callable[..., RunResult], *, log: bool = False, quiet: bool
         printed.end_round()
         table.add(row)
 
-    with Steps(table.waiting) as steps:
-
-        def notify(event: Event) -> None:
-            if isinstance(event, Exchanged):
-                table.exchanged(event.text)
-            else:
-                steps.notify(event)
-
+    with Steps(table.living if output is Output.TEXT else None) as steps:
         try:
-            result = train(on_row=end_round, on_log=show, notify=notify, shown=shown)
+            result = train(on_row=end_round, on_log=show, notify=steps.notify, shown=shown)
         except BaseException:
             printed.end(failed=True)
             raise
@@ -207,7 +204,7 @@ def demo(
     name = f"demo-{secrets.token_hex(2)}"
     federation = deploy(Session.cloud(), name, supernodes, given, limits, timeout, keep=keep)
     try:
-        result, table = _observed(functools.partial(federation.run, "image-classification", rounds, {}, save))
+        result, table = _observed(functools.partial(federation.run, "image-classification", rounds, {}, save), output)
     finally:
         if not keep:
             remove(federation, f"cleaning up: removing {name}")

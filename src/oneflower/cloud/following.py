@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import httpx
@@ -12,7 +12,7 @@ from oneflower.cloud.app_output import Shown, last_lines
 from oneflower.cloud.news import Feed
 from oneflower.cloud.reports import Machines, fetch
 from oneflower.cloud.superlink import TIMEOUT
-from oneflower.events import Exchanged, Note
+from oneflower.events import Exchanged, InRound, Note
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.run_folder import FAILURE, Failure, Messages
 from oneflower_appliance.run_state import COMPLETED
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from oneflower.cloud.superlink import SuperLinkClient
     from oneflower.events import Notify
     from oneflower_appliance.node_reports import NodeReport
+    from oneflower_appliance.round_state import RoundState
     from oneflower_appliance.run_state import RunState
 
 
@@ -152,6 +153,7 @@ class _Following:
         self._feed = Feed(self._link, number, self._hold)
         self._tail = ""
         self._messages = Messages()
+        self._doing: RoundState | None = None
         self._ended = 0.0
 
     def look(self, heard: Callable[[], None]) -> bool:
@@ -172,6 +174,9 @@ class _Following:
         for line in lines[self._told :]:
             self._observer.row(self._parse(line))
         self._told = max(self._told, len(lines))
+        if news.now and (doing := replace(news.now, seconds=0.0)) != self._doing:
+            self._doing = doing
+            self._observer.notify(InRound(news.now.named(self._observer.machines.names)))
         self._report(len(lines))
         for said, before in ((state.trouble, self._trouble), (state.waiting, self._waiting)):
             if said and not before:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from oneflower_appliance.round_state import RoundState
 from oneflower_appliance.run_folder import MESSAGES, METRICS
 from oneflower_appliance.run_state import RunState
 
@@ -16,13 +18,15 @@ if TYPE_CHECKING:
 class News:
     """The state of a run, what its app logged since the last look, and what it exchanged if it has no rounds yet.
 
-    `held` says whether the SuperLink held the request.
+    `held` says whether the SuperLink held the request. `now` is what the run does at this moment, None if the SuperLink
+    does not say so.
     """
 
     state: RunState
     text: str
     messages: dict[str, Any] | None
     held: bool
+    now: RoundState | None = None
 
 
 class Feed:
@@ -45,7 +49,9 @@ class Feed:
         log = found["log"] or {"text": ""}
         if log["text"]:
             self._latest = log["latest"]
-        return News(RunState.parse(found["run"]), log["text"], found["messages"], bool(found["held"]))
+        return News(
+            RunState.parse(found["run"]), log["text"], found["messages"], bool(found["held"]), _now(found.get("now"))
+        )
 
     def _by_parts(self) -> dict[str, Any]:
         """Ask a SuperLink that does not know the call, because it is of an older release."""
@@ -55,3 +61,10 @@ class Feed:
         messages = None if lines else self._link.json(f"{path}/files/{MESSAGES}")
         return {"run": run.entry, "log": log, "rows": lines[len(self.lines) :], "messages": messages, "mark": "",
                 "held": False}  # fmt: skip
+
+
+def _now(said: Any) -> RoundState | None:
+    """Return what a SuperLink of this or another release says that a run does."""
+    with suppress(AttributeError, KeyError, TypeError, ValueError):
+        return RoundState.parse(said)
+    return None

@@ -24,6 +24,7 @@ from oneflower_appliance.flower.legacy.hooks import supervise_legacy
 from oneflower_appliance.runs import RunRow
 from oneflower_appliance.training.abandoned import Abandoned
 from oneflower_appliance.training.traffic import Traffic
+from tests.unit import federation
 
 
 class Client(NumPyClient):
@@ -503,3 +504,17 @@ def test_messages_are_counted_until_a_strategy_starts(record):
     train(grid, FedAvg(), 1)
     traffic.close()
     assert not (record / "messages.json").exists()
+
+
+def test_people_can_see_each_phase_with_the_nodes_that_it_asks(record):
+    grid = Grid()
+    phases = federation.Phases(grid)
+    train(grid, FedAvg(evaluate_fn=lambda server_round, arrays, config: (0.5, {})), rounds=2)
+    phases.seen = [(phase, sorted(asked), missing) for phase, asked, missing in phases.seen]
+    assert phases.seen == [
+        ("0/2 evaluating", [], []),
+        *[(f"{number}/2 {phase}", nodes, []) for number in (1, 2) for phase, nodes in (
+            ("waiting for nodes", []), ("training", [1, 2]), ("aggregating", []), ("evaluating", []),
+            ("waiting for nodes", []), ("evaluating", [1, 2]), ("aggregating", []),
+        )],
+    ]  # fmt: skip

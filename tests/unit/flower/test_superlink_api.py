@@ -6,6 +6,7 @@ import asyncio
 import base64
 import dataclasses
 import json
+import time
 
 import httpx
 import pytest
@@ -13,11 +14,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.flower import news as news_of_runs
 from oneflower_appliance.flower.api import superlink_api
 from oneflower_appliance.flower.bytecount import ByteCount
 from oneflower_appliance.flower.linkstate import LinkState
 from oneflower_appliance.flower.news import Bell, Ringing
 from oneflower_appliance.node_reports import NodeReport, file_name, write_line
+from oneflower_appliance.round_state import Phase, RoundState
 from oneflower_appliance.run_folder import Origin
 from oneflower_appliance.run_state import RunState
 from tests.unit.flower_state import linkstate_factory
@@ -182,9 +185,23 @@ def test_news_of_a_run_are_one_answer(ask, link, tmp_path):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("ending", ["it is told", "the server stops"])
-def test_news_are_waited_for_and_told_as_soon_as_a_serverapp_says_something(link, tmp_path, ending):
+def test_news_have_what_a_run_does_now_until_it_has_ended(ask, link, tmp_path):
+    (tmp_path / "5").mkdir()
+    (tmp_path / "5" / "now.json").write_text(json.dumps(RoundState(Phase.TRAINING, 1, 3, time.time() - 60).entry))
+    link.log = lambda _number, after: {"text": "", "latest": after}
+    found = news(ask, wait=0).json()
+    state = RoundState.parse(found["now"])
+    assert (state.phase, state.round, state.rounds) == ("training", 1, 3)
+    assert 59 < state.seconds < 90, "by the SuperLink's own clock"
+    assert news(ask, wait=0, mark=found["mark"]).json()["mark"] == found["mark"], "time alone is no news"
+    link.known[0] = dataclasses.replace(link.known[0], status="finished")
+    assert news(ask, wait=0).json()["now"] is None
+
+
+@pytest.mark.parametrize("ending", ["it is told", "the server stops", "a node answers"])
+def test_news_are_waited_for_and_told_as_soon_as_a_serverapp_says_something(link, tmp_path, monkeypatch, ending):
     bell, looked = Bell(), asyncio.Event()
+    monkeypatch.setattr(news_of_runs, "_PULSE", 60)
     link.log = lambda _number, after: (loop.call_soon_threadsafe(looked.set), {"text": "", "latest": after})[1]
 
     async def flower(_scope, _receive, _send):
@@ -202,15 +219,17 @@ def test_news_are_waited_for_and_told_as_soon_as_a_serverapp_says_something(link
             assert not waiting.done()
             if ending == "it is told":
                 await Ringing(flower, bell)({"path": "/v1/runtime/push-task-output"}, None, None)
-            else:
+            elif ending == "the server stops":
                 bell.close()
+            else:
+                (tmp_path / "5").mkdir()
+                (tmp_path / "5" / "now.json").write_text('{"began": 1}')
             return (await waiting).json()
 
     loop = None
     found = asyncio.run(follow())
-    assert (found["run"]["status"], found["held"]) == (
-        ("finished", True) if ending == "it is told" else ("running", False)
-    )
+    status = "finished" if ending == "it is told" else "running"
+    assert (found["run"]["status"], found["held"]) == (status, ending != "the server stops")
 
 
 def test_a_run_of_an_app_is_started_from_its_files(ask, link):

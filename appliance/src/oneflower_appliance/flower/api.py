@@ -7,6 +7,7 @@ what the form asks for, and resumes a run that was lost.
 from __future__ import annotations
 
 import json
+import time
 from base64 import b64decode
 from contextlib import suppress
 from dataclasses import replace
@@ -24,7 +25,7 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, no_room, write_atomic
 from oneflower_appliance.flower.late_replies import LateReplies
 from oneflower_appliance.flower.news import Bell, mark
-from oneflower_appliance.run_folder import GIVEN_UP, LOST, MESSAGES, METRICS, ORIGIN, SUCCESSOR, WAITING, Origin
+from oneflower_appliance.run_folder import GIVEN_UP, LOST, MESSAGES, METRICS, NOW, ORIGIN, SUCCESSOR, WAITING, Origin
 from oneflower_appliance.training.abandoned import Abandoned
 from oneflower_appliance.use_cases import USE_CASES
 
@@ -189,6 +190,8 @@ class RunCalls:
     async def news(self, request: Request) -> Response:
         """Return the run, its log after a given time and its rounds beyond a number of them, once there is news.
 
+        With them is what the run does `now` (`round_state`), unless it has ended.
+
         `mark` is that of an earlier answer. After `wait` seconds what is known is returned.
         """
         number, query = int(request.path_params["id"]), request.query_params
@@ -203,7 +206,7 @@ class RunCalls:
         def enough(found: dict[str, Any] | None) -> bool:
             return found is None or bool(found["mark"] != query.get("mark") or found["rows"] or found["log"]["text"])
 
-        found = await self._bell.wait(look, enough, wait)
+        found = await self._bell.wait(look, enough, wait, lambda: _changed_at(self._runs / str(number) / NOW))
         return _MISSING if found is None else JSONResponse(found | {"held": not self._bell.closing})
 
     def _news(self, number: int, after: float, rows: int) -> dict[str, Any] | None:
@@ -214,7 +217,11 @@ class RunCalls:
         log = self._link.log(number, after) or {"text": "", "latest": after}
         lines = _text(folder / METRICS).splitlines()
         messages = None if lines else json.loads(_text(folder / MESSAGES) or "null")
-        return {"run": entry, "log": log, "rows": lines[rows:], "messages": messages, "mark": mark(entry, messages)}
+        now = None if run.finished else json.loads(_text(folder / NOW) or "null")
+        marked = mark(entry, messages, now)
+        if now:
+            now["seconds"] = max(0.0, round(time.time() - now["began"], 1))
+        return {"run": entry, "log": log, "rows": lines[rows:], "messages": messages, "now": now, "mark": marked}
 
     def reports(self, request: Request) -> Response:
         """Return what each node did in the rounds after a given round: the next of them, a line each."""
@@ -278,6 +285,13 @@ class RunCalls:
         write_atomic(self._runs / number / SUCCESSOR, f"{started}\n", SHARED)
         self._link.stop(int(number))  # clients that follow the old run know by now which run to follow instead
         return started
+
+
+def _changed_at(file: Path) -> int:
+    """Return when a file was replaced, 0 if it does not exist."""
+    with suppress(FileNotFoundError):
+        return file.stat().st_mtime_ns
+    return 0
 
 
 def _text(file: Path) -> str:

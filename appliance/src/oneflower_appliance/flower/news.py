@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ T = TypeVar("T")
 _TELLING = ("/v1/runtime/push-logs", "/v1/runtime/push-task-output")
 _LONGEST = 20.0  # seconds that an answer is held
 _PULSE = 0.5  # seconds between two looks when nothing is heard: a file may be new, or a run stopped
+_GLANCE = 0.1  # seconds between two questions whether a file has changed
 
 
 class Bell:
@@ -47,22 +48,34 @@ class Bell:
         """Whether nobody waits any more."""
         return self._closing
 
-    async def wait(self, look: Callable[[], Awaitable[T]], enough: Callable[[T], bool], seconds: float) -> T:
-        """Return what `look` returns as soon as it is enough, or after `seconds`."""
+    async def wait(
+        self,
+        look: Callable[[], Awaitable[T]],
+        enough: Callable[[T], bool],
+        seconds: float,
+        sign: Callable[[], object] = lambda: None,
+    ) -> T:
+        """Return what `look` returns as soon as it is enough, or after `seconds`.
+
+        It looks again when the bell rings, when the `sign` changes, which costs next to nothing to ask for, and now and
+        then.
+        """
         self._loop = asyncio.get_running_loop()
         deadline = self._loop.time() + min(seconds, _LONGEST)
         with self._listening() as event:
             while True:
                 event.clear()
+                seen = sign()
                 found = await look()
                 left = deadline - self._loop.time()
                 if enough(found) or left <= 0 or self._closing:
                     return found
-                try:
+                with suppress(TimeoutError):
                     async with asyncio.timeout(min(left, _PULSE)):
-                        await event.wait()
-                except TimeoutError:
-                    continue
+                        while not event.is_set() and sign() == seen:
+                            with suppress(TimeoutError):
+                                async with asyncio.timeout(_GLANCE):
+                                    await event.wait()
 
     @contextmanager
     def _listening(self) -> Iterator[asyncio.Event]:

@@ -38,7 +38,7 @@ class Asked:
     """
 
     def __init__(self, phase: str, nodes: Sequence[int], sent: Sequence[Metadata], timeout: float | None) -> None:
-        self._phase = phase
+        self.phase = phase
         self._asked = nodes
         self._sent = sent
         self._timeout = timeout
@@ -78,7 +78,7 @@ class Asked:
 
     def blame(self, node: int, kind: str, reason: str) -> None:
         """Remember what happened to a node."""
-        self._faults[node] = Fault(str(node), self._phase, kind, reason)
+        self._faults[node] = Fault(str(node), self.phase, kind, reason)
 
     @property
     def faulty(self) -> set[int]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from flwr.app import Array, ArrayRecord
 
+from oneflower_appliance.round_state import Phase
 from oneflower_appliance.training import trees
 from oneflower_appliance.training.asked import Asked
 from oneflower_appliance.training.guard import sift, update_of
@@ -82,6 +83,7 @@ class MessageRun(SupervisedRun):
         number = self._number(server_round)
         if self._keep_evaluated_again(number):
             return self._arrays, None
+        self._show(Phase.AGGREGATING)
         of_trees = trees.guard_of(self._strategy, self._arrays)
         good = self._asked.sort(replies)
         sound, reasons = sift(map(update_of, good), self._arrays, of_trees)
@@ -93,6 +95,7 @@ class MessageRun(SupervisedRun):
 
     def configure_evaluate(self, server_round: int, *args: Any, **kwargs: Any) -> Iterable[Message]:
         """Return the messages that ask nodes to evaluate."""
+        self._show(Phase.WAITING)
         online = self._online()
         with self._choosing("evaluate"):
             messages = list(self._strategy.configure_evaluate(self._number(server_round), *args, **kwargs))
@@ -103,6 +106,7 @@ class MessageRun(SupervisedRun):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Aggregate the nodes' evaluations."""
         number = self._number(server_round)
+        self._show(Phase.AGGREGATING)
         received = list(replies)
         good = self._asked.sort(received)
         metrics: MetricRecord | None = self._strategy.aggregate_evaluate(number, received)
@@ -116,6 +120,7 @@ class MessageRun(SupervisedRun):
 
     def _evaluate_here(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         """Evaluate in the ServerApp, before the first round and after each one."""
+        self._show(Phase.EVALUATING)
         metrics: MetricRecord | None = self._evaluate_fn(self._number(server_round), arrays)  # type: ignore[misc]
         if server_round:
             self._record.note(server=_plain(metrics))

@@ -113,6 +113,11 @@ class RunRecord:
         self._sources = sources_of(found, self._sources)
 
     @property
+    def round(self) -> tuple[int, int]:
+        """The number of the current round, 0 before the first one, and of all rounds."""
+        return self._row.get("round", self._after), self._rounds
+
+    @property
     def row(self) -> dict[str, Any]:
         """The current round so far."""
         seconds = round(time.monotonic() - self._round_begun, 3)

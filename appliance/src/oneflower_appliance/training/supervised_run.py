@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from flwr.app import ArrayRecord
 
 from oneflower_appliance.node_reports import EVALUATE, TRAIN
+from oneflower_appliance.round_state import Phase
 from oneflower_appliance.run_folder import NODES, Origin
 from oneflower_appliance.settings import run_config_keys, uncounted
 from oneflower_appliance.training.abandoned import Abandoned
@@ -79,7 +80,8 @@ class SupervisedRun:
         self._arrays = ArrayRecord()
         self._traffic = Traffic.known(grid)
         if self._traffic:
-            self._traffic.write_to(None)  # the rounds are signs of life
+            self._traffic.write_no_counts()  # the rounds are signs of life
+        self._live = self._traffic.live if self._traffic else None
         self._exchange = Exchange()
         self._workflow: object = None  # of the legacy API
 
@@ -140,6 +142,12 @@ class SupervisedRun:
         self._arrays = arrays
         self._note_what_evaluation_changed()
         self._record.open_round(number, self._beginning.unevaluated if self._evaluate_only else {})
+        self._show(Phase.WAITING)
+
+    def _show(self, phase: Phase, nodes: Iterable[int] = ()) -> None:
+        """Let people see what the run does; `nodes` are those that are asked for something."""
+        if self._live:
+            self._live.begin(phase, *self._record.round, nodes)
 
     def _keep_evaluated_again(self, number: int) -> bool:
         """Whether a round was trained before the run was lost. If so, keep what is already trained."""
@@ -170,6 +178,7 @@ class SupervisedRun:
         if asked.nodes - self._nodes:
             self._nodes |= asked.nodes
             self._record.know(self._nodes)
+        self._show(Phase.of(asked.phase) if asked.nodes else Phase.AGGREGATING, sorted(asked.nodes))
 
     def _measure(self) -> Exchange:
         """Measure the messages of the phase that begins."""

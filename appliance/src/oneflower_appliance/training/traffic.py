@@ -1,7 +1,8 @@
 """The messages of a ServerApp: how many it sent, how many were answered, and how long and how large they were.
 
 For an app without a strategy the counts are its only signs of life. For a strategy of the legacy API the messages tell
-which node an answer or an error belongs to, because Flower does not tell the strategy.
+which node an answer or an error belongs to, because Flower does not tell the strategy. For all apps they tell which
+nodes have not answered yet (`live_round`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.run_folder import MESSAGES, Messages
+from oneflower_appliance.training.live_round import LiveRound
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -92,6 +94,7 @@ class Traffic:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._path: Path | None = None
+        self.live: LiveRound | None = None
         self._sent: dict[str, Metadata] = {}  # not answered
         self._counts = Messages()
         self._written = 0.0
@@ -134,20 +137,29 @@ class Traffic:
         self._exchange = Exchange()
         return self._exchange
 
-    def write_to(self, path: Path | None) -> None:
-        """Keep the counts in the file MESSAGES of a folder, or in no file."""
+    def write_to(self, folder: Path) -> None:
+        """Write into the folder of the run what it does at this moment, and the counts."""
         with self._lock:
-            self._path = path / MESSAGES if path else None
+            self._path, self.live = folder / MESSAGES, LiveRound(folder)
+
+    def write_no_counts(self) -> None:
+        """Write no counts from now on, because a strategy's rounds are recorded."""
+        with self._lock:
+            self._path = None
 
     def close(self) -> None:
         """Write the counts for the last time."""
         with self._lock:
             self._write()
+        if self.live:
+            self.live.close()
 
     def _note_sent(self, sent: list[Message], since: float) -> None:
         with self._lock:
             self._sent |= {message.metadata.message_id: message.metadata for message in sent}
             self._exchange.push(sent, since)
+            if self.live:
+                self.live.note_sent([message.metadata for message in sent])
             self._count(sent=len(sent))
 
     def _note_answers(self, replies: list[Message]) -> None:
@@ -158,6 +170,8 @@ class Traffic:
                 if error and sent and time.time() >= sent.created_at + sent.ttl:
                     continue  # the SuperLink's: nobody answered in the time that the message had
                 self._exchange.pull(reply)
+                if sent and self.live:
+                    self.live.note_answer(sent, failed=error is not None)
                 self._exchange.answers.append(Answer(reply.metadata, error))
                 self._count(**{"failed" if error else "answered": 1})
 

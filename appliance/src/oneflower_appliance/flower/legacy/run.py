@@ -14,6 +14,7 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.legacy.arrays import to_parameters, to_record
 from oneflower_appliance.flower.legacy.together import Together
+from oneflower_appliance.round_state import Phase
 from oneflower_appliance.training import trees
 from oneflower_appliance.training.asked import Asked
 from oneflower_appliance.training.averages import average, plain
@@ -36,8 +37,9 @@ class LegacyRun(SupervisedRun):
     """One run of a strategy. Its methods are called in each round, and call those of the strategy."""
 
     def __init__(self, strategy: Any, grid: Grid, runs: Path, checkpoints: Path, workflow: object = None) -> None:
+        traffic = Traffic.of(grid)
         super().__init__(strategy, grid, runs, checkpoints, internals.legacy_strategies().Strategy)
-        self._traffic = Traffic.of(grid)
+        self._traffic = traffic
         self._workflow = workflow
         self._together = Together(grid)
         self._entered = False
@@ -75,6 +77,8 @@ class LegacyRun(SupervisedRun):
         """Evaluate in the ServerApp, before the first round and after each one."""
         if self._beginning.checkpoint and self._is_done(server_round):
             return None
+        if self._entered:
+            self._show(Phase.EVALUATING)
         found = self._strategy.evaluate(server_round, parameters=parameters)
         metrics = _with_loss(*found) if found is not None else {}
         if self._entered and server_round:
@@ -121,6 +125,7 @@ class LegacyRun(SupervisedRun):
 
     def _settle(self, results: Pairs, failures: Sequence[Any]) -> None:
         """Remember which nodes failed, and why."""
+        self._show(Phase.AGGREGATING)
         self._node_ids.forget()
         self._together.expect(0)
         self._asked.sort(self._exchange.answers)
@@ -153,6 +158,7 @@ class LegacyRun(SupervisedRun):
         """Return which clients evaluate, and how."""
         if self._is_done(server_round):
             return []
+        self._show(Phase.WAITING)
         online = self._online()
         with self._choosing("evaluate"):
             chosen: Pairs = self._strategy.configure_evaluate(
