@@ -312,6 +312,7 @@ def test_what_a_run_left_is_saved(link, tmp_path):
     result = results.collect(link.client, "5", "image-classification", places, machines)
     assert np.load(result.model)["w"].tolist() == [1, 1, 1]
     assert result.plot.read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in result.plot_svg.read_bytes()
     assert json.loads(result.metrics.read_text())["rows"][1]["server"]["accuracy"] == 0.9
     assert result.seconds == 3.5
     card = result.card.read_text()

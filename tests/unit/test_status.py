@@ -199,7 +199,7 @@ def test_nothing_that_a_vm_publishes_keeps_a_federation_from_being_shown(link, n
         patch.setattr(rounds, "warn", said.append)
         for row in found.training.latest if found.training else ():
             table.add(row)
-            table.waiting()
+            table.living.text(80)
         table.curve()
     assert said[0].startswith("lab (service 1): RUNNING")
     assert len([text for text in said if "vm_1" in text]) >= 2, "in the table and in JSON"

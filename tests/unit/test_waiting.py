@@ -136,7 +136,7 @@ def test_a_round_is_told_with_what_it_was_tested_by_and_who_failed(capsys):
     assert head.split() == ["round", "loss", "accuracy", "seconds", "nodes"]
     assert line.split() == ["2/3", "0.5000", "0.7500", "1.5", "4/5", "roc_auc", "0.900", "f1", "0.800"]
     assert below.strip() == "supernode_1 (node 77) failed in training: no [31m data"
-    assert table.curve() == "accuracy 0.750 ▁ 0.750"
+    assert table.curve() == "accuracy 0.750 ▃ 0.750"
 
 
 def test_the_loss_of_training_has_a_column_of_its_own_and_never_another(capsys):

@@ -43,9 +43,11 @@ class RunTable:
         points = [row.accuracy for row in self._rows if row.accuracy is not None and math.isfinite(row.accuracy)]
         if not points:
             return ""
+        from oneflower.cloud.axis import limits  # noqa: PLC0415 - as above
+
         bars = "▁▂▃▄▅▆▇█"
-        low, high = min(points), max(points)
-        scale = (len(bars) - 1) / ((high - low) or 1)
+        low, high = limits("accuracy", points, ())
+        scale = (len(bars) - 1) / (high - low)
         return f"accuracy {points[0]:.3f} {''.join(bars[round((p - low) * scale)] for p in points)} {points[-1]:.3f}"
 
 

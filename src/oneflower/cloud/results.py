@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 _IN_RECORDS = ("round", "rounds", "seconds", "nodes", "asked", "failures", "loss", "accuracy", "train_loss")
-_SAVED = ("metrics.json", "convergence.png", "card.md", "reports.jsonl")
+_SAVED = ("metrics.json", "convergence.png", "convergence.svg", "card.md", "reports.jsonl")
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ USUAL = Most()
 class RunResult:
     """A finished run: its rounds and its files; None for a file that it did not write.
 
-    `card` tells in Markdown what the model was trained on and how; `reports` has what each node did in each round, a
-    line of JSON each (`node_reports` reads it); `more` are files that the app itself left, in its
-    working folder for instance, and `not_saved` those that were too large or too many to be fetched. `messages` are
-    those of an app that trained without a strategy, None if it sent none. `findings` say which nodes were slow, failed,
-    drifted or had worse metrics at its end.
+    `plot` is a PNG and `plot_svg` the same as an SVG. `card` tells in Markdown what the model was trained on and how;
+    `reports` has what each node did in each round, a line of JSON each (`node_reports` reads it); `more` are files that
+    the app itself left, in its working folder for instance, and `not_saved` those that were too large or too many to be
+    fetched. `messages` are those of an app that trained without a strategy, None if it sent none. `findings` say which
+    nodes were slow, failed, drifted or had worse metrics at its end.
     """
 
     id: str
@@ -66,6 +66,7 @@ class RunResult:
     model: Path | None = None
     metrics: Path | None = None
     plot: Path | None = None
+    plot_svg: Path | None = None
     card: Path | None = None
     reports: Path | None = None
     more: tuple[Path, ...] = ()
@@ -116,7 +117,7 @@ class RunResult:
 
     @property
     def _files(self) -> list[Path]:
-        found = (self.model, self.metrics, self.plot, self.card, self.reports, *self.more)
+        found = (self.model, self.metrics, self.plot, self.plot_svg, self.card, self.reports, *self.more)
         return [path for path in found if path is not None]
 
     def _repr_html_(self) -> str:
@@ -138,6 +139,7 @@ class Places:
     model: Path
     metrics: Path
     plot: Path
+    plot_svg: Path
     card: Path
     reports: Path
     more: Path
@@ -145,15 +147,15 @@ class Places:
     @classmethod
     def within(cls, folder: Path) -> Places:
         """Return places in the run's own folder."""
-        metrics, plot, card, reports = (folder / name for name in _SAVED)
-        return cls(folder / MODEL, metrics, plot, card, reports, folder)
+        metrics, plot, plot_svg, card, reports = (folder / name for name in _SAVED)
+        return cls(folder / MODEL, metrics, plot, plot_svg, card, reports, folder)
 
     @classmethod
     def beside(cls, model: Path) -> Places:
         """Return places next to the model's file."""
         stem = model.with_suffix("")
-        metrics, plot, card, reports = (Path(f"{stem}-{name}") for name in _SAVED)
-        return cls(model, metrics, plot, card, reports, stem)
+        metrics, plot, plot_svg, card, reports = (Path(f"{stem}-{name}") for name in _SAVED)
+        return cls(model, metrics, plot, plot_svg, card, reports, stem)
 
 
 def prepare() -> None:
@@ -193,9 +195,10 @@ def collect(
             "rows": found,
         }  # fmt: skip
         write_atomic(places.metrics, json.dumps(content, indent=1) + "\n", SHARED)
-        plot_convergence(rows, name, places.plot)
+        told = reports.load(places.reports) if latest else []
+        plot_convergence(rows, name, (places.plot, places.plot_svg), told)
         write_atomic(places.card, model_card(name, number, rows, summary, data, saved.get("model"), findings), SHARED)
-        saved |= {"metrics": places.metrics, "plot": places.plot, "card": places.card}
+        saved |= {"metrics": places.metrics, "plot": places.plot, "plot_svg": places.plot_svg, "card": places.card}
         saved |= {"findings": findings, "reports": places.reports if latest else None}
     elif MESSAGES in left:
         saved["messages"] = Messages.parse(link.json(f"/runs/{number}/files/{MESSAGES}"))
