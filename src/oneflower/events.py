@@ -68,7 +68,9 @@ class InRound:
 
     def __str__(self) -> str:
         said = self.state
-        return ", ".join(filter(None, (said.heading, said.phase, said.count, said.waited_for(said.seconds))))
+        return ", ".join(
+            filter(None, (said.heading, said.doing(said.seconds), said.count, said.waited_for(said.seconds)))
+        )
 
 
 @dataclass(frozen=True)

@@ -45,19 +45,18 @@ def test_the_line_says_which_nodes_have_answered_which_not_yet_and_how_long_it_w
     line.hear(training(1, seconds=3.0))
     now[0] += 1
     assert line.text(200) == (
-        "round 1 of 5 · training 4 s · 0 of 4 nodes answered · "
-        "waiting for supernode_0, supernode_1, supernode_2, supernode_3"
+        "round 1 of 5 · training 4 s · 0 of 4 answered · waiting for supernode_0, supernode_1, supernode_2, supernode_3"
     )
     line.end_round(row(1))
     now[0] += 3
     assert line.text(80) == "round 2 of 5 · 3 s · about 37 s to go", "the phase was of the round before"
     line.hear(training(2, NODES[:3], failed=NODES[:1]))
     assert line.text(200) == (
-        "round 2 of 5 · training 0 s · 3 of 4 nodes answered, 1 failed · waiting for supernode_3 · about 37 s to go"
+        "round 2 of 5 · training 0 s · 3 of 4 answered, 1 failed · waiting for supernode_3 · about 37 s to go"
     )
     now[0] += 90
     assert line.text(200) == (
-        "round 2 of 5 · training 90 s · 3 of 4 nodes answered, 1 failed · late: supernode_3 · about 30 s to go"
+        "round 2 of 5 · training 90 s · 3 of 4 answered, 1 failed · late: supernode_3 · about 30 s to go"
     )
     line.hear(RoundState(Phase.AGGREGATING, 2, 5))
     assert line.text(80) == "round 2 of 5 · aggregating 0 s · about 30 s to go"
@@ -115,11 +114,11 @@ def test_off_a_terminal_a_phase_has_one_line_and_one_more_when_nodes_are_late(no
     assert said == [], "a short phase needs no line"
     wait(25)
     [one] = said
-    assert one.startswith("round 2 of 5 · training 15 s · 0 of 4 nodes answered · waiting for supernode_0, ")
+    assert one.startswith("round 2 of 5 · training 15 s · 0 of 4 answered · waiting for supernode_0, ")
     line.hear(training(2, NODES[:3], usual=20.0, seconds=39.0))
     wait(100)
     [late] = said[1:]
-    assert late.startswith("round 2 of 5 · training 42 s · 3 of 4 nodes answered · late: supernode_3")
+    assert late.startswith("round 2 of 5 · training 42 s · 3 of 4 answered · late: supernode_3")
     line.hear(RoundState(Phase.EVALUATING, 2, 5, 3.0, NODES))
     wait(100)
     assert len(said) == 3
@@ -139,11 +138,13 @@ def test_the_line_hears_what_a_run_says_and_nothing_is_shown_for_a_program(monke
 
 
 def test_a_phase_reads_as_a_sentence_too():
-    assert str(InRound(training(2, NODES[:3]))) == (
-        "round 2 of 5, training, 3 of 4 nodes answered, waiting for supernode_3"
-    )
+    assert str(InRound(training(2, NODES[:3]))) == ("round 2 of 5, training, 3 of 4 answered, waiting for supernode_3")
     state = RoundState(Phase.TRAINING, 1, 2, 0.0, ("7", "8"), {"7": 1.5}, ("7",)).named({"7": "supernode_0"})
-    assert (state.asked, state.missing, state.failed) == (("supernode_0", "node 8"), ("node 8",), ("supernode_0",))
+    assert (state.asked, state.missing, state.failed) == (("node 8", "supernode_0"), ("node 8",), ("supernode_0",))
+    of_ten = RoundState(Phase.TRAINING, asked=("1", "2")).named({"1": "supernode_10", "2": "supernode_9"})
+    assert of_ten.asked == ("supernode_9", "supernode_10"), "in the order in which people count"
+    chosen = RoundState(Phase.CHOOSING, 1, 2)
+    assert [chosen.doing(1.0), chosen.doing(3.0)] == ["choosing nodes", "waiting for nodes"]
     assert RoundState.parse(json.loads(json.dumps(state.entry))) == state
 
 

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_LONG_CHOICE = 2.0  # seconds after which a strategy waits for nodes, rather than that it chooses among them
 _TIMES_USUAL, _MARGIN = 2.0, 2.0  # a node is late after so many times the usual seconds, and so many seconds more
 
 
 class Phase(StrEnum):
     """What a run does."""
 
-    WAITING = "waiting for nodes"  # until as many are online as the strategy wants
+    CHOOSING = "choosing nodes"  # the strategy does; it waits until as many are online as it wants
     TRAINING = "training"
     EVALUATING = "evaluating"
     AGGREGATING = "aggregating"
@@ -89,11 +90,16 @@ class RoundState:
             return f"round {self.round} of {self.rounds}"
         return "before the first round" if self.rounds else ""
 
+    def doing(self, seconds: float) -> str:
+        """What the run does, if it has done so for so many seconds."""
+        waits = self.phase is Phase.CHOOSING and seconds > _LONG_CHOICE
+        return "waiting for nodes" if waits else self.phase
+
     @property
     def count(self) -> str:
         """How many nodes have answered, empty if none was asked."""
         failed = f", {len(self.failed)} failed" if self.failed else ""
-        return f"{len(self.answered)} of {len(self.asked)} nodes answered{failed}" if self.asked else ""
+        return f"{len(self.answered)} of {len(self.asked)} answered{failed}" if self.asked else ""
 
     def waited_for(self, seconds: float, most: int = 5) -> str:
         """Name the first of the nodes that are late, or if none is, that have not answered; empty if all have."""
@@ -112,7 +118,7 @@ class RoundState:
 
         return replace(
             self,
-            asked=tuple(map(name, self.asked)),
+            asked=tuple(sorted(map(name, self.asked), key=lambda found: (len(found), found))),
             answered={name(node): after for node, after in self.answered.items()},
             failed=tuple(map(name, self.failed)),
         )

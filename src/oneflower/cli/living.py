@@ -85,7 +85,7 @@ class LivingLine:
             yield heading, f"{seconds:.0f} s", left
             yield heading, f"{seconds:.0f} s"
             return
-        doing, late = f"{state.phase} {seconds:.0f} s", bool(state.late(seconds))
+        doing, late = f"{state.doing(seconds)} {seconds:.0f} s", bool(state.late(seconds))
         for most in (5, 3, 2, 1):
             yield heading, doing, state.count, state.waited_for(seconds, most), left
         named = state.waited_for(seconds, 1) if late else ""

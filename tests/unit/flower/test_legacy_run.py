@@ -514,7 +514,7 @@ def test_people_can_see_each_phase_with_the_nodes_that_it_asks(record):
     assert phases.seen == [
         ("0/2 evaluating", [], []),
         *[(f"{number}/2 {phase}", nodes, []) for number in (1, 2) for phase, nodes in (
-            ("waiting for nodes", []), ("training", [1, 2]), ("aggregating", []), ("evaluating", []),
-            ("waiting for nodes", []), ("evaluating", [1, 2]), ("aggregating", []),
+            ("choosing nodes", []), ("training", [1, 2]), ("aggregating", []), ("evaluating", []),
+            ("choosing nodes", []), ("evaluating", [1, 2]), ("aggregating", []),
         )],
     ]  # fmt: skip

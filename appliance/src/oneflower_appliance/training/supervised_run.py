@@ -142,7 +142,7 @@ class SupervisedRun:
         self._arrays = arrays
         self._note_what_evaluation_changed()
         self._record.open_round(number, self._beginning.unevaluated if self._evaluate_only else {})
-        self._show(Phase.WAITING)
+        self._show(Phase.CHOOSING)
 
     def _show(self, phase: Phase, nodes: Iterable[int] = ()) -> None:
         """Let people see what the run does; `nodes` are those that are asked for something."""
