@@ -176,7 +176,7 @@ class _Following:
         self._told = max(self._told, len(lines))
         if news.now and (doing := replace(news.now, seconds=0.0)) != self._doing:
             self._doing = doing
-            self._observer.notify(InRound(news.now.named(self._observer.machines.names)))
+            self._observer.notify(InRound(news.now.named(self._observer.names)))
         self._report(len(lines))
         for said, before in ((state.trouble, self._trouble), (state.waiting, self._waiting)):
             if said and not before:

@@ -95,7 +95,6 @@ class MessageRun(SupervisedRun):
 
     def configure_evaluate(self, server_round: int, *args: Any, **kwargs: Any) -> Iterable[Message]:
         """Return the messages that ask nodes to evaluate."""
-        self._show(Phase.CHOOSING)
         online = self._online()
         with self._choosing("evaluate"):
             messages = list(self._strategy.configure_evaluate(self._number(server_round), *args, **kwargs))

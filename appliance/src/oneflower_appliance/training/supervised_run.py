@@ -142,7 +142,6 @@ class SupervisedRun:
         self._arrays = arrays
         self._note_what_evaluation_changed()
         self._record.open_round(number, self._beginning.unevaluated if self._evaluate_only else {})
-        self._show(Phase.CHOOSING)
 
     def _show(self, phase: Phase, nodes: Iterable[int] = ()) -> None:
         """Let people see what the run does; `nodes` are those that are asked for something."""
@@ -163,6 +162,7 @@ class SupervisedRun:
 
     def _choosing(self, phase: str) -> AbstractContextManager[None]:
         """While the strategy chooses the nodes of a phase: if too few are online, the run says that it waits."""
+        self._show(Phase.CHOOSING)
         return self._waiting.said(needed_by(self._strategy, phase))
 
     def _ask(self, asked: Asked, online: set[int]) -> None:

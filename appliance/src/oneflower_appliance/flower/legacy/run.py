@@ -158,7 +158,6 @@ class LegacyRun(SupervisedRun):
         """Return which clients evaluate, and how."""
         if self._is_done(server_round):
             return []
-        self._show(Phase.CHOOSING)
         online = self._online()
         with self._choosing("evaluate"):
             chosen: Pairs = self._strategy.configure_evaluate(
