@@ -72,6 +72,7 @@ def test_an_example_of_the_python_api_runs(where, deployed, capsys):
         ("run image-classification", "run"),
         ("run --resume 4", "resume"),
         ("model lab", "fetch_model"),
+        ("model lab --best --metric f1", "fetch_model"),
         ("scale lab 3", "scale"),
         ("recover lab", "recover"),
         ("down lab", "delete"),

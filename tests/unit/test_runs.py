@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.server
 import io
 import json
@@ -325,6 +326,24 @@ def test_what_a_run_left_is_saved(link, tmp_path):
     assert [found.sentence for found in result.findings] == [slow]
     assert json.loads(result.metrics.read_text())["findings"][0]["sentence"] == slow
     assert slow in card
+    assert (result.round, result.best.round) == (2, 2)
+
+
+def test_the_model_of_the_best_round_is_fetched_and_described_as_that(link, tmp_path):
+    record(link, row(1, server={"loss": 1.0, "f1": 0.5}), row(2, server={"loss": 2.0, "f1": 0.9}))
+    leave(link, "5", "model.npz", b"last")
+    leave(link, "5", "best-00001.npz", b"best")
+    leave(link, "5", "result.json", b'{"model": {"sha256": "of the last", "arrays": {"w": [3]}}}')
+    result = results.collect(link.client, "5", "app", results.Places.within(tmp_path), by="")
+    assert (result.model.read_bytes(), result.round, result.more) == (b"best", 1, ())
+    metrics = json.loads(result.metrics.read_text())
+    assert (metrics["model_round"], metrics["best"]) == (1, {"metric": "loss", "round": 1, "value": 1.0})
+    assert metrics["model"]["sha256"] == hashlib.sha256(b"best").hexdigest()
+    card = result.card.read_text()
+    assert "## Tested after round 1, the best by loss" in card
+    assert "of the last" not in card
+    assert results.collect(link.client, "5", "app", results.Places.within(tmp_path), by="f1").round == 2
+    assert result.best_by("f1").round == 2
 
 
 def test_files_that_are_too_much_stay_where_they_are_and_are_named(link, tmp_path, capsys):

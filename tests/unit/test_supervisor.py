@@ -86,6 +86,13 @@ def test_every_round_and_the_model_are_recorded(record):
     assert len(summary["model"]["sha256"]) == 64
 
 
+def test_the_model_of_the_best_round_is_kept_besides_the_last(record):
+    start(Grid(), num_rounds=4, evaluate_fn=lambda n, arrays: MetricRecord({"loss": abs(n - 2.0)}))
+    kept = {name: np.load(record / name) for name in ("best-00002.npz", "model.npz")}
+    assert [found[found.files[0]].max() for found in kept.values()] == [2, 4]
+    assert len(list(record.glob("best-*"))) == 1, "the accuracy, which all rounds share, is that of the last"
+
+
 def test_nodes_that_fail_are_counted_with_their_reasons(record):
     start(Grid(unwell=True), num_rounds=1)
     [row] = rows(record)

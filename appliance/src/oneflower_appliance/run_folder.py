@@ -7,6 +7,7 @@ client reads it.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +34,20 @@ SUCCESSOR = "successor"  # the id of the run that resumes it
 LOST = "lost"  # why the run was lost: what died during it
 GIVEN_UP = "given-up"  # why a lost run is not resumed
 
-OURS = frozenset(
+_OURS = frozenset(
     {METRICS, MODEL, RESULT, DATA, NODES, MESSAGES, WAITING, NOW, FAILURE, ORIGIN, SUCCESSOR, LOST, GIVEN_UP}
 )
+_BEST = re.compile(r"best-(\d{5,})\.npz")
+
+
+def best_model(number: int) -> str:
+    """Return the name of the model of round `number`, which is kept because it is one of the best."""
+    return f"best-{number:05d}.npz"
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file in the folder of a run is one of these, and not the app's own."""
+    return name in _OURS or _BEST.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)

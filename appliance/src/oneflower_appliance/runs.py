@@ -147,6 +147,15 @@ def metric(found: Mapping[str, Any] | None, column: str) -> float | None:
     return None
 
 
+def numbers(found: Mapping[str, Any] | None) -> dict[str, float]:
+    """Return the metrics that are numbers."""
+    return {
+        str(name): float(value)
+        for name, value in (found or {}).items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
 def sources_of(row: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, str]:
     """Return the evaluation that each column comes from, given what is `known` from earlier rounds.
 

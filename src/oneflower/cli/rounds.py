@@ -61,6 +61,11 @@ def show_files(result: RunResult) -> None:
             show(f"{name:8} {path}")
     for path in result.more:
         show(f"{'more':8} {path}")
+    if (best := result.best) and best.round != result.round:
+        note(
+            f"round {best.round} was the best by {best.metric} ({best.value:.4g}); "
+            f"this model is of round {result.round}. `oneflower model --best` fetches the other."
+        )
     for finding in result.findings:
         note(finding.sentence)
     if lost := result.not_saved:

@@ -114,16 +114,23 @@ def model(
         "model.npz"
     ),
     run_id: Annotated[str | None, typer.Option("--run", help="Of which run, if not the newest with a model.")] = None,
+    best: Annotated[bool, typer.Option("--best", help="The model of the best round, instead of the last.")] = False,
+    metric: Annotated[
+        str | None, typer.Option("--metric", metavar="NAME", help="Best by which metric, if not the loss.")
+    ] = None,
     output: Format = Output.TEXT,
 ) -> None:
     """Fetch the trained model, with its metrics, convergence plot and model card beside it."""
     from oneflower.cloud import Federation  # noqa: PLC0415
 
+    if metric is not None and not best:
+        raise OneflowerError("--metric says by what the best round is chosen.", "Add `--best`.", ExitCode.USAGE)
+
     if file.is_dir():
         raise OneflowerError(f"{file} is a folder.", f"Name a file: `--save {file / 'model.npz'}`.", ExitCode.USAGE)
     federation = Federation.find(Session.cloud(), name)
     with step(f"fetching the model of {federation.name}"):
-        result = federation.fetch_model(file, run_id)
+        result = federation.fetch_model(file, run_id, (metric or "") if best else None)
     if output is Output.JSON:
         screen.show_json(result)
     else:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from oneflower_appliance.best_round import Best
     from oneflower_appliance.node_findings import Finding
     from oneflower_appliance.runs import RunRow
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the rounds of a run show: noticeable nodes and the best round. The model is `chosen` if not the last."""
+
+    findings: Sequence[Finding] = ()
+    best: Best | None = None
+    chosen: Best | None = None
 
 
 def model_card(
@@ -19,14 +30,16 @@ def model_card(
     summary: Mapping[str, Any],
     data: Mapping[str, Mapping[str, Any]],
     model: Path | None,
-    findings: Sequence[Finding] = (),
+    judged: Judged,
 ) -> str:
     """Return the card of the model from run `number` of `app`; `data` is what each node reported about its data."""
-    last = rows[-1]
+    findings, best, chosen = judged.findings, judged.best, judged.chosen
+    last = next((row for row in rows if chosen and row.round == chosen.round), rows[-1])
     facts: dict[str, Any] = {
         "Strategy": summary.get("strategy", "unknown"),
         "Rounds": f"{last.round} of {last.rounds}",
-        "Nodes that trained in the last round": last.share.replace("/", " of "),
+        "Best round": f"{best.round}, {best.metric} {best.value:.4f}" if best else "unknown",
+        f"Nodes that trained in {'that' if chosen else 'the last'} round": last.share.replace("/", " of "),
         "Loss": _number(last.loss),
         "Accuracy": _number(last.accuracy),
         "Seconds": f"{summary.get('seconds', 0):.0f}",
@@ -34,7 +47,8 @@ def model_card(
     parts = [f"# {app}, run {number}", _table(("", ""), facts.items())]
     measured = {name: value for name, value in _tested(last).items() if isinstance(value, int | float)}
     if measured:
-        parts += ["## Tested after the last round", _table(("Metric", "Value"), measured.items())]
+        after = f"round {last.round}, the best by {chosen.metric}" if chosen else "the last round"
+        parts += [f"## Tested after {after}", _table(("Metric", "Value"), measured.items())]
     if any(row.faults for row in rows):
         parts += ["## Faults", "What the nodes failed to deliver, and why.", _faults(rows)]
     if findings:

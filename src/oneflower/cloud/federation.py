@@ -344,15 +344,16 @@ class Federation:
             results.known_run(link, self.name, run)
             return list(reports.fetch(link, run, after, Machines.of(status)))
 
-    def fetch_model(self, path: Path, run: str | None = None) -> RunResult:
+    def fetch_model(self, path: Path, run: str | None = None, by: str | None = None) -> RunResult:
         """Save the model of a run (None: the newest with a model) as `path`; metrics, plot and model card beside it.
 
-        Raises `OneflowerError`.
+        It is the model after the last round, or after the best round `by` a metric of the evaluation; an empty text
+        stands for the loss, or the accuracy of a run without loss. Raises `OneflowerError`.
         """
         status = self.status()
         with superlink.reach(self.cloud.surroundings, status) as link:
             number, app = results.run_with_model(link, self.name, run)
-            return results.collect(link, number, app, results.Places.beside(path), Machines.of(status))
+            return results.collect(link, number, app, results.Places.beside(path), Machines.of(status), by=by)
 
     def control(self, status: FederationStatus) -> AbstractContextManager[str]:
         """Yield the address of the Control API, host:port, for plain `flwr`. On OpenNebula that is an SSH tunnel's.

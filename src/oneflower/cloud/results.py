@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import importlib
 import json
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -15,19 +16,22 @@ from urllib.parse import quote
 import httpx
 
 from oneflower.cloud import reports
-from oneflower.cloud.card import model_card
+from oneflower.cloud.best_model import best_model_file, best_round
+from oneflower.cloud.card import Judged, model_card
 from oneflower.cloud.rowtext import as_html, as_text
 from oneflower.cloud.superlink import TooLongError
+from oneflower_appliance.best_round import usual_best
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, replacing, write_atomic
 from oneflower_appliance.node_findings import find
 from oneflower_appliance.node_reports import is_file
-from oneflower_appliance.run_folder import DATA, MESSAGES, METRICS, MODEL, OURS, RESULT, Messages
+from oneflower_appliance.run_folder import DATA, MESSAGES, METRICS, MODEL, RESULT, Messages, is_ours
 from oneflower_appliance.runs import SOURCES, RunRow
 
 if TYPE_CHECKING:
     from oneflower.cloud.reports import Machines
     from oneflower.cloud.superlink import SuperLinkClient
+    from oneflower_appliance.best_round import Best
     from oneflower_appliance.node_findings import Finding
     from oneflower_appliance.node_reports import NodeReport
     from oneflower_appliance.run_state import RunState
@@ -56,7 +60,8 @@ class RunResult:
     `reports` has what each node did in each round, a line of JSON each (`node_reports` reads it); `more` are files that
     the app itself left, in its working folder for instance, and `not_saved` those that were too large or too many to be
     fetched. `messages` are those of an app that trained without a strategy, None if it sent none. `findings` say which
-    nodes were slow, failed, drifted or had worse metrics at its end.
+    nodes were slow, failed, drifted or had worse metrics at its end. `best` is the best round by the usual
+    metric. The model is that of `round`.
     """
 
     id: str
@@ -73,6 +78,8 @@ class RunResult:
     not_saved: tuple[str, ...] = ()
     messages: Messages | None = None
     findings: tuple[Finding, ...] = ()
+    best: Best | None = None
+    round: int = 0
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -86,6 +93,10 @@ class RunResult:
             }
             for row in self.rows
         ]
+
+    def best_by(self, metric: str) -> Best:
+        """Return the best round by a metric of the evaluation. Raises `OneflowerError` if the run does not have it."""
+        return best_round(self.id, self.rows, metric)
 
     @property
     def node_reports(self) -> list[NodeReport]:
@@ -170,9 +181,11 @@ def collect(
     places: Places,
     machines: Machines = reports.UNKNOWN,
     most: Most = USUAL,
+    by: str | None = None,
 ) -> RunResult:
     """Fetch and save the files of a run of the app `name`; `machines` are those of its nodes.
 
+    The model is the last one, or that of the best round `by` a metric; an empty text stands for the usual metric.
     Raises `OneflowerError` or `httpx.HTTPError`.
     """
     left = link.json(f"/runs/{number}/files") or []
@@ -180,9 +193,15 @@ def collect(
     rows = tuple(RunRow.parse(line).named(machines.names) for line in lines)
     summary: dict[str, Any] = link.json(f"/runs/{number}/files/{RESULT}") or {}
     data: dict[str, Any] = link.json(f"/runs/{number}/files/{DATA}") or {}
-    saved: dict[str, Any] = {}
-    if MODEL in left:
-        saved["model"] = _fetch(link, number, MODEL, places.model)
+    best = usual_best(rows)
+    model, chosen = (MODEL, None) if by is None else best_model_file(number, rows, left, by)
+    saved: dict[str, Any] = {"best": best, "round": chosen.round if chosen else rows[-1].round if rows else 0}
+    if model in left:
+        saved["model"] = _fetch(link, number, model, places.model)
+    if model != MODEL:
+        with places.model.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        summary["model"] = (summary.get("model") or {}) | {"sha256": digest}
     if rows:
         from oneflower.cloud.plot import plot_convergence  # noqa: PLC0415 - matplotlib takes its time
 
@@ -191,19 +210,20 @@ def collect(
         findings = tuple(replace(one, name=machines.names.get(one.node, "")) for one in find(latest or ()))
         content = {
             "run": number, "app": name, **summary, "machines": dict(machines.names),
-            "partitions": dict(machines.partitions), "findings": [one.entry for one in findings], "data": data,
-            "rows": found,
+            "partitions": dict(machines.partitions), "findings": [one.entry for one in findings],
+            "best": asdict(best) if best else None, "model_round": saved["round"], "data": data, "rows": found,
         }  # fmt: skip
         write_atomic(places.metrics, json.dumps(content, indent=1) + "\n", SHARED)
         told = reports.load(places.reports) if latest else []
         plot_convergence(rows, name, (places.plot, places.plot_svg), told)
-        write_atomic(places.card, model_card(name, number, rows, summary, data, saved.get("model"), findings), SHARED)
+        card = model_card(name, number, rows, summary, data, saved.get("model"), Judged(findings, best, chosen))
+        write_atomic(places.card, card, SHARED)
         saved |= {"metrics": places.metrics, "plot": places.plot, "plot_svg": places.plot_svg, "card": places.card}
         saved |= {"findings": findings, "reports": places.reports if latest else None}
     elif MESSAGES in left:
         saved["messages"] = Messages.parse(link.json(f"/runs/{number}/files/{MESSAGES}"))
     saved["more"], saved["not_saved"] = _fetch_more(
-        link, number, [path for path in left if path not in OURS and not is_file(path)], places, most
+        link, number, [path for path in left if not is_ours(path) and not is_file(path)], places, most
     )
     return RunResult(number, name, rows, float(summary.get("seconds", 0)), **saved)
 

@@ -6,6 +6,7 @@
   not answer; and evaluate_again, if a resumed run must evaluate this round again
 - reports-*.jsonl: what each node did in each round (`node_reports`)
 - model.npz: the arrays of the final global model, under their names
+- best-*.npz: those of the models after the best rounds, if these are not the last one (`best_models`)
 - result.json: rounds done, seconds, strategy, config, versions, metrics of the last round, sha256 of the model
 
 Recording never makes a run fail: the run's log says what could not be written.
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.run_folder import METRICS, MODEL, NODES, RESULT
-from oneflower_appliance.runs import sources_of
+from oneflower_appliance.runs import RunRow, sources_of
 from oneflower_appliance.training.npz import save_record
 from oneflower_appliance.use_cases import FRAMEWORKS
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from flwr.app import ArrayRecord
 
     from oneflower_appliance.runs import Fault
+    from oneflower_appliance.training.best_models import BestModels
     from oneflower_appliance.training.node_record import NodeRecord, Told
     from oneflower_appliance.training.traffic import Measure
 
@@ -51,15 +53,16 @@ class RunRecord:
     """The folder of one run. `config` has its settings, `earlier` the lines of the run that it resumes.
 
     For a strategy that the app starts `later`, after another one, `earlier` has the lines of those before. `nodes` is
-    the record of what each node did.
+    the record of what each node did, and `best` has the models of the best rounds.
     """
 
     def __init__(
         self, folder: Path, rounds: int, strategy: str, config: Mapping[str, Any], earlier: list[str],
-        nodes: NodeRecord, *, later: bool = False,
+        nodes: NodeRecord, best: BestModels, *, later: bool = False,
     ) -> None:  # fmt: skip
         self._folder = folder
         self._nodes = nodes
+        self._best = best
         self._after = json.loads(earlier[-1])["round"] if later else 0
         self._rounds = self._after + rounds
         self._strategy = _joined(_strategies(folder), strategy) if later else strategy
@@ -75,12 +78,12 @@ class RunRecord:
         if earlier:
             self._save_rounds()
 
-    def open_round(self, number: int, known: Mapping[str, Any] = MappingProxyType({})) -> None:
-        """Begin round `number` of the strategy (the first is 1). The round before is now complete.
+    def open_round(self, number: int, arrays: ArrayRecord, known: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Begin round `number` of the strategy (the first is 1) with a model. The round before is now complete.
 
         `known` is its row so far.
         """
-        self.close_round()
+        self.close_round(arrays)
         self._round_begun = time.monotonic() - known.get("seconds", 0)
         number += self._after
         self._row = {"round": number, "rounds": self._rounds, "nodes": 0, "failures": 0, "faults": [], **known}
@@ -123,8 +126,8 @@ class RunRecord:
         seconds = round(time.monotonic() - self._round_begun, 3)
         return self._row | {"seconds": seconds, "columns": sources_of(self._row, self._sources)}
 
-    def close_round(self) -> None:
-        """Write the current round, if there is one."""
+    def close_round(self, arrays: ArrayRecord | None) -> None:
+        """Write the current round, if there is one. It ended with the model `arrays`."""
         if not self._row:
             return
         row = self.row
@@ -134,11 +137,15 @@ class RunRecord:
         self._lines.append(json.dumps(row))
         self._save_rounds()
         self._row = {}
+        if arrays is not None:
+            self._best.offer(RunRow.parse(self._lines[-1]), arrays)
 
     def finish(self, arrays: ArrayRecord | None) -> None:
         """Write the model and the summary."""
-        self.close_round()
-        self._summarise(json.loads(self._lines[-1]) if self._lines else {}, arrays)
+        self.close_round(arrays)
+        last = json.loads(self._lines[-1]) if self._lines else {}
+        self._best.finish(last.get("round", 0))
+        self._summarise(last, arrays)
 
     def trained(self, arrays: ArrayRecord, unfit: str = "") -> None:
         """Write model and summary before the last evaluation, so that the trained model is safe.

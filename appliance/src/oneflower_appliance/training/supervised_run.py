@@ -17,9 +17,11 @@ from flwr.app import ArrayRecord
 from oneflower_appliance.node_reports import EVALUATE, TRAIN
 from oneflower_appliance.round_state import Phase
 from oneflower_appliance.run_folder import NODES, Origin
+from oneflower_appliance.runs import RunRow
 from oneflower_appliance.settings import run_config_keys, uncounted
 from oneflower_appliance.training.abandoned import Abandoned
 from oneflower_appliance.training.beginning import EVALUATE_AGAIN, Beginning
+from oneflower_appliance.training.best_models import BestModels
 from oneflower_appliance.training.checkpoints import Checkpoints, Progress
 from oneflower_appliance.training.memory import Memory, Watched
 from oneflower_appliance.training.node_ids import NodeIds
@@ -117,10 +119,13 @@ class SupervisedRun:
             self._restore()
         earlier = self._before or self._beginning.earlier
         nodes = NodeRecord(self._folder, withheld=is_private(self._config, self._strategy, self._workflow))
+        best = BestModels(self._folder, at_once=self._form.flag("FL_CHECKPOINT_ENABLED"))
         if self._beginning.checkpoint:
-            nodes.resume(Origin.line(self._folder)[1:], self._beginning.done, trained=self._evaluate_only)
+            folders = Origin.line(self._folder)[1:]
+            best.resume([RunRow.parse(line) for line in earlier], folders, self._beginning.checkpoint)
+            nodes.resume(folders, self._beginning.done, trained=self._evaluate_only)
         self._record = RunRecord(
-            self._folder, self._rounds, self._name, self._config, earlier, nodes, later=bool(self._before)
+            self._folder, self._rounds, self._name, self._config, earlier, nodes, best, later=bool(self._before)
         )
 
     def _used(self) -> dict[str, str]:
@@ -141,7 +146,7 @@ class SupervisedRun:
         """Open a round that begins with this model."""
         self._arrays = arrays
         self._note_what_evaluation_changed()
-        self._record.open_round(number, self._beginning.unevaluated if self._evaluate_only else {})
+        self._record.open_round(number, arrays, self._beginning.unevaluated if self._evaluate_only else {})
 
     def _show(self, phase: Phase, nodes: Iterable[int] = ()) -> None:
         """Let people see what the run does; `nodes` are those that are asked for something."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from flwr.app import Error, Message, Metadata, RecordDict
+    from flwr.app import Array, Error, Message, Metadata, RecordDict
     from flwr.serverapp import Grid
 
 _INTERVAL = 0.5  # seconds between two writes
@@ -82,10 +82,13 @@ class Exchange:
             measure.seconds = (measure.seconds or 0.0) + time.monotonic() - since
 
 
-def _size_of(content: RecordDict) -> int:
-    """Return the bytes of the arrays in the content of a message."""
-    arrays = (array for record in content.array_records.values() for array in record.values())
+def bytes_in(arrays: Iterable[Array]) -> int:
+    """Return the bytes of arrays, as Flower sends them. Those in a file are not read."""
     return sum(getattr(array, "length", None) or len(array.data) for array in arrays)
+
+
+def _size_of(content: RecordDict) -> int:
+    return bytes_in(array for record in content.array_records.values() for array in record.values())
 
 
 class Traffic:
