@@ -19,6 +19,12 @@ ARRAYS = [
     np.zeros(9000, dtype=np.uint8),  # some of its chunks are the same
     np.array(3.5),
     np.zeros((0, 4), dtype=np.float16),
+    np.arange(9).astype(">f8"),
+    np.arange(20, dtype=np.complex64)[::2],
+    np.array(["2026-11-30"], dtype="datetime64[D]"),
+    np.array(["a", "bc"]),
+    np.zeros(3, dtype=[("x", "<i4"), ("y", "<f8")]),
+    np.arange(3).view(type("Subclass", (np.ndarray,), {})),
 ]
 
 
@@ -26,7 +32,10 @@ ARRAYS = [
 def ours(monkeypatch):
     """Return a function that replaces Flower's methods, for this test."""
     monkeypatch.setattr(flower_array, "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE", 1000)
-    for kind, names in ((ArrayChunk, ("object_id", "deflate", "inflate")), (Array, ("inflate",))):
+    for kind, names in (
+        (ArrayChunk, ("object_id", "deflate", "inflate")),
+        (Array, ("inflate", "numpy", "from_numpy_ndarray")),
+    ):
         for name in names:
             monkeypatch.setattr(kind, name, kind.__dict__.get(name) or getattr(kind, name))
     return copy_arrays_once
@@ -48,6 +57,7 @@ def test_objects_and_arrays_are_those_of_flower(ours):
     found = inflate_object_from_contents(name, dict(contents))
     for array, given in zip(found.to_numpy_ndarrays(), ARRAYS, strict=True):
         assert (array.dtype, array.shape, array.flags.writeable) == (given.dtype, given.shape, True)
+        assert (array.flags.owndata, type(array)) == (True, np.ndarray)
         assert np.array_equal(array, given)
     assert objects_of(found) == expected
 
@@ -73,3 +83,23 @@ def test_what_is_no_chunk_is_refused(ours):
         ArrayChunk.inflate(ArrayChunk(memoryview(b"x")).deflate(), {"x": ArrayChunk(memoryview(b""))})
     with pytest.raises(ValueError, match="children"):
         Array.inflate(content, {})
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"\x93NUMPY\x01\x00\xff\xff", b"\x93NUMPY\x02\x00" + bytes(200),
+                                     b"\x93NUMPY\x01\x00\x0a\x00" + b"x" * 90])  # fmt: skip
+@pytest.mark.parametrize("shape", ["(2,)", "(-1, -2)", "(-2,)", "(1,)", "(2, 'x')", "(2.0,)"])
+def test_what_is_no_array_is_refused_as_numpy_does(ours, content, shape):
+    good = Array(np.arange(2)).data
+    contents = [content, good.replace(b"(2,), } ", f"{shape}, }} ".encode().ljust(8))[: len(good)]]
+
+    def refused(data):
+        try:
+            return Array("int64", (2,), "numpy.ndarray", data).numpy().tolist()
+        except Exception as error:  # noqa: BLE001 - of any class, but the same
+            return type(error)
+
+    expected = [refused(data) for data in contents]
+    ours()
+    assert [refused(data) for data in contents] == expected
+    with pytest.raises(TypeError, match="numpy conversion"):
+        Array("int64", (2,), "other", good).numpy()

@@ -249,8 +249,9 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_at(internals.link_states, "MessageInsModel", "select", "uint64_to_int64"),
     ),
     Feature.ARRAYS: (
-        *_at(internals.array, "inflate", "slice_array"),
+        *_at(internals.array, "inflate", "slice_array", "numpy"),
         *_takes(internals.array, "inflate", "object_content", "children"),
+        *_takes(internals.array, "from_numpy_ndarray", "ndarray"),
         *_at(internals.array_chunk, "inflate", "deflate", "object_id"),
         *_takes(internals.array_chunk, "__init__", "data"),
         *_takes(internals.inflatable_objects, "add_header_to_object_body", "object_body", "obj"),

@@ -7,23 +7,20 @@ Flower has every reply of a round in memory at once, and beside them the model a
 from __future__ import annotations
 
 import functools
-import math
 import os
 import tempfile
 import threading
-from contextlib import suppress
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flwr.app import Array
 
 from oneflower_appliance.flower import internals
+from oneflower_appliance.flower.warm import npy
 from oneflower_appliance.flower.warm.pieces import LONGEST_HEAD, SMALL, Held, OpenFile, Piece, gap, joined
 from oneflower_appliance.flower.wiredtype import NUMPY
 
 if TYPE_CHECKING:
-    import mmap
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
@@ -130,9 +127,10 @@ class FiledArray(Array):
     def numpy(self) -> NDArray[Any]:
         """Return the array, in the memory of its file. What is written to it is not in the file."""
         if self.stype == NUMPY and self.length >= SMALL:
-            with suppress(ValueError):  # Flower's own method says what is wrong with it
-                return _array_in(joined(self._pieces))
-        return super().numpy()
+            found = npy.view(joined(self._pieces))
+            if found is not None:
+                return found
+        return super().numpy()  # which says what is wrong with it
 
     @property
     def _pieces(self) -> list[Piece | Held]:
@@ -169,21 +167,10 @@ class FiledArray(Array):
         return Array, (self.dtype, self.shape, self.stype, self.data)
 
 
-def _array_in(memory: mmap.mmap) -> NDArray[Any]:
-    """Return the array in memory that has the content of a .npy file. Raises `ValueError` if it cannot be viewed."""
-    if np.lib.format.read_magic(memory) != (1, 0):
-        raise ValueError("another version of the format")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(memory)
-    if dtype.hasobject or dtype.itemsize * math.prod(shape) != len(memory) - memory.tell():
-        raise ValueError("objects, or another length")
-    return np.ndarray(shape, dtype, memory, memory.tell(), order="F" if fortran else "C")
-
-
 def written(values: NDArray[Any], file: ArrayFile) -> Array:
     """Return values, which are in C order, as an array with its content in a file, or as Flower does."""
-    head = BytesIO()
-    np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(values))
-    piece = file.add(head.getvalue(), values.reshape(-1).view(np.uint8).data)
+    head = npy.head(values)
+    piece = file.add(head, values.reshape(-1).view(np.uint8).data) if head else None
     return FiledArray(str(values.dtype), values.shape, NUMPY, [piece]) if piece else Array(values)
 
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.flower import internals
+from oneflower_appliance.flower.warm import npy
+from oneflower_appliance.flower.wiredtype import NUMPY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +33,8 @@ def copy_arrays_once() -> None:
     chunk.deflate = _deflate
     chunk.inflate = classmethod(_inflate)
     array.inflate = classmethod(_joining(array.inflate.__func__))
+    array.numpy = _reading(array.numpy)
+    array.from_numpy_ndarray = classmethod(_writing(array.from_numpy_ndarray.__func__))
 
 
 def _head(chunk: Any) -> bytes:
@@ -113,3 +117,23 @@ def _joining(stock: Callable[..., Any]) -> Callable[..., Any]:
         return array
 
     return inflate
+
+
+def _reading(stock: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    @functools.wraps(stock)
+    def numpy(array: Any) -> Any:
+        found = npy.view(array.data) if array.stype == NUMPY else None
+        return stock(array) if found is None else found.copy(order="K")
+
+    return numpy
+
+
+def _writing(stock: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(stock)
+    def from_numpy_ndarray(cls: Any, ndarray: Any) -> Any:
+        content = npy.write(ndarray)
+        if content is None:
+            return stock(cls, ndarray)
+        return internals.array()(str(ndarray.dtype), tuple(ndarray.shape), NUMPY, content)
+
+    return from_numpy_ndarray

@@ -46,6 +46,8 @@ class Contents(dict[str, Any]):
     def arrays(self) -> dict[str, Any]:
         """Return the arrays, and the records of arrays, that are in files. Their objects are no longer needed."""
         found: dict[str, Any] = {}
+        if not any(isinstance(content, Piece) for content in self.values()):
+            return found
         objects = internals.inflatable_objects()
         kinds = {name: objects.get_object_type_from_object_content(content)
                  for name, content in self.items() if isinstance(content, bytes)}  # fmt: skip
