@@ -12,6 +12,7 @@ import textwrap
 import time
 from types import SimpleNamespace
 
+import httpx
 import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -77,7 +78,7 @@ def test_shortcuts_keep_what_minds_their_own_path_and_everything_unknown():
     def names(layer):
         found = []
         while layer := getattr(layer, "app", None):
-            found.append(type(layer).__name__)
+            found.append(type(getattr(layer, "middleware", layer)).__name__)
         return found
 
     short = shortcuts.Shortcuts(app).paths
@@ -86,6 +87,25 @@ def test_shortcuts_keep_what_minds_their_own_path_and_everything_unknown():
         kept = names(short[prefix])
         assert {"Unknown", "ProtobufTranslationMiddleware", mind} <= set(kept), kept
         assert not set(places.CONTROL_LAYERS) & set(kept)
+
+
+@pytest.mark.parametrize("body", [b"", b"\xff not valid", b"\x0a\x02\x08\x01"])
+def test_an_answer_is_the_same_by_a_shortcut(body):
+    app = internals.superlink_application().create_app()
+    media = {"content-type": "application/protobuf"}
+    asked = [("/v1/fleet/pull-messages", media), ("/v1/fleet/pull-messages", {}), ("/v1/fleet/activate-node", media),
+             ("/v1/runtime/get-nodes", media), ("/v1/runtime/pull-object", media | {"flwr-task-token": "x"}),
+             ("/v1/runtime/unknown", media), ("/v1/fleet/unknown", media)]  # fmt: skip
+
+    async def answers(application):
+        transport = httpx.ASGITransport(application, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            found = [await client.post(path, headers=headers, content=body) for path, headers in asked]
+            return [(answer.status_code, sorted(answer.headers.items()), answer.content) for answer in found]
+
+    ours, stock = asyncio.run(answers(shortcuts.Shortcuts(app))), asyncio.run(answers(app))
+    assert ours == stock
+    assert len({status for status, *_ in ours}) > 2, ours
 
 
 # ---- processes -----------------------------------------------------------------------------------------------------

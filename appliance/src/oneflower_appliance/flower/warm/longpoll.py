@@ -15,6 +15,8 @@ import asyncio
 import re
 from typing import TYPE_CHECKING
 
+from starlette.responses import Response
+
 from oneflower_appliance.flower.warm.questions import Question, catalogue
 
 if TYPE_CHECKING:
@@ -142,6 +144,12 @@ class Answer:
     def body(self) -> bytes:
         """The body."""
         return b"".join(self._parts)
+
+    def response(self) -> Response:
+        """Return it as Starlette's."""
+        response = Response(self.body, self.status)
+        response.raw_headers = list(self._start.get("headers", ()))
+        return response
 
     async def send(self, send: Send, *, held: bool = False) -> None:
         """Send it."""

@@ -23,7 +23,11 @@ _PATIENCE_OF_NODES = 25.0  # seconds: the SuperLink answers these while nothing 
 _ACQUIRE_TASK = "/flwr.proto.Runtime/AcquireTask"
 _NODE_PULL = "/flwr.proto.Fleet/PullMessages"
 _GRID_PULL = "/flwr.proto.Runtime/PullMessages"
-_OBJECTS = tuple(f"/flwr.proto.{api}/{call}" for api in ("Fleet", "Runtime") for call in ("PullObject", "PullObjects"))
+_OBJECTS = tuple(
+    f"/flwr.proto.{api}/{call}"
+    for api in ("Fleet", "Runtime")
+    for call in ("PullObject", "PullObjects", "PullSharedObjects")
+)
 
 
 class Waits:
