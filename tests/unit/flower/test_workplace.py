@@ -12,7 +12,12 @@ from flwr.supernode.runtime import run_clientapp
 
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.flower import internals
-from oneflower_appliance.flower.workplace import clientapp_works_in, serverapp_works_in, tell_without_traceback
+from oneflower_appliance.flower.workplace import (
+    clientapp_is_installed_once,
+    clientapp_works_in,
+    serverapp_works_in,
+    tell_without_traceback,
+)
 from oneflower_appliance.orders import SERVER_DATA_VARIABLE
 from oneflower_appliance.run_folder import FAILURE
 
@@ -49,6 +54,36 @@ def test_a_clientapp_works_in_its_runs_folder_and_only_the_last_runs_are_kept(mo
     assert (runs / "4" / "files").stat().st_mode & 0o077 == 0
     assert (data / "acme" / "flowers" / "train.csv").exists(), "the folder of a run is removed, the data are not"
     assert not any(name.startswith("HF_") for name in set(os.environ) - before)
+
+
+def test_an_app_is_unpacked_for_the_first_task_of_its_run(monkeypatch, tmp_path):
+    unpacked = []
+
+    def install(fab, *, skip_prompt):
+        assert skip_prompt
+        unpacked.append(fab)
+        place = tmp_path / "apps" / fab.decode()
+        place.mkdir(parents=True, exist_ok=True)
+        return place
+
+    monkeypatch.setattr(run_clientapp, "install_from_fab", install)
+    clientapp_is_installed_once()
+
+    def task(run, fab):
+        folder = tmp_path / "runs" / run / "files"
+        folder.mkdir(parents=True, exist_ok=True)
+        monkeypatch.chdir(folder)
+        return run_clientapp.install_from_fab(fab, skip_prompt=True)
+
+    assert [task("1", b"a"), task("1", b"a"), task("2", b"a")] == [tmp_path / "apps" / "a"] * 3
+    assert unpacked == [b"a", b"a"], "once for each run"
+    assert task("1", b"b").name == "b"
+    (tmp_path / "apps" / "b").rmdir()
+    task("1", b"b")
+    assert unpacked[2:] == [b"b", b"b"], "another app, and one that was removed"
+    (tmp_path / "runs" / "1" / "installed").write_text("x")
+    task("1", b"b")
+    assert len(unpacked) == 5
 
 
 def test_a_serverapp_finds_the_data_of_its_superlink_which_are_no_result(monkeypatch, tmp_path):

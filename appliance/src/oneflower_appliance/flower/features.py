@@ -63,4 +63,5 @@ class Feature(Enum):
     WIRE_CLIENTAPP = "Sending models from nodes in half as many bytes (FL_WIRE_DTYPE)"
     CLIENTAPP = "The wrapper around Flower's command for ClientApps"
     CLIENTAPP_FOLDER = "A separate folder for each run's ClientApp"
+    INSTALLED_ONCE = "Unpacking the app of a run only for its first task"
     CLIENTAPP_PACKAGES = "Packages that were installed for a ClientApp"

@@ -311,6 +311,10 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
     Feature.SERVERAPP_PACKAGES: _at(internals.serverapp_task, "install_from_fab"),
     Feature.CLIENTAPP: _at(internals.clientapp_command, "flwr_clientapp"),
     Feature.CLIENTAPP_FOLDER: _at(internals.clientapp_task, "pull_task_input"),
+    Feature.INSTALLED_ONCE: (
+        *_takes(internals.clientapp_task, "install_from_fab", "fab_file"),
+        *_at(internals.clientapp_task, "pull_task_input"),
+    ),
     Feature.CLIENTAPP_PACKAGES: _at(internals.clientapp_task, "install_from_fab"),
 }  # fmt: skip
 

@@ -8,10 +8,12 @@ user with the results. On a SuperNode, they stay for the ClientApp's next messag
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 import os
 import shutil
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flwr")
 
+_INSTALLED = "installed"  # the file of a run's folder that says which app was installed, and where
 _KEPT_ON_NODES = 8  # runs
 _FLOWER = "flwr"
 
@@ -95,6 +98,28 @@ def clientapp_works_in(runs: Path) -> None:
 
     task.pull_task_input = entering
     tell_without_traceback()
+
+
+def clientapp_is_installed_once() -> None:
+    """Unpack and check the app of a run for its first task only: the next ones find it where it was installed.
+
+    It must be the same bytes. The task must work in its run's folder.
+    """
+    task = internals.clientapp_task()
+    install: Callable[..., Path] = task.install_from_fab
+
+    @functools.wraps(install)
+    def installing(fab: bytes, *args: Any, **kwargs: Any) -> Path:
+        note, digest = Path.cwd().parent / _INSTALLED, hashlib.sha256(fab).hexdigest()
+        with suppress(OSError, ValueError):
+            known, place = note.read_text().split("\n")
+            if known == digest and Path(place).is_dir():
+                return Path(place)
+        found = install(fab, *args, **kwargs)
+        write_atomic(note, f"{digest}\n{found}")
+        return found
+
+    task.install_from_fab = installing
 
 
 def _enter(runs: Path, run: int) -> Path:

@@ -37,6 +37,7 @@ from oneflower_appliance.flower.warm.bundle_client import send_in_bundles
 from oneflower_appliance.flower.warm.last_lines import send_last_lines_at_once
 from oneflower_appliance.flower.warm.waits import WAITS, ask_to_wait, replace_sleep
 from oneflower_appliance.flower.warm.watch import DONE, Reports
+from oneflower_appliance.flower.workplace import clientapp_is_installed_once
 from oneflower_appliance.orders import FRAMEWORK_VARIABLE, RUNS_VARIABLE
 from oneflower_appliance.process import name_process
 from oneflower_appliance.roles import COORDINATOR, NODES
@@ -286,6 +287,8 @@ def _do(order: dict[str, Any]) -> None:
             send_in_bundles(internals.inflatables(), internals.grid(), place=_place_of_replies())
         else:
             send_in_bundles(internals.inflatables(), place=_place_of_messages())
+    if kind == "flwr-clientapp" and os.environ.get(RUNS_VARIABLE) and places.have(Feature.INSTALLED_ONCE):
+        clientapp_is_installed_once()
     if places.have(Feature.ARRAYS):
         copy_arrays_once()
     COMMANDS[kind]()
