@@ -278,20 +278,26 @@ def _do(order: dict[str, Any]) -> None:
         sys.argv.append("--insecure")
     elif order["root_certificates_path"]:
         sys.argv += ["--root-certificates", order["root_certificates_path"]]
-    if kind == "flwr-serverapp" and places.have(Feature.HELD_QUESTIONS):
+    _save_time(kind)
+    COMMANDS[kind]()
+
+
+def _save_time(kind: str) -> None:
+    """Replace what of Flower is slow in a task of this kind."""
+    server = kind == "flwr-serverapp"
+    if server and places.have(Feature.HELD_QUESTIONS):
         replace_sleep(internals.grid(), WAITS.sleep_of_the_grid)
-    if kind == "flwr-serverapp" and places.have(Feature.LAST_LINES):
+    if server and places.have(Feature.LAST_LINES):
         send_last_lines_at_once()
     if places.have(Feature.BUNDLES):
-        if kind == "flwr-serverapp":
+        if server:
             send_in_bundles(internals.inflatables(), internals.grid(), place=_place_of_replies())
         else:
             send_in_bundles(internals.inflatables(), place=_place_of_messages())
-    if kind == "flwr-clientapp" and os.environ.get(RUNS_VARIABLE) and places.have(Feature.INSTALLED_ONCE):
+    if not server and os.environ.get(RUNS_VARIABLE) and places.have(Feature.INSTALLED_ONCE):
         clientapp_is_installed_once()
     if places.have(Feature.ARRAYS):
         copy_arrays_once()
-    COMMANDS[kind]()
 
 
 def _place_of_replies() -> Callable[[], dict[str, bytes]]:
