@@ -156,7 +156,7 @@ def newcomer(tmp_path):
 
 @pytest.fixture(scope="session")
 def _shared(user):
-    user("up", "fed", "--set", "FL_NUM_ROUNDS=2")
+    user("up", "fed", "--set", "FL_NUM_ROUNDS=2", "--set", "FL_METRICS_ENABLED=YES")
     return "fed"
 
 

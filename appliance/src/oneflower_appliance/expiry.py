@@ -10,7 +10,7 @@ from oneflower_appliance.attributes import CERT_EXPIRES
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_WARNED = 14  # days ahead
+WARNED = 14  # days ahead
 
 
 def published_end(attributes: Mapping[str, str]) -> date | None:
@@ -24,7 +24,7 @@ def published_end(attributes: Mapping[str, str]) -> date | None:
 def warning(end: date, today: date) -> str:
     """Return a warning if certificates expire soon or have expired, otherwise an empty text."""
     left = (end - today).days
-    if left > _WARNED:
+    if left > WARNED:
         return ""
     when = f"in {left} days, on {end}" if left > 1 else f"on {end}" if left >= 0 else f"{-left} days ago, on {end}"
     return (

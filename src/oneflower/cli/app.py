@@ -15,6 +15,7 @@ from oneflower.cli import (
     images,
     local,
     marketplace,
+    metrics,
     page,
     registration,
     templates,
@@ -71,6 +72,7 @@ app.command(rich_help_panel=_OPERATE)(federations.logs)
 app.command(rich_help_panel=_OPERATE)(federations.scale)
 app.command(rich_help_panel=_OPERATE)(federations.recover)
 app.command(rich_help_panel=_OPERATE)(training.connect)
+app.add_typer(metrics.metrics, name="metrics", rich_help_panel=_OPERATE)
 app.command(rich_help_panel=_SITE)(bundle.bundle)
 app.command(rich_help_panel=_SITE)(registration.register)
 app.command(rich_help_panel=_SITE)(registration.unregister)

@@ -23,9 +23,9 @@ from oneflower.marketplace.catalogue import (
     service_name,
 )
 from oneflower.marketplace.wheel import appliance_wheel
-from oneflower.marketplace.yaml_text import to_yaml
 from oneflower.opennebula.service import READY_SCRIPT
 from oneflower.runtimes.runtime import pinned_list
+from oneflower.yaml_text import to_yaml
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.parameters import form_fields
