@@ -152,8 +152,8 @@ class Prometheus:
         self._client.close()
 
 
-# There is no GPU here, and machines of the local cloud have no network cards.
-NOT_HERE = {"Network", "GPU", "Memory of the GPU", "Temperature of the GPU"}
+# There is no GPU here, no run any more, and machines of the local cloud have no network cards.
+NOT_HERE = {"Seconds since the last round", "Network", "GPU", "Memory of the GPU", "Temperature of the GPU"}
 
 
 def test_prometheus_sees_a_federation_train_and_says_when_a_node_is_killed(user, fed, tmp_path):

@@ -29,6 +29,7 @@ from oneflower_appliance.agent.metrics.superlink import Rounds, SuperLinkMetrics
 from oneflower_appliance.agent.metrics.supernode import supernode_measures
 from oneflower_appliance.agent.superlink import SuperLink
 from oneflower_appliance.agent.supernode import SuperNode
+from oneflower_appliance.node_reports import NodeReport, file_name, write_line
 from oneflower_appliance.node_state import NodeState
 from oneflower_appliance.roles import COORDINATOR, NODES
 from oneflower_appliance.run_folder import METRICS, ORIGIN, Origin
@@ -255,12 +256,18 @@ def test_rounds_are_counted_once(tmp_path):
         return values(rounds.readings(runs[-1]))
 
     assert count("1")["oneflower_rounds_total",] == 0  # from before this agent
+    reports = [NodeReport(3, "1", "train", seconds=0.5), NodeReport(3, "2", "train", seconds=1.25)]
+    reports += [NodeReport(3, "1", "evaluate", seconds=0.25), NodeReport(3, "2", "evaluate", fault="failed", seconds=9)]
+    (tmp_path / "1" / file_name(1)).write_text(write_line(3, reports, withheld=False) + "\n")
     write_rows(tmp_path, "1", row(1), row(2), row(3, faults=[fault("failed"), fault("left out"), fault("x" * 99)]))
     found = count("1")
     assert found["oneflower_rounds_total",] == 1
     assert found["oneflower_round_seconds_total",] == 2.5
     assert found["oneflower_node_faults_total", "train", "left_out"] == 1
     assert found["oneflower_run_round",] == 3
+    phases = [found["oneflower_phase_seconds_total", phase] for phase in ("train", "evaluate", "other")]
+    assert phases == [1.25, 0.25, 1.0]
+    assert [found["oneflower_node_tasks_total", phase] for phase in ("train", "evaluate")] == [2, 1]
     write_rows(tmp_path, "2", row(1), row(2), row(3), row(4, evaluate={"accuracy": 0.75}), resumes="1")
     found = count("1", "2")
     assert found["oneflower_rounds_total",] == 2

@@ -139,6 +139,7 @@ def test_all_errors_come_in_one_message():
         ({"FL_PACKAGES": f"a>1 --hash=sha256:{'0' * 64}", "FL_PACKAGE_INDEX": "/wheels"}, "FL_PACKAGES"),
         ({"FL_PACKAGES": "packages.txt", "FL_PACKAGE_INDEX": "/wheels"}, "FL_PACKAGES"),
         ({"FL_PACKAGES": f"a.txt --hash=sha256:{'0' * 64}", "FL_PACKAGE_INDEX": "https://index.org"}, "FL_PACKAGES"),
+        ({"FL_METRICS_ENABLED": "YES", "FL_FLEET_API_ADDRESS": "10.0.0.1:9101"}, "FL_METRICS_PORT"),
         ({"FL_SSL_CERTFILE": base64.b64encode(b"x").decode()}, "FL_SSL_CERTFILE"),
     ],
 )

@@ -99,6 +99,13 @@ PROGRESS = _gauge(
 )
 ROUNDS_DONE = _counter("rounds_total", "Rounds that were completed, of all runs.", roles=_LINK)
 ROUND_SECONDS = _counter("round_seconds_total", "Seconds that completed rounds took, of all runs.", roles=_LINK)
+PHASE_SECONDS = _counter(
+    "phase_seconds_total",
+    "Seconds until all nodes had answered, in the phases of completed rounds; other is the rest of the rounds.",
+    "phase",
+    roles=_LINK,
+)
+NODE_TASKS = _counter("node_tasks_total", "Times that a node did its part in a phase of a round.", "phase", roles=_LINK)
 FAULTS = _counter("node_faults_total", "Times that a node did not do its part.", "phase", "kind", roles=_LINK)
 FLEET_RECEIVED = _counter("fleet_received_bytes_total", "Bytes of requests by SuperNodes.", roles=_LINK)
 FLEET_SENT = _counter("fleet_sent_bytes_total", "Bytes of answers to SuperNodes.", roles=_LINK)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.formats import split_address
 from oneflower_appliance.packages import is_folder, read_packages
 from oneflower_appliance.parameters import PARAMETERS, STRATEGIES, Level, of_level
 from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE, TREE_STRATEGIES, USE_CASES, frameworks_of
@@ -250,6 +251,14 @@ def _packages(settings: Settings) -> str:
     return ""
 
 
+def _metrics_port(settings: Settings) -> str:
+    addresses = filter(None, (settings.text("FL_FLEET_API_ADDRESS"), settings.text("FL_CONTROL_API_ADDRESS")))
+    port = settings.integer("FL_METRICS_PORT")
+    if not settings.flag("FL_METRICS_ENABLED") or port not in [split_address(address)[1] for address in addresses]:
+        return ""
+    return f"is {port}; expected another port than those of FL_FLEET_API_ADDRESS and FL_CONTROL_API_ADDRESS."
+
+
 _RULES: tuple[tuple[tuple[str, ...], Callable[[Settings], str]], ...] = (
     (("FL_MIN_AVAILABLE_CLIENTS", "FL_MIN_FIT_CLIENTS", "FL_MIN_EVALUATE_CLIENTS"), _min_available),
     (("FL_NUM_MALICIOUS", "FL_STRATEGY", "FL_MIN_AVAILABLE_CLIENTS"), _malicious),
@@ -261,6 +270,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Settings], str]], ...] = (
     (("FL_PRIVACY", "FL_STRATEGY"), _of_trees),
     (("FL_SUPERNODE_AUTH", "FL_TLS_ENABLED"), _authentication),
     (("FL_PACKAGES", "FL_PACKAGE_INDEX", "FL_PACKAGE_HASHES"), _packages),
+    (("FL_METRICS_PORT", "FL_METRICS_ENABLED", "FL_FLEET_API_ADDRESS", "FL_CONTROL_API_ADDRESS"), _metrics_port),
 )
 
 

@@ -39,6 +39,8 @@ def federation_dashboard() -> dict[str, Any]:
     def of(metric: Metric, more: str = "") -> str:
         return f"{metric.name}{{{_FEDERATION}{more}}}"
 
+    a_round = f"/ on (federation) group_left {_rate(of(m.ROUNDS_DONE))}"
+
     panels = [
         _number("Round", of(m.ROUND)),
         _number("of rounds", of(m.ROUNDS)),
@@ -49,6 +51,8 @@ def federation_dashboard() -> dict[str, Any]:
         Panel("Loss", ((of(m.LOSS), "loss"), (of(m.TRAIN_LOSS), "on the nodes, while they trained"))),
         Panel("Accuracy", ((of(m.ACCURACY), "accuracy"),), "percentunit"),
         Panel("Seconds for a round", ((f"{_rate(of(m.ROUND_SECONDS))} / {_rate(of(m.ROUNDS_DONE))}", "seconds"),), "s"),
+        Panel("Seconds by phase", ((f"{_rate(of(m.PHASE_SECONDS))} {a_round}", "{{phase}}"),), "s"),
+        Panel("Tasks of nodes", ((_rate(of(m.NODE_TASKS)), "{{phase}}, a second"),)),
         Panel("Nodes of a round", ((of(m.RUN_NODES), "trained"), (of(m.NODES_EXPECTED), "expected"))),
         Panel("SuperNodes by state", ((of(m.NODES_NOW), "{{state}}"), (of(m.NODES_REFUSED), "refused"))),
         Panel("Faults of nodes", ((f"sum by (phase, kind) (increase({of(m.FAULTS)}[$__rate_interval]))",

@@ -7,23 +7,25 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from oneflower_appliance import metrics as m
+from oneflower_appliance.node_reports import lines_after, read_line
 from oneflower_appliance.node_state import OFFLINE, ONLINE, REGISTERED
 from oneflower_appliance.run_folder import METRICS, Origin
 from oneflower_appliance.run_state import COMPLETED, FAILED, STOPPED
 from oneflower_appliance.runs import FAULT_KINDS, PHASES, RunRow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from oneflower_appliance.agent.duties import Duties
     from oneflower_appliance.agent.expiry import Expiry
     from oneflower_appliance.agent.link import SuperLinkApi
     from oneflower_appliance.metrics import Measure, Reading
+    from oneflower_appliance.node_reports import NodeReport
     from oneflower_appliance.run_state import RunState
 
 _PATIENCE = 2.0  # seconds for an answer of Flower's: Prometheus waits 10 for all of it
-_ACTIVE = "active"
+_ACTIVE, _OTHER = "active", "other"
 
 
 class SuperLinkMetrics:
@@ -90,6 +92,8 @@ class Rounds:
         self._known = {folder.name: _Run(folder) for folder in (runs.iterdir() if runs.is_dir() else ())}
         self._done: dict[str, int] = {}  # the last round that is known, by the first run of a chain
         self._rounds, self._seconds = 0, 0.0
+        self._phases = dict.fromkeys((*PHASES, _OTHER), 0.0)
+        self._tasks = dict.fromkeys(PHASES, 0)
         self._faults = dict.fromkeys(((phase, kind) for phase in PHASES for kind in FAULT_KINDS), 0)
         for run in self._known.values():
             self._new_rows(run)
@@ -98,7 +102,11 @@ class Rounds:
         """Read what is new."""
         self._known = {run.id: self._known.get(run.id) or _Run(self._runs / run.id) for run in runs}
         for run in self._known.values():
-            for row in self._new_rows(run):
+            rows = self._new_rows(run)
+            if rows:
+                spent = self._count_reports(run.reports(rows[0].round, rows[-1].round))
+                self._phases[_OTHER] += max(0.0, sum(row.seconds for row in rows) - spent)
+            for row in rows:
                 self._rounds += 1
                 self._seconds += row.seconds
                 for fault in row.faults:
@@ -106,6 +114,18 @@ class Rounds:
                         self._faults[fault.phase, fault.kind] += 1
         chains = {run.chain for run in self._known.values()}
         self._done = {chain: last for chain, last in self._done.items() if chain in chains}
+
+    def _count_reports(self, reports: Iterable[NodeReport]) -> float:
+        """Count tasks and the seconds of phases. Returns the seconds of all phases."""
+        slowest: dict[tuple[int, str], float] = {}
+        for report in reports:
+            if report.phase in PHASES and not report.fault:
+                self._tasks[report.phase] += 1
+                key = report.round, report.phase
+                slowest[key] = max(slowest.get(key, 0.0), report.seconds or 0.0)
+        for (_, phase), seconds in slowest.items():
+            self._phases[phase] += seconds
+        return sum(slowest.values())
 
     def _new_rows(self, run: _Run) -> list[RunRow]:
         """Return the rows of a run that are new. A run that resumes another repeats the rows of that."""
@@ -118,6 +138,10 @@ class Rounds:
         """Return the readings. `newest` is the id of the newest run, empty if there is none."""
         yield m.ROUNDS_DONE.is_(self._rounds)
         yield m.ROUND_SECONDS.is_(self._seconds)
+        for phase, seconds in self._phases.items():
+            yield m.PHASE_SECONDS.is_(seconds, phase)
+        for phase, count in self._tasks.items():
+            yield m.NODE_TASKS.is_(count, phase)
         for (phase, kind), count in self._faults.items():
             yield m.FAULTS.is_(count, phase, kind.replace(" ", "_"))
         if (run := self._known.get(newest)) is None:
@@ -144,6 +168,11 @@ class _Run:
         self.chain = Origin.of(folder).first
         self.last: RunRow | None = None
         self.progress = time.time()
+
+    def reports(self, first: int, last: int) -> Iterator[NodeReport]:
+        """Return what nodes did in these rounds."""
+        for line in lines_after(self._path.parent, first - 1):
+            yield from (report for report in read_line(line) if report.round <= last)
 
     def news(self) -> list[RunRow]:
         """Return the rows since the last call."""
