@@ -157,7 +157,7 @@ NOT_HERE = {"Seconds since the last round", "Network", "GPU", "Memory of the GPU
 
 
 def test_prometheus_sees_a_federation_train_and_says_when_a_node_is_killed(user, fed, tmp_path):
-    """It takes half a minute, on the federation of the other tests, and is the only one with a real Prometheus."""
+    """Less than a minute, on the federation of the other tests: nothing else shows that all parts fit together."""
     user("metrics", "render", fed, "--save", "watch", "--interval", "1s", "--lost", "1s")
     folder = user.folder / "watch"
     promtool("check", "config", folder / "prometheus.yml")
