@@ -19,6 +19,7 @@ from flwr.proto.fleet_pb2 import DeactivateNodeRequest
 from flwr.proto.message_pb2 import PullObjectRequest
 from flwr.proto.node_pb2 import Node
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (
@@ -165,6 +166,16 @@ class Link:
         client = ours.from_server_address(f"{ADDRESS}:{address[1]}", True, None, [signer], retry_invoker=again)
         self.clients.append(client)
         return client
+
+    def another_run(self):
+        """Start a second run, and return its number."""
+        run = self.state.create_run(
+            "us/app", "1", "h", {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
+        )
+        task = self.state.get_run_info(run_ids=[run])[0].primary_task_id
+        assert self.state.claim_task(task)
+        assert self.state.activate_task(task)
+        return run
 
     def message(self, node, arrays=4, size=9, run=None, content=None):
         """Open a session for a new message to a node; return it, the message, and its objects."""
@@ -351,6 +362,60 @@ def test_an_object_that_nobody_has_costs_a_node_its_message_and_no_time(link, no
     assert len(loop.store) > len(objects) // 2
 
 
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_of_a_request_that_is_wrong_nothing_wrong_is_kept_and_the_right_one_is_taken(link, node, wrong):
+    session, _, objects = link.message(node)
+    who = PullObjectRequest(node=Node(node_id=node.id), run_id=link.run).SerializeToString()
+    head, contents = bundles.write_handed(session, []), b"".join(bundles.write_objects(objects.items()))
+    with node.raw(PUSH, bundles.Request.write(who, *head, wrong(contents))) as sender:
+        assert sender.recv(100)
+    assert all(link.store.get(name) in (b"", content) for name, content in objects.items())
+    node.hand(objects, session)
+    assert {name: link.store.get(name) for name in objects} == objects
+
+
+def test_beyond_the_limit_of_memory_both_directions_go_through_files(link, node, monkeypatch):
+    monkeypatch.setattr(link.store, "_most", 0)
+    before = link.store.held
+    message, objects = link.sent(node, size=50_000)
+    session, reply, more = link.message(node, size=50_000)
+    node.hand(more, session)
+    assert link.store.held - before < 64 * 1024, "the arrays are in files"
+    assert node.fetch(objects) == objects
+    assert {name: link.store.get(name) for name in more} == more
+    for one in (message, reply):
+        link.store.delete(one.object_id)
+    assert link.store.held == before
+
+
+def test_two_runs_with_the_same_objects_take_none_from_each_other_in_either_direction(link, node):
+    values = RecordDict({"arrays": ArrayRecord([np.full(9, 5e5 + n, dtype=np.float32) for n in range(4)])})
+    second = link.another_run()
+    first_session, first, objects = link.message(node, content=values)
+    session, message, others = link.message(node, content=values, run=second)
+    assert len(set(objects) & set(others)) > 4
+    node.hand(objects, first_session)
+    node.hand({name: content for name, content in others.items() if not link.store.get(name)}, session, second)
+    link.state.cleanup_run(second)
+    assert node.fetch(objects) == objects
+    assert message.object_id not in link.store
+    link.store.delete(first.object_id)
+    assert not any(name in link.store for name in {**objects, **others})
+
+
+def test_a_node_that_dies_with_half_its_message_fetched_is_answered_for_when_it_is_back(link, node, monkeypatch):
+    message, objects = link.sent(node)
+    [_] = link.state.get_message_ins(node.id, limit=1)
+    monkeypatch.setattr(bundles, "PART", 400)
+    names = list(objects)
+    assert node.fetch(names[:3]) == {name: objects[name] for name in names[:3]}
+    node.client.DeactivateNode(DeactivateNodeRequest(node_id=node.id))  # its next process, before it starts
+    assert link.state.activate_node(node.id, 30)
+    [answer] = link.state.get_message_res({message.metadata.message_id}, link.run)
+    assert answer.has_error()
+    assert not any(name in link.store for name in objects), "the model is gone with its message"
+
+
 def test_a_reply_that_cannot_be_sent_is_replaced_by_an_error(link, node, loop):
     message, _ = link.sent(node)
     assert loop.take(message)
@@ -476,7 +541,11 @@ def test_nothing_of_another_node_is_given_and_a_stopped_run_gives_nothing(link, 
     assert dict(bundles.Answer.FromString(ask(other, other, objects).content).objects) == dict.fromkeys(objects)
     assert ask(other, node, objects).status_code == 401, "with the id of another node"
     assert ask(other, other, ["00" * 32] * (bundles.MOST + 1)).status_code == 400
+    session, _, reply = link.message(node)
     link.fleet.link.stop(link.run)  # so this is the last test here
     assert ask(node, node, objects).status_code == 403
     with pytest.raises(httpx.HTTPStatusError, match="403"):
         node.fetch(objects)
+    with pytest.raises(httpx.HTTPStatusError, match="403"):
+        node.hand(reply, session)
+    assert not any(link.store.get(name) for name in {**objects, **reply}), "all of it is gone"

@@ -17,10 +17,10 @@ BODY = os.urandom(3 * 2**20 + 7)
 
 
 class Giving:
-    """An application that gives `body`, of which it says that it has `missing` bytes more."""
+    """An application that gives `body`, of which it says that it has `missing` bytes more, and may be silent then."""
 
     def __init__(self):
-        self.asked, self.missing, self.status = [], 0, 200
+        self.asked, self.missing, self.status, self.silent = [], 0, 200, False
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
@@ -30,6 +30,9 @@ class Giving:
         length = str(len(BODY) + self.missing).encode()
         await send({"type": "http.response.start", "status": self.status, "headers": [(b"content-length", length)]})
         await send({"type": "http.response.body", "body": BODY, "more_body": bool(self.missing)})
+        if self.silent:
+            while (await receive())["type"] != "http.disconnect":
+                continue
         if self.missing:
             raise RuntimeError("cut off")
 
@@ -97,6 +100,18 @@ def test_an_answer_that_is_cut_off_is_an_error_after_which_one_can_ask_again(giv
     app.status = 404
     with pytest.raises(httpx.HTTPStatusError):
         get(node)
+
+
+def test_an_answer_that_takes_too_long_is_an_error_after_which_one_can_ask_again(giving, monkeypatch):
+    app, client = giving
+    node, app.missing, app.silent = client(), 9, True
+    monkeypatch.setattr(downloads, "PATIENCE", 0.05)
+    monkeypatch.setattr(downloads, "SLOWEST", 2**40)
+    with pytest.raises(httpx.ReadError, match="lost"):
+        get(node)
+    app.missing, app.silent = 0, False
+    monkeypatch.setattr(downloads, "PATIENCE", 30.0)
+    assert get(node) == BODY
 
 
 def test_a_server_that_is_not_trusted_is_not_asked(giving, tmp_path):

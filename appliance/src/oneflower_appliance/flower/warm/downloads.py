@@ -2,21 +2,26 @@
 
 Flower's HTTP client gets the body of an answer in pieces of 16 KiB, the size of a TLS record. Each passes through
 several layers in Python, which take three times the CPU time of TLS itself. `http.client` has the body decrypted into
-its place. So bundles come through connections of their own. All other requests are made as before.
+its place. So bundles come through connections of their own. All other requests are made as before. An answer may take
+as long as a SuperLink lets the body of a request take; then it is asked for again.
 """
 
 from __future__ import annotations
 
 import functools
 import http.client
+import socket
 import ssl
+import threading
 import time
 import urllib.request
+from contextlib import suppress
 from typing import Any
 
 import httpx
 
 from oneflower_appliance.flower import internals
+from oneflower_appliance.flower.bodies import PATIENCE, SLOWEST
 from oneflower_appliance.flower.warm.bundles import PULL_OBJECTS
 
 _FRESH = 2.0  # seconds: a connection that was idle for longer may have been closed by the server, after five
@@ -86,8 +91,22 @@ class Downloads:
         for name, value in request.headers.multi_items():
             connection.putheader(name, value)
         connection.endheaders(request.read())
+        wire = connection.sock
         answer = connection.getresponse()
-        return httpx.Response(answer.status, headers=answer.getheaders(), content=answer.read(), request=request)
+        limit = threading.Timer(PATIENCE + (answer.length or 0) / SLOWEST, _cut, (wire,))
+        limit.daemon = True
+        limit.start()
+        try:
+            content = answer.read()
+        finally:
+            limit.cancel()
+        return httpx.Response(answer.status, headers=answer.getheaders(), content=content, request=request)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stock, name)
+
+
+def _cut(wire: socket.socket) -> None:
+    """End a connection that another thread reads from: the time for the answer is over."""
+    with suppress(OSError):
+        socket.socket.shutdown(wire, socket.SHUT_RDWR)  # that of a TLS socket would let the other thread read on
