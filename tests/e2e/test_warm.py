@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -27,7 +28,7 @@ SUPEREXEC, TASK = "flower-superexe", "flwr-clientapp"  # as the kernel keeps nam
 
 @pytest.fixture(scope="module")
 def fed(user):
-    user("up", "warm")
+    user("up", "warm", "--set", "FL_LOG_LEVEL=DEBUG")  # its logs name the requests
     yield "warm"
     user("down", "warm")
 
@@ -86,6 +87,21 @@ def refuse_another_user(user, name):
         assert 403 not in ask()
 
 
+OBJECTS = ("pull-objects", "push-objects", "pull-shared-objects", "push-shared-objects", "pull-object", "push-object")
+
+
+def object_requests(user, name):
+    """The kinds of requests for objects that the SuperLink and the SuperNodes of a federation have answered."""
+    link, *nodes = (user.machine(vm["id"]) / "console.log" for vm in user.show(name)["vms"])
+    return {
+        (where, api, call)
+        for where, consoles in (("link", [link]), ("node", nodes))
+        for console in consoles
+        for api, call in re.findall(r'"POST /v1/(\w+)/([a-z-]+) HTTP/1.1" 200', console.read_text())
+        if call in OBJECTS
+    }
+
+
 def test_results_are_those_of_stock_flower_to_the_last_digit(user, fed):
     def rows(name):
         done = result_of(user("run", "image-classification", "-f", name, "--rounds", "2", "-o", "json"))
@@ -93,6 +109,13 @@ def test_results_are_those_of_stock_flower_to_the_last_digit(user, fed):
 
     refuse_another_user(user, fed)
     warm = rows(fed)
+    # Each model moves in one exchange, in shared memory on one machine. Otherwise each call for one object would do it,
+    # more slowly and without a word.
+    assert object_requests(user, fed) == {
+        ("link", "runtime", "push-shared-objects"), ("link", "fleet", "pull-objects"),
+        ("node", "runtime", "pull-shared-objects"), ("node", "runtime", "push-shared-objects"),
+        ("link", "fleet", "push-objects"), ("link", "runtime", "pull-shared-objects"),
+    }  # fmt: skip
     user("up", "stock", "--set", "FL_EXECUTION=stock")
     try:
         number = user.show("stock")["vms"][1]["id"]
