@@ -385,7 +385,8 @@ def test_beyond_the_limit_of_memory_both_directions_go_through_files(link, node,
     assert {name: link.store.get(name) for name in more} == more
     for one in (message, reply):
         link.store.delete(one.object_id)
-    assert link.store.held == before
+    assert not any(name in link.store for name in {**objects, **more})
+    assert not any((link.store._folder / name).exists() for name in {**objects, **more})
 
 
 def test_two_runs_with_the_same_objects_take_none_from_each_other_in_either_direction(link, node):
