@@ -9,12 +9,14 @@ from dataclasses import replace
 import pytest
 
 from oneflower.api import Logs, NodeReport, RunResult, RunRow, RunState
-from oneflower.events import ConsoleLine, Note
+from oneflower.events import ConsoleLine, InRound, Note
 from oneflower.web import live
 from oneflower.web.curves import Curves
+from oneflower.web.followers import Followed
 from oneflower.web.streams import event
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.progress import RunProgress
+from oneflower_appliance.round_state import Phase, RoundState
 from oneflower_appliance.runs import Fault
 from tests.web.conftest import FOREIGN, LINK, NODE, RUN, STATUS
 
@@ -90,6 +92,14 @@ def test_the_stream_brings_each_round_once_and_what_is_wrong_with_a_node(fake):
     assert "supernode_0: Flower has died." in text
     assert "What to do" in text
     assert made.follow.call_count == 1
+
+
+def test_the_page_says_what_a_run_does_and_who_has_not_answered():
+    found = Followed("5")
+    found.notify(InRound(RoundState(Phase.TRAINING, 2, 3, asked=("supernode_0", "supernode_1"), answered={"supernode_0": 1.0})))  # fmt: skip
+    assert found.now == "round 2 of 3, training, 1 of 2 answered, waiting for supernode_1"
+    found.row(ROW)
+    assert found.now == "", "that was before the round ended"
 
 
 def test_nothing_is_asked_of_a_cloud_that_nobody_looks_at(fake):

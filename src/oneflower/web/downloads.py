@@ -18,6 +18,7 @@ FILES = {
     "model": "Model",
     "metrics": "Metrics",
     "plot": "Plot",
+    "plot_svg": "Plot (SVG)",
     "card": "Model card",
     "reports": "Reports of each node",
 }

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from oneflower.api import Federation
-from oneflower.events import Exchanged, Note
+from oneflower.events import Exchanged, InRound, Note
 from oneflower.web.curves import Curves
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.runs import list_faults
@@ -60,8 +60,8 @@ class Followed:
         match event:
             case Note(text):
                 self.notes = (*self.notes[-9:], text)
-            case Exchanged(text):
-                self.now = text
+            case Exchanged() | InRound():
+                self.now = str(event)
 
     def since(self, written: int) -> list[str]:
         """Return the lines of the log after so many; the last of them if there are too many."""
