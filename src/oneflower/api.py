@@ -32,6 +32,7 @@ from oneflower.printable import of_console
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import no_room
 from oneflower_appliance.node_reports import NodeReport
+from oneflower_appliance.round_state import Phase, RoundState
 from oneflower_appliance.run_state import RunState
 from oneflower_appliance.runs import RunRow
 from oneflower_appliance.settings import Bounds
@@ -51,6 +52,8 @@ __all__ = [
     "FederationStatus",
     "Logs",
     "NodeReport",
+    "Phase",
+    "RoundState",
     "RunResult",
     "RunRow",
     "RunState",

@@ -194,6 +194,10 @@ def test_news_have_what_a_run_does_now_until_it_has_ended(ask, link, tmp_path):
     assert (state.phase, state.round, state.rounds) == ("training", 1, 3)
     assert 59 < state.seconds < 90, "by the SuperLink's own clock"
     assert news(ask, wait=0, mark=found["mark"]).json()["mark"] == found["mark"], "time alone is no news"
+    for wrong in ("", "[]", '{"phase": "training"}', found["mark"]):
+        (tmp_path / "5" / "now.json").write_text(wrong)
+        assert news(ask, wait=0).json()["now"] is None, "an app can write there, too"
+    (tmp_path / "5" / "now.json").write_text(json.dumps(state.entry))
     link.known[0] = dataclasses.replace(link.known[0], status="finished")
     assert news(ask, wait=0).json()["now"] is None
 
@@ -223,7 +227,7 @@ def test_news_are_waited_for_and_told_as_soon_as_a_serverapp_says_something(link
                 bell.close()
             else:
                 (tmp_path / "5").mkdir()
-                (tmp_path / "5" / "now.json").write_text('{"began": 1}')
+                (tmp_path / "5" / "now.json").write_text(json.dumps(RoundState(Phase.TRAINING).entry))
             return (await waiting).json()
 
     loop = None

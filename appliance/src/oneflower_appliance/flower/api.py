@@ -25,6 +25,7 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, no_room, write_atomic
 from oneflower_appliance.flower.late_replies import LateReplies
 from oneflower_appliance.flower.news import Bell, mark
+from oneflower_appliance.round_state import RoundState
 from oneflower_appliance.run_folder import GIVEN_UP, LOST, MESSAGES, METRICS, NOW, ORIGIN, SUCCESSOR, WAITING, Origin
 from oneflower_appliance.training.abandoned import Abandoned
 from oneflower_appliance.use_cases import USE_CASES
@@ -217,11 +218,14 @@ class RunCalls:
         log = self._link.log(number, after) or {"text": "", "latest": after}
         lines = _text(folder / METRICS).splitlines()
         messages = None if lines else json.loads(_text(folder / MESSAGES) or "null")
-        now = None if run.finished else json.loads(_text(folder / NOW) or "null")
-        marked = mark(entry, messages, now)
+        now = None if run.finished else _now(folder / NOW)
+        marked = mark(entry, messages, now and now.entry)
         if now:
-            now["seconds"] = max(0.0, round(time.time() - now["began"], 1))
-        return {"run": entry, "log": log, "rows": lines[rows:], "messages": messages, "now": now, "mark": marked}
+            now = replace(now, seconds=max(0.0, round(time.time() - now.began, 1)))
+        return {
+            "run": entry, "log": log, "rows": lines[rows:], "messages": messages, "now": now and now.entry,
+            "mark": marked,
+        }  # fmt: skip
 
     def reports(self, request: Request) -> Response:
         """Return what each node did in the rounds after a given round: the next of them, a line each."""
@@ -285,6 +289,13 @@ class RunCalls:
         write_atomic(self._runs / number / SUCCESSOR, f"{started}\n", SHARED)
         self._link.stop(int(number))  # clients that follow the old run know by now which run to follow instead
         return started
+
+
+def _now(file: Path) -> RoundState | None:
+    """Return what a run does. Its app can write the file, too, so it may hold anything."""
+    with suppress(AttributeError, KeyError, TypeError, ValueError):
+        return RoundState.parse(json.loads(_text(file)))
+    return None
 
 
 def _changed_at(file: Path) -> int:
