@@ -5,7 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
+import re
 import signal
+import subprocess
+import termios
 import threading
 
 import httpx
@@ -150,10 +154,34 @@ def test_a_run_that_was_stopped_goes_on_when_it_is_asked_to(user, unbroken):
     assert "Leave out" in user("run", "-f", "auto", "--resume", number, "--rounds", "2", code=2).stderr
 
 
-def test_a_run_goes_on_after_a_supernode_hangs_which_is_noticed_and_mended(user, unbroken):
+def on_a_terminal(user, *arguments, meanwhile):
+    """Run a command on a terminal, do something when round 1 has ended, and return all that was drawn."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, 100))
+    process = subprocess.Popen(
+        user.command(*arguments), stdin=theirs, stdout=theirs, stderr=theirs, cwd=user.folder, env=user.environment
+    )
+    os.close(theirs)
+    drawn = ""
+    with contextlib.suppress(OSError):  # the terminal has no other end any more
+        while piece := os.read(ours, 65536):
+            before, drawn = drawn, drawn + piece.decode(errors="replace")
+            if f"1/{ROUNDS}" in drawn and f"1/{ROUNDS}" not in before:
+                meanwhile()
+    os.close(ours)
+    assert process.wait(60) == 0, drawn
+    return drawn
+
+
+def test_a_run_goes_on_after_a_supernode_hangs_which_is_seen_noticed_and_mended(user, unbroken):
+    """The only test of the line that lives on a terminal with all that it needs."""
     _, nodes = machines(user)
     hung = user.process(nodes[1], FLOWER, "supernode")
-    result, _ = train(user, lambda: os.kill(hung.pid, signal.SIGSTOP))
+    run = ("run", "-f", "auto", "-c", EPOCHS)
+    drawn = on_a_terminal(user, *run, meanwhile=lambda: os.kill(hung.pid, signal.SIGSTOP))
     assert not hung.is_running()
-    assert [row["round"] for row in result["rows"]] == list(range(1, ROUNDS + 1))
+    assert f"{ROUNDS}/{ROUNDS}" in drawn
+    name = next(vm["name"] for vm in user.show("auto")["vms"] if vm["id"] == nodes[1])
+    line = rf"round 2 of {ROUNDS} · training \d+ s · 1 of 2 answered · (waiting for|late:) {name}"
+    assert re.search(line, drawn), drawn
     recovered(user)
