@@ -58,13 +58,17 @@ class Fake:
 
     def __init__(self, monkeypatch):
         self.found = []
-        self.keys = Keys(PORT)
-        self.page = Page(lambda: SimpleNamespace(close=lambda: None), "this machine", self.keys)
-        self.office = self.page.office
+        self.reset(Keys(PORT))
         monkeypatch.setattr(Federation, "all", lambda _cloud: iter(self.found))
         monkeypatch.setattr(Federation, "find", self._find)
         for name, answer in (("defaults", {"FL_NUM_ROUNDS": "3"}), ("check", ())):
             monkeypatch.setattr(Federation, name, create_autospec(getattr(Federation, name), return_value=answer))
+
+    def reset(self, keys):
+        """Start the page, with these secrets."""
+        self.keys = keys
+        self.page = Page(lambda: SimpleNamespace(close=lambda: None), "this machine", keys)
+        self.office = self.page.office
 
     def _find(self, _cloud, name):
         for federation in self.found:

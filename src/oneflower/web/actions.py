@@ -72,7 +72,7 @@ class Actions:
             await self._office.background.ask(lambda cloud: _check(cloud, given))
             wish = form.Wish.of(given, defaults)
             job = self._office.jobs.start(
-                f"deploying {wish.name}", wish.name, lambda cloud, job: _deploy(cloud, wish, job)
+                f"deploying {wish.name}", wish.name, lambda cloud, job: _deploy(cloud, wish, job), alone=True
             )
         except OneflowerError as error:
             parts, count = form.questions(defaults, given, error), len(form.problems(error))
@@ -98,6 +98,7 @@ class Actions:
                 install="install" in given,
                 notify=job.notify,
             )
+            self._office.looks.expect_run(number)
             return f"/federations/{number}"
 
         name = await self._name(number)
@@ -143,7 +144,7 @@ class Actions:
             Federation.find(cloud, str(number)).scale(nodes, watch=job.watch)
             return f"/federations/{number}"
 
-        self._office.jobs.start(f"scaling {name} to {nodes} SuperNodes", name, work)
+        self._office.jobs.start(f"scaling {name} to {nodes} SuperNodes", name, work, alone=True)
         return _to(f"/federations/{number}")
 
     async def recover(self, request: Request) -> Response:
@@ -155,7 +156,7 @@ class Actions:
             return f"/federations/{number}"
 
         name = await self._name(number)
-        self._office.jobs.start(f"recovering {name}", name, work)
+        self._office.jobs.start(f"recovering {name}", name, work, alone=True)
         return _to(f"/federations/{number}")
 
     async def ask_to_remove(self, request: Request) -> Response:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from oneflower_appliance.node_findings import NEEDED, find
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,8 +17,6 @@ if TYPE_CHECKING:
 
 _OWN = ("seconds", "examples", "sent", "received")
 _MOST = 40  # quantities
-_SLOW = 2.0  # times what half of the nodes need
-_MARGIN = 0.5  # seconds
 
 Values = list[float | None]
 
@@ -24,7 +25,7 @@ Values = list[float | None]
 class NodeLine:
     """One node in the table: `last` are its newest values by quantity, `seconds` the usual ones for its training.
 
-    `remark` says what is unusual about it, in words.
+    `remark` says what is noticeable about it, or what went wrong last.
     """
 
     name: str
@@ -43,12 +44,14 @@ class Curves:
         self._values: dict[str, dict[str, Values]] = {}
         self._partitions: dict[str, str] = {}
         self._faults: dict[str, list[str]] = {}
+        self._recent: list[NodeReport] = []
 
     def add(self, reports: Iterable[NodeReport]) -> None:
         """Keep what nodes did in some rounds."""
         last = self.rounds
         for report in reports:
-            node = report.name or f"node {report.node}"
+            node = _name(report)
+            self._recent.append(report)
             self._partitions[node] = report.partition
             self._faults.setdefault(node, [])
             if report.fault:
@@ -59,6 +62,7 @@ class Curves:
                     self._keep(f"{report.phase}: {name}", node, report.round, float(value))
             last = max(last, report.round)
         self.rounds = last
+        self._recent = [report for report in self._recent if report.round > last - NEEDED]
 
     def _keep(self, quantity: str, node: str, number: int, value: float) -> None:
         if quantity not in self._values and len(self._values) >= _MOST:
@@ -87,18 +91,23 @@ class Curves:
         usual = {
             node: statistics.median(known) for node in times if (known := [v for v in times[node] if v is not None])
         }
-        middle = statistics.median(usual.values()) if usual else 0.0
+        names = {report.node: _name(report) for report in self._recent}
+        noticed = defaultdict(list)
+        for finding in find(self._recent):
+            noticed[names[finding.node]].append(finding.text)
         shown = [name for name in self._values if name.split(": ")[1] not in ("seconds", "sent", "received")][:4]
         lines = []
         for node in list(self._faults):
             last = {name: self._last(name, node) for name in shown}
-            seconds, faults = usual.get(node), self._faults[node]
-            slow = seconds is not None and len(usual) > 1 and seconds > max(_SLOW * middle, middle + _MARGIN)
-            remarks = [f"slow: half of the nodes need {middle:.1f} s or less"] if slow else []
-            remarks += faults[-1:]
-            lines.append(NodeLine(node, self._partitions[node], seconds, last, len(faults), "; ".join(remarks)))
+            faults = self._faults[node]
+            remark = "; ".join(noticed[node] or faults[-1:])
+            lines.append(NodeLine(node, self._partitions[node], usual.get(node), last, len(faults), remark))
         return sorted(lines, key=lambda line: (not line.remark, line.name))
 
     def _last(self, quantity: str, node: str) -> float | None:
         values = self._values[quantity].get(node) or [None]
         return values[-1]
+
+
+def _name(report: NodeReport) -> str:
+    return report.name or f"node {report.node}"

@@ -49,13 +49,15 @@ class Line:
 class Job:
     """One of these. `federation` is a name; `page` is where its result is to be seen, empty if there is none.
 
-    `machines` has a line for each machine while the job waits for them. `error` and `hint` say why it failed.
+    A job that is `alone` excludes others of that kind. `machines` has a line for each machine while the job waits for
+    them. `error` and `hint` say why it failed.
     """
 
     id: int
     title: str
     federation: str
     signal: Signal = field(repr=False)
+    alone: bool = False
     state: State = State.WAITING
     lines: list[Line] = field(default_factory=list)
     machines: tuple[tuple[str, str], ...] = ()
@@ -102,13 +104,16 @@ class Jobs:
         self._numbers = itertools.count(1)
         self._jobs: dict[int, Job] = {}
 
-    def start(self, title: str, federation: str, work: Callable[[Cloud, Job], str]) -> Job:
-        """Begin `work`, which returns the page with its result. Raises `OneflowerError` while it has another one."""
-        if busy := next((job for job in self.of(federation) if not job.over), None):
+    def start(self, title: str, federation: str, work: Callable[[Cloud, Job], str], *, alone: bool = False) -> Job:
+        """Begin `work`, which returns the page with its result.
+
+        Raises `OneflowerError` if it has to be `alone` and its federation has another such job.
+        """
+        if alone and (busy := next((job for job in self.of(federation) if job.alone and not job.over), None)):
             raise OneflowerError(
                 f"{federation} is busy: {busy.title}.", "Wait until that has ended, and try again.", ExitCode.CONFLICT
             )
-        job = Job(next(self._numbers), title, federation, self._signal)
+        job = Job(next(self._numbers), title, federation, self._signal, alone)
         self._jobs[job.id] = job
         for old in [old for old in self._jobs.values() if old.over][:-_KEPT]:
             del self._jobs[old.id]

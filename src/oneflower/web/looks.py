@@ -58,6 +58,11 @@ class Looks:
         """Within this block, keep looking at all federations, and yield what is known of them."""
         return self._watching(_ALL, self._look_at_all)
 
+    def expect_run(self, number: int) -> None:
+        """Look for the runs of a federation at once: there is a new one."""
+        if number in self._looks:
+            self._looks[number].asked = 0.0
+
     @contextmanager
     def _watching(self, number: int, look_at: Callable[[int, Look], Awaitable[None]]) -> Iterator[Look]:
         look = self._looks.setdefault(number, Look())

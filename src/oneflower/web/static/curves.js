@@ -7,6 +7,7 @@ const log = document.getElementById("log");
 const choice = document.getElementById("quantity");
 const nodeFigure = document.getElementById("node-figure");
 const MOST_ROWS = 200, MOST_LINES = 2000;
+const WHOLE = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000];
 let run = "", rows = [], model = null, nodes = null, known = 0, values = new Map(), asking = false;
 
 function colour(name) {
@@ -20,7 +21,7 @@ function width(element) {
 function axes(left, right) {
   const line = { stroke: colour("line"), width: 1 };
   const usual = { stroke: colour("soft"), grid: line, ticks: line };
-  const found = [{ ...usual, label: "round" }, { ...usual, label: left, size: 60 }];
+  const found = [{ ...usual, label: "round", incrs: WHOLE }, { ...usual, label: left, size: 60 }];
   if (right) found.push({ ...usual, label: right, side: 1, scale: "share", grid: { show: false }, size: 50 });
   return found;
 }
@@ -54,7 +55,7 @@ function drawModel() {
 }
 
 function drawNodes() {
-  const names = [...values.keys()];
+  const names = [...values.keys()].sort();
   const rounds = Array.from({ length: known }, (_, index) => index + 1);
   const data = [rounds, ...names.map((name) => Array.from({ length: known }, (_, index) => values.get(name)[index] ?? null))];
   const box = document.getElementById("node-curve");
