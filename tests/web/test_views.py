@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from oneflower.api import Logs, NodeReport, RunResult, RunRow, RunState
-from oneflower.events import ConsoleLine, InRound, Note
+from oneflower.events import ConsoleLine, Exchanged, InRound, Note
 from oneflower.web import live
 from oneflower.web.curves import Curves
 from oneflower.web.followers import Followed
@@ -39,6 +39,7 @@ def trained(run, *, on_row, on_reports, on_log, notify):
     on_reports([report(1, FOREIGN, 1.0, metrics={FOREIGN: 1.0}, fault="failed", reason=FOREIGN)])
     on_log(f"{FOREIGN}\r\n\nevent: overview\rdata: <b>{FOREIGN}\n")
     notify(Note(FOREIGN))
+    notify(Exchanged(FOREIGN))
     raise OneflowerError(FOREIGN, FOREIGN)
 
 
@@ -94,14 +95,6 @@ def test_the_stream_brings_each_round_once_and_what_is_wrong_with_a_node(fake):
     assert made.follow.call_count == 1
 
 
-def test_the_page_says_what_a_run_does_and_who_has_not_answered():
-    found = Followed("5")
-    found.notify(InRound(RoundState(Phase.TRAINING, 2, 3, asked=("supernode_0", "supernode_1"), answered={"supernode_0": 1.0})))  # fmt: skip
-    assert found.now == "round 2 of 3, training, 1 of 2 answered, waiting for supernode_1"
-    found.row(ROW)
-    assert found.now == "", "that was before the round ended"
-
-
 def test_nothing_is_asked_of_a_cloud_that_nobody_looks_at(fake):
     made = fake.federation()
     fake.stream(live.one_federation(fake.office, 7, ""), "event: overview")
@@ -109,6 +102,16 @@ def test_nothing_is_asked_of_a_cloud_that_nobody_looks_at(fake):
     assert asked >= 1
     fake.stream(live.job(fake.office, fake.office.jobs.start("x", "lab", lambda _cloud, _job: "/").id), "event: end")
     assert made.status.call_count == asked
+
+
+def test_between_two_rounds_the_nodes_that_are_late_are_named():
+    followed = Followed("5")
+    followed.row(ROW)
+    followed.notify(InRound(RoundState(Phase.TRAINING, 2, 3, 0.0, ("a", FOREIGN), {"a": 1.0}, usual=1.0, seconds=60.0)))
+    assert followed.now.startswith("round 2 of 3, training, 60 s")
+    assert followed.now.endswith(f"1 of 2 answered, late: {FOREIGN}")
+    followed.row(ROW)
+    assert followed.now == ""
 
 
 def test_a_federation_that_is_gone_is_said_to_be(fake):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from oneflower.events import Event
     from oneflower.web.background import Background
     from oneflower.web.signal import Signal
+    from oneflower_appliance.round_state import RoundState
     from oneflower_appliance.runs import RunRow
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,10 @@ _LINES = 2000  # of the log
 
 @dataclass
 class Followed:
-    """What is known of one run. `now` is what it does at this moment. `error` is why it failed, in its own words."""
+    """What is known of one run. `doing` is what it did when it was `heard`, `exchanged` how many messages there were.
+
+    `error` is why it failed, in its own words.
+    """
 
     run: str
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -38,7 +42,9 @@ class Followed:
     written: int = 0  # lines, all together
     curves: Curves = field(default_factory=Curves)
     notes: tuple[str, ...] = ()
-    now: str = ""
+    doing: RoundState | None = None
+    heard: float = 0.0
+    exchanged: str = ""
     error: str = ""
     over: bool = False
     ended: float = 0.0
@@ -47,7 +53,7 @@ class Followed:
     def row(self, row: RunRow) -> None:
         """Keep a round."""
         self.rows.append(as_data(row))
-        self.now = ""
+        self.doing = None
 
     def log(self, text: str) -> None:
         """Keep a piece of the log."""
@@ -60,8 +66,20 @@ class Followed:
         match event:
             case Note(text):
                 self.notes = (*self.notes[-9:], text)
-            case Exchanged() | InRound():
-                self.now = str(event)
+            case Exchanged(text):
+                self.exchanged = text
+            case InRound(state):
+                self.doing, self.heard = state, time.monotonic()
+
+    @property
+    def now(self) -> str:
+        """What it does at this moment, and for which nodes it waits; empty if that is not known, or it is over."""
+        if self.over or self.doing is None:
+            return "" if self.over else self.exchanged
+        seconds = self.doing.seconds + time.monotonic() - self.heard
+        doing = self.doing
+        said = (doing.heading, doing.doing(seconds), f"{seconds:.0f} s", doing.count, doing.waited_for(seconds))
+        return ", ".join(filter(None, said))
 
     def since(self, written: int) -> list[str]:
         """Return the lines of the log after so many; the last of them if there are too many."""
@@ -113,7 +131,7 @@ class Followers:
         except Exception as error:
             log.exception("a defect in following a run")
             found.error = f"A defect in oneflower: {type(error).__name__}: {error}"
-        found.over, found.ended, found.now = True, time.monotonic(), ""
+        found.over, found.ended = True, time.monotonic()
         self._signal.notify()
 
 

@@ -89,6 +89,7 @@ class _Federation:
             self._followed, self._rows, self._written, self._reported = followed, 0, 0, 0
         show = self._office.pages.text
         yield "run", show("_run.html", number=self._number, run=run, state=state, followed=followed, files=FILES)
+        yield "now", show("_now.html", followed=followed)
         rows = followed.rows[self._rows :]
         if rows or not self._rows:
             yield "rows", as_json({"run": run, "from": self._rows, "rows": rows})

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _ALL = -1  # no service has this number
 _PULSE = 1.0  # seconds
-_LEAST_RUNS = 5.0  # seconds after which runs are looked for that nobody announced
+_LEAST_RUNS = 30.0  # seconds after which runs are looked for that nobody announced
 
 
 @dataclass
