@@ -13,7 +13,7 @@ from oneflower.web.guard import Keys
 from oneflower.web.server import listen
 from tests.web.conftest import STATUS, Fake
 
-from .test_page import Person, chromium  # noqa: F401 - a fixture
+from .browser import Person, chromium  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.e2e
 

@@ -1,0 +1,50 @@
+"""A real browser, and a person in front of it."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+SECONDS = 60_000  # milliseconds, for what takes long
+PHONE = {"width": 390, "height": 844}
+DESK = {"width": 1180, "height": 800}
+
+
+@pytest.fixture
+def chromium():
+    """A browser, which keeps what it reports: errors of scripts, and what the policy of the page forbids."""
+    from playwright.sync_api import sync_playwright  # of a dependency group of its own
+
+    program = shutil.which("chromium")
+    assert program, "this test needs Debian's package chromium: `make e2e` installs it as root"
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=program, args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+class Person:
+    """Somebody in front of the page, who sees what goes wrong in it."""
+
+    def __init__(self, browser):
+        self.page = browser.new_page(viewport=DESK, reduced_motion="reduce")
+        self.page.set_default_timeout(SECONDS)
+        self.wrong, self.asked = [], []
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.page.on("console", lambda said: self.wrong.append(said.text) if said.type == "error" else None)
+        self.page.on("request", lambda request: self.asked.append(request.url))
+
+    def picture(self, name, **how):
+        """Save a picture, where pictures are wanted."""
+        if folder := os.environ.get("ONEFLOWER_SCREENSHOTS"):
+            image = Image.open(io.BytesIO(self.page.screenshot(**how))).convert("RGB").quantize(48)
+            image.save(Path(folder) / f"page-{name}.png", optimize=True)
