@@ -153,9 +153,9 @@ def shared(monkeypatch, inflate):
     module = SimpleNamespace(inflate_object_from_contents=inflate_object_from_contents)
     inflate_in_place(module)
 
-    def fetched(message):
+    def fetched(message, file=None):
         objects = {name: found.deflate() for name, found in get_all_nested_objects(message).items()}
-        contents = Contents()
+        contents = Contents(file)
         with SharedMemory.create() as memory:
             contents |= dict(zip(objects, memory.pieces(memory.write(objects.values())), strict=True))
         return module.inflate_object_from_contents(message.object_id, contents)
@@ -200,3 +200,16 @@ def test_an_array_that_is_not_valid_is_refused_as_flower_does(shared):
         with pytest.raises(ValueError, match=r".") as flowers:
             sent["arrays"]["a"].numpy()
         assert str(ours.value) == str(flowers.value)
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_a_reply_goes_from_shared_memory_into_the_file(shared, tmp_path, monkeypatch, room):
+    if not room:
+        monkeypatch.setattr(os, "sendfile", lambda *_: 0)
+    sent = reply()
+    arrays = shared(sent, ArrayFile(tmp_path)).content["arrays"]
+    assert arrays == sent.content["arrays"]
+    assert type(arrays["a"]) is (FiledArray if room else Array)
+    assert not any("oneflower-objects" in name for name in descriptors()), "the shared memory is gone"
+    for name, array in MODEL.items():
+        np.testing.assert_array_equal(arrays[name].numpy(), array, strict=True)

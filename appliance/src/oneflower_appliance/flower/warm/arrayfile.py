@@ -58,7 +58,10 @@ class ArrayFile(OpenFile):
             os.lseek(self.number, start, os.SEEK_SET)
             done = 0
             while done < piece.length:
-                done += os.sendfile(self.number, piece.file.number, piece.start + done, piece.length - done)
+                sent = os.sendfile(self.number, piece.file.number, piece.start + done, piece.length - done)
+                if not sent:
+                    raise OSError("a file of arrays is shorter than it was")
+                done += sent
 
         beginning = piece.read(0, min(piece.length, LONGEST_HEAD))
         return self._append(beginning, piece.length, write) or piece.read()
