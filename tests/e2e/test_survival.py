@@ -182,6 +182,6 @@ def test_a_run_goes_on_after_a_supernode_hangs_which_is_seen_noticed_and_mended(
     assert not hung.is_running()
     assert f"{ROUNDS}/{ROUNDS}" in drawn
     name = next(vm["name"] for vm in user.show("auto")["vms"] if vm["id"] == nodes[1])
-    line = rf"round 2 of {ROUNDS} · training \d+ s · 1 of 2 answered · (waiting for|late:) {name}"
+    line = rf"round 2/{ROUNDS} · training \d+ s · 1/2 answered · (waiting for|late:) {name}"
     assert re.search(line, drawn), drawn
     recovered(user)

@@ -45,21 +45,19 @@ def test_the_line_says_which_nodes_have_answered_which_not_yet_and_how_long_it_w
     line.hear(training(1, seconds=3.0))
     now[0] += 1
     assert line.text(200) == (
-        "round 1 of 5 · training 4 s · 0 of 4 answered · waiting for supernode_0, supernode_1, supernode_2, supernode_3"
+        "round 1/5 · training 4 s · 0/4 answered · waiting for supernode_0, supernode_1, supernode_2, supernode_3"
     )
     line.end_round(row(1))
     now[0] += 3
-    assert line.text(80) == "round 2 of 5 · 3 s · about 37 s to go", "the phase was of the round before"
+    assert line.text(80) == "round 2/5 · 3 s · about 37 s left", "the phase was of the round before"
     line.hear(training(2, NODES[:3], failed=NODES[:1]))
     assert line.text(200) == (
-        "round 2 of 5 · training 0 s · 3 of 4 answered, 1 failed · waiting for supernode_3 · about 37 s to go"
+        "round 2/5 · training 0 s · 3/4 answered, 1 failed · waiting for supernode_3 · about 37 s left"
     )
     now[0] += 90
-    assert line.text(200) == (
-        "round 2 of 5 · training 90 s · 3 of 4 answered, 1 failed · late: supernode_3 · about 30 s to go"
-    )
+    assert line.text(200) == "round 2/5 · training 90 s · 3/4 answered, 1 failed · late: supernode_3", "for how long?"
     line.hear(RoundState(Phase.AGGREGATING, 2, 5))
-    assert line.text(80) == "round 2 of 5 · aggregating 0 s · about 30 s to go"
+    assert line.text(80) == "round 2/5 · aggregating 0 s · about 30 s left"
     line.end_round(row(5))
     now[0] += 2
     assert line.text(80) == "after the last round · 2 s"
@@ -73,11 +71,19 @@ def test_a_narrow_terminal_gets_the_round_the_phase_and_who_is_late(now, late):
     for width in range(27, 130):
         text = line.text(width)
         assert len(text) <= width
-        assert text.startswith("round 2 of 5 · training 9 s")
-        assert ("late: supernode_2" in text) == (late and width >= 58), text
+        assert text.startswith("round 2/5 · training 9 s")
+        assert ("late: supernode_2" in text) == (late and width >= 55), text
+    assert "supernode_2, supernode_3" in line.text(77), "two names are worth more than the time that is left"
     longest = line.text(130)
     assert "supernode_3" in longest
     assert "supernode_2 and 1 more" in line.text(len(longest) - 1)
+
+
+def test_an_app_without_a_strategy_has_its_messages_and_who_has_not_answered(now):
+    line = living.LivingLine()
+    line.exchanged("3 messages sent, 1 answered")
+    line.hear(RoundState(Phase.ASKING, asked=NODES[:2], answered={NODES[0]: 1.0}))
+    assert line.text(80) == "3 messages sent, 1 answered · asking 0 s · waiting for supernode_1"
 
 
 def test_a_node_is_late_by_what_is_usual():
@@ -114,11 +120,11 @@ def test_off_a_terminal_a_phase_has_one_line_and_one_more_when_nodes_are_late(no
     assert said == [], "a short phase needs no line"
     wait(25)
     [one] = said
-    assert one.startswith("round 2 of 5 · training 15 s · 0 of 4 answered · waiting for supernode_0, ")
+    assert one.startswith("round 2/5 · training 15 s · 0/4 answered · waiting for supernode_0, ")
     line.hear(training(2, NODES[:3], usual=20.0, seconds=39.0))
     wait(100)
     [late] = said[1:]
-    assert late.startswith("round 2 of 5 · training 42 s · 3 of 4 answered · late: supernode_3")
+    assert late.startswith("round 2/5 · training 42 s · 3/4 answered · late: supernode_3")
     line.hear(RoundState(Phase.EVALUATING, 2, 5, 3.0, NODES))
     wait(100)
     assert len(said) == 3
@@ -138,7 +144,7 @@ def test_the_line_hears_what_a_run_says_and_nothing_is_shown_for_a_program(monke
 
 
 def test_a_phase_reads_as_a_sentence_too():
-    assert str(InRound(training(2, NODES[:3]))) == ("round 2 of 5, training, 3 of 4 answered, waiting for supernode_3")
+    assert str(InRound(training(2, NODES[:3]))) == ("round 2/5, training, 3/4 answered, waiting for supernode_3")
     state = RoundState(Phase.TRAINING, 1, 2, 0.0, ("7", "8"), {"7": 1.5}, ("7",)).named({"7": "supernode_0"})
     assert (state.asked, state.missing, state.failed) == (("node 8", "supernode_0"), ("node 8",), ("supernode_0",))
     of_ten = RoundState(Phase.TRAINING, asked=("1", "2")).named({"1": "supernode_10", "2": "supernode_9"})

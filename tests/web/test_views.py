@@ -108,8 +108,8 @@ def test_between_two_rounds_the_nodes_that_are_late_are_named():
     followed = Followed("5")
     followed.row(ROW)
     followed.notify(InRound(RoundState(Phase.TRAINING, 2, 3, 0.0, ("a", FOREIGN), {"a": 1.0}, usual=1.0, seconds=60.0)))
-    assert followed.now.startswith("round 2 of 3, training, 60 s")
-    assert followed.now.endswith(f"1 of 2 answered, late: {FOREIGN}")
+    assert followed.now.startswith("round 2/3, training, 60 s")
+    assert followed.now.endswith(f"1/2 answered, late: {FOREIGN}")
     followed.row(ROW)
     assert followed.now == ""
 

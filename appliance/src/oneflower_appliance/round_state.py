@@ -87,19 +87,22 @@ class RoundState:
     def heading(self) -> str:
         """Which round it is, empty in an app without a strategy."""
         if self.round:
-            return f"round {self.round} of {self.rounds}"
+            return f"round {self.round}/{self.rounds}"
         return "before the first round" if self.rounds else ""
+
+    def waits(self, seconds: float) -> bool:
+        """Whether the strategy waits for nodes, if the phase has lasted so many seconds."""
+        return self.phase is Phase.CHOOSING and seconds > _LONG_CHOICE
 
     def doing(self, seconds: float) -> str:
         """What the run does, if it has done so for so many seconds."""
-        waits = self.phase is Phase.CHOOSING and seconds > _LONG_CHOICE
-        return "waiting for nodes" if waits else self.phase
+        return "waiting for nodes" if self.waits(seconds) else self.phase
 
     @property
     def count(self) -> str:
         """How many nodes have answered, empty if none was asked."""
         failed = f", {len(self.failed)} failed" if self.failed else ""
-        return f"{len(self.answered)} of {len(self.asked)} answered{failed}" if self.asked else ""
+        return f"{len(self.answered)}/{len(self.asked)} answered{failed}" if self.asked else ""
 
     def waited_for(self, seconds: float, most: int = 5) -> str:
         """Name the first of the nodes that are late, or if none is, that have not answered; empty if all have."""

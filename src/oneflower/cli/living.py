@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SILENCE = 15.0  # seconds after which somebody who reads a log would wonder
 _BETWEEN = " · "
+_FEW = 3  # nodes whose names are worth more than the time that is left
 _LONGEST = 200  # characters of a line that stays
 
 
@@ -79,18 +80,23 @@ class LivingLine:
 
     def _versions(self) -> Iterator[tuple[str, ...]]:
         """Yield the parts of the line, ever fewer."""
-        seconds, state, left = self._spent, self._current, self._left
+        seconds, state = self._spent, self._current
         heading = (state.heading if state else "") or self._heading
         if state is None:
-            yield heading, f"{seconds:.0f} s", left
+            yield heading, f"{seconds:.0f} s", self._left
             yield heading, f"{seconds:.0f} s"
             return
-        doing, late = f"{state.doing(seconds)} {seconds:.0f} s", bool(state.late(seconds))
+        late = state.late(seconds)
+        doing = f"{state.doing(seconds)} {seconds:.0f} s"
+        count = state.count if state.rounds else ""  # which the messages of an app without a strategy have already
+        left = "" if late or state.waits(seconds) else self._left  # nobody knows for how long
         for most in (5, 3, 2, 1):
-            yield heading, doing, state.count, state.waited_for(seconds, most), left
-        named = state.waited_for(seconds, 1) if late else ""
-        yield heading, doing, state.count, named, "" if late else left
-        yield heading, doing, named or state.count
+            yield heading, doing, count, state.waited_for(seconds, most), left
+        if late or len(state.missing) <= _FEW:
+            yield heading, doing, count, state.waited_for(seconds, _FEW)
+            yield heading, doing, state.waited_for(seconds, _FEW)
+        for more in ((state.waited_for(seconds, 1),) if late else (count, left), (count,)):
+            yield heading, doing, *more
         yield heading, doing
 
     @property
@@ -98,7 +104,7 @@ class LivingLine:
         if not self._rows:
             return self._exchanged or "first round"
         last = self._rows[-1]
-        return f"round {last.round + 1} of {last.rounds}" if last.round < last.rounds else "after the last round"
+        return f"round {last.round + 1}/{last.rounds}" if last.round < last.rounds else "after the last round"
 
     @property
     def _left(self) -> str:
@@ -106,7 +112,7 @@ class LivingLine:
 
         found = seconds_left(self._rows, time.monotonic() - self._since)
         return (
-            f"about {duration(found)} to go"
+            f"about {duration(found)} left"
             if found is not None and self._rows[-1].round < self._rows[-1].rounds
             else ""
         )
