@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from flwr.app import Context, RecordDict
 from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 from oneflower_appliance.errors import OneflowerError
 
@@ -54,6 +57,27 @@ def test_the_loss_is_the_cross_entropy_and_finite_for_a_model_that_is_sure_and_w
     arrays["biases"][3] = 1e4
     loss, accuracy = softmax.evaluate(arrays, test)
     assert loss == pytest.approx(-np.log(np.finfo(float).eps) * (1 - accuracy))
+
+
+def test_the_digits_and_their_split_are_those_of_scikit_learn():
+    shipped = federation.app_module(USE_CASE, "shipped")
+    pixels, labels = shipped.digits()
+    theirs = load_digits(return_X_y=True)
+    assert [pixels.dtype, labels.dtype] == [part.dtype for part in theirs]
+    assert np.array_equal(pixels, theirs[0])
+    assert np.array_equal(labels, theirs[1])
+    few = np.array([0, 1, 1, 2, 2, 2, 0, 2, 1, 2, 0])  # equal remainders, which chance decides between
+    for seed in range(20):
+        for of in (labels, few):
+            split = train_test_split(np.arange(len(of)), test_size=0.3, stratify=of, random_state=seed)
+            assert all(map(np.array_equal, shipped.split(of, 0.3, seed), split))
+
+
+def test_the_digits_are_read_without_importing_scikit_learn(images, monkeypatch):
+    for module in [name for name in sys.modules if name.partition(".")[0] == "sklearn"]:
+        monkeypatch.delitem(sys.modules, module)
+    assert len(images.digits.__wrapped__(7)[0]) == 1437
+    assert "sklearn" not in sys.modules
 
 
 def test_the_test_set_is_held_out(images):

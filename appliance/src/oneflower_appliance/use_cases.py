@@ -14,6 +14,8 @@ from pathlib import Path
 class Framework:
     """A framework. `packages` is what a runtime installs for it, and `imports` is imported before the first task.
 
+    One `on_demand` is imported only after a task has imported it itself: the digits are trained without it.
+
     A `threaded` framework starts threads when it is imported, so a fork of a process that has imported it hangs.
     Pre-built apps train it with one of `strategies` only, if it has its own. If it is built on another one, its `base`,
     they train with that. `memory` and `disk` are what a machine with it needs, in megabytes.
@@ -22,6 +24,7 @@ class Framework:
     title: str
     packages: tuple[str, ...]
     imports: tuple[str, ...]
+    on_demand: bool = False
     threaded: bool = False
     strategies: tuple[str, ...] = ()
     base: str = ""
@@ -55,6 +58,7 @@ FRAMEWORKS = {
         "scikit-learn",
         _USUAL,
         ("sklearn.linear_model", "sklearn.neural_network", "sklearn.datasets", "sklearn.metrics"),
+        on_demand=True,
     ),
     "pytorch": Framework(
         "PyTorch",
@@ -102,7 +106,7 @@ FRAMEWORKS = {
     ),
 }
 
-# What ServerApps import to test a model on data that scikit-learn ships: a second of CPU time.
+# What ServerApps may import to test a model: a second of CPU time. Imported ahead after one has done so.
 SERVERAPP_IMPORTS = ("sklearn.datasets", "sklearn.model_selection")
 
 NO_USE_CASE = "none"

@@ -15,7 +15,6 @@ import ctypes
 import dataclasses
 import functools
 import gc
-import importlib
 import json
 import logging
 import os
@@ -25,26 +24,24 @@ import subprocess
 import sys
 import threading
 import traceback
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from oneflower_appliance.flower import clientapp, internals, places, serverapp
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.spare import put_off_databases
+from oneflower_appliance.flower.warm.ahead import OnDemand, framework_here, preload
 from oneflower_appliance.flower.warm.arrays import copy_arrays_once
 from oneflower_appliance.flower.warm.bundle_client import send_in_bundles
 from oneflower_appliance.flower.warm.last_lines import send_last_lines_at_once
 from oneflower_appliance.flower.warm.waits import WAITS, ask_to_wait, replace_sleep
 from oneflower_appliance.flower.warm.watch import DONE, Reports
 from oneflower_appliance.flower.workplace import clientapp_is_installed_once
-from oneflower_appliance.orders import FRAMEWORK_VARIABLE, RUNS_VARIABLE
+from oneflower_appliance.orders import RUNS_VARIABLE
 from oneflower_appliance.process import name_process
-from oneflower_appliance.roles import COORDINATOR, NODES
-from oneflower_appliance.use_cases import FRAMEWORKS, SERVERAPP_IMPORTS, Framework
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable
 
 log = logging.getLogger("flwr")
 
@@ -54,31 +51,10 @@ _PR_SET_DUMPABLE = 4
 _PATIENCE = 1.0  # seconds
 
 
-def preload(role: str) -> None:
-    """Import the packages that the tasks of a role need, if they are installed."""
-    framework = _framework() if role == NODES else None
-    flower = {COORDINATOR: serverapp.imports, NODES: clientapp.imports}[role]
-    _import({"Flower": flower} | _modules(framework.imports if framework else ()))
-
-
-def _modules(names: Iterable[str]) -> dict[str, Callable[[], object]]:
-    return {name: partial(importlib.import_module, name) for name in names}
-
-
-def _import(steps: Mapping[str, Callable[[], object]]) -> None:
-    for name, import_it in steps.items():
-        try:
-            import_it()
-        except Exception as error:  # noqa: BLE001 - any error: the task that needs the package will report it
-            log.debug("%s is not imported ahead of tasks: %s", name, error)
-
-
-def _framework() -> Framework | None:
-    return FRAMEWORKS.get(os.environ.get(FRAMEWORK_VARIABLE, ""))
-
-
 class Launcher(Protocol):
-    """A way to start a task's process."""
+    """A way to start a task's process. `on_demand` may be imported while there is no task."""
+
+    on_demand: OnDemand
 
     def launch(self, order: dict[str, Any]) -> None:
         """Start a process for the task that `order` describes. Raises `OSError` if that fails."""
@@ -105,7 +81,6 @@ class TaskExecutor:
         self._role = role
         self._parent = parent
         self._reports = reports
-        self._has_more = False  # than Flower: of a SuperLink, when its first ServerApp has ended
 
     @functools.cached_property
     def launcher(self) -> Launcher:
@@ -135,9 +110,8 @@ class TaskExecutor:
             on_ready()
         if "launcher" in vars(self):
             self.launcher.reap()
-            if self._role == COORDINATOR and not self._has_more and not self.launcher.busy:
-                self._has_more = True
-                _import(_modules(SERVERAPP_IMPORTS))
+            if not self.launcher.busy:
+                self.launcher.on_demand.import_if_needed()
         self._stock.reconcile()
 
     def __getattr__(self, name: str) -> Any:
@@ -146,12 +120,12 @@ class TaskExecutor:
 
 def launcher(role: str, reports: Reports) -> Launcher:
     """Import what tasks of a role need, and return how to start them."""
-    framework = _framework()
+    framework = framework_here()
     if framework is None or not framework.threaded:
         before = set(_others())
         preload(role)
         if not set(_others()) - before:
-            return Fork(reports)
+            return Fork(reports, OnDemand.of(role))
     log.info("Tasks run in workers that wait for them: what they import does not survive a fork.")
     return Workers(role, reports)
 
@@ -170,21 +144,29 @@ def alone() -> bool:
 class Fork:
     """A fork of this process for each task."""
 
-    def __init__(self, reports: Reports) -> None:
+    def __init__(self, reports: Reports, on_demand: OnDemand | None = None) -> None:
         self._reports = reports
+        self.on_demand = on_demand or OnDemand(())
         self.running: set[int] = set()
 
     def launch(self, order: dict[str, Any]) -> None:
         """Fork, and do the task in the child."""
+        self.on_demand.import_if_needed()
         if not alone():
             raise OSError(f"a fork beside the thread {_others()[0].name} may hang")
         gc.freeze()  # so that a garbage collection in the child does not touch, and so copy, shared memory
         pid = os.fork()
         if not pid:
             os.close(self._reports.pipe)  # whose end is the SuperExec's
-            finish(lambda: _do(order), DONE)
+            finish(lambda: self._do(order), DONE)
         self._reports.began(pid, order["token"])
         self.running.add(pid)
+
+    def _do(self, order: dict[str, Any]) -> None:
+        try:
+            _do(order)
+        finally:
+            self.on_demand.note()
 
     @property
     def busy(self) -> bool:
@@ -207,6 +189,7 @@ class Workers:
     def __init__(self, role: str, reports: Reports) -> None:
         self._role = role
         self._reports = reports
+        self.on_demand = OnDemand(())  # they have imported everything
         self.running: list[subprocess.Popen[str]] = []
         self.waiting: subprocess.Popen[str] | None = None
 

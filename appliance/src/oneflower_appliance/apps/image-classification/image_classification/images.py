@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from image_classification import shipped
 from oneflower_appliance.training.data import DataError, data_folder, hold_out, partition_of, share
 from oneflower_appliance.volumes import entries
 
@@ -49,14 +50,10 @@ class Images:
 @functools.cache
 def digits(seed: int) -> tuple[Images, Images]:
     """Return the training set (80 %) and the test set (20 %) of the digits, stratified: 1,797 images of 8 x 8."""
-    from sklearn.datasets import load_digits  # noqa: PLC0415 - not needed by a node with images of its own
-    from sklearn.model_selection import train_test_split  # noqa: PLC0415
-
-    pixels, labels = load_digits(return_X_y=True)
+    pixels, labels = shipped.digits()
     pixels = (pixels / 16.0).reshape(-1, *DIGITS_SHAPE)
-    parts = train_test_split(pixels, labels, test_size=_HELD_OUT, stratify=labels, random_state=seed)
-    train, test, train_labels, test_labels = parts
-    return Images(train.__getitem__, train_labels), Images(test.__getitem__, test_labels)
+    train, test = (Images(pixels[part].__getitem__, labels[part]) for part in shipped.split(labels, _HELD_OUT, seed))
+    return train, test
 
 
 def own_classes(context: Context) -> list[str] | None:
