@@ -400,16 +400,15 @@ def test_a_superexec_that_dies_is_replaced_by_a_fork_of_the_process_behind_it_or
     assert errors.count("The SuperExec ended; it is started again") == 3
 
 
-@pytest.mark.parametrize("role", ["superlink", "supernode"])
-def test_a_superlink_imports_what_serverapps_test_with_when_the_first_has_ended(role, monkeypatch):
-    imported, launched = [], SimpleNamespace(busy=True, reap=lambda: None)
-    monkeypatch.setattr(tasks.importlib, "import_module", imported.append)
-    executor = tasks.TaskExecutor(SimpleNamespace(reconcile=lambda: None), role, 1, None)
+def test_what_a_task_needed_is_imported_while_no_task_is_running():
+    imported = []
+    on_demand = SimpleNamespace(import_if_needed=lambda: imported.append("now"))
+    launched = SimpleNamespace(busy=True, reap=lambda: None, on_demand=on_demand)
+    executor = tasks.TaskExecutor(SimpleNamespace(reconcile=lambda: None), "superlink", 1, None)
     executor.reconcile()
     executor.launcher = launched  # the first task was started
     executor.reconcile()
     assert imported == []
     launched.busy = False
     executor.reconcile()
-    executor.reconcile()
-    assert imported == (["sklearn.datasets", "sklearn.model_selection"] if role == "superlink" else [])
+    assert imported == ["now"]

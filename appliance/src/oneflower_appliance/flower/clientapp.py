@@ -18,7 +18,16 @@ NAME = "flwr-clientapp"
 
 def imports() -> None:
     """Import what ClientApps need, before the first one."""
+    # What NumPy imports when it is asked for, and what tasks and the pre-built apps import of ours.
+    import numpy.ma  # noqa: PLC0415
+    import numpy.random  # noqa: F401, PLC0415
     from flwr.clientapp import mod  # noqa: F401, PLC0415
+
+    import oneflower_appliance.flower.warm.arrayfile  # noqa: PLC0415
+    import oneflower_appliance.flower.wiredtype  # noqa: PLC0415
+    import oneflower_appliance.training.clients  # noqa: PLC0415
+    import oneflower_appliance.training.data  # noqa: PLC0415
+    import oneflower_appliance.training.frameworks  # noqa: F401, PLC0415
 
     internals.clientapp_command()
 

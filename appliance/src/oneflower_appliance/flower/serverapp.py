@@ -19,6 +19,9 @@ NAME = "flwr-serverapp"
 
 def imports() -> None:
     """Import what ServerApps need, before the first one."""
+    import numpy.ma  # noqa: PLC0415 - NumPy does it when it is asked for
+    import numpy.random  # noqa: F401, PLC0415
+
     import oneflower_appliance.flower.legacy  # noqa: PLC0415 - it imports Flower
 
     # They import Flower, which a SuperNode needs less of.

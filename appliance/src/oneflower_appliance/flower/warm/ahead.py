@@ -31,7 +31,7 @@ def preload(role: str) -> None:
     framework = framework_here() if role == NODES else None
     flower = {COORDINATOR: serverapp.imports, NODES: clientapp.imports}[role]
     modules = framework.imports if framework and not framework.on_demand else ()
-    _import({"Flower": flower} | _modules(("numpy.random", *modules)))  # a task seeds it
+    _import({"Flower": flower} | _modules(modules))
 
 
 class OnDemand:
