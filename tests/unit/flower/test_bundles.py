@@ -177,7 +177,7 @@ fleet = test_linkstate.fleet  # a fixture
 @pytest.fixture
 def wire(tmp_path, monkeypatch, request):
     monkeypatch.setattr(ObjectStoreFactory, "store", ObjectStoreFactory.store)
-    for name in (*places.SESSIONS, "__init__", "delete_messages"):
+    for name in (*places.SESSIONS, "__init__", "delete_messages", "finish_task"):
         monkeypatch.setattr(SqlLinkState, name, getattr(SqlLinkState, name))
     keep_objects_out_of_database(tmp_path / "objects")
     return Wire(request.getfixturevalue("fleet"))
@@ -532,7 +532,17 @@ def test_a_model_that_the_nodes_have_is_kept_for_the_next_message_of_its_run_and
     assert wire.open_sessions()[session] == len(set(objects) - set(wire.model)) < 5, "its own run has not"
     assert {name: store.get(name) for name in arrays} == {name: wire.model[name] for name in arrays}
     state.cleanup_run(wire.fleet.run)
-    assert (store.held, len(store), store._again) == (0, 0, {})
+    assert (store.held, len(store)) == (0, 0)
+
+
+def test_nothing_is_kept_when_the_serverapp_has_ended(wire):
+    store = wire.state.object_store
+    wire.hand(wire.task, wire.model, wire.session)
+    wire.fetch(wire.node, wire.model)
+    store.delete(wire.message)
+    assert store.held > 0
+    assert wire.state.finish_task(wire.fleet.task, sub_status="completed", details="")
+    assert store.held == 0
 
 
 def test_what_is_kept_goes_when_other_large_contents_come(tmp_path):

@@ -178,7 +178,7 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_at(internals.object_stores, "store"),
         *_at(internals.object_store, "store", "lock_store", "put", "get", "delete", "clear", "preregister",
              "delete_objects_in_run"),
-        *_at(internals.link_state, *SESSIONS, "_on_push_session_expired", "session"),
+        *_at(internals.link_state, *SESSIONS, "_on_push_session_expired", "session", "finish_task"),
         *_takes(internals.link_state, "delete_messages", "message_ins_ids"),
         *_takes(internals.link_state, "store_object", "run_id", "session_id", "object_id", "object_content"),
         *_at(internals.link_states, "MessageInsModel", "select"),

@@ -66,6 +66,7 @@ def _keep_sessions_in_memory() -> None:
         setattr(state, name, getattr(memory, name))
     state.store_object = _giving_up(state.store_object)  # type: ignore[method-assign]
     state.delete_messages = _with_objects(state.delete_messages)  # type: ignore[method-assign]
+    state.finish_task = _forgetting(state.finish_task)  # type: ignore[method-assign]
 
 
 def _with_objects(delete_messages: Callable[..., None]) -> Callable[..., None]:
@@ -91,6 +92,17 @@ def _with_objects(delete_messages: Callable[..., None]) -> Callable[..., None]:
             self.object_store.delete(name)
 
     return deleting
+
+
+def _forgetting(finish_task: Callable[..., bool]) -> Callable[..., bool]:
+    """Return Flower's method that notes the end of a ServerApp; nothing is kept for its next message then."""
+
+    @functools.wraps(finish_task)
+    def finishing(self: Any, *args: Any, **kwargs: Any) -> bool:
+        self.object_store.forget()
+        return finish_task(self, *args, **kwargs)
+
+    return finishing
 
 
 def _giving_up(store_object: Callable[..., bool]) -> Callable[..., bool]:
@@ -120,7 +132,7 @@ class _WithFiles:
 
     A model goes to the nodes twice: to be evaluated, and then to be trained. So what nodes have fetched is kept when it
     is deleted, in case its run sends it again; only the last message, only in memory, and only until other large
-    contents come. So it needs no more memory than there was before.
+    contents come or its ServerApp ends. So it needs no more memory than there was before.
     """
 
     store: dict[str, Any]
@@ -162,7 +174,7 @@ class _WithFiles:
             entry = self.store.get(object_id)
             new = entry is not None and not entry.is_available
             if new and len(object_content) >= _SMALL:
-                self._forget()
+                self.forget()
         self._flower.put(object_id, object_content)  # without the lock, because it computes the hash
         with self.lock_store:
             entry = self.store.get(object_id)
@@ -184,7 +196,7 @@ class _WithFiles:
             outermost, self._deleting = not self._deleting, True  # Flower calls this again for what is below it
             try:
                 if outermost and object_id in self._fetched and entry is not None and not entry.ref_count:
-                    self._forget()
+                    self.forget()
                 self._flower.delete(object_id)
             finally:
                 self._deleting = not outermost
@@ -200,16 +212,17 @@ class _WithFiles:
         else:
             self._free(entry)
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         """Forget what was kept."""
-        self.held -= sum(len(content) for content, _ in self._again.values())
-        self._again.clear()
+        with self.lock_store:
+            self.held -= sum(len(content) for content, _ in self._again.values())
+            self._again.clear()
 
     def delete_objects_in_run(self, run_id: int) -> None:
         """Delete the objects of a run that has ended."""
         with self.lock_store:
             self._flower.delete_objects_in_run(run_id)
-            self._forget()
+            self.forget()
 
     def clear(self) -> None:
         """Delete all objects."""
@@ -218,7 +231,7 @@ class _WithFiles:
             self._flower.clear()
             for entry in entries:
                 self._free(entry)
-            self._forget()
+            self.forget()
             self._fetched.clear()
 
     def _write(self, object_id: str, entry: Any) -> None:
