@@ -10,6 +10,7 @@ from flwr.app import Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from oneflower_appliance.flower import internals, lifesigns
+from oneflower_appliance.training import waiting
 
 
 @pytest.fixture
@@ -56,6 +57,27 @@ def test_what_an_app_sends_by_itself_is_counted_to_its_end(grid, monkeypatch, tm
     else:
         task.run_(grid=grid, context=None)
     assert json.loads((tmp_path / "17" / "messages.json").read_text()) == {"sent": 4, "answered": 2, "failed": 1}
+
+
+def test_an_app_that_only_asks_who_is_online_is_said_to_wait_until_it_sends_something(grid, monkeypatch, tmp_path):
+    monkeypatch.setattr(waiting, "_PATIENCE", 0.01)
+    monkeypatch.setattr(internals.grid_class(), "get_node_ids", lambda _: [7])
+    said = tmp_path / "17" / "waiting"
+
+    def app(grid, context):
+        while not said.exists():
+            assert list(grid.get_node_ids()) == [7]
+        assert said.read_text().startswith("The app asks again and again which nodes are online")
+        grid.push_messages([Message(RecordDict(), dst_node_id=1, message_type="query")])
+        assert not said.exists()
+        while not said.exists():
+            grid.get_node_ids()
+
+    task = internals.serverapp_task()
+    monkeypatch.setattr(task, "run_", app)
+    lifesigns.count_messages(tmp_path)
+    task.run_(grid=grid, context=None)
+    assert not said.exists(), "it has ended"
 
 
 def test_an_app_that_sends_nothing_leaves_no_counts(grid, monkeypatch, tmp_path):

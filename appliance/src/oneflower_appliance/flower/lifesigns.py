@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.flower import internals
 from oneflower_appliance.training.traffic import Traffic
+from oneflower_appliance.training.waiting import Asking
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,10 +21,14 @@ def count_messages(runs: Path) -> None:
     @functools.wraps(run_app)
     def running(*, grid: Any, **kwargs: Any) -> Any:
         traffic = Traffic.of(grid)
-        traffic.write_to(runs / str(grid.run.run_id))
+        folder = runs / str(grid.run.run_id)
+        traffic.write_to(folder)
+        asking = Asking(folder, traffic)
+        asking.watch(grid)
         try:
             return run_app(grid=grid, **kwargs)
         finally:
+            asking.end()
             traffic.close()
 
     task.run_ = running

@@ -150,6 +150,11 @@ class Traffic:
         with self._lock:
             self._path = None
 
+    @property
+    def counts(self) -> bool:
+        """Whether counts are written: no strategy has begun."""
+        return self._path is not None
+
     def close(self) -> None:
         """Write the counts for the last time."""
         with self._lock:

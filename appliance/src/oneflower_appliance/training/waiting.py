@@ -1,8 +1,9 @@
-"""Says that a strategy waits for nodes. Flower's strategies do so without a limit, and only their log says it."""
+"""Says that a run waits for nodes. Flower's strategies do so without a limit, and only their log says it."""
 
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -11,13 +12,22 @@ from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.run_folder import WAITING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from oneflower_appliance.training.node_ids import NodeIds
+    from flwr.app import Message
+    from flwr.serverapp import Grid
 
+    from oneflower_appliance.training.node_ids import NodeIds
+    from oneflower_appliance.training.traffic import Traffic
+
+_OFTEN = 10.0  # seconds: an app that waits asks again sooner
 _PATIENCE = 5.0  # seconds between two looks: a node that is started again is back soon
 
+_DO = (
+    "The run continues when there are enough. Start more with `oneflower scale`, or end the run with Ctrl-C and let it "
+    "need fewer."
+)
 _NEEDED = {  # the attributes of a strategy, of either of Flower's APIs, that say how many nodes a phase needs
     "train": ("min_available_nodes", "min_train_nodes", "min_available_clients", "min_fit_clients"),
     "evaluate": ("min_available_nodes", "min_evaluate_nodes", "min_available_clients", "min_evaluate_clients"),
@@ -30,11 +40,70 @@ def needed_by(strategy: object, phase: str) -> int:
     return max(number for number in said if isinstance(number, int))
 
 
+class _File:
+    """The file in the folder of a run that says that it waits for nodes, as long as it does."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / WAITING
+        self.written = False
+
+    def write(self, sentence: str) -> None:
+        self.written = True
+        with suppress(OneflowerError):  # the log says it, too
+            write_atomic(self._path, f"{sentence} {_DO}\n", SHARED)
+
+    def remove(self) -> None:
+        if self.written:
+            self.written = False
+            with suppress(OSError):  # it was not written
+                self._path.unlink()
+
+
+class Asking:
+    """Notices an app without a strategy that asks again and again which nodes are online, and sends them nothing."""
+
+    def __init__(self, folder: Path, traffic: Traffic) -> None:
+        self._file = _File(folder)
+        self._traffic = traffic
+        self._since = self._last = 0.0
+
+    def watch(self, grid: Grid) -> None:
+        """Look at what an app asks a grid from now on."""
+        ask, push = grid.get_node_ids, grid.push_messages
+
+        def get_node_ids() -> Iterable[int]:
+            found = list(ask())
+            if self._traffic.counts:
+                self._note(len(found))
+            return found
+
+        def push_messages(messages: Iterable[Message]) -> Iterable[str]:
+            self.end()
+            return push(messages)
+
+        vars(grid).update(get_node_ids=get_node_ids, push_messages=push_messages)
+
+    def end(self) -> None:
+        """Note that the app no longer waits."""
+        self._since = 0.0
+        self._file.remove()
+
+    def _note(self, found: int) -> None:
+        now = time.monotonic()
+        if not self._since or now - self._last > _OFTEN:
+            self._since = now
+        self._last = now
+        if now - self._since > _PATIENCE and not self._file.written:
+            self._file.write(
+                f"The app asks again and again which nodes are online, and sends them nothing: {found} now."
+            )
+
+
 class Waiting:
-    """A file in the folder of a run, which is there as long as its strategy waits for nodes."""
+    """Notices that a strategy waits for nodes."""
 
     def __init__(self, folder: Path, nodes: NodeIds) -> None:
-        self._file = folder / WAITING
+        self._file = _File(folder)
         self._nodes = nodes
 
     @contextmanager
@@ -48,30 +117,15 @@ class Waiting:
         finally:
             over.set()
             watch.join()
-            self._forget()
+            self._file.remove()
 
     def _watch(self, needed: int, over: threading.Event) -> None:
-        said = ""
+        said = 0
         while not over.wait(_PATIENCE):
             found = self._nodes.seen
-            text = f"{found} of {needed}" if found < needed else ""
-            if text == said:
-                continue
-            said = text
-            if text:
-                with suppress(OneflowerError):  # the log says it, too
-                    write_atomic(self._file, f"{_sentence(found, needed)}\n", SHARED)
-            else:
-                self._forget()
-
-    def _forget(self) -> None:
-        with suppress(OSError):  # it was not written
-            self._file.unlink()
-
-
-def _sentence(found: int, needed: int) -> str:
-    return (
-        f"The strategy waits for nodes: {found} of the {needed} that it needs {'is' if found == 1 else 'are'} online. "
-        "The run continues when they are. Start more with `oneflower scale`, or end the run with Ctrl-C and let the "
-        "strategy need fewer."
-    )
+            if found >= needed:
+                self._file.remove()
+            elif not self._file.written or found != said:
+                said = found
+                verb = "is" if found == 1 else "are"
+                self._file.write(f"The strategy waits for nodes: {found} of the {needed} that it needs {verb} online.")
