@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.server.strategy import FedAvg as LegacyFedAvg
 from flwr.serverapp.strategy import FedAvg, Strategy, strategy_utils
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -18,6 +19,7 @@ from oneflower_appliance.runs import RunRow, shortcoming
 from oneflower_appliance.training import supervised_run, supervisor, waiting
 from oneflower_appliance.training.abandoned import Abandoned
 from oneflower_appliance.training.strategies import make_strategy
+from oneflower_appliance.training.waiting import needed_by
 from tests.unit import federation
 
 
@@ -186,6 +188,13 @@ def test_a_strategy_that_waits_for_nodes_says_so_with_what_to_do_until_they_are_
     assert "`oneflower scale`" in said[0]
     assert "Ctrl-C" in said[0]
     assert not (record / "waiting").exists()
+
+
+def test_how_many_nodes_a_strategy_needs_is_read_from_it_in_either_api():
+    legacy = LegacyFedAvg(min_fit_clients=4, min_evaluate_clients=1, min_available_clients=3)
+    wrapped = SimpleNamespace(strategy=FedAvg(min_train_nodes=5, min_evaluate_nodes=2, min_available_nodes=3))
+    found = [(needed_by(one, "train"), needed_by(one, "evaluate")) for one in (legacy, wrapped, object())]
+    assert found == [(4, 3), (5, 3), (0, 0)]
 
 
 def test_an_error_that_the_superlink_answers_is_the_nodes_that_was_asked(record):
