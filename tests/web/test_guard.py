@@ -22,6 +22,7 @@ def test_the_address_opens_the_page_once_and_its_cookie_is_for_this_page_alone(f
     visitor = fake.visitor(origin=fake.keys.origin)
     assert fake.keys.address.startswith(f"{fake.keys.origin}/enter#"), "a browser does not send what follows #"
     token = fake.keys.address.partition("#")[2]
+    assert token not in repr(fake.keys)
     assert visitor.get("/enter").status_code == 200
     assert visitor.get("/").status_code == 403
     answer = enter(visitor, token)

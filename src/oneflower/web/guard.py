@@ -60,7 +60,7 @@ class Keys:
 
     port: int
     name: str = field(default_factory=_name)
-    token: str = field(default_factory=_secret)
+    token: str = field(default_factory=_secret, repr=False)
     session: str = field(default_factory=_secret, repr=False)
     csrf: str = field(default_factory=_secret, repr=False)
 
