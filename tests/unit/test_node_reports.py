@@ -8,7 +8,9 @@ from types import SimpleNamespace
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from oneflower.cloud.reports import fetch
 from oneflower_appliance import node_reports
+from oneflower_appliance.node_findings import findings_in
 from oneflower_appliance.node_reports import NodeReport
 from oneflower_appliance.runs import Fault
 from oneflower_appliance.training import node_record
@@ -105,6 +107,29 @@ def test_a_file_that_is_damaged_is_left_out(tmp_path):
     (tmp_path / node_reports.file_name(3)).write_text("{")
     (tmp_path / "reports-x.jsonl").write_text("not one of these")
     assert {report.round for report in read(tmp_path)} == {1, 2}
+    for garbage in ("[]", "null", '{"round": {}}', '{"round": 1e999}', "[" * 100_000):
+        (tmp_path / node_reports.file_name(3)).write_text(garbage)
+        assert {report.round for report in read(tmp_path)} == {1, 2}, garbage
+
+
+@pytest.mark.parametrize(
+    "reports",
+    ["7", "[7]", '[{"node": "7"}]', '[{"node": "7", "phase": "train", "seconds": []}]',
+     '[{"node": "7", "phase": "train", "metrics": [1]}]', '[{"node": "7", "phase": "train", "metrics": {"a": "b"}}]'],
+)  # fmt: skip
+def test_what_an_app_may_have_written_there_hurts_nobody(tmp_path, reports):
+    recorded(tmp_path, [1, 2])
+    line = f'{{"round": 3, "withheld": false, "reports": {reports}}}'
+    (tmp_path / node_reports.file_name(3)).write_text(line)
+    assert findings_in(tmp_path, 3) == []
+    with pytest.raises(ValueError, match="not a round's line"):
+        node_reports.read_line(line)
+    answers = iter(
+        [line + '\n{"round": 4, "withheld": false, "reports": []}', next(node_reports.lines_after(tmp_path)), line, ""]
+    )
+    link = SimpleNamespace(text=lambda _: next(answers))
+    assert list(fetch(link, "5")) == []
+    assert {report.round for report in fetch(link, "5")} == {1}, "and it ends if the same comes again"
 
 
 def test_a_node_with_too_many_metrics_is_recorded_with_the_first_of_them():

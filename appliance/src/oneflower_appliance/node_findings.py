@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -78,8 +79,12 @@ class Finding:
 
 
 def findings_in(folder: Path, last: int) -> list[Finding]:
-    """Return what is noticeable after round `last` of the run in a folder."""
-    return find([report for line in lines_after(folder, last - NEEDED) for report in read_line(line)])
+    """Return what is noticeable after round `last` of the run in a folder. What cannot be read is left out."""
+    reports: list[NodeReport] = []
+    for line in lines_after(folder, last - NEEDED):
+        with suppress(ValueError):
+            reports += read_line(line)
+    return find(reports)
 
 
 def find(reports: Iterable[NodeReport]) -> list[Finding]:

@@ -27,6 +27,14 @@ TRAIN, EVALUATE = "train", "evaluate"
 UNFINISHED = "reports.part"
 _FILE = re.compile(r"reports-(\d{5,})\.jsonl")
 _DIGITS = 6  # of a number that is not an integer
+_GARBAGE = (
+    AttributeError,
+    KeyError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)  # of any JSON
 _ENOUGH = 1 << 21  # bytes in an answer, about
 _NUMBERS = ("examples", "seconds", "sent", "received")
 _TEXTS = ("fault", "reason", "name", "partition")
@@ -66,7 +74,7 @@ class NodeReport:
 
     @classmethod
     def parse(cls, number: int, said: Mapping[str, Any], *, withheld: bool = False) -> NodeReport:
-        """Read what `entry` wrote in round `number`. Raises `KeyError` or `ValueError`."""
+        """Read what `entry` wrote in round `number`. Raises any of what reading garbage raises."""
         known: dict[str, Any] = {name: _read(said[name]) for name in _NUMBERS if name in said}
         texts: dict[str, Any] = {name: str(said[name]) for name in _TEXTS if name in said}
         metrics = {str(name): _read(value) for name, value in said.get("metrics", {}).items()}
@@ -85,9 +93,12 @@ class NodeReport:
 
     @classmethod
     def of_line(cls, line: str) -> NodeReport:
-        """Read what `line` wrote. Raises `KeyError` or `ValueError`."""
-        said = json.loads(line)
-        return cls.parse(int(said["round"]), said, withheld=bool(said["withheld"]))
+        """Read what `line` wrote. Raises `ValueError`."""
+        try:
+            said = json.loads(line)
+            return cls.parse(int(said["round"]), said, withheld=bool(said["withheld"]))
+        except _GARBAGE as error:
+            raise ValueError(f"not a report: {error!r}") from error
 
     @property
     def record(self) -> dict[str, Any]:
@@ -103,15 +114,21 @@ def write_line(number: int, reports: Iterable[NodeReport], *, withheld: bool) ->
 
 
 def read_line(line: str) -> list[NodeReport]:
-    """Return the reports in the line of a round. Raises `KeyError` or `ValueError` if it is not one."""
-    said = json.loads(line)
-    number, withheld = int(said["round"]), bool(said["withheld"])
-    return [NodeReport.parse(number, entry, withheld=withheld) for entry in said["reports"]]
+    """Return the reports in the line of a round. Raises `ValueError` if it is not one: an app can write there, too."""
+    try:
+        said = json.loads(line)
+        number, withheld = int(said["round"]), bool(said["withheld"])
+        return [NodeReport.parse(number, entry, withheld=withheld) for entry in said["reports"]]
+    except _GARBAGE as error:
+        raise ValueError(f"not a round's line: {error!r}") from error
 
 
 def round_of(line: str) -> int:
-    """Return the round of a line. Raises `KeyError` or `ValueError` if it is not one."""
-    return int(json.loads(line)["round"])
+    """Return the round of a line. Raises `ValueError` if it is not one."""
+    try:
+        return int(json.loads(line)["round"])
+    except _GARBAGE as error:
+        raise ValueError(f"not a round's line: {error!r}") from error
 
 
 def file_name(first: int) -> str:
@@ -139,7 +156,7 @@ def lines_after(folder: Path, number: int = 0) -> Iterator[str]:
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
             yield from (line for line in lines if round_of(line) > number)
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError):
             continue
 
 

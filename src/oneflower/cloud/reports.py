@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -38,13 +39,18 @@ UNKNOWN = Machines()
 def fetch(link: SuperLinkClient, number: str, after: int = 0, machines: Machines = UNKNOWN) -> Iterator[NodeReport]:
     """Yield what each node did in the rounds after round `after` of a run, by round, as far as these are complete.
 
-    Nothing if the SuperLink is of a release without this record. Raises `httpx.HTTPError`.
+    What cannot be read is left out. Nothing if the SuperLink is of a release without this record. Raises
+    `httpx.HTTPError`.
     """
     while lines := link.text(f"/runs/{number}/reports?after={after}").splitlines():
+        before = after
         for line in lines:
-            for report in read_line(line):
-                yield report.of_machine(machines.names, machines.partitions)
-                after = report.round
+            with suppress(ValueError):
+                reports = read_line(line)
+                after = max([after, *(report.round for report in reports)])
+                yield from (report.of_machine(machines.names, machines.partitions) for report in reports)
+        if after == before:
+            return
 
 
 def save(link: SuperLinkClient, number: str, path: Path, machines: Machines) -> list[NodeReport] | None:
@@ -67,6 +73,6 @@ def save(link: SuperLinkClient, number: str, path: Path, machines: Machines) -> 
 
 
 def load(path: Path) -> list[NodeReport]:
-    """Return the reports that `save` saved. Raises `OSError`, `KeyError` or `ValueError`."""
+    """Return the reports that `save` saved. Raises `OSError` or `ValueError`."""
     with path.open(encoding="utf-8") as lines:
         return [NodeReport.of_line(line) for line in lines]

@@ -1,8 +1,8 @@
 """Keeps the models of the best rounds of a run, so that a run that became worse has not lost them.
 
 The best rounds are those by loss, by accuracy and by other metrics of the evaluation, `MOST` in all. When the run has
-ended, their models are in its folder. That of the last round is the run's model. A small model is written at the end,
-so that rounds cost nothing. A large one is written as soon as a later round is not better, and is not held in memory.
+ended, their models are in its folder. That of the last round is the run's model. Small models are written at the
+end, so that rounds cost nothing. Large ones are written as soon as a later round is not better, and not held in memory.
 So is every model of a run with checkpoints, because the run that resumes it must have them, too.
 """
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flwr")
 
-_HELD_BYTES = 8 << 20  # of a model that is held in memory until the run ends
+_HELD_BYTES = 8 << 20  # of models that are held in memory until the run ends
 
 
 class BestModels:
@@ -75,7 +75,8 @@ class BestModels:
             (self._folder / best_model(number)).unlink(missing_ok=True)
         self._written &= wanted
         for number in [number for number in self._held if number != row.round]:
-            if self._at_once or bytes_in(self._held[number].values()) > _HELD_BYTES:
+            held = sum(bytes_in(arrays.values()) for other, arrays in self._held.items() if other != row.round)
+            if self._at_once or held > _HELD_BYTES:
                 self.wait()
                 self._last = self._writer.submit(self._write, number, self._held.pop(number))
 
