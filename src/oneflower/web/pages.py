@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -14,19 +15,25 @@ if TYPE_CHECKING:
     from oneflower.web.guard import Keys
 
 
+@functools.cache
+def _templates() -> Environment:
+    made = Environment(
+        loader=PackageLoader("oneflower.web"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(printable=printable, line=in_a_line)
+    made.globals.update(picture_of=topology)
+    return made
+
+
 class Pages:
-    """The templates. `where` names the cloud."""
+    """The pages of one start. `where` names the cloud."""
 
     def __init__(self, where: str, keys: Keys) -> None:
-        self._templates = Environment(
-            loader=PackageLoader("oneflower.web"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._templates.filters.update(printable=printable, line=in_a_line)
-        self._templates.globals.update(where=where, csrf=keys.csrf, picture_of=topology)
+        self._always = {"where": where, "csrf": keys.csrf}
 
     def show(self, template: str, status: int = 200, /, **values: Any) -> HTMLResponse:
         """Return a page."""
@@ -34,4 +41,4 @@ class Pages:
 
     def text(self, template: str, /, **values: Any) -> str:
         """Return the text of a template."""
-        return self._templates.get_template(template).render(values)
+        return _templates().get_template(template).render(values | self._always)

@@ -155,7 +155,12 @@ choice.addEventListener("change", () => { forgetNodes(); askNodes(); });
 window.addEventListener("resize", () => {
   for (const plot of [model, nodes]) if (plot) plot.setSize({ width: width(plot.root.parentElement), height: 260 });
 });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => location.reload());
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  for (const plot of [model, nodes]) if (plot) plot.destroy();
+  model = nodes = null;
+  if (rows.length) drawModel();
+  if (known) drawNodes();
+});
 document.body.addEventListener("htmx:sseBeforeMessage", (message) => {
   const take = { rows: takeRows, log: takeLog, curves: takeCurves }[message.detail.type];
   if (!take) return;
