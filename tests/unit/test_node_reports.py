@@ -168,6 +168,7 @@ class SecAggPlusWorkflow:
         ({}, object(), False),
         ({"privacy": "dp-local"}, object(), True),
         ({"privacy": "dp-central"}, None, True),
+        ({"privacy": "an app's own word"}, None, False),
         ({}, DifferentialPrivacyOfAnApp(), True),
         ({}, SimpleNamespace(strategy=DifferentialPrivacyOfAnApp()), True),
         ({}, SimpleNamespace(fit_workflow=SecAggPlusWorkflow()), True),

@@ -11,6 +11,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from oneflower_appliance.flower import internals, lifesigns
 from oneflower_appliance.training import waiting
+from oneflower_appliance.training.traffic import Traffic
 
 
 @pytest.fixture
@@ -42,6 +43,7 @@ def grid(monkeypatch):
 @pytest.mark.parametrize("ends", [None, SystemExit(3)])
 def test_what_an_app_sends_by_itself_is_counted_to_its_end(grid, monkeypatch, tmp_path, ends):
     def app(grid, context):
+        assert Traffic.known(grid).run_config == {"privacy": "dp-local"}
         messages = [Message(RecordDict(), dst_node_id=node, message_type="query") for node in (1, 2, 3)]
         assert len(list(grid.send_and_receive(messages))) == 3
         grid.push_messages([Message(RecordDict(), dst_node_id=1, message_type="query")])
@@ -51,11 +53,12 @@ def test_what_an_app_sends_by_itself_is_counted_to_its_end(grid, monkeypatch, tm
     task = internals.serverapp_task()
     monkeypatch.setattr(task, "run_", app)
     lifesigns.count_messages(tmp_path)
+    context = SimpleNamespace(run_config={"privacy": "dp-local"})
     if ends:
         with pytest.raises(SystemExit):
-            task.run_(grid=grid, context=None)
+            task.run_(grid=grid, context=context)
     else:
-        task.run_(grid=grid, context=None)
+        task.run_(grid=grid, context=context)
     assert json.loads((tmp_path / "17" / "messages.json").read_text()) == {"sent": 4, "answered": 2, "failed": 1}
 
 

@@ -21,6 +21,7 @@ def count_messages(runs: Path) -> None:
     @functools.wraps(run_app)
     def running(*, grid: Any, **kwargs: Any) -> Any:
         traffic = Traffic.of(grid)
+        traffic.run_config = getattr(kwargs.get("context"), "run_config", {})
         folder = runs / str(grid.run.run_id)
         traffic.write_to(folder)
         asking = Asking(folder, traffic)

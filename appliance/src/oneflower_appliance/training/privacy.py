@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from oneflower_appliance.parameters import PARAMETERS, PRIVACY
 from oneflower_appliance.training.strategies import read_form
 
 if TYPE_CHECKING:
@@ -22,9 +23,10 @@ _DEEPEST = 10
 def is_private(run_config: Mapping[str, Any], *parts: object) -> bool:
     """Whether a run adds privacy: by FL_PRIVACY, or because its strategy or workflow, or a part of it, does.
 
-    What a ClientApp of an app's own does is not known to the server.
+    `run_config` is the app's own, with what overrides it. What a ClientApp of an app's own does is not known.
     """
-    if read_form(run_config).text("FL_PRIVACY") != "none":
+    said = run_config.get(PARAMETERS["FL_PRIVACY"].key, "")
+    if (said if said in PRIVACY else read_form({}).text("FL_PRIVACY")) != "none":
         return True
     kinds = (kind for part in parts for one in _nested(part) for kind in type(one).__mro__)
     return any(kind.__name__.startswith(_PRIVATE) for kind in kinds)

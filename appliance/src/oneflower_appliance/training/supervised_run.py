@@ -118,7 +118,8 @@ class SupervisedRun:
             self._evaluate_only = bool(self._beginning.unevaluated)
             self._restore()
         earlier = self._before or self._beginning.earlier
-        nodes = NodeRecord(self._folder, withheld=is_private(self._config, self._strategy, self._workflow))
+        run_config = {**(self._traffic.run_config if self._traffic else {}), **self._config}
+        nodes = NodeRecord(self._folder, withheld=is_private(run_config, self._strategy, self._workflow))
         best = BestModels(self._folder, at_once=self._form.flag("FL_CHECKPOINT_ENABLED"))
         if self._beginning.checkpoint:
             folders = Origin.line(self._folder)[1:]

@@ -19,7 +19,7 @@ from oneflower_appliance.run_folder import MESSAGES, Messages
 from oneflower_appliance.training.live_round import LiveRound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from flwr.app import Array, Error, Message, Metadata, RecordDict
@@ -92,9 +92,13 @@ def _size_of(content: RecordDict) -> int:
 
 
 class Traffic:
-    """Counts the messages that go through a grid. Its file in the run's folder has the counts."""
+    """Counts the messages that go through a grid. Its file in the run's folder has the counts.
+
+    `run_config` is that of the app, with what overrides it, as far as it is known.
+    """
 
     def __init__(self) -> None:
+        self.run_config: Mapping[str, Any] = {}
         self._lock = threading.Lock()
         self._path: Path | None = None
         self.live: LiveRound | None = None
