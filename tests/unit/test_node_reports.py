@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.server import workflow
+from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg
 
 from oneflower.cloud.reports import fetch
 from oneflower_appliance import node_reports
@@ -154,12 +156,8 @@ def test_with_privacy_only_what_does_not_depend_on_a_nodes_data_is_recorded(tmp_
     assert [(report.fault, report.seconds) for report in found] == [("", 0.5), ("no answer", None), ("", None)]
 
 
-class DifferentialPrivacyOfAnApp:  # its name begins as those of Flower's classes do
-    strategy = None
-
-
-class SecAggPlusWorkflow:
-    pass
+def wrapped():
+    return DifferentialPrivacyServerSideFixedClipping(FedAvg(), 1.0, 1.0, 2)
 
 
 @pytest.mark.parametrize(
@@ -169,9 +167,11 @@ class SecAggPlusWorkflow:
         ({"privacy": "dp-local"}, object(), True),
         ({"privacy": "dp-central"}, None, True),
         ({"privacy": "an app's own word"}, None, False),
-        ({}, DifferentialPrivacyOfAnApp(), True),
-        ({}, SimpleNamespace(strategy=DifferentialPrivacyOfAnApp()), True),
-        ({}, SimpleNamespace(fit_workflow=SecAggPlusWorkflow()), True),
+        ({}, FedAvg(), False),
+        ({}, wrapped(), True),
+        ({}, SimpleNamespace(strategy=wrapped()), True),
+        ({}, workflow.DefaultWorkflow(), False),
+        ({}, workflow.DefaultWorkflow(fit_workflow=workflow.SecAggPlusWorkflow(3, 2)), True),
     ],
 )
 def test_what_makes_a_run_private(run_config, part, private):
