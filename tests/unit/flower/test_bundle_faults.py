@@ -212,8 +212,9 @@ def _is_final(error):
 def link(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ObjectStoreFactory, "store", ObjectStoreFactory.store)
-        for name in (*places.SESSIONS, "__init__", "delete_messages", "finish_task", "activate_node", "store_message_and_object_tree", "deactivate_node",
-                     "delete_node", "_check_and_tag_offline_nodes"):  # fmt: skip
+        for name in (*places.SESSIONS, "__init__", "delete_messages", "finish_task", "activate_node",
+                     "store_message_and_object_tree", "deactivate_node", "delete_node",
+                     "_check_and_tag_offline_nodes"):  # fmt: skip
             patch.setattr(SqlLinkState, name, getattr(SqlLinkState, name))
         for name in ("_task_id", "_run_id", "_node_id"):
             patch.setattr(TaskIdentity, name, 1, raising=False)
