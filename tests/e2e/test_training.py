@@ -44,12 +44,15 @@ blind = false
 hang = false
 start = 3
 grown = 0
+slow = 0.0
+peak = 0
 motto = "none"
 """,
     "minimal/__init__.py": "",
     "minimal/apps.py": """
 import os
 import pathlib
+import time
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -70,6 +73,7 @@ def train(message, context):
             pass
     with open("seen.txt", "a") as seen:
         seen.write("x")
+    time.sleep(context.run_config["slow"] * context.node_config["partition-id"])
     arrays = [array + 1 for array in message.content["arrays"].to_numpy_ndarrays()]
     arrays += [np.ones(context.run_config["grown"])] if context.run_config["grown"] else []
     metrics = MetricRecord({"train_loss": 0.5, "num-examples": 1})
@@ -87,7 +91,10 @@ def main(grid, context):
         raise DataError("There is no data.", "Put some there.")
     strategy = FedAvg(fraction_evaluate=float(context.run_config["blind"]))
     rounds, patience = context.run_config["num-server-rounds"], 25.0 if context.run_config["hang"] else 3600.0
-    result = strategy.start(grid, ArrayRecord([np.zeros(context.run_config["start"])]), num_rounds=rounds, timeout=patience)
+    peak = context.run_config["peak"]
+    tested = (lambda number, arrays: MetricRecord({"loss": abs(number - peak)})) if peak else None
+    start = ArrayRecord([np.zeros(context.run_config["start"])])
+    result = strategy.start(grid, start, num_rounds=rounds, timeout=patience, evaluate_fn=tested)
     np.savez("final_model.npz", *result.arrays.to_numpy_ndarrays())
     pathlib.Path("notes").mkdir()
     pathlib.Path("notes/motto of today?.txt").write_text(context.run_config["motto"])
@@ -137,6 +144,34 @@ def test_anybodys_app_is_trained_recorded_and_saved_without_a_change(user, fed, 
     assert [(row["train_loss"], row["loss"]) for row in result["rows"]] == [(0.5, None)]
     saved = np.load(user.folder / result["model"])
     assert saved[saved.files[0]].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_what_each_node_did_is_recorded_and_a_slow_one_and_the_best_round_are_named(user, fed, app):
+    """It costs the seconds in which a node is slow: only real processes have them, and bytes on their way."""
+    nodes = {vm["partition"]: vm for vm in user.show(fed)["vms"] if vm["partition"]}
+    done = user("run", str(app), "-f", fed, "-r", "3", "-c", "slow=4.0", "-c", "peak=2", "-o", "json")
+    result = json.loads(done.stdout)
+    reports = [json.loads(line) for line in (user.folder / result["reports"]).read_text().splitlines()]
+    assert sorted((report["round"], report["partition"]) for report in reports) == [
+        (number, partition) for number in (1, 2, 3) for partition in ("0", "1")
+    ]
+    for report in reports:
+        assert (report["phase"], report["examples"], report["metrics"]) == ("train", 1, {"train_loss": 0.5})
+        assert (report["name"], report["node"]) == tuple(nodes[report["partition"]][key] for key in ("name", "node_id"))
+        assert report["sent"] == report["received"] > 24, "three numbers in NumPy's format"
+        assert report["seconds"] > 4 * int(report["partition"])
+    [finding] = result["findings"]
+    assert (finding["kind"], finding["name"]) == ("slow", nodes["1"]["name"])
+    until(
+        lambda: nodes["1"]["name"] in [one["name"] for one in user.show(fed)["training"]["findings"]], 20, "a finding"
+    )
+    assert f"{nodes['1']['name']} is slow:" in user("show", fed).stdout
+
+    assert result["best"] == {"metric": "loss", "round": 2, "value": 0.0}
+    for options, number in (((), 3), (("--best",), 2)):
+        user("model", fed, "--run", result["id"], "--save", "some.npz", *options)
+        saved = np.load(user.folder / "some.npz")
+        assert saved[saved.files[0]].tolist() == [number] * 3
 
 
 def test_a_node_whose_clientapp_hangs_is_named_and_takes_part_again(user, fed, app):
