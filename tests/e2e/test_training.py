@@ -75,7 +75,7 @@ def train(message, context):
         seen.write("x")
     time.sleep(context.run_config["slow"] * context.node_config["partition-id"])
     arrays = [array + 1 for array in message.content["arrays"].to_numpy_ndarrays()]
-    arrays += [np.ones(context.run_config["grown"])] if context.run_config["grown"] else []
+    arrays += [np.arange(float(context.run_config["grown"]))] if context.run_config["grown"] else []
     metrics = MetricRecord({"train_loss": 0.5, "num-examples": 1})
     return Message(RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics}), reply_to=message)
 
