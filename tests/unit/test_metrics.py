@@ -279,6 +279,23 @@ def test_rounds_are_counted_once(tmp_path):
     assert count("3")["oneflower_run_round",] == 0
 
 
+def test_files_of_runs_that_cannot_be_read_do_not_keep_an_agent_from_starting(tmp_path):
+    for name, content in (
+        (METRICS, "{"),
+        (METRICS, "{}"),
+        (METRICS, "7"),
+        (ORIGIN, "{"),
+        (ORIGIN, "{}"),
+        (ORIGIN, "7"),
+    ):
+        run = tmp_path / f"{name}-{len(content)}-{content[0]}"
+        run.mkdir()
+        (run / name).write_text(content)
+    rounds = Rounds(tmp_path)
+    rounds.look([RunState(folder.name, "a/b", "running") for folder in tmp_path.iterdir()])
+    assert values(rounds.readings(""))["oneflower_rounds_total",] == 0
+
+
 def fault(kind):
     return {"node": "17", "phase": "train", "kind": kind, "reason": "the password is 1234"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from oneflower_appliance import metrics as m
@@ -165,7 +166,9 @@ class _Run:
         self._path = folder / METRICS
         self._state: tuple[int, int] | None = None
         self._read = 0
-        self.chain = Origin.of(folder).first
+        self.chain = folder.name
+        with suppress(OSError, ValueError, TypeError):  # a file that cannot be read: then it resumes no other run
+            self.chain = Origin.of(folder).first
         self.last: RunRow | None = None
         self.progress = time.time()
 
@@ -182,9 +185,9 @@ class _Run:
             if state == self._state:
                 return []
             lines = self._path.read_text(encoding="utf-8").splitlines()
-        except OSError:
+            rows = [RunRow.parse(line) for line in lines[self._read :]]
+        except (OSError, ValueError, KeyError, TypeError):
             return []
-        rows = [RunRow.parse(line) for line in lines[self._read :]]
         self._state, self._read = state, len(lines)
         if rows:
             self.last, self.progress = rows[-1], found.st_mtime
