@@ -28,7 +28,6 @@ from oneflower.cloud import (
 from oneflower.cloud.surroundings import Installed
 from oneflower.cloud.tunnel import SshOptions, make_key, tunnel
 from oneflower.opennebula import NAME
-from oneflower.printable import of_console
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import no_room
 from oneflower_appliance.node_reports import NodeReport
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from oneflower.local.console import Console
     from oneflower.local.daemon import Daemon
     from oneflower.local.home import LocalHome
     from oneflower.runtimes.app_packages import AppPackages
@@ -219,12 +219,13 @@ class LocalSurroundings(_Runtimes):
 
     def console(self, vm: int, lines: int) -> list[str]:
         """Return the last lines of a machine's console."""
-        path = self.home.console(vm)
-        found: list[str] = []
-        for part in (path, path.with_name(f"{path.name}.1")):  # where its start was moved when it grew too long
-            if len(found) < lines and part.exists():
-                found = of_console(part.read_text(errors="replace").splitlines()) + found
-        return found[-lines:]
+        return self.tail(vm).last(lines)
+
+    def tail(self, vm: int) -> Console:
+        """Return a machine's console, to follow it."""
+        from oneflower.local.console import Console  # noqa: PLC0415
+
+        return Console(self.home.console(vm))
 
     def journal(self, ip: str) -> str:
         """Return nothing for a process tree, whose console has all. A machine that boots an image keeps a journal."""
@@ -277,6 +278,9 @@ class OpenNebulaSurroundings(_Runtimes):
     def console(self, _vm: int, _lines: int) -> list[str]:
         """Return nothing: OpenNebula keeps no console log."""
         return []
+
+    def tail(self, _vm: int) -> None:
+        """Return nothing: OpenNebula keeps no console log."""
 
     def journal(self, ip: str) -> str:
         """Return how to read the machine's journal."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import httpx
 import numpy as np
 import pytest
@@ -40,12 +42,31 @@ def test_a_federation_trains_by_what_sunstone_posts_for_the_form(user, tmp_path)
     assert checkpoints, "a setting of the form reached the SuperLink"
 
 
+def check_log(user, status):
+    """Check that every line of every machine is an object that says what it is about, and that none has a secret."""
+    run = status["training"]["run"]
+    for vm in status["vms"]:
+        text = (user.machine(vm["id"]) / "console.log").read_text()
+        objects = [json.loads(line) for line in text.splitlines()]
+        assert {(each["role"], each["vm"]) for each in objects} == {(vm["role"], str(vm["id"]))}
+        assert {each["federation"] for each in objects if each["process"] != "agent"} == {"filled"}
+        app = {"superlink": "flwr-serverapp", "supernode": "flwr-clientapp"}[vm["role"]]
+        assert {"agent", f"flower-{vm['role']}", app} <= {each["process"] for each in objects}
+        known = [each for each in objects if each["process"] == app and "round" in each]
+        assert {(each["run"], each["round"]) for each in known} == {(run, "1")}
+        if vm["role"] == "supernode":
+            assert {(each["node"], each["partition"]) for each in known} == {(vm["node_id"], vm["partition"])}
+        assert (user.machine(vm["id"]) / "context" / "token.txt").read_text().strip() not in text
+
+
 def test_up_fills_in_the_form(user):
     words = ["--set", "FL_USE_CASE=image-classification", "--set", "FL_NUM_ROUNDS=1", "--set", "FL_LOG_FORMAT=json"]
     try:
         done = user("up", "filled", "--template", "oneflower-form", *words)
-        settings = user.show("filled")["settings"]
-        context = (user.machine(user.show("filled")["vms"][0]["id"]) / "context" / "context.sh").read_text()
+        status = user.show("filled")
+        settings = status["settings"]
+        context = (user.machine(status["vms"][0]["id"]) / "context" / "context.sh").read_text()
+        check_log(user, status)
     finally:
         user("down", "filled")
     assert "completed, round 1 of 1" in done.stdout

@@ -54,6 +54,9 @@ class Surroundings:
     def console(self, *_):
         return []
 
+    def tail(self, _vm):
+        return None
+
     def journal(self, ip):
         return f"Look on {ip}."
 

@@ -76,9 +76,14 @@ def call(
 
 
 class Child:
-    """A program whose output is read line by line. Its last lines are kept, to explain why it ended."""
+    """A program whose output is read line by line. Its last lines are kept, to explain why it ended.
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], on_line: Callable[[str], None]) -> None:
+    `on_line` receives each line, and may return its text if that is another.
+    """
+
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], on_line: Callable[[str], str | None]
+    ) -> None:
         inherited = {key: os.environ[key] for key in _KEPT if key in os.environ}
         self._tail: deque[str] = deque(maxlen=40)
         self.ended = threading.Event()
@@ -103,8 +108,8 @@ class Child:
         with suppress(ValueError, OSError), self._process.stdout as output:
             for line in output:
                 plain = _COLOUR.sub("", line).rstrip()
-                self._tail.append(plain)
-                self._on_line(plain)
+                said = self._on_line(plain)
+                self._tail.append(plain if said is None else said)
         self._said_all.set()
 
     def _wait(self) -> None:

@@ -27,7 +27,7 @@ from oneflower.cloud import (
 )
 from oneflower.cloud.app_output import Shown
 from oneflower.cloud.following import Observer
-from oneflower.cloud.logs import read_logs
+from oneflower.cloud.logs import Wanted, follow_logs, read_logs
 from oneflower.cloud.names import check_name
 from oneflower.cloud.reports import Machines
 from oneflower.cloud.scaling import leaving, scaling_bounds
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from oneflower.cloud.client import Cloud
-    from oneflower.cloud.logs import Logs
+    from oneflower.cloud.logs import LogLine, Logs
     from oneflower.cloud.overrides import Overrides
     from oneflower.cloud.results import RunResult
     from oneflower.cloud.status import FederationStatus, VmStatus
@@ -195,12 +195,26 @@ class Federation:
         """Return the packages that its machines have, without those that they publish themselves."""
         return self.cloud.surroundings.installed(status)
 
-    def logs(self, lines: int = 40, vm: str | None = None) -> Logs:
-        """Return what it reports, with the last `lines` of each console; `vm` (name or id) chooses one machine.
+    def logs(
+        self, lines: int | None = 40, vm: str | None = None, *, run: str | None = None, since: float = 0.0
+    ) -> Logs:
+        """Return what it reports, with the last `lines` of each console (None: all).
 
-        Raises `OneflowerError` when there is no such machine.
+        `vm` (name, id or node id) chooses one machine, `run` the lines of one run, and `since` those from a time on, in
+        seconds of the epoch. Raises `OneflowerError` when there is no such machine or run.
         """
-        return read_logs(self.service, lines, vm)
+        return read_logs(self.service, Wanted(lines, vm, run, since))
+
+    @property
+    def keeps_consoles(self) -> bool:
+        """Whether its cloud keeps what machines write to their consoles."""
+        return self.cloud.surroundings.tail(0) is not None
+
+    def follow_logs(
+        self, lines: int | None = 40, vm: str | None = None, *, run: str | None = None, since: float = 0.0
+    ) -> Iterator[LogLine]:
+        """Yield what it reports, as `logs`, and then each new line, until it is gone."""
+        return follow_logs(self.service, Wanted(lines, vm, run, since))
 
     def wait_ready(self, timeout: float = 600, watch: Watch = ignore, grace: float = 0) -> FederationStatus:
         """Wait until it is running and every machine is ready; `watch` receives every status on the way.

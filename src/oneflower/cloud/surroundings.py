@@ -29,6 +29,16 @@ class Installed:
     apps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
+class Tail(Protocol):
+    """The console of a machine."""
+
+    def last(self, lines: int | None = None) -> list[str]:
+        """Return its last lines, None for all."""
+
+    def news(self) -> list[str]:
+        """Return the lines that came since the last look."""
+
+
 class Surroundings(Protocol):
     """One of the two sides. Every method may raise `OneflowerError`. `tell` receives each step that takes a while."""
 
@@ -70,6 +80,9 @@ class Surroundings(Protocol):
 
     def console(self, vm: int, lines: int) -> list[str]:
         """Return the last lines of a machine's console, or none if this side keeps no consoles."""
+
+    def tail(self, vm: int) -> Tail | None:
+        """Return a machine's console, to follow it, or None if this side keeps no consoles."""
 
     def journal(self, ip: str) -> str:
         """Return how to see what apps print on the machine at `ip`, or an empty text if its console has it."""

@@ -27,14 +27,16 @@ from oneflower_appliance.agent.flower_process import check_framework, check_inst
 from oneflower_appliance.agent.hardware import WriteProbe, check_disk, check_hardware, full_disks
 from oneflower_appliance.agent.journal import Health, Journal, Step, read_status
 from oneflower_appliance.agent.last_error import LastError
+from oneflower_appliance.agent.logs import AgentLog
 from oneflower_appliance.agent.machine import Machine
 from oneflower_appliance.agent.onegate import OneGate
 from oneflower_appliance.agent.reporting import report, report_for_good, withdraw, withdraw_ready
-from oneflower_appliance.agent.systemd import Prioritised, alive, rest, under_journal
+from oneflower_appliance.agent.systemd import alive, rest
 from oneflower_appliance.attributes import ERROR, NOTHING
 from oneflower_appliance.context import read_context, read_token
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import private_directory
+from oneflower_appliance.log_lines import about
 from oneflower_appliance.parameters import PARAMETERS
 from oneflower_appliance.process import die_with_parent, use_huge_pages
 from oneflower_appliance.roles import COORDINATOR, NODES
@@ -70,8 +72,9 @@ class Stopped(BaseException):
     """SIGTERM or SIGINT arrived."""
 
 
-def run_role(name: str, home: Path, context_folder: Path) -> int:
+def run_role(name: str, home: Path, context_folder: Path, logs: AgentLog) -> int:
     """Boot and watch over a role until a signal ends it. Returns the exit status."""
+    about(role=name)
     if name not in ROLES:
         raise _no_role(name, context_folder)
     private_directory(home)
@@ -83,12 +86,14 @@ def run_role(name: str, home: Path, context_folder: Path) -> int:
     try:
         context = read_context(context_folder)
         onegate = _onegate(context, context_folder)
-        machine = _check(Machine(home, context, _settings(name, context), journal, onegate), quiet=bool(last))
+        settings = _settings(name, context)
+        logs.set_up(settings, quiet=bool(last))
+        machine = _check(Machine(home, context, settings, journal, onegate), quiet=bool(last))
         role = ROLES[name][0](machine)
         exporter = _exporter(role, machine)
         if exporter:
             exporter.look()
-        _boot(role, machine, last)
+        _boot(role, machine, last, logs)
         watch_over(role, machine, exporter)
     except Stopped:
         log.info("stopping")
@@ -122,7 +127,7 @@ def _exporter(role: Role, machine: Machine) -> Exporter | None:
     return Exporter(machine, role)
 
 
-def _boot(role: Role, machine: Machine, last: LastError) -> None:
+def _boot(role: Role, machine: Machine, last: LastError, logs: AgentLog) -> None:
     """Run the boot steps. What the last boot failed with stays published until its step is over."""
     steps = role.steps()
     place = next((number for number, step in enumerate(steps, 1) if step.name == last.step), 0)
@@ -132,7 +137,7 @@ def _boot(role: Role, machine: Machine, last: LastError) -> None:
             machine.insist(withdraw)
         if last:
             last.forget()
-            _set_up_log(machine.settings)  # what comes now is news again
+            logs.set_up(machine.settings)  # what comes now is news again
         return "it has come further than the last time" if place else "what an earlier boot published"
 
     if machine.onegate is not None and place:
@@ -176,7 +181,6 @@ def _settings(name: str, context: Mapping[str, str]) -> Settings:
 def _check(machine: Machine, *, quiet: bool) -> Machine:
     """Check what Flower needs, before it starts. Raises `OneflowerError`."""
     settings = machine.settings
-    _set_up_log(settings, quiet=quiet)
     check_hardware()
     check_disk(machine.home)
     check_installed(settings.text("FLOWER_VERSION"))
@@ -229,28 +233,6 @@ def watch_over(role: Role, machine: Machine, exporter: Exporter | None = None) -
         machine.publish({ERROR.name: NOTHING})
 
 
-class _JsonLines(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        event = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
-            "level": record.levelname,
-            "source": record.name,
-            "message": record.getMessage(),
-        }
-        return json.dumps(event)
-
-
-def _set_up_log(settings: Settings | None = None, *, quiet: bool = False) -> None:
-    """Log as the settings say. If `quiet`, no step is worth a line on the console."""
-    handler = logging.StreamHandler(sys.stderr)
-    lines: logging.Formatter = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    if settings is not None and settings.text("FL_LOG_FORMAT") == "json":
-        lines = _JsonLines()
-    handler.setFormatter(Prioritised(lines, own=None if quiet else __package__) if under_journal() else lines)
-    logging.root.handlers[:] = [handler]
-    logging.root.setLevel(settings.text("FL_LOG_LEVEL") if settings else "INFO")
-
-
 def _on_signal(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise Stopped
 
@@ -264,6 +246,14 @@ def _show_status(home: Path, *, as_json: bool) -> int:
         rows = (f"  {s['name']:12} {s['outcome']:12} {s['seconds']:7.2f} s  {s['detail']}" for s in status["steps"])
         print("\n".join([f"{status['role']}: {status['health']}{causes}", *rows]))  # noqa: T201
     return ExitCode.OK if status["health"] in (Health.DONE, Health.DEGRADED) else ExitCode.DEPLOY_FAILED
+
+
+def _status(options: argparse.Namespace) -> NoReturn:
+    try:
+        sys.exit(_show_status(options.home, as_json=options.json))
+    except OneflowerError as error:
+        sys.stderr.write(f"oneflower-agent: {error}\n")
+        sys.exit(error.code)
 
 
 def main() -> None:
@@ -284,27 +274,25 @@ def main() -> None:
             command.add_argument("--context", type=Path, default=CONTEXT, help="folder of context.sh and token.txt")
             command.add_argument("--parent", type=int, help="end when this process ends")
     options = parser.parse_args()
-    last = LastError()
+    if options.command == "status":
+        _status(options)
+    last, logs = LastError(), AgentLog(options.context)
     try:
-        if options.command == "status":
-            sys.exit(_show_status(options.home, as_json=options.json))
         os.umask(0o077)
         signal.signal(signal.SIGTERM, _on_signal)
         signal.signal(signal.SIGINT, _on_signal)
-        _set_up_log(quiet=bool(last))
+        logs.set_up(quiet=bool(last))
         if options.parent:
             die_with_parent(options.parent)
         use_huge_pages(wanted=False)
         name = options.command
         if name == "boot":
             name = read_context(options.context).get("ONEFLOWER_ROLE", "")
-        sys.exit(run_role(name, options.home, options.context))
+        sys.exit(run_role(name, options.home, options.context, logs))
     except Stopped:
         sys.exit(ExitCode.OK)
     except OneflowerError as error:
-        priority = 3 if last.is_news(error.sentence) else 6
-        mark, text = (f"<{priority}>", error.sentence) if under_journal() else ("", str(error))
-        sys.stderr.write(f"{mark}oneflower-agent: {text}\n")
+        logs.give_up(error, news=last.is_news(error.sentence))
         sys.exit(error.code)
 
 

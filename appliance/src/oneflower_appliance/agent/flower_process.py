@@ -21,7 +21,8 @@ from oneflower_appliance.agent.hardware import is_emulated
 from oneflower_appliance.agent.systemd import alive
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
-from oneflower_appliance.orders import EXECUTION_VARIABLE, LEVEL_VARIABLE, RUNS_VARIABLE, WIRE_VARIABLE
+from oneflower_appliance.log_lines import Joiner
+from oneflower_appliance.orders import EXECUTION_VARIABLE, FORMAT_VARIABLE, LEVEL_VARIABLE, RUNS_VARIABLE, WIRE_VARIABLE
 from oneflower_appliance.run_folder import RUNS
 from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE
 
@@ -75,6 +76,7 @@ def environment(home: Path, settings: Settings) -> dict[str, str]:
         "PATH": path,
         RUNS_VARIABLE: str(home / RUNS),
         LEVEL_VARIABLE: settings.text("FL_LOG_LEVEL"),
+        FORMAT_VARIABLE: settings.text("FL_LOG_FORMAT"),
         EXECUTION_VARIABLE: settings.text("FL_EXECUTION"),
         WIRE_VARIABLE: settings.text("FL_WIRE_DTYPE"),
     } | packages.environment(home, settings)
@@ -93,9 +95,20 @@ def prepare(role: str) -> list[str]:
     return [sys.executable, "-P", "-m", "oneflower_appliance.flower.main", role, "--parent", str(os.getpid())]
 
 
-def log_flower(line: str) -> None:
-    """Pass a line of Flower's on to the log."""
-    logging.getLogger("flower").info("%s", line)
+class FlowerLog:
+    """Passes the lines of one Flower process, and of those that it starts, on to the log."""
+
+    def __init__(self) -> None:
+        self._joiner = Joiner()
+
+    def __call__(self, line: str) -> str:
+        """Pass on a line. Returns what it says in the end, which explains why a process ended."""
+        found = self._joiner.take(line, "flower")
+        if found is None:
+            return ""
+        level = logging.getLevelNamesMapping()[found["level"]]
+        logging.getLogger("flower").log(level, "%s", found["message"], extra={"entry": found})
+        return (found.get("exception") or found["message"]).rpartition("\n")[2]
 
 
 def wait_for(child: Child | None, done: Callable[[], bool], what: str) -> None:

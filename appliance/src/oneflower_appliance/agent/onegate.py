@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.agent.wording import no_such_vm
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.log_lines import about
 from oneflower_appliance.peers import check_server, is_loopback
 from oneflower_appliance.proof import PROOF, prove
 
@@ -135,6 +136,7 @@ class OneGate:
         """Return the roles of this VM's service by name."""
         reply = self._json("/service")
         try:
+            about(federation=str(reply["SERVICE"].get("name", "")))
             return {
                 role["name"]: Role(
                     role["name"],

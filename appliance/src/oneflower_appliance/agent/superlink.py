@@ -177,7 +177,7 @@ class SuperLink:
         if data := data_folder(variable, machine.settings.text(variable), machine.home):
             environment[SERVER_DATA_VARIABLE] = str(data)
         environment[FOLDER_VARIABLE] = str(Shortfalls(machine).forget())
-        self.child = Child(flower.prepare(self.name), environment, flower.log_flower)
+        self.child = Child(flower.prepare(self.name), environment, flower.FlowerLog())
         return f"Flower in process {self.child.pid}"
 
     def _start(self) -> str:

@@ -25,6 +25,7 @@ from oneflower_appliance.attributes import NUM_PARTITIONS, PARTITION_ID, PARTITI
 from oneflower_appliance.features_off import FOLDER_VARIABLE
 from oneflower_appliance.files import write_atomic
 from oneflower_appliance.formats import split_node_config
+from oneflower_appliance.log_lines import about
 from oneflower_appliance.orders import DATA_PATH, FRAMEWORK_VARIABLE, NodeReport, SuperNodeOrders
 from oneflower_appliance.parameters import SUPERNODE_PORT, Level
 from oneflower_appliance.process import Child
@@ -152,19 +153,21 @@ class SuperNode:
         machine = self._machine
         self._node_id = ""
         self._is_heard = False
+        about(node="")
         self._silence = Patience(_SILENCE)
         self._report_file.unlink(missing_ok=True)
         flower.install_helpers(machine.home)
         environment = flower.environment(machine.home, machine.settings) | gpu.environment(machine.settings)
         environment[FOLDER_VARIABLE] = str(self._shortfalls.forget())
         environment[FRAMEWORK_VARIABLE] = machine.settings.text("ML_FRAMEWORK")
-        self.child = Child(flower.prepare(self.name), environment, flower.log_flower)
+        self.child = Child(flower.prepare(self.name), environment, flower.FlowerLog())
         return f"Flower in process {self.child.pid}"
 
     def _partition(self) -> str:
         machine = self._machine
         if given := machine.settings.text("FL_NODE_CONFIG"):
             self._node_config = split_node_config(given)
+            about(partition=self._node_config.get("partition-id", ""))
             return "FL_NODE_CONFIG, as given"
         if machine.onegate is None or self._superlink.vm is None:
             log.info("Outside a service no partition is computed; set FL_NODE_CONFIG if the app needs one.")
@@ -188,6 +191,7 @@ class SuperNode:
             "partition-id": str(partitions.ids[vm_id]),
             "num-partitions": str(partitions.count),
         }
+        about(partition=self._node_config["partition-id"])
         return f"{self._node_config['partition-id']} of {partitions.count}"
 
     def _data(self) -> str:
@@ -238,6 +242,7 @@ class SuperNode:
         except RefusedError as error:
             raise self.diagnose(error) from error
         self._is_heard = True
+        about(node=self._node_id)
         write_atomic(self._session_file, self._node_id)
         return f"node {self._node_id}"
 

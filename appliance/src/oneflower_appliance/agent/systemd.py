@@ -55,6 +55,8 @@ class Prioritised(logging.Formatter):
         return f"<{self._priority(record)}>{self._inner.format(record)}"
 
     def _priority(self, record: logging.LogRecord) -> int:
+        if hasattr(record, "entry"):  # of Flower's processes: the agent says itself what a person must know
+            return _INFO
         if record.levelno >= logging.ERROR:
             return _ERROR
         if record.levelno >= logging.WARNING:

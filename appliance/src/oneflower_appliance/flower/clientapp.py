@@ -8,6 +8,7 @@ from pathlib import Path
 
 from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.features import Feature
+from oneflower_appliance.flower.json_output import write_json
 from oneflower_appliance.flower.packages import find_packages_in
 from oneflower_appliance.flower.workplace import clientapp_works_in
 from oneflower_appliance.orders import PACKAGES_VARIABLE, RUNS_VARIABLE, WIRE_VARIABLE
@@ -35,6 +36,7 @@ def imports() -> None:
 def main() -> None:
     """Run a ClientApp. If Flower's command has moved, run stock Flower's."""
     use_huge_pages(wanted=True)
+    write_json(NAME)
     if not places.have(Feature.CLIENTAPP):
         os.execv(Path(sys.executable).with_name(NAME), [NAME, *sys.argv[1:]])  # noqa: S606 - becomes Flower's command
     sys.argv[0] = NAME

@@ -15,6 +15,7 @@ from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.flower import internals, places, superlink, supernode
 from oneflower_appliance.flower.ending import run_flower
 from oneflower_appliance.flower.features import Feature
+from oneflower_appliance.flower.json_output import write_json
 from oneflower_appliance.flower.spare import import_databases, put_off_databases
 from oneflower_appliance.orders import EXECUTION_VARIABLE, LEVEL_VARIABLE
 from oneflower_appliance.process import die_with_parent, raise_file_limit, use_huge_pages
@@ -39,6 +40,7 @@ def main() -> None:
     options = parser.parse_args()
     die_with_parent(options.parent)
     raise_file_limit()
+    write_json(f"flower-{options.role}")
     role = {COORDINATOR: superlink, NODES: supernode}[options.role]
     try:
         put_off_databases()

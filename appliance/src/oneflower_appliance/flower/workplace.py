@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, private_directory, write_atomic
 from oneflower_appliance.flower import internals, own_data
+from oneflower_appliance.log_lines import about
 from oneflower_appliance.orders import DATA_PATH, SERVER_DATA_VARIABLE
 from oneflower_appliance.run_folder import FAILURE, FILES, Failure
 
@@ -45,6 +46,7 @@ def serverapp_works_in(runs: Path) -> None:
     @functools.wraps(set_run)
     def entering(self: Any, run: Any) -> None:
         set_run(self, run)
+        about(run=str(run.run_id))
         folders.append(_enter(runs, run.run_id))
         _offer(os.environ.get(SERVER_DATA_VARIABLE, ""), folders[-1])
 
@@ -88,7 +90,9 @@ def clientapp_works_in(runs: Path) -> None:
     @functools.wraps(pull)
     def entering(*args: Any, **kwargs: Any) -> Any:
         found = pull(*args, **kwargs)
-        _message, context, run, _fab = found
+        message, context, run, _fab = found
+        group = str(getattr(getattr(message, "metadata", None), "group_id", ""))  # of strategies, the round's number
+        about(run=str(run.run_id), round=group if group.isdecimal() else "")
         work = _enter(runs, run.run_id)
         os.utime(work.parent)
         _offer(str(context.node_config.get(DATA_PATH) or ""), work)

@@ -20,6 +20,7 @@ from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.guest import disc, identity, mounting, reserve, start_script
 from oneflower_appliance.guest.network import network_files
+from oneflower_appliance.log_lines import JSON, about, entry, line_of
 from oneflower_appliance.process import call
 from oneflower_appliance.volumes import Volume, volumes
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 NETWORK = Path("/run/systemd/network")
 ONLINE = "oneflower-online.service"
 USER = "oneflower"
+_LEVELS = {3: "ERROR", 4: "WARNING", 5: "INFO"}
+_as_json = False  # FL_LOG_FORMAT, once the context is read
 _PAUSE = 10.0
 # What one-context would act on, and this does not: docs/images.md says why.
 _UNUSED = re.compile(
@@ -38,7 +41,8 @@ _UNUSED = re.compile(
 
 def say(text: str, level: int = 5) -> None:
     """Write a line to the journal, which shows it on the console: 5 for progress, 3 for what is wrong."""
-    sys.stderr.write(f"<{level}>{text}\n")
+    line = line_of(entry("guest", text, _LEVELS[level])) if _as_json else text
+    sys.stderr.write(f"<{level}>{line}\n")
     sys.stderr.flush()
 
 
@@ -49,7 +53,7 @@ def prepare() -> None:
         with disc.found() as source:
             disc.hand_over(source, group, disc.FOLDER)
             later = _has_scripts(source)
-        context = read_context(disc.FOLDER)
+        context = _context()
     except OneflowerError as error:
         say(error.sentence, 3)
         write_atomic(disc.FOLDER / FAILED, error.sentence, SHARED)
@@ -64,6 +68,14 @@ def prepare() -> None:
     missing = [volume for volume in _volumes(context) if volume.online or _mount(volume)]
     if missing or later:
         call(["systemctl", "start", "--no-block", ONLINE])
+
+
+def _context() -> dict[str, str]:
+    global _as_json  # noqa: PLW0603 - this process has one log
+    context = read_context(disc.FOLDER)
+    _as_json = context.get("FL_LOG_FORMAT") == JSON
+    about(process="guest", vm=context.get("VMID", ""), role=context.get("ONEFLOWER_ROLE", ""))
+    return context
 
 
 def _has_scripts(source: Path) -> bool:
@@ -150,7 +162,7 @@ def online() -> None:
     What cannot be mounted is tried again, however long that takes, and scripts may end late. Meanwhile the agent says
     what is missing.
     """
-    context = read_context(disc.FOLDER)
+    context = _context()
     missing = {volume: _mount(volume) for volume in _volumes(context)}
     if not disc.own_context_is_installed():
         Scripts(context).wait(scripts.LIMIT)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from flwr.app import ArrayRecord
 
+from oneflower_appliance.log_lines import about
 from oneflower_appliance.node_reports import EVALUATE, TRAIN
 from oneflower_appliance.round_state import Phase
 from oneflower_appliance.run_folder import NODES, Origin
@@ -137,6 +138,7 @@ class SupervisedRun:
     def _finish(self, arrays: ArrayRecord) -> None:
         """Write the model and the summary."""
         self._note_what_evaluation_changed()
+        about(round="")
         self._record.finish(arrays)
 
     def _restore(self) -> None:
@@ -145,6 +147,7 @@ class SupervisedRun:
 
     def _open(self, number: int, arrays: ArrayRecord) -> None:
         """Open a round that begins with this model."""
+        about(round=str(number))
         self._arrays = arrays
         self._note_what_evaluation_changed()
         self._record.open_round(number, arrays, self._beginning.unevaluated if self._evaluate_only else {})

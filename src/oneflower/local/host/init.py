@@ -4,7 +4,9 @@ It runs as a plain file, with only the standard library, so that it is small and
 and restarts it when it dies, unless the agent says that a retry is pointless. It adopts processes that lose their
 parent. On SIGTERM it shuts everything down. When it ends, no process of the machine is left.
 
-usage: init.py COMMAND [ARGUMENT ...]     (`{init}` in an argument becomes this process's id)
+usage: init.py [--json FIELDS] COMMAND [ARGUMENT ...]     (`{init}` in an argument becomes this process's id)
+
+With --json it writes its lines as objects (FL_LOG_FORMAT) that have these FIELDS, an object too.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ EX_CONFIG = 78
 GRACE = 2.0
 LONGEST_PAUSE = 30.0
 CONSOLE_LIMIT = 10_000_000
+fields = ""  # of each line, if lines are objects: their text, to go on with
 CONSOLE_LOOK = 5.0  # seconds between two checks of the console's size
 
 
@@ -156,10 +159,18 @@ def rotate(limit: int = CONSOLE_LIMIT) -> None:
 
 
 def say(message: str) -> None:
-    """Write a line to the console."""
-    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} init: {message}", file=sys.stderr, flush=True)  # noqa: T201
+    """Write a line to the console, as `oneflower_appliance.log_lines` describes it."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    line = f"{now} INFO    init: {message}"
+    if fields:
+        line = f'{{"time": "{now}", "level": "INFO", "source": "init", "message": "{message}", {fields}}}'
+    print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
-    Init(sys.argv[1:]).run()
+    command = sys.argv[1:]
+    if command[0] == "--json":
+        fields = command[1].strip("{}")
+        command = command[2:]
+    Init(command).run()

@@ -6,6 +6,7 @@ What would be an image is a runtime: a virtual environment with one release of F
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -19,6 +20,7 @@ from oneflower.local.host.processes import MARK, sweep
 from oneflower.local.oned.vms import LOOPBACK
 from oneflower.runtimes import runtime
 from oneflower_appliance.files import private_directory
+from oneflower_appliance.log_lines import JSON
 from oneflower_appliance.orders import PACKAGES_VARIABLE
 from oneflower_appliance.parameters import FLEET_PORT, FLOWER_TESTED, PARAMETERS
 
@@ -66,7 +68,7 @@ class ProcessDriver:
             MARK: str(folder),
         }
         command = [
-            sys.executable, "-I", "-S", init.__file__,
+            sys.executable, "-I", "-S", init.__file__, *_format(vm),
             str(found.python), "-m", "oneflower_appliance.agent", "boot", "--parent", "{init}",
             "--home", str(folder / "var"), "--context", str(folder / "context"),
         ]  # fmt: skip
@@ -87,6 +89,12 @@ class ProcessDriver:
     def sweep(self, folder: Path) -> None:
         """End every process of the machine."""
         sweep(folder)
+
+
+def _format(vm: Vm) -> list[str]:
+    if vm.context.get("FL_LOG_FORMAT") != JSON:
+        return []
+    return ["--json", json.dumps({"role": vm.context.get("ONEFLOWER_ROLE", ""), "vm": str(vm.id), "process": "init"})]
 
 
 def _is_free(address: str) -> bool:

@@ -25,6 +25,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.features import Feature
+from oneflower_appliance.flower.json_output import write_json
 from oneflower_appliance.flower.spare import put_off_databases
 from oneflower_appliance.flower.warm.standby import ENDED, PAUSE, continue_in_fork
 from oneflower_appliance.flower.warm.tasks import TaskExecutor, alone, finish
@@ -130,6 +131,7 @@ def _tell(stream: IO[str], command: Sequence[str]) -> None:
 def _be_superexec(role: str, parent: int, orders: IO[str], reports: Reports) -> None:
     """Wait for the command and be the SuperExec."""
     die_with_parent(parent)
+    write_json(_COMMAND)
     run, flower = internals.superexec_loop(), internals.superexec_command()
     make_stock = run.get_executor
     # The kernel ends this process with its parent, so it needs no second thread and may fork.

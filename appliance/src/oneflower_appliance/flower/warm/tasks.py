@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from oneflower_appliance.flower import clientapp, internals, places, serverapp
 from oneflower_appliance.flower.features import Feature
+from oneflower_appliance.flower.json_output import write_json
 from oneflower_appliance.flower.spare import put_off_databases
 from oneflower_appliance.flower.warm.ahead import OnDemand, framework_here, preload
 from oneflower_appliance.flower.warm.arrays import copy_arrays_once
@@ -247,6 +248,7 @@ def _do(order: dict[str, Any]) -> None:
     kind = order["task_type"]
     _part_from_parent()
     name_process(kind)
+    write_json(kind)
     if order["suppress_output"]:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
