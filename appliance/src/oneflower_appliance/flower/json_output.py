@@ -1,7 +1,7 @@
 """Has a process of Flower's write its log as JSON, one object for each record and each printed line.
 
 Flower and apps configure their own loggers, and all of them end in Python's `StreamHandler`. Where such a handler
-writes to standard output or error, the record becomes an object, and its text only goes to whoever mirrors the stream:
+writes to standard output or error, the record becomes an object, and its text only goes to what mirrors the stream:
 Flower sends what a ServerApp prints to the user, as text in either format.
 """
 
