@@ -44,7 +44,7 @@ def test_a_federation_trains_by_what_sunstone_posts_for_the_form(user, tmp_path)
 
 def check_log(user, status):
     """Check that every line of every machine is an object that says what it is about, and that none has a secret."""
-    run = status["training"]["run"]
+    run = status["training"]["id"]
     for vm in status["vms"]:
         text = (user.machine(vm["id"]) / "console.log").read_text()
         objects = [json.loads(line) for line in text.splitlines()]
