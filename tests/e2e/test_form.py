@@ -49,11 +49,10 @@ def check_log(user, status):
         text = (user.machine(vm["id"]) / "console.log").read_text()
         objects = [json.loads(line) for line in text.splitlines()]
         assert {(each["role"], each["vm"]) for each in objects} == {(vm["role"], str(vm["id"]))}
-        assert {each["federation"] for each in objects if each["process"] != "agent"} == {"filled"}
         app = {"superlink": "flwr-serverapp", "supernode": "flwr-clientapp"}[vm["role"]]
         assert {"agent", f"flower-{vm['role']}", app} <= {each["process"] for each in objects}
         known = [each for each in objects if each["process"] == app and "round" in each]
-        assert {(each["run"], each["round"]) for each in known} == {(run, "1")}
+        assert {(each["federation"], each["run"], each["round"]) for each in known} == {("filled", run, "1")}
         if vm["role"] == "supernode":
             assert {(each["node"], each["partition"]) for each in known} == {(vm["node_id"], vm["partition"])}
         assert (user.machine(vm["id"]) / "context" / "token.txt").read_text().strip() not in text
