@@ -104,7 +104,7 @@ class Output(io.TextIOBase):
 def write_json(process: str) -> None:
     """Have this process, a `process` of Flower's, write JSON if that is asked for (FL_LOG_FORMAT)."""
     about(process=process)
-    if os.environ.get(FORMAT_VARIABLE) != JSON or isinstance(sys.stderr, Output):
+    if os.environ.get(FORMAT_VARIABLE) != JSON or is_json():
         return
     raw = (sys.stdout, sys.stderr)
     out, error = (Output(stream, source) for stream, source in zip(raw, ("stdout", "stderr"), strict=True))
@@ -114,6 +114,11 @@ def write_json(process: str) -> None:
     _convert_exceptions(error)
     for stream in (out, error):
         atexit.register(stream.finish)
+
+
+def is_json() -> bool:
+    """Whether this process writes JSON."""
+    return isinstance(sys.stderr, Output)
 
 
 def _convert_records(raw: tuple[IO[str], ...], error: Output) -> None:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from oneflower_appliance.flower import clientapp, internals, places, serverapp
 from oneflower_appliance.flower.features import Feature
-from oneflower_appliance.flower.json_output import write_json
+from oneflower_appliance.flower.json_output import is_json, write_json
 from oneflower_appliance.flower.spare import put_off_databases
 from oneflower_appliance.flower.warm.ahead import OnDemand, framework_here, preload
 from oneflower_appliance.flower.warm.arrays import copy_arrays_once
@@ -249,7 +249,7 @@ def _do(order: dict[str, Any]) -> None:
     _part_from_parent()
     name_process(kind)
     write_json(kind)
-    if order["suppress_output"]:
+    if order["suppress_output"] and not is_json():  # of a ServerApp: its run has it. As JSON, each line names its run
         for stream in (sys.stdout, sys.stderr):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     constants = internals.core_constants()
