@@ -28,6 +28,7 @@ from oneflower.cloud import (
 from oneflower.cloud.surroundings import Installed
 from oneflower.cloud.tunnel import SshOptions, make_key, tunnel
 from oneflower.opennebula import NAME
+from oneflower_appliance.audit import FOLDER as AUDIT
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import no_room
 from oneflower_appliance.node_reports import NodeReport
@@ -122,6 +123,10 @@ class _Runtimes:
     def pins(self) -> Path:
         """Return the folder for pins: what a SuperLink without a proof published at the first connection."""
         return self.home.state / "pins"
+
+    def audit(self) -> Path:
+        """Return the folder of the operator's audit log."""
+        return self.home.state / AUDIT
 
 
 class LocalSurroundings(_Runtimes):

@@ -45,6 +45,7 @@ class RunBegan:
     """A run starts; its rounds follow."""
 
     run: str
+    app_hash: str = ""  # SHA-256 of the app's bundle
 
     def __str__(self) -> str:
         return f"run {self.run}"

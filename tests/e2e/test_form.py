@@ -58,6 +58,22 @@ def check_log(user, status):
         assert (user.machine(vm["id"]) / "context" / "token.txt").read_text().strip() not in text
 
 
+def check_audit(user, status):
+    """Check that both logs have what was done, with the app, and that a change on the SuperLink's machine shows."""
+    found = json.loads(user("audit", "filled", "-o", "json").stdout)
+    assert (found["operator"]["broken"], found["SuperLink"]["broken"]) == ("", "")
+    done = [(entry["action"], entry["outcome"]) for entry in found["operator"]["entries"]]
+    assert done[:2] == [("deploy", "begun"), ("deploy", "done")]
+    theirs = [entry for entry in found["SuperLink"]["entries"] if entry["outcome"] == "done"]
+    assert sum(entry["action"] == "node.admit" for entry in theirs) == status["supernodes"]
+    [run] = [entry for entry in theirs if entry["action"] == "run.start"]
+    assert (run["run"], run["says"]) == (status["training"]["id"], "the agent of this SuperLink")
+    assert len(run["app_hash"]) == 64
+    log = user.machine(status["vms"][0]["id"]) / "var" / "audit" / "audit.jsonl"
+    log.write_text(log.read_text().replace("node.admit", "node.evict", 1))
+    assert "was changed" in user("audit", "filled", code=11).stderr
+
+
 def test_up_fills_in_the_form(user):
     words = ["--set", "FL_USE_CASE=image-classification", "--set", "FL_NUM_ROUNDS=1", "--set", "FL_LOG_FORMAT=json"]
     try:
@@ -66,6 +82,7 @@ def test_up_fills_in_the_form(user):
         settings = status["settings"]
         context = (user.machine(status["vms"][0]["id"]) / "context" / "context.sh").read_text()
         check_log(user, status)
+        check_audit(user, status)
     finally:
         user("down", "filled")
     assert "completed, round 1 of 1" in done.stdout

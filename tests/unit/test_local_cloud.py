@@ -41,6 +41,9 @@ class Surroundings:
     def revive(self):
         return None
 
+    def audit(self):
+        return LocalHome.of_user().state / "audit"
+
     def when_unreachable(self, variable):
         return f"Check {variable}."
 

@@ -23,6 +23,7 @@ class ExitCode(IntEnum):
     RUN_FAILED = 8
     ENVIRONMENT = 9
     TIMEOUT = 10
+    TAMPERED = 11
     INTERRUPTED = 130
 
 
@@ -40,6 +41,7 @@ EXIT_CODE_MEANINGS: dict[ExitCode, str] = {
     ExitCode.RUN_FAILED: "The training run failed; the app's own reason is printed.",
     ExitCode.ENVIRONMENT: "This machine lacks something: disk space, a free port, or access to the package registry.",
     ExitCode.TIMEOUT: "It took longer than `--timeout` allows.",
+    ExitCode.TAMPERED: "An audit log was changed or cut; the first line that does not fit is named.",
     ExitCode.INTERRUPTED: "Ctrl-C. What the command had begun was rolled back; the message names what could not be. "
     "Training that the form started continues, and the message says so.",
 }

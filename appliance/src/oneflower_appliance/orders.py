@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 Address = tuple[str, int]
 
+# The header in which a client of a SuperLink's API says who it is. Whose process it is, the kernel says.
+WHO_HEADER = "X-Oneflower-Who"
+
 # The environment of Flower's processes.
 RUNS_VARIABLE = "ONEFLOWER_RUNS"  # the folder that has one folder for each run
 PACKAGES_VARIABLE = "ONEFLOWER_APP_PACKAGES"  # the folder with the packages that were installed for apps, if any

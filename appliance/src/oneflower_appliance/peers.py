@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import pwd
 import socket
 import struct
 import time
@@ -90,7 +91,14 @@ def _peer_uid_in_tables(peer: Address, own: Address) -> int | None:
 
 
 def is_ours(connection: socket.socket) -> bool:
-    """Whether a process of this user, or of root, holds the other end of an accepted connection. When unsure: no.
+    """Whether a process of this user, or of root, holds the other end of an accepted connection. When unsure: no."""
+    return who_is_there(connection)[1]
+
+
+def who_is_there(connection: socket.socket) -> tuple[str, bool]:
+    """Return whose process holds the other end of an accepted connection, and whether it is this user's or root's.
+
+    When unsure, it is not.
 
     One look-up per connection is enough, because its other end is one socket, which belongs to the user who made it.
     But the look-up is by addresses, and these can be reused as soon as the other end is gone. So the last check is that
@@ -99,9 +107,18 @@ def is_ours(connection: socket.socket) -> bool:
     try:
         peer, own = connection.getpeername()[:2], connection.getsockname()[:2]
         uid = peer_uid(peer, own)
-        return uid in (0, os.geteuid()) and _stands(connection)
+        return _name(uid), uid in (0, os.geteuid()) and _stands(connection)
     except OSError:
-        return False
+        return _name(None), False
+
+
+def _name(uid: int | None) -> str:
+    if uid is None:
+        return "an unknown user"
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
+    except KeyError:
+        return f"uid {uid}"
 
 
 def listener_uid(address: Address) -> int | None:

@@ -21,7 +21,7 @@ class RunState:
 
     A `lost` run ended because a process of Flower died; `why_lost` says which. The run `resumed_as` resumes it, or
     `given_up` says why no run does. `trouble` is what is wrong on the SuperLink's machine. `waiting` says
-    that it waits for nodes, with what to do.
+    that it waits for nodes, with what to do. `app_hash` is the SHA-256 of the app's bundle.
     """
 
     id: str
@@ -36,6 +36,7 @@ class RunState:
     attempt: int = 1
     trouble: str = ""
     waiting: str = ""
+    app_hash: str = ""
 
     @classmethod
     def parse(cls, said: Mapping[str, Any]) -> RunState:

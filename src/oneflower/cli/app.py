@@ -8,6 +8,7 @@ import typer
 
 from oneflower.cli import (
     apps,
+    audit,
     bundle,
     cache,
     doctor,
@@ -69,6 +70,7 @@ app.command(rich_help_panel=_OPERATE)(page.ui)
 app.command("ls", rich_help_panel=_OPERATE)(federations.list_all)
 app.command(rich_help_panel=_OPERATE)(federations.show)
 app.command(rich_help_panel=_OPERATE)(federations.logs)
+app.command(rich_help_panel=_OPERATE)(audit.audit)
 app.command(rich_help_panel=_OPERATE)(federations.scale)
 app.command(rich_help_panel=_OPERATE)(federations.recover)
 app.command(rich_help_panel=_OPERATE)(training.connect)

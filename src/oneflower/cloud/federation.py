@@ -26,13 +26,14 @@ from oneflower.cloud import (
     waiting,
 )
 from oneflower.cloud.app_output import Shown
+from oneflower.cloud.audit import audited, read_own, read_superlinks
 from oneflower.cloud.following import Observer
 from oneflower.cloud.logs import Wanted, follow_logs, read_logs
 from oneflower.cloud.names import check_name
 from oneflower.cloud.reports import Machines
 from oneflower.cloud.scaling import leaving, scaling_bounds
 from oneflower.cloud.service import Service
-from oneflower.events import Note, Step, StepEnded, ignore
+from oneflower.events import Note, RunBegan, Step, StepEnded, ignore
 from oneflower.opennebula import NODES
 from oneflower.opennebula.states import ServiceState
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -49,7 +50,8 @@ if TYPE_CHECKING:
     from oneflower.cloud.status import FederationStatus, VmStatus
     from oneflower.cloud.surroundings import Installed
     from oneflower.cloud.waiting import Watch
-    from oneflower.events import Notify
+    from oneflower.events import Event, Notify
+    from oneflower_appliance.audit import Verdict
     from oneflower_appliance.node_reports import NodeReport
     from oneflower_appliance.progress import RunProgress
     from oneflower_appliance.run_state import RunState
@@ -170,16 +172,35 @@ class Federation:
         """
         given = dict(settings or {})
         chosen = check_name(f"federation-{secrets.token_hex(2)}" if name is None else name)
-        bounds = scaling_bounds(cloud, supernodes, limits, given)
-        federation = cls.begin(cloud, chosen, given, bounds, notify)
-        notify(Step(f"deploying {chosen} with {supernodes} SuperNodes"))
+        with audited(cloud, "deploy", chosen, supernodes=str(supernodes), settings=", ".join(sorted(given))) as said:
+            federation = cls._deploy(cloud, chosen, supernodes, given, limits, timeout, watch, notify, keep=keep)
+            said["service"] = str(federation.id)
+        return federation
+
+    @classmethod
+    def _deploy(  # noqa: PLR0913 - what `deploy` has
+        cls,
+        cloud: Cloud,
+        name: str,
+        supernodes: int,
+        settings: dict[str, str],
+        limits: tuple[int | None, int | None],
+        timeout: float,
+        watch: Watch,
+        notify: Notify,
+        *,
+        keep: bool,
+    ) -> Federation:
+        bounds = scaling_bounds(cloud, supernodes, limits, settings)
+        federation = cls.begin(cloud, name, settings, bounds, notify)
+        notify(Step(f"deploying {name} with {supernodes} SuperNodes"))
         try:
             federation.wait_ready(timeout, watch)
         except BaseException as error:
             if keep:
                 notify(StepEnded(well=False))
-                look, remove = f"oneflower logs {chosen}", f"oneflower down {chosen}"
-                notify(Note(f"{chosen} is left as it is. Look with `{look}`; remove it with `{remove}`."))
+                look, remove = f"oneflower logs {name}", f"oneflower down {name}"
+                notify(Note(f"{name} is left as it is. Look with `{look}`; remove it with `{remove}`."))
             elif left := deployment.give_up(federation.service, notify):
                 error.add_note(left)
             raise
@@ -261,8 +282,10 @@ class Federation:
         chosen = packing.choose(app, server_app, client_app, config or {})
         wanted = training.Request(chosen, rounds, config or {}, save, install, ignore_versions)
         row, step = notebook.observers(on_row, notify)
-        observer = Observer(row, on_log, step, status.names, self._superlink, shown, status.partitions)
-        return training.train(self.cloud.surroundings, status, wanted, observer)
+        with self._audited("run", app=chosen if isinstance(chosen, str) else "objects of a notebook") as said:
+            watched = _noting(said, step)
+            observer = Observer(row, on_log, watched, status.names, self._superlink, shown, status.partitions)
+            return training.train(self.cloud.surroundings, status, wanted, observer)
 
     def submit(
         self,
@@ -277,7 +300,9 @@ class Federation:
         status = self.status()
         wanted = training.Request(app, rounds, config or {}, Path(), install)
         observer = Observer(ignore, ignore, notify, status.names, self._superlink)
-        return training.submit(self.cloud.surroundings, status, wanted, observer)
+        with self._audited("run", app=app or "") as said:
+            said["run"] = training.submit(self.cloud.surroundings, status, wanted, observer)
+            return said["run"]
 
     def runs(self) -> tuple[RunState, ...]:
         """Return all its runs, oldest first. Raises `OneflowerError`."""
@@ -307,7 +332,11 @@ class Federation:
 
     def stop(self, run: str) -> None:
         """Stop a run, or the run that resumed it. Raises `OneflowerError`."""
-        with superlink.reach(self.cloud.surroundings, self.status()) as link:
+        status = self.status()
+        with (
+            self._audited("stop", hindered=False, run=run),
+            superlink.reach(self.cloud.surroundings, status) as link,
+        ):
             link.stop(following.last_of(link, results.known_run(link, self.name, run).id))
 
     def resume(
@@ -323,8 +352,10 @@ class Federation:
         """Resume a run that was stopped, lost or failed, from its last checkpoint to its end. Otherwise as `run`."""
         status = self.status()
         row, step = notebook.observers(on_row, notify)
-        observer = Observer(row, on_log, step, status.names, self._superlink, shown, status.partitions)
-        return training.resume(self.cloud.surroundings, status, run, save, observer)
+        with self._audited("resume", resumes=run) as said:
+            watched = _noting(said, step)
+            observer = Observer(row, on_log, watched, status.names, self._superlink, shown, status.partitions)
+            return training.resume(self.cloud.surroundings, status, run, save, observer)
 
     def _superlink(self) -> str:
         """Return what the cloud knows of the SuperLink's machine."""
@@ -365,8 +396,9 @@ class Federation:
         stands for the loss, or the accuracy of a run without loss. Raises `OneflowerError`.
         """
         status = self.status()
-        with superlink.reach(self.cloud.surroundings, status) as link:
+        with self._audited("fetch a model") as said, superlink.reach(self.cloud.surroundings, status) as link:
             number, app = results.run_with_model(link, self.name, run)
+            said.update(run=number, app=app)
             return results.collect(link, number, app, results.Places.beside(path), Machines.of(status), by=by)
 
     def control(self, status: FederationStatus) -> AbstractContextManager[str]:
@@ -375,6 +407,16 @@ class Federation:
         Raises `OneflowerError` when there is none, and when it may not be the SuperLink's own.
         """
         return superlink.control(self.cloud.surroundings, status)
+
+    def audit(self) -> Verdict | None:
+        """Fetch and verify its SuperLink's audit log. None if it keeps none, as an older release.
+
+        Raises `OneflowerError`.
+        """
+        return read_superlinks(self.cloud, self.status(), read_own(self.cloud))
+
+    def _audited(self, action: str, *, hindered: bool = True, **more: str) -> AbstractContextManager[dict[str, str]]:
+        return audited(self.cloud, action, self.name, hindered=hindered, service=str(self.id), **more)
 
     # -- changing ----------------------------------------------------------------------------------------------------
 
@@ -388,18 +430,20 @@ class Federation:
 
         Scaling down removes the oldest. Raises `OneflowerError`, and changes nothing, outside of the bounds.
         """
-        self.leaving(supernodes)
-        self.cloud.oneflow.scale_service(self.id, NODES, supernodes)
-        return self.wait_ready(timeout, watch, waiting.HEALING)
+        with self._audited("scale", supernodes=str(supernodes)):
+            self.leaving(supernodes)
+            self.cloud.oneflow.scale_service(self.id, NODES, supernodes)
+            return self.wait_ready(timeout, watch, waiting.HEALING)
 
     def recover(self, timeout: float = 600, watch: Watch = ignore) -> FederationStatus:
         """Retry what failed, and wait until every machine is ready. Raises `OneflowerError`."""
         status = self.status()
         if status.ready:
             return status
-        if status.state not in (ServiceState.RUNNING.name, ServiceState.WARNING.name):
-            self.cloud.oneflow.recover_service(self.id)
-        return self.wait_ready(timeout, watch, waiting.HEALING)
+        with self._audited("recover"):
+            if status.state not in (ServiceState.RUNNING.name, ServiceState.WARNING.name):
+                self.cloud.oneflow.recover_service(self.id)
+            return self.wait_ready(timeout, watch, waiting.HEALING)
 
     def close(self) -> None:
         """Remove it."""
@@ -411,7 +455,10 @@ class Federation:
         Returns what may be left behind and how to remove it, or an empty text; `Cloud.tell` has received the same. A
         second interrupt ends the removal. It is raised after `Cloud.tell` has received what is left.
         """
-        return deletion.roll_back(self.service)
+        with self._audited("remove", hindered=False) as said:
+            left = deletion.roll_back(self.service)
+            said["why"] = left
+            return left
 
     @property
     def remains(self) -> str:
@@ -423,4 +470,16 @@ class Federation:
 
         Raises `OneflowerError` after `timeout` seconds.
         """
-        deletion.delete(self.service, timeout)
+        with self._audited("remove", hindered=False):
+            deletion.delete(self.service, timeout)
+
+
+def _noting(said: dict[str, str], notify: Notify) -> Notify:
+    """Return what receives events and notes, for the audit log, which run of which app began."""
+
+    def watch(event: Event) -> None:
+        if isinstance(event, RunBegan):
+            said.update(run=event.run, app_hash=event.app_hash)
+        notify(event)
+
+    return watch

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 import httpx
 
 from oneflower.cloud.outages import DAEMON_REVIVED
+from oneflower.cloud.person import person
 from oneflower.cloud.runconfig import toml_key, toml_string
 from oneflower.events import ignore
 from oneflower.process import QUIET_FLOWER
@@ -22,6 +23,7 @@ from oneflower.process import run as run_program
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
 from oneflower_appliance.node_state import NodeState
+from oneflower_appliance.orders import WHO_HEADER
 from oneflower_appliance.run_state import RunState
 
 if TYPE_CHECKING:
@@ -56,7 +58,8 @@ class SuperLinkClient:
         context = ssl.create_default_context(cadata=self.ca) if self.ca else False
         scheme = "https" if self.ca else "http"
         url = f"{scheme}://{self.address}"
-        self._http = httpx.Client(base_url=url, verify=context, timeout=TIMEOUT, trust_env=False)
+        headers = {WHO_HEADER: person()}
+        self._http = httpx.Client(base_url=url, verify=context, timeout=TIMEOUT, trust_env=False, headers=headers)
 
     def __enter__(self) -> Self:
         return self

@@ -78,6 +78,9 @@ class Surroundings(Protocol):
     def pins(self) -> Path:
         """Return the folder for pins: what a SuperLink without a proof published at the first connection."""
 
+    def audit(self) -> Path:
+        """Return the folder of the operator's audit log."""
+
     def console(self, vm: int, lines: int) -> list[str]:
         """Return the last lines of a machine's console, or none if this side keeps no consoles."""
 

@@ -164,7 +164,7 @@ def finish(link: SuperLinkClient, run_id: str, app: str, save: Path, observer: O
     Raises `OneflowerError`.
     """
     try:
-        observer.notify(RunBegan(run_id))
+        observer.notify(RunBegan(run_id, _hash_of_app(link, run_id)))
         results.prepare()
         run_id = following.follow(link, run_id, observer)
     except KeyboardInterrupt:
@@ -180,6 +180,12 @@ def finish(link: SuperLinkClient, run_id: str, app: str, save: Path, observer: O
             ExitCode.RUN_FAILED,
         )
     return result
+
+
+def _hash_of_app(link: SuperLinkClient, run_id: str) -> str:
+    with suppress(httpx.HTTPError):  # the run is followed all the same
+        return link.run(run_id).app_hash
+    return ""
 
 
 def _take_back(link: SuperLinkClient, submitted: Answer[str], what: str, observer: Observer) -> None:

@@ -22,6 +22,7 @@ from oneflower_appliance.agent.node_key import PublicKey
 from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.agent.roster import Member, Roster
 from oneflower_appliance.attributes import PUBLIC_KEY
+from oneflower_appliance.audit import REFUSED
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import write_atomic
 from oneflower_appliance.refusals import Reason, Refusals
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from oneflower_appliance.agent.link import SuperLinkApi
     from oneflower_appliance.agent.onegate import OneGate
+    from oneflower_appliance.audit import AuditLog
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +57,15 @@ class _NotAdmittedError(Exception):
 class Admission:
     """Keeps `roster` and `refusals`. What must survive a restart is in `file`, which no other member can write."""
 
-    def __init__(self, api: SuperLinkApi, file: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        api: SuperLinkApi,
+        file: Path,
+        clock: Callable[[], float] = time.monotonic,
+        audit: AuditLog | None = None,
+    ) -> None:
         self._api = api
+        self._audit = audit
         self._file = file
         self._clock = clock
         self._confirmed: set[int] = set()
@@ -140,7 +149,16 @@ class Admission:
         except _NotAdmittedError as refusal:
             if self._refused.get(vm) != (refusal.key, refusal.reason):
                 log.warning("VM %d was not admitted: %s", vm, refusal.reason.sentence)
+                self._record(vm, refusal)
             self._refused[vm] = (refusal.key, refusal.reason)
+
+    def _record(self, vm: int, refusal: _NotAdmittedError) -> None:
+        if self._audit is not None:
+            told = {"by": "the agent of this SuperLink", "vm": str(vm), "key": refusal.key}
+            try:
+                self._audit.write("node.admit", REFUSED, **told, why=refusal.reason.sentence)
+            except OneflowerError as error:
+                log.error("%s", error.sentence)  # noqa: TRY400 - for people
 
     def _enrol(self, vm: int, published: str) -> None:
         try:

@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from oneflower_appliance.node_state import NodeState
+from oneflower_appliance.orders import WHO_HEADER
 from oneflower_appliance.run_state import RunState
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_WHO = "the agent of this SuperLink"
 _PROTOBUF = {"Content-Type": "application/protobuf", "Accept": "application/protobuf"}
 
 
@@ -146,7 +148,8 @@ class SuperLinkApi:
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
         data = json.dumps(body).encode() if body is not None else None
-        request = urllib.request.Request(self._url + path, data=data, method=method)  # noqa: S310 - http(s) only
+        headers = {WHO_HEADER: _WHO}
+        request = urllib.request.Request(self._url + path, data, headers, method=method)  # noqa: S310 - http(s) only
         try:
             with urllib.request.urlopen(request, timeout=self._patience, context=self._context) as response:  # noqa: S310
                 return json.load(response)

@@ -6,6 +6,7 @@ what the form asks for, and resumes a run that was lost.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from base64 import b64decode
@@ -21,8 +22,10 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
 from oneflower_appliance import node_reports
+from oneflower_appliance.audit import FOLDER, AuditLog
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, no_room, write_atomic
+from oneflower_appliance.flower.audited import told
 from oneflower_appliance.flower.late_replies import LateReplies
 from oneflower_appliance.flower.news import Bell, mark
 from oneflower_appliance.round_state import RoundState
@@ -120,9 +123,13 @@ class NodeCalls:
     async def register(self, request: Request) -> Response:
         """Register a public key; say whether it was refused, and whether it was used before."""
         key = str((await request.json())["public_key"]).encode()
+        told(request, key=hashlib.sha256(key).hexdigest())
         try:
-            return JSONResponse({"id": str(await run_in_threadpool(self._link.register, key))})
+            number = str(await run_in_threadpool(self._link.register, key))
+            told(request, node=number)
+            return JSONResponse({"id": number})
         except OneflowerError as error:
+            told(request, refused="YES", why=error.message)
             return JSONResponse({"refused": error.message, "spent": error.code is ExitCode.CONFLICT})
 
     def unregister(self, request: Request) -> Response:
@@ -142,6 +149,7 @@ class RunCalls:
     def routes(self) -> list[Route]:
         """Return the table of these calls."""
         return [
+            Route("/oneflower/audit", self.audit),
             Route("/oneflower/retention", self.tidy, methods=["POST"]),
             Route("/oneflower/runs", self.list_runs),
             Route("/oneflower/runs", self.start, methods=["POST"]),
@@ -153,6 +161,10 @@ class RunCalls:
             Route("/oneflower/runs/{id:id}/files", self.files),
             Route("/oneflower/runs/{id:id}/files/{name:path}", self.file),
         ]
+
+    def audit(self, _: Request) -> Response:
+        """Return the lines of the audit log, and its head."""
+        return JSONResponse(AuditLog(self._runs.parent / FOLDER).read().entry)
 
     def list_runs(self, _: Request) -> Response:
         """Return all runs."""
@@ -168,8 +180,12 @@ class RunCalls:
         try:
             wanted = await request.json()
             start = self._resume if "resumes" in wanted else self._submit if "files" in wanted else self._start
-            return JSONResponse({"id": await run_in_threadpool(start, wanted)})
+            told(request, resumes=str(wanted.get("resumes", "")), use_case=str(wanted.get("use_case", "")))
+            number = await run_in_threadpool(start, wanted)
+            told(request, run=number)
+            return JSONResponse({"id": number})
         except OneflowerError as error:
+            told(request, why=error.message)
             status = 501 if error.code is ExitCode.ENVIRONMENT else 409
             return PlainTextResponse(f"{error.sentence}\n", status_code=status)
         except (AttributeError, KeyError, TypeError, ValueError) as error:

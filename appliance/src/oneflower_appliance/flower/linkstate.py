@@ -191,4 +191,5 @@ def _node(info: Any) -> NodeState:
 def _run(info: Any) -> RunState:
     status = info.status
     lost = status.status == FINISHED and lost_its_heartbeat(status.details)
-    return RunState(str(info.run_id), info.fab_id, status.status, status.sub_status, status.details, lost=lost)
+    said = (str(info.run_id), info.fab_id, status.status, status.sub_status, status.details)
+    return RunState(*said, lost=lost, app_hash=info.fab_hash)

@@ -21,7 +21,7 @@ from starlette.responses import PlainTextResponse
 from oneflower_appliance.flower.visits import Limits, Visit, Visits
 from oneflower_appliance.formats import join_address
 from oneflower_appliance.orders import Ending
-from oneflower_appliance.peers import is_ours
+from oneflower_appliance.peers import who_is_there
 from oneflower_appliance.process import raise_file_limit
 
 if TYPE_CHECKING:
@@ -171,8 +171,10 @@ class Server(uvicorn.Server):
             patience = {"ssl_handshake_timeout": PATIENCE, "ssl_shutdown_timeout": _FAREWELL}
         try:
             try:
-                if entrance.ours and await loop.run_in_executor(None, is_ours, connection):
-                    visit.know(OURSELVES)
+                if entrance.ours:
+                    visit.user, ours = await loop.run_in_executor(None, who_is_there, connection)
+                    if ours:
+                        visit.know(OURSELVES)
             except BaseException:
                 connection.close()
                 raise

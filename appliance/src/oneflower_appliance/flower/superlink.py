@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 from starlette.responses import PlainTextResponse
 
+from oneflower_appliance.audit import FOLDER, AuditLog
 from oneflower_appliance.corrections import LOST_DELIVERIES
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.api import superlink_api
+from oneflower_appliance.flower.audited import Audited
 from oneflower_appliance.flower.bytecount import ByteCount
 from oneflower_appliance.flower.commands import superlink_arguments
 from oneflower_appliance.flower.deliveries import forget_lost_deliveries
@@ -103,9 +105,12 @@ class SuperLink:
         api = superlink_api(self._link, self._runs, self._bell, count) if self._link else no_api()
         fleet = FleetDoor(flower, api, Membership(self._app))
         return [
-            own_entrance(self._control, OwnDoor(Ringing(flower, self._bell), api)),
+            own_entrance(self._control, self._audited(OwnDoor(Ringing(flower, self._bell), api))),
             fleet_entrance(self._fleet, count.watch(fleet) if count else fleet),
         ]
+
+    def _audited(self, door: OwnDoor) -> Audited:
+        return Audited(door, AuditLog(self._runs.parent / FOLDER), self._link.run if self._link else lambda _run: None)
 
     def _close(self) -> None:
         self._bell.close()

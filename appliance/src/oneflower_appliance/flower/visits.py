@@ -23,13 +23,17 @@ _A_MOMENT = 1.0  # seconds that every stranger has to show who it is, however ma
 
 @dataclass(eq=False)
 class Visit:
-    """A connection: its address, its server, how to end it, and who is known to be at its other end."""
+    """A connection: its address, its server, how to end it, and who is known to be at its other end.
+
+    `user` is the user of this machine whose process is there, where that was looked up.
+    """
 
     address: str
     app: ASGIApp
     visits: Visits
     drop: Callable[[], object] = lambda: None
     who: str = ""
+    user: str = ""
     since: float = field(default_factory=time.monotonic)
 
     @property
