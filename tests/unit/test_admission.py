@@ -18,6 +18,7 @@ from oneflower_appliance.agent.link import KeyRefusedError
 from oneflower_appliance.agent.node_key import NodeKey, PublicKey
 from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.agent.roster import Member, Roster
+from oneflower_appliance.audit import AuditLog, verify
 from oneflower_appliance.refusals import Reason, Refusals
 
 
@@ -266,6 +267,16 @@ def test_a_key_that_is_not_valid_keeps_out_its_own_node_only(world, bad):
     world.look([7, 8])
     assert ids(world) == {8: "101"}
     assert world.refusals() == {7: Reason.INVALID}
+
+
+def test_a_node_that_is_not_admitted_is_recorded_once(world, tmp_path):
+    log = AuditLog(tmp_path / "audit")
+    world.registrar = Admission(world.registry, world.file, lambda: world.now, log)
+    world.gate.keys[7] = BAD_KEYS["RSA"]
+    world.look([7], times=3)
+    [entry] = verify(log.read()).entries
+    assert (entry["action"], entry["outcome"], entry["vm"]) == ("node.admit", "refused", "7")
+    assert entry["why"] == Reason.INVALID.sentence
 
 
 def test_a_node_that_flower_or_onegate_has_trouble_with_keeps_out_no_other(world):

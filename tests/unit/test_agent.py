@@ -173,6 +173,19 @@ def test_variables_that_only_another_version_knows_are_refused(agent, gate):
     assert never_ready(gate)
 
 
+@pytest.mark.parametrize(("role", "context", "code"), [("superlink", {"FL_TLS_ENABLED": "maybe"}, 78), ("boot", {}, 3)])
+def test_as_json_also_what_is_logged_before_there_are_settings(agent, tmp_path, role, context, code):
+    assert (
+        agent(role, FL_LOG_FORMAT="json", **context, **({"ONEFLOWER_ROLE": "worker"} if role == "boot" else {})).wait(
+            10
+        )
+        == code
+    )
+    lines = [json.loads(line) for line in (tmp_path / "stderr").read_text().splitlines()]
+    assert ("maybe" if context else "worker") in lines[-1]["message"]
+    assert {(line["level"], line["vm"], line["process"]) for line in lines[-1:]} == {("ERROR", "7", "agent")}
+
+
 def test_a_role_that_does_not_exist_is_published(agent, gate):
     assert agent("boot", ONEFLOWER_ROLE="worker").wait(10) == 3
     assert "ONEFLOWER_ROLE is 'worker'" in confession(gate)

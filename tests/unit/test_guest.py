@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import json
 import os
 import shlex
 import socket
@@ -13,7 +14,7 @@ import threading
 import pytest
 
 from oneflower.opennebula.text import context_sh
-from oneflower_appliance import scripts
+from oneflower_appliance import log_lines, scripts
 from oneflower_appliance.context import FAILED, read_context
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.guest import disc, identity, main, mounting, reserve, start_script
@@ -283,6 +284,20 @@ class Machine:
 
     def refuse(self, _name):
         raise OneflowerError("Cannot write /etc/hostname: No space left on device.", "Free some.")
+
+
+def test_as_json_a_line_of_the_guest_is_an_object_with_its_priority_before_it(tmp_path, monkeypatch, capsys):
+    say = main.say
+    Machine(tmp_path, monkeypatch, {"VMID": "7", "FL_LOG_FORMAT": "json", "ONEFLOWER_ROLE": "supernode"})
+    monkeypatch.setattr(main, "say", say)
+    monkeypatch.setattr(main, "_as_json", False)
+    monkeypatch.setattr(log_lines, "_known", {})
+    main.prepare()
+    said = capsys.readouterr().err.splitlines()
+    found = json.loads(said[0].removeprefix("<5>"))
+    assert (found["message"], found["source"], found["vm"]) == ("the context of VM 7 is read", "guest", "7")
+    assert all(log_lines.parse(line) for line in said)
+    assert found["role"] == "supernode"
 
 
 def test_of_a_cd_that_cannot_be_read_to_its_end_the_agent_says_what_the_guest_saw(tmp_path, monkeypatch):

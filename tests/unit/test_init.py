@@ -15,6 +15,7 @@ import pytest
 
 from oneflower.api import LocalSurroundings
 from oneflower.local.host import init, processes
+from oneflower_appliance.log_lines import parse
 
 
 @pytest.fixture
@@ -83,6 +84,16 @@ def wait_for_end(descriptor, limit=8.0):
 
 def alive(pid):
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_its_lines_are_text_or_objects(capfd, monkeypatch):
+    init.say("it ended")
+    monkeypatch.setattr(init, "fields", '"vm": "7", "process": "init"')
+    init.say("it ended")
+    text, as_object = map(parse, capfd.readouterr().err.splitlines())
+    for found in (text, as_object):
+        assert (found["level"], found["source"], found["message"]) == ("INFO", "init", "it ended")
+    assert as_object["vm"] == "7"
 
 
 NOTE = "print('agent', os.getpid(), file=sys.stderr, flush=True)\n"
