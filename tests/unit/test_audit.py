@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import stat
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from typer.testing import CliRunner
@@ -194,6 +195,24 @@ def test_the_command_shows_verifies_and_exits_with_its_own_code(cloud, tmp_path,
     assert isinstance(done.exception, OneflowerError)
     assert done.exception.code is ExitCode.TAMPERED
     assert "Line 4: entry 4 does not fit entry 3, which was changed." in done.exception.message
+
+
+def test_a_superlinks_log_that_was_not_checked_is_no_success(cloud, monkeypatch):
+    silent = OneflowerError("It does not answer.", "", ExitCode.CONFLICT)
+    federation = SimpleNamespace(name="lab", audit=Mock(side_effect=[silent, None]))
+    monkeypatch.setattr("oneflower.cli.session.Session.cloud", lambda: cloud)
+    monkeypatch.setattr("oneflower.cloud.Federation.find", lambda *_: federation)
+    done = CliRunner().invoke(app, ["audit", "lab"])
+    assert (done.exception.code, done.exception.message) == (
+        ExitCode.CONFLICT, "Its SuperLink's audit log cannot be fetched. It does not answer."
+    )  # fmt: skip
+    assert "keeps no audit log" in CliRunner().invoke(app, ["audit", "lab"]).output
+    gone = OneflowerError("There is none.", "", ExitCode.NOT_FOUND)
+    monkeypatch.setattr("oneflower.cloud.Federation.find", Mock(side_effect=gone))
+    assert CliRunner().invoke(app, ["audit", "lab"]).exception is gone
+    with audited(cloud, "remove", "lab", hindered=False):
+        pass
+    assert "went with it" in CliRunner().invoke(app, ["audit", "lab"]).output
 
 
 def test_the_last_entry_of_a_superlink_is_remembered_and_must_be_there_the_next_time(cloud, tmp_path, monkeypatch):

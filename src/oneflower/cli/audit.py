@@ -39,16 +39,15 @@ def audit(
 
     cloud, start = Session.cloud(), moments.since(since) if since else 0.0
     found = {_OWN: read_own(cloud)}
-    missing = ""
-    federation = _find(cloud, name, found[_OWN])
+    federation, missing, unchecked = _find(cloud, name, found[_OWN]), "", None
     if federation is not None:
         try:
-            theirs = federation.audit()
-            missing = "" if theirs else "Its SuperLink keeps no audit log: it is of an older release."
+            if theirs := federation.audit():
+                found[_SUPERLINK] = theirs
+            else:
+                missing = "Its SuperLink keeps no audit log: it is of an older release."
         except OneflowerError as error:
-            theirs, missing = None, f"Its SuperLink's audit log cannot be fetched: {error.message}"
-        if theirs:
-            found[_SUPERLINK] = theirs
+            unchecked, missing = error, f"Its SuperLink's audit log cannot be fetched. {error.message}"
     elif name:
         missing = f"There is no federation {name!r} any more, and its SuperLink's audit log went with it."
     names: set[str | None] = {name, federation.name if federation else name} if name else set()
@@ -57,12 +56,14 @@ def audit(
         screen.show_json({whose: _as_json(log, shown[whose]) for whose, log in found.items()} | {"missing": missing})
     else:
         _show(found, shown)
-    if missing:
+    if missing and not unchecked:
         screen.note(missing)
     if broken := [
         f"The audit log of the {whose} is broken. {log.broken}" for whose, log in found.items() if log.broken
     ]:
         raise OneflowerError(" ".join(broken), "Keep a copy of it, and find out who could write it.", ExitCode.TAMPERED)
+    if unchecked:
+        raise OneflowerError(missing, unchecked.hint, unchecked.code)
 
 
 def _find(cloud: Cloud, name: str | None, own: Verdict) -> Federation | None:
