@@ -13,6 +13,7 @@ from oneflower.cloud.service import Service
 from oneflower.events import ConsoleLine, Note, Step, StepEnded, ignore
 from oneflower.opennebula import defaults_of, merge_template
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.log_lines import parse, text_of
 from oneflower_appliance.settings import ignored, remarks, resolve
 
 if TYPE_CHECKING:
@@ -99,7 +100,9 @@ def _show_consoles(service: Service, notify: Notify) -> None:
         return
     for vm in failed:
         for line in service.cloud.surroundings.console(vm.id, _LINES):
-            notify(ConsoleLine(vm.name, line))
+            entry = parse(line)
+            for shown in (text_of(entry) if entry else line).split("\n"):
+                notify(ConsoleLine(vm.name, shown))
 
 
 def _take_back(cloud: Cloud, made: Answer[int], name: str) -> None:
