@@ -52,7 +52,7 @@ def check_log(user, status):
         app = {"superlink": "flwr-serverapp", "supernode": "flwr-clientapp"}[vm["role"]]
         assert {"agent", f"flower-{vm['role']}", app} <= {each["process"] for each in objects}
         known = [each for each in objects if each["process"] == app and "round" in each]
-        assert {(each["federation"], each["run"], each["round"]) for each in known} == {("filled", run, "1")}
+        assert {(each["federation"], each["run"], each["round"]) for each in known} == {("filled", run, "1")}, vm
         if vm["role"] == "supernode":
             assert {(each["node"], each["partition"]) for each in known} == {(vm["node_id"], vm["partition"])}
         assert (user.machine(vm["id"]) / "context" / "token.txt").read_text().strip() not in text
@@ -75,7 +75,8 @@ def check_audit(user, status):
 
 
 def test_up_fills_in_the_form(user):
-    words = ["--set", "FL_USE_CASE=image-classification", "--set", "FL_NUM_ROUNDS=1", "--set", "FL_LOG_FORMAT=json"]
+    given = ("FL_USE_CASE=image-classification", "FL_NUM_ROUNDS=1", "FL_LOG_FORMAT=json", "FL_LOG_LEVEL=DEBUG")
+    words = [word for value in given for word in ("--set", value)]
     try:
         done = user("up", "filled", "--template", "oneflower-form", *words)
         status = user.show("filled")
