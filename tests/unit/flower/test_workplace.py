@@ -8,10 +8,11 @@ from pathlib import Path
 from types import FunctionType, SimpleNamespace
 
 import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.supernode.runtime import run_clientapp
 
 from oneflower_appliance.errors import OneflowerError
-from oneflower_appliance.flower import internals
+from oneflower_appliance.flower import internals, workplace
 from oneflower_appliance.flower.workplace import (
     clientapp_is_installed_once,
     clientapp_works_in,
@@ -29,6 +30,16 @@ def _as_before(monkeypatch, tmp_path):
     before = list(log.filters)
     yield
     log.filters[:] = before
+
+
+def test_the_round_of_a_message_is_the_one_that_its_strategy_names():
+    def asked(group_id="", **config):
+        return Message(RecordDict({"config": ConfigRecord(config)}), 1, "train", group_id=group_id)
+
+    assert [
+        workplace._round_of(message)
+        for message in (asked(**{"server-round": 3}), asked(group_id="4"), asked(group_id="a"), asked(), None)
+    ] == ["3", "4", "", "", ""]
 
 
 def test_a_clientapp_works_in_its_runs_folder_and_only_the_last_runs_are_kept(monkeypatch, tmp_path):

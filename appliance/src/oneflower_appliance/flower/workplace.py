@@ -91,8 +91,7 @@ def clientapp_works_in(runs: Path) -> None:
     def entering(*args: Any, **kwargs: Any) -> Any:
         found = pull(*args, **kwargs)
         message, context, run, _fab = found
-        group = str(getattr(getattr(message, "metadata", None), "group_id", ""))  # of strategies, the round's number
-        about(run=str(run.run_id), round=group if group.isdecimal() else "")
+        about(run=str(run.run_id), round=_round_of(message))
         work = _enter(runs, run.run_id)
         os.utime(work.parent)
         _offer(str(context.node_config.get(DATA_PATH) or ""), work)
@@ -124,6 +123,16 @@ def clientapp_is_installed_once() -> None:
         return found
 
     task.install_from_fab = installing
+
+
+def _round_of(message: Any) -> str:
+    """Return the number of the round in which a strategy sent a message, if one did."""
+    if message is None or not message.has_content():
+        return ""
+    group = str(message.metadata.group_id)  # of a strategy of the legacy API
+    rounds = (config["server-round"] for config in message.content.config_records.values() if "server-round" in config)
+    number = group if group.isdecimal() else str(next(rounds, ""))
+    return number if number.isdecimal() else ""
 
 
 def _enter(runs: Path, run: int) -> Path:
