@@ -8,7 +8,7 @@ from pathlib import Path
 from types import FunctionType, SimpleNamespace
 
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, RecordDict
 from flwr.supernode.runtime import run_clientapp
 
 from oneflower_appliance.errors import OneflowerError
@@ -34,7 +34,8 @@ def _as_before(monkeypatch, tmp_path):
 
 def test_the_round_of_a_message_is_the_one_that_its_strategy_names():
     def asked(group_id="", **config):
-        return Message(RecordDict({"config": ConfigRecord(config)}), 1, "train", group_id=group_id)
+        content = RecordDict({"config": ConfigRecord(config)})
+        return SimpleNamespace(has_content=lambda: True, content=content, metadata=SimpleNamespace(group_id=group_id))
 
     assert [
         workplace._round_of(message)
