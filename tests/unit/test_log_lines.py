@@ -25,7 +25,7 @@ write_json("flwr-serverapp"); about(run="17", round="2")
 mirrored, stock = [], sys.stdout.write
 sys.stdout.write = lambda text: (stock(text), mirrored.append(text))[0]
 early.setFormatter(logging.Formatter("%(message)s"))
-logging.getLogger("early").warning("two\nlines")
+logging.getLogger("early").warning("two\nlines"); logging.getLogger("early").warning("")
 late = logging.StreamHandler(sys.stdout); late.setFormatter(logging.Formatter("TEXT %(message)s"))
 logging.getLogger("late").addHandler(late); logging.getLogger("late").error("of an app")
 print('{"message": "forged", "level": "ERROR", "vm": "99"}'); print("a", end=""); print("b")
@@ -58,6 +58,7 @@ def test_all_that_an_app_writes_becomes_one_object_a_line(fields, caplog):
     told = {(each["source"], each["message"]): each for each in objects}
     assert len(told) == len(objects), "nothing twice"
     mine = {"role": "superlink", "vm": "3", "federation": "lab", "process": "flwr-serverapp", "run": "17", "round": "2"}
+    assert all(message.strip() for _, message in told)
     two = told["early", "two\nlines"]
     assert {**mine, "level": "WARNING"}.items() <= two.items()
     assert told["late", "of an app"]["level"] == "ERROR"

@@ -60,7 +60,9 @@ class Output(io.TextIOBase):
             self.put(entry(self._source, shown))
 
     def put(self, found: Entry) -> None:
-        """Write an object."""
+        """Write an object, unless it says nothing: Flower logs empty lines between its paragraphs."""
+        if not found["message"].strip() and not found["exception"]:
+            return
         for piece in pieces(found):
             os.write(self.raw.fileno(), piece)
 
