@@ -27,11 +27,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oneflower.cloud import RunResult, RunRow
+    from oneflower.tracking import Tracking
 
 Rounds = Annotated[
     int | None, typer.Option("--rounds", "-r", min=1, help="Rounds, if not as many as the federation's.")
 ]
 Folder = Annotated[Path, typer.Option("--save", help="Where results are saved.")]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        metavar="TOOL[:PLACE]",
+        envvar="ONEFLOWER_TRACK",
+        help="Also send the run to mlflow[:URI] or tensorboard[:FOLDER]. Repeatable.",
+    ),
+]
+Register = Annotated[str, typer.Option(metavar="NAME", help="Register the model in MLflow under this name.")]
 INSTALL = "ONEFLOWER_INSTALL"
 _RESULTS = Path("oneflower-results")
 
@@ -69,6 +80,8 @@ def run(
         typer.Option("--ignore-versions", help="Run the app with the releases of packages that the machines have."),
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing of what the app prints.")] = False,
+    track: Track = None,
+    register: Register = "",
     output: Format = Output.TEXT,
 ) -> None:
     """Train an app on a federation, round by round, and save model, metrics and convergence plot."""
@@ -84,16 +97,26 @@ def run(
         raise OneflowerError("--log and --quiet exclude each other.", "Leave out one of them.", ExitCode.USAGE)
     found = Federation.find(Session.cloud(), federation)
     if resume:
-        result, table = _observed(functools.partial(found.resume, resume, save), output, log=show_log, quiet=quiet)
+        wanted = functools.partial(found.resume, resume, save)
     else:
         wanted = functools.partial(
             found.run, app, rounds, config or (), save, install=install, ignore_versions=ignore_versions
         )
-        result, table = _observed(wanted, output, log=show_log, quiet=quiet)
+    with _tracking(track, register, found.name) as tracking:
+        result, table = _observed(tracking.during(wanted), output, log=show_log, quiet=quiet)
     if output is Output.JSON:
         screen.show_json(result)
         return
     _summary(result, table)
+
+
+def _tracking(places: list[str] | None, register: str, federation: str) -> Tracking:
+    """Open the tools to which a run is to be sent, before it begins."""
+    from oneflower.tracking import Tracking  # noqa: PLC0415 - costs time that --help need not spend
+
+    return Tracking.to(
+        *(places or ()), federation=federation, register=register, notify=lambda event: screen.say(str(event))
+    )
 
 
 def _is_given(*options: str) -> bool:
@@ -118,6 +141,8 @@ def model(
     metric: Annotated[
         str | None, typer.Option("--metric", metavar="NAME", help="Best by which metric, if not the loss.")
     ] = None,
+    track: Track = None,
+    register: Register = "",
     output: Format = Output.TEXT,
 ) -> None:
     """Fetch the trained model, with its metrics, convergence plot and model card beside it."""
@@ -131,6 +156,9 @@ def model(
     federation = Federation.find(Session.cloud(), name)
     with step(f"fetching the model of {federation.name}"):
         result = federation.fetch_model(file, run_id, (metric or "") if best else None)
+    if track or register:
+        with step("sending it to be tracked"), _tracking(track, register, federation.name) as tracking:
+            tracking.send(result)
     if output is Output.JSON:
         screen.show_json(result)
     else:

@@ -1,0 +1,25 @@
+"""What each tool is for us: a place to which one run is sent while it goes on, and once it has ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from oneflower.cloud import RunResult
+    from oneflower_appliance.runs import RunRow
+
+
+class Tracker(Protocol):
+    """One run in one tool. Methods may raise whatever the tool's library raises."""
+
+    def begin(self, federation: str, run: str) -> None:
+        """Begin a run of a federation. What is there of the same run already is replaced."""
+
+    def add(self, row: RunRow) -> None:
+        """Send a round that has just ended."""
+
+    def finish(self, result: RunResult) -> str:
+        """Send all else of a run that has ended. Returns where to look at it."""
+
+    def fail(self) -> None:
+        """Note that the run failed or was stopped."""

@@ -1,0 +1,73 @@
+"""What is sent of a run: the numbers of each round and of each node, and the settings, under names that tools accept."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from oneflower_appliance.runs import SOURCES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from oneflower.cloud import RunResult
+    from oneflower_appliance.node_reports import NodeReport
+    from oneflower_appliance.runs import RunRow
+
+T = TypeVar("T")
+_OF_ROUND = ("loss", "accuracy", "train_loss", "seconds", "nodes", "failures")
+_OF_NODE = ("examples", "seconds", "sent", "received")
+_SAFE = re.compile(r"[^\w.\- ]")
+
+
+def of_round(row: RunRow) -> dict[str, float]:
+    """Return the numbers of a round by name, those of its evaluations as `evaluate/NAME`."""
+    found = {name: getattr(row, name) for name in _OF_ROUND}
+    for source in ("train", *SOURCES):
+        found |= {path(source, name): value for name, value in (row.metrics.get(source) or {}).items()}
+    return _numbers(found)
+
+
+def of_node(report: NodeReport) -> dict[str, float]:
+    """Return the numbers of what a node did in a phase of a round, as `train/NAME` or `evaluate/NAME`."""
+    found = {name: getattr(report, name) for name in _OF_NODE} | dict(report.metrics)
+    return _numbers({path(report.phase, name): value for name, value in found.items()})
+
+
+def node_name(report: NodeReport) -> str:
+    """Return how a node is called: as its machine, if that is known."""
+    return path(report.name or f"node {report.node}")
+
+
+def settings_of(result: RunResult) -> Iterator[tuple[str, str]]:
+    """Yield the strategy, the run config and the releases of packages that a run was trained with."""
+    summary: Mapping[str, Any] = json.loads(result.metrics.read_text(encoding="utf-8")) if result.metrics else {}
+    yield "app", result.app
+    if strategy := summary.get("strategy"):
+        yield "strategy", str(strategy)
+    for name, value in (summary.get("config") or {}).items():
+        yield path(name), str(value)
+    for name, value in (summary.get("versions") or {}).items():
+        yield path("versions", name), str(value)
+
+
+def path(*parts: str) -> str:
+    """Return a name of several parts, without what a part may not have in it: a slash or dots at its ends, say."""
+    return "/".join(_SAFE.sub("_", part).strip(". ")[:80] or "_" for part in parts)
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield the items in lists of `size`; Python has this from 3.12 on."""
+    left = iter(items)
+    while some := list(islice(left, size)):
+        yield some
+
+
+def _numbers(found: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        name: float(value)
+        for name, value in found.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
