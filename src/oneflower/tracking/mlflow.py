@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from contextlib import suppress
@@ -43,11 +44,12 @@ class MlflowTracker:
         except ImportError as error:
             raise OneflowerError(
                 f"MLflow's client library is not installed here: {error}.",
-                "Install it: pip install 'oneflower[mlflow]', or in a checkout: scripts/uv sync --inexact --extra mlflow",
+                "Install it: pip install 'oneflower[mlflow]'. In a checkout: scripts/uv sync --inexact --extra mlflow",
                 ExitCode.ENVIRONMENT,
             ) from error
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
         self._metric, self._param = Metric, Param
-        self._artifacts = ""
+        self._artifacts: str | None = None  # as the server wants
         uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "")
         if not uri:
             folder = private_directory(LOCAL.absolute())
@@ -69,8 +71,7 @@ class MlflowTracker:
         """Begin a run; what MLflow has of the same run already is deleted."""
         client = self._client
         found = client.get_experiment_by_name(federation)
-        location = {"artifact_location": self._artifacts} if self._artifacts else {}
-        self._experiment = found.experiment_id if found else client.create_experiment(federation, **location)
+        self._experiment = found.experiment_id if found else client.create_experiment(federation, self._artifacts)
         for earlier in client.search_runs([self._experiment], f"tags.`{_RUN}` = '{run}'"):
             client.delete_run(earlier.info.run_id)
         self._run = client.create_run(self._experiment, tags={_RUN: run}, run_name=f"run {run}").info.run_id

@@ -30,7 +30,7 @@ class TensorboardTracker:
         except ImportError as error:
             raise OneflowerError(
                 f"TensorBoard's library is not installed here: {error}.",
-                "Install it: pip install 'oneflower[tensorboard]', or in a checkout: "
+                "Install it: pip install 'oneflower[tensorboard]'. In a checkout: "
                 "scripts/uv sync --inexact --extra tensorboard",
                 ExitCode.ENVIRONMENT,
             ) from error

@@ -64,7 +64,7 @@ class Tracking:
             self._all(lambda tracker: tracker.fail())
 
     def during(self, train: Callable[..., RunResult]) -> Callable[..., RunResult]:
-        """Return `train` (`Federation.run`, or `resume`), with which each round is sent as it ends, and then the rest."""
+        """Return `train` (`Federation.run` or `resume`), so that each round is sent as it ends, and then the rest."""
 
         def tracked(
             *arguments: Any, on_row: Callable[[RunRow], None] | None = None, notify: Notify | None = None, **more: Any
@@ -72,7 +72,7 @@ class Tracking:
             def row(ended: RunRow) -> None:
                 if on_row:
                     on_row(ended)
-                self._all(lambda tracker: tracker.add(ended))
+                self._add(ended)
 
             def tell(event: Event) -> None:
                 if notify:
@@ -90,13 +90,16 @@ class Tracking:
         """Send a run that has ended."""
         self._begin(result.id)
         for row in result.rows:
-            self._all(lambda tracker, row=row: tracker.add(row))
+            self._add(row)
         self._finish(result)
 
     def _begin(self, run: str) -> None:
         if not self._run:  # the run that resumes a lost one continues its curves
             self._run = run
             self._all(lambda tracker: tracker.begin(self._federation, run))
+
+    def _add(self, row: RunRow) -> None:
+        self._all(lambda tracker: tracker.add(row))
 
     def _finish(self, result: RunResult) -> None:
         self._all(lambda tracker: self._notify(Note(f"tracked: {tracker.finish(result)}")))

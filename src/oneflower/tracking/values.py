@@ -1,4 +1,4 @@
-"""What is sent of a run: the numbers of each round and of each node, and the settings, under names that tools accept."""
+"""What is sent of a run: numbers of rounds and nodes, and the settings, under names that the tools accept."""
 
 from __future__ import annotations
 
