@@ -57,6 +57,7 @@ def _answers(url):
 def test_a_run_is_in_mlflow_and_tensorboard_with_its_nodes_its_files_and_its_model(user, fed, server, tmp_path):
     from mlflow.tracking import MlflowClient
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
 
     folder, places = tmp_path / "curves", {"MLFLOW_TRACKING_URI": server, "ONEFLOWER_TRACK": "mlflow"}
     done = user("run", "image-classification", "-f", fed, "--save", str(tmp_path / "results"), "--track", "mlflow",
@@ -90,9 +91,9 @@ def test_a_run_is_in_mlflow_and_tensorboard_with_its_nodes_its_files_and_its_mod
 
     [curves] = folder.iterdir()
     assert {each.name for each in curves.iterdir()} == {"all", *nodes}
-    events = EventAccumulator(str(curves / "all")).Reload()
-    assert [one.value for one in events.Scalars("accuracy")] == pytest.approx(wanted)
-    assert EventAccumulator(str(curves / min(nodes))).Reload().Scalars("train/seconds")
+    events = EventAccumulator(str(curves / "all")).Reload().Tensors("accuracy")
+    assert [float(make_ndarray(one.tensor_proto)) for one in events] == pytest.approx(wanted)
+    assert EventAccumulator(str(curves / min(nodes))).Reload().Tensors("train/seconds")
 
     user("model", fed, "--save", str(tmp_path / "again.npz"), **places)
     [again] = runs()

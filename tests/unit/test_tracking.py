@@ -80,7 +80,12 @@ def test_settings_are_those_of_the_saved_metrics(tmp_path):
     metrics = tmp_path / "metrics.json"
     metrics.write_text(json.dumps({"strategy": "FedAvg", "config": {"lr": 0.1}, "versions": {"flwr": "1.42.0"}}))
     result = RunResult("5", "app", (), 0, metrics=metrics)
-    assert dict(settings_of(result)) == {"app": "app", "strategy": "FedAvg", "lr": "0.1", "versions/flwr": "1.42.0"}
+    assert dict(settings_of(result)) == {
+        "app": "app",
+        "strategy": "FedAvg",
+        "config/lr": "0.1",
+        "versions/flwr": "1.42.0",
+    }
 
 
 def test_a_run_is_sent_while_it_goes_on_and_then_as_a_whole():

@@ -4,7 +4,7 @@ Each has its own client library, which is an extra of this package: `oneflower[m
 
     from oneflower.tracking import Tracking
 
-    with Tracking.to("mlflow:https://mlflow.example.org", federation.name) as tracking:
+    with Tracking.to("mlflow:https://mlflow.example.org", federation=federation.name) as tracking:
         tracking.during(federation.run)("image-classification")
 """
 

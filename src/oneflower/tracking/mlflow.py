@@ -25,7 +25,11 @@ _RUN, _APP = "oneflower.run", "oneflower.app"
 _MODEL, _FILES = "model", "results"
 _METRICS, _PARAMS = 1000, 100  # which MLflow takes at once
 _LONGEST = 6000  # characters of a parameter
-_IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+_WAYS = {  # of its library: it does not wait for minutes, and does not print among the results
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 
 
 class MlflowTracker:
@@ -36,7 +40,7 @@ class MlflowTracker:
     """
 
     def __init__(self, uri: str, register: str) -> None:
-        for name, value in _IMPATIENT.items():
+        for name, value in _WAYS.items():
             os.environ.setdefault(name, value)
         try:
             from mlflow.entities import Metric, Param  # noqa: PLC0415 - an extra

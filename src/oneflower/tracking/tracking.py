@@ -110,6 +110,9 @@ class Tracking:
                 act(tracker)
             except Exception as error:  # noqa: BLE001 - whatever a library of others raises, the run goes on
                 del self._trackers[place]
-                reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+                lines = str(error).splitlines() or [type(error).__name__]
+                reason = lines[0][:300].rstrip(".")
                 again = f"oneflower model {self._federation} --run {self._run} --track {place.partition(':')[0]}"
-                self._notify(Note(f"this run is not tracked in full: {reason[:300]}. Send it again later: {again}"))
+                self._notify(
+                    Note(f"this run is not tracked in full: {reason}. Send it again later: {again}")
+                )

@@ -48,7 +48,7 @@ def settings_of(result: RunResult) -> Iterator[tuple[str, str]]:
     if strategy := summary.get("strategy"):
         yield "strategy", str(strategy)
     for name, value in (summary.get("config") or {}).items():
-        yield path(name), str(value)
+        yield path("config", name), str(value)
     for name, value in (summary.get("versions") or {}).items():
         yield path("versions", name), str(value)
 
