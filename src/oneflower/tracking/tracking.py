@@ -113,6 +113,4 @@ class Tracking:
                 lines = str(error).splitlines() or [type(error).__name__]
                 reason = lines[0][:300].rstrip(".")
                 again = f"oneflower model {self._federation} --run {self._run} --track {place.partition(':')[0]}"
-                self._notify(
-                    Note(f"this run is not tracked in full: {reason}. Send it again later: {again}")
-                )
+                self._notify(Note(f"this run is not tracked in full: {reason}. Send it again later: {again}"))
