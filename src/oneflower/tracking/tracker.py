@@ -1,4 +1,4 @@
-"""What each tool is for us: a place to which one run is sent while it goes on, and once it has ended."""
+"""What each tool is for us: a place to which one run is sent, round by round and at its end."""
 
 from __future__ import annotations
 

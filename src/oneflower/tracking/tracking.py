@@ -108,7 +108,7 @@ class Tracking:
         for place, tracker in list(self._trackers.items()):
             try:
                 act(tracker)
-            except Exception as error:  # noqa: BLE001 - whatever a library of others raises, the run goes on
+            except Exception as error:  # noqa: BLE001 - whatever the library raises, the run continues
                 del self._trackers[place]
                 lines = str(error).splitlines() or [type(error).__name__]
                 reason = lines[0][:300].rstrip(".")
