@@ -31,7 +31,6 @@ class VmStatus:
     role: str
     state: str
     ready: bool
-    ready_since: int = 0
     ip: str = ""
     partition: str = ""
     partitions: str = ""
