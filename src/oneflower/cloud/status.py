@@ -38,6 +38,7 @@ class VmStatus:
     own_data: bool = False
     error: str = ""
     waits: str = ""
+    ready_since: int = 0
 
     @property
     def line(self) -> str:
