@@ -208,7 +208,7 @@ def test_what_an_app_without_a_strategy_sends_begins_phases_by_itself(live, now)
 
 
 def test_fifty_answers_are_few_writes_and_the_last_one_is_among_them(tmp_path, monkeypatch):
-    written, done = [], threading.Event()
+    written, beside, done = [], [], threading.Event()
 
     def write(path, content, mode, *, synced):
         assert not synced, "a wait for the disk"
@@ -222,11 +222,12 @@ def test_fifty_answers_are_few_writes_and_the_last_one_is_among_them(tmp_path, m
 
     monkeypatch.setattr(live_round, "write_atomic", write)
     monkeypatch.setattr(live_round, "_INTERVAL", 0.0)
-    live = live_round.LiveRound(tmp_path)
+    live = live_round.LiveRound(tmp_path, lambda: beside.append(len(written)))
     sent = [Sent(node) for node in range(50)]
     live.begin(Phase.TRAINING, 1, 2, range(50))
     live.note_sent(sent)
     assert done.wait(20)
     assert len(written) <= 3
     live.close()
+    assert beside == list(range(1, len(written) + 1)), "the counts of an app without a strategy go with it"
     assert not (tmp_path / "now.json").exists(), "it is only about runs that go on"

@@ -15,7 +15,7 @@ from oneflower_appliance.round_state import Phase, RoundState
 from oneflower_appliance.run_folder import NOW
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from flwr.app import Metadata
@@ -26,11 +26,13 @@ _INTERVAL = 0.5  # seconds between two writes, however many nodes answer
 class LiveRound:
     """The file NOW in a run's folder. A thread writes it at the first change, and at most twice a second.
 
-    A strategy's run says with `begin` what it does. Until it does, what is sent begins a phase by itself.
+    A strategy's run says with `begin` what it does. Until it does, what is sent begins a phase by itself. `beside` is
+    called with each write.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, beside: Callable[[], None] = lambda: None) -> None:
         self._path = folder / NOW
+        self._beside = beside
         self._lock = threading.Lock()
         self._changed = threading.Event()
         self._writer: threading.Thread | None = None
@@ -107,5 +109,7 @@ class LiveRound:
             assert state is not None  # noqa: S101 - the thread starts with the first one
             with suppress(OneflowerError):  # the next write may succeed; the run is not worse without
                 write_atomic(self._path, json.dumps(state.entry), SHARED, synced=False)
+            self._beside()
             self._ended.wait(_INTERVAL)
-        self._path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._path.unlink()

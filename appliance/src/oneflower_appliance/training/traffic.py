@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from flwr.app import Array, Error, Message, Metadata, RecordDict
     from flwr.serverapp import Grid
 
-_INTERVAL = 0.5  # seconds between two writes
 _NAME = "_oneflower_traffic"  # of the attribute of a grid
 
 
@@ -104,7 +103,6 @@ class Traffic:
         self.live: LiveRound | None = None
         self._sent: dict[str, Metadata] = {}  # not answered
         self._counts = Messages()
-        self._written = 0.0
         self._exchange = Exchange()
 
     @classmethod
@@ -147,7 +145,7 @@ class Traffic:
     def write_to(self, folder: Path) -> None:
         """Write into the folder of the run what it does at this moment, and the counts."""
         with self._lock:
-            self._path, self.live = folder / MESSAGES, LiveRound(folder)
+            self._path, self.live = folder / MESSAGES, LiveRound(folder, self._write)
 
     def write_no_counts(self) -> None:
         """Write no counts from now on, because a strategy's rounds are recorded."""
@@ -161,10 +159,9 @@ class Traffic:
 
     def close(self) -> None:
         """Write the counts for the last time."""
-        with self._lock:
-            self._write()
         if self.live:
             self.live.close()
+        self._write(synced=True)
 
     def _note_sent(self, sent: list[Message], since: float) -> None:
         with self._lock:
@@ -189,11 +186,9 @@ class Traffic:
 
     def _count(self, **more: int) -> None:
         self._counts = Messages(**{name: number + more.get(name, 0) for name, number in vars(self._counts).items()})
-        if time.monotonic() - self._written > _INTERVAL:
-            self._write()
 
-    def _write(self) -> None:
-        if self._path is not None and self._counts.sent:
-            self._written = time.monotonic()
+    def _write(self, *, synced: bool = False) -> None:
+        path, counts = self._path, self._counts
+        if path is not None and counts.sent:
             with suppress(OneflowerError):  # the next write may succeed; the run is not worse without
-                write_atomic(self._path, self._counts.text, SHARED)
+                write_atomic(path, counts.text, SHARED, synced=synced)
