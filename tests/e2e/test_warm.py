@@ -196,6 +196,49 @@ def test_a_superlink_that_is_silent_is_spoken_of_and_its_run_is_lost_with_a_reas
     until(lambda: user.is_ready(fed), 150, "recovery")
 
 
+HALF_A_REPLY = """
+def stop_half_way():
+    import time
+    from oneflower_appliance.flower.warm import bundle_client
+    hand, parts = bundle_client._hand, []
+    def handing(*args):
+        parts.append(args)
+        if len(parts) == 3:
+            time.sleep(600)
+        return hand(*args)
+    bundle_client._hand = handing
+"""
+
+
+def test_a_node_that_is_killed_in_the_middle_of_its_reply_costs_the_round_no_more_than_its_way_back(user, fed, app):  # noqa: F811
+    """Flower itself waits three minutes for the rest. Its ClientApp hands over two of four parts, so there is no rest."""
+    code = app / "minimal" / "apps.py"
+    slow = '    if context.node_config["partition-id"] == 0:\n        stop_half_way()\n    arrays += '
+    code.write_text(code.read_text().replace("    arrays += ", slow) + HALF_A_REPLY)
+    link, *nodes = user.show(fed)["vms"]
+    [victim] = [node for node in nodes if node["partition"] == "0"]
+    console = user.machine(link["id"]) / "console.log"
+    before = len(console.read_text())
+
+    def after(text):
+        """What the SuperLink said after a text, None if it has not said that."""
+        return next(iter(console.read_text()[before:].split(text, 1)[1:]), None)
+
+    process, lines = user.say("run", str(app), "-f", fed, "--log", "-o", "json", "--config", "grown=8000000")
+    sending = f"Push replies from node_id={victim['node_id']}"
+    until(lambda: "/v1/fleet/push-objects " in (after(sending) or ""), 60, "half a reply")
+    kill(user.process(victim["id"], FLOWER, "supernode"))
+    until(lambda: after("/v1/fleet/deactivate-node "), 60, "its way back")
+    known = time.monotonic()
+    until(lambda: any("aggregate_train: Received" in line for line in lines), 60, "the end of the round")
+    assert time.monotonic() - known < 5
+    assert process.wait(120) == 0, lines.all()
+    said = lines.all()
+    [row] = json.loads(said[said.index("\n{") :])["rows"]
+    assert (row["nodes"], row["failures"], row["faults"][0]["name"]) == (1, 1, victim["name"])
+    until(lambda: user.is_ready(fed), 60, "recovery")
+
+
 def test_a_run_that_is_stopped_ends_its_serverapp_and_its_clientapps_and_the_nodes_work_on(user, fed):
     link, number = (vm["id"] for vm in user.show(fed)["vms"][:2])
     process, _ = started(user, "-c", "local-epochs=1000000")
