@@ -101,9 +101,11 @@ def unbroken(user, auto):
     return train(user, lambda: None)[0]["rows"][-1]["accuracy"]
 
 
-def check_alike(result, unbroken, within=0.02):
+def check_alike(user, result, unbroken, within=0.02):
     assert [row["round"] for row in result["rows"]] == list(range(1, ROUNDS + 1))
     assert abs(result["rows"][-1]["accuracy"] - unbroken) < within
+    told = [json.loads(line) for line in (user.folder / result["reports"]).read_text().splitlines()]
+    assert sorted({report["round"] for report in told}) == list(range(1, ROUNDS + 1))
 
 
 @pytest.mark.parametrize("what", ["Flower", "the machine"])
@@ -113,7 +115,7 @@ def test_a_run_goes_on_after_the_superlink_is_killed(user, unbroken, what):
     result, said = train(user, lambda: kill(user.process(link, *words)))
     assert "was lost; run" in said
     assert result["id"] in said.split("was lost; run ")[1]
-    check_alike(result, unbroken)
+    check_alike(user, result, unbroken)
     recovered(user)
 
 
@@ -136,7 +138,7 @@ def test_a_run_goes_on_after_a_supernode_is_killed_in_a_round(user, unbroken, bu
     # have been given some.
     failures = [row["failures"] for row in result["rows"]]
     assert failures == [0, 1, 0] or (failures == [0, 0, 0] and not busy)
-    check_alike(result, unbroken, 0.1)
+    check_alike(user, result, unbroken, 0.1)
     recovered(user)
 
 
@@ -150,7 +152,7 @@ def test_a_run_that_was_stopped_goes_on_when_it_is_asked_to(user, unbroken):
         rest = list(lines)
     assert process.wait(60) == 130, rest
     number = said.split()[1]
-    check_alike(json.loads(user("run", "-f", "auto", "--resume", number, "-o", "json").stdout), unbroken)
+    check_alike(user, json.loads(user("run", "-f", "auto", "--resume", number, "-o", "json").stdout), unbroken)
     assert "Leave out" in user("run", "-f", "auto", "--resume", number, "--rounds", "2", code=2).stderr
 
 
