@@ -11,12 +11,6 @@ if TYPE_CHECKING:
 
     from flwr.app import Error, Metadata
 
-# What Flower's codes for errors mean for the node that was asked (flwr.common.constant.ErrorCode, as on the wire).
-_MEANINGS = {
-    3: "it started again, or left the federation, before it had replied",  # MESSAGE_UNAVAILABLE
-    5: "the SuperLink no longer hears from it",  # NODE_UNAVAILABLE
-}
-
 
 class Reply(Protocol):
     """The used part of a reply: Flower's `Message` has it."""
@@ -73,8 +67,7 @@ class Asked:
             if sent is not None:
                 node = sent.dst_node_id
             if reply.has_error():
-                reason = _MEANINGS.get(reply.error.code) or plain_reason(str(reply.error.reason))
-                self.blame(node, "failed", reason)
+                self.blame(node, "failed", plain_reason(str(reply.error.reason)))
             else:
                 good.append(reply)
         self.silent = {sent.dst_node_id: sent.message_id for sent in waiting.values()}
