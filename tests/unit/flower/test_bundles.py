@@ -446,6 +446,8 @@ def test_if_memory_and_disk_are_full_a_message_is_given_up_and_the_next_one_is_n
     assert (wire.open_sessions().get(wire.session), store.held) == (None, 0), "nothing is left of it"
     with pytest.raises(ObjectPullError):
         wire.fetch(wire.node, wire.model)
+    with pytest.raises(ObjectPullError, match="no room for it on the SuperLink's machine"):
+        wire.fetch(wire.task, wire.model)
     session, _, again = wire.opened(MODEL)
     wire.hand(wire.task, again, session)
     assert wire.fetch(wire.node, again) == again

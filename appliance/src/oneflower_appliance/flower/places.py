@@ -236,7 +236,7 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_at(internals.object_store, "store", "lock_store", "run_objects_mapping", "put"),
         *_takes(internals.inflatables, "pull_objects", "object_ids", "pull_object_fn"),
         *_takes(internals.inflatables, "push_object_contents_from_iterable", "object_contents", "push_object_fn"),
-        *_at(internals.inflatables, "ObjectUnavailableError"),
+        *_at(internals.inflatables, "ObjectUnavailableError", "ObjectPullError"),
         *_takes(internals.http_client, "_unary_unary", "path", "rpc_method", "request", "response_type"),
         *_at(internals.fleet_client, "PullObject", "PushObject"),
         *_at(internals.runtime_client, "PullObject", "PushObject"),

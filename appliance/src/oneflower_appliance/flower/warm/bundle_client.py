@@ -144,7 +144,7 @@ def _fetching(
     kept: Kept | None = None,
     place: Callable[[], dict[str, bytes]] = dict[str, bytes],
 ) -> Callable[..., dict[str, bytes]]:
-    not_there_yet = internals.inflatables().ObjectUnavailableError
+    not_there_yet, never = internals.inflatables().ObjectUnavailableError, internals.inflatables().ObjectPullError
 
     @functools.wraps(stock)
     def pull_objects(object_ids: list[str], pull_object_fn: Callable[[str], bytes], **limits: Any) -> dict[str, bytes]:
@@ -157,6 +157,8 @@ def _fetching(
                     pull_object_fn(object_ids[-1])  # children come before their parents, so this is the message
             except not_there_yet:
                 pass  # Flower's own function waits for it
+            except OneflowerError as error:  # there was no room for it
+                raise never(object_ids[-1], error.message) from error
         left = [name for name in object_ids if name not in work.contents]
         if left:
             work.contents |= stock(left, pull_object_fn, **limits)

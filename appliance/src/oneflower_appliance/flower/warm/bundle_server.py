@@ -125,6 +125,8 @@ class BundleServer:
         for name in bundles.read_wanted(asked.payload):
             # If it is not there yet, and never will be, Flower forgets it.
             content = state.get_object(run, name) if name in own else None
+            if content is None and not fleet and (reason := getattr(store, "lost", {}).get(name)):
+                raise NoRoomError(reason)
             if content != b"":
                 found.append((name, content))
                 size += len(content or b"")

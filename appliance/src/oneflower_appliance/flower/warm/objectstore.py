@@ -28,6 +28,7 @@ log = logging.getLogger("flwr")
 
 _SHARE, _ENOUGH = 4, 512 * 2**20  # contents may have a quarter of the machine's memory, at most so many bytes
 _SMALL = 64 * 1024  # bytes: what is smaller stays in memory, since a file of its own would free little
+_LOST = 100  # objects
 _RESERVE = 64 * 2**20  # bytes of the disk that are left free, for the database and the logs on the same disk
 
 
@@ -129,6 +130,7 @@ class _WithFiles:
     """What is different from Flower's store: the content of an entry may be in a file.
 
     `held` is the number of bytes in memory. `refused` counts contents for which there was no room; `reason` says why.
+    `lost` has the reasons for the last of them, by object, for a ServerApp that waits for one.
 
     A model goes to the nodes twice: to be evaluated, and then to be trained. So what nodes have fetched is kept when it
     is deleted, in case its run sends it again; only the last message, only in memory, and only until other large
@@ -143,6 +145,7 @@ class _WithFiles:
         self._folder, self._most = folder, most
         self.held = self.refused = 0
         self.reason = ""
+        self.lost: dict[str, str] = {}
         self._deleting = False
         self._fetched: set[str] = set()  # objects that a node has fetched
         self._again: dict[str, tuple[bytes, set[int]]] = {}  # contents that are kept, and their runs
@@ -178,6 +181,7 @@ class _WithFiles:
         self._flower.put(object_id, object_content)  # without the lock, because it computes the hash
         with self.lock_store:
             entry = self.store.get(object_id)
+            self.lost.pop(object_id, None)
             if new and entry is not None and entry.content is object_content:
                 self.held += len(object_content)
                 if self.held > self._most and len(object_content) >= _SMALL:
@@ -250,6 +254,7 @@ class _WithFiles:
                 f"{self._folder} cannot be written ({error.strerror}). Raise FL_OBJECT_MEMORY, or free some disk "
                 "space there."
             )
+            self.lost = dict([*self.lost.items(), (object_id, self.reason)][-_LOST:])
             log.error("A message is given up. %s", self.reason)  # noqa: TRY400 - a person reads it
             raise
         self._free(entry)
