@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import time
 import sqlite3
 from pathlib import Path
 
@@ -218,10 +219,11 @@ def test_the_space_of_what_is_gone_is_given_back(tmp_path, state):
     assert "objects" not in rows(tmp_path), "the run that ended needs none of them"
     assert size(tmp_path) > 48 * 2**20, "not while a run is going"
     link.stop(going)
-    for _ in range(5):  # a state that is in use at that moment is rewritten the next time
+    for _ in range(100):  # a state that is in use at that moment is rewritten the next time
         link.tidy([])
         if size(tmp_path) < small + 2**20:
             return
+        time.sleep(0.05)
     pytest.fail(f"The state still has {size(tmp_path)} bytes.")
 
 
