@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import time
 import sqlite3
+import time
 from pathlib import Path
 
 import numpy as np
