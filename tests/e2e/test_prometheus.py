@@ -17,6 +17,7 @@ from oneflower.local import daemon
 from oneflower.monitoring import Limits, write_files
 from oneflower.monitoring.dashboards import federation_dashboard, node_dashboard
 from oneflower.monitoring.rules import alert_rules
+from oneflower_appliance.runs import RunRow
 
 from .conftest import until
 
@@ -172,7 +173,7 @@ def test_prometheus_sees_a_federation_train_and_says_when_a_node_is_killed(user,
         until(lambda: prometheus.one("oneflower_rounds_total") == before + 2, 20, "both rounds")
         results = user.folder.glob(f"oneflower-results/{fed}-*/metrics.json")
         newest = json.loads(max(results, key=lambda path: path.stat().st_mtime).read_text())
-        accuracy = newest["rows"][-1]["evaluate"]["accuracy"]
+        accuracy = RunRow.parse(json.dumps(newest["rows"][-1])).accuracy
         assert prometheus.one("oneflower_run_accuracy") == pytest.approx(accuracy)
         assert prometheus.one("oneflower_fleet_sent_bytes_total") > 10_000
         assert prometheus.one('oneflower_nodes{state="online"}') == 2

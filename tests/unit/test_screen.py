@@ -100,3 +100,17 @@ def test_what_to_type_next_works_from_where_the_user_stands(monkeypatch, tmp_pat
     monkeypatch.setattr(screen.sys, "argv", [called.format(tmp=tmp_path)])
     monkeypatch.setattr(screen.shutil, "which", lambda _: found.format(tmp=tmp_path) or None)
     assert screen.program() == shown
+
+
+def test_ctrl_c_while_the_line_that_lives_starts_is_no_defect(monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    pulse = steps.Pulse(lambda _: "working")
+    with monkeypatch.context() as patch:
+        patch.setattr(steps.threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pulse.start()
+    pulse.stop()
+    with pulse:
+        pass

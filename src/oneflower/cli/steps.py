@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from oneflower.cli.living import SILENCE
@@ -68,7 +68,8 @@ class Pulse:
         """Stop showing it. It can be started again."""
         if self._thread is not None:
             self._stopped.set()
-            self._thread.join()
+            with suppress(RuntimeError):  # Ctrl-C came before it had started; it then ends at once
+                self._thread.join()
             self._thread = None
 
     def _count(self) -> None:

@@ -381,8 +381,8 @@ def test_a_superexec_that_dies_is_replaced_by_a_fork_of_the_process_behind_it_or
         executable.start(["flower-superexec", "--insecure", "--runtime-api-address", "127.0.0.1:1"])
         for kill_behind in (False, False, True):
             behind, killed = executable.pid, superexec_of(executable.pid)
-            os.kill(behind if kill_behind else killed, signal.SIGKILL)
             pidfd = os.pidfd_open(killed)
+            os.kill(behind if kill_behind else killed, signal.SIGKILL)
             ended = importlib.import_module("select").select([pidfd], [], [], 20)[0] == [pidfd]
             deadline = time.monotonic() + 20
             while kill_behind and executable.pid == behind and time.monotonic() < deadline:
