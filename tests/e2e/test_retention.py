@@ -92,7 +92,8 @@ def test_many_runs_of_many_apps_stay_within_bounds(newcomer, tmp_path):
         samples.append(measure())
         assert len(list((home / "runs").iterdir())) <= KEEP
     (database, memory, _), (last_database, last_memory, apps) = samples[2], samples[-1]
-    assert last_database - database < MEGABYTES
+    # Four more apps would stay in the database, about 8 MB each. One may be about to go.
+    assert last_database - database < 3 * MEGABYTES, samples
     # Four more apps would stay in the memory of each SuperNode, about 14 MB each. Its allocator returns memory late.
-    assert sum(last_memory) - sum(memory) < len(nodes) * 4 * MEGABYTES
+    assert sum(last_memory) - sum(memory) < len(nodes) * 4 * MEGABYTES, samples
     assert max(apps) <= KEEP + 1
