@@ -77,11 +77,11 @@ def test_a_large_run_is_small_quick_and_smooth(served, chromium):  # noqa: F811
     page, sizes = person.page, []
     page.goto(served.keys.address)
     page.get_by_role("link", name="lab").wait_for()
-    page.on("response", lambda answer: sizes.append((answer.url, answer)))
+    page.on("response", lambda answer: sizes.append((answer.url, answer.headers.get("content-length", "0"))))
     page.goto(f"{served.keys.origin}/federations/7")
     page.locator("#rounds tbody tr", has_text=f"{ROUNDS}/").wait_for()
     page.locator("#node-curve canvas").wait_for()
-    static = sum(len(answer.body()) for url, answer in sizes if "/events" not in url and "/nodes?" not in url)
+    static = sum(int(size) for url, size in sizes if "/events" not in url and "/nodes?" not in url)
 
     began = time.monotonic()
     page.reload()
@@ -109,7 +109,7 @@ def test_a_large_run_is_small_quick_and_smooth(served, chromium):  # noqa: F811
     page.locator("#rounds tbody tr", has_text=f"{ROUNDS + 1}/").wait_for()
     late = time.monotonic() - served.ended
     figures = f"usable {usable:.2f} s, complete {complete:.2f} s, {static / 1000:.0f} kB, frame {longest:.3f} s, row {late:.3f} s"
-    assert static <= KILOBYTES * 1000, figures
+    assert 100_000 < static <= KILOBYTES * 1000, figures
     assert usable <= USABLE, figures
     assert longest <= FRAME, figures
     assert late <= ROW, figures
