@@ -24,6 +24,11 @@ _PACKED: dict[str, type[int | float]] = {
 _NONE = "-"
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a number, which Python's booleans are not here."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 @dataclass(frozen=True)
 class Fault:
     """A node that did not do its part in a round.
@@ -149,11 +154,7 @@ def metric(found: Mapping[str, Any] | None, column: str) -> float | None:
 
 def numbers(found: Mapping[str, Any] | None) -> dict[str, float]:
     """Return the metrics that are numbers."""
-    return {
-        str(name): float(value)
-        for name, value in (found or {}).items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
+    return {str(name): float(value) for name, value in (found or {}).items() if is_number(value)}
 
 
 def sources_of(row: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from oneflower.tracking.values import batched, node_name, of_node, of_round, path, settings_of
+from oneflower.tracking.values import batched, first_line, node_name, of_node, of_round, path, settings_of
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import private_directory
 
@@ -65,7 +65,7 @@ class MlflowTracker:
             self._client.search_experiments(max_results=1)
         except Exception as error:
             raise OneflowerError(
-                f"MLflow at {shown(uri)} does not answer: {_first_line(error)}",
+                f"MLflow at {shown(uri)} does not answer: {first_line(error)}",
                 "Check the address, and the variables of MLflow if it needs a login (MLFLOW_TRACKING_TOKEN, or "
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD).",
                 ExitCode.ENVIRONMENT,
@@ -135,7 +135,3 @@ def shown(uri: str) -> str:
     """Return an address without the name and the password in it."""
     parts = urlsplit(uri)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.password or parts.username else uri
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)[:300]

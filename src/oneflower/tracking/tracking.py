@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from oneflower.events import Note, RunBegan, ignore
 from oneflower.tracking.mlflow import MlflowTracker
 from oneflower.tracking.tensorboard import LOCAL, TensorboardTracker
+from oneflower.tracking.values import first_line
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
@@ -110,7 +111,6 @@ class Tracking:
                 act(tracker)
             except Exception as error:  # noqa: BLE001 - whatever the library raises, the run continues
                 del self._trackers[place]
-                lines = str(error).splitlines() or [type(error).__name__]
-                reason = lines[0][:300].rstrip(".")
+                reason = first_line(error).rstrip(".")
                 again = f"oneflower model {self._federation} --run {self._run} --track {place.partition(':')[0]}"
                 self._notify(Note(f"this run is not tracked in full: {reason}. Send it again later: {again}"))

@@ -7,7 +7,7 @@ import re
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from oneflower_appliance.runs import SOURCES
+from oneflower_appliance.runs import SOURCES, numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -27,13 +27,13 @@ def of_round(row: RunRow) -> dict[str, float]:
     found = {name: getattr(row, name) for name in _OF_ROUND}
     for source in ("train", *SOURCES):
         found |= {path(source, name): value for name, value in (row.metrics.get(source) or {}).items()}
-    return _numbers(found)
+    return numbers(found)
 
 
 def of_node(report: NodeReport) -> dict[str, float]:
     """Return the numbers of what a node did in a phase of a round, as `train/NAME` or `evaluate/NAME`."""
     found = {name: getattr(report, name) for name in _OF_NODE} | dict(report.metrics)
-    return _numbers({path(report.phase, name): value for name, value in found.items()})
+    return numbers({path(report.phase, name): value for name, value in found.items()})
 
 
 def node_name(report: NodeReport) -> str:
@@ -58,16 +58,13 @@ def path(*parts: str) -> str:
     return "/".join(_SAFE.sub("_", part).strip(". ")[:80] or "_" for part in parts)
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of what a library says, or else the error's name."""
+    return next(iter(str(error).splitlines()), type(error).__name__)[:300]
+
+
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Yield the items in lists of `size`; Python has this from 3.12 on."""
     left = iter(items)
     while some := list(islice(left, size)):
         yield some
-
-
-def _numbers(found: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        name: float(value)
-        for name, value in found.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }

@@ -23,6 +23,7 @@ from oneflower_appliance.node_reports import (
     write_line,
 )
 from oneflower_appliance.run_folder import Origin
+from oneflower_appliance.runs import is_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -58,12 +59,8 @@ def told_in(content: RecordDict, weighted_by: str) -> Told:
 
 def told_by(examples: Any, metrics: Mapping[str, Any]) -> Told:
     """Return what a node reports, without what is not a number and without what is too much."""
-    numbers = {name: value for name, value in metrics.items() if _is_number(value) and len(name) <= _LONGEST_NAME}
-    return Told(examples if _is_number(examples) else None, dict(list(numbers.items())[:_METRICS]))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    numbers = {name: value for name, value in metrics.items() if is_number(value) and len(name) <= _LONGEST_NAME}
+    return Told(examples if is_number(examples) else None, dict(list(numbers.items())[:_METRICS]))
 
 
 class NodeRecord:
