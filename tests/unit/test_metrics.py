@@ -274,6 +274,8 @@ def test_rounds_are_counted_once(tmp_path):
     assert found["oneflower_run_accuracy",] == 0.75
     assert ("oneflower_run_loss",) not in found  # it is not known, which is not the same as 0
     assert sum(name == "oneflower_node_faults_total" for name, *_ in found) == 8  # whatever a row says
+    write_rows(tmp_path, "2", row(1), row(2), row(3), row(4), "{", row(6), resumes="1")
+    assert count("1", "2")["oneflower_rounds_total",] == 3, "a line that is damaged is left out"
     before = count("2")["oneflower_rounds_total",]
     assert count("3")["oneflower_rounds_total",] == before  # a run without a row, and older ones are gone
     assert count("3")["oneflower_run_round",] == 0

@@ -112,6 +112,10 @@ def test_a_file_that_is_damaged_is_left_out(tmp_path):
     for garbage in ("[]", "null", '{"round": {}}', '{"round": 1e999}', "[" * 100_000):
         (tmp_path / node_reports.file_name(3)).write_text(garbage)
         assert {report.round for report in read(tmp_path)} == {1, 2}, garbage
+    whole = tmp_path / node_reports.file_name(1)
+    lines = whole.read_text().splitlines()
+    whole.write_text(f"{lines[0]}\n{lines[1][:9]}\n{lines[1]}")
+    assert {report.round for report in read(tmp_path)} == {1, 2}, "what follows a damaged line is read"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 
 import pytest
 
@@ -15,6 +16,7 @@ from oneflower_appliance.progress import RunProgress
 from oneflower_appliance.run_state import RunState
 from oneflower_appliance.runs import unpack
 from oneflower_appliance.settings import resolve
+from oneflower_appliance.training.recorder import earlier_rounds
 
 NODES = (11, 12)
 
@@ -229,6 +231,25 @@ def test_progress_is_published_as_it_changes_but_not_more_than_one_update_in_fiv
     news = keeper.look(None, ())
     assert news["FL_RUN_STATUS"] == "failed"
     assert base64.b64decode(news["FL_RUN_ERROR"]).decode() == ("boom " * 500)[:500]
+
+
+def test_a_record_that_is_damaged_costs_the_rounds_that_cannot_be_read_and_nothing_else(
+    door, tmp_path, caplog, monkeypatch
+):
+    door.add("5", "us/app")
+    keeper = make(door, tmp_path)
+    (tmp_path / "5").mkdir()
+    row = {"rounds": 3, "seconds": 1.5, "nodes": 2, "failures": 0}
+    lines = [json.dumps(row | {"round": 1}).encode(), b"\xff\x00", json.dumps(row | {"round": 2}).encode(), b'{"rou']
+    for number in (2, 4):
+        (tmp_path / "5" / "metrics.jsonl").write_bytes(b"\n".join(lines[:number]))
+        os.utime(tmp_path / "5" / "metrics.jsonl", (number, number))
+        monkeypatch.setattr(module.time, "monotonic", lambda number=number: 100.0 * number)
+        keeper.report_again()
+        news = keeper.look(None, ())
+    assert [found.round for found in unpack(news["FL_RUN_ROWS"])] == [1, 2]
+    assert sum("is damaged" in text for text in caplog.messages) == 1
+    assert len(earlier_rounds(tmp_path / "5")) == 2
 
 
 def test_the_end_is_told_at_once_with_the_last_round_and_again_when_it_could_not_be_published(

@@ -97,6 +97,34 @@ def test_rounds_and_log_are_passed_on_to_the_end(link):
     assert logged == ["hello\n"]
 
 
+GARBAGE = [
+    "",
+    "{",
+    '{"round": 2, "ro',
+    "[]",
+    "7",
+    "null",
+    '{"round": "x"}',
+    '{"round": 1e999}',
+    "[" * 100_000,
+    "\ufffd",
+]
+
+
+def test_lines_of_the_record_that_are_damaged_are_left_out_which_is_said_once(link, tmp_path):
+    finished(link, "completed")
+    garbage = [*GARBAGE, json.dumps(row(2, train=[1])), json.dumps(row(2) | {"seconds": None})]
+    lines = [json.dumps(row(1, server={"loss": 2.0})), *garbage, json.dumps(row(3, server={"loss": 1.0}))]
+    leave(link, 5, "metrics.jsonl", "\n".join(lines).encode())
+    seen, told = [], []
+    assert follow(link.client, "5", Observer(seen.append, print, told.append)) == "5"
+    assert [entry.round for entry in seen] == [1, 3]
+    said = "The record of rounds (metrics.jsonl) is damaged. Lines that cannot be read and are left out: 12."
+    assert told == [Note(said)]
+    result = results.collect(link.client, "5", "app", results.Places.within(tmp_path))
+    assert ([entry.round for entry in result.rows], result.damage) == ([1, 3], said)
+
+
 def test_a_superlink_that_holds_requests_is_asked_once_for_each_news(link):
     """And it says where it stopped."""
     run = {"id": "5", "status": "running"}

@@ -16,8 +16,11 @@ from __future__ import annotations
 import json
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+
+from oneflower_appliance.runs import GARBAGE, lines_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -27,14 +30,6 @@ TRAIN, EVALUATE = "train", "evaluate"
 UNFINISHED = "reports.part"
 _FILE = re.compile(r"reports-(\d{5,})\.jsonl")
 _DIGITS = 6  # of a number that is not an integer
-_GARBAGE = (
-    AttributeError,
-    KeyError,
-    OverflowError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)  # of any JSON
 _ENOUGH = 1 << 21  # bytes in an answer, about
 _NUMBERS = ("examples", "seconds", "sent", "received")
 _TEXTS = ("fault", "reason", "name", "partition")
@@ -97,7 +92,7 @@ class NodeReport:
         try:
             said = json.loads(line)
             return cls.parse(int(said["round"]), said, withheld=bool(said["withheld"]))
-        except _GARBAGE as error:
+        except GARBAGE as error:
             raise ValueError(f"not a report: {error!r}") from error
 
     @property
@@ -119,7 +114,7 @@ def read_line(line: str) -> list[NodeReport]:
         said = json.loads(line)
         number, withheld = int(said["round"]), bool(said["withheld"])
         return [NodeReport.parse(number, entry, withheld=withheld) for entry in said["reports"]]
-    except _GARBAGE as error:
+    except GARBAGE as error:
         raise ValueError(f"not a round's line: {error!r}") from error
 
 
@@ -127,7 +122,7 @@ def round_of(line: str) -> int:
     """Return the round of a line. Raises `ValueError` if it is not one."""
     try:
         return int(json.loads(line)["round"])
-    except _GARBAGE as error:
+    except GARBAGE as error:
         raise ValueError(f"not a round's line: {error!r}") from error
 
 
@@ -153,11 +148,15 @@ def lines_after(folder: Path, number: int = 0) -> Iterator[str]:
     for index, (_, path) in enumerate(found):
         if index + 1 < len(found) and found[index + 1][0] <= number + 1:
             continue  # it has earlier rounds only
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-            yield from (line for line in lines if round_of(line) > number)
-        except (OSError, ValueError):
-            continue
+        with suppress(OSError):
+            yield from (line for line in lines_of(path) if _is_after(line, number))
+
+
+def _is_after(line: str, number: int) -> bool:
+    try:
+        return round_of(line) > number
+    except ValueError:
+        return False
 
 
 def some_after(folder: Path, number: int) -> list[str]:

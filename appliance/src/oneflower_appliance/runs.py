@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
 LONGEST_REASON = 500
 PHASES = ("train", "evaluate")  # of a round, in which a node may do its part or not
@@ -22,6 +23,8 @@ _PACKED: dict[str, type[int | float]] = {
     "loss": float, "accuracy": float, "train_loss": float,
 }  # fmt: skip
 _NONE = "-"
+# What reading JSON raises that has another form than it should: a disk or an app can damage the files of a run.
+GARBAGE = (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError)
 
 
 def is_number(value: Any) -> bool:
@@ -99,14 +102,22 @@ class RunRow:
 
     @classmethod
     def parse(cls, line: str) -> RunRow:
-        """Read a line of metrics.jsonl."""
-        row = json.loads(line)
+        """Read a line of metrics.jsonl. Raises `ValueError` if it is not one."""
+        try:
+            return cls._of(json.loads(line))
+        except GARBAGE as error:
+            raise ValueError(f"not a round's line: {error!r}") from error
+
+    @classmethod
+    def _of(cls, row: dict[str, Any]) -> RunRow:
         columns = row["columns"] if "columns" in row else sources_of(row, {})
-        found = {name: metric(row.get(columns.get(name, "")), name) for name in COLUMNS}
+        measured = {source: dict(row.get(source) or {}) for source in ("train", *SOURCES)}
+        found = {name: metric(measured.get(columns.get(name, "")), name) for name in COLUMNS}
+        asked = row.get("asked")
         return cls(
-            row["round"], row["rounds"], row["seconds"], row["nodes"], row["failures"], found["loss"],
-            found["accuracy"], row, row.get("asked"), metric(row.get("train"), "loss"),
-            tuple(Fault.parse(said) for said in row.get("faults", ())),
+            int(row["round"]), int(row["rounds"]), float(row["seconds"]), int(row["nodes"]), int(row["failures"]),
+            found["loss"], found["accuracy"], row, None if asked is None else int(asked),
+            metric(measured["train"], "loss"), tuple(Fault.parse(said) for said in row.get("faults", ())),
         )  # fmt: skip
 
     def named(self, names: Mapping[str, str]) -> RunRow:
@@ -117,6 +128,29 @@ class RunRow:
     def share(self) -> str:
         """How many nodes trained, of how many asked."""
         return str(self.nodes) if self.asked is None else f"{self.nodes}/{self.asked}"
+
+
+def lines_of(path: Path) -> list[str]:
+    """Return the lines of a file in the folder of a run. Raises `OSError`."""
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()
+
+
+def readable(lines: Iterable[str]) -> Iterator[tuple[str, RunRow]]:
+    """Yield the lines of metrics.jsonl that can be read, with their rounds."""
+    for line in lines:
+        try:
+            row = RunRow.parse(line)
+        except ValueError:
+            continue
+        yield line, row
+
+
+def read_rows(lines: Sequence[str]) -> tuple[list[RunRow], str]:
+    """Return the rounds in lines of metrics.jsonl, and a sentence if some cannot be read; otherwise an empty text."""
+    rows = [row for _, row in readable(lines)]
+    damaged = len(lines) - len(rows)
+    said = f"The record of rounds (metrics.jsonl) is damaged. Lines that cannot be read and are left out: {damaged}."
+    return rows, said if damaged else ""
 
 
 def pack(rows: Sequence[RunRow]) -> str:

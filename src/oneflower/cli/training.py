@@ -156,6 +156,8 @@ def model(
     federation = Federation.find(Session.cloud(), name)
     with step(f"fetching the model of {federation.name}"):
         result = federation.fetch_model(file, run_id, (metric or "") if best else None)
+    if result.damage:
+        screen.warn(result.damage)
     if track or register:
         with step("sending it to be tracked"), _tracking(track, register, federation.name) as tracking:
             tracking.send(result)

@@ -16,7 +16,7 @@ from oneflower.events import Exchanged, InRound, Note
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.run_folder import FAILURE, Failure, Messages
 from oneflower_appliance.run_state import COMPLETED
-from oneflower_appliance.runs import RunRow, shortcoming
+from oneflower_appliance.runs import read_rows, shortcoming
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from oneflower_appliance.node_reports import NodeReport
     from oneflower_appliance.round_state import RoundState
     from oneflower_appliance.run_state import RunState
+    from oneflower_appliance.runs import RunRow
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,7 @@ class _Following:
         self._observer = observer
         self._told = 0  # a run that resumes another has its rounds, too
         self._reported = 0
+        self._damaged = False
         self._trouble = self._waiting = ""
         self.held = False
         self._begin(number)
@@ -171,8 +173,12 @@ class _Following:
         if news.messages and (found := Messages.parse(news.messages)) != self._messages:
             self._messages = found
             self._observer.notify(Exchanged(found.sentence))
-        for line in lines[self._told :]:
-            self._observer.row(self._parse(line))
+        rows, damage = self._rows(lines[self._told :])
+        for row in rows:
+            self._observer.row(row)
+        if damage and not self._damaged:
+            self._observer.notify(Note(damage))
+        self._damaged = self._damaged or bool(damage)
         self._told = max(self._told, len(lines))
         if news.now and (doing := replace(news.now, seconds=0.0)) != self._doing:
             self._doing = doing
@@ -205,7 +211,7 @@ class _Following:
             raise _lost(self.number, state, lines)
         if state.sub_status != COMPLETED:
             raise self._failed(state)
-        rows = [self._parse(line) for line in lines]
+        rows, _ = self._rows(lines)
         if rows and not any(row.nodes for row in rows):
             raise OneflowerError(
                 f"Run {self.number} has failed. {shortcoming(rows)}",
@@ -221,13 +227,15 @@ class _Following:
             return OneflowerError(f"Run {self.number} failed: {found.message}", found.hint, ExitCode.RUN_FAILED)
         return _failed(self.number, state, last_lines(self._tail, self._observer.shown))
 
-    def _parse(self, line: str) -> RunRow:
-        return RunRow.parse(line).named(self._observer.names)
+    def _rows(self, lines: Sequence[str]) -> tuple[list[RunRow], str]:
+        rows, damage = read_rows(lines)
+        return [row.named(self._observer.names) for row in rows], damage
 
 
 def _lost(run_id: str, state: RunState, lines: Sequence[str]) -> OneflowerError:
     """Return the sentences about a lost run that nothing resumes."""
-    last = RunRow.parse(lines[-1]) if lines else None
+    rows, _ = read_rows(lines)
+    last = rows[-1] if rows else None
     when = f"after round {last.round} of {last.rounds}" if last else "before its first round had ended"
     return OneflowerError(
         f"Run {run_id} was lost {when}. {state.why_lost or state.details or state.sub_status}",

@@ -26,7 +26,7 @@ from oneflower_appliance.files import SHARED, replacing, write_atomic
 from oneflower_appliance.node_findings import find
 from oneflower_appliance.node_reports import is_file
 from oneflower_appliance.run_folder import DATA, MESSAGES, METRICS, MODEL, RESULT, Messages, is_ours
-from oneflower_appliance.runs import SOURCES, RunRow
+from oneflower_appliance.runs import SOURCES, RunRow, read_rows
 
 if TYPE_CHECKING:
     from oneflower.cloud.reports import Machines
@@ -62,6 +62,7 @@ class RunResult:
     fetched. `messages` are those of an app that trained without a strategy, None if it sent none. `findings` say which
     nodes were slow, failed, drifted or had worse metrics at its end. `best` is the best round by the usual
     metric. The model is that of `round`.
+    `damage` says that rounds in the record cannot be read, if so.
     """
 
     id: str
@@ -80,6 +81,7 @@ class RunResult:
     findings: tuple[Finding, ...] = ()
     best: Best | None = None
     round: int = 0
+    damage: str = ""
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -190,12 +192,14 @@ def collect(
     """
     left = link.json(f"/runs/{number}/files") or []
     lines = link.text(f"/runs/{number}/files/{METRICS}").splitlines()
-    rows = tuple(RunRow.parse(line).named(machines.names) for line in lines)
+    read, damage = read_rows(lines)
+    rows = tuple(row.named(machines.names) for row in read)
     summary: dict[str, Any] = link.json(f"/runs/{number}/files/{RESULT}") or {}
     data: dict[str, Any] = link.json(f"/runs/{number}/files/{DATA}") or {}
     best = usual_best(rows)
     model, chosen = (MODEL, None) if by is None else best_model_file(number, rows, left, by)
-    saved: dict[str, Any] = {"best": best, "round": chosen.round if chosen else rows[-1].round if rows else 0}
+    last = rows[-1].round if rows else 0
+    saved: dict[str, Any] = {"damage": damage, "best": best, "round": chosen.round if chosen else last}
     if model in left:
         saved["model"] = _fetch(link, number, model, places.model)
     if model != MODEL:

@@ -18,7 +18,7 @@ from oneflower_appliance.parameters import PARAMETERS
 from oneflower_appliance.progress import RunProgress
 from oneflower_appliance.run_folder import GIVEN_UP, METRICS, MODEL, Origin
 from oneflower_appliance.run_state import COMPLETED, FAILED, FINISHED, RunState
-from oneflower_appliance.runs import RunRow, shortcoming
+from oneflower_appliance.runs import lines_of, read_rows, shortcoming
 from oneflower_appliance.settings import run_config_keys
 from oneflower_appliance.use_cases import NO_USE_CASE, publisher_name
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from oneflower_appliance.agent.link import SuperLinkApi
     from oneflower_appliance.agent.onegate import OneGate
     from oneflower_appliance.node_findings import Finding
+    from oneflower_appliance.runs import RunRow
     from oneflower_appliance.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class RunKeeper:
         self._going = False
         self._read: tuple[tuple[str, float], list[RunRow]] = (("", 0.0), [])
         self._findings: tuple[Finding, ...] = ()  # as of the rounds that were read last
+        self._damaged: set[str] = set()  # runs with rounds that cannot be read, which was said
 
     @property
     def following(self) -> bool:
@@ -177,9 +179,12 @@ class RunKeeper:
         try:
             state = (number, path.stat().st_mtime)
             if self._read[0] != state:
-                lines = path.read_text(encoding="utf-8").splitlines()
-                self._read = (state, [RunRow.parse(line) for line in lines])
-                last = self._read[1][-1].round if lines else 0
+                rows, damage = read_rows(lines_of(path))
+                if damage and number not in self._damaged:
+                    log.warning("Run %s: %s", number, damage)
+                    self._damaged.add(number)
+                self._read = (state, rows)
+                last = rows[-1].round if rows else 0
                 self._findings = tuple(findings_in(self._runs / number, last))
         except OSError:
             self._findings = ()
@@ -190,7 +195,7 @@ class RunKeeper:
 def _last_round(folder: Path) -> int:
     """Return the last round that has a row, or 0."""
     try:
-        lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
+        rows, _ = read_rows(lines_of(folder / METRICS))
     except OSError:
         return 0
-    return RunRow.parse(lines[-1]).round if lines else 0
+    return rows[-1].round if rows else 0

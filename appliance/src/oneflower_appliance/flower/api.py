@@ -323,5 +323,5 @@ def _changed_at(file: Path) -> int:
 
 def _text(file: Path) -> str:
     with suppress(FileNotFoundError):
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8", errors="replace")
     return ""

@@ -8,6 +8,7 @@ recorded, which the run's log says.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +99,8 @@ class NodeRecord:
             self._write()
         if trained:
             said = next(filter(None, (Origin.said(folder, UNFINISHED) for folder in folders)), "")
-            self._reports = [report for report in (read_line(said) if said else ()) if report.round == last + 1]
+            with suppress(ValueError):  # damaged, or there is none
+                self._reports = [report for report in read_line(said) if report.round == last + 1]
 
     def add(
         self,

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.run_folder import METRICS, MODEL, NODES, RESULT
-from oneflower_appliance.runs import RunRow, sources_of
+from oneflower_appliance.runs import RunRow, lines_of, readable, sources_of
 from oneflower_appliance.training.npz import save_record
 from oneflower_appliance.use_cases import FRAMEWORKS
 
@@ -213,9 +213,9 @@ def _joined(before: str, strategy: str) -> str:
 
 
 def earlier_rounds(folder: Path, last: float = math.inf) -> list[str]:
-    """Return the lines of metrics.jsonl in the folder of a run, up to round `last`."""
+    """Return the lines of metrics.jsonl in the folder of a run that can be read, up to round `last`."""
     try:
-        lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
-        return [line for line in lines if json.loads(line)["round"] <= last]
-    except (OSError, ValueError, KeyError):
+        lines = lines_of(folder / METRICS)
+    except OSError:
         return []
+    return [line for line, row in readable(lines) if row.round <= last]

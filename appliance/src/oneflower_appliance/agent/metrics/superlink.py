@@ -12,7 +12,7 @@ from oneflower_appliance.node_reports import lines_after, read_line
 from oneflower_appliance.node_state import OFFLINE, ONLINE, REGISTERED
 from oneflower_appliance.run_folder import METRICS, Origin
 from oneflower_appliance.run_state import COMPLETED, FAILED, STOPPED
-from oneflower_appliance.runs import FAULT_KINDS, PHASES, RunRow
+from oneflower_appliance.runs import FAULT_KINDS, PHASES, lines_of, read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from oneflower_appliance.metrics import Measure, Reading
     from oneflower_appliance.node_reports import NodeReport
     from oneflower_appliance.run_state import RunState
+    from oneflower_appliance.runs import RunRow
 
 _PATIENCE = 2.0  # seconds for an answer of Flower's: Prometheus waits 10 for all of it
 _ACTIVE, _OTHER = "active", "other"
@@ -175,7 +176,8 @@ class _Run:
     def reports(self, first: int, last: int) -> Iterator[NodeReport]:
         """Return what nodes did in these rounds."""
         for line in lines_after(self._path.parent, first - 1):
-            yield from (report for report in read_line(line) if report.round <= last)
+            with suppress(ValueError):
+                yield from [report for report in read_line(line) if report.round <= last]
 
     def news(self) -> list[RunRow]:
         """Return the rows since the last call."""
@@ -184,10 +186,10 @@ class _Run:
             state = (found.st_mtime_ns, found.st_ino)
             if state == self._state:
                 return []
-            lines = self._path.read_text(encoding="utf-8").splitlines()
-            rows = [RunRow.parse(line) for line in lines[self._read :]]
-        except (OSError, ValueError, KeyError, TypeError):
+            lines = lines_of(self._path)
+        except OSError:
             return []
+        rows, _ = read_rows(lines[self._read :])
         self._state, self._read = state, len(lines)
         if rows:
             self.last, self.progress = rows[-1], found.st_mtime
