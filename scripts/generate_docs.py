@@ -22,12 +22,11 @@ from oneflower.local.oneflow.documents import Documents
 from oneflower.local.oneflow.lifecycle import Lifecycle
 from oneflower.local.onegate import calls as onegate
 from oneflower.local.store import Store
-from oneflower.opennebula import COORDINATOR, NODES, Rendering, ServiceOptions, service_template
+from oneflower.opennebula import COORDINATOR, NODES, Rendering, ServiceKind, ServiceOptions, service_template
 from oneflower_appliance.attributes import ATTRIBUTES
 from oneflower_appliance.errors import EXIT_CODE_MEANINGS
-from oneflower_appliance.form import Group
 from oneflower_appliance.metrics import METRICS
-from oneflower_appliance.parameters import Level, Parameter, form_fields, of_level
+from oneflower_appliance.parameters import Level, Parameter, of_level
 from oneflower_appliance.use_cases import FRAMEWORKS, USE_CASES
 
 if TYPE_CHECKING:
@@ -128,10 +127,10 @@ def parameters_page() -> str:
     return "\n".join(parts)
 
 
-def form_part() -> str:
-    """Return the groups of the form, each with its fields."""
+def form_part(kind: ServiceKind) -> str:
+    """Return the groups of the form of a kind, each with its fields."""
     parts = []
-    for group in Group:
+    for name, title, text in kind.form_groups():
         rows = [
             (
                 field.label or parameter.meaning,
@@ -139,10 +138,10 @@ def form_part() -> str:
                 parameter.default or "empty",
                 f"`{parameter.name}`",
             )
-            for field, parameter in form_fields()
-            if field.group is group
+            for field, parameter in kind.form_fields()
+            if field.group.name == name
         ]
-        parts.append(f"### {group.title}\n\n{group.help}\n\n" + table(("field", "values", "default", "variable"), rows))
+        parts.append(f"### {title}\n\n{text}\n\n" + table(("field", "values", "default", "variable"), rows))
     return "\n".join(parts)
 
 
@@ -300,7 +299,9 @@ def parts() -> dict[str, str]:
         "template-7": _block(seven),
         "template-6": _block(six),
         "template-form": _block(form),
-        "form": form_part(),
+        "form": form_part(ServiceKind.FEDERATION),
+        "form-coordinator": form_part(ServiceKind.COORDINATOR),
+        "form-site": form_part(ServiceKind.SITE),
         "metrics": metrics_table(),
         "levels": table(("level", "variables"), levels),
     }

@@ -16,6 +16,7 @@ APP = "FLOWER"
 class Group(Enum):
     """A part of the form, in the form's order: what a tenant reads above its fields."""
 
+    JOIN = ("Coordinator", "What the coordinator's operator gave to this site.")
     TRAINING = (
         "What to train",
         "With a use case it trains by itself. The SuperLink's machine shows progress in its attributes FL_RUN_*.",
@@ -45,6 +46,10 @@ class Group(Enum):
     def __init__(self, title: str, text: str) -> None:
         self.title = title
         self.help = text
+
+
+# Whoever deploys a SuperLink and its SuperNodes together joins nobody.
+OF_FEDERATION = tuple(group for group in Group if group is not Group.JOIN)
 
 
 @dataclass(frozen=True)

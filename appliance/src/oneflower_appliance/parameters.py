@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from oneflower_appliance.form import Field, Group
+from oneflower_appliance.form import OF_FEDERATION, Field, Group
 from oneflower_appliance.formats import (
     is_loopback,
     read_pem,
@@ -32,7 +32,7 @@ from oneflower_appliance.roles import COORDINATOR, NODES
 from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE, TREE_STRATEGIES, USE_CASES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 FLOWER_TESTED = "1.42.0"
 FLOWER_MINORS = ("1.41", "1.42")
@@ -191,7 +191,8 @@ _SERVICE = [
     Parameter("FL_LOG_FORMAT", Level.SERVICE, Kind.LIST, "text", "Log lines as text, or as one JSON object per line",
               "one of text, json", options=("text", "json")),
     Parameter("FL_SSL_CA_CERTFILE", Level.SERVICE, Kind.PEM, "", "CA certificate to trust, as PEM or its base64",
-              "a PEM certificate, raw or base64"),
+              "a PEM certificate, raw or base64",
+              field=Field(Group.JOIN, 2, "CA", "Its CA certificate, as PEM or its base64")),
     Parameter("FL_ISOLATION", Level.SERVICE, Kind.LIST, "subprocess", "How Flower runs app code",
               "one of subprocess, process", options=("subprocess", "process"),
               planned="apps always run as subprocesses"),
@@ -342,7 +343,8 @@ _SUPERNODE = [
               check=_readable(split_node_config)),
     Parameter("FL_SUPERLINK_ADDRESS", Level.SUPERNODE, Kind.TEXT, "",
               "Address of a SuperLink outside this service. Empty = discover this service's SuperLink", "host:port",
-              check=_readable(split_address)),
+              check=_readable(split_address),
+              field=Field(Group.JOIN, 1, "ADDRESS", "The address of its SuperLink, as host:port")),
     Parameter("FL_MAX_RETRIES", Level.SUPERNODE, Kind.NUMBER, "0", "Attempts to reconnect, 0 = no limit",
               "an integer of at least 0", check=_NOT_NEGATIVE),
     Parameter("FL_MAX_WAIT_TIME", Level.SUPERNODE, Kind.NUMBER, "0", "Seconds spent trying to reconnect, 0 = no limit",
@@ -378,8 +380,8 @@ def of_level(*levels: Level) -> list[Parameter]:
     return [parameter for parameter in PARAMETERS.values() if parameter.level in levels]
 
 
-def form_fields() -> list[tuple[Field, Parameter]]:
-    """Return what the form asks for, in its order."""
+def form_fields(groups: Sequence[Group] = OF_FEDERATION) -> list[tuple[Field, Parameter]]:
+    """Return what the form asks for in these groups, in its order."""
     fields = [(parameter.field, parameter) for parameter in PARAMETERS.values() if parameter.field is not None]
-    order = list(Group)
-    return sorted(fields, key=lambda entry: (order.index(entry[0].group), entry[0].place))
+    wanted = [(field, parameter) for field, parameter in fields if field.group in groups]
+    return sorted(wanted, key=lambda entry: (groups.index(entry[0].group), entry[0].place))

@@ -92,12 +92,19 @@ class Settings(Mapping[str, str]):
         return {name: raw for name, raw in self._raw.items() if PARAMETERS[name].level is level}
 
 
-def resolve(given: Mapping[str, str], levels: Iterable[Level] = tuple(Level), bounds: Bounds | None = None) -> Settings:
+def resolve(
+    given: Mapping[str, str],
+    levels: Iterable[Level] = tuple(Level),
+    bounds: Bounds | None = None,
+    also: Iterable[str] = (),
+) -> Settings:
     """Return the settings of `levels`: `given` over the defaults, each checked, and all rules between them.
+
+    `also` are the names of variables of other levels.
 
     Raises `InvalidParametersError` with every problem found, not only the first.
     """
-    wanted = {parameter.name: parameter for parameter in of_level(*levels)}
+    wanted = {parameter.name: parameter for parameter in of_level(*levels)} | {name: PARAMETERS[name] for name in also}
     problems = [Problem(name, _unknown(name)) for name in given if name not in PARAMETERS]
     raw = {name: given.get(name, parameter.default) for name, parameter in wanted.items()}
     for name, parameter in wanted.items():

@@ -12,16 +12,24 @@ import typer
 
 from oneflower.cli import screen
 from oneflower.cli.screen import Output
+from oneflower.opennebula import ServiceKind
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 _SIX = 6
 
 
 def render(
+    kind: Annotated[
+        ServiceKind, typer.Option(help="A SuperLink with SuperNodes, only the SuperLink, or only SuperNodes.")
+    ] = ServiceKind.FEDERATION,
     compat: Annotated[int, typer.Option(min=6, max=7, help="For servers of OpenNebula 6 or 7.")] = 7,
-    supernodes: Annotated[int, typer.Option("--supernodes", "-n", help="SuperNodes at first.")] = 2,
-    min_vms: Annotated[int, typer.Option(help="Never fewer SuperNodes than this.")] = 2,
-    max_vms: Annotated[int, typer.Option(help="Never more SuperNodes than this.")] = 10,
+    supernodes: Annotated[
+        int | None, typer.Option("--supernodes", "-n", help="SuperNodes at first; usually 2, of a site 1.")
+    ] = None,
+    min_vms: Annotated[
+        int | None, typer.Option(help="Never fewer SuperNodes than this; usually 2, of a site 1.")
+    ] = None,
+    max_vms: Annotated[int | None, typer.Option(help="Never more SuperNodes than this; usually 10.")] = None,
     superlink_template: Annotated[int | None, typer.Option(help="Id of the SuperLink's VM template.")] = None,
     supernode_template: Annotated[int | None, typer.Option(help="Id of the SuperNodes' VM template.")] = None,
     form: Annotated[
@@ -32,17 +40,25 @@ def render(
         Output, typer.Option("--output", "-o", help="How to print the file's name; the template is JSON.")
     ] = (Output.TEXT),
 ) -> None:
-    """Write the OneFlow service template as JSON, complete except for the ids of the two VM templates."""
-    from oneflower.opennebula import COORDINATOR, NODES, Rendering, ServiceOptions, service_template  # noqa: PLC0415
+    """Write a OneFlow service template as JSON, complete except for the ids of the VM templates."""
+    from oneflower.opennebula import (  # noqa: PLC0415
+        COORDINATOR,
+        NAME,
+        NODES,
+        Rendering,
+        ServiceOptions,
+        service_template,
+    )
     from oneflower_appliance.files import SHARED, write_atomic  # noqa: PLC0415
-    from oneflower_appliance.settings import Bounds  # noqa: PLC0415
 
     given = {COORDINATOR: superlink_template, NODES: supernode_template}
     options = ServiceOptions(
-        bounds=Bounds(min_vms, max_vms, supernodes),
+        name=kind.template_name(NAME),
+        bounds=kind.bounds(min_vms, max_vms, supernodes),
         compat=compat,
         template_ids={role: number for role, number in given.items() if number is not None},
         rendering=Rendering.FORM if form else Rendering.LEVELS,
+        kind=kind,
     )
     text = json.dumps(service_template(options), indent=2)
     if compat == _SIX:
@@ -51,7 +67,7 @@ def render(
         screen.show(text)
         return
     write_atomic(save, text + "\n", SHARED)
-    missing = [role for role, number in given.items() if number is None]
+    missing = [role for role in kind.roles if given[role] is None]
     first = f"put in the ids of the VM templates ({' and '.join(missing)}), then " if missing else ""
     if output is Output.JSON:
         screen.show_json({"file": save, "ids_missing": missing})
@@ -63,6 +79,9 @@ def validate(
     file: Annotated[
         str, typer.Argument(help="A service template as JSON, or a VM template as text; - for standard input.")
     ],
+    kind: Annotated[
+        ServiceKind | None, typer.Option(help="What it should be; otherwise its roles tell, and all are fine.")
+    ] = None,
     compat: Annotated[int, typer.Option(min=6, max=7, help="For servers of OpenNebula 6 or 7.")] = 7,
     output: Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")] = Output.TEXT,
 ) -> None:
@@ -70,7 +89,7 @@ def validate(
     from oneflower.opennebula import lint, lint_vm_template, placeholders  # noqa: PLC0415
 
     template, is_vm_template = _read(file)
-    findings = lint_vm_template(template) if is_vm_template else lint(template, compat)
+    findings = lint_vm_template(template) if is_vm_template else lint(template, compat, kind)
     if output is Output.JSON:
         screen.show_json(findings)
     else:

@@ -1,7 +1,8 @@
 """Builds and lints what OpenNebula is given: the OneFlow service template and the two VM templates."""
 
 from oneflower.opennebula.carried import Carried
-from oneflower.opennebula.inputs import defaults_of, merge_template, variables_of
+from oneflower.opennebula.inputs import defaults_of, kind_of, merge_template, variables_of
+from oneflower.opennebula.kinds import ServiceKind
 from oneflower.opennebula.lint import Finding, lint, lint_vm_template, placeholders
 from oneflower.opennebula.service import NAME, Rendering, ServiceOptions, service_template
 from oneflower.opennebula.text import render
@@ -15,9 +16,11 @@ __all__ = [
     "Carried",
     "Finding",
     "Rendering",
+    "ServiceKind",
     "ServiceOptions",
     "VmOptions",
     "defaults_of",
+    "kind_of",
     "lint",
     "lint_vm_template",
     "merge_template",

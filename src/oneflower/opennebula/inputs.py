@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from oneflower.opennebula.kinds import ServiceKind
 from oneflower.opennebula.linted import mapping
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.formats import encode_pem
-from oneflower_appliance.parameters import PARAMETERS, Level
-from oneflower_appliance.roles import COORDINATOR, NODES
+from oneflower_appliance.parameters import PARAMETERS
+from oneflower_appliance.roles import NODES
 from oneflower_appliance.settings import InvalidParametersError, Problem
 
 if TYPE_CHECKING:
@@ -24,11 +25,6 @@ if TYPE_CHECKING:
 
 _NOT_IN_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _LONGEST = 65_536
-_HOMES = {
-    Level.SERVICE: (COORDINATOR, NODES),
-    Level.SUPERLINK: (COORDINATOR,),
-    Level.SUPERNODE: (NODES,),
-}
 
 
 def default_of(user_input: Any) -> str:
@@ -64,44 +60,57 @@ def variables_of(service: Mapping[str, Any]) -> dict[str, str]:
         found |= values | {name: values[source] for name, source in asked.items() if name not in own}
     for name in behind:
         del found[name]
-    return ({name: parameter.default for name, parameter in PARAMETERS.items()} if behind else {}) | found
+    kind = kind_of(service)
+    return ({name: p.default for name, p in PARAMETERS.items() if kind.homes(p)} if behind else {}) | found
 
 
 def defaults_of(template: Mapping[str, Any]) -> dict[str, str]:
     """Return what the variables have, without a wish of a user: the defaults of a template, and what it fixes."""
     service = _defaults(template)
-    roles = {role["name"]: role for role in template["roles"] if role.get("name") in (COORDINATOR, NODES)}
+    kind = kind_of(template)
+    roles = {role["name"]: role for role in template["roles"] if role.get("name") in kind.roles}
     found: dict[str, str] = {}
     for variable, parameter in PARAMETERS.items():
-        for role in _HOMES[parameter.level]:
-            asked, contents = _defaults(roles.get(role, {})), mapping(roles.get(role, {}).get("template_contents"))
+        for role in kind.homes(parameter):
+            asked, contents = _defaults(roles[role]), mapping(roles[role].get("template_contents"))
             context = mapping(contents.get("CONTEXT"))
-            source = references(roles.get(role, {})).get(variable, variable)
+            source = references(roles[role]).get(variable, variable)
             value = (asked | service).get(source, context.get(variable, ""))
             if isinstance(value, str) and value and not value.startswith("$"):
                 found[variable] = value
     return found
 
 
-def merge_template(template: Mapping[str, Any], name: str, settings: Settings, bounds: Bounds) -> dict[str, Any]:
-    """Return the `merge_template` with which one federation is instantiated from `template` on OpenNebula 7.
+def kind_of(body: Mapping[str, Any]) -> ServiceKind:
+    """Return the kind of a service, or of a service template. Raises `OneflowerError` if it is not one of ours."""
+    if (kind := ServiceKind.of(body)) is not None:
+        return kind
+    raise OneflowerError(
+        "The service template is not one of oneflower's: it has neither a SuperLink nor SuperNodes.",
+        "Register one: `oneflower --cloud opennebula register`.",
+        ExitCode.CONFLICT,
+    )
+
+
+def merge_template(template: Mapping[str, Any], name: str, settings: Settings, bounds: Bounds | None) -> dict[str, Any]:
+    """Return the `merge_template` with which one service is instantiated from `template` on OpenNebula 7.
 
     OneFlow applies no defaults and requires a value for every declared input. The values of a role belong in the
     role's entry. OneFlow takes the cardinality from that entry and requires min_vms <= cardinality <= max_vms.
+    `bounds` are those of the SuperNodes, None if there are none.
     A variable that the template does not ask for is given to the role that needs it, if it is set: OneFlow accepts
     values that nobody declared. A secret goes into that role's CONTEXT and nowhere else: a value would become an
     attribute of the VM, too, which every machine of the service reads through OneGate. Raises `OneflowerError` if a
     secret would reach every machine, and `InvalidParametersError` for values that OpenNebula would change on their way.
     """
-    service = _defaults(template)
-    values: dict[str, dict[str, str]] = {COORDINATOR: {}, NODES: {}}
-    roles = {role["name"]: role for role in template["roles"] if role.get("name") in values}
-    values |= {role: _defaults(entry) for role, entry in roles.items()}
+    service, kind = _defaults(template), kind_of(template)
+    roles = {role["name"]: role for role in template["roles"] if role.get("name") in kind.roles}
+    values = {role: _defaults(roles[role]) for role in kind.roles}
     if lost := [Problem(name, why) for name, raw in settings.items() if (why := _lost(raw))]:
         raise InvalidParametersError(lost)
-    secrets: dict[str, dict[str, str]] = {COORDINATOR: {}, NODES: {}}
+    secrets: dict[str, dict[str, str]] = {role: {} for role in kind.roles}
     for variable, raw in settings.items():
-        for role, key in _places(variable, service, roles):
+        for role, key in _places(variable, service, roles, kind):
             if PARAMETERS[variable].secret and key not in service and key not in values[role]:
                 secrets[role] |= {variable: encode_pem(raw)} if raw.strip() else {}
             elif key not in service:
@@ -111,15 +120,23 @@ def merge_template(template: Mapping[str, Any], name: str, settings: Settings, b
                 raise _leak(variable)
             else:
                 service[key] = raw
-    scaling = {"cardinality": bounds.cardinality, "min_vms": bounds.minimum, "max_vms": bounds.maximum}
     return {
         "name": name,
         "user_inputs_values": service,
         "roles": [
-            {"name": COORDINATOR, "user_inputs_values": values[COORDINATOR], **_context(secrets[COORDINATOR])},
-            {"name": NODES, **scaling, "user_inputs_values": values[NODES], **_context(secrets[NODES])},
+            {
+                "name": role,
+                **(_scaling(bounds) if role == NODES and bounds is not None else {}),
+                "user_inputs_values": values[role],
+                **_context(secrets[role]),
+            }
+            for role in kind.roles
         ],
     }
+
+
+def _scaling(bounds: Bounds) -> dict[str, int]:
+    return {"cardinality": bounds.cardinality, "min_vms": bounds.minimum, "max_vms": bounds.maximum}
 
 
 def _lost(value: str) -> str:
@@ -147,11 +164,11 @@ def _defaults(level: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _places(
-    variable: str, service: Mapping[str, str], roles: Mapping[str, Mapping[str, Any]]
+    variable: str, service: Mapping[str, str], roles: Mapping[str, Mapping[str, Any]], kind: ServiceKind
 ) -> Iterator[tuple[str, str]]:
     """Yield where a template wants a variable: for each role that needs it, the role and the input's name."""
-    for role in _HOMES[PARAMETERS[variable].level]:
-        source = references(roles.get(role, {})).get(variable, "")
+    for role in kind.homes(PARAMETERS[variable]):
+        source = references(roles[role]).get(variable, "")
         yield role, source if source in service else variable
 
 

@@ -13,6 +13,8 @@ from oneflower.opennebula.service import PLACEHOLDERS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from oneflower.opennebula.kinds import ServiceKind
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -27,13 +29,22 @@ class Finding:
         return f"{self.where}: {self.why} {self.fix} [{self.rule}]"
 
 
-def lint(template: Any, release: int = 7) -> list[Finding]:
-    """Return every trap found in a service template, given as parsed JSON, for a server of OpenNebula 6 or 7."""
+def lint(template: Any, release: int = 7, kind: ServiceKind | None = None) -> list[Finding]:
+    """Return every trap found in a service template, given as parsed JSON, for a server of OpenNebula 6 or 7.
+
+    It should be of this `kind`; if None, its roles tell which one it is.
+    """
     if not isinstance(template, dict):
         return [Finding("not-a-template", "file", "The JSON is not an object.", "Give one service template.")]
     body = template.get("DOCUMENT", {}).get("TEMPLATE", {}).get("BODY") if "DOCUMENT" in template else None
     read = Template(body if isinstance(body, dict) else template, release)
-    return [Finding(name, *found) for name, check in (RULES | sunstone.RULES).items() for found in check(read)]
+    findings = [Finding(name, *found) for name, check in (RULES | sunstone.RULES).items() for found in check(read)]
+    if kind is not None and read.kind not in (kind, None):
+        roles = " and ".join(kind.roles)
+        findings.append(
+            Finding("kind", "service", f"It is a {read.kind}, not a {kind}.", f"A {kind} has just {roles}.")
+        )
+    return findings
 
 
 def lint_vm_template(template: Mapping[str, Any]) -> list[Finding]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from oneflower.opennebula.kinds import ServiceKind
+
 
 class Role:
     """One role, whichever release's names it uses."""
@@ -51,6 +53,7 @@ class Template:
             Role(mapping(role), index) for index, role in enumerate(entries if isinstance(entries, list) else [])
         ]
         self.inputs = mapping(data.get("user_inputs", data.get("custom_attrs")))
+        self.kind = ServiceKind.of(data)
         self.compat6 = any("vm_template" in role.data or "vm_template_contents" in role.data for role in self.roles)
 
     @property

@@ -11,8 +11,9 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from oneflower.opennebula.inputs import default_of, references
+from oneflower.opennebula.kinds import ServiceKind
 from oneflower.opennebula.service import infrastructure
-from oneflower_appliance.parameters import PARAMETERS, Kind
+from oneflower_appliance.parameters import PARAMETERS, Kind, Level
 from oneflower_appliance.roles import COORDINATOR, NODES
 
 if TYPE_CHECKING:
@@ -40,14 +41,15 @@ def _structure(template: Template) -> Iterator[Found]:
         yield (
             "service",
             "It has no roles, which OneFlow accepts and deploys as nothing.",
-            "Add superlink and supernode.",
+            "Add superlink, or supernode, or both.",
         )
     names = [role.name for role in template.roles]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"role {name}", "The name is used twice.", "Names are unique within a service."
-    for name in (COORDINATOR, NODES):
-        if template.roles and name not in names:
-            yield "service", f"There is no role named {name}.", "SuperNodes find their SuperLink by the role's name."
+    if template.kind is ServiceKind.FEDERATION or not set(names) - {COORDINATOR, NODES}:
+        return  # a coordinator or a site has just one of them, and nothing that may be the other one, misspelled
+    for name in sorted({COORDINATOR, NODES} - set(names)):
+        yield "service", f"There is no role named {name}.", "SuperNodes find their SuperLink by the role's name."
 
 
 def _role_name(template: Template) -> Iterator[Found]:
@@ -57,7 +59,7 @@ def _role_name(template: Template) -> Iterator[Found]:
 
 
 def _deployment(template: Template) -> Iterator[Found]:
-    if template.data.get("deployment") != "straight":
+    if len(template.roles) != 1 and template.data.get("deployment") != "straight":
         yield "deployment", "All roles boot at once, SuperNodes before there is a SuperLink.", 'Set "straight".'
 
 
@@ -95,7 +97,7 @@ def _parents(template: Template) -> Iterator[Found]:
         if _reaches(known, role.name, role.name):
             yield role.where, "It is its own ancestor: no role of the cycle would ever boot.", "Break the cycle."
     nodes = template.role(NODES)
-    if nodes and COORDINATOR not in nodes.parents:
+    if nodes and template.role(COORDINATOR) and COORDINATOR not in nodes.parents:
         yield nodes.where, "It does not wait for the SuperLink.", f'Set "parents": ["{COORDINATOR}"].'
 
 
@@ -152,11 +154,13 @@ def _two_levels(template: Template) -> Iterator[Found]:
 
 
 def _wrong_level(template: Template) -> Iterator[Found]:
+    kind = template.kind or ServiceKind.FEDERATION
     levels = [("service", template.inputs), *((role.name, role.inputs) for role in template.roles)]
     for level, inputs in levels:
-        for key in inputs:
-            if key in PARAMETERS and level in ("service", COORDINATOR, NODES) and PARAMETERS[key].level != level:
-                yield key, f"It is asked for on {level}.", f"It belongs to {PARAMETERS[key].level}."
+        for parameter in (PARAMETERS[key] for key in inputs if key in PARAMETERS):
+            own = (parameter.level,) if parameter.level is Level.SERVICE else (parameter.level, *kind.homes(parameter))
+            if level in ("service", COORDINATOR, NODES) and level not in own:
+                yield parameter.name, f"It is asked for on {level}.", f"It belongs to {parameter.level}."
 
 
 def _infrastructure(template: Template) -> Iterator[Found]:
@@ -181,7 +185,7 @@ def _token(template: Template) -> Iterator[Found]:
 
 def _static_address(template: Template) -> Iterator[Found]:
     name = "FL_SUPERLINK_ADDRESS"
-    for role in template.roles:
+    for role in template.roles if template.kind is not ServiceKind.SITE else ():
         fixed = role.setting(name) or default_of(role.inputs.get(name))
         if fixed and fixed != f"${name}":
             yield role.where, f"{name} is fixed to {fixed}, whatever SuperLink this service makes.", "Leave it empty."

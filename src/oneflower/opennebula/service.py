@@ -1,4 +1,4 @@
-"""The OneFlow service template, built from the declared parameters, in two renderings.
+"""The OneFlow service template of each kind, built from the declared parameters, in two renderings.
 
 The three levels ask for every variable: once for the service, or in the role that it concerns. Sunstone cannot fill in
 the inputs of a role; it sends the values that the template has for them. So the template has the defaults.
@@ -23,14 +23,17 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from oneflower.opennebula.carried import Carried
+from oneflower.opennebula.kinds import ServiceKind
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.form import APP, Group
-from oneflower_appliance.parameters import Level, form_fields, of_level
+from oneflower_appliance.form import APP
 from oneflower_appliance.roles import COORDINATOR, NODES
-from oneflower_appliance.settings import Bounds, resolve
+from oneflower_appliance.settings import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from oneflower_appliance.parameters import Parameter
+    from oneflower_appliance.settings import Bounds
 
 NAME = "oneflower"
 READY_SCRIPT = "/usr/lib/oneflower/ready"
@@ -38,7 +41,16 @@ READY_SCRIPT = "/usr/lib/oneflower/ready"
 # OneFlow refuses a template_id that is not a number, so nobody can register a template with these by mistake.
 PLACEHOLDERS = {COORDINATOR: "SUPERLINK_VM_TEMPLATE_ID", NODES: "SUPERNODE_VM_TEMPLATE_ID"}
 
-_LEVEL_OF_ROLE = {COORDINATOR: Level.SUPERLINK, NODES: Level.SUPERNODE}
+_HELP = {
+    ServiceKind.FEDERATION: "Everything has a default. What most people set comes first.",
+    ServiceKind.COORDINATOR: "Everything has a default. Sites bring the SuperNodes.",
+    ServiceKind.SITE: "Who runs the coordinator tells where it is.",
+}
+_DESCRIPTIONS = {
+    ServiceKind.FEDERATION: "A Flower federation: one SuperLink, and SuperNodes that train on the data they hold.",
+    ServiceKind.COORDINATOR: "The coordinator of a Flower federation: one SuperLink, for SuperNodes of other sites.",
+    ServiceKind.SITE: "A site of a Flower federation: SuperNodes that train on the data they hold, for a coordinator.",
+}
 
 
 class Rendering(StrEnum):
@@ -56,17 +68,18 @@ class Rendering(StrEnum):
 class ServiceOptions:
     """What may differ between two service templates.
 
-    `cooldown` is how long, in seconds, OneFlow waits after each scaling, including manual ones. `carried` is what the
-    image of the SuperNodes has.
+    `bounds` are the usual ones of the kind, if there are none. `cooldown` is how long, in seconds, OneFlow waits after
+    each scaling, including manual ones. `carried` is what the image of the SuperNodes has.
     """
 
     name: str = NAME
-    bounds: Bounds = field(default_factory=Bounds)
+    bounds: Bounds | None = None
     cooldown: int = 5
     compat: int = 7
     template_ids: Mapping[str, int] = field(default_factory=dict)
     rendering: Rendering = Rendering.LEVELS
     carried: Carried = field(default_factory=Carried)
+    kind: ServiceKind = ServiceKind.FEDERATION
 
 
 def service_template(options: ServiceOptions) -> dict[str, Any]:
@@ -74,39 +87,42 @@ def service_template(options: ServiceOptions) -> dict[str, Any]:
 
     Raises `InvalidParametersError` for impossible bounds, and `OneflowerError` for a form on OpenNebula 6.
     """
-    resolve({}, bounds=options.bounds)
+    kind = options.kind
+    bounds = options.bounds or kind.bounds()
+    resolve({}, kind.levels, bounds, kind.also)
     if options.rendering is Rendering.FORM and options.compat == 6:
         raise OneflowerError(
             "The form is for OpenNebula 7: the Sunstone of OpenNebula 6 has no groups.",
             "Leave --form or --compat 6 out.",
             ExitCode.USAGE,
         )
-    bounds = options.bounds
-    roles = [
-        {"name": COORDINATOR, "cardinality": 1, "min_vms": 1, "max_vms": 1},
-        {
-            "name": NODES,
-            "parents": [COORDINATOR],
-            "cardinality": bounds.cardinality,
-            "min_vms": bounds.minimum,
-            "max_vms": bounds.maximum,
-        },
-    ]
+    roles = _roles(kind, bounds)
     common = {
         "name": options.name,
-        "description": "A Flower federation: one SuperLink, and SuperNodes that train on the data they hold.",
+        "description": _DESCRIPTIONS[kind],
         "deployment": "straight",
         "ready_status_gate": True,
         "shutdown_action": "shutdown",
     }
     if options.compat == 6:
         roles = [_role_of_6(role, options) for role in roles]
-        return {**common, "custom_attrs": _inputs(Level.SERVICE, options.carried), "roles": roles}
+        return {**common, "custom_attrs": _inputs(kind.parameters(), options.carried), "roles": roles}
     if options.rendering is Rendering.FORM:
         roles = [_role_of_form(role, options) for role in roles]
-        return {**common, "user_inputs": _form(options.carried), "user_inputs_metadata": _form_groups(), "roles": roles}
-    asked = _inputs(Level.SERVICE, options.carried)
+        asked = {field.input: options.carried.fit(p).user_input(field.label) for field, p in kind.form_fields()}
+        return {**common, "user_inputs": asked, "user_inputs_metadata": _form_groups(kind), "roles": roles}
+    asked = _inputs(kind.parameters(), options.carried)
     return {**common, "user_inputs": asked, "roles": [_role_of_7(role, options) for role in roles]}
+
+
+def _roles(kind: ServiceKind, bounds: Bounds | None) -> list[dict[str, Any]]:
+    roles: list[dict[str, Any]] = []
+    if COORDINATOR in kind.roles:
+        roles.append({"name": COORDINATOR, "cardinality": 1, "min_vms": 1, "max_vms": 1})
+    if bounds is not None:
+        nodes = {"cardinality": bounds.cardinality, "min_vms": bounds.minimum, "max_vms": bounds.maximum}
+        roles.append({"name": NODES, **({"parents": [COORDINATOR]} if roles else {}), **nodes})
+    return roles
 
 
 def infrastructure(role: str) -> dict[str, str]:
@@ -121,38 +137,36 @@ def infrastructure(role: str) -> dict[str, str]:
     }
 
 
-def _inputs(level: Level, carried: Carried) -> dict[str, str]:
-    return {parameter.name: carried.fit(parameter).user_input() for parameter in of_level(level)}
+def _inputs(asked: list[Parameter], carried: Carried) -> dict[str, str]:
+    return {parameter.name: carried.fit(parameter).user_input() for parameter in asked}
 
 
-def _form(carried: Carried) -> dict[str, str]:
-    return {field.input: carried.fit(parameter).user_input(field.label) for field, parameter in form_fields()}
-
-
-def _form_groups() -> list[dict[str, str]]:
+def _form_groups(kind: ServiceKind) -> list[dict[str, str]]:
     """Return the titles of the form's tab and groups in Sunstone."""
     tab = {
         "type": "APP",
         "name": APP,
-        "title": "Flower federation",
-        "description": "Everything has a default. What most people set comes first.",
+        "title": f"Flower {kind}",
+        "description": _HELP[kind],
     }
-    groups = [{"type": "GROUP", "name": g.name, "title": g.title, "description": g.help} for g in Group]
+    groups = [
+        {"type": "GROUP", "name": name, "title": title, "description": text} for name, title, text in kind.form_groups()
+    ]
     return [tab, *groups]
 
 
 def _role_of_form(role: dict[str, Any], options: ServiceOptions) -> dict[str, Any]:
-    levels = (Level.SERVICE, _LEVEL_OF_ROLE[role["name"]])
-    variables = {p.name: f"${field.input}" for field, p in form_fields() if p.level in levels}
+    kind = options.kind
+    variables = {p.name: f"${field.input}" for field, p in kind.form_fields() if role["name"] in kind.homes(p)}
     context = infrastructure(role["name"]) | options.carried.fixed() | variables
     return _role(role, options) | {"template_contents": {"CONTEXT": context}}
 
 
 def _role_of_7(role: dict[str, Any], options: ServiceOptions) -> dict[str, Any]:
-    asked = [parameter for parameter in of_level(_LEVEL_OF_ROLE[role["name"]]) if not parameter.secret]
+    asked = [parameter for parameter in options.kind.parameters(role["name"]) if not parameter.secret]
     return {
         **_role(role, options),
-        "user_inputs": {p.name: options.carried.fit(p).user_input() for p in asked},
+        "user_inputs": _inputs(asked, options.carried),
         "user_inputs_values": {p.name: options.carried.fit(p).default for p in asked},
         "template_contents": {"CONTEXT": infrastructure(role["name"])},
     }
@@ -166,13 +180,13 @@ def _role(role: dict[str, Any], options: ServiceOptions) -> dict[str, Any]:
 
 def _role_of_6(role: dict[str, Any], options: ServiceOptions) -> dict[str, Any]:
     name = role["name"]
-    level = _LEVEL_OF_ROLE[name]
-    variables = {p.name: f"${p.name}" for p in of_level(Level.SERVICE, level)}
+    asked = options.kind.parameters(name)
+    variables = {p.name: f"${p.name}" for p in (*options.kind.parameters(), *asked)}
     entries = ",\n".join(f'  {key}="{value}"' for key, value in (infrastructure(name) | variables).items())
     return {
         **role,
         "vm_template": options.template_ids.get(name, PLACEHOLDERS[name]),
         "cooldown": options.cooldown,
-        "custom_attrs": _inputs(level, options.carried),
+        "custom_attrs": _inputs(asked, options.carried),
         "vm_template_contents": f"CONTEXT=[\n{entries} ]\n",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from oneflower_appliance.form import Group
+from oneflower_appliance.form import OF_FEDERATION, Group
 from oneflower_appliance.parameters import PARAMETERS, Kind, Level, form_fields
 from oneflower_appliance.settings import InvalidParametersError, Problem
 
@@ -95,7 +95,7 @@ def questions(defaults: Mapping[str, str], given: Mapping[str, str], error: Onef
     found = {} if error is None else problems(error)
     asked = [parameter for _, parameter in form_fields()]
     parts = [Part("The federation", "", tuple(_basics(given, found)))]
-    for group in Group:
+    for group in OF_FEDERATION:
         fields = [(field, parameter) for field, parameter in form_fields() if field.group is group]
         rows = tuple(_question(parameter, field.label, defaults, given, found) for field, parameter in fields)
         parts.append(
