@@ -48,7 +48,7 @@ class Group(Enum):
         self.help = text
 
 
-# Whoever deploys a SuperLink and its SuperNodes together joins nobody.
+# SuperNodes that are deployed together with their SuperLink do not join another one.
 OF_FEDERATION = tuple(group for group in Group if group is not Group.JOIN)
 
 
