@@ -5,7 +5,10 @@ With ONEFLOWER_SCREENSHOTS=docs/pictures it makes the pictures of docs/see-it.md
 
 from __future__ import annotations
 
+import io
+import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,6 +77,15 @@ def stop(person):
     page.get_by_text("The round that is running is lost.").wait_for()
     page.get_by_role("button", name="Stop the run").click()
     page.locator("#training [role=alert]", has_text="stopped").wait_for()
+    assert json.loads(saved(page, "Metrics"))["rows"], "a run without a model has its metrics to save"
+    assert b"ROUND" in saved(page, "Log")
+
+
+def saved(page, name):
+    """What is saved by the link of this name."""
+    with page.expect_download() as found:
+        page.get_by_role("link", name=name, exact=True).click()
+    return Path(found.value.path()).read_bytes()
 
 
 def scale(person):
@@ -116,9 +128,7 @@ def test_a_newcomer_deploys_trains_and_finds_the_node_that_failed(newcomer, addr
     train(person, 2)
     ended = page.locator("#training", has_text="round 2 of 2")
     ended.get_by_role("link", name="Model", exact=True).wait_for()
-    with page.expect_download() as saved:
-        page.get_by_role("link", name="Model", exact=True).click()
-    assert np.load(saved.value.path()).files
+    assert np.load(io.BytesIO(saved(page, "Model"))).files
     asked = len(person.asked)
     page.wait_for_timeout(1500)
     assert person.asked[asked:] == [], "beside its stream of events, a page asks nothing"

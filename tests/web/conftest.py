@@ -128,4 +128,4 @@ class Fake:
 def fake(monkeypatch):
     made = Fake(monkeypatch)
     yield made
-    made.page.leave()
+    made.page.leave(print)

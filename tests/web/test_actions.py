@@ -81,10 +81,63 @@ def test_one_thing_at_a_time_is_done_with_a_federation(fake):
     assert fake.submit("/federations/7/recover").status_code == 303
     answer = fake.submit("/federations/7/recover")
     assert (answer.status_code, "lab is busy: recovering lab." in answer.text) == (409, True)
-    assert fake.page.leave() == ["Not over: recovering lab. The cloud continues it. Look with `oneflower show lab`."]
     free.set()
     fake.ended()
-    assert fake.page.leave() == []
+
+
+def leave(fake):
+    """End the page, and return what it says."""
+    said = []
+    fake.page.leave(said.append)
+    return said
+
+
+def test_a_deployment_is_rolled_back_when_the_page_ends(fake, deploy):
+    began = threading.Event()
+
+    def wait(*_, watch, **__):
+        began.set()
+        while True:
+            watch(STATUS)
+
+    deploy.side_effect = wait
+    fake.submit("/new", name="lab", supernodes="2")
+    began.wait(10)
+    assert leave(fake) == [
+        "Interrupting: deploying lab. Ctrl-C leaves it as it is.",
+        "deploying lab: Interrupted. Nothing of it is left.",
+    ]
+    assert leave(fake) == []
+
+
+def test_what_a_rollback_leaves_behind_is_said_when_the_page_ends(fake, deploy):
+    def wait(*_, notify, **__):
+        try:
+            while True:
+                notify(Step("waiting"))
+        except KeyboardInterrupt as error:
+            notify(Step("rolling back: removing lab"))  # which is not interrupted again
+            error.add_note("Left behind: service 7.")
+            raise
+
+    deploy.side_effect = wait
+    fake.submit("/new", name="lab", supernodes="2")
+    assert leave(fake)[-1] == "deploying lab: Interrupted. Left behind: service 7."
+
+
+def test_a_removal_is_waited_for_and_a_second_interrupt_says_how_to_go_on(fake, monkeypatch):
+    made, free = fake.federation(), threading.Event()
+    made.delete.side_effect = lambda: free.wait(10)
+    fake.submit("/federations/7/remove")
+    job = fake.office.jobs.find(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(job.ended, "wait", create_autospec(job.ended.wait, side_effect=KeyboardInterrupt))
+        assert leave(fake) == [
+            "Waiting for: removing lab. Ctrl-C leaves it as it is.",
+            "Left as it is: removing lab. Look with `oneflower show lab`; remove it with `oneflower down lab`.",
+        ]
+    free.set()
+    fake.ended()
 
 
 def test_an_app_is_started_with_what_the_form_says(fake):

@@ -95,6 +95,21 @@ def test_the_stream_brings_each_round_once_and_what_is_wrong_with_a_node(fake):
     assert made.follow.call_count == 1
 
 
+@pytest.mark.parametrize(("rows", "files"), [([ROW], {"log", "metrics", "plot", "reports"}), ([], {"log"})])
+def test_a_run_that_failed_has_its_files_to_save(fake, rows, files):
+    def fail(_run, *, on_row, **_):
+        for row in rows:
+            on_row(row)
+        raise OneflowerError("Run 5 failed.")
+
+    made = fake.federation()
+    made.runs.return_value = (replace(RUN, status="finished", sub_status="failed"),)
+    made.follow.side_effect = fail
+    text = fake.stream(live.one_federation(fake.office, 7, ""), "Save:")
+    text = text[text.index("Save:") :]
+    assert {what for what in (*files, "model", "metrics", "log") if f"/files/{what}" in text} == files
+
+
 def test_nothing_is_asked_of_a_cloud_that_nobody_looks_at(fake):
     made = fake.federation()
     fake.stream(live.one_federation(fake.office, 7, ""), "event: overview")
@@ -142,11 +157,14 @@ def test_files_of_a_run_are_saved_and_never_shown(fake, tmp_path):
     made.runs.return_value = (RunState("5", "app", "finished", "completed"),)
     card = tmp_path / "card.md"
     card.write_text(FOREIGN)
-    made.fetch_model.return_value = RunResult("5", "app", (), 1.0, card=card)
+    made.fetch_files.return_value = RunResult("5", "app", (), 1.0, card=card)
+    made.logs.return_value = Logs((), STATUS.vms, {"run 5": [FOREIGN]})
     answer = fake.person().get("/federations/7/runs/5/files/card")
     assert (answer.text, answer.headers["content-disposition"].split(";")[0]) == (FOREIGN, "attachment")
     assert fake.person().get("/federations/7/runs/5/files/card").status_code == 200
-    assert made.fetch_model.call_count == 1
+    assert made.fetch_files.call_count == 1
+    log = fake.person().get("/federations/7/runs/5/files/log")
+    assert (log.text, log.headers["content-disposition"].split(";")[0]) == (f"run 5 | {FOREIGN}\n", "attachment")
     assert fake.person().get("/federations/7/runs/5/files/plot").status_code == 404
     for wrong in ("id", "__class__", "..%2f..%2fetc%2fpasswd"):
         assert fake.person().get(f"/federations/7/runs/5/files/{wrong}").status_code == 404

@@ -66,6 +66,7 @@ def begin(cloud: Cloud, name: str, settings: Mapping[str, str], bounds: Bounds, 
     wanted = checked.settings
     cloud.surroundings.prepare(wanted["FLOWER_VERSION"], wanted["ML_FRAMEWORK"], lambda text: notify(Step(text)))
     _check_free(cloud, name)  # which may have taken minutes
+    notify(Step(f"deploying {name} with {bounds.cardinality} SuperNodes"))
     merge = merge_template(checked.body, name, wanted, bounds)
     made = Answer(lambda: cloud.oneflow.instantiate(checked.template, merge))
     try:

@@ -10,6 +10,7 @@ Leaving the block removes it.
 from __future__ import annotations
 
 import secrets
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -33,7 +34,7 @@ from oneflower.cloud.names import check_name
 from oneflower.cloud.reports import Machines
 from oneflower.cloud.scaling import leaving, scaling_bounds
 from oneflower.cloud.service import Service
-from oneflower.events import Note, RunBegan, Step, StepEnded, ignore
+from oneflower.events import Note, RunBegan, StepEnded, ignore
 from oneflower.opennebula import NODES
 from oneflower.opennebula.states import ServiceState
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -193,7 +194,6 @@ class Federation:
     ) -> Federation:
         bounds = scaling_bounds(cloud, supernodes, limits, settings)
         federation = cls.begin(cloud, name, settings, bounds, notify)
-        notify(Step(f"deploying {name} with {supernodes} SuperNodes"))
         try:
             federation.wait_ready(timeout, watch)
         except BaseException as error:
@@ -400,6 +400,18 @@ class Federation:
             number, app = results.run_with_model(link, self.name, run)
             said.update(run=number, app=app)
             return results.collect(link, number, app, results.Places.beside(path), Machines.of(status), by=by)
+
+    def fetch_files(self, folder: Path, run: str) -> RunResult:
+        """Save all that a run has left so far in `folder`, also of one that trains, has failed or was stopped.
+
+        Raises `OneflowerError`.
+        """
+        status = self.status()
+        with superlink.reach(self.cloud.surroundings, status) as link:
+            app = results.known_run(link, self.name, run).app.rpartition("/")[2]
+            has_model = results.has_model(link, run)
+            with self._audited("fetch a model", run=run, app=app) if has_model else nullcontext():
+                return results.collect(link, run, app, results.Places.within(folder), Machines.of(status))
 
     def control(self, status: FederationStatus) -> AbstractContextManager[str]:
         """Yield the address of the Control API, host:port, for plain `flwr`. On OpenNebula that is an SSH tunnel's.

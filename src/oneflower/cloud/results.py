@@ -236,7 +236,7 @@ def run_with_model(link: SuperLinkClient, name: str, wanted: str | None) -> tupl
     """Return id and app of the run `wanted`, or of the newest run with a model. Raises `OneflowerError`."""
     runs = [known_run(link, name, wanted)] if wanted is not None else link.runs()
     for run in reversed(runs):
-        if MODEL in (link.json(f"/runs/{run.id}/files") or []):
+        if has_model(link, run.id):
             return run.id, run.app.rpartition("/")[2]
     going = [run.id for run in runs if not run.finished]
     raise OneflowerError(
@@ -246,6 +246,11 @@ def run_with_model(link: SuperLinkClient, name: str, wanted: str | None) -> tupl
         else "Train one with `oneflower run`, or deploy with `--set FL_USE_CASE=image-classification`.",
         ExitCode.NOT_FOUND,
     )
+
+
+def has_model(link: SuperLinkClient, number: str) -> bool:
+    """Whether a run has written a model. Raises `httpx.HTTPError`."""
+    return MODEL in (link.json(f"/runs/{number}/files") or [])
 
 
 def known_run(link: SuperLinkClient, name: str, wanted: str) -> RunState:

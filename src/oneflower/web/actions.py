@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _SEE_OTHER = 303
 _CONFIRMED = "confirmed"
+_GOES_ON = "The cloud continues it. Look with `oneflower show`."
 
 
 class Actions:
@@ -72,7 +73,11 @@ class Actions:
             await self._office.background.ask(lambda cloud: _check(cloud, given))
             wish = form.Wish.of(given, defaults)
             job = self._office.jobs.start(
-                f"deploying {wish.name}", wish.name, lambda cloud, job: _deploy(cloud, wish, job), alone=True
+                f"deploying {wish.name}",
+                wish.name,
+                lambda cloud, job: _deploy(cloud, wish, job),
+                alone=True,
+                interrupted="Nothing of it is left.",
             )
         except OneflowerError as error:
             parts, count = form.questions(defaults, given, error), len(form.problems(error))
@@ -144,7 +149,7 @@ class Actions:
             Federation.find(cloud, str(number)).scale(nodes, watch=job.watch)
             return f"/federations/{number}"
 
-        self._office.jobs.start(f"scaling {name} to {nodes} SuperNodes", name, work, alone=True)
+        self._office.jobs.start(f"scaling {name} to {nodes} SuperNodes", name, work, alone=True, interrupted=_GOES_ON)
         return _to(f"/federations/{number}")
 
     async def recover(self, request: Request) -> Response:
@@ -156,7 +161,7 @@ class Actions:
             return f"/federations/{number}"
 
         name = await self._name(number)
-        self._office.jobs.start(f"recovering {name}", name, work, alone=True)
+        self._office.jobs.start(f"recovering {name}", name, work, alone=True, interrupted=_GOES_ON)
         return _to(f"/federations/{number}")
 
     async def ask_to_remove(self, request: Request) -> Response:

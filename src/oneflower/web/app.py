@@ -53,13 +53,10 @@ class Page:
         """End the streams."""
         self.office.streams.close()
 
-    def leave(self) -> list[str]:
-        """Remove what was fetched. Returns a sentence for each thing that was begun and is not over."""
+    def leave(self, tell: Callable[[str], None]) -> None:
+        """Remove what was fetched, and end what was begun. `tell` receives what becomes of it."""
         self.office.downloads.close()
-        return [
-            f"Not over: {job.title}. The cloud continues it. Look with `oneflower show {job.federation}`."
-            for job in self.office.jobs.unfinished()
-        ]
+        self.office.jobs.end(tell)
 
     async def _refused(self, _request: Request, error: Exception) -> Response:
         """Show what is wrong and what to do, as the command line does."""

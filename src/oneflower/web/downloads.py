@@ -13,9 +13,11 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 if TYPE_CHECKING:
     from oneflower.api import Cloud, RunResult
 
-# What can be fetched: attributes of `RunResult`, and how a page calls them.
+MODEL, LOG = "model", "log"
+# What can be fetched, and how a page calls it: the log, and attributes of `RunResult`.
 FILES = {
-    "model": "Model",
+    LOG: "Log",
+    MODEL: "Model",
     "metrics": "Metrics",
     "plot": "Plot",
     "plot_svg": "Plot (SVG)",
@@ -40,6 +42,8 @@ class Downloads:
     def get(self, cloud: Cloud, number: int, run: str, what: str) -> Path:
         """Return a file of a run of the federation `number`. Raises `OneflowerError` when there is none yet."""
         with self._lock:
+            if what == LOG:
+                return self._log(cloud, number, run)
             result = self._ended.get((number, run)) or self._fetch(cloud, number, run)
         path: Path | None = getattr(result, what)
         if path is None:
@@ -50,12 +54,23 @@ class Downloads:
             )
         return path
 
+    def _log(self, cloud: Cloud, number: int, run: str) -> Path:
+        path = self._place(number, run) / "run.log"
+        lines = Federation.find(cloud, str(number)).logs(None, run=run).lines(consoles_only=True)
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        return path
+
     def _fetch(self, cloud: Cloud, number: int, run: str) -> RunResult:
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="oneflower-page-")
         federation = Federation.find(cloud, str(number))
         over = any(state.id == run and state.finished for state in federation.runs())
-        result = federation.fetch_model(Path(self._folder.name) / f"{number}-{run}" / "model.npz", run)
+        result = federation.fetch_files(self._place(number, run), run)
         if over:
             self._ended[number, run] = result
         return result
+
+    def _place(self, number: int, run: str) -> Path:
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="oneflower-page-")
+        place = Path(self._folder.name) / f"{number}-{run}"
+        place.mkdir(exist_ok=True)
+        return place

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from oneflower.events import ConsoleLine, Note, RunBegan, Step, StepEnded
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from oneflower.api import Cloud, FederationStatus
     from oneflower.events import Event
@@ -49,8 +50,8 @@ class Line:
 class Job:
     """One of these. `federation` is a name; `page` is where its result is to be seen, empty if there is none.
 
-    A job that is `alone` excludes others of that kind. `machines` has a line for each machine while the job waits for
-    them. `error` and `hint` say why it failed.
+    A job that is `alone` excludes others of that kind, and can be interrupted: `interrupted` says what is left then.
+    `machines` has a line for each machine while the job waits for them. `error` and `hint` say why it failed.
     """
 
     id: int
@@ -58,20 +59,34 @@ class Job:
     federation: str
     signal: Signal = field(repr=False)
     alone: bool = False
+    interrupted: str = ""
     state: State = State.WAITING
     lines: list[Line] = field(default_factory=list)
     machines: tuple[tuple[str, str], ...] = ()
     error: str = ""
     hint: str = ""
     page: str = ""
+    ended: threading.Event = field(default_factory=threading.Event, repr=False)
+    _stop: bool = False
 
     @property
     def over(self) -> bool:
         """Whether it has ended."""
         return self.state in (State.DONE, State.FAILED)
 
+    def interrupt(self) -> None:
+        """Interrupt it at its next step, or at its next look at the machines."""
+        self._stop = True
+
+    def heed(self) -> None:
+        """Raise `KeyboardInterrupt` if it was interrupted: once, as it may have to tidy up then."""
+        if self._stop:
+            self._stop = False
+            raise KeyboardInterrupt
+
     def notify(self, event: Event) -> None:
         """Record what happens."""
+        self.heed()
         match event:
             case Step(text):
                 self.end(State.DONE)
@@ -84,6 +99,7 @@ class Job:
 
     def watch(self, status: FederationStatus) -> None:
         """Record the state of every machine."""
+        self.heed()
         self.machines = tuple((vm.name, vm.line) for vm in status.vms)
         self.signal.notify()
 
@@ -104,7 +120,15 @@ class Jobs:
         self._numbers = itertools.count(1)
         self._jobs: dict[int, Job] = {}
 
-    def start(self, title: str, federation: str, work: Callable[[Cloud, Job], str], *, alone: bool = False) -> Job:
+    def start(
+        self,
+        title: str,
+        federation: str,
+        work: Callable[[Cloud, Job], str],
+        *,
+        alone: bool = False,
+        interrupted: str = "",
+    ) -> Job:
         """Begin `work`, which returns the page with its result.
 
         Raises `OneflowerError` if it has to be `alone` and its federation has another such job.
@@ -113,7 +137,7 @@ class Jobs:
             raise OneflowerError(
                 f"{federation} is busy: {busy.title}.", "Wait until that has ended, and try again.", ExitCode.CONFLICT
             )
-        job = Job(next(self._numbers), title, federation, self._signal, alone)
+        job = Job(next(self._numbers), title, federation, self._signal, alone, interrupted)
         self._jobs[job.id] = job
         for old in [old for old in self._jobs.values() if old.over][:-_KEPT]:
             del self._jobs[old.id]
@@ -134,17 +158,38 @@ class Jobs:
         """Return the jobs of a federation, newest first."""
         return [job for job in reversed(self._jobs.values()) if job.federation == federation]
 
-    def unfinished(self) -> Iterator[Job]:
-        """Yield those that have not ended."""
-        yield from (job for job in self._jobs.values() if not job.over)
+    def end(self, tell: Callable[[str], None]) -> None:
+        """Interrupt what can be interrupted and wait for the rest. `tell` receives what becomes of each.
+
+        An interrupt ends the waiting.
+        """
+        left = [job for job in self._jobs.values() if not job.over]
+        for job in left:
+            tell(f"{'Interrupting' if job.alone else 'Waiting for'}: {job.title}. Ctrl-C leaves it as it is.")
+            if job.alone:
+                job.interrupt()
+        try:
+            for job in left:
+                job.ended.wait()
+        except KeyboardInterrupt:
+            for job in left:
+                if not job.over:
+                    what, name = f"Left as it is: {job.title}.", job.federation
+                    tell(f"{what} Look with `oneflower show {name}`; remove it with `oneflower down {name}`.")
+            return
+        for job in left:
+            tell(f"{job.title}: {job.error or 'done.'} {job.hint}".rstrip())
 
     def _work(self, job: Job, work: Callable[[Cloud, Job], str]) -> None:
         job.state = State.RUNNING
         self._signal.notify()
         try:
+            job.heed()
             job.page = work(self._background.cloud(), job)
         except OneflowerError as error:
             job.error, job.hint = "\n".join([error.message, *getattr(error, "__notes__", ())]), error.hint
+        except KeyboardInterrupt as error:
+            job.error = " ".join(["Interrupted.", *(getattr(error, "__notes__", ()) or [job.interrupted])])
         except Exception as error:
             log.exception("a defect in a job")
             job.error = f"A defect in oneflower: {type(error).__name__}: {error}"
@@ -152,4 +197,5 @@ class Jobs:
         job.state = State.FAILED if job.error else State.DONE
         job.end(job.state)
         job.machines = ()
+        job.ended.set()
         self._signal.notify()

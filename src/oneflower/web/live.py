@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from oneflower.web.downloads import FILES
+from oneflower.web.downloads import FILES, LOG, MODEL
 from oneflower.web.streams import as_json
 
 if TYPE_CHECKING:
@@ -88,7 +88,8 @@ class _Federation:
         if followed is not self._followed:
             self._followed, self._rows, self._written, self._reported = followed, 0, 0, 0
         show = self._office.pages.text
-        yield "run", show("_run.html", number=self._number, run=run, state=state, followed=followed, files=FILES)
+        files = {what: label for what, label in FILES.items() if _has(followed, what)}
+        yield "run", show("_run.html", number=self._number, run=run, state=state, followed=followed, files=files)
         yield "now", show("_now.html", followed=followed)
         rows = followed.rows[self._rows :]
         if rows or not self._rows:
@@ -103,6 +104,11 @@ class _Federation:
             yield "nodes", show("_nodes.html", number=self._number, lines=curves.lines())
             yield "curves", as_json({"run": run, "rounds": curves.rounds, "quantities": curves.quantities})
             self._reported = curves.rounds
+
+
+def _has(followed: Followed, what: str) -> bool:
+    """Whether a run that is over has such a file: without a round there is a log, and a failed run has no model."""
+    return what == LOG or (bool(followed.rows) and not (what == MODEL and followed.error))
 
 
 def _newest(status: FederationStatus, runs: Iterable[RunState]) -> str:

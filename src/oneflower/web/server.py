@@ -29,9 +29,10 @@ _NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 def serve(
     connect: Callable[[], Cloud], where: str, port: int, tell: Callable[[str], None], *, browser: bool = True
 ) -> None:
-    """Serve the page until an interrupt. `connect` returns a connection to the cloud, for one thread.
+    """Serve the page until an interrupt, which also rolls a deployment back that is not over.
 
-    `where` names the cloud. `port` 0 stands for a free one. `tell` receives the address. Raises `OneflowerError`.
+    `connect` returns a connection to the cloud, for one thread. `where` names the cloud. `port` 0 stands for a free
+    one. `tell` receives the address. Raises `OneflowerError`.
     """
     connect().close()  # what is wrong with the cloud is said here
     listeners = listen(port)
@@ -48,8 +49,7 @@ def serve(
             webbrowser.open(file.as_uri())
         with suppress(KeyboardInterrupt):  # which is how it ends
             server.run(listeners)
-    for left in page.leave():
-        tell(left)
+    page.leave(tell)
 
 
 class _Server(uvicorn.Server):

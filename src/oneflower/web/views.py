@@ -65,7 +65,7 @@ class Views:
             run = ""
         status = await self._office.background.ask(lambda cloud: _status(cloud, number))
         return self._office.pages.show(
-            "federation.html", title=status.name, status=status, run=run, apps=list(USE_CASES), files=FILES,
+            "federation.html", title=status.name, status=status, run=run, apps=list(USE_CASES),
         )  # fmt: skip
 
     async def federation_events(self, request: Request) -> Response:
