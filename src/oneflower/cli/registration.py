@@ -87,7 +87,8 @@ def register(
     earlier run chose and this one does not mention. For an option with a name, `none` removes it again.
     """
     from oneflower.cli.image_option import ImageOption, volume  # noqa: PLC0415
-    from oneflower.cloud.register import Registration, Wishes  # noqa: PLC0415
+    from oneflower.cloud.register import Wishes  # noqa: PLC0415
+    from oneflower.cloud.register import register as apply  # noqa: PLC0415
 
     cloud = Session.cloud()
     chosen = ImageOption(cloud, image, manifest)
@@ -105,7 +106,7 @@ def register(
         ),
     }  # fmt: skip
     wishes = Wishes(name, machines, images, datastore, _bounds(min_vms, max_vms, supernodes), cooldown, group)
-    done = Registration(cloud, wishes, force=force, dry_run=dry_run, notify=screen.say).apply()
+    done = apply(cloud, wishes, force=force, dry_run=dry_run, notify=screen.say)
     if output is Output.JSON:
         screen.show_json(done)
         return

@@ -148,6 +148,13 @@ class Federation:
 
         Raises `OneflowerError`, and leaves nothing behind, when a setting is wrong or the name is taken.
         """
+        with _deploying(cloud, name, bounds.cardinality, settings) as said:
+            federation = cls._begin(cloud, name, settings, bounds, notify)
+            said["service"] = str(federation.id)
+        return federation
+
+    @classmethod
+    def _begin(cls, cloud: Cloud, name: str, settings: Mapping[str, str], bounds: Bounds, notify: Notify) -> Federation:
         service = deployment.begin(cloud, name, settings, bounds, notify)
         return cls(cloud, service.id, service.name)
 
@@ -173,7 +180,7 @@ class Federation:
         """
         given = dict(settings or {})
         chosen = check_name(f"federation-{secrets.token_hex(2)}" if name is None else name)
-        with audited(cloud, "deploy", chosen, supernodes=str(supernodes), settings=", ".join(sorted(given))) as said:
+        with _deploying(cloud, chosen, supernodes, given) as said:
             federation = cls._deploy(cloud, chosen, supernodes, given, limits, timeout, watch, notify, keep=keep)
             said["service"] = str(federation.id)
         return federation
@@ -193,7 +200,7 @@ class Federation:
         keep: bool,
     ) -> Federation:
         bounds = scaling_bounds(cloud, supernodes, limits, settings)
-        federation = cls.begin(cloud, name, settings, bounds, notify)
+        federation = cls._begin(cloud, name, settings, bounds, notify)
         try:
             federation.wait_ready(timeout, watch)
         except BaseException as error:
@@ -484,6 +491,13 @@ class Federation:
         """
         with self._audited("remove", hindered=False):
             deletion.delete(self.service, timeout)
+
+
+def _deploying(
+    cloud: Cloud, name: str, supernodes: int, settings: Mapping[str, str]
+) -> AbstractContextManager[dict[str, str]]:
+    """Record a deployment: of settings, the names."""
+    return audited(cloud, "deploy", name, supernodes=str(supernodes), settings=", ".join(sorted(settings)))
 
 
 def _noting(said: dict[str, str], notify: Notify) -> Notify:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from oneflower.cloud.audit import audited
 from oneflower.cloud.image_store import ImageStore
 from oneflower.cloud.machine import NONE, Machine, is_size
 from oneflower.cloud.reconcile import Change, digests, reconcile
@@ -89,6 +90,28 @@ class _Document:
             return cls(None, {}, {})
         content = dict(document["TEMPLATE"]["BODY"])
         return cls(int(document["ID"]), content, content.pop(_SECTION, {}))
+
+
+def register(
+    cloud: Cloud,
+    wishes: Wishes,
+    *,
+    force: bool = False,
+    dry_run: bool = False,
+    notify: Callable[[str], None] = lambda _: None,
+) -> Registered:
+    """Bring what is registered up to date (`Registration`), and record that in the operator's audit log.
+
+    Raises `OneflowerError`.
+    """
+    if dry_run:
+        return Registration(cloud, wishes, force=force, dry_run=True, notify=notify).apply()
+    images = ", ".join(sorted({source.name(wishes.name, role) for role, source in wishes.images.items()}))
+    forced = "YES" if force else ""
+    with audited(cloud, "register", "", template=wishes.name, images=images, group=wishes.group, force=forced) as said:
+        done = Registration(cloud, wishes, force=force, notify=notify).apply()
+        said["changes"] = str(len(done.changes))
+    return done
 
 
 class Registration:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from oneflower.cloud.audit import audited
 from oneflower.cloud.document import is_federation, roles_of
 from oneflower.cloud.image_source import owner_of
 from oneflower.cloud.reconcile import Change
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oneflower.cloud.client import Cloud
+
+    _Removal = tuple[str, Callable[[], None]]  # what, and how
 
 
 def find_registered(cloud: Cloud, name: str = NAME, *, tell: bool = True) -> tuple[int, Bounds]:
@@ -48,9 +51,26 @@ def find_registered(cloud: Cloud, name: str = NAME, *, tell: bool = True) -> tup
 def unregister(cloud: Cloud, name: str = NAME, *, dry_run: bool = False) -> list[Change]:
     """Remove the templates and images that `register` created under `name`. Returns what was there.
 
-    An image stays as long as machines boot from it: OpenNebula does not remove it before.
+    An image stays as long as machines boot from it: OpenNebula does not remove it before. Unless it is a `dry_run`, it
+    is recorded in the operator's audit log. Raises `OneflowerError`.
     """
-    doomed: list[tuple[str, Callable[[], None]]] = []
+    if dry_run:
+        return _listed(*_doomed(cloud, name))
+    with audited(cloud, "unregister", "", template=name) as said:
+        doomed, used = _doomed(cloud, name)
+        for _, remove in doomed:
+            remove()
+        said["changes"] = str(len(doomed))
+    return _listed(doomed, used)
+
+
+def _listed(doomed: list[_Removal], used: list[Change]) -> list[Change]:
+    return [Change("remove", what) for what, _ in doomed] + used
+
+
+def _doomed(cloud: Cloud, name: str) -> tuple[list[_Removal], list[Change]]:
+    """Return what to remove, and the images that stay because machines boot from them."""
+    doomed: list[_Removal] = []
     for known in (rendering.template_name(name) for rendering in Rendering):
         if (document := own_document(cloud, known)) is not None:
             number = int(document["ID"])
@@ -67,9 +87,7 @@ def unregister(cloud: Cloud, name: str = NAME, *, dry_run: bool = False) -> list
     doomed += [
         (f"image {each.name}", partial(cloud.core.delete_image, each.id)) for each in images if not each.machines
     ]
-    for _, remove in doomed if not dry_run else ():
-        remove()
-    return [Change("remove", what) for what, _ in doomed] + used
+    return doomed, used
 
 
 def own_document(cloud: Cloud, name: str) -> dict[str, Any] | None:

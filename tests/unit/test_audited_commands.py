@@ -1,0 +1,128 @@
+"""Whatever changes the cloud or a federation is in the operator's audit log, before it is done."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import suppress
+from types import SimpleNamespace
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from oneflower.cli.app import app
+from oneflower.cloud import Federation
+from oneflower.cloud.audit import read_own
+from oneflower.cloud.credentials import Endpoints
+from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.settings import Bounds
+
+# What each command that changes something is called here, and the actions that it records.
+CHANGING = {
+    "demo": (["demo"], {"deploy"}),
+    "up": (["up", "lab"], {"deploy"}),
+    "run": (["run", "image-classification"], {"run"}),
+    "model": (["model", "lab"], {"fetch a model"}),
+    "down": (["down", "lab"], {"remove"}),
+    "scale": (["scale", "lab", "3"], {"scale"}),
+    "recover": (["recover", "lab"], {"recover"}),
+    "register": (["register"], {"register"}),
+    "unregister": (["unregister"], {"unregister"}),
+}
+MORE = {
+    "run": (["run", "--resume", "5"], {"resume"}),
+    "down": (["down", "--all"], {"remove"}),
+    "register": (["register", "--dry-run"], set()),
+    "unregister": (["unregister", "--dry-run"], set()),
+}
+READING = {"ls", "show", "logs", "audit", "connect", "doctor", "metrics render", "local status", "cache show"}
+HERE_ONLY = {  # files, images, the cache and the daemon of the local cloud, which keeps federations as they are
+    "new", "bundle", "render", "validate", "marketplace render", "image build", "image test", "cache clean",
+    "local serve", "local step", "local stop",
+}  # fmt: skip
+BY_THE_API = {"ui"}  # the page, which has nothing but the Python API
+
+# The same for the Python API, which the page and notebooks use.
+BOUNDS = Bounds()
+METHODS = {
+    "begin": (lambda fed: type(fed).begin(fed.cloud, "lab", {}, BOUNDS), "deploy"),
+    "deploy": (lambda fed: type(fed).deploy(fed.cloud, name="lab"), "deploy"),
+    "run": (lambda fed: fed.run("image-classification"), "run"),
+    "submit": (lambda fed: fed.submit("image-classification"), "run"),
+    "stop": (lambda fed: fed.stop("5"), "stop"),
+    "resume": (lambda fed: fed.resume("5"), "resume"),
+    "fetch_model": (lambda fed: fed.fetch_model("model.npz"), "fetch a model"),
+    "scale": (lambda fed: fed.scale(3), "scale"),
+    "recover": (lambda fed: fed.recover(), "recover"),
+    "close": (lambda fed: fed.close(), "remove"),
+    "roll_back": (lambda fed: fed.roll_back(), "remove"),
+    "delete": (lambda fed: fed.delete(), "remove"),
+}
+READERS = {
+    "all", "audit", "check", "control", "defaults", "find", "follow", "follow_logs", "installed", "keeps_consoles",
+    "leaving", "logs", "remains", "reports", "runs", "status", "wait_ready", "wait_trained",
+}  # fmt: skip
+
+
+class Refusing:
+    """A part of a cloud that does nothing and answers no question."""
+
+    def __getattr__(self, name):
+        def refuse(*_args, **_more):
+            raise OneflowerError(f"It does not {name}.", "")
+
+        return refuse
+
+
+@pytest.fixture
+def cloud(tmp_path, monkeypatch):
+    surroundings = SimpleNamespace(audit=lambda: tmp_path / "audit")
+    endpoints = Endpoints("http://one:2474", "http://one:2633/RPC2", "alice:secret")
+    found = SimpleNamespace(
+        surroundings=surroundings, endpoints=endpoints, tell=print, core=Refusing(), oneflow=Refusing()
+    )
+    status = SimpleNamespace(id=7, name="lab", names={}, partitions={}, ready=False, state="FAILED", settings={})
+    lab = Federation(found, 7, "lab")
+    monkeypatch.setattr("oneflower.cli.session.Session.cloud", lambda *_: found)
+    monkeypatch.setattr(Federation, "find", lambda *_: lab)
+    monkeypatch.setattr(Federation, "all", lambda *_: iter([lab]))
+    monkeypatch.setattr(Federation, "status", lambda _: status)
+    monkeypatch.setattr(Federation, "leaving", lambda *_: [])
+    monkeypatch.chdir(tmp_path)
+    return found
+
+
+def commands(group, before=()):
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*before, name))
+        else:
+            yield " ".join((*before, name))
+
+
+def actions(cloud):
+    found = [(entry["action"], entry["outcome"]) for entry in read_own(cloud).entries]
+    assert all(outcome == "begun" for _, outcome in found[::2])
+    return {action for action, _ in found}
+
+
+def test_every_command_and_every_method_is_known_to_change_something_or_not():
+    known = [CHANGING, READING, HERE_ONLY, BY_THE_API]
+    assert set(commands(typer.main.get_command(app))) == set().union(*known)
+    assert sum(map(len, known)) == len(set().union(*known))
+    methods = {name for name, _ in inspect.getmembers(Federation) if not name.startswith("_")}
+    assert methods == METHODS.keys() | READERS
+
+
+@pytest.mark.parametrize(("arguments", "recorded"), [*CHANGING.values(), *MORE.values()])
+def test_a_command_that_changes_something_records_it_before(cloud, arguments, recorded):
+    CliRunner().invoke(app, arguments + (["--force"] if arguments[0] == "unregister" else []))
+    assert actions(cloud) == recorded
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_that_changes_something_records_it_before(cloud, method):
+    call, recorded = METHODS[method]
+    with suppress(OneflowerError, AttributeError):
+        call(Federation.find())
+    assert actions(cloud) == {recorded}
