@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,8 @@ from oneflower.cloud import Federation
 from oneflower.cloud.audit import read_own
 from oneflower.cloud.credentials import Endpoints
 from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.run_folder import MODEL
+from oneflower_appliance.run_state import RunState
 from oneflower_appliance.settings import Bounds
 
 # What each command that changes something is called here, and the actions that it records.
@@ -54,6 +57,7 @@ METHODS = {
     "fetch_model": (lambda fed: fed.fetch_model("model.npz"), "fetch a model"),
     "scale": (lambda fed: fed.scale(3), "scale"),
     "recover": (lambda fed: fed.recover(), "recover"),
+    "fetch_files": (lambda fed: fed.fetch_files(Path("files"), "5"), "fetch a model"),
     "close": (lambda fed: fed.close(), "remove"),
     "roll_back": (lambda fed: fed.roll_back(), "remove"),
     "delete": (lambda fed: fed.delete(), "remove"),
@@ -88,6 +92,8 @@ def cloud(tmp_path, monkeypatch):
     monkeypatch.setattr(Federation, "all", lambda *_: iter([lab]))
     monkeypatch.setattr(Federation, "status", lambda _: status)
     monkeypatch.setattr(Federation, "leaving", lambda *_: [])
+    link = SimpleNamespace(runs=lambda: [RunState("5", "a/b", "running")], json=lambda _: [MODEL])
+    monkeypatch.setattr("oneflower.cloud.superlink.reach", lambda *_: nullcontext(link))
     monkeypatch.chdir(tmp_path)
     return found
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from oneflower_appliance.process import Child
 
 _TASKS = ("flwr-clientapp", "flwr-serverapp")  # as the kernel calls the processes that do them
+_STAT = 4096  # bytes, more than a line about a process has
 _TICK, _PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
 
 
@@ -73,7 +74,9 @@ class MachineMetrics:
         yield m.SENT.is_(sum(int(counts[8]) for counts in cards))
 
     def _processes(self, flower: int) -> Iterator[Reading]:
-        table = {found.pid: found for found in map(_Process.read, self._proc.glob("[0-9]*/stat")) if found}
+        with os.scandir(self._proc) as entries:  # with pathlib, hundreds of processes take four times as long
+            numbers = [entry.name for entry in entries if entry.name.isdigit()]
+        table = {found.pid: found for number in numbers if (found := _Process.read(f"{self._proc}/{number}/stat"))}
         memory, cpu, tasks = dict.fromkeys(("agent", "flower", "tasks"), 0), 0.0, 0
         for process in table.values():
             if kind := _kind(process, table, flower):
@@ -102,12 +105,18 @@ class _Process:
     ended_cpu: float
 
     @classmethod
-    def read(cls, path: Path) -> _Process | None:
+    def read(cls, path: str) -> _Process | None:
         """Read it, or return None if it has ended."""
         try:
-            text = path.read_text(encoding="utf-8", errors="replace")
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
+        try:
+            text = os.read(descriptor, _STAT).decode("utf-8", "replace")
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
         number, _, rest = text.partition(" (")
         name, _, counts = rest.rpartition(") ")
         words = counts.split()
