@@ -27,11 +27,13 @@ from oneflower.cloud import (
 )
 from oneflower.cloud.surroundings import Installed
 from oneflower.cloud.tunnel import SshOptions, make_key, tunnel
+from oneflower.events import Step, ignore
 from oneflower.opennebula import NAME
 from oneflower_appliance.audit import FOLDER as AUDIT
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import no_room
 from oneflower_appliance.node_reports import NodeReport
+from oneflower_appliance.parameters import PARAMETERS
 from oneflower_appliance.round_state import Phase, RoundState
 from oneflower_appliance.run_state import RunState
 from oneflower_appliance.runs import RunRow
@@ -41,10 +43,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from oneflower.events import Notify
     from oneflower.local.console import Console
     from oneflower.local.daemon import Daemon
     from oneflower.local.home import LocalHome
     from oneflower.runtimes.app_packages import AppPackages
+    from oneflower_appliance.app_bundle import Bundle
     from oneflower_appliance.app_packages import Declaration
 
 __all__ = [
@@ -297,6 +301,19 @@ class OpenNebulaSurroundings(_Runtimes):
     def when_unreachable(self, variable: str) -> str:
         """Return what to check."""
         return f"Check the address ({variable}) and that the server runs."
+
+
+def bundled(app: str, version: str, notify: Notify = ignore) -> Bundle:
+    """Return the bundle of an app (a folder, a pre-built app or a .fab) as a release of Flower makes it.
+
+    Flower runs in a runtime of this machine, which is prepared if it is not there. Raises `OneflowerError`.
+    """
+    from oneflower.cloud.app_signing import bundle_of  # noqa: PLC0415
+
+    def flwr() -> Path:
+        return _Runtimes().flwr(version, PARAMETERS["ML_FRAMEWORK"].default, lambda text: notify(Step(text)))[0]
+
+    return bundle_of(app, flwr, os.environ)
 
 
 def _journal(ssh: SshOptions, ip: str) -> str:

@@ -40,6 +40,7 @@ INVALID = {
     "FL_CHECKPOINT_INTERVAL": ["0"],
     "FL_CHECKPOINT_KEEP": ["0", "all"],
     "FL_OBJECT_MEMORY": ["-1", "all", "1.5"],
+    "FL_SITE_POLICY": ["apps = 1", "apps", "appz = 'any'", "%%%"],
     "FL_KEEP_RUNS": ["0", "-1", "all", "1.5"],
     "FL_CHECKPOINT_PATH": ["checkpoints", "./x"],
     "FL_FLEET_API_ADDRESS": ["9092", "host", "host:0", "host:70000", "a b:1", ":9092"],

@@ -139,6 +139,12 @@ NODE_ID = Attribute("FL_NODE_ID", _NODE, Coding.DIGITS, "Flower's id of the node
 PARTITION_ID = Attribute("FL_PARTITION_ID", _NODE, Coding.DIGITS, "The partition that the node took")
 NUM_PARTITIONS = Attribute("FL_NUM_PARTITIONS", _NODE, Coding.DIGITS, "The number of partitions")
 OWN_DATA = Attribute("FL_OWN_DATA", _NODE, Coding.FLAG, "The node has data of its own")
+POLICY = Attribute(
+    "FL_POLICY",
+    _NODE,
+    Coding.BASE64,
+    "The policy of the node's site: the start of its SHA-256, and what apps it allows",
+)
 USE_CASE = Attribute("FL_USE_CASE", _NODE, Coding.PLAIN, "The variable of the same name, for the SuperLink")
 FRAMEWORK = Attribute("ML_FRAMEWORK", _NODE, Coding.PLAIN, "The variable of the same name, for the SuperLink")
 

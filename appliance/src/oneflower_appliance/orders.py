@@ -107,7 +107,8 @@ class SuperNodeOrders:
     `superlink` is host:port. `listen` is where it serves its tasks. `ca` is the certificate to trust, or None for plain
     HTTP. `key` is the private key that identifies it, or None. It writes a
     `NodeReport` to `report`. `previous_id` is the node id of an earlier process of this
-    node, whose session may still be open. 0 retries and seconds mean no limit.
+    node, whose session may still be open. 0 retries and seconds mean no limit. `policy` is the text of the site's
+    policy, empty if there is none.
     """
 
     superlink: str
@@ -119,6 +120,7 @@ class SuperNodeOrders:
     previous_id: str = ""
     max_retries: int = 0
     max_wait_time: int = 0
+    policy: str = ""
 
     def line(self) -> str:
         """Return them as one line."""

@@ -29,6 +29,7 @@ from oneflower_appliance.formats import (
 from oneflower_appliance.metrics import DCGM_PORT
 from oneflower_appliance.packages import check_index, read_packages
 from oneflower_appliance.roles import COORDINATOR, NODES
+from oneflower_appliance.site_policy import check_value
 from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE, TREE_STRATEGIES, USE_CASES
 
 if TYPE_CHECKING:
@@ -359,6 +360,9 @@ _SUPERNODE = [
               "Folder with the node's data; {partition} stands for the node's number. Empty = data/ in the appliance",
               "an absolute path without quotes and backslashes",
               check=_is_data_path, field=Field(Group.DATA, 1, "PATH")),
+    Parameter("FL_SITE_POLICY", Level.SUPERNODE, Kind.TEXT, "",
+              "What this site allows on its SuperNodes: a site policy, as TOML or its base64. Empty = everything",
+              "a site policy that `oneflower policy check` accepts, as TOML or base64", check=_readable(check_value)),
     Parameter("FL_GPU_ENABLED", Level.SUPERNODE, Kind.BOOLEAN, "NO", "Use the GPU that is passed through", "YES or NO",
               field=Field(Group.NODES, 3, "GPU")),
     Parameter("FL_CUDA_VISIBLE_DEVICES", Level.SUPERNODE, Kind.TEXT, "all", "GPUs to use",

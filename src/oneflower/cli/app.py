@@ -18,6 +18,7 @@ from oneflower.cli import (
     marketplace,
     metrics,
     page,
+    policy,
     registration,
     templates,
     training,
@@ -81,6 +82,9 @@ app.command(rich_help_panel=_SITE)(registration.unregister)
 app.command(rich_help_panel=_SITE)(templates.render)
 app.command(rich_help_panel=_SITE)(templates.validate)
 app.command(rich_help_panel=_SITE)(doctor.doctor)
+app.command(rich_help_panel=_START)(policy.sign)
+app.add_typer(policy.policy, name="policy", rich_help_panel=_SITE)
+app.add_typer(policy.trust, name="trust", rich_help_panel=_SITE)
 app.add_typer(marketplace.marketplace, name="marketplace", rich_help_panel=_SITE)
 app.add_typer(local.local, name="local", rich_help_panel=_SITE)
 app.add_typer(cache.cache, name="cache", rich_help_panel=_SITE)

@@ -75,6 +75,9 @@ def up(
     min_vms: Annotated[int | None, typer.Option(help="Never fewer SuperNodes than this; usually 2.")] = None,
     max_vms: Annotated[int | None, typer.Option(help="Never more SuperNodes than this; usually 10.")] = None,
     template: Annotated[str, typer.Option(help="Name of a registered service template.")] = NAME,
+    policy: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What its SuperNodes allow: `oneflower policy example`.")
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Remove nothing if it fails or is interrupted.")] = False,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Do not wait for the training that FL_USE_CASE asks for.")
@@ -89,7 +92,7 @@ def up(
     from oneflower.cloud.names import check_name  # noqa: PLC0415 - as everything of the client
 
     check_name(name)
-    given, limits = settings_of(settings), (min_vms, max_vms)
+    given, limits = settings_of(settings) | policy_setting(policy), (min_vms, max_vms)
     federation = deploy(Session.cloud(template), name, supernodes, given, limits, timeout, keep=keep)
     status = federation.status()
     ready = f"Federation {name} is ready: SuperLink {status.endpoint}, {status.supernodes} SuperNodes."
@@ -103,6 +106,13 @@ def up(
         follow_up = f"Fetch the model with: {screen.program()} model {name} --save model.npz"
         status = federation.status()
     screen.show_result(output, status, f"{ready}\n{follow_up}")
+
+
+def policy_setting(file: Path | None) -> dict[str, str]:
+    """Return the variable for the policy of a site in a file, if one is given. Raises `OneflowerError`."""
+    from oneflower.cloud.site_folder import SiteFolder  # noqa: PLC0415
+
+    return SiteFolder(file).setting() if file else {}
 
 
 def _watch_training(federation: Federation, output: Output) -> str:
@@ -187,6 +197,8 @@ def show(name: Name = None, output: Format = Output.TEXT) -> None:
     )
     for line in package_lines(installed, status.framework, status.packages):
         screen.show_line(line)
+    for policy, names in status.policies.items():
+        screen.show_line(f"Site policy {policy}: on {', '.join(names)}")
     if status.training:
         screen.show_line(f"Training: {progress_line(status.training)}")
     findings = [found.sentence for found in status.training.findings] if status.training else []

@@ -181,6 +181,7 @@ def _vm_status(vm: Vm, role: str, now: float) -> VmStatus:
         partitions=attributes.NUM_PARTITIONS.read(vm.attributes),
         node_id=attributes.NODE_ID.read(vm.attributes),
         own_data=attributes.OWN_DATA.is_set(vm.attributes),
+        policy=attributes.POLICY.read(vm.attributes),
         error="" if ready or state == "stopping" else published,
         waits=vm.attributes.get("SCHED_MESSAGE", "").strip() if vm.state == VmState.PENDING else "",
     )

@@ -23,6 +23,7 @@ class VmStatus:
     """One VM. `ready` is what it published itself; `error` is why it is not, in its own words.
 
     `ready_since` is when it became ready, in seconds since 1970 by its own clock; 0 if it is not, or did not say.
+    `policy` is that of its site: its digest and what apps it allows.
     `waits` is why OpenNebula makes it wait for a host, in OpenNebula's words.
     """
 
@@ -36,6 +37,7 @@ class VmStatus:
     partitions: str = ""
     node_id: str = ""
     own_data: bool = False
+    policy: str = ""
     error: str = ""
     waits: str = ""
     ready_since: int = 0
@@ -127,6 +129,15 @@ class FederationStatus:
     def names(self) -> dict[str, str]:
         """The names of the SuperNodes' machines, by Flower's ids."""
         return {vm.node_id: vm.name for vm in self.vms if vm.node_id}
+
+    @property
+    def policies(self) -> dict[str, list[str]]:
+        """The policies of sites, each with the names of the machines that keep to it."""
+        found: dict[str, list[str]] = {}
+        for vm in self.vms:
+            if vm.policy:
+                found.setdefault(vm.policy, []).append(vm.name)
+        return found
 
     @property
     def partitions(self) -> dict[str, str]:

@@ -33,7 +33,7 @@ from oneflower_appliance.settings import resolve
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the alembic that makes Flower's database
 
 ALL = sorted({place for found in places.PLACES.values() for place in found}, key=str)
-REQUIRED = {Feature.FRONT_DOOR, Feature.NODE_DOOR, Feature.NODE_ID}
+REQUIRED = {Feature.FRONT_DOOR, Feature.NODE_DOOR, Feature.NODE_ID, Feature.SITE_POLICY}
 IN_SUPERLINK = (
     Feature.FRONT_DOOR, Feature.API, Feature.FORGET_LOST_DELIVERIES, Feature.STUCK_NODES, Feature.RETENTION,
     Feature.WARM_SUPERLINK, Feature.LIMIT_TASK_CLEANUP, Feature.DEAD_SERVERAPPS, Feature.HELD_QUESTIONS,
@@ -297,7 +297,7 @@ def test_a_superlink_starts_without_a_name_or_refuses_to(place, monkeypatch, tmp
     assert found == whole
 
 
-def prepared_supernode():
+def prepared_supernode(policy=""):
     loop, command = internals.node_loop(), internals.supernode_command()
     before = {name: getattr(loop, name, None) for name in ("_pull_and_store_message", "_push_messages", "pull_objects")}
     stock, stub = getattr(command, "uvicorn", None), Stub()
@@ -307,7 +307,7 @@ def prepared_supernode():
     warm = stub if places.have(Feature.WARM_SUPERNODE) else None
     client = internals.fleet_client()
     heartbeat, pull = (getattr(client, name, None) for name in ("SendNodeHeartbeat", "PullMessages"))
-    orders = SuperNodeOrders("127.0.0.1:1", ("127.0.0.1", 1), None, None, Path("/nowhere/report"))
+    orders = SuperNodeOrders("127.0.0.1:1", ("127.0.0.1", 1), None, None, Path("/nowhere/report"), policy=policy)
     try:
         supernode.run(orders.line(), warm)
     except OneflowerError as error:
@@ -383,6 +383,20 @@ def test_a_supernode_starts_without_a_name_or_refuses_to(place, monkeypatch):
     for feature in off:
         whole |= SUPERNODE.get(feature, (0, 0, {}))[2]
     assert found == whole | {"pull": sum(one[0] for one in on), "push": sum(one[1] for one in on)}
+
+
+@pytest.mark.parametrize("place", places.PLACES[Feature.SITE_POLICY], ids=str)
+def test_a_supernode_that_could_not_keep_to_the_policy_of_its_site_does_not_start(place, monkeypatch):
+    def work():
+        supernode.imports()
+        for feature in IN_SUPERNODE:
+            places.have(feature)
+        take_away(monkeypatch, place)
+        return prepared_supernode('apps = "ask"')
+
+    found = in_fork(work)
+    assert place.name in found["refused"]
+    assert found["ran"] == []
 
 
 def test_without_the_api_a_superlink_says_so_to_who_asks(monkeypatch):

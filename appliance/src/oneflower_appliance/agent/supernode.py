@@ -20,6 +20,7 @@ from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.agent.partition import Partitions
 from oneflower_appliance.agent.reporting import readiness
 from oneflower_appliance.agent.shortfalls import Shortfalls
+from oneflower_appliance.agent.site_policy_file import site_policy
 from oneflower_appliance.agent.trust import Trust
 from oneflower_appliance.attributes import NUM_PARTITIONS, PARTITION_ID, PARTITIONS
 from oneflower_appliance.features_off import FOLDER_VARIABLE
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from oneflower_appliance.agent.onegate import OneGate
     from oneflower_appliance.errors import OneflowerError
     from oneflower_appliance.metrics import Measure
+    from oneflower_appliance.site_policy import SitePolicy
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +64,7 @@ class SuperNode:
         self._membership = Membership(machine)
         self._shortfalls = Shortfalls(machine)
         self._node_config: dict[str, str] = {}
+        self._policy: SitePolicy | None = None
         self._node_id = ""
         self._silence = Patience(_SILENCE)
         self._is_heard = False
@@ -71,6 +74,7 @@ class SuperNode:
         """Return the whole boot."""
         return [
             *packages.steps(self._machine),
+            Step("policy", self._read_policy),
             self._prepare,
             self._introduction,
             Step("discover", self._discover),
@@ -139,6 +143,10 @@ class SuperNode:
     @property
     def _probe(self) -> Probe:
         return self._make_probe(self._trust.path)
+
+    def _read_policy(self) -> str:
+        self._policy = site_policy(self._machine.settings)
+        return self._policy.summary if self._policy else "this site has none"
 
     def _discover(self) -> str:
         self._found = Discovery(self._machine).find()
@@ -225,6 +233,7 @@ class SuperNode:
             previous_id=self._session_file.read_text(encoding="ascii") if self._session_file.exists() else "",
             max_retries=settings.integer("FL_MAX_RETRIES"),
             max_wait_time=settings.integer("FL_MAX_WAIT_TIME"),
+            policy=self._policy.text if self._policy else "",
         )
         self.child.tell(orders.line())
         return "flower-supernode" + (", with a key" if key else "")
@@ -255,6 +264,7 @@ class SuperNode:
             attributes.NODE_ID.name: self._node_id,
             attributes.OWN_DATA.name: attributes.OWN_DATA.flag(value=DATA_PATH in self._node_config),
             attributes.USE_CASE.name: settings.text("FL_USE_CASE"),
+            attributes.POLICY.name: attributes.POLICY.write(self._policy.summary if self._policy else ""),
             attributes.FRAMEWORK.name: settings.text("ML_FRAMEWORK"),
             **packages.published(self._machine.home, settings),
             **self._shortfalls.look(),

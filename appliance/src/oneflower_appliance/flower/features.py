@@ -6,7 +6,8 @@ the feature is used. If a name is missing, the feature is off, stock Flower runs
 Three features are never off. Without two of them the appliance is not safe: `FRONT_DOOR` keeps the Control API, which
 runs anybody's code on every node, away from the network. `NODE_DOOR` keeps other users of a SuperNode's machine away
 from its tasks, their apps and their models. Without `NODE_ID` nobody knows whether the SuperLink hears from a
-SuperNode. If a name that these need is missing, Flower does not start.
+SuperNode. `SITE_POLICY` counts where a site has a policy: a SuperNode that could not keep to it does not start. If a
+name that these need is missing, Flower does not start.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Feature(Enum):
 
     # In a SuperNode.
     NODE_DOOR = "The door of the SuperNode"
+    SITE_POLICY = "Keeping to the policy of the site (FL_SITE_POLICY)"
     NODE_ID = "Learning which id the SuperLink gave this SuperNode"
     HEARTBEAT_REPORT = "Telling the agent that the SuperLink hears from this SuperNode, so that it need not ask"
     ANSWER_IN_TURN = "Sending each reply in its own turn"

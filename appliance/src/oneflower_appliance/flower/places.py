@@ -190,6 +190,12 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
     ),
     Feature.DEAD_SERVERAPPS: _at(internals.link_state, "get_task_by_token", "finish_task", "get_run_info"),
     Feature.NODE_DOOR: _at(internals.supernode_command, "flower_supernode", "uvicorn"),
+    Feature.SITE_POLICY: (
+        *_PULL,
+        *_takes(internals.node_loop, "_pull_and_store_message", "receive", "get_fab"),
+        *_takes(internals.node_loop, "_insert_message", "msg", "state", "store"),
+        *_at(internals.node_loop, "FAB_VERIFICATION_ERROR"),
+    ),
     Feature.NODE_ID: _at(internals.node_state, "set_node_id"),
     Feature.HEARTBEAT_REPORT: (
         *_takes(internals.fleet_client, "SendNodeHeartbeat", "request"),

@@ -18,7 +18,9 @@ from oneflower_appliance.flower.nodeloop import answer_in_turn
 from oneflower_appliance.flower.nodereport import Reporter
 from oneflower_appliance.flower.noderuns import forget_what_has_ended
 from oneflower_appliance.flower.serving import Server, listen, own_entrance
+from oneflower_appliance.flower.site_gate import keep_to
 from oneflower_appliance.orders import SuperNodeOrders
+from oneflower_appliance.site_policy import SitePolicy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,10 +37,14 @@ def run(orders: str, superexec: WarmSuperExec | None) -> None:
     """Be a SuperNode. Raises `OneflowerError` if that would not be safe."""
     places.demand(Feature.NODE_DOOR, Feature.NODE_ID)
     node = SuperNodeOrders.read(orders)
+    if node.policy:
+        places.demand(Feature.SITE_POLICY)
     sys.argv = ["flower-supernode", *supernode_arguments(node)]
     if node.previous_id and node.key and node.ca and places.have(Feature.CLOSE_SESSION):
         _close_session(node.superlink, node.ca, node.key, node.previous_id)
     Reporter(node.report).start()
+    if node.policy:
+        keep_to(SitePolicy.parse(node.policy))
     prepare(superexec)
     internals.supernode_command().flower_supernode()
 

@@ -1,0 +1,95 @@
+"""Flower's own loop, with the gate of a site: what is refused is answered with the reason, and nothing of it is kept."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from types import SimpleNamespace
+
+import pytest
+
+from oneflower_appliance.flower import internals, nodeloop
+from oneflower_appliance.flower.site_gate import keep_to
+from oneflower_appliance.site_policy import SitePolicy
+from tests.unit.test_site_policy import PROJECT, bundle, packed
+
+FAB = packed({"pyproject.toml": PROJECT, "mine.py": "app = 1"})
+
+
+@pytest.fixture
+def node(monkeypatch):
+    """One turn of Flower's loop, with its own state: `pull` takes a message of a run of which it knows nothing."""
+    from flwr.app import Message, RecordDict
+    from flwr.supercore.fab import Fab
+    from flwr.supercore.object_store import ObjectStoreFactory
+    from flwr.supercore.run import Run
+    from flwr.supercore.task_identity import TaskIdentity
+    from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
+
+    for name in ("_task_id", "_run_id", "_node_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1, raising=False)
+    loop = internals.node_loop()
+    for name in ("_pull_and_store_message", "_push_messages"):
+        monkeypatch.setattr(loop, name, getattr(loop, name))
+    store = ObjectStoreFactory().store()
+    state = InMemoryNodeState(object_store=store)
+    state.set_node_id(7)
+    message = Message(RecordDict(), dst_node_id=7, message_type="train")
+    message.metadata.__dict__ |= {"_message_id": message.object_id, "_run_id": 5}
+    opened = []
+    monkeypatch.setattr(loop, "get_fused_config_from_fab", lambda *_: opened.append(1) or {})
+
+    def pull(policy, content=FAB, named=None):
+        keep_to(SitePolicy.parse(policy))
+        nodeloop.answer_in_turn()  # which comes after it, as in a SuperNode
+        fab = Fab(named or sha256(content).hexdigest(), content, {})
+        run = Run.create_empty(5)
+        run.fab_hash = fab.hash_str
+        tree = loop.get_object_tree(message)
+        return loop._pull_and_store_message(
+            state=state, object_store=store, node_config={}, receive=lambda: (message, tree), get_run=lambda _: run,
+            get_fab=lambda *_: fab, pull_object=lambda *_: message.deflate(),
+            confirm_message_received=lambda *_: None, trusted_entities=None,
+        )  # fmt: skip
+
+    def push():
+        """Return what the node sends."""
+        sent = []
+        loop._push_messages(state=state, object_store=store, push_object=lambda *_: None,
+                            send=lambda reply, *_: sent.append(reply) or (set(), ""))  # fmt: skip
+        return sent
+
+    return SimpleNamespace(pull=pull, push=push, state=state, message=message, opened=opened)
+
+
+@pytest.mark.parametrize(
+    ("policy", "content", "named", "reason"),
+    [
+        ('apps = "ask"', FAB, None, "waits for the approval of this site"),
+        ('apps = "listed"', FAB, None, "not in the site's list"),
+        ('apps = "any"', b"this is no zip", None, "not a whole zip archive"),
+        ('apps = "any"', FAB, "ab" * 32, "sent another one than it named"),
+        ('[hours]\nzone = "UTC"\nopen = []', FAB, None, "does not train at this time"),
+    ],
+)
+def test_what_a_policy_does_not_allow_is_answered_with_the_reason_and_never_opened(
+    node, caplog, policy, content, named, reason
+):
+    with caplog.at_level("WARNING", "flwr"):
+        assert node.pull(policy, content, named) == 5
+    assert not node.opened
+    assert not node.state.fab_store
+    assert not node.state.task_store
+    assert node.state.get_run(5) is None
+    [reply] = node.push()
+    assert reason in reply.error.reason
+    assert reply.metadata.reply_to_message_id == node.message.metadata.message_id
+    assert reason in caplog.text, "the log of the node has it, too"
+    assert not node.state.msg_store
+
+
+def test_what_a_policy_allows_becomes_a_task(node):
+    assert node.pull(f'apps = "listed"\nhashes = ["{bundle().content_hash}"]') == 5
+    assert node.opened == [1]
+    assert len(node.state.task_store) == 1
+    [fab] = node.state.fab_store.values()
+    assert fab.content == FAB

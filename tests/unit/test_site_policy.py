@@ -1,0 +1,139 @@
+"""What a site allows: every error of a policy at once, hours across midnight, apps by signer and by content."""
+
+from __future__ import annotations
+
+import base64
+import io
+import zipfile
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+
+import pytest
+
+from oneflower.cloud.site_folder import SiteFolder, changed_lines, differences
+from oneflower_appliance.agent.site_policy_file import site_policy
+from oneflower_appliance.app_bundle import SIGNATURE, Bundle, BundleError
+from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.settings import resolve
+from oneflower_appliance.site_policy import EXAMPLE, PolicyError, SitePolicy, read_text
+
+NOW = datetime(2026, 3, 4, 12, tzinfo=UTC)  # a Wednesday
+PROJECT = '[project]\nname = "mine"\nversion = "1.0"\n[tool.flwr.app]\npublisher = "me"\n'
+
+
+def packed(files):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+        lines = [f"{name},{sha256(text.encode()).hexdigest()},{len(text) * 8}" for name, text in files.items()]
+        archive.writestr(".info/CONTENT", "\n".join(lines))
+    return content.getvalue()
+
+
+def bundle(**more):
+    return Bundle.read(packed({"pyproject.toml": PROJECT, "mine.py": "app = 1", **more}))
+
+
+def test_the_example_is_valid_and_every_error_is_named_at_once():
+    assert SitePolicy.parse(EXAMPLE).apps == "ask"
+    with pytest.raises(OneflowerError) as refused:
+        SitePolicy.parse(
+            'apps = "some"\nhash = []\nhashes = ["12"]\nsigners = ["alice", "bob ssh-ed25519 AAAA"]\n'
+            '[hours]\nzone = "Mars/Base"\nopen = ["Monday", "Mon 25:00-26:00"]\n'
+        )
+    text = str(refused.value)
+    for part in ("'some'", "hash is not a key", "'12'", "'alice'", "key of bob", "Mars/Base", "'Monday'", "25:00"):
+        assert part in text, part
+    for wrong in ("apps = ", 'hours = "all"', '[hours]\nzone = "UTC"', "signers = 1", 'apps = "signed"'):
+        with pytest.raises(OneflowerError, match="not valid"):
+            SitePolicy.parse(wrong)
+
+
+def test_a_policy_travels_as_toml_or_as_base64():
+    text = 'apps = "listed"\n'
+    assert read_text(text) == read_text(base64.b64encode(text.encode()).decode()) == text
+
+
+@pytest.mark.parametrize(
+    ("window", "day", "hour", "is_open"),
+    [
+        ("Mon-Fri 20:00-06:00", 4, 22, True),
+        ("Mon-Fri 20:00-06:00", 4, 12, False),
+        ("Fri 20:00-06:00", 7, 5, True),  # Saturday morning
+        ("Fri 20:00-06:00", 7, 6, False),
+        ("Sun 20:00-06:00", 2, 5, True),  # over the end of the week
+        ("Sat-Mon 00:00-24:00", 2, 23, True),
+        ("Sat-Mon 00:00-24:00", 3, 0, False),
+    ],
+)
+def test_hours_go_past_midnight_and_past_sunday(window, day, hour, is_open):
+    policy = SitePolicy.parse(f'[hours]\nzone = "Etc/GMT-2"\nopen = ["{window}"]\n')
+    moment = datetime(2026, 3, day, hour, tzinfo=UTC) - timedelta(hours=2)
+    if is_open:
+        policy.check_time(moment)
+    else:
+        with pytest.raises(PolicyError, match=window):
+            policy.check_time(moment)
+
+
+def test_an_app_is_known_by_its_content_however_it_is_packed_and_every_change_counts():
+    content = bundle().content_hash
+    again = Bundle.read(packed({"mine.py": "app = 1", "pyproject.toml": "# other\n" + PROJECT}))
+    assert again.content_hash == bundle(**{SIGNATURE: "{}"}).content_hash == content
+    assert again.sha256 != bundle().sha256
+    policy = SitePolicy.parse(f'apps = "listed"\nhashes = ["{content}"]')
+    assert policy.check_app(again, NOW) == "it is listed"
+    others = ({"mine.py": "app = 2"}, {"more.py": ""}, {"pyproject.toml": PROJECT + "[tool.other]\n"}, {"a.json": "{}"})
+    for other in others:
+        with pytest.raises(PolicyError, match="not in the site's list"):
+            policy.check_app(bundle(**other), NOW)
+    with pytest.raises(PolicyError, match="oneflower policy approve"):
+        SitePolicy.parse('apps = "ask"').check_app(bundle(), NOW)
+    assert SitePolicy.parse("").check_app(bundle(), NOW)
+
+
+def test_a_bundle_in_which_a_name_is_twice_is_none():
+    content = io.BytesIO(packed({"pyproject.toml": PROJECT}))
+    with zipfile.ZipFile(content, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("pyproject.toml", PROJECT)
+    with pytest.raises(BundleError, match="twice"):
+        Bundle.read(content.getvalue())
+
+
+def test_a_policy_file_that_others_could_write_keeps_a_machine_out(tmp_path):
+    path = tmp_path / "policy.toml"
+    assert site_policy(resolve({}), path) is None
+    path.write_text('apps = "ask"')
+    path.chmod(0o644)
+    if path.stat().st_uid:  # only root's file counts
+        with pytest.raises(OneflowerError, match="Others than root"):
+            site_policy(resolve({}), path)
+        return
+    assert site_policy(resolve({}), path).apps == "ask"
+    with pytest.raises(OneflowerError, match="two policies"):
+        site_policy(resolve({"FL_SITE_POLICY": 'apps = "any"'}), path)
+    path.chmod(0o666)
+    with pytest.raises(OneflowerError, match="Others than root"):
+        site_policy(resolve({}), path)
+    path.chmod(0o644)
+    path.write_text('appz = "ask"')
+    with pytest.raises(OneflowerError, match="appz"):
+        site_policy(resolve({}), path)
+
+
+def test_what_was_approved_counts_and_what_changed_since_is_shown(tmp_path):
+    folder = SiteFolder(tmp_path / "policy.toml")
+    with pytest.raises(OneflowerError, match="no policy"):
+        folder.text()
+    folder.path.write_text('apps = "ask"')
+    assert folder.before(bundle()) is None
+    folder.approve(bundle())
+    policy = SitePolicy.parse(read_text(folder.setting()["FL_SITE_POLICY"]))
+    assert policy.check_app(bundle(), NOW)
+    new = bundle(**{"mine.py": "app = 2", "more.py": ""})
+    with pytest.raises(PolicyError):
+        policy.check_app(new, NOW)
+    old = folder.before(new)
+    assert differences(old, new) == [("mine.py", "changed"), ("more.py", "added"), ("pyproject.toml", "same")]
+    assert {"-app = 1", "+app = 2"} <= set(changed_lines(old, new))
