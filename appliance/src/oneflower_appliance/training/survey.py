@@ -73,7 +73,7 @@ def ask(grid: Grid, least: int, question: Mapping[str, Any] | None = None) -> Su
     if len(found) < least:
         raise OneflowerError(
             f"{len(found)} of {len(nodes)} nodes have data to train on, and {least} are needed. " + " ".join(problems),
-            "Fix the data on the named nodes.",
+            "Fix it at the named nodes: their data, or what their site allows.",
             ExitCode.INVALID_INPUT,
         )
     for problem in problems:
