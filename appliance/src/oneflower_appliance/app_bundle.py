@@ -5,7 +5,7 @@ A bundle may come from anywhere, so it is read as a whole, in memory, and nothin
 The *content hash* names an app by what is in it: the files of its bundle, except the list that Flower adds and the
 signature. A bundle of the same files, built elsewhere, has the same content hash. It is the SHA-256 of one line for
 each file, in the order of their names: the SHA-256 of the file, two spaces, its name. Flower writes pyproject.toml
-anew, so of that file what counts is its values, as JSON with sorted keys.
+again, so of that file what counts is its values, as JSON with sorted keys.
 """
 
 from __future__ import annotations

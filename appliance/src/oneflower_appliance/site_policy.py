@@ -1,4 +1,4 @@
-"""The policy of a site: what its operator allows on its SuperNodes, whoever asks for it.
+"""The policy of a site: what its operator allows on its SuperNodes.
 
 It is a text in TOML. Neither an app nor the SuperLink's side can change it. `EXAMPLE` shows every key with its meaning.
 A key that is not known is an error, so a typing error never allows more than was meant. Without a policy everything is
@@ -31,7 +31,7 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 _DIGEST = 12  # digits of a digest that people compare
 
 EXAMPLE = """\
-# The policy of a site: what its operator allows on its SuperNodes, whoever asks for it.
+# The policy of a site: what its operator allows on its SuperNodes.
 # `oneflower policy check FILE` checks it. What is left out is not limited.
 
 # Which apps run here:

@@ -97,7 +97,7 @@ def _own_key() -> Path:
 def _made(signed: bytes, key: Path) -> str:
     """Have ssh-keygen sign, in the foreground: it may ask for a passphrase or a touch of a hardware key."""
     if not key.expanduser().is_file():
-        raise OneflowerError(f"There is no key {key}.", "Check its path.", ExitCode.NOT_FOUND)
+        raise OneflowerError(f"The key {key} is not there.", "Check its path.", ExitCode.NOT_FOUND)
     with tempfile.TemporaryDirectory(prefix="oneflower-") as place:
         path = Path(place) / "app"
         path.write_bytes(signed)
