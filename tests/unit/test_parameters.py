@@ -66,6 +66,17 @@ INVALID = {
         "a= b",
     ],
     "FL_SUPERLINK_ADDRESS": ["superlink", "host:port", "http://h:1"],
+    "FL_PROXY": [
+        "proxy:3128",
+        "https://proxy:3128",
+        "http://proxy",
+        "http://me@proxy:3128",
+        "http://proxy:3128/path",
+        "http://a b@proxy:1",
+        "http://me:pa\\ss@proxy:3128",
+        "http://me:%0a@proxy:3128",
+        "http://x:y@proxy:0",
+    ],
     "FL_MAX_RETRIES": ["-1", "many"],
     "FL_MAX_WAIT_TIME": ["-1"],
     "FL_EDGE_BACKOFF": ["linear"],
@@ -100,7 +111,8 @@ def test_an_invalid_value_is_refused_with_name_value_and_what_is_expected(name, 
     with pytest.raises(InvalidParametersError) as caught:
         resolve({name: value})
     [problem] = [p for p in caught.value.problems if p.where == name]
-    assert repr(value) in problem.text or value in problem.text
+    secret = PARAMETERS[name].secret
+    assert secret == (value not in problem.text and repr(value) not in problem.text)
     assert "expected" in problem.text
 
 

@@ -108,7 +108,7 @@ class SuperNodeOrders:
     HTTP. `key` is the private key that identifies it, or None. It writes a
     `NodeReport` to `report`. `previous_id` is the node id of an earlier process of this
     node, whose session may still be open. 0 retries and seconds mean no limit. `policy` is the text of the site's
-    policy, empty if there is none.
+    policy, empty if there is none. `proxy` is FL_PROXY, which may have a password.
     """
 
     superlink: str
@@ -121,6 +121,7 @@ class SuperNodeOrders:
     max_retries: int = 0
     max_wait_time: int = 0
     policy: str = ""
+    proxy: str = field(default="", repr=False)
 
     def line(self) -> str:
         """Return them as one line."""

@@ -28,6 +28,7 @@ from oneflower_appliance.formats import (
 )
 from oneflower_appliance.metrics import DCGM_PORT
 from oneflower_appliance.packages import check_index, read_packages
+from oneflower_appliance.proxy import Proxy
 from oneflower_appliance.roles import COORDINATOR, NODES
 from oneflower_appliance.site_policy import check_value
 from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE, TREE_STRATEGIES, USE_CASES
@@ -346,6 +347,10 @@ _SUPERNODE = [
               "Address of a SuperLink outside this service. Empty = discover this service's SuperLink", "host:port",
               check=_readable(split_address),
               field=Field(Group.JOIN, 1, "ADDRESS", "The address of its SuperLink, as host:port")),
+    Parameter("FL_PROXY", Level.SUPERNODE, Kind.TEXT, "",
+              "HTTP proxy (CONNECT) through which these machines reach the SuperLink. Empty = directly",
+              "http://host:port or http://user:password@host:port, with %XX for special characters",
+              check=_readable(Proxy.parse), secret=True),
     Parameter("FL_MAX_RETRIES", Level.SUPERNODE, Kind.NUMBER, "0", "Attempts to reconnect, 0 = no limit",
               "an integer of at least 0", check=_NOT_NEGATIVE),
     Parameter("FL_MAX_WAIT_TIME", Level.SUPERNODE, Kind.NUMBER, "0", "Seconds spent trying to reconnect, 0 = no limit",

@@ -111,7 +111,8 @@ def resolve(
         try:
             parameter.parse(raw[name])
         except ValueError:
-            problems.append(Problem(name, f"is {raw[name]!r}; expected {parameter.expects}."))
+            value = "not valid" if parameter.secret else repr(raw[name])
+            problems.append(Problem(name, f"is {value}; expected {parameter.expects}."))
     wrong = {problem.where for problem in problems}
     settings = Settings(raw)
     for names, rule in _RULES:
@@ -204,6 +205,12 @@ def _authentication(settings: Settings) -> str:
     return "is YES, which needs TLS; if FL_TLS_ENABLED is NO, set it to NO as well."
 
 
+def _proxy(settings: Settings) -> str:
+    if settings.flag("FL_TLS_ENABLED") or not settings.text("FL_PROXY"):
+        return ""
+    return "is set, which needs TLS: the proxy would read and could change everything. Set FL_TLS_ENABLED=YES."
+
+
 def _model(settings: Settings) -> str:
     use_case, model = settings.text("FL_USE_CASE"), settings.text("FL_MODEL")
     known = USE_CASES[use_case].models if use_case != NO_USE_CASE else None
@@ -276,6 +283,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Settings], str]], ...] = (
     (("FL_STRATEGY", "ML_FRAMEWORK", "FL_USE_CASE"), _strategy),
     (("FL_PRIVACY", "FL_STRATEGY"), _of_trees),
     (("FL_SUPERNODE_AUTH", "FL_TLS_ENABLED"), _authentication),
+    (("FL_PROXY", "FL_TLS_ENABLED"), _proxy),
     (("FL_PACKAGES", "FL_PACKAGE_INDEX", "FL_PACKAGE_HASHES"), _packages),
     (("FL_METRICS_PORT", "FL_METRICS_ENABLED", "FL_FLEET_API_ADDRESS", "FL_CONTROL_API_ADDRESS"), _metrics_port),
 )

@@ -14,7 +14,7 @@ from oneflower.opennebula.kinds import ServiceKind
 from oneflower.opennebula.linted import mapping
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.formats import encode_pem
-from oneflower_appliance.parameters import PARAMETERS
+from oneflower_appliance.parameters import PARAMETERS, Kind
 from oneflower_appliance.roles import NODES
 from oneflower_appliance.settings import InvalidParametersError, Problem
 
@@ -112,7 +112,8 @@ def merge_template(template: Mapping[str, Any], name: str, settings: Settings, b
     for variable, raw in settings.items():
         for role, key in _places(variable, service, roles, kind):
             if PARAMETERS[variable].secret and key not in service and key not in values[role]:
-                secrets[role] |= {variable: encode_pem(raw)} if raw.strip() else {}
+                value = encode_pem(raw) if raw.strip() and PARAMETERS[variable].kind is Kind.PEM else raw.strip()
+                secrets[role] |= {variable: value} if value else {}
             elif key not in service:
                 if key in values[role] or raw.strip() != PARAMETERS[variable].default:
                     values[role][key] = raw

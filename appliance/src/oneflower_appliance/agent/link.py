@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import ssl
 import urllib.error
 import urllib.request
+from contextlib import closing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from oneflower_appliance.formats import split_address
 from oneflower_appliance.node_state import NodeState
 from oneflower_appliance.orders import WHO_HEADER
+from oneflower_appliance.proxy import Proxy, TunnelledConnection
 from oneflower_appliance.run_state import RunState
 
 if TYPE_CHECKING:
@@ -21,26 +25,40 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _WHO = "the agent of this SuperLink"
+_PATIENCE = 5.0  # seconds
 _PROTOBUF = {"Content-Type": "application/protobuf", "Accept": "application/protobuf"}
 
 
 class Probe:
-    """Asks a SuperLink questions over its real protocols. `ca` is the certificate to trust, None for plaintext."""
+    """Asks a SuperLink questions over its real protocols.
 
-    def __init__(self, ca: Path | None) -> None:
-        self._scheme = "https" if ca else "http"
+    `ca` is the certificate to trust, None for plaintext. `proxy` is what all connections go through, if anything.
+    """
+
+    def __init__(self, ca: Path | None, proxy: Proxy | None = None) -> None:
         self._context = ssl.create_default_context(cafile=str(ca)) if ca else None
+        self._proxy = proxy
+
+    def _connection(self, address: str) -> http.client.HTTPConnection:
+        host, port = split_address(address)
+        if self._context is None:
+            return http.client.HTTPConnection(host, port, timeout=_PATIENCE)
+        if self._proxy is None:
+            return http.client.HTTPSConnection(host, port, timeout=_PATIENCE, context=self._context)
+        return TunnelledConnection(host, port, proxy=self._proxy, context=self._context, timeout=_PATIENCE)
+
+    def _ask(self, address: str, path: str, body: bytes | None = None) -> http.client.HTTPResponse:
+        """Return the answer, whose body is not read. Raises `OSError`."""
+        with closing(self._connection(address)) as connection:
+            try:
+                headers = _PROTOBUF if body is not None else {}
+                connection.request("GET" if body is None else "POST", path, body, headers)
+                return connection.getresponse()
+            except http.client.HTTPException as error:
+                raise OSError(f"the answer is not HTTP: {error!r}") from error
 
     def _status(self, address: str, path: str, body: bytes | None = None) -> int:
-        request = urllib.request.Request(  # noqa: S310 - http and https only, by construction
-            f"{self._scheme}://{address}{path}", data=body, headers=_PROTOBUF if body is not None else {}
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=5, context=self._context) as response:  # noqa: S310
-                return int(response.status)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code
+        return self._ask(address, path, body).status
 
     def fleet_answers(self, address: str) -> bool:
         """Whether the Fleet API answers there: health is good, and an unsigned Fleet request is refused as such.
@@ -54,10 +72,7 @@ class Probe:
 
         Raises `OSError` when there is no connection.
         """
-        with urllib.request.urlopen(  # noqa: S310 - http and https only, by construction
-            f"{self._scheme}://{address}/health", timeout=5, context=self._context
-        ) as response:
-            theirs = parsedate_to_datetime(response.headers.get("Date", ""))
+        theirs = parsedate_to_datetime(self._ask(address, "/health").headers.get("Date", ""))
         return (theirs - datetime.now(UTC)).total_seconds()
 
     def control_answers(self, address: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 from oneflower_appliance import __version__, attributes
@@ -30,6 +31,7 @@ from oneflower_appliance.log_lines import about
 from oneflower_appliance.orders import DATA_PATH, FRAMEWORK_VARIABLE, NodeReport, SuperNodeOrders
 from oneflower_appliance.parameters import SUPERNODE_PORT, Level
 from oneflower_appliance.process import Child
+from oneflower_appliance.proxy import Proxy
 from oneflower_appliance.roles import NODES
 
 if TYPE_CHECKING:
@@ -55,12 +57,13 @@ class SuperNode:
     name = NODES
 
     def __init__(
-        self, machine: Machine, superlink: Found | None = None, probe: Callable[[Path | None], Probe] = Probe
+        self, machine: Machine, superlink: Found | None = None, probe: Callable[[Path | None], Probe] | None = None
     ) -> None:
         self._machine = machine
         self._found = superlink
-        self._make_probe = probe
-        self._trust = Trust(machine, probe)
+        given = machine.settings.text("FL_PROXY")
+        self._make_probe = probe or partial(Probe, proxy=Proxy.parse(given) if given else None)
+        self._trust = Trust(machine, self._make_probe)
         self._membership = Membership(machine)
         self._shortfalls = Shortfalls(machine)
         self._node_config: dict[str, str] = {}
@@ -234,6 +237,7 @@ class SuperNode:
             max_retries=settings.integer("FL_MAX_RETRIES"),
             max_wait_time=settings.integer("FL_MAX_WAIT_TIME"),
             policy=self._policy.text if self._policy else "",
+            proxy=settings.text("FL_PROXY"),
         )
         self.child.tell(orders.line())
         return "flower-supernode" + (", with a key" if key else "")

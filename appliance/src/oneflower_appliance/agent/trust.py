@@ -15,6 +15,7 @@ from oneflower_appliance.attributes import CA_CERT, NOTHING, TLS
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.formats import read_pem
+from oneflower_appliance.proxy import ProxyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from oneflower_appliance.agent.discovery import Found
     from oneflower_appliance.agent.machine import Machine
 
-
+_HINT = "Check that the network between the machines lets TCP through to that port."
 _TIME = (9, 10)  # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED
 
 
@@ -109,7 +110,7 @@ class Trust:
 
     def _greet(self, endpoint: str) -> None:
         deadline = time.monotonic() + PATIENCE
-        probe = self._probe(self.path)
+        probe, hint = self._probe(self.path), _HINT
         for delay in backoff(self._machine.settings).delays():
             try:
                 if probe.fleet_answers(endpoint):
@@ -117,19 +118,20 @@ class Trust:
                 reason = "it answers, but not as a Fleet API"
             except ssl.SSLCertVerificationError as error:
                 raise _untrusted(endpoint, error) from error
+            except ProxyError as error:
+                reason, hint = str(error), error.hint
+                if error.wants_password:
+                    raise _unreachable(endpoint, reason, hint, ExitCode.INVALID_INPUT) from error
             except OSError as error:
-                cause = getattr(error, "reason", error)
-                if isinstance(cause, ssl.SSLCertVerificationError):
-                    raise _untrusted(endpoint, cause) from error
-                reason = str(cause)
+                reason, hint = str(error), _HINT
             if time.monotonic() + delay > deadline:
-                raise OneflowerError(
-                    f"The SuperLink at {endpoint} does not answer: {reason}.",
-                    "Check that the network between the machines lets TCP through to that port.",
-                    ExitCode.CLOUD,
-                )
+                raise _unreachable(endpoint, reason, hint, ExitCode.CLOUD)
             self._machine.journal.waiting(f"The SuperLink at {endpoint} does not answer: {reason}. Trying again.")
             rest(delay)
+
+
+def _unreachable(endpoint: str, reason: str, hint: str, code: ExitCode) -> OneflowerError:
+    return OneflowerError(f"The SuperLink at {endpoint} does not answer: {reason}.", hint, code)
 
 
 def _untrusted(endpoint: str, error: ssl.SSLCertVerificationError) -> OneflowerError:

@@ -264,6 +264,10 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_at(internals.inflatable_objects, "HEAD_BODY_DIVIDER", "get_object_type_from_object_content",
              "get_object_children_ids_from_object_content", "get_object_body"),
     ),
+    Feature.PROXY: (
+        *_takes(internals.fleet_client, "__init__", "base_url", "verify"),
+        *_takes(internals.http_client, "__init__", "timeout"),
+    ),
     Feature.DOWNLOADS: _takes(internals.fleet_client, "__init__", "base_url", "verify"),
     Feature.NODE_QUESTIONS: (
         *_PULL,
@@ -347,7 +351,7 @@ def demand(*features: Feature) -> None:
     """Raise `OneflowerError` if a feature that is required for a start cannot be used here."""
     for feature in features:
         if reason := missing(feature):
-            raise _unsafe(feature, reason)
+            raise unsafe(feature, reason)
 
 
 @dataclass(frozen=True)
@@ -362,11 +366,12 @@ def application_state(app: Any) -> ApplicationState:
     """Return what a SuperLink's application was made with. Raises `OneflowerError`: the front door needs it."""
     names = tuple(ApplicationState.__annotations__)
     if lost := [name for name in names if not hasattr(app.state, name)]:
-        raise _unsafe(Feature.FRONT_DOOR, f"application.state.{lost[0]}")
+        raise unsafe(Feature.FRONT_DOOR, f"application.state.{lost[0]}")
     return ApplicationState(*(getattr(app.state, name) for name in names))
 
 
-def _unsafe(feature: Feature, reason: str) -> OneflowerError:
+def unsafe(feature: Feature, reason: str) -> OneflowerError:
+    """Return the error that a feature which is required cannot be used here."""
     return OneflowerError(
         f"Flower is not started, because it would not be safe. {feature.value} needs what this release of Flower does "
         f"not have: {reason}.",

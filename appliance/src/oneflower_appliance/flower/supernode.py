@@ -17,10 +17,12 @@ from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.nodeloop import answer_in_turn
 from oneflower_appliance.flower.nodereport import Reporter
 from oneflower_appliance.flower.noderuns import forget_what_has_ended
+from oneflower_appliance.flower.proxied import go_through
 from oneflower_appliance.flower.serving import Server, listen, own_entrance
 from oneflower_appliance.flower.site_gate import keep_to
 from oneflower_appliance.orders import SuperNodeOrders
 from oneflower_appliance.site_policy import SitePolicy
+from oneflower_appliance.proxy import Proxy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,17 +41,21 @@ def run(orders: str, superexec: WarmSuperExec | None) -> None:
     node = SuperNodeOrders.read(orders)
     if node.policy:
         places.demand(Feature.SITE_POLICY)
+    proxy = Proxy.parse(node.proxy) if node.proxy else None
+    if proxy:
+        places.demand(Feature.PROXY)
+        go_through(proxy)
     sys.argv = ["flower-supernode", *supernode_arguments(node)]
     if node.previous_id and node.key and node.ca and places.have(Feature.CLOSE_SESSION):
         _close_session(node.superlink, node.ca, node.key, node.previous_id)
     Reporter(node.report).start()
     if node.policy:
         keep_to(SitePolicy.parse(node.policy))
-    prepare(superexec)
+    prepare(superexec, proxy)
     internals.supernode_command().flower_supernode()
 
 
-def prepare(superexec: WarmSuperExec | None) -> None:
+def prepare(superexec: WarmSuperExec | None, proxy: Proxy | None = None) -> None:
     """Correct Flower's loop, put a door before its tasks, and make it run warm, as far as this Flower allows."""
     if ANSWER_IN_TURN.applies and places.have(Feature.ANSWER_IN_TURN):
         answer_in_turn()
@@ -59,7 +65,7 @@ def prepare(superexec: WarmSuperExec | None) -> None:
     if superexec:
         from oneflower_appliance.flower.warm.node import WarmNode  # noqa: PLC0415 - not needed by stock Flower
 
-        WarmNode(superexec).start()
+        WarmNode(superexec, proxy).start()
 
 
 def guard_runtime_api() -> None:

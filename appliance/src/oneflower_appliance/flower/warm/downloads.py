@@ -16,21 +16,26 @@ import threading
 import time
 import urllib.request
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.bodies import PATIENCE, SLOWEST
 from oneflower_appliance.flower.warm.bundles import PULL_OBJECTS
+from oneflower_appliance.proxy import TunnelledConnection
+
+if TYPE_CHECKING:
+    from oneflower_appliance.proxy import Proxy
 
 _FRESH = 2.0  # seconds: a connection that was idle for longer may have been closed by the server, after five
 
 
-def download_directly() -> None:
+def download_directly(proxy: Proxy | None = None) -> None:
     """Make each client of the Fleet API that this process creates from now on fetch bundles in this way.
 
-    Clients without TLS, and those that use a proxy or the certificate authorities of their HTTP library, do not.
+    They come through `proxy`, if there is one. Clients without TLS, and those that use another proxy or the
+    certificate authorities of their HTTP library, do not.
     """
     client = internals.fleet_client()
     stock = client.__init__
@@ -39,9 +44,10 @@ def download_directly() -> None:
     def __init__(self: Any, base_url: str, *, verify: Any = True, **settings: Any) -> None:  # noqa: N807
         stock(self, base_url, verify=verify, **settings)
         trusted = isinstance(verify, str | ssl.SSLContext)
-        if base_url.startswith("https:") and trusted and "_client" in vars(self) and not urllib.request.getproxies():
+        direct = proxy is not None or not urllib.request.getproxies()
+        if base_url.startswith("https:") and trusted and "_client" in vars(self) and direct:
             context = ssl.create_default_context(cafile=verify) if isinstance(verify, str) else verify
-            self._client = Downloads(self._client, context)
+            self._client = Downloads(self._client, context, proxy)
 
     client.__init__ = __init__  # type: ignore[method-assign]
 
@@ -49,8 +55,9 @@ def download_directly() -> None:
 class Downloads:
     """An HTTP client that is `stock`, except for requests for bundles."""
 
-    def __init__(self, stock: httpx.Client, context: ssl.SSLContext) -> None:
+    def __init__(self, stock: httpx.Client, context: ssl.SSLContext, proxy: Proxy | None = None) -> None:
         self._stock = stock
+        self._proxy = proxy
         self._context = context
         self._idle: list[tuple[float, http.client.HTTPSConnection]] = []
 
@@ -83,7 +90,10 @@ class Downloads:
                 return connection
             connection.close()
         patience = request.extensions.get("timeout", {}).get("read")
-        return http.client.HTTPSConnection(request.url.host, request.url.port, timeout=patience, context=self._context)
+        host, port = request.url.host, request.url.port
+        if self._proxy:
+            return TunnelledConnection(host, port, proxy=self._proxy, context=self._context, timeout=patience)
+        return http.client.HTTPSConnection(host, port, timeout=patience, context=self._context)
 
     @staticmethod
     def _ask(connection: http.client.HTTPSConnection, request: httpx.Request) -> httpx.Response:

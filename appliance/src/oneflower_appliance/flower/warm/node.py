@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oneflower_appliance.flower.warm.superexec import WarmSuperExec
+    from oneflower_appliance.proxy import Proxy
 
 log = logging.getLogger("flwr")
 
@@ -33,10 +34,11 @@ BETWEEN_LOOKS = 2.0  # seconds between two checks whether the run of a task is s
 
 
 class WarmNode:
-    """The loop of this process's SuperNode, with `superexec` as its SuperExec."""
+    """The loop of this process's SuperNode, with `superexec` as its SuperExec. It reaches its SuperLink by `proxy`."""
 
-    def __init__(self, superexec: WarmSuperExec) -> None:
+    def __init__(self, superexec: WarmSuperExec, proxy: Proxy | None = None) -> None:
         self._superexec = superexec
+        self._proxy = proxy
         self._polls: list[LongPoll] = []
         self._state: Any = None
         self._run = 0
@@ -52,7 +54,7 @@ class WarmNode:
             send_in_bundles(internals.node_loop(), kept=self._kept)
             check_once(self._kept)
             if places.have(Feature.DOWNLOADS):
-                download_directly()
+                download_directly(self._proxy)
         if places.have(Feature.DEAD_CLIENTAPPS):
             self._answer_for_dead_clientapps()
         if places.have(Feature.END_WITH_RUN):
