@@ -21,8 +21,8 @@ from oneflower_appliance.flower.proxied import go_through
 from oneflower_appliance.flower.serving import Server, listen, own_entrance
 from oneflower_appliance.flower.site_gate import keep_to
 from oneflower_appliance.orders import SuperNodeOrders
-from oneflower_appliance.site_policy import SitePolicy
 from oneflower_appliance.proxy import Proxy
+from oneflower_appliance.site_policy import SitePolicy
 
 if TYPE_CHECKING:
     from pathlib import Path
