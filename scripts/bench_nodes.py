@@ -19,8 +19,9 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 from bench import Bench, ask
@@ -36,8 +37,11 @@ from oneflower_appliance.orders import (
     SuperLinkOrders,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 ADDRESS, FLEET, CONTROL = "127.66.0.4", 9092, 9093
-_WATCHED = 20.0  # seconds
+_SETTLED, _WATCHED = 20.0, 60.0  # seconds: until the start is over, and then for more than one turn of heartbeats
 
 
 class Federation:
@@ -83,10 +87,12 @@ class Federation:
         nodes = ask(f"https://{ADDRESS}:{CONTROL}/v1/control/list-nodes", self._context, b"")
         return (nodes or b"").count(b"online")
 
-    def idle(self) -> float:
+    def idle(self, profile: Path | None) -> float:
         """Return the CPU of the SuperLink in percent of one core while there is nothing to do."""
+        time.sleep(_SETTLED)
         before = self._cpu(self.link)
-        time.sleep(_WATCHED)
+        with self._profiled(profile, "idle"):
+            time.sleep(_WATCHED)
         return 100 * (self._cpu(self.link) - before) / _WATCHED
 
     @staticmethod
@@ -102,18 +108,10 @@ class Federation:
             (app / name).write_text(text)
         shapes.write_text(json.dumps(MODELS[model][1]))
         before, light = self._cpu(self.link), self._cpu(self.light)
-        spy = []
-        if profile:
-            command = [shutil.which("py-spy") or "py-spy", "record", "-p", str(self.link.pid), "-r", "200", "-f", "raw",
-                       "-o", str(profile / f"{model}-{self._nodes}.txt")]  # fmt: skip
-            spy = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)]
         watched = _Tasks(self.link)
-        with watched:
+        with self._profiled(profile, model), watched:
             config = f'num-server-rounds={rounds} stamps="{stamps}" shapes="{shapes}"'
             self._bench.flwr_run(self._folder, self.ca, app, config, f"{ADDRESS}:{CONTROL}")
-        for process in spy:
-            process.send_signal(signal.SIGINT)
-            process.wait()
         each = 1000 / (self._nodes * rounds)
         seconds, _ = rounds_of(stamps)
         return {
@@ -121,8 +119,23 @@ class Federation:
             "superlink": each * (self._cpu(self.link) - before),
             "serverapp": each * watched.cpu,
             "nodes": each * (self._cpu(self.light) - light),
-            "memory": self.link.memory_info().rss / 1e6,
         }
+
+    def memory(self) -> float:
+        """Return the resident megabytes of the SuperLink."""
+        return float(self.link.memory_info().rss) / 1e6
+
+    @contextmanager
+    def _profiled(self, profile: Path | None, name: str) -> Iterator[None]:
+        """Have py-spy write a profile of the SuperLink, if it is wanted."""
+        if profile is None:
+            yield
+            return
+        command = [shutil.which("py-spy") or "py-spy", "record", "-p", str(self.link.pid), "-r", "200", "-f", "raw",
+                   "-o", str(profile / f"{name}-{self._nodes}.txt")]  # fmt: skip
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as spy:
+            yield
+            spy.send_signal(signal.SIGINT)
 
 
 class _Tasks:
@@ -173,7 +186,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("--nodes", type=int, nargs="*", default=[10, 50, 100])
     parser.add_argument("--model", choices=MODELS, default="S")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="0: only while idle")
     parser.add_argument("--profile", type=Path, metavar="FOLDER", help="profiles of the SuperLink, by py-spy")
     options = parser.parse_args()
     print(f"| {options.model}, SuperNodes | a round | SuperLink, ms of CPU for each node and round | ServerApp | the "
@@ -184,13 +197,14 @@ def main() -> None:
             log = Path(name) / "log"
             try:
                 _until(lambda: federation.online() == nodes)  # noqa: B023 - it is called here
-                idle = federation.idle()
-                found = federation.run(options.model, options.rounds, options.profile)
+                idle = federation.idle(options.profile)
+                found = federation.run(options.model, options.rounds, options.profile) if options.rounds else {}
             except BaseException:
                 print(log.read_text()[-3000:], file=sys.stderr)
                 raise
-            print(f"| {nodes} | {found['seconds']:.2f} s | {found['superlink']:.1f} | {found['serverapp']:.1f} | "
-                  f"{idle:.1f} % | {found['memory']:.0f} MB |", flush=True)  # fmt: skip
+            round_ = [f"{found[what]:.2f}" for what in ("seconds", "superlink", "serverapp")] if found else [""] * 3
+            print("| " + " | ".join((str(nodes), *round_, f"{idle:.2f} %", f"{federation.memory():.0f} MB")) + " |",
+                  flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

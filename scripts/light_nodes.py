@@ -27,6 +27,7 @@ from flwr.supernode.fleet_http_connection import http_request_response
 
 from oneflower_appliance.agent.link import Probe
 from oneflower_appliance.flower.warm.bundle_client import Kept, _fetching, _sending, send_in_bundles
+from oneflower_appliance.flower.warm.pulse import spare_heartbeats
 from oneflower_appliance.flower.warm.waits import ask_to_wait
 
 _lock = threading.Lock()
@@ -89,6 +90,7 @@ def main() -> None:
     """Start them all, and wait for the end."""
     address, ca, number = sys.argv[1:]
     ask_to_wait()
+    spare_heartbeats()
     send_in_bundles()  # the clients; the functions are of each node
     for _ in range(int(number)):
         threading.Thread(target=be_a_node, args=(address, ca), daemon=True).start()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import datetime
 import json
 import logging
 import resource
@@ -23,7 +22,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest, RegisterNodeFleetRequest
 from flwr.proto.message_pb2 import PushObjectRequest
 from flwr.proto.node_pb2 import Node
-from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes, sign_message
 from flwr.superlink import main as superlink
 
 from oneflower_appliance.agent import tls
@@ -33,26 +31,10 @@ from oneflower_appliance.flower.door import FleetDoor, OwnDoor
 from oneflower_appliance.flower.membership import Membership
 from oneflower_appliance.flower.visits import Limits, Visit, Visits
 from tests.unit.served import ADDRESS, PLAIN, PROTOBUF, Counting, Served
+from tests.unit.signing import SuperNode
 
 MEGABYTE = 2**20
 INVALID = {"detail": "Invalid SuperNode authentication"}
-
-
-class SuperNode:
-    """A key, and the headers that Flower signs with it."""
-
-    def __init__(self, private=None):
-        self.private = private or generate_key_pairs()[0]
-        self.key = public_key_to_bytes(self.private.public_key())
-
-    def headers(self, age=0.0, signed=None):
-        at = (datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=age)).isoformat()
-        signature = sign_message(self.private, (signed or at).encode())
-        return PROTOBUF | {
-            "flwr-public-key": base64.b64encode(self.key).decode(),
-            "flwr-timestamp": at,
-            "flwr-signature": base64.b64encode(signature).decode(),
-        }
 
 
 class SuperLink:

@@ -11,6 +11,7 @@ import pytest
 from oneflower_appliance import orders
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.nodereport import Reporter
+from oneflower_appliance.flower.warm.longpoll import _LONGEST as LONGEST
 from oneflower_appliance.orders import NodeReport
 
 
@@ -75,17 +76,31 @@ def test_a_node_that_works_on_a_message_is_not_shown_online_until_it_asks_for_th
         assert NodeReport.read(path).shows_online is (not messages)
 
 
+def test_a_request_that_was_recorded_as_a_heartbeat_shows_the_node_online_until_one_is_lost(link, tmp_path):
+    path = tmp_path / "report.json"
+    reporter = Reporter(path)
+    reporter.start()
+    internals.node_state().set_node_id(7)
+    reporter.note_heard(time.monotonic() - 25)
+    assert NodeReport.read(path).shows_online
+    link.answer = TimeoutError()
+    client = internals.fleet_client().__new__(internals.fleet_client())
+    with contextlib.suppress(TimeoutError):
+        client.PullMessages(None)
+    assert not NodeReport.read(path).shows_online
+
+
 def test_an_old_heartbeat_shows_nothing():
     now = time.monotonic()
-    assert NodeReport("7", heard=now - 25).shows_online, "Flower sends one every 17 to 23 s"
-    assert not NodeReport("7", heard=now - 31).shows_online
+    assert NodeReport("7", heard=now - 2 * LONGEST).shows_online, "one request is held after the other"
+    assert not NodeReport("7", heard=now - 56).shows_online
     assert not NodeReport("7", heard=now + 1000).shows_online, "from before this machine was booted"
     constants = internals.constants()
     pause = (constants.HEARTBEAT_DEFAULT_INTERVAL - constants.HEARTBEAT_CALL_TIMEOUT) * (
         constants.HEARTBEAT_BASE_MULTIPLIER + constants.HEARTBEAT_RANDOM_RANGE[1]
     )
     listed = constants.HEARTBEAT_PATIENCE * constants.HEARTBEAT_DEFAULT_INTERVAL
-    assert pause < orders._RECENT < listed
+    assert max(pause, 2 * LONGEST) < orders._RECENT < listed
 
 
 def test_a_report_that_cannot_be_written_does_not_end_the_heartbeats(node, link):

@@ -23,10 +23,20 @@ from oneflower_appliance.agent.machine import Machine
 from oneflower_appliance.agent.shortfalls import Shortfalls
 from oneflower_appliance.attributes import FEATURES_OFF
 from oneflower_appliance.errors import OneflowerError
-from oneflower_appliance.flower import clientapp, internals, lifesigns, main, places, serverapp, superlink, supernode
+from oneflower_appliance.flower import (
+    clientapp,
+    internals,
+    lifesigns,
+    main,
+    nodereport,
+    places,
+    serverapp,
+    superlink,
+    supernode,
+)
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.legacy import hooks
-from oneflower_appliance.flower.warm import downloads
+from oneflower_appliance.flower.warm import downloads, pulse
 from oneflower_appliance.orders import SuperLinkOrders, SuperNodeOrders
 from oneflower_appliance.settings import resolve
 
@@ -38,12 +48,13 @@ IN_SUPERLINK = (
     Feature.FRONT_DOOR, Feature.API, Feature.FORGET_LOST_DELIVERIES, Feature.STUCK_NODES, Feature.RETENTION,
     Feature.WARM_SUPERLINK, Feature.LIMIT_TASK_CLEANUP, Feature.DEAD_SERVERAPPS, Feature.HELD_QUESTIONS,
     Feature.SHORTCUTS, Feature.LOG_LEVEL, Feature.OBJECT_STORE, Feature.BUNDLES, Feature.SUPERLINK_BUNDLES,
+    Feature.HEARTBEATS,
 )  # fmt: skip
 IN_SUPERNODE = (
     Feature.NODE_DOOR, Feature.NODE_ID, Feature.HEARTBEAT_REPORT, Feature.ANSWER_IN_TURN, Feature.FORGET_ENDED_RUNS,
     Feature.CLOSE_SESSION, Feature.WARM_SUPERNODE,
     Feature.DEAD_CLIENTAPPS, Feature.NODE_QUESTIONS, Feature.END_WITH_RUN, Feature.HELD_QUESTIONS, Feature.LOG_LEVEL,
-    Feature.BUNDLES, Feature.DOWNLOADS,
+    Feature.BUNDLES, Feature.DOWNLOADS, Feature.SPARED_HEARTBEATS,
 )  # fmt: skip
 
 
@@ -250,6 +261,7 @@ def prepared_superlink(folder):
         "api": type(own.status).__name__ == "Starlette",
         "holds": type(flower).__name__ == "LongPoll",
         "bundles": type(getattr(flower, "_app", None)).__name__ == "BundleServer",
+        "records": getattr(flower, "heartbeats", None) is not None,
         "keeps": getattr(internals.object_stores(), "store", None) is not store,
     }
 
@@ -262,12 +274,14 @@ SUPERLINK = {
         "holds": False,
         "bundles": False,
         "keeps": False,
+        "records": False,
     },
     Feature.FORGET_LOST_DELIVERIES: {"forgets": False},
     Feature.LIMIT_TASK_CLEANUP: {"cleans less": False},
     Feature.DEAD_SERVERAPPS: {"watches": False},
     Feature.API: {"api": False, "watches": False},
-    Feature.HELD_QUESTIONS: {"holds": False, "bundles": False},
+    Feature.HELD_QUESTIONS: {"holds": False, "bundles": False, "records": False},
+    Feature.HEARTBEATS: {"records": False},
     Feature.OBJECT_STORE: {"keeps": False, "bundles": False},
     Feature.BUNDLES: {"bundles": False},
     Feature.SUPERLINK_BUNDLES: {"bundles": False},
@@ -291,10 +305,20 @@ def test_a_superlink_starts_without_a_name_or_refuses_to(place, monkeypatch, tmp
         assert not found["listens"]
         return
     whole = {"doors": 2, "warm": ["flwr.superlink.cli.flower_superlink"], "forgets": True, "cleans less": True,
-             "watches": True, "api": True, "holds": True, "bundles": True, "keeps": True}  # fmt: skip
+             "watches": True, "api": True, "holds": True, "bundles": True, "keeps": True,
+             "records": True}  # fmt: skip
     for feature in off:
         whole |= SUPERLINK.get(feature, {})
     assert found == whole
+
+
+def sources(function):
+    """Return the files of a function and of all that it wraps."""
+    found = set()
+    while function is not None:
+        found.add(function.__code__.co_filename)
+        function = getattr(function, "__wrapped__", None)
+    return found
 
 
 def prepared_supernode(policy=""):
@@ -306,7 +330,7 @@ def prepared_supernode(policy=""):
         command.flower_supernode = lambda: ran.append(command.uvicorn is not stock)
     warm = stub if places.have(Feature.WARM_SUPERNODE) else None
     client = internals.fleet_client()
-    heartbeat, pull = (getattr(client, name, None) for name in ("SendNodeHeartbeat", "PullMessages"))
+    pull = getattr(client, "PullMessages", None)
     orders = SuperNodeOrders("127.0.0.1:1", ("127.0.0.1", 1), None, None, Path("/nowhere/report"), policy=policy)
     try:
         supernode.run(orders.line(), warm)
@@ -327,9 +351,10 @@ def prepared_supernode(policy=""):
         "push": layers("_push_messages"),
         "bundles": layers("pull_objects"),
         "reports": [
-            getattr(client, "SendNodeHeartbeat", None) is not heartbeat,
+            nodereport.__file__ in sources(getattr(client, "SendNodeHeartbeat", None)),
             getattr(client, "PullMessages", None) is not pull,
         ],
+        "spares": pulse.__file__ in sources(getattr(client, "SendNodeHeartbeat", None)),
         "downloads": internals.fleet_client().__init__.__code__.co_filename == downloads.__file__,
         "holds": type(loop.time).__name__ == "_Clock" if hasattr(loop, "time") else False,
     }
@@ -340,8 +365,9 @@ SUPERNODE = {
     Feature.HEARTBEAT_REPORT: (0, 0, {"reports": [False, False]}),
     Feature.ANSWER_IN_TURN: (1, 1, {}),
     Feature.FORGET_ENDED_RUNS: (1, 0, {}),
-    Feature.NODE_QUESTIONS: (1, 0, {"holds": False}),
-    Feature.HELD_QUESTIONS: (1, 0, {"holds": False}),
+    Feature.NODE_QUESTIONS: (1, 0, {"holds": False, "spares": False}),
+    Feature.HELD_QUESTIONS: (1, 0, {"holds": False, "spares": False}),
+    Feature.SPARED_HEARTBEATS: (0, 0, {"spares": False}),
     Feature.DEAD_CLIENTAPPS: (1, 0, {"watches": False}),
     Feature.END_WITH_RUN: (1, 1, {}),
     Feature.BUNDLES: (0, 0, {"bundles": 0, "downloads": False}),
@@ -367,9 +393,10 @@ def test_a_supernode_starts_without_a_name_or_refuses_to(place, monkeypatch):
         assert found["ran"] == []
         return
     whole = {"guarded": [True], "warm": ["flwr.supernode.start_client_internal"], "watches": True, "holds": True,
-             "bundles": 1, "downloads": True, "reports": [True, True]}  # fmt: skip
+             "bundles": 1, "downloads": True, "reports": [True, True], "spares": True}  # fmt: skip
     if Feature.WARM_SUPERNODE in off:
-        whole |= {"warm": [], "watches": False, "holds": False, "bundles": 0, "downloads": False}
+        whole |= {"warm": [], "watches": False, "holds": False, "bundles": 0, "downloads": False,
+                  "spares": False}  # fmt: skip
         off |= WARM
     if {Feature.NODE_QUESTIONS, Feature.HELD_QUESTIONS} <= off:
         off -= {Feature.HELD_QUESTIONS}

@@ -273,6 +273,13 @@ def fleet_messages() -> Any:
     return fleet_pb2
 
 
+def heartbeat_messages() -> Any:
+    """Return the part of the protocols for heartbeats."""
+    from flwr.proto import heartbeat_pb2  # noqa: PLC0415
+
+    return heartbeat_pb2
+
+
 def runtime_messages() -> Any:
     """Return the protocol of the Runtime API."""
     from flwr.proto import runtime_pb2  # noqa: PLC0415

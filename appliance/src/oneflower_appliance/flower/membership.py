@@ -44,7 +44,7 @@ class Membership:
 
         Raises `NotAMemberError` if the request must be refused. This reads Flower's database, so it takes a while.
         """
-        key = self._signer(headers)
+        key = self.signer(headers)
         state = self._state
         if state.linkstate_factory.state().get_node_id_by_public_key(key) is not None:
             return key.hex()
@@ -57,8 +57,8 @@ class Membership:
             raise NotAMemberError(self._refusal(self._codes.FLEET_NODE_ACTIVATION_FAILED))
         raise NotAMemberError(_unauthorized())
 
-    def _signer(self, headers: Headers) -> bytes:
-        """Return the public key that signed a request just now."""
+    def signer(self, headers: Headers) -> bytes:
+        """Return the public key that signed a request just now. Raises `NotAMemberError` if none did."""
         try:
             key = b64decode(headers[self._auth.FLEET_HTTP_PUBLIC_KEY_HEADER], validate=True)
             # In a request to activate, Flower compares the key; in others the node id, which is in the body.

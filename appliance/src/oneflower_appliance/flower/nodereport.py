@@ -41,6 +41,10 @@ class Reporter:
             self._report_heartbeats()
             self._report_work()
 
+    def note_heard(self, sent: float) -> None:
+        """Report a request that the SuperLink recorded as a heartbeat: when it was sent, by the monotonic clock."""
+        self._tell(heard=sent)
+
     def _tell(self, **news: Any) -> None:
         """Write what has changed. An error is logged: the agent then asks the SuperLink."""
         with self._lock:
@@ -89,7 +93,11 @@ class Reporter:
         @functools.wraps(stock)
         def pull_messages(fleet: Any, request: Any) -> Any:
             self._tell(working=False)
-            answer = stock(fleet, request)
+            try:
+                answer = stock(fleet, request)
+            except BaseException:
+                self._tell(heard=None)
+                raise
             self._tell(working=bool(answer.messages_list))
             return answer
 

@@ -174,6 +174,13 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_at(internals.grid, "time"),
     ),
     Feature.LIMIT_TASK_CLEANUP: _at(internals.core_state, "_cleanup_expired_task_tokens"),
+    Feature.HEARTBEATS: (
+        *_at(internals.heartbeat_messages, "SendNodeHeartbeatRequest", "SendNodeHeartbeatResponse"),
+        *_at(internals.fleet_messages, "PullMessagesRequest"),
+        *_at(internals.constants, "HEARTBEAT_MIN_INTERVAL", "HEARTBEAT_MAX_INTERVAL", "HEARTBEAT_PATIENCE"),
+        *_at(internals.link_states, "NodeModel", "NodeStatus", "update", "case", "now", "int64_to_uint64"),
+        *_at(internals.link_state, "session"),
+    ),
     Feature.OBJECT_STORE: (
         *_at(internals.object_stores, "store"),
         *_at(internals.object_store, "store", "lock_store", "put", "get", "delete", "clear", "preregister",
@@ -200,6 +207,12 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
     Feature.HEARTBEAT_REPORT: (
         *_takes(internals.fleet_client, "SendNodeHeartbeat", "request"),
         *_takes(internals.fleet_client, "PullMessages", "request"),
+    ),
+    Feature.SPARED_HEARTBEATS: (
+        *_takes(internals.fleet_client, "SendNodeHeartbeat", "request"),
+        *_takes(internals.http_client, "__init__", "interceptors"),
+        *_at(internals.heartbeat_messages, "SendNodeHeartbeatResponse"),
+        *_at(internals.constants, "HEARTBEAT_DEFAULT_INTERVAL"),
     ),
     Feature.ANSWER_IN_TURN: (
         *_IN_TURN,

@@ -33,6 +33,7 @@ from oneflower_appliance.flower.news import Bell, Ringing
 from oneflower_appliance.flower.serving import Server, fleet_entrance, listen, own_entrance
 from oneflower_appliance.flower.warm.bundle_server import BundleServer
 from oneflower_appliance.flower.warm.cleanup import limit_task_cleanup
+from oneflower_appliance.flower.warm.heartbeats import Heartbeats
 from oneflower_appliance.flower.warm.longpoll import LongPoll
 from oneflower_appliance.flower.warm.objectstore import keep_objects_out_of_database
 from oneflower_appliance.flower.warm.questions import ACQUIRE_TASK, REPLIES
@@ -123,7 +124,10 @@ class SuperLink:
         app = Shortcuts(self._app) if places.have(Feature.SHORTCUTS) else self._app
         if self._in_memory and places.have(Feature.BUNDLES) and places.have(Feature.SUPERLINK_BUNDLES):
             app = BundleServer(app, self._state.linkstate_factory)
-        return LongPoll(app)
+        polls = LongPoll(app)
+        if places.have(Feature.HEARTBEATS):
+            polls.heartbeats = Heartbeats(self._app, self._state.linkstate_factory, polls.turn)
+        return polls
 
     def _make_link(self) -> LinkState | None:
         replies = None

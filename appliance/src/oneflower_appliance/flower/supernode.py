@@ -25,6 +25,7 @@ from oneflower_appliance.proxy import Proxy
 from oneflower_appliance.site_policy import SitePolicy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from oneflower_appliance.flower.warm.superexec import WarmSuperExec
@@ -48,15 +49,19 @@ def run(orders: str, superexec: WarmSuperExec | None) -> None:
     sys.argv = ["flower-supernode", *supernode_arguments(node)]
     if node.previous_id and node.key and node.ca and places.have(Feature.CLOSE_SESSION):
         _close_session(node.superlink, node.ca, node.key, node.previous_id)
-    Reporter(node.report).start()
+    reporter = Reporter(node.report)
+    reporter.start()
     if node.policy:
         keep_to(SitePolicy.parse(node.policy))
-    prepare(superexec, proxy)
+    prepare(superexec, reporter.note_heard, proxy)
     internals.supernode_command().flower_supernode()
 
 
-def prepare(superexec: WarmSuperExec | None, proxy: Proxy | None = None) -> None:
-    """Correct Flower's loop, put a door before its tasks, and make it run warm, as far as this Flower allows."""
+def prepare(superexec: WarmSuperExec | None, on_heard: Callable[[float], None], proxy: Proxy | None = None) -> None:
+    """Correct Flower's loop, put a door before its tasks, and make it run warm, as far as this Flower allows.
+
+    `on_heard` is told when a request was sent that the SuperLink recorded as a heartbeat.
+    """
     if ANSWER_IN_TURN.applies and places.have(Feature.ANSWER_IN_TURN):
         answer_in_turn()
     if ENDED_RUNS_ARE_KEPT.applies and places.have(Feature.FORGET_ENDED_RUNS):
@@ -65,7 +70,7 @@ def prepare(superexec: WarmSuperExec | None, proxy: Proxy | None = None) -> None
     if superexec:
         from oneflower_appliance.flower.warm.node import WarmNode  # noqa: PLC0415 - not needed by stock Flower
 
-        WarmNode(superexec, proxy).start()
+        WarmNode(superexec, on_heard, proxy).start()
 
 
 def guard_runtime_api() -> None:

@@ -4,6 +4,9 @@ A client that says how long it is ready to wait (`Prefer: wait=SECONDS`, RFC 724
 when that time is over; until then the application is asked again whenever something happened on which the answer
 depends. A client that does not say so is answered at once, as by Flower itself.
 
+A SuperNode asks again when its request was held in vain. If nothing has happened since, its request is held again
+without asking Flower. Such a request counts as a heartbeat, too (see `heartbeats`).
+
 Requests of SuperNodes and tasks are passed on one at a time. They are short, and nearly all of them write into one
 SQLite database from threads of one interpreter: in parallel they wait for each other's locks, milliseconds at a time.
 A slow connection delays nobody else, because a request is read before its turn and answered after it.
@@ -13,27 +16,47 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakKeyDictionary
 
 from starlette.responses import Response
 
-from oneflower_appliance.flower.warm.questions import Question, catalogue
+from oneflower_appliance.flower.serving import VISIT
+from oneflower_appliance.flower.warm.pulse import HEARTBEAT, TAKEN
+from oneflower_appliance.flower.warm.questions import NODE_PULL, Question, catalogue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from oneflower_appliance.flower.visits import Visit
+    from oneflower_appliance.flower.warm.heartbeats import Heartbeat, Heartbeats
+
 PREFER, APPLIED = "prefer", "preference-applied"
 
 _IN_TURN = ("/v1/fleet/", "/v1/runtime/")
 _LONGEST = 25.0  # seconds; Flower's clients give up on an answer after 30
+_TRUSTED = 300.0  # seconds: then Flower is asked again, whatever has not happened
+_PROTOBUF = "application/protobuf"
 _PIECE = 256 * 1024  # bytes
 _WAIT = re.compile(rb"\bwait=(\d+(?:\.\d+)?)")
 
 
+class _Vain(NamedTuple):
+    """An answer without content that a connection got last, to which request, after which news, and when."""
+
+    answer: Answer
+    body: bytes
+    news: int
+    since: float
+
+
 class LongPoll:
-    """ASGI middleware before one of Flower's applications. `on_change` is called after a possible answer."""
+    """ASGI middleware before one of Flower's applications. `on_change` is called after a possible answer.
+
+    `heartbeats` records those of SuperNodes, if they are not left to the application. `turn` is that of a request.
+    """
 
     def __init__(self, app: ASGIApp, on_change: Callable[[], None] = lambda: None) -> None:
         self._app = app
@@ -41,7 +64,9 @@ class LongPoll:
         self._questions, self._changes = catalogue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = False
-        self._turn = asyncio.Semaphore(1)
+        self.turn = asyncio.Semaphore(1)
+        self.heartbeats: Heartbeats | None = None
+        self._in_vain: WeakKeyDictionary[Visit, _Vain] = WeakKeyDictionary()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on; hold it where that is asked for."""
@@ -55,6 +80,8 @@ class LongPoll:
             seconds = _asked_for(scope["headers"]) if question else 0.0
             if question and seconds:
                 await self._hold(question, seconds, scope, body, receive, send)
+            elif not question and (heartbeat := self._take(scope, body)) and await heartbeat.recorded:
+                await Response(heartbeat.answer, media_type=_PROTOBUF)(scope, receive, send)
             else:
                 answer = await self._ask(scope, body)
                 await answer.send(send)
@@ -84,14 +111,22 @@ class LongPoll:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + min(seconds, _LONGEST)
         gone = asyncio.ensure_future(_disconnected(receive))
+        heartbeat, counts = None, self._counts(scope)
         try:
             with question.news(body) as news:
+                answer = self._still_nothing(question, scope, body) if counts else None
                 while True:
-                    news.clear()
-                    answer = await self._ask(scope, body)
+                    if answer is None:
+                        news.clear()
+                        answer = await self._ask(scope, body)
                     left = deadline - loop.time()
                     if left <= 0 or self._closing or answer.status != 200 or not question.has_no_answer(answer.body):
                         break
+                    if counts and heartbeat is None:
+                        heartbeat = self._take(scope, body, news)
+                        if heartbeat is None:  # its signature is not valid
+                            answer, counts = None, False
+                            continue
                     woken = asyncio.ensure_future(news.wait())
                     try:
                         await asyncio.wait((woken, gone), timeout=left, return_when=asyncio.FIRST_COMPLETED)
@@ -100,10 +135,41 @@ class LongPoll:
                     if gone.done():
                         return  # another attempt would take an answer that nobody receives
                     if not question.changes_with_time and not news.is_set():
+                        self._note_nothing(question, scope, body, answer)
                         break
-            await answer.send(send, held=not self._closing)
+                    answer = None
+            state = heartbeat.state if heartbeat else TAKEN
+            told = [(HEARTBEAT.encode(), state.encode())] if counts and state else []
+            await answer.send(send, [*told, *([] if self._closing else [(APPLIED.encode(), b"wait")])])
         finally:
             gone.cancel()
+
+    def _counts(self, scope: Scope) -> bool:
+        """Whether a request counts as a heartbeat."""
+        asks = scope["path"] == NODE_PULL and any(name == HEARTBEAT.encode() for name, _ in scope["headers"])
+        return asks and self.heartbeats is not None
+
+    def _take(self, scope: Scope, body: bytes, news: asyncio.Event | None = None) -> Heartbeat | None:
+        """Take a request as a heartbeat. If it is refused later, there is `news`: Flower is asked why."""
+        heartbeat = self.heartbeats.take(scope, body) if self.heartbeats else None
+        if heartbeat and news:
+            heartbeat.recorded.add_done_callback(lambda _: news.set() if heartbeat.is_refused else None)
+        return heartbeat
+
+    def _still_nothing(self, question: Question, scope: Scope, body: bytes) -> Answer | None:
+        """Return the empty answer to the same request on the same connection, if nothing has happened since."""
+        found = self._in_vain.get(scope["state"][VISIT])
+        if found is None or (found.body, found.news) != (body, question.happened):
+            return None
+        return found.answer if asyncio.get_running_loop().time() - found.since < _TRUSTED else None
+
+    def _note_nothing(self, question: Question, scope: Scope, body: bytes, answer: Answer) -> None:
+        if self.heartbeats is None:
+            return
+        visit: Visit = scope["state"][VISIT]
+        found, now = self._in_vain.get(visit), asyncio.get_running_loop().time()
+        if found is None or found.answer is not answer:
+            self._in_vain[visit] = _Vain(answer, body, question.happened, now)
 
     async def _ask(self, scope: Scope, body: bytes) -> Answer:
         answer = Answer()
@@ -116,7 +182,7 @@ class LongPoll:
             said = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        async with self._turn:
+        async with self.turn:
             await self._app(dict(scope), receive, answer.take)
         return answer
 
@@ -151,14 +217,13 @@ class Answer:
         response.raw_headers = list(self._start.get("headers", ()))
         return response
 
-    async def send(self, send: Send, *, held: bool = False) -> None:
-        """Send it."""
-        headers = [*self._start.get("headers", ()), *([(APPLIED.encode(), b"wait")] if held else [])]
-        await send({**self._start, "headers": headers})
+    async def send(self, send: Send, more: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        """Send it, with more headers."""
+        await send({**self._start, "headers": [*self._start.get("headers", ()), *more]})
         body = memoryview(self.body)
         for start in range(0, max(len(body), 1), _PIECE):  # so that a slow client has little of it in its connection
-            piece, more = body[start : start + _PIECE], start + _PIECE < len(body)
-            await send({"type": "http.response.body", "body": bytes(piece), "more_body": more})
+            piece, left = body[start : start + _PIECE], start + _PIECE < len(body)
+            await send({"type": "http.response.body", "body": bytes(piece), "more_body": left})
 
 
 def _asked_for(headers: Iterable[tuple[bytes, bytes]]) -> float:

@@ -18,6 +18,7 @@ from oneflower_appliance.flower.warm.bundle_client import Kept, check_once, send
 from oneflower_appliance.flower.warm.bundle_server import BundleServer
 from oneflower_appliance.flower.warm.downloads import download_directly
 from oneflower_appliance.flower.warm.longpoll import LongPoll
+from oneflower_appliance.flower.warm.pulse import spare_heartbeats
 from oneflower_appliance.flower.warm.questions import ACQUIRE_TASK
 from oneflower_appliance.flower.warm.shortcuts import Shortcuts
 from oneflower_appliance.flower.warm.waits import WAITS, ask_to_wait, replace_sleep
@@ -34,10 +35,14 @@ BETWEEN_LOOKS = 2.0  # seconds between two checks whether the run of a task is s
 
 
 class WarmNode:
-    """The loop of this process's SuperNode, with `superexec` as its SuperExec. It reaches its SuperLink by `proxy`."""
+    """The loop of this process's SuperNode, with `superexec` as its SuperExec. It reaches its SuperLink by `proxy`.
 
-    def __init__(self, superexec: WarmSuperExec, proxy: Proxy | None = None) -> None:
+    `on_heard` is told when a request was sent that the SuperLink recorded as a heartbeat.
+    """
+
+    def __init__(self, superexec: WarmSuperExec, on_heard: Callable[[float], None], proxy: Proxy | None = None) -> None:
         self._superexec = superexec
+        self._on_heard = on_heard
         self._proxy = proxy
         self._polls: list[LongPoll] = []
         self._state: Any = None
@@ -50,6 +55,8 @@ class WarmNode:
         self._superexec.replace_in(internals.node_loop())
         if places.have(Feature.HELD_QUESTIONS) and places.have(Feature.NODE_QUESTIONS):
             self._hold_questions()
+            if places.have(Feature.SPARED_HEARTBEATS):
+                spare_heartbeats(self._on_heard)
         if places.have(Feature.BUNDLES):
             send_in_bundles(internals.node_loop(), kept=self._kept)
             check_once(self._kept)

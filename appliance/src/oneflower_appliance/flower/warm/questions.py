@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 ACQUIRE_TASK = "/v1/runtime/acquire-task"
+NODE_PULL = "/v1/fleet/pull-messages"
 REPLIES = (
     "/v1/runtime/pull-messages",
     "/v1/runtime/pull-object",
@@ -35,7 +36,8 @@ class Change:
 class Question:
     """A request that may be held, what it is about, and what shows that it has no answer yet.
 
-    If time alone may bring an answer, the request is asked once more when its time is over.
+    If time alone may bring an answer, the request is asked once more when its time is over. `happened` counts what may
+    have brought an answer.
     """
 
     response: Any
@@ -43,6 +45,7 @@ class Question:
     subjects: Callable[[bytes], Iterable[str]]
     changes_with_time: bool = True
     waiting: dict[str, set[asyncio.Event]] = field(default_factory=dict)
+    happened: int = 0
 
     def has_no_answer(self, body: bytes) -> bool:
         """Whether this answer of the application is none yet."""
@@ -64,6 +67,7 @@ class Question:
 
     def wake(self, subjects: Iterable[str]) -> None:
         """Have the requests asked again that wait for one of these subjects."""
+        self.happened += 1
         for subject in subjects:
             for event in self.waiting.get(subject, ()):
                 event.set()
@@ -85,7 +89,7 @@ def catalogue() -> tuple[dict[str, Question], dict[str, list[Change]]]:
     """Return what may be held, and what may bring the answers."""
     runtime, fleet, messages = internals.runtime_messages(), internals.fleet_messages(), internals.object_messages()
     of = _Subjects()
-    node_pull, grid_pull = "/v1/fleet/pull-messages", "/v1/runtime/pull-messages"
+    node_pull, grid_pull = NODE_PULL, "/v1/runtime/pull-messages"
     node_object, task_object = "/v1/fleet/pull-object", "/v1/runtime/pull-object"
     node_objects, task_objects = (f"/v1/{api}/{bundles.PULL_OBJECTS}" for api in ("fleet", "runtime"))
     task_shares = f"/v1/runtime/{bundles.PULL_SHARED}"
