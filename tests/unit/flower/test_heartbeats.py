@@ -134,7 +134,7 @@ def test_a_heartbeat_that_is_not_a_nodes_own_is_refused_by_flower_and_changes_no
         "an old one": (own, {"age": HOUR}),
         "by another member": (other, {}),
         "by a stranger": (SuperNode(), {}),
-        "to be online for ever": (own, {"interval": 10 * HOUR}),
+        "to be online always": (own, {"interval": 10 * HOUR}),
     }
     link.hide(link.nodes[0], 5)
     for name, (sender, how) in attacks.items():
