@@ -158,10 +158,13 @@ async def held_in_vain(link):
 
 
 def test_a_held_request_for_messages_is_a_heartbeat_and_is_held_again_without_asking_flower(link):
+    async def scenario():
+        first = await link.pull(link.members[0], link.nodes[0])
+        assert link.asked == [PULL]
+        return first, await held_in_vain(link)
+
     link.hide(link.nodes[0], 5)
-    first = run(link.pull(link.members[0], link.nodes[0]))
-    assert link.asked == [PULL]
-    again = run(held_in_vain(link))
+    first, again = run(scenario())
     assert (again.status_code, again.content) == (200, first.content)
     assert link.until(link.nodes[0]) > 29
 

@@ -92,7 +92,7 @@ class Heartbeats:
         loop = asyncio.get_running_loop()
         found = Heartbeat(key, request.node.node_id, interval, loop.create_future(), self._accepted)
         self._waiting.append(found)
-        if self._recording is None:
+        if self._recording is None or self._recording.done():
             self._recording = loop.create_task(self._record(loop.time()))
         return found
 
