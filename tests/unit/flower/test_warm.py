@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import json
 import os
 import queue
@@ -10,16 +11,30 @@ import subprocess
 import sys
 import textwrap
 import time
+from base64 import b64encode
 from types import SimpleNamespace
 
 import httpx
 import pytest
+from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
+from flwr.proto.fleet_pb2 import PullMessagesRequest
+from flwr.proto.message_pb2 import PullObjectRequest
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes, sign_message
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.main import warm_superexec
 from oneflower_appliance.flower.warm import shortcuts, tasks
+from oneflower_appliance.flower.warm.direct import DirectCalls
+from tests.unit.served import PROTOBUF
+
+from . import test_linkstate
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the alembic that makes Flower's database
+
+fleet = test_linkstate.fleet  # a fixture
 
 
 def test_where_it_cannot_be_had_stock_flower_runs_and_it_is_said(monkeypatch, caplog):
@@ -87,6 +102,20 @@ def test_shortcuts_keep_what_minds_their_own_path_and_everything_unknown():
         kept = names(short[prefix])
         assert {"Unknown", "ProtobufTranslationMiddleware", mind} <= set(kept), kept
         assert not set(places.CONTROL_LAYERS) & set(kept)
+        assert not isinstance(short[prefix], DirectCalls), "what is unknown may want to see a request"
+
+
+def test_every_call_of_flowers_is_answered_directly(monkeypatch):
+    kinds = internals.translation().PROTOBUF_REQUEST_TYPES
+    link, node = (make().create_app() for make in (internals.superlink_application, internals.node_application))
+    for app, prefixes in ((link, ("/v1/fleet/", "/v1/runtime/")), (node, ("/v1/runtime/",))):
+        for prefix in prefixes:
+            calls = shortcuts.Shortcuts(app).paths[prefix].calls
+            assert set(calls) == {path for _, path in kinds if path.startswith(prefix)}
+    monkeypatch.setenv("FLWR_TRACING_ENABLED", "1")
+    calls = shortcuts.Shortcuts(node).paths["/v1/runtime/"].calls
+    assert "/v1/runtime/get-nodes" in calls
+    assert sum(path.startswith("/v1/runtime/") for _, path in kinds) - len(calls) <= 1, "what ends a trace is FastAPI's"
 
 
 @pytest.mark.parametrize("body", [b"", b"\xff not valid", b"\x0a\x02\x08\x01"])
@@ -106,6 +135,58 @@ def test_an_answer_is_the_same_by_a_shortcut(body):
     ours, stock = asyncio.run(answers(shortcuts.Shortcuts(app))), asyncio.run(answers(app))
     assert ours == stock
     assert len({status for status, *_ in ours}) > 2, ours
+
+
+def test_a_direct_answer_depends_on_token_signature_and_version_as_flowers_does(fleet):
+    """The requests of a task and of a node, whole and with one thing wrong at a time."""
+    app = internals.superlink_application().create_app()
+    app.state.linkstate_factory = app.state.runtime_state_factory = SimpleNamespace(state=lambda: fleet.state)
+    private, public = generate_key_pairs()
+    node = fleet.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, public_key_to_bytes(public), 30)
+    signature, core = internals.node_authentication(), internals.core_constants()
+
+    def signed(when, said=None):
+        return {
+            signature.FLEET_HTTP_PUBLIC_KEY_HEADER: b64encode(public_key_to_bytes(public)).decode(),
+            signature.TIMESTAMP_HEADER: (said or when).isoformat(),
+            signature.FLEET_HTTP_SIGNATURE_HEADER: b64encode(sign_message(private, when.isoformat().encode())).decode(),
+        }
+
+    now, hour = datetime.datetime.now(datetime.UTC), datetime.timedelta(hours=1)
+    old = {core.FLWR_PACKAGE_NAME_METADATA_KEY: "flwr", core.FLWR_PACKAGE_VERSION_METADATA_KEY: "1.2.3",
+           core.FLWR_COMPONENT_NAME_METADATA_KEY: "x"}  # fmt: skip
+    task, mine, others = {core.TASK_TOKEN_HEADER: fleet.token}, Node(node_id=node), Node(node_id=fleet.node)
+    asked = [  # what, headers, the request, and whether it is allowed
+        ("/v1/runtime/get-nodes", task, None, True),
+        ("/v1/runtime/get-nodes", {}, None, False),
+        ("/v1/runtime/get-nodes", task | {core.TASK_TOKEN_HEADER: "x"}, None, False),
+        ("/v1/runtime/get-nodes", [*task.items(), *task.items()], None, False),
+        ("/v1/runtime/get-nodes", task | old, None, False),
+        ("/v1/runtime/pull-messages", task, None, True),
+        ("/v1/runtime/pull-object", task, PullObjectRequest(node=mine), False),
+        ("/v1/fleet/pull-messages", signed(now), PullMessagesRequest(node=mine), True),
+        ("/v1/fleet/pull-messages", signed(now) | old, PullMessagesRequest(node=mine), True),
+        ("/v1/fleet/pull-messages", signed(now), PullMessagesRequest(node=others), False),
+        ("/v1/fleet/pull-messages", signed(now - hour), PullMessagesRequest(node=mine), False),
+        ("/v1/fleet/pull-messages", signed(now - hour, now), PullMessagesRequest(node=mine), False),
+        ("/v1/fleet/pull-messages", {}, PullMessagesRequest(node=mine), False),
+        ("/v1/fleet/pull-object", signed(now), PullObjectRequest(node=mine, run_id=fleet.run + 1), False),
+    ]
+
+    async def answers(application):
+        transport = httpx.ASGITransport(application, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            found = []
+            for path, headers, body, _ in asked:
+                pairs = headers if isinstance(headers, list) else [*headers.items()]
+                content = body.SerializeToString() if body else b""
+                found.append(await client.post(path, headers=[*pairs, *PROTOBUF.items()], content=content))
+            return [(answer.status_code, sorted(answer.headers.items()), answer.content) for answer in found]
+
+    ours, stock = asyncio.run(answers(shortcuts.Shortcuts(app))), asyncio.run(answers(app))
+    for (path, headers, _, allowed), one, other in zip(asked, ours, stock, strict=True):
+        assert one == other, (path, headers)
+        assert (one[0] == 200) == allowed, (path, headers, one)
 
 
 # ---- processes -----------------------------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ class Feature(Enum):
     HELD_QUESTIONS = "Holding requests until they have an answer"
     BUNDLES = "Sending the objects of a message in bundles"
     SHORTCUTS = "The shortcut past Flower's middlewares"
+    DIRECT_CALLS = "Answering Flower's calls without its web framework"
     LOG_LEVEL = "The log level of Flower (FL_LOG_LEVEL)"
 
     # In the process of a task.

@@ -315,6 +315,13 @@ def app_builder() -> Any:
     return build
 
 
+def translation() -> Any:
+    """Return the module that reads the requests of Flower's APIs and writes the answers."""
+    from flwr.supercore.protobuf import translation as module  # noqa: PLC0415
+
+    return module
+
+
 def link_states() -> Any:
     """Return the module of a SuperLink's state."""
     from flwr.server.superlink.linkstate import sql_linkstate  # noqa: PLC0415

@@ -294,6 +294,7 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_at(internals.node_authentication, "NodeAuthMiddleware"),
         *_at(internals.fleet_middlewares, "FleetEventLogMiddleware"),
     ),
+    Feature.DIRECT_CALLS: _at(internals.translation, "PROTOBUF_REQUEST_TYPES"),
     Feature.LOG_LEVEL: _at(internals.flower_log, "console_handler"),
     Feature.SUPERVISED_SERVERAPP: _at(internals.serverapp_command, "flwr_serverapp"),
     Feature.SUPERVISED_LEGACY_APP: (

@@ -2,7 +2,8 @@
 
 Each of its middlewares handles requests under one path and passes on all others, at the cost of two tasks and a queue
 per request and middleware, with which Starlette can stream an answer. So a request of a SuperNode or of a task skips
-the middlewares for other paths. The others are called directly: these answers are never streamed.
+the middlewares for other paths. The others are called directly: these answers are never streamed. Where all of them
+are known, so are the functions behind them (`direct`).
 """
 
 from __future__ import annotations
@@ -10,10 +11,16 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
+from fastapi.routing import APIRouter
 from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 
+from oneflower_appliance.flower import places
+from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.places import CONTROL_LAYERS, FLEET_LAYERS, TRACING_LAYER
+from oneflower_appliance.flower.warm.direct import DirectCalls
 from oneflower_appliance.flower.warm.longpoll import Answer, body_of
 
 if TYPE_CHECKING:
@@ -36,10 +43,10 @@ class Shortcuts:
     def __init__(self, app: FastAPI) -> None:
         self._app = app
         tracing = frozenset[str]() if os.environ.get("FLWR_TRACING_ENABLED") == "1" else _RUNTIME
-        self.paths = {
-            "/v1/fleet/": _without(app, _CONTROL | _RUNTIME),
-            "/v1/runtime/": _without(app, _CONTROL | _FLEET | tracing),
-        }
+        needless = {"/v1/fleet/": _CONTROL | _RUNTIME, "/v1/runtime/": _CONTROL | _FLEET | tracing}
+        self.paths = {prefix: _without(app, names) for prefix, names in needless.items()}
+        if places.have(Feature.DIRECT_CALLS):
+            self.paths = {prefix: _directly(app, prefix, short) for prefix, short in self.paths.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
@@ -69,6 +76,18 @@ def _direct(outermost: ASGIApp) -> ASGIApp:
             layer.app = inner = Direct(inner)
         layer = inner
     return outermost
+
+
+def _directly(app: FastAPI, prefix: str, short: ASGIApp) -> ASGIApp:
+    """Return what answers Flower's calls directly, if nothing unknown is before them; else `short`."""
+    layers: list[BaseHTTPMiddleware] = []
+    layer: Any = short
+    while not isinstance(layer := layer.app, APIRouter):
+        if isinstance(layer, Direct):
+            layers.append(layer.middleware)
+        elif not isinstance(layer, (ExceptionMiddleware, AsyncExitStackMiddleware)):
+            return short
+    return DirectCalls(app, prefix, layers, short)
 
 
 class Direct:
