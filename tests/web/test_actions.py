@@ -10,6 +10,8 @@ import pytest
 
 from oneflower.api import Federation
 from oneflower.events import Step
+from oneflower.web import live
+from oneflower.web.guard import CSRF_FIELD
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.parameters import PARAMETERS
 from oneflower_appliance.settings import InvalidParametersError, Problem, resolve
@@ -60,6 +62,50 @@ def test_what_is_wrong_with_the_form_is_said_as_on_the_command_line_and_starts_n
     )
     assert "is &#39;many&#39;; expected a number." in fake.submit("/new", name="lab", supernodes="many").text
     assert not deploy.called
+
+
+def test_everything_that_is_wrong_with_the_form_is_said_at_once(fake, deploy):
+    def check(_cloud, _supernodes, _settings, name, _limits):
+        if name == "my lab!":
+            raise OneflowerError("'my lab!' is not a name.")
+        if _settings:
+            raise InvalidParametersError([Problem("FL_NUM_ROUNDS", "is '0'.")])
+        return ()
+
+    Federation.check.side_effect = check
+    wrong = {"name": "my lab!", "supernodes": "two", "FL_NUM_ROUNDS": "0"}
+    for given, fields in (
+        (wrong, set(wrong)),
+        (wrong | {"supernodes": "2"}, {"name", "FL_NUM_ROUNDS"}),
+    ):
+        text = fake.submit("/new/check", **given).text
+        assert {name for name in wrong if f'data-field="{name}"' in text} == fields
+    answer = fake.submit("/new", **wrong)
+    assert ("3 answers are not valid" in answer.text, answer.text.count(" autofocus")) == (True, 1)
+
+
+def test_the_form_begins_with_a_name_that_is_free(fake):
+    assert 'value="lab"' in fake.person().get("/new").text
+    fake.federation()
+    assert 'value="lab-2"' in fake.person().get("/new").text
+
+
+def test_an_error_leads_back_to_where_a_person_came_from(fake):
+    fake.federation()
+    page = f"{fake.keys.origin}/federations/7"
+    for came_from, shown in ((page, True), ("http://evil.example/", False)):
+        answer = fake.person(referer=came_from).post(
+            "/federations/7/scale", data={CSRF_FIELD: fake.keys.csrf, "supernodes": "x"}
+        )
+        assert (f'href="{came_from}"' in answer.text) is shown
+
+
+def test_a_deployment_that_goes_on_is_shown_with_the_federations(fake, deploy):
+    free = threading.Event()
+    deploy.side_effect = lambda *_, **__: free.wait(10)
+    fake.submit("/new", name="lab", supernodes="2")
+    assert "Deploying lab" in fake.stream(live.all_federations(fake.office), "/jobs/1")
+    free.set()
 
 
 def test_a_deployment_that_fails_says_why_and_what_to_do_also_after_a_reload(fake, deploy):

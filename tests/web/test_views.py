@@ -14,7 +14,7 @@ from oneflower.web import live
 from oneflower.web.curves import Curves
 from oneflower.web.followers import Followed
 from oneflower.web.streams import event
-from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.progress import RunProgress
 from oneflower_appliance.round_state import Phase, RoundState
 from oneflower_appliance.runs import Fault
@@ -130,6 +130,9 @@ def test_between_two_rounds_the_nodes_that_are_late_are_named():
 
 
 def test_a_federation_that_is_gone_is_said_to_be(fake):
+    made = fake.federation()
+    made.status.side_effect = [STATUS, OneflowerError("There is no service 7.", "", ExitCode.NOT_FOUND)]
+    assert "lab is no longer there: it was removed." in fake.stream(live.one_federation(fake.office, 7, ""), "removed")
     assert "There is no federation" in fake.stream(live.one_federation(fake.office, 8, ""), "no federation")
     answer = fake.person().get("/federations/8")
     assert (answer.status_code, "There is no federation" in answer.text) == (404, True)
@@ -144,11 +147,14 @@ def test_a_node_that_is_slow_or_fails_is_named_first():
     slow, away, well, _ = curves.lines()
     assert (slow.name, away.name, well.remark) == ("node_2", "node_3", "")
     assert slow.remark.startswith("is slow: 9.0 s")
-    assert away.remark == "round 3: no answer (it is away)"
+    assert (away.remark, away.trouble) == ("round 3: no answer (it is away)", "no answer")
+    curves.add([report(4, "node_3", 1.0)])
+    again = next(line for line in curves.lines() if line.name == "node_3")
+    assert (again.remark[33:], again.trouble) == ("Since round 4 it takes part again.", "")
     assert curves.of("train: seconds", 2) == {
         "after": 2,
-        "rounds": 3,
-        "nodes": {"node_0": [None], "node_1": [], "node_2": [], "node_3": []},
+        "rounds": 4,
+        "nodes": {"node_0": [None], "node_1": [], "node_2": [], "node_3": [None, 1.0]},
     }
 
 

@@ -52,15 +52,14 @@ class Actions:
     async def form(self, _request: Request) -> Response:
         """Show the form that deploys a federation."""
         defaults = await self._office.background.ask(Federation.defaults)
-        return self._office.pages.show(
-            "new.html", title="Deploy", parts=form.questions(defaults, {}), remarks=(), count=0
-        )
+        given = {form.NAME: await self._office.background.ask(form.free_name)}
+        return self._office.pages.show("new.html", title="Deploy", parts=form.questions(defaults, given), count=0)
 
     async def check(self, request: Request) -> Response:
         """Say what is wrong with the form so far, and start nothing."""
         given = request.state.form
         try:
-            remarks = await self._office.background.ask(lambda cloud: _check(cloud, given))
+            remarks = await self._office.background.ask(lambda cloud: form.check(cloud, given))
         except OneflowerError as error:
             return self._office.pages.show("_problems.html", problems=form.problems(error), remarks=())
         return self._office.pages.show("_problems.html", problems={}, remarks=remarks)
@@ -70,7 +69,7 @@ class Actions:
         given = request.state.form
         defaults = await self._office.background.ask(Federation.defaults)
         try:
-            await self._office.background.ask(lambda cloud: _check(cloud, given))
+            await self._office.background.ask(lambda cloud: form.check(cloud, given))
             wish = form.Wish.of(given, defaults)
             job = self._office.jobs.start(
                 f"deploying {wish.name}",
@@ -81,7 +80,7 @@ class Actions:
             )
         except OneflowerError as error:
             parts, count = form.questions(defaults, given, error), len(form.problems(error))
-            return self._office.pages.show("new.html", 422, title="Deploy", parts=parts, remarks=(), count=count)
+            return self._office.pages.show("new.html", 422, title="Deploy", parts=parts, count=count)
         return _to(f"/jobs/{job.id}")
 
     # -- training ----------------------------------------------------------------------------------------------------
@@ -203,11 +202,6 @@ class Actions:
         return self._office.pages.show(
             "confirm.html", title=what, address=address, lost=lost, number=number, button=button, fields=fields or {}
         )
-
-
-def _check(cloud: Cloud, given: Mapping[str, str]) -> tuple[str, ...]:
-    wish = form.Wish.of(given, Federation.defaults(cloud))
-    return Federation.check(cloud, wish.supernodes, wish.settings, wish.name, wish.limits)
 
 
 def _deploy(cloud: Cloud, wish: form.Wish, job: Job) -> str:

@@ -36,6 +36,7 @@ class Page:
 
     def __init__(self, connect: Callable[[], Cloud], where: str, keys: Keys) -> None:
         self.office = Office.open(connect, where, keys)
+        self._origin = keys.origin
         views = Views(self.office)
         routes = [
             Route(ENTRANCE, views.entrance, methods=["GET"]),
@@ -58,12 +59,14 @@ class Page:
         self.office.downloads.close()
         self.office.jobs.end(tell)
 
-    async def _refused(self, _request: Request, error: Exception) -> Response:
+    async def _refused(self, request: Request, error: Exception) -> Response:
         """Show what is wrong and what to do, as the command line does."""
         assert isinstance(error, OneflowerError)  # noqa: S101 - how it is registered
         status = _STATUS.get(error.code, 502)
+        came_from = request.headers.get("referer", "")
+        back = came_from if error.code is not ExitCode.NOT_FOUND and came_from.startswith(f"{self._origin}/") else ""
         return self.office.pages.show(
-            "error.html", status, title="That did not work", message=error.message, hint=error.hint
+            "error.html", status, title="That did not work", message=error.message, hint=error.hint, back=back
         )
 
     async def _missing(self, request: Request, error: Exception) -> Response:
@@ -76,10 +79,13 @@ class Page:
             title="That did not work",
             message=message,
             hint="Start at the federations.",
+            back="",
         )
 
     async def _defect(self, _request: Request, error: Exception) -> Response:
         """Show that there is a defect, whose traceback is in the log."""
         log.error("a defect in the page", exc_info=error)
         message = f"A defect in oneflower: {type(error).__name__}: {error}"
-        return self.office.pages.show("error.html", 500, title="A defect", message=message, hint="Please report it.")
+        return self.office.pages.show(
+            "error.html", 500, title="A defect", message=message, hint="Please report it.", back=""
+        )

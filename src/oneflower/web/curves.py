@@ -8,12 +8,13 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from oneflower_appliance.node_findings import NEEDED, find
+from oneflower_appliance.node_findings import FAILS, NEEDED, find
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from oneflower.api import NodeReport
+    from oneflower_appliance.node_findings import Finding
 
 _OWN = ("seconds", "examples", "sent", "received")
 _MOST = 40  # quantities
@@ -25,7 +26,8 @@ Values = list[float | None]
 class NodeLine:
     """One node in the table: `last` are its newest values by quantity, `seconds` the usual ones for its training.
 
-    `remark` says what is noticeable about it, or what went wrong last.
+    `remark` says what is noticeable about it, or what went wrong last. `trouble` is the kind of the fault or finding,
+    and empty if there is none or the node has done its part again since.
     """
 
     name: str
@@ -34,6 +36,7 @@ class NodeLine:
     last: dict[str, float | None]
     faults: int
     remark: str
+    trouble: str
 
 
 class Curves:
@@ -43,7 +46,8 @@ class Curves:
         self.rounds = 0
         self._values: dict[str, dict[str, Values]] = {}
         self._partitions: dict[str, str] = {}
-        self._faults: dict[str, list[str]] = {}
+        self._faults: dict[str, list[NodeReport]] = {}
+        self._well: dict[str, int] = {}  # the last round in which a node did its part
         self._recent: list[NodeReport] = []
 
     def add(self, reports: Iterable[NodeReport]) -> None:
@@ -55,7 +59,9 @@ class Curves:
             self._partitions[node] = report.partition
             self._faults.setdefault(node, [])
             if report.fault:
-                self._faults[node].append(f"round {report.round}: {report.fault} ({report.reason})")
+                self._faults[node].append(report)
+            else:
+                self._well[node] = report.round
             own = {name: getattr(report, name) for name in _OWN}
             for name, value in {**own, **report.metrics}.items():
                 if value is not None:
@@ -94,15 +100,30 @@ class Curves:
         names = {report.node: _name(report) for report in self._recent}
         noticed = defaultdict(list)
         for finding in find(self._recent):
-            noticed[names[finding.node]].append(finding.text)
+            noticed[names[finding.node]].append(finding)
         shown = [name for name in self._values if name.split(": ")[1] not in ("seconds", "sent", "received")][:4]
         lines = []
         for node in list(self._faults):
             last = {name: self._last(name, node) for name in shown}
-            faults = self._faults[node]
-            remark = "; ".join(noticed[node] or faults[-1:])
-            lines.append(NodeLine(node, self._partitions[node], usual.get(node), last, len(faults), remark))
-        return sorted(lines, key=lambda line: (not line.remark, line.name))
+            remark, trouble = self._remark(node, noticed[node])
+            faults = len(self._faults[node])
+            lines.append(NodeLine(node, self._partitions[node], usual.get(node), last, faults, remark, trouble))
+        return sorted(lines, key=lambda line: (not line.trouble, not line.remark, line.name))
+
+    def _remark(self, node: str, noticed: list[Finding]) -> tuple[str, str]:
+        """Return what a person should know about a node, and the kind of its trouble if it has any now."""
+        last = self._faults[node][-1] if self._faults[node] else None
+        if noticed:
+            fails = noticed[0].kind == FAILS and last is not None
+            return "; ".join(one.text for one in noticed), last.fault if fails and last else noticed[0].kind
+        if last is None:
+            return "", ""
+        what = f"round {last.round}: {last.fault} ({last.reason})"
+        if (times := len({fault.round for fault in self._faults[node]})) > 1:
+            what = f"did not do its part in {times} rounds. Last, {what}"
+        if self._well.get(node, 0) > last.round:
+            return f"{what}. Since round {last.round + 1} it takes part again.", ""
+        return what, last.fault
 
     def _last(self, quantity: str, node: str) -> float | None:
         values = self._values[quantity].get(node) or [None]

@@ -75,7 +75,7 @@ class Followed:
     def now(self) -> str:
         """What it does at this moment, and for which nodes it waits; empty if that is not known, or it is over."""
         if self.over or self.doing is None:
-            return "" if self.over else self.exchanged
+            return "" if self.over or self.rows else self.exchanged
         seconds = self.doing.seconds + time.monotonic() - self.heard
         doing = self.doing
         said = (doing.heading, doing.doing(seconds), f"{seconds:.0f} s", doing.count, doing.waited_for(seconds))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from oneflower.api import Federation
+from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.form import OF_FEDERATION, Group
 from oneflower_appliance.parameters import PARAMETERS, Kind, Level, form_fields
 from oneflower_appliance.settings import InvalidParametersError, Problem
@@ -12,10 +15,16 @@ from oneflower_appliance.settings import InvalidParametersError, Problem
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from oneflower_appliance.errors import OneflowerError
+    from oneflower.api import Cloud
     from oneflower_appliance.parameters import Parameter
 
 NAME, SUPERNODES, LEAST, MOST = "name", "supernodes", "min_vms", "max_vms"
+LABELS = {
+    NAME: "Name",
+    SUPERNODES: "SuperNodes",
+    LEAST: "Never fewer SuperNodes than",
+    MOST: "Never more SuperNodes than",
+}
 _LEVELS = {
     Level.SERVICE: "More for all machines",
     Level.SUPERLINK: "More for the SuperLink",
@@ -90,6 +99,37 @@ class Wish:
         return cls(given.get(NAME, "").strip(), supernodes or 0, limits, settings)
 
 
+def check(cloud: Cloud, given: Mapping[str, str]) -> tuple[str, ...]:
+    """Check all answers, and return remarks on them. Raises `InvalidParametersError` with everything that is wrong."""
+    defaults = Federation.defaults(cloud)
+    found: dict[str, str] = {}
+
+    def look(answers: Mapping[str, str], *, named: bool) -> tuple[str, ...]:
+        try:
+            wish = Wish.of(answers, defaults)
+            name = wish.name if named else None
+            return Federation.check(cloud, wish.supernodes, wish.settings, name, wish.limits)
+        except OneflowerError as error:
+            found.update({where: text for where, text in problems(error).items() if where not in found})
+            return ()
+
+    remarks = look(given, named=True)
+    if found:  # with a wrong number, the name was not looked at, and with a wrong name the settings were not
+        numbers = {SUPERNODES: "2", LEAST: "", MOST: ""} if found.keys() & {SUPERNODES, LEAST, MOST} else {}
+        for named in (True, False):
+            look({**given, **numbers}, named=named)
+        raise InvalidParametersError(Problem(where, text) for where, text in found.items())
+    return remarks
+
+
+def free_name(cloud: Cloud) -> str:
+    """Return a name that no federation has."""
+    taken = {federation.name for federation in Federation.all(cloud)}
+    return next(
+        name for number in itertools.count(1) if (name := f"lab-{number}" if number > 1 else "lab") not in taken
+    )
+
+
 def questions(defaults: Mapping[str, str], given: Mapping[str, str], error: OneflowerError | None = None) -> list[Part]:
     """Return the form: `given` answers over the defaults, and what is wrong with them according to `error`."""
     found = {} if error is None else problems(error)
@@ -101,6 +141,7 @@ def questions(defaults: Mapping[str, str], given: Mapping[str, str], error: Onef
         parts.append(
             Part(group.title, "" if group in _OF_SUNSTONE else group.help, rows, more=group is not Group.TRAINING)
         )
+    parts.append(Part("Limits of scaling", "", tuple(_limits(given, found)), more=True))
     for level, title in _LEVELS.items():
         rest = [p for p in PARAMETERS.values() if p.level is level and p not in asked and not p.planned]
         parts.append(Part(title, "", tuple(_question(p, "", defaults, given, found) for p in rest), more=True))
@@ -116,14 +157,20 @@ def problems(error: OneflowerError) -> dict[str, str]:
 
 def _basics(given: Mapping[str, str], found: Mapping[str, str]) -> list[Question]:
     rows = (
-        (NAME, "Name", "lab", "letters, digits, '.', '_' and '-'", "text"),
-        (SUPERNODES, "SuperNodes", "2", "how many, each with its share of the data", "number"),
-        (LEAST, "Never fewer SuperNodes than", "", "a number; empty = as the service template says", "number"),
-        (MOST, "Never more SuperNodes than", "", "a number; empty = as the service template says", "number"),
+        (NAME, "lab", "letters, digits, '.', '_' and '-'", "text"),
+        (SUPERNODES, "2", "how many machines train, each with its share of the data", "number"),
     )
     return [
-        Question(name, label, given.get(name, value), expects, kind, problem=found.get(name, ""))
-        for name, label, value, expects, kind in rows
+        Question(name, LABELS[name], given.get(name, value), expects, kind, problem=found.get(name, ""))
+        for name, value, expects, kind in rows
+    ]
+
+
+def _limits(given: Mapping[str, str], found: Mapping[str, str]) -> list[Question]:
+    expects = "a number; empty = as the service template says"
+    return [
+        Question(name, LABELS[name], given.get(name, ""), expects, "number", problem=found.get(name, ""))
+        for name in (LEAST, MOST)
     ]
 
 
@@ -135,8 +182,9 @@ def _question(
     if parameter.kind is Kind.BOOLEAN:
         options = ("YES", "NO")
     other, values = parameter.only or ("", ())
+    expects = "" if options else parameter.expects  # what can be chosen is to be seen
     return Question(
-        name, label or parameter.meaning, given.get(name, _default(name, defaults)), parameter.expects,
+        name, label or parameter.meaning, given.get(name, _default(name, defaults)), expects,
         "choice" if options else kind, options, (other, " ".join(values)), found.get(name, ""),
     )  # fmt: skip
 

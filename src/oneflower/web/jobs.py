@@ -42,7 +42,7 @@ class Line:
 
     text: str
     state: State | None = None
-    since: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=time.time)  # seconds of the epoch
     seconds: float = 0.0
 
 
@@ -68,6 +68,11 @@ class Job:
     page: str = ""
     ended: threading.Event = field(default_factory=threading.Event, repr=False)
     _stop: bool = False
+
+    @property
+    def heading(self) -> str:
+        """What it does, as a heading."""
+        return self.title[:1].upper() + self.title[1:]
 
     @property
     def over(self) -> bool:
@@ -107,7 +112,7 @@ class Job:
         """Record that the current step has ended."""
         for line in self.lines:
             if line.state is State.RUNNING:
-                line.state, line.seconds = state, time.monotonic() - line.since
+                line.state, line.seconds = state, time.time() - line.since
 
 
 class Jobs:
@@ -153,6 +158,11 @@ class Jobs:
             "Look at the federation.",
             ExitCode.NOT_FOUND,
         )
+
+    def shown(self) -> list[Job]:
+        """Return those that are not over, and the newest if it failed; newest first."""
+        newest = max(self._jobs, default=0)
+        return [job for job in reversed(self._jobs.values()) if not job.over or (job.error and job.id == newest)]
 
     def of(self, federation: str) -> list[Job]:
         """Return the jobs of a federation, newest first."""

@@ -29,6 +29,7 @@ def all_federations(office: Office) -> Iterator[Parts]:
 
         def parts() -> Events:
             yield "trouble", office.pages.text("_trouble.html", error=look.error)
+            yield "jobs", office.pages.text("_underway.html", jobs=office.jobs.shown())
             if look.all is not None:
                 yield "federations", office.pages.text("_federations.html", federations=look.all)
 
@@ -70,13 +71,18 @@ class _Federation:
 
     def __call__(self) -> Events:
         look, show = self._look, self._office.pages.text
-        yield "trouble", show("_trouble.html", error=look.error)
         status = look.status
+        if look.gone:
+            error = f"{status.name} is no longer there: it was removed." if status else look.error
+            yield "gone", show("_trouble.html", error=error)
+            return
+        yield "trouble", show("_trouble.html", error=look.error)
         if status is None:
             return
         yield "overview", show("_overview.html", status=status)
         jobs = [job for job in self._office.jobs.of(status.name)[:_JOBS] if not job.over or job.error]
-        yield "jobs", show("_jobs.html", jobs=jobs)
+        yield "jobs", show("_jobs.html", jobs=[job for job in jobs if job.alone])
+        yield "starts", show("_jobs.html", jobs=[job for job in jobs if not job.alone])
         run = self._wanted or _newest(status, look.runs)
         state = next((state for state in look.runs if state.id == run), None)
         yield "runs", show("_runs.html", status=status, runs=look.runs, run=run)

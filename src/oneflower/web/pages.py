@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
 from oneflower.printable import in_a_line, printable
+from oneflower.web.form import LABELS
 from oneflower.web.topology import topology
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(printable=printable, line=in_a_line)
-    made.globals.update(picture_of=topology)
+    made.globals.update(picture_of=topology, labels=LABELS)
     return made
 
 
