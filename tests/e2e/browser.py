@@ -5,10 +5,16 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import uvicorn
 from PIL import Image
+
+from oneflower.web.guard import Keys
+from oneflower.web.server import listen
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -32,6 +38,23 @@ def chromium():
         browser.close()
 
 
+@contextmanager
+def serving(fake):
+    """Serve a page whose cloud is not there, on the loopback."""
+    listeners = listen(0)
+    fake.reset(Keys(listeners[0].getsockname()[1]))
+    how = {"log_config": None, "lifespan": "off", "ws": "none", "access_log": False, "timeout_graceful_shutdown": 1}
+    server = uvicorn.Server(uvicorn.Config(fake.page.application, **how))
+    thread = threading.Thread(target=server.run, args=(listeners,))
+    thread.start()
+    try:
+        yield
+    finally:
+        fake.page.close()
+        server.should_exit = True
+        thread.join()
+
+
 class Person:
     """Somebody in front of the page, who sees what goes wrong in it."""
 
@@ -42,6 +65,20 @@ class Person:
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
         self.page.on("console", lambda said: self.wrong.append(said.text) if said.type == "error" else None)
         self.page.on("request", lambda request: self.asked.append(request.url))
+
+    def reach(self, selector):
+        """Go with the Tab key to an element that can be used, as somebody without a mouse."""
+        for _ in range(200):
+            self.page.keyboard.press("Tab")
+            if self.page.evaluate("selector => document.activeElement.matches(selector)", selector):
+                return
+        raise AssertionError(f"the keyboard does not reach {selector}")
+
+    def write(self, selector, text):
+        """Replace what is in a field, by the keyboard alone."""
+        self.reach(selector)
+        self.page.keyboard.press("Control+A")
+        self.page.keyboard.type(text)
 
     def picture(self, name, **how):
         """Save a picture, where pictures are wanted."""

@@ -32,22 +32,29 @@ def address(newcomer):
 
 
 def deploy(person):
+    """Deploy without a mouse."""
     page = person.page
     page.get_by_text("There is no federation yet.").wait_for()
-    page.get_by_role("link", name="Deploy a federation").click()
-    page.fill("#name", "lab")
-    page.fill("#supernodes", "3")
-    page.get_by_text("More for all machines").click()
-    page.fill("#FLOWER_VERSION", RELEASE)
-    page.fill("#FL_NUM_ROUNDS", "0")
+    person.reach("a[href='/new']:not(nav a)")
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="Deploy a federation").wait_for()
+    person.write("#name", "lab")
+    person.write("#supernodes", "3")
+    person.write("#FL_NUM_ROUNDS", "0")
     page.keyboard.press("Tab")
     page.locator("#problems li", has_text="is '0'; expected an integer of at least 1.").wait_for()
     page.evaluate("scrollTo(0, 0)")  # what is wrong stays in sight
     person.picture("form")
-    page.fill("#FL_NUM_ROUNDS", "2")
-    page.keyboard.press("Tab")
+    person.reach("#problems a")
+    page.keyboard.press("Enter")  # which leads to the answer
+    page.keyboard.press("Control+A")
+    page.keyboard.type("2")
+    person.reach("details:has(#FLOWER_VERSION) > summary")
+    page.keyboard.press("Enter")
+    person.write("#FLOWER_VERSION", RELEASE)
+    person.reach("#deploy button")
     page.locator("#problems li").wait_for(state="detached")
-    page.get_by_role("button", name="Deploy").click()
+    page.keyboard.press("Enter")
     page.get_by_role("heading", name="deploying lab").wait_for()
     page.reload()  # it continues
     page.wait_for_url("**/federations/*")

@@ -53,36 +53,16 @@ class Browser:
         return self.request("POST", path, **arguments)
 
 
-class Fake:
-    """A page without a server, and its federations: `found` are what the API finds."""
+class Desk:
+    """A page without a server, and somebody in front of it, who waits at most `patience` seconds."""
 
-    def __init__(self, monkeypatch):
-        self.found = []
-        self.reset(Keys(PORT))
-        monkeypatch.setattr(Federation, "all", lambda _cloud: iter(self.found))
-        monkeypatch.setattr(Federation, "find", self._find)
-        for name, answer in (("defaults", {"FL_NUM_ROUNDS": "3"}), ("check", ())):
-            monkeypatch.setattr(Federation, name, create_autospec(getattr(Federation, name), return_value=answer))
+    patience = 10
 
-    def reset(self, keys):
+    def open(self, keys, connect, where):
         """Start the page, with these secrets."""
         self.keys = keys
-        self.page = Page(lambda: SimpleNamespace(close=lambda: None), "this machine", keys)
+        self.page = Page(connect, where, keys)
         self.office = self.page.office
-
-    def _find(self, _cloud, name):
-        for federation in self.found:
-            if str(federation.id) == name:
-                return federation
-        raise OneflowerError(f"There is no federation called {name!r}.", "", ExitCode.NOT_FOUND)
-
-    def federation(self, status=STATUS):
-        """Add a federation: it takes the calls that one takes, with the same arguments."""
-        made = create_autospec(Federation(SimpleNamespace(), status.id, status.name), spec_set=True)
-        made.id, made.name, made.status.return_value = status.id, status.name, status
-        made.runs.return_value = ()
-        self.found.append(made)
-        return made
 
     def visitor(self, **headers):
         """Return a browser that knows the address of the page, and nothing else."""
@@ -105,7 +85,7 @@ class Fake:
             text = ""
             events = self.office.streams.events(source)
             try:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(self.patience):
                     async for piece in events:
                         text += piece
                         if until in text:
@@ -123,9 +103,45 @@ class Fake:
         number = max(self.office.jobs._jobs)  # noqa: SLF001
         return self.stream(live.job(self.office, number), "event: end")
 
+    def leave(self):
+        """End the page, and return what it says."""
+        said = []
+        self.page.leave(said.append)
+        return said
+
+
+class Fake(Desk):
+    """A page whose federations are not there: `found` are what the API finds."""
+
+    def __init__(self, monkeypatch):
+        self.found = []
+        self.reset(Keys(PORT))
+        monkeypatch.setattr(Federation, "all", lambda _cloud: iter(self.found))
+        monkeypatch.setattr(Federation, "find", self._find)
+        for name, answer in (("defaults", {"FL_NUM_ROUNDS": "3"}), ("check", ())):
+            monkeypatch.setattr(Federation, name, create_autospec(getattr(Federation, name), return_value=answer))
+
+    def reset(self, keys):
+        """Start the page, with these secrets."""
+        self.open(keys, lambda: SimpleNamespace(close=lambda: None), "this machine")
+
+    def _find(self, _cloud, name):
+        for federation in self.found:
+            if str(federation.id) == name:
+                return federation
+        raise OneflowerError(f"There is no federation called {name!r}.", "", ExitCode.NOT_FOUND)
+
+    def federation(self, status=STATUS):
+        """Add a federation: it takes the calls that one takes, with the same arguments."""
+        made = create_autospec(Federation(SimpleNamespace(), status.id, status.name), spec_set=True)
+        made.id, made.name, made.status.return_value = status.id, status.name, status
+        made.runs.return_value = ()
+        self.found.append(made)
+        return made
+
 
 @pytest.fixture
 def fake(monkeypatch):
     made = Fake(monkeypatch)
     yield made
-    made.page.leave(print)
+    made.leave()

@@ -131,13 +131,6 @@ def test_one_thing_at_a_time_is_done_with_a_federation(fake):
     fake.ended()
 
 
-def leave(fake):
-    """End the page, and return what it says."""
-    said = []
-    fake.page.leave(said.append)
-    return said
-
-
 def test_a_deployment_is_rolled_back_when_the_page_ends(fake, deploy):
     began = threading.Event()
 
@@ -149,11 +142,11 @@ def test_a_deployment_is_rolled_back_when_the_page_ends(fake, deploy):
     deploy.side_effect = wait
     fake.submit("/new", name="lab", supernodes="2")
     began.wait(10)
-    assert leave(fake) == [
+    assert fake.leave() == [
         "Interrupting: deploying lab. Ctrl-C leaves it as it is.",
         "deploying lab: Interrupted. Nothing of it is left.",
     ]
-    assert leave(fake) == []
+    assert fake.leave() == []
 
 
 def test_what_a_rollback_leaves_behind_is_said_when_the_page_ends(fake, deploy):
@@ -168,7 +161,7 @@ def test_what_a_rollback_leaves_behind_is_said_when_the_page_ends(fake, deploy):
 
     deploy.side_effect = wait
     fake.submit("/new", name="lab", supernodes="2")
-    assert leave(fake)[-1] == "deploying lab: Interrupted. Left behind: service 7."
+    assert fake.leave()[-1] == "deploying lab: Interrupted. Left behind: service 7."
 
 
 def test_a_removal_is_waited_for_and_a_second_interrupt_says_how_to_go_on(fake, monkeypatch):
@@ -178,7 +171,7 @@ def test_a_removal_is_waited_for_and_a_second_interrupt_says_how_to_go_on(fake, 
     job = fake.office.jobs.find(1)
     with monkeypatch.context() as patch:
         patch.setattr(job.ended, "wait", create_autospec(job.ended.wait, side_effect=KeyboardInterrupt))
-        assert leave(fake) == [
+        assert fake.leave() == [
             "Waiting for: removing lab. Ctrl-C leaves it as it is.",
             "Left as it is: removing lab. Look with `oneflower show lab`; remove it with `oneflower down lab`.",
         ]
