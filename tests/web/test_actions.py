@@ -114,8 +114,10 @@ def test_a_deployment_that_fails_says_why_and_what_to_do_also_after_a_reload(fak
         raise OneflowerError("supernode_0: no disk", "Free some space.")
 
     deploy.side_effect = fail
-    fake.submit("/new", name="lab", supernodes="2")
+    fake.submit("/new", name="lab", supernodes="5")
     assert "Free some space." in fake.ended()
+    assert "/new?again=1" in fake.person().get("/jobs/1").text
+    assert 'value="5"' in fake.person().get("/new?again=1").text, "the answers are kept"
     for _ in range(2):
         assert "supernode_0: no disk" in fake.person().get("/jobs/1").text
     assert fake.person().get("/jobs/2").status_code == 404

@@ -49,10 +49,12 @@ class Actions:
 
     # -- deploying ---------------------------------------------------------------------------------------------------
 
-    async def form(self, _request: Request) -> Response:
-        """Show the form that deploys a federation."""
+    async def form(self, request: Request) -> Response:
+        """Show the form that deploys a federation, with the answers of an earlier deployment if it is `again`."""
         defaults = await self._office.background.ask(Federation.defaults)
-        given = {form.NAME: await self._office.background.ask(form.free_name)}
+        again = request.query_params.get("again", "")
+        given = self._office.jobs.find(int(again)).answers if again.isdecimal() and again.isascii() else {}
+        given = given or {form.NAME: await self._office.background.ask(form.free_name)}
         return self._office.pages.show("new.html", title="Deploy", parts=form.questions(defaults, given), count=0)
 
     async def check(self, request: Request) -> Response:
@@ -77,6 +79,7 @@ class Actions:
                 lambda cloud, job: _deploy(cloud, wish, job),
                 alone=True,
                 interrupted="Nothing of it is left.",
+                answers=given,
             )
         except OneflowerError as error:
             parts, count = form.questions(defaults, given, error), len(form.problems(error))

@@ -15,7 +15,7 @@ from oneflower.events import ConsoleLine, Note, RunBegan, Step, StepEnded
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from oneflower.api import Cloud, FederationStatus
     from oneflower.events import Event
@@ -51,7 +51,8 @@ class Job:
     """One of these. `federation` is a name; `page` is where its result is to be seen, empty if there is none.
 
     A job that is `alone` excludes others of that kind, and can be interrupted: `interrupted` says what is left then.
-    `machines` has a line for each machine while the job waits for them. `error` and `hint` say why it failed.
+    `machines` has a line for each machine while the job waits for them. `error` and `hint` say why it failed. `answers`
+    are those of the form that began a deployment.
     """
 
     id: int
@@ -60,6 +61,7 @@ class Job:
     signal: Signal = field(repr=False)
     alone: bool = False
     interrupted: str = ""
+    answers: Mapping[str, str] = field(default_factory=dict, repr=False)
     state: State = State.WAITING
     lines: list[Line] = field(default_factory=list)
     machines: tuple[tuple[str, str], ...] = ()
@@ -133,6 +135,7 @@ class Jobs:
         *,
         alone: bool = False,
         interrupted: str = "",
+        answers: Mapping[str, str] | None = None,
     ) -> Job:
         """Begin `work`, which returns the page with its result.
 
@@ -142,7 +145,7 @@ class Jobs:
             raise OneflowerError(
                 f"{federation} is busy: {busy.title}.", "Wait until that has ended, and try again.", ExitCode.CONFLICT
             )
-        job = Job(next(self._numbers), title, federation, self._signal, alone, interrupted)
+        job = Job(next(self._numbers), title, federation, self._signal, alone, interrupted, answers or {})
         self._jobs[job.id] = job
         for old in [old for old in self._jobs.values() if old.over][:-_KEPT]:
             del self._jobs[old.id]
