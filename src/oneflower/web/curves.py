@@ -108,7 +108,7 @@ class Curves:
             remark, trouble = self._remark(node, noticed[node])
             faults = len(self._faults[node])
             lines.append(NodeLine(node, self._partitions[node], usual.get(node), last, faults, remark, trouble))
-        return sorted(lines, key=lambda line: (not line.trouble, not line.remark, line.name))
+        return sorted(lines, key=lambda line: (not line.trouble, not line.remark, len(line.name), line.name))
 
     def _remark(self, node: str, noticed: list[Finding]) -> tuple[str, str]:
         """Return what a person should know about a node, and the kind of its trouble if it has any now."""
