@@ -28,7 +28,7 @@ from oneflower.cloud import (
 from oneflower.cloud.surroundings import Installed
 from oneflower.cloud.tunnel import SshOptions, make_key, tunnel
 from oneflower.events import Step, ignore
-from oneflower.opennebula import NAME
+from oneflower.opennebula import NAME, ServiceKind
 from oneflower_appliance.audit import FOLDER as AUDIT
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import no_room
@@ -37,7 +37,6 @@ from oneflower_appliance.parameters import PARAMETERS
 from oneflower_appliance.round_state import Phase, RoundState
 from oneflower_appliance.run_state import RunState
 from oneflower_appliance.runs import RunRow
-from oneflower_appliance.settings import Bounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -62,6 +61,7 @@ __all__ = [
     "RunResult",
     "RunRow",
     "RunState",
+    "ServiceKind",
     "VmStatus",
     "local_cloud",
     "opennebula_cloud",
@@ -146,12 +146,10 @@ class LocalSurroundings(_Runtimes):
 
         if self._image():
             self.provide_ssh_key(cloud)
-        done = Registration(cloud, Wishes()).apply()
-        return done.template if self._name == NAME else find_registered(cloud, self._name)[0]
-
-    def limits(self, _cloud: Cloud) -> tuple[int, int]:
-        """Return the default limits of scaling."""
-        return Bounds().minimum, Bounds().maximum
+        own = {kind.template_name(NAME): kind for kind in ServiceKind}
+        kind = own.get(self._name, ServiceKind.FEDERATION)
+        done = Registration(cloud, Wishes(kinds=(kind,))).apply()
+        return done.templates[kind] if self._name in own else find_registered(cloud, self._name)[0]
 
     def prepare(self, version: str, framework: str, tell: Callable[[str], None]) -> None:
         """Build the runtime that the machines will boot from, if it is not there yet and they need one."""
@@ -263,13 +261,6 @@ class OpenNebulaSurroundings(_Runtimes):
         from oneflower.cloud.registered import find_registered  # noqa: PLC0415
 
         return find_registered(cloud, self._name)[0]
-
-    def limits(self, cloud: Cloud) -> tuple[int, int]:
-        """Return the limits of scaling that the operator registered."""
-        from oneflower.cloud.registered import find_registered  # noqa: PLC0415
-
-        bounds = find_registered(cloud, self._name, tell=False)[1]
-        return bounds.minimum, bounds.maximum
 
     def trouble(self) -> str:
         """Return nothing: the state of OpenNebula's machines is not visible from here."""

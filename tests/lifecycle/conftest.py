@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -26,11 +27,19 @@ from oneflower.cloud import Cloud, Endpoints, Federation, opennebula_endpoints
 from oneflower.cloud.surroundings import Installed
 from oneflower.local import daemon
 from oneflower.local.home import LocalHome
-from oneflower.opennebula import COORDINATOR, NODES, ServiceOptions, VmOptions, render, service_template, vm_template
+from oneflower.opennebula import (
+    COORDINATOR,
+    NODES,
+    ServiceKind,
+    ServiceOptions,
+    VmOptions,
+    render,
+    service_template,
+    vm_template,
+)
 from oneflower.opennebula.tokens import make_token
 from oneflower_appliance.agent.onegate import OneGate
 from oneflower_appliance.parameters import FLOWER_TESTED
-from oneflower_appliance.settings import Bounds
 
 ON_OPENNEBULA = os.environ.get("ONEFLOWER_TEST_CLOUD") == "opennebula"
 PATIENCE = float(os.environ.get("ONEFLOWER_TEST_PATIENCE", "180" if ON_OPENNEBULA else "15"))
@@ -44,9 +53,6 @@ class Surroundings:
 
     def template(self, _cloud):
         return self.number
-
-    def limits(self, _cloud):
-        return 2, 10
 
     def prepare(self, *_):
         pass
@@ -119,9 +125,9 @@ class World:
         return render({"NAME": f"{self.prefix}-{role}", **template})
 
     @contextmanager
-    def template_with(self, change):
-        """Deploy from a changed template for a while."""
-        body = service_template(self.options) | {"name": f"{self.prefix}-changed"}
+    def template_with(self, change=lambda _: None, kind=ServiceKind.FEDERATION):
+        """Deploy from a changed template, or from that of another kind, for a while."""
+        body = service_template(replace(self.options, kind=kind)) | {"name": f"{self.prefix}-changed"}
         change(body)
         usual = self.cloud.surroundings.number
         number = self.register(body)
@@ -147,7 +153,7 @@ class World:
         shutil.rmtree(self.cloud.surroundings.folder, ignore_errors=True)
 
     def begin(self, name="fed", bounds=None, **settings):
-        return Federation.begin(self.cloud, f"{self.prefix}-{name}", settings, bounds or Bounds())
+        return Federation.begin(self.cloud, f"{self.prefix}-{name}", settings, bounds)
 
     @contextmanager
     def federation(self, name="fed", bounds=None, **settings):
@@ -204,7 +210,7 @@ class World:
 
     def ready(self, federation):
         """Act as the guests until the service runs."""
-        for role in (COORDINATOR, NODES):
+        for role in ServiceKind.of(self.body(federation)).roles:
             for vm in self.until(lambda role=role: self.nodes(federation, role)):
                 if self.cloud.core.vm(vm).attributes.get("READY") != "YES":
                     self.report(vm)

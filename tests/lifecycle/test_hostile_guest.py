@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from oneflower.cli import entry, federations
+from oneflower.cli import entry, federations, logs, shown
 from oneflower.cli.screen import Output
 from oneflower.cli.session import Session
 from oneflower.cli.steps import Steps
@@ -87,11 +87,11 @@ def test_what_a_vm_publishes_reaches_no_terminal_raw(world, federation, commands
     monkeypatch.setattr(world.cloud.core, "vms", vms)
     name = federation.name
     said = {
-        "ls": commands(federations.list_all),
-        "show": commands(federations.show, name),
-        "logs": commands(federations.logs, name),
-        "ls -o json": commands(federations.list_all, Output.JSON),
-        "show -o json": commands(federations.show, name, Output.JSON),
+        "ls": commands(shown.list_all),
+        "show": commands(shown.show, name),
+        "logs": commands(logs.logs, name),
+        "ls -o json": commands(shown.list_all, Output.JSON),
+        "show -o json": commands(shown.show, name, Output.JSON),
         "recover": commands(federations.recover, name, 1),
     }
     assert {command: [mark for mark in STEERS if mark in text] for command, text in said.items()} == {
@@ -132,8 +132,8 @@ def test_garbage_of_one_vm_hides_no_federation(world, federation, commands):
             FL_ERROR="é",
             READY="YES",
         )
-    assert federation.name in commands(federations.list_all)
-    assert "supernode_0" in commands(federations.show, federation.name)
+    assert federation.name in commands(shown.list_all)
+    assert "supernode_0" in commands(shown.show, federation.name)
 
 
 def test_what_scale_and_show_say_of_the_share_of_the_data(world, commands):
@@ -142,13 +142,13 @@ def test_what_scale_and_show_say_of_the_share_of_the_data(world, commands):
         for number, node in enumerate(world.nodes(made, NODES)):
             publish(world, node, FL_PARTITION_ID=str(number + 2), FL_NUM_PARTITIONS="4", READY="YES")
         line = "Note: Only partitions 2 and 3 of 4 take part: 50% of the data."
-        assert line in commands(federations.show, made.name)
+        assert line in commands(shown.show, made.name)
         with world.guests():
             assert "Note: Only partition" not in commands(federations.scale, made.name, 3, 60)
         [*_, new] = world.nodes(made, NODES)
         publish(world, new, FL_PARTITION_ID="1", FL_NUM_PARTITIONS="4", READY="YES")
         world.until(lambda: world.state(made) == 2)
-        assert "Note: Only partitions 2 and 3 of 4 take part" not in commands(federations.show, made.name)
+        assert "Note: Only partitions 2 and 3 of 4 take part" not in commands(shown.show, made.name)
         with world.guests():
             said = commands(federations.scale, made.name, 2, 60)
         assert "Note: Only partitions 1 and 3 of 4 take part: 50% of the data." in said

@@ -8,7 +8,7 @@ from oneflower.cloud import Cloud, Endpoints
 from oneflower.cloud.image_source import ImageFacts, ImageSource
 from oneflower.cloud.register import Registration, Wishes
 from oneflower.cloud.registered import find_registered, unregister
-from oneflower.opennebula import COORDINATOR, NODES, render
+from oneflower.opennebula import COORDINATOR, NODES, ServiceKind, render
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 from .conftest import ON_OPENNEBULA
@@ -82,7 +82,7 @@ def register(world, name):
 def test_registering_makes_its_own_beside_what_another_user_planted(world, tenant, name):
     image, machine, document = tenant("eve").plant(name)
     done = register(world, name)
-    assert done.template != document
+    assert done.templates[ServiceKind.FEDERATION] != document
     assert done.vm_templates[NODES] != machine
     disk = world.cloud.core.vm_template(done.vm_templates[NODES])["DISK"]
     assert disk["IMAGE_ID"] != str(image)
@@ -104,5 +104,5 @@ def test_who_deploys_gets_oneadmins_template_or_is_told_whose_it_is(world, tenan
     assert caught.value.code is ExitCode.CONFLICT
     done = register(world, name)
     bob.said.clear()
-    assert find_registered(bob.cloud, name)[0] == done.template
+    assert find_registered(bob.cloud, name)[0] == done.templates[ServiceKind.FEDERATION]
     assert bob.said == []

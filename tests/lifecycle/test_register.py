@@ -10,7 +10,7 @@ from oneflower.cloud import RefusedError
 from oneflower.cloud.image_source import ImageSource
 from oneflower.cloud.register import Registration, Wishes
 from oneflower.cloud.registered import find_registered, unregister
-from oneflower.opennebula import COORDINATOR, NODES, VmOptions, render
+from oneflower.opennebula import COORDINATOR, NODES, ServiceKind, VmOptions, render
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.parameters import form_fields
 from oneflower_appliance.settings import Bounds
@@ -26,7 +26,7 @@ def name(world):
 
 
 def register(world, name, *, force=False, dry_run=False, node=VmOptions(), bounds=None):  # noqa: B008
-    wishes = Wishes(name, {NODES: node}, bounds=bounds)
+    wishes = Wishes(name, {NODES: node}, bounds={ServiceKind.FEDERATION: bounds} if bounds else {})
     return Registration(world.cloud, wishes, force=force, dry_run=dry_run).apply()
 
 
@@ -48,21 +48,47 @@ def body(world, number):
 def test_registering_twice_changes_nothing_the_second_time(world, name):
     assert there(world, name) == ([], [])
     planned = register(world, name, dry_run=True)
-    assert planned.template == -1
+    assert planned.templates[ServiceKind.FEDERATION] == -1
     assert there(world, name) == ([], [])
     done = register(world, name)
     assert changes(done) == changes(planned)
-    assert find_registered(world.cloud, name) == (done.template, Bounds())
-    assert find_registered(world.cloud, f"{name}-form") == (done.form, Bounds())
-    roles = {role["name"]: role["template_id"] for role in body(world, done.template)["roles"]}
+    assert find_registered(world.cloud, name) == (done.templates[ServiceKind.FEDERATION], Bounds())
+    assert find_registered(world.cloud, f"{name}-form") == (done.forms[ServiceKind.FEDERATION], Bounds())
+    roles = {role["name"]: role["template_id"] for role in body(world, done.templates[ServiceKind.FEDERATION])["roles"]}
     assert roles == {COORDINATOR: done.vm_templates[COORDINATOR], NODES: done.vm_templates[NODES]}
     again = register(world, name)
-    assert (again.changes, again.template, again.form) == ((), done.template, done.form)
+    assert (again.changes, again.templates[ServiceKind.FEDERATION], again.forms[ServiceKind.FEDERATION]) == (
+        (),
+        done.templates[ServiceKind.FEDERATION],
+        done.forms[ServiceKind.FEDERATION],
+    )
     assert again.vm_templates == done.vm_templates
     removed = unregister(world.cloud, name)
-    assert len(removed) == 4
+    assert len(removed) == 8
     assert there(world, name) == ([], [])
     assert unregister(world.cloud, name) == []
+
+
+def test_one_kind_is_registered_alone_kept_up_to_date_and_removed_without_what_others_use(world, name):
+    def kinds(*chosen, **wishes):
+        return Registration(world.cloud, Wishes(name, kinds=chosen, **wishes)).apply()
+
+    site = f"{name}-site"
+    done = kinds(ServiceKind.SITE)
+    assert sorted(there(world, name)[1]) == [site, f"{site}-form"]
+    assert find_registered(world.cloud, site) == (done.templates[ServiceKind.SITE], Bounds(1, 10, 1))
+    bounds = {ServiceKind.SITE: Bounds(1, 4, 2), ServiceKind.FEDERATION: Bounds(2, 4, 2)}
+    kinds(ServiceKind.COORDINATOR, bounds=bounds)
+    assert find_registered(world.cloud, site)[1] == Bounds(1, 4, 2), "it is registered, so it is brought up to date"
+    assert find_registered(world.cloud, f"{name}-coordinator")[1] is None
+    assert register(world, name, node=VmOptions(memory=512)).changes
+    assert register(world, name, node=VmOptions(memory=512)).changes == (), "all kinds know the same VM templates"
+    assert [str(change) for change in unregister(world.cloud, name, [ServiceKind.FEDERATION, ServiceKind.SITE])] == [
+        f"- service template {each}" for each in (name, f"{name}-form", site, f"{site}-form")
+    ]
+    assert len(there(world, name)[0]) == 2, "the coordinator needs one of them"
+    assert len(unregister(world.cloud, name, [ServiceKind.COORDINATOR])) == 4
+    assert there(world, name) == ([], [])
 
 
 def test_what_differs_is_updated_and_what_is_not_mentioned_stays(world, name):
@@ -72,7 +98,7 @@ def test_what_differs_is_updated_and_what_is_not_mentioned_stays(world, name):
     register(world, name, node=VmOptions(memory=1024))
     assert register(world, name).changes == (), "an option that is left out leaves its value alone"
     assert world.cloud.core.vm_template(done.vm_templates[NODES])["MEMORY"] == "1024"
-    nodes = body(world, done.template)["roles"][1]
+    nodes = body(world, done.templates[ServiceKind.FEDERATION])["roles"][1]
     assert [nodes[key] for key in ("cardinality", "min_vms", "max_vms")] == [3, 2, 20]
     assert find_registered(world.cloud, name)[1] == Bounds(2, 20, 3), "what `up` goes by"
 
@@ -83,14 +109,14 @@ def test_what_was_changed_by_hand_stays_unless_forced(world, name):
     edited = world.cloud.core.vm_template(number) | {"MEMORY": "768", "SCHED_REQUIREMENTS": 'HYPERVISOR="kvm"'}
     edited["CONTEXT"]["SET_HOSTNAME"] = "$NAME"
     world.cloud.core.update_vm_template(number, render(edited))
-    template = body(world, done.template) | {"description": "ours now"}
-    world.cloud.oneflow.update_service_template(done.template, template)
+    template = body(world, done.templates[ServiceKind.FEDERATION]) | {"description": "ours now"}
+    world.cloud.oneflow.update_service_template(done.templates[ServiceKind.FEDERATION], template)
     kept = register(world, name, node=VmOptions(memory=1024))
     assert sorted(change.kind for change in kept.changes) == ["keep", "keep"]
     found = world.cloud.core.vm_template(number)
     assert (found["MEMORY"], found["SCHED_REQUIREMENTS"]) == ("768", 'HYPERVISOR="kvm"')
     assert found["CONTEXT"]["SET_HOSTNAME"] == "$NAME"
-    assert body(world, done.template)["description"] == "ours now"
+    assert body(world, done.templates[ServiceKind.FEDERATION])["description"] == "ours now"
     forced = register(world, name, force=True, node=VmOptions(memory=1024))
     assert {change.kind for change in forced.changes} == {"update"}
     found = world.cloud.core.vm_template(number)
@@ -101,11 +127,11 @@ def test_what_was_changed_by_hand_stays_unless_forced(world, name):
 
 def test_the_form_is_kept_up_to_date_as_the_rest_is(world, name):
     done = register(world, name, bounds=Bounds(2, 20, 3))
-    form = body(world, done.form)
+    form = body(world, done.forms[ServiceKind.FEDERATION])
     assert set(form["user_inputs"]) == {field.input for field, _ in form_fields()}
     assert [role["template_id"] for role in form["roles"]] == list(done.vm_templates.values())
     change = {"user_inputs": form["user_inputs"] | {"ONEAPP_FLOWER_TRAINING_ROUNDS": "O|number|Rounds||50"}}
-    world.cloud.oneflow.update_service_template(done.form, form | change)
+    world.cloud.oneflow.update_service_template(done.forms[ServiceKind.FEDERATION], form | change)
     kept = register(world, name, bounds=Bounds(2, 30, 3))
     rounds = "user_inputs.ONEAPP_FLOWER_TRAINING_ROUNDS stays O|number|Rounds||50, changed by hand"
     assert [str(change).partition(" (")[0] for change in sorted(kept.changes, key=str)] == [
@@ -113,7 +139,10 @@ def test_the_form_is_kept_up_to_date_as_the_rest_is(world, name):
         f"~ service template {name}-form: roles[supernode].max_vms 20 -> 30",
         f"~ service template {name}: roles[supernode].max_vms 20 -> 30",
     ]
-    assert body(world, done.form)["user_inputs"]["ONEAPP_FLOWER_TRAINING_ROUNDS"] == "O|number|Rounds||50"
+    assert (
+        body(world, done.forms[ServiceKind.FEDERATION])["user_inputs"]["ONEAPP_FLOWER_TRAINING_ROUNDS"]
+        == "O|number|Rounds||50"
+    )
     assert find_registered(world.cloud, f"{name}-form")[1] == Bounds(2, 30, 3)
 
 
@@ -124,8 +153,10 @@ def test_a_vm_template_that_asks_for_inputs_is_named_and_a_name_of_a_form_is_ref
     edited = world.cloud.core.vm_template(number) | {"USER_INPUTS": {"FL_SITE": "O|text|Site||"}}
     world.cloud.core.update_vm_template(number, render(edited))
     assert register(world, name).asking == (NODES,)
-    with pytest.raises(OneflowerError, match="is the name of a form"):
+    with pytest.raises(OneflowerError, match="cannot be registered"):
         register(world, f"{name}-form")
+    with pytest.raises(OneflowerError, match="NAME-site is one of the templates of NAME"):
+        register(world, f"{name}-site")
 
 
 def test_what_was_begun_is_removed_again_when_something_fails(world, name, monkeypatch):
@@ -135,7 +166,7 @@ def test_what_was_begun_is_removed_again_when_something_fails(world, name, monke
     said = []
     monkeypatch.setattr(world.cloud.oneflow, "create_service_template", refuse)
     with pytest.raises(OneflowerError, match="OneFlow is gone"):
-        Registration(world.cloud, Wishes(name), notify=said.append).apply()
+        Registration(world.cloud, Wishes(name, kinds=(ServiceKind.FEDERATION,)), notify=said.append).apply()
     assert there(world, name) == ([], [])
     assert said == [f"removed again: VM template {name}-{role}" for role in (NODES, COORDINATOR)]
     create = type(world.cloud.oneflow).create_service_template
@@ -146,7 +177,7 @@ def test_what_was_begun_is_removed_again_when_something_fails(world, name, monke
     )
     said.clear()
     with pytest.raises(OneflowerError, match="OneFlow is gone"):
-        Registration(world.cloud, Wishes(name), notify=said.append).apply()
+        Registration(world.cloud, Wishes(name, kinds=(ServiceKind.FEDERATION,)), notify=said.append).apply()
     assert there(world, name) == ([], [])
     assert said[0] == f"removed again: service template {name}"
 

@@ -18,8 +18,8 @@ from oneflower.cloud import Cloud, Endpoints
 from oneflower.cloud.image_refused import is_front_end, not_made
 from oneflower.cloud.image_source import ImageSource
 from oneflower.cloud.register import Registration, Wishes
-from oneflower.cloud.registered import unregister
-from oneflower.opennebula import COORDINATOR, NODES, VmOptions, render
+from oneflower.cloud.registered import template_names, unregister
+from oneflower.opennebula import COORDINATOR, NODES, ServiceKind, VmOptions, render
 from oneflower.opennebula.states import ImageState
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
@@ -96,7 +96,7 @@ def alike(planned, done):
 
 def bodies(world, done):
     found = {d["ID"]: d["TEMPLATE"]["BODY"] for d in world.cloud.oneflow.service_templates()}
-    return found[str(done.template)], found[str(done.form)]
+    return found[str(done.templates[ServiceKind.FEDERATION])], found[str(done.forms[ServiceKind.FEDERATION])]
 
 
 def vm_template(world, done, role):
@@ -150,7 +150,7 @@ def test_up_takes_the_defaults_of_the_template_that_is_registered(world, name, f
 
     monkeypatch.setattr(world.cloud.surroundings, "prepare", lambda *said: prepared.append(said[:2]))
     monkeypatch.setattr(world.cloud.oneflow, "instantiate", instantiate)
-    for number in (done.template, done.form):
+    for number in (done.templates[ServiceKind.FEDERATION], done.forms[ServiceKind.FEDERATION]):
         monkeypatch.setattr(world.cloud.surroundings, "number", number)
         with pytest.raises(OneflowerError, match="Enough is known"):
             world.begin("defaults", FL_USE_CASE="llm-fine-tuning")
@@ -223,7 +223,9 @@ def test_everything_is_as_it_was_when_a_late_step_fails(world, name, folder, mon
     update = type(world.cloud.oneflow).update_service_template
 
     def refuse(number, body):
-        if number == first.form and "pytorch" in json.dumps(body["user_inputs"]["ONEAPP_FLOWER_TRAINING_FRAMEWORK"]):
+        if number == first.forms[ServiceKind.FEDERATION] and "pytorch" in json.dumps(
+            body["user_inputs"]["ONEAPP_FLOWER_TRAINING_FRAMEWORK"]
+        ):
             raise OneflowerError("OneFlow is gone.")
         update(world.cloud.oneflow, number, body)
 
@@ -447,11 +449,11 @@ def test_a_group_may_use_what_is_registered_and_the_image_that_replaces_it(world
         planned = texts(register(world, name, group=f"{name}-tenants", dry_run=True))
         shared = [text for text in texts(register(world, name, group=f"{name}-tenants")) if "may use it" in text]
         assert planned == shared
-        assert len(shared) == 5
+        assert len(shared) == 9
         assert register(world, name, group=f"{name}-tenants").changes == ()
         build(folder / "new", content=b"two")
         register(world, name, folder / "new")
-        assert {document["NAME"] for document in bob.oneflow.service_templates()} == {name, f"{name}-form"}
+        assert {document["NAME"] for document in bob.oneflow.service_templates()} == set(template_names(name))
         assert set(bob.core.vm_templates()) == {f"{name}-{COORDINATOR}", f"{name}-{NODES}"}
         assert len(images_of(world, name)) == 2
         assert set(bob.core.images()) == set(images_of(world, name)), "the new one as the old one"

@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from oneflower.cli import federations, training
+from oneflower.cli import shown, training
 from oneflower.cli.session import Session
 from oneflower.cloud import Cloud, Federation
 from oneflower.cloud.site import Site
@@ -89,7 +89,7 @@ def test_a_member_cannot_redirect_the_operator(
     assert sentence in refused(lambda: federation.run("image-classification", save=tmp_path))
     assert sentence in refused(lambda: federation.fetch_model(tmp_path / "model.npz"))
     assert sentence in refused(lambda: training.connect(federation.name))
-    federations.show(federation.name)
+    shown.show(federation.name)
     assert sentence in " ".join(capsys.readouterr().out.split())
     publish(world, link)
     assert federation.status().trust.refusal == ""

@@ -7,7 +7,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from oneflower.api import OpenNebulaSurroundings
-from oneflower.cli import federations
+from oneflower.cli import shown
 from oneflower.cloud import training
 from oneflower.cloud.dependencies import compare
 from oneflower.cloud.following import Observer
@@ -147,12 +147,12 @@ def test_nothing_is_installed_that_was_not_asked_for_and_nothing_starts_without_
 def test_show_names_the_packages_that_people_ask_for_and_those_of_single_apps():
     variant = {"flwr": "1.42.0", "numpy": "2.3.5", "scikit-learn": "1.9.1", "click": "8.4.0", "idna": "3.20"}
     installed = Installed(variant, {"mine": {"small": "1", "tiny": "2"}})
-    assert list(federations.package_lines(installed, "sklearn", {"added": "7"})) == [
+    assert list(shown.package_lines(installed, "sklearn", {"added": "7"})) == [
         "Packages: flwr 1.42.0, numpy 2.3.5, scikit-learn 1.9.1, added 7 and 2 more (-o json lists all)",
         "Packages for mine alone: small 1, tiny 2",
     ]
-    assert list(federations.package_lines(Installed({}), "none", {})) == []
-    assert list(federations.package_lines(Installed({}), "none", {"added": "7"})) == ["Packages: added 7"]
+    assert list(shown.package_lines(Installed({}), "none", {})) == []
+    assert list(shown.package_lines(Installed({}), "none", {"added": "7"})) == ["Packages: added 7"]
 
 
 @pytest.mark.parametrize("version", ["x/flwr-1.42.0", "../flwr-1.42.0", "1.42.0\0", "9" * 5000, ""])

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from oneflower.api import OpenNebulaSurroundings
-from oneflower.cli import federations, rounds, screen
+from oneflower.cli import rounds, screen, shown
 from oneflower.cli.session import Session
 from oneflower.cloud import Federation
 from oneflower.cloud.diagnosis import causes
@@ -192,8 +192,8 @@ def test_nothing_that_a_vm_publishes_keeps_a_federation_from_being_shown(link, n
         patch.setattr(Session, "cloud", lambda: None)
         patch.setattr(Federation, "find", lambda _cloud, _name: Found)
         patch.setattr(screen, "show", said.append)
-        federations.show("lab", screen.Output.TEXT)
-        federations.show("lab", screen.Output.JSON)
+        shown.show("lab", screen.Output.TEXT)
+        shown.show("lab", screen.Output.JSON)
         table = rounds.RunTable()
         patch.setattr(rounds, "say", said.append)
         patch.setattr(rounds, "warn", said.append)

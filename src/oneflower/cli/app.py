@@ -15,11 +15,13 @@ from oneflower.cli import (
     federations,
     images,
     local,
+    logs,
     marketplace,
     metrics,
     page,
     policy,
     registration,
+    shown,
     templates,
     training,
 )
@@ -68,9 +70,9 @@ app.command(rich_help_panel=_START)(training.run)
 app.command(rich_help_panel=_START)(training.model)
 app.command("down", rich_help_panel=_START)(federations.down)
 app.command(rich_help_panel=_OPERATE)(page.ui)
-app.command("ls", rich_help_panel=_OPERATE)(federations.list_all)
-app.command(rich_help_panel=_OPERATE)(federations.show)
-app.command(rich_help_panel=_OPERATE)(federations.logs)
+app.command("ls", rich_help_panel=_OPERATE)(shown.list_all)
+app.command(rich_help_panel=_OPERATE)(shown.show)
+app.command(rich_help_panel=_OPERATE)(logs.logs)
 app.command(rich_help_panel=_OPERATE)(audit.audit)
 app.command(rich_help_panel=_OPERATE)(federations.scale)
 app.command(rich_help_panel=_OPERATE)(federations.recover)

@@ -1,33 +1,28 @@
-"""Commands over the life of a federation."""
+"""Commands over the life of a federation: deploying, scaling, recovering and removing it."""
 
 from __future__ import annotations
 
 import base64
-import json
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oneflower import moments
 from oneflower.cli import screen
 from oneflower.cli.rounds import RunTable, progress_line
 from oneflower.cli.screen import Output
 from oneflower.cli.session import Session
 from oneflower.cli.steps import Pulse, Steps, step
-from oneflower.events import Note, StepEnded
-from oneflower.opennebula import NAME
+from oneflower.events import StepEnded
+from oneflower.opennebula import NAME, ServiceKind
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE
+from oneflower_appliance.use_cases import NO_USE_CASE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable
 
-    from oneflower.cloud import Cloud, Federation, FederationStatus, VmStatus
-    from oneflower.cloud.logs import LogLine
-    from oneflower.cloud.surroundings import Installed
+    from oneflower.cloud import Cloud, Federation, FederationStatus
 
 Name = Annotated[str | None, typer.Argument(help="Name or id of the federation; may be left out when there is one.")]
 Format = Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")]
@@ -70,11 +65,21 @@ def settings_of(texts: Iterable[str] | None) -> dict[str, str]:
 
 def up(
     name: Annotated[str, typer.Argument(help="Name of the federation.")] = "federation",
-    supernodes: Supernodes = 2,
+    kind: Annotated[
+        ServiceKind | None,
+        typer.Option(help="A whole federation; only its SuperLink; or only SuperNodes, for the SuperLink elsewhere."),
+    ] = None,
+    supernodes: Annotated[
+        int | None, typer.Option("--supernodes", "-n", help="How many SuperNodes; usually 2, of a site 1.")
+    ] = None,
     settings: Set = None,
-    min_vms: Annotated[int | None, typer.Option(help="Never fewer SuperNodes than this; usually 2.")] = None,
+    min_vms: Annotated[
+        int | None, typer.Option(help="Never fewer SuperNodes than this; usually 2, of a site 1.")
+    ] = None,
     max_vms: Annotated[int | None, typer.Option(help="Never more SuperNodes than this; usually 10.")] = None,
-    template: Annotated[str, typer.Option(help="Name of a registered service template.")] = NAME,
+    template: Annotated[
+        str, typer.Option(help="Name of a registered service template. Without --kind it decides the kind.")
+    ] = NAME,
     policy: Annotated[
         Path | None, typer.Option(metavar="FILE", help="What its SuperNodes allow: `oneflower policy example`.")
     ] = None,
@@ -87,14 +92,19 @@ def up(
 ) -> None:
     """Deploy a federation: one SuperLink, then its SuperNodes, and wait until every one of them is ready.
 
+    With `--kind coordinator` or `--kind site` it deploys the part of a federation that is in this cloud.
     With `--set FL_USE_CASE=...` it then trains by itself. The training is shown, and continues after Ctrl-C.
     """
     from oneflower.cloud.names import check_name  # noqa: PLC0415 - as everything of the client
 
     check_name(name)
     given, limits = settings_of(settings) | policy_setting(policy), (min_vms, max_vms)
-    federation = deploy(Session.cloud(template), name, supernodes, given, limits, timeout, keep=keep)
+    cloud = Session.cloud(kind.template_name(template) if kind else template)
+    federation = deploy(cloud, name, supernodes, given, limits, timeout, keep=keep)
     status = federation.status()
+    if status.kind is not ServiceKind.FEDERATION:
+        screen.show_result(output, status, _of_half(cloud, status))
+        return
     ready = f"Federation {name} is ready: SuperLink {status.endpoint}, {status.supernodes} SuperNodes."
     if status.settings.get("FL_USE_CASE", NO_USE_CASE) == NO_USE_CASE:
         follow_up = f"Train with: {screen.program()} run image-classification --federation {name}"
@@ -115,6 +125,20 @@ def policy_setting(file: Path | None) -> dict[str, str]:
     return SiteFolder(file).setting() if file else {}
 
 
+def _of_half(cloud: Cloud, status: FederationStatus) -> str:
+    """Return what is ready of a federation that has parts in other clouds, and what comes next."""
+    from oneflower.cli.connections import keep_ca  # noqa: PLC0415
+
+    if status.kind is ServiceKind.SITE:
+        return f"Site {status.name} is ready: {status.supernodes} SuperNodes of the SuperLink {status.endpoint}."
+    ca = keep_ca(cloud, status)
+    trusted = f" --set FL_SSL_CA_CERTFILE=@{ca}" if ca else " --set FL_TLS_ENABLED=NO"
+    return (
+        f"Coordinator {status.name} is ready: SuperLink {status.endpoint}.\nDeploy SuperNodes at a site with: "
+        f"{screen.program()} up NAME --kind site --set FL_SUPERLINK_ADDRESS={status.endpoint}{trusted}"
+    )
+
+
 def _watch_training(federation: Federation, output: Output) -> str:
     """Show the run that the federation started by itself, and return how it ended. It continues after Ctrl-C."""
     table = RunTable()
@@ -132,7 +156,7 @@ def _watch_training(federation: Federation, output: Output) -> str:
 def deploy(
     cloud: Cloud,
     name: str,
-    supernodes: int,
+    supernodes: int | None,
     settings: dict[str, str],
     limits: tuple[int | None, int | None],
     timeout: float,
@@ -156,140 +180,11 @@ def remove(federation: Federation, what: str) -> None:
         steps.notify(StepEnded(well=not left))
 
 
-def list_all(output: Format = Output.TEXT) -> None:
-    """List the federations."""
-    from oneflower.cloud import Federation  # noqa: PLC0415
-
-    found = [federation.status() for federation in Federation.all(Session.cloud())]
-    if output is Output.JSON:
-        screen.show_json(found)
-    elif found:
-        rows = [(s.id, s.name, s.state, f"{_ready(s)}/{len(s.vms)}", s.supernodes, s.endpoint or "-") for s in found]
-        screen.show_table(("ID", "NAME", "STATE", "READY", "SUPERNODES", "SUPERLINK"), rows)
-    else:
-        screen.say("There is no federation. Deploy one with `oneflower up`.")
-
-
-def _ready(status: FederationStatus) -> int:
-    return sum(vm.ready for vm in status.vms)
-
-
-def _find(name: str | None) -> Federation:
+def find(name: str | None) -> Federation:
+    """Return the federation called `name`, or the only one. Raises `OneflowerError`."""
     from oneflower.cloud import Federation  # noqa: PLC0415
 
     return Federation.find(Session.cloud(), name)
-
-
-def show(name: Name = None, output: Format = Output.TEXT) -> None:
-    """Show a federation: its state, its machines, its endpoint."""
-    federation = _find(name)
-    status = federation.status()
-    installed = federation.installed(status)
-    if output is Output.JSON:
-        screen.show_json({**asdict(status), "installed": asdict(installed)})
-        return
-    screen.show_line(
-        f"{status.name} (service {status.id}): {status.state}, {_ready(status)} of {len(status.vms)} machines ready"
-    )
-    screen.show_line(
-        f"SuperLink {status.endpoint or 'not ready'}, Control API {status.control or '-'}, "
-        f"Flower {status.version or '-'}"
-    )
-    for line in package_lines(installed, status.framework, status.packages):
-        screen.show_line(line)
-    for policy, names in status.policies.items():
-        screen.show_line(f"Site policy {policy}: on {', '.join(names)}")
-    if status.training:
-        screen.show_line(f"Training: {progress_line(status.training)}")
-    findings = [found.sentence for found in status.training.findings] if status.training else []
-    more = (status.trust.refusal, status.trust.note, status.share, *map(str, status.releases), *findings)
-    for remark in (*status.causes, *status.remarks, *filter(None, more)):
-        screen.show_line(str(Note(remark)))
-    rows = [
-        (
-            vm.id,
-            vm.name,
-            vm.state,
-            "yes" if vm.ready else "no",
-            vm.ip,
-            _partition(vm),
-            vm.node_id or "-",
-            vm.error or vm.waits,
-        )
-        for vm in status.vms
-    ]
-    screen.show_table(("VM", "NAME", "STATE", "READY", "ADDRESS", "PARTITION", "NODE", "ERROR"), rows)
-
-
-def package_lines(installed: Installed, framework: str, added: Mapping[str, str]) -> Iterator[str]:
-    """Yield a line with the packages for which people choose a framework, and a line for each app with its own.
-
-    `added` are those that all machines have besides: each of them was asked for, too.
-    """
-    asked_for = ("flwr", "numpy", *(FRAMEWORKS[framework].packages if framework in FRAMEWORKS else ()))
-    shown = {name: release for name in asked_for if (release := installed.variant.get(name))}
-    if shown or added:
-        more = len(installed.variant) - len(shown)
-        rest = f" and {more} more (-o json lists all)" if more else ""
-        yield f"Packages: {_releases({**shown, **added})}{rest}"
-    for app, packages in installed.apps.items():
-        yield f"Packages for {app} alone: {_releases(packages)}"
-
-
-def _releases(packages: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {release}" for name, release in packages.items())
-
-
-def _partition(vm: VmStatus) -> str:
-    return f"{vm.partition} of {vm.partitions}" if vm.partitions else vm.partition or "-"
-
-
-def logs(
-    name: Name = None,
-    vm: Annotated[str | None, typer.Option("--vm", "--node", help="Only this machine, by name or id.")] = None,
-    lines: Annotated[
-        int | None,
-        typer.Option("--lines", "-l", min=1, help="Lines of each console; usually 40, and all with --since or --run."),
-    ] = None,
-    since: Annotated[
-        str | None, typer.Option("--since", help="Only what is not older: 30s, 10m, 2h, 1d, or a time (ISO 8601).")
-    ] = None,
-    run: Annotated[str | None, typer.Option("--run", help="Only the lines of this run, by its id.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Then show new lines as they come.")] = False,
-    output: Format = Output.TEXT,
-) -> None:
-    """Show the service's log, the state that each machine reports, and (local cloud) the machines' consoles.
-
-    `-o json` has each line as an object; with `--follow`, one object a line.
-    """
-    federation, start = _find(name), moments.since(since) if since else 0.0
-    most = 40 if lines is None and not since and not run else lines
-    if vm is None and run is None and not federation.keeps_consoles:
-        screen.note(
-            "This cloud keeps no consoles: what OneFlow and the machines report is shown, and `oneflower logs --node "
-            "NAME` says how to read a machine's journal."
-        )
-    if follow:
-        _follow(federation.follow_logs(most, vm, run=run, since=start), output)
-        return
-    found = federation.logs(most, vm, run=run, since=start)
-    if output is Output.JSON:
-        records = [line.record for line in found.records()]
-        screen.show_json({"service": found.service, "vms": found.vms, "consoles": found.consoles, "records": records})
-        return
-    for line in found.lines(consoles_only=vm is not None or run is not None):
-        screen.show_line(line)
-    if found.journal:
-        screen.note(found.journal)
-
-
-def _follow(lines: Iterable[LogLine], output: Output) -> None:
-    for line in lines:
-        if output is Output.JSON:
-            screen.show(json.dumps(line.record))
-        else:
-            for shown in str(line).split("\n"):
-                screen.show_line(shown)
 
 
 def scale(
@@ -299,7 +194,7 @@ def scale(
     output: Format = Output.TEXT,
 ) -> None:
     """Change the number of SuperNodes, within min_vms and max_vms. Scaling down removes the oldest."""
-    federation = _find(name)
+    federation = find(name)
     if going := federation.leaving(supernodes):
         screen.say(f"Removing the oldest: {', '.join(vm.name for vm in going)}.")
     with step(f"scaling {federation.name} to {supernodes} SuperNodes") as steps:
@@ -311,7 +206,7 @@ def scale(
 
 def recover(name: Name = None, timeout: Timeout = 600, output: Format = Output.TEXT) -> None:
     """Retry what failed, and wait until every machine is ready."""
-    federation = _find(name)
+    federation = find(name)
     with step(f"recovering {federation.name}") as steps:
         status = federation.recover(timeout, steps.watch)
     screen.show_result(output, status, f"Federation {federation.name} is ready.")

@@ -9,13 +9,17 @@ import typer
 from oneflower.cli import screen
 from oneflower.cli.screen import Output
 from oneflower.cli.session import Session
-from oneflower.opennebula import COORDINATOR, NAME, NODES, Rendering, VmOptions
+from oneflower.opennebula import COORDINATOR, NAME, NODES, Rendering, ServiceKind, VmOptions
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
     from oneflower.cloud.register import Registered, Wishes
     from oneflower_appliance.settings import Bounds
 
+Kinds = Annotated[
+    list[ServiceKind] | None,
+    typer.Option("--kind", help="Only the service templates of this kind; usually of all three. Repeatable."),
+]
 Name = Annotated[str, typer.Option("--name", help="Name; several can be registered side by side.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and change nothing.")]
 Format = Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")]
@@ -24,6 +28,7 @@ _LINK, _NODE, _SCALING = "The SuperLink's machine", "The SuperNodes' machines", 
 
 def register(
     name: Name = NAME,
+    kind: Kinds = None,
     image: Annotated[
         str,
         typer.Option(
@@ -79,9 +84,10 @@ def register(
     dry_run: DryRun = False,
     output: Format = Output.TEXT,
 ) -> None:
-    """Register images, VM templates and both service templates, or bring them up to date.
+    """Register images, VM templates and service templates, or bring them up to date.
 
-    One service template has all variables on three levels, the other (NAME-form) is the form for Sunstone.
+    There are templates for federations, for coordinators (NAME-coordinator: a SuperLink) and for sites (NAME-site:
+    SuperNodes). Each has all variables on three levels, and beside it (NAME-form) there is the form for Sunstone.
     OpenNebula reads a FILE on its front-end, and downloads a URL from there.
     You can run this again at any time. It changes what differs, and keeps what somebody changed by hand and what an
     earlier run chose and this one does not mention. For an option with a name, `none` removes it again.
@@ -105,7 +111,10 @@ def register(
             disk=supernode_disk and supernode_disk << 10, volume=volume(supernode_volume),
         ),
     }  # fmt: skip
-    wishes = Wishes(name, machines, images, datastore, _bounds(min_vms, max_vms, supernodes), cooldown, group)
+    wishes = Wishes(
+        name, machines, images, datastore, _bounds(min_vms, max_vms, supernodes), cooldown, group,
+        tuple(kind or ServiceKind),
+    )  # fmt: skip
     done = apply(cloud, wishes, force=force, dry_run=dry_run, notify=screen.say)
     if output is Output.JSON:
         screen.show_json(done)
@@ -113,15 +122,10 @@ def register(
     _show(done, wishes, dry_run=dry_run)
 
 
-def _bounds(*asked: int | None) -> Bounds | None:
-    """Return the bounds with these minimum, maximum and number of SuperNodes; None if none of them was given."""
-    from oneflower_appliance.settings import Bounds  # noqa: PLC0415
-
-    usual = Bounds()
-    if asked == (None,) * 3:
-        return None
-    pairs = zip(asked, (usual.minimum, usual.maximum, usual.cardinality), strict=True)
-    return Bounds(*(default if value is None else value for value, default in pairs))
+def _bounds(*asked: int | None) -> dict[ServiceKind, Bounds]:
+    """Return the bounds of each kind with these minimum, maximum and number of SuperNodes; none if none was given."""
+    kinds = [kind for kind in ServiceKind if NODES in kind.roles] if any(n is not None for n in asked) else []
+    return {kind: bounds for kind in kinds if (bounds := kind.bounds(*asked))}
 
 
 def _show(done: Registered, wishes: Wishes, *, dry_run: bool) -> None:
@@ -139,13 +143,19 @@ def _show(done: Registered, wishes: Wishes, *, dry_run: bool) -> None:
     if dry_run:
         screen.show("Nothing was changed (--dry-run)." if done.changes else "Nothing to change.")
         return
-    form = "" if done.form is None else f", and for Sunstone {Rendering.FORM.template_name(name)} (id {done.form})"
-    screen.show(f"Registered: service template {name} (id {done.template}){form}.")
-    screen.show(f"Deploy with: oneflower --cloud opennebula up{'' if name == NAME else f' --template {name}'}")
+    for kind, number in done.templates.items():
+        known = kind.template_name(name)
+        form = f", and for Sunstone {Rendering.FORM.template_name(known)} (id {done.forms[kind]})" if done.forms else ""
+        screen.show(f"Registered: service template {known} (id {number}){form}.")
+    more = "" if name == NAME else f" --template {name}"
+    kind = next(iter(done.templates))
+    more += "" if kind is ServiceKind.FEDERATION else f" --kind {kind}"
+    screen.show(f"Deploy with: oneflower --cloud opennebula up{more}")
 
 
 def unregister(
     name: Name = NAME,
+    kind: Kinds = None,
     dry_run: DryRun = False,
     force: Annotated[bool, typer.Option("--force", help="Even if there are federations.")] = False,
     output: Format = Output.TEXT,
@@ -162,6 +172,6 @@ def unregister(
             "Remove them first with `oneflower down`, or use --force.",
             ExitCode.CONFLICT,
         )
-    changes = remove(cloud, name, dry_run=dry_run)
+    changes = remove(cloud, name, tuple(kind or ServiceKind), dry_run=dry_run)
     lines = [str(change) for change in changes] or [f"Nothing is registered as {name!r}."]
     screen.show_result(output, changes, "\n".join(lines))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from oneflower.cloud import releases
@@ -13,10 +13,9 @@ from oneflower.cloud.document import roles_of
 from oneflower.cloud.image_refused import is_front_end
 from oneflower.cloud.image_source import ImageFacts
 from oneflower.cloud.machine import disks
-from oneflower.cloud.registered import find_document
+from oneflower.cloud.registered import find_document, template_names
 from oneflower.cloud.service import Service
 from oneflower.cloud.site import Site
-from oneflower.opennebula import Rendering
 from oneflower.opennebula.states import ImageState
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.parameters import PARAMETERS
@@ -208,14 +207,16 @@ def _quotas(site: Site) -> Iterator[Check]:
 
 
 def _registered(cloud: Cloud, name: str) -> Iterator[Check]:
-    document = find_document(cloud, name)
-    if document is None:
+    documents = [found for known in template_names(name) if (found := find_document(cloud, known)) is not None]
+    if not documents:
         fix = "An operator registers it: oneflower --cloud opennebula register --image DIR --network NAME"
         yield Check(WARN, "registered", f"there is no service template {name}, or none that you may use", fix)
         return
-    form = find_document(cloud, Rendering.FORM.template_name(name))
-    yield Check(OK, "registered", f"service template {name}" + (f", {form['NAME']}" if form else ""))
-    for role, body in roles_of(document["TEMPLATE"]["BODY"]).items():
+    yield Check(OK, "registered", f"service template {', '.join(each['NAME'] for each in documents)}")
+    roles: dict[str, Any] = {}
+    for document in documents:
+        roles = roles_of(document["TEMPLATE"]["BODY"]) | roles
+    for role, body in roles.items():
         yield from _machines(cloud, role, int(body.get("template_id", body.get("vm_template", -1))))
 
 

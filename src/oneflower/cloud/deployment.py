@@ -11,15 +11,16 @@ from oneflower.cloud.names import check_name
 from oneflower.cloud.refused import UnreachableError
 from oneflower.cloud.service import Service
 from oneflower.events import ConsoleLine, Note, Step, StepEnded, ignore
-from oneflower.opennebula import defaults_of, merge_template
+from oneflower.opennebula import ServiceKind, defaults_of, kind_of, merge_template
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.log_lines import parse, text_of
-from oneflower_appliance.settings import ignored, remarks, resolve
+from oneflower_appliance.settings import InvalidParametersError, ignored, remarks, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from oneflower.cloud.client import Cloud
+    from oneflower.cloud.scaling import Size
     from oneflower.events import Notify
     from oneflower_appliance.settings import Bounds, Settings
 
@@ -32,7 +33,9 @@ class Checked:
 
     template: int
     body: dict[str, Any]
+    kind: ServiceKind
     settings: Settings
+    bounds: Bounds | None
     remarks: tuple[str, ...]
 
 
@@ -41,7 +44,7 @@ def defaults(cloud: Cloud) -> dict[str, str]:
     return defaults_of(cloud.oneflow.service_template(cloud.surroundings.template(cloud)))
 
 
-def check(cloud: Cloud, name: str | None, settings: Mapping[str, str], bounds: Bounds) -> Checked:
+def check(cloud: Cloud, name: str | None, settings: Mapping[str, str], size: Size) -> Checked:
     """Check everything that can be checked before anything starts. Without a name, the name is not checked.
 
     Raises `OneflowerError` when the name is taken, or with every setting that is not valid.
@@ -51,23 +54,37 @@ def check(cloud: Cloud, name: str | None, settings: Mapping[str, str], bounds: B
         _check_free(cloud, name)
     template = cloud.surroundings.template(cloud)
     body = cloud.oneflow.service_template(template)
-    wanted = resolve(defaults_of(body) | dict(settings), bounds=bounds)
-    return Checked(template, body, wanted, (*remarks(wanted), *ignored(wanted)))
+    kind, bounds = kind_of(body), size.bounds(body, settings)
+    wanted = _resolve(kind, settings, defaults_of(body), bounds)
+    return Checked(template, body, kind, wanted, bounds, (*remarks(wanted), *ignored(wanted)))
 
 
-def begin(cloud: Cloud, name: str, settings: Mapping[str, str], bounds: Bounds, notify: Notify = ignore) -> Service:
+def _resolve(kind: ServiceKind, given: Mapping[str, str], usual: Mapping[str, str], bounds: Bounds | None) -> Settings:
+    """Return the settings of a service of this kind. Raises `InvalidParametersError` with every problem."""
+    values = {**usual, **given}
+    problems = list(kind.problems(given, values))
+    try:
+        wanted = resolve(values, kind.levels, bounds, kind.also)
+    except InvalidParametersError as error:
+        raise InvalidParametersError((*problems, *error.problems)) from None
+    if problems:
+        raise InvalidParametersError(problems)
+    return wanted
+
+
+def begin(cloud: Cloud, name: str, settings: Mapping[str, str], size: Size, notify: Notify = ignore) -> Service:
     """Check everything, prepare, then ask the cloud for a federation. Does not wait until it is ready.
 
     Raises `OneflowerError`, and leaves nothing behind, when a setting is wrong or the name is taken.
     """
-    checked = check(cloud, name, settings, bounds)
+    checked = check(cloud, name, settings, size)
     for remark in checked.remarks:
         notify(Note(remark))
     wanted = checked.settings
     cloud.surroundings.prepare(wanted["FLOWER_VERSION"], wanted["ML_FRAMEWORK"], lambda text: notify(Step(text)))
     _check_free(cloud, name)  # which may have taken minutes
-    notify(Step(f"deploying {name} with {bounds.cardinality} SuperNodes"))
-    merge = merge_template(checked.body, name, wanted, bounds)
+    notify(Step(f"deploying {name}{_with(checked)}"))
+    merge = merge_template(checked.body, name, wanted, checked.bounds)
     made = Answer(lambda: cloud.oneflow.instantiate(checked.template, merge))
     try:
         number = made.wait()
@@ -82,6 +99,11 @@ def begin(cloud: Cloud, name: str, settings: Mapping[str, str], bounds: Bounds, 
     service = Service(cloud, number, name)
     _keep_if_first(service)
     return service
+
+
+def _with(checked: Checked) -> str:
+    nodes = f" with {checked.bounds.cardinality} SuperNodes" if checked.bounds else ""
+    return nodes if checked.kind is ServiceKind.FEDERATION else f", a {checked.kind}{nodes}"
 
 
 def give_up(service: Service, notify: Notify = ignore) -> str:

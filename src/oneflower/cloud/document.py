@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from oneflower.opennebula import COORDINATOR, NODES
+from oneflower.opennebula import NODES, kind_of
 from oneflower.opennebula.states import Severity
+from oneflower_appliance.settings import Bounds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,9 +17,12 @@ def roles_of(body: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {role["name"]: role for role in body.get("roles", ()) if "name" in role}
 
 
-def is_federation(body: Mapping[str, Any]) -> bool:
-    """Whether a service, or a service template, has the two roles of a federation."""
-    return {COORDINATOR, NODES} <= set(roles_of(body))
+def bounds_of(body: Mapping[str, Any]) -> Bounds | None:
+    """Return the bounds for scaling of a service, or of a service template, None if it has no SuperNodes."""
+    nodes, usual = roles_of(body).get(NODES), kind_of(body).bounds()
+    if nodes is None or usual is None:
+        return None
+    return Bounds(nodes.get("min_vms", usual.minimum), nodes.get("max_vms", usual.maximum), nodes["cardinality"])
 
 
 def vms_of(role: Mapping[str, Any]) -> list[int]:

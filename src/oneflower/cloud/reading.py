@@ -10,7 +10,7 @@ from packaging.version import Version
 from oneflower.cloud import releases
 from oneflower.cloud.document import errors_of, homes, roles_of, vms_of
 from oneflower.cloud.status import FederationStatus, VmStatus
-from oneflower.opennebula import COORDINATOR, NODES, variables_of
+from oneflower.opennebula import COORDINATOR, NODES, ServiceKind, kind_of, variables_of
 from oneflower.opennebula.states import LcmState, RoleState, ServiceState, VmState
 from oneflower_appliance import attributes
 from oneflower_appliance.expiry import published_end, warning
@@ -42,24 +42,27 @@ def read_status(
     now: datetime | None = None,
 ) -> FederationStatus:
     """Return the status according to a service's document and its live VMs."""
-    roles = roles_of(body)
+    roles, kind, settings = roles_of(body), kind_of(body), variables_of(body)
     now = now or datetime.now(UTC)
     vms = tuple(_vm_status(found[vm], role, now.timestamp()) for vm, role in homes(body).items() if vm in found)
-    link = next((found[vm].attributes for vm in vms_of(roles[COORDINATOR]) if vm in found), {})
-    nodes = roles[NODES]
+    link = next((found[vm].attributes for vm in vms_of(roles.get(COORDINATOR, {})) if vm in found), {})
+    nodes = roles.get(NODES, {"cardinality": 0})
     return FederationStatus(
         id=number,
         name=name,
+        kind=kind,
         state=_name(ServiceState, body["state"]),
         supernodes=nodes["cardinality"],
         roles={name: _name(RoleState, role["state"]) for name, role in roles.items()},
         vms=vms,
-        endpoint=attributes.ENDPOINT.read(link),
+        endpoint=settings.get("FL_SUPERLINK_ADDRESS", "")
+        if kind is ServiceKind.SITE
+        else attributes.ENDPOINT.read(link),
         control=attributes.CONTROL_ENDPOINT.read(link),
-        version=attributes.VERSION.read(link),
+        version=attributes.VERSION.read(found[vms[0].id].attributes if kind is ServiceKind.SITE and vms else link),
         ca=attributes.CA_CERT.read(link),
         host_keys=tuple(attributes.SSH_HOST_KEYS.read(link).splitlines()),
-        settings=variables_of(body),
+        settings=settings,
         training=RunProgress.read(link, {vm.node_id: vm.name for vm in vms if vm.node_id}),
         log=tuple(entry["message"] for entry in body.get("log", ())),
         errors=tuple(errors_of(body)),
@@ -71,7 +74,7 @@ def read_status(
             *_certificates(link, now.date()),
         ),
         packages=_packages([found[vm.id].attributes for vm in vms]),
-        share=_share([vm for vm in vms if vm.role == NODES], variables_of(body)),
+        share=_share([vm for vm in vms if vm.role == NODES], settings),
         releases=releases.of_machines({vm.name: found[vm.id].attributes for vm in vms if vm.ready}),
     )
 

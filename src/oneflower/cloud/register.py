@@ -9,7 +9,7 @@ from oneflower.cloud.audit import audited
 from oneflower.cloud.image_store import ImageStore
 from oneflower.cloud.machine import NONE, Machine, is_size
 from oneflower.cloud.reconcile import Change, digests, reconcile
-from oneflower.cloud.registered import own_document
+from oneflower.cloud.registered import SECTION, Document, template_names
 from oneflower.cloud.sharing import group_id, share
 from oneflower.cloud.undo import Undo
 from oneflower.cloud.vm_templates import VmTemplates, Wanted
@@ -19,12 +19,12 @@ from oneflower.opennebula import (
     NODES,
     Carried,
     Rendering,
+    ServiceKind,
     ServiceOptions,
     VmOptions,
     service_template,
 )
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.settings import Bounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -33,26 +33,27 @@ if TYPE_CHECKING:
     from oneflower.cloud.image_source import ImageSource, Stored
     from oneflower.cloud.objects import Image
     from oneflower.cloud.vm_templates import Settled
+    from oneflower_appliance.settings import Bounds
 
-# Where the digests of what was registered are kept: in each service template its own, and in that of the three levels
-# those of the VM templates, too, whose own attributes would be copied into every VM.
-_SECTION, _SERVICE = "oneflower", "service"
+_SERVICE = "service"
 
 
 @dataclass(frozen=True)
 class Wishes:
     """What an operator wants registered, and under which name. Networks and images are given by name, too.
 
-    What is left open stays as it is registered. `group` is one that may use it all.
+    What is left open stays as it is registered. `bounds` are those of the kinds that have SuperNodes. `group` is one
+    that may use it all. `kinds` are those to register; kinds that are registered already are kept up to date, too.
     """
 
     name: str = NAME
     machines: Mapping[str, VmOptions] = field(default_factory=dict)
     images: Mapping[str, ImageSource] = field(default_factory=dict)
     datastore: str = "default"
-    bounds: Bounds | None = None
+    bounds: Mapping[ServiceKind, Bounds] = field(default_factory=dict)
     cooldown: int | None = None
     group: str = ""
+    kinds: tuple[ServiceKind, ...] = tuple(ServiceKind)
 
     def vm_template_name(self, role: str) -> str:
         """Return the name of a role's VM template."""
@@ -63,33 +64,17 @@ class Wishes:
 class Registered:
     """What is registered now: ids, and what was changed for it.
 
-    `form` is the service template with the form, None on OpenNebula 6. The machines of `diskless` roles have nothing to
-    boot from. The VM templates of `asking` roles ask for inputs themselves, so that Sunstone cannot deploy.
+    `templates` are the service templates with the three levels, and `forms` those with the form, which OpenNebula 6
+    does not have. The machines of `diskless` roles have nothing to boot from. The VM templates of `asking` roles ask
+    for inputs themselves, so that Sunstone cannot deploy.
     """
 
-    template: int
-    form: int | None
+    templates: Mapping[ServiceKind, int]
+    forms: Mapping[ServiceKind, int]
     vm_templates: Mapping[str, int]
     changes: tuple[Change, ...]
     diskless: tuple[str, ...] = ()
     asking: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Document:
-    """A service template as it is stored: its id, or None, its content, and the digests of what was registered last."""
-
-    number: int | None
-    content: dict[str, Any]
-    base: dict[str, dict[str, str]]
-
-    @classmethod
-    def find(cls, cloud: Cloud, name: str) -> _Document:
-        document = own_document(cloud, name)
-        if document is None:
-            return cls(None, {}, {})
-        content = dict(document["TEMPLATE"]["BODY"])
-        return cls(int(document["ID"]), content, content.pop(_SECTION, {}))
 
 
 def register(
@@ -133,7 +118,11 @@ class Registration:
         self._wishes = wishes
         self._force = force
         self._dry_run = dry_run
-        self._stored = {each: _Document.find(cloud, each.template_name(wishes.name)) for each in Rendering}
+        self._stored = {
+            (kind, each): Document.find(cloud, each.template_name(kind.template_name(wishes.name)))
+            for kind in ServiceKind
+            for each in Rendering
+        }
         self._undo = Undo(notify)
         self._images = ImageStore(cloud, wishes.name, wishes.datastore, notify, dry_run=dry_run)
         self._templates = VmTemplates(cloud, self._undo, force=force, dry_run=dry_run)
@@ -150,38 +139,50 @@ class Registration:
             for each in settled.values():
                 self._changes += each.changes
             compat = 6 if self._cloud.core.version()[:1] == (6,) else 7
-            template = self._service_template(Rendering.LEVELS, settled, compat)
-            form = None if compat == 6 else self._service_template(Rendering.FORM, settled, compat)
+            numbers = {
+                rendering: {kind: self._service_template(kind, rendering, settled, compat) for kind in self._kinds}
+                for rendering in (Rendering if compat == 7 else (Rendering.LEVELS,))
+            }
         except BaseException:
             self._undo.all()
             raise
         for role in wanted:
             self._changes += self._templates.sweep(self._wishes.vm_template_name(role))
         if self._wishes.group:
-            self._changes += self._share(template, form, settled)
+            self._changes += self._share(numbers, settled)
         return Registered(
-            template,
-            form,
+            numbers[Rendering.LEVELS],
+            numbers.get(Rendering.FORM, {}),
             {role: each.id for role, each in settled.items()},
             tuple(self._changes),
             tuple(role for role, each in settled.items() if each.diskless),
             tuple(role for role, each in settled.items() if each.asking),
         )
 
-    def _share(self, template: int, form: int | None, settled: Mapping[str, Settled]) -> Iterator[Change]:
-        named = {Rendering.LEVELS: template, Rendering.FORM: form}
+    @property
+    def _kinds(self) -> list[ServiceKind]:
+        """The kinds to register, and those that are registered already."""
+        there = {kind for (kind, _), stored in self._stored.items() if stored.number is not None}
+        return [kind for kind in ServiceKind if kind in self._wishes.kinds or kind in there]
+
+    def _share(
+        self, numbers: Mapping[Rendering, Mapping[ServiceKind, int]], settled: Mapping[str, Settled]
+    ) -> Iterator[Change]:
         documents = {
-            each.template_name(self._wishes.name): number for each, number in named.items() if number is not None
+            each.template_name(kind.template_name(self._wishes.name)): number
+            for each, kinds in numbers.items()
+            for kind, number in kinds.items()
         }
         machines = {self._wishes.vm_template_name(role): each.id for role, each in settled.items()}
         return share(self._cloud, self._wishes.group, documents, machines, dry_run=self._dry_run)
 
     def _check(self) -> None:
-        if self._wishes.name.endswith(Rendering.FORM.template_name("")):
-            raise OneflowerError(
-                f"{self._wishes.name!r} is the name of a form: {Rendering.FORM.template_name('NAME')} belongs to NAME.",
-                "Choose another --name.",
-            )
+        for suffix in filter(None, template_names("")):
+            if self._wishes.name.endswith(suffix):
+                raise OneflowerError(
+                    f"{self._wishes.name!r} cannot be registered: NAME{suffix} is one of the templates of NAME.",
+                    "Choose another --name.",
+                )
         if self._wishes.group:
             group_id(self._cloud, self._wishes.group)
         self._images.check(*self._wishes.images.values())
@@ -225,7 +226,12 @@ class Registration:
         if network not in ("", NONE):
             network = str(self._cloud.core.networks()[network])
         content, undecided = machine.plan(role, image, network, admin=self._cloud.core.is_admin)
-        return Wanted(name, content, undecided, self._stored[Rendering.LEVELS].base.get(role, {}))
+        return Wanted(name, content, undecided, self._base(role))
+
+    def _base(self, role: str) -> Mapping[str, str]:
+        """Return the digests of a role's VM template as it was registered last. All kinds with the role have them."""
+        found = (self._stored[kind, Rendering.LEVELS].base for kind in ServiceKind)
+        return next((base[role] for base in found if role in base), {})
 
     def _image(self, role: str, machine: Machine) -> Stored | None:
         """Return the image that a role's machines will boot, putting it there if necessary; None if there is none."""
@@ -258,28 +264,30 @@ class Registration:
             if not self._dry_run:
                 self._cloud.core.share_image(int(found.id), int(before))
 
-    def _service_template(self, rendering: Rendering, settled: Mapping[str, Settled], compat: int) -> int:
-        wishes, stored = self._wishes, self._stored[rendering]
-        name = rendering.template_name(wishes.name)
+    def _service_template(
+        self, kind: ServiceKind, rendering: Rendering, settled: Mapping[str, Settled], compat: int
+    ) -> int:
+        wishes, stored = self._wishes, self._stored[kind, rendering]
+        name = rendering.template_name(kind.template_name(wishes.name))
         what = f"service template {name}"
         cooldown = ServiceOptions.cooldown if wishes.cooldown is None else wishes.cooldown
-        ids = {role: each.id for role, each in settled.items()}
-        options = ServiceOptions(name, wishes.bounds or Bounds(), cooldown, compat, ids, rendering, self._offered())
-        ours = service_template(options)
-        machines = {role: dict(each.base) for role, each in settled.items()} if rendering is Rendering.LEVELS else {}
+        own = {role: each for role, each in settled.items() if role in kind.roles}
+        ids, bounds = {role: each.id for role, each in own.items()}, wishes.bounds.get(kind)
+        ours = service_template(ServiceOptions(name, bounds, cooldown, compat, ids, rendering, self._offered(), kind))
+        machines = {role: dict(each.base) for role, each in own.items()} if rendering is Rendering.LEVELS else {}
         if stored.number is None:
             self._changes.append(Change("create", what))
-            return -1 if self._dry_run else self._create(what, ours | {_SECTION: machines | {_SERVICE: digests(ours)}})
+            return -1 if self._dry_run else self._create(what, ours | {SECTION: machines | {_SERVICE: digests(ours)}})
         scaling = [("roles", f"[{NODES}]", key) for key in ("cardinality", "min_vms", "max_vms")]
-        open_ = [] if wishes.bounds else scaling
+        open_ = [] if bounds or NODES not in own else scaling
         if wishes.cooldown is None:
-            open_ += [("roles", f"[{role}]", "cooldown") for role in (COORDINATOR, NODES)]
+            open_ += [("roles", f"[{role}]", "cooldown") for role in own]
         base = stored.base.get(_SERVICE, {})
         outcome = reconcile(what, base, stored.content, ours, undecided=open_, force=self._force)
         self._changes += outcome.changes
         fresh = machines | {_SERVICE: dict(outcome.base)}
         if not self._dry_run and (outcome.content != stored.content or fresh != stored.base):
-            self._update(what, stored, outcome.content | {_SECTION: fresh})
+            self._update(what, stored, outcome.content | {SECTION: fresh})
         return stored.number
 
     def _create(self, what: str, content: dict[str, Any]) -> int:
@@ -287,8 +295,8 @@ class Registration:
         self._undo.created(what, lambda: self._cloud.oneflow.delete_service_template(number))
         return number
 
-    def _update(self, what: str, stored: _Document, content: dict[str, Any]) -> None:
-        number, before = stored.number or 0, stored.content | {_SECTION: stored.base}
+    def _update(self, what: str, stored: Document, content: dict[str, Any]) -> None:
+        number, before = stored.number or 0, stored.content | {SECTION: stored.base}
         self._cloud.oneflow.update_service_template(number, content)
         self._undo.changed(what, lambda: self._cloud.oneflow.update_service_template(number, before))
 

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from oneflower.cloud.document import roles_of
-from oneflower.opennebula import NODES
+from oneflower.cloud.document import bounds_of, roles_of
+from oneflower.opennebula import NODES, kind_of
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.settings import Bounds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from oneflower.cloud.client import Cloud
     from oneflower.cloud.status import FederationStatus, VmStatus
 
 
-def scaling_bounds(
-    cloud: Cloud, supernodes: int, limits: tuple[int | None, int | None], settings: Mapping[str, str]
-) -> Bounds:
-    """Return the bounds for scaling: `limits` if they are given, otherwise those of the service template.
+@dataclass(frozen=True)
+class Size:
+    """How many SuperNodes a service shall have, and the limits of scaling; None where its template decides."""
 
-    A federation must not be scaled below what a round needs, so the lower bound follows FL_MIN_AVAILABLE_CLIENTS.
-    """
-    usual = cloud.surroundings.limits(cloud) if None in limits else (0, 0)
-    least, most = (known if given is None else given for given, known in zip(limits, usual, strict=True))
-    needed = nodes_needed(settings)
-    return Bounds(needed if least < needed <= supernodes else least, most, supernodes)
+    supernodes: int | None = None
+    least: int | None = None
+    most: int | None = None
+
+    def bounds(self, template: Mapping[str, Any], settings: Mapping[str, str]) -> Bounds | None:
+        """Return the bounds for scaling a service that is deployed from this template, None if it has no SuperNodes.
+
+        A federation must not be scaled below what a round needs, so the lower bound follows FL_MIN_AVAILABLE_CLIENTS.
+        Raises `OneflowerError` if SuperNodes are wanted of a service that has none.
+        """
+        usual = bounds_of(template)
+        if usual is None:
+            return kind_of(template).bounds(self.least, self.most, self.supernodes)
+        number = usual.cardinality if self.supernodes is None else self.supernodes
+        least, needed = usual.minimum if self.least is None else self.least, nodes_needed(settings)
+        return Bounds(
+            needed if least < needed <= number else least, usual.maximum if self.most is None else self.most, number
+        )
 
 
 def nodes_needed(settings: Mapping[str, str]) -> int:
@@ -44,7 +55,13 @@ def leaving(body: dict[str, Any], status: FederationStatus, supernodes: int) -> 
 
 def check_scale(body: dict[str, Any], status: FederationStatus, supernodes: int) -> None:
     """Raise `OneflowerError` unless a federation may have that many SuperNodes."""
-    role = roles_of(body)[NODES]
+    role = roles_of(body).get(NODES)
+    if role is None:
+        raise OneflowerError(
+            f"{status.name} is a coordinator, which has no SuperNodes to scale.",
+            "Scale the sites: each one has its own SuperNodes.",
+            ExitCode.CONFLICT,
+        )
     least, most = role.get("min_vms"), role.get("max_vms")
     needed = nodes_needed(status.settings)
     if supernodes == status.supernodes:

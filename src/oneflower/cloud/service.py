@@ -1,4 +1,4 @@
-"""One service of OneFlow that is a federation: its document, its VMs, and its status, which follows from both."""
+"""One service of OneFlow, a federation or a part of one: its document, its VMs, and its status, from both."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from oneflower.cloud.diagnosis import causes
-from oneflower.cloud.document import homes, is_federation
+from oneflower.cloud.document import homes
 from oneflower.cloud.reading import read_status
 from oneflower.cloud.trust import trust
+from oneflower.opennebula import ServiceKind
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
@@ -29,10 +30,10 @@ class Service:
 
     @classmethod
     def all(cls, cloud: Cloud) -> Iterator[Service]:
-        """Yield every service that has the two roles of a federation."""
+        """Yield every service that is a federation, a coordinator or a site."""
         for document in cloud.oneflow.services():
             body = document["TEMPLATE"]["BODY"]
-            if is_federation(body):
+            if ServiceKind.of(body) is not None:
                 yield cls(cloud, int(document["ID"]), document["NAME"])
 
     def find_body(self) -> dict[str, Any] | None:

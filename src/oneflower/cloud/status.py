@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from oneflower.cloud.trust import Trust
-from oneflower.opennebula import COORDINATOR
+from oneflower.opennebula import COORDINATOR, ServiceKind
 from oneflower.opennebula.states import FAILED, ServiceState
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.parameters import PARAMETERS
@@ -51,8 +51,9 @@ class VmStatus:
 
 @dataclass(frozen=True)
 class FederationStatus:
-    """A federation as it is now. `endpoint` and `control` are host:port, empty until the SuperLink is ready.
+    """A federation as it is now, or the part of one that is in this cloud.
 
+    `endpoint` and `control` are host:port, empty until the SuperLink is ready. A site has its coordinator's `endpoint`.
     `errors` are the lines of OneFlow's `log` that are errors. `causes` say why waiting will not make it ready.
     `remarks` say what is unusual about a ready one, and `share` how much of the data takes part, if not all. `packages`
     are those that all its machines have besides what belongs to their image's variant: releases by normalised name.
@@ -63,6 +64,7 @@ class FederationStatus:
     name: str
     state: str
     supernodes: int
+    kind: ServiceKind = ServiceKind.FEDERATION
     roles: Mapping[str, str] = field(default_factory=dict)
     vms: tuple[VmStatus, ...] = ()
     endpoint: str = ""
@@ -108,6 +110,12 @@ class FederationStatus:
 
     def reachable(self) -> tuple[VmStatus, str]:
         """Return the SuperLink's machine and its Control API's address. Raises `OneflowerError` if one is missing."""
+        if self.kind is ServiceKind.SITE:
+            raise OneflowerError(
+                f"{self.name} is a site: its SuperNodes train for the coordinator at {self.endpoint or 'no address'}.",
+                "Use the coordinator, where runs and models are.",
+                ExitCode.CONFLICT,
+            )
         link = self.superlink
         if link is not None and link.ready and self.control:
             return link, self.control

@@ -45,9 +45,6 @@ class Surroundings(Protocol):
     def template(self, cloud: Cloud) -> int:
         """Return the id of the service template to deploy from."""
 
-    def limits(self, cloud: Cloud) -> tuple[int, int]:
-        """Return the least and the most SuperNodes of a federation, unless it is deployed with other limits."""
-
     def prepare(self, version: str, framework: str, tell: Tell) -> None:
         """Prepare, before anything is deployed, what the machines will need from this side."""
 

@@ -18,6 +18,7 @@ from oneflower.cloud.packing import Objects, packed
 from oneflower.cloud.reports import Machines
 from oneflower.cloud.scaling import nodes_needed
 from oneflower.events import Note, RunBegan, Step
+from oneflower.opennebula import ServiceKind
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.runs import shortcoming
 from oneflower_appliance.use_cases import NO_USE_CASE
@@ -82,6 +83,7 @@ def _submitted(
     surroundings: Surroundings, status: FederationStatus, wanted: Request, observer: Observer
 ) -> Iterator[tuple[SuperLinkClient, str, str]]:
     """Start a run, and yield the connection to the SuperLink, the id of the run and the name of the app."""
+    status.reachable()
     with (
         _opened(wanted.app, surroundings, status, observer) as folder,
         _sent(surroundings, status, apps.load_app(folder, status.settings), wanted, observer) as (link, run_id, name),
@@ -98,6 +100,14 @@ def _sent(
     _provide(surroundings, status, wanted, app, {**packages, **status.packages}, observer)
     with superlink.reach(surroundings, status, flwr, observer.notify) as link:
         needed, online = nodes_needed(status.settings), link.nodes_online()
+        if not online and status.kind is ServiceKind.COORDINATOR:
+            raise OneflowerError(
+                f"{status.name} is a coordinator, and no SuperNode is connected to it.",
+                "Deploy SuperNodes at a site: `oneflower up NAME --kind site --set "
+                f"FL_SUPERLINK_ADDRESS={status.endpoint} --set FL_SSL_CA_CERTFILE=@FILE`, with the certificate that "
+                "`oneflower connect` names here.",
+                ExitCode.CONFLICT,
+            )
         if online < needed:
             observer.notify(Note(f"{online} of {needed} SuperNodes are online; the first round waits for the others."))
         ignored = ""
@@ -105,7 +115,7 @@ def _sent(
             ignored = f"the federations in the app's pyproject.toml are ignored: it trains on {status.name}."
         for note in filter(None, (status.trust.note, status.share, *map(str, status.releases), ignored)):
             observer.notify(Note(note))
-        observer.notify(Step(f"submitting {app.name} to {status.name} ({status.supernodes} SuperNodes)"))
+        observer.notify(Step(f"submitting {app.name} to {status.name} ({status.supernodes or online} SuperNodes)"))
         submitted = Answer(lambda: submission.submit(link, app, overrides))
         try:
             run_id = submitted.wait()

@@ -9,10 +9,10 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.form import Group
 from oneflower_appliance.parameters import PARAMETERS, Level, form_fields
 from oneflower_appliance.roles import COORDINATOR, NODES
-from oneflower_appliance.settings import Bounds
+from oneflower_appliance.settings import Bounds, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from oneflower_appliance.form import Field
     from oneflower_appliance.parameters import Parameter
@@ -22,6 +22,8 @@ _HOMES = {Level.SERVICE: (COORDINATOR, NODES), Level.SUPERLINK: (COORDINATOR,), 
 _FRAMEWORK = "ML_FRAMEWORK"
 # A SuperLink starts what the SuperNodes of its own service name, and no site decides that.
 _USE_CASE = "FL_USE_CASE"
+# How a site knows its coordinator.
+_ADDRESS, _CA = "FL_SUPERLINK_ADDRESS", "FL_SSL_CA_CERTFILE"
 
 
 class ServiceKind(StrEnum):
@@ -68,11 +70,9 @@ class ServiceKind(StrEnum):
         """
         usual = Bounds(1, 10, 1) if self is ServiceKind.SITE else Bounds()
         if NODES in self.roles:
-            return Bounds(
-                usual.minimum if least is None else least,
-                usual.maximum if most is None else most,
-                usual.cardinality if supernodes is None else supernodes,
-            )
+            least = usual.minimum if least is None else least
+            number = max(usual.cardinality, least) if supernodes is None else supernodes
+            return Bounds(least, usual.maximum if most is None else most, number)
         if (least, most, supernodes) == (None, None, None):
             return None
         raise OneflowerError(
@@ -94,6 +94,16 @@ class ServiceKind(StrEnum):
         own = [p for p in PARAMETERS.values() if (p.level is Level.SERVICE) == (role is None)]
         return [parameter for parameter in own if role is None or role in self.homes(parameter)]
 
+    def problems(self, given: Mapping[str, str], values: Mapping[str, str]) -> Iterator[Problem]:
+        """Yield what is wrong with variables that were `given`, for this kind, and what is missing in all `values`."""
+        for name in given:
+            if name in PARAMETERS and not self.homes(PARAMETERS[name]):
+                yield Problem(name, f"is not a variable of a {self}: {_DECIDED[self]}.")
+        if self is ServiceKind.SITE and not values.get(_ADDRESS):
+            yield Problem(_ADDRESS, "is empty; a site needs the address of its coordinator's SuperLink, host:port.")
+        if self is ServiceKind.SITE and values.get("FL_TLS_ENABLED") == "YES" and not values.get(_CA):
+            yield Problem(_CA, "is empty; a site needs the CA certificate by which it knows its coordinator.")
+
     def form_fields(self) -> list[tuple[Field, Parameter]]:
         """Return what the form of this kind asks for, in its order."""
         groups = [group for group in Group if group is not Group.JOIN or self is ServiceKind.SITE]
@@ -105,6 +115,11 @@ class ServiceKind(StrEnum):
         return [(group.name, *_TEXTS.get((self, group), (group.title, group.help))) for group in shown]
 
 
+_DECIDED = {
+    ServiceKind.FEDERATION: "",
+    ServiceKind.COORDINATOR: "each site sets it for its SuperNodes",
+    ServiceKind.SITE: "the coordinator decides it",
+}
 _ROLES = {
     ServiceKind.FEDERATION: (COORDINATOR, NODES),
     ServiceKind.COORDINATOR: (COORDINATOR,),

@@ -1,0 +1,111 @@
+"""Commands that show federations: `ls` and `show`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from oneflower.cli import screen
+from oneflower.cli.federations import Format, Name, find
+from oneflower.cli.rounds import progress_line
+from oneflower.cli.screen import Output
+from oneflower.cli.session import Session
+from oneflower.events import Note
+from oneflower.opennebula import ServiceKind
+from oneflower_appliance.use_cases import FRAMEWORKS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from oneflower.cloud import FederationStatus, VmStatus
+    from oneflower.cloud.surroundings import Installed
+
+
+def list_all(output: Format = Output.TEXT) -> None:
+    """List the federations, and the coordinators and sites of others."""
+    from oneflower.cloud import Federation  # noqa: PLC0415
+
+    found = [federation.status() for federation in Federation.all(Session.cloud())]
+    if output is Output.JSON:
+        screen.show_json(found)
+    elif found:
+        rows = [
+            (s.id, s.name, s.kind, s.state, f"{_ready(s)}/{len(s.vms)}", s.supernodes or "-", s.endpoint or "-")
+            for s in found
+        ]
+        screen.show_table(("ID", "NAME", "KIND", "STATE", "READY", "SUPERNODES", "SUPERLINK"), rows)
+    else:
+        screen.say("There is no federation. Deploy one with `oneflower up`.")
+
+
+def _ready(status: FederationStatus) -> int:
+    return sum(vm.ready for vm in status.vms)
+
+
+def show(name: Name = None, output: Format = Output.TEXT) -> None:
+    """Show a federation: its state, its machines, its endpoint."""
+    federation = find(name)
+    status = federation.status()
+    installed = federation.installed(status)
+    if output is Output.JSON:
+        screen.show_json({**asdict(status), "installed": asdict(installed)})
+        return
+    screen.show_line(
+        f"{status.name} ({status.kind}, service {status.id}): {status.state}, "
+        f"{_ready(status)} of {len(status.vms)} machines ready"
+    )
+    screen.show_line(_superlink(status))
+    for line in package_lines(installed, status.framework, status.packages):
+        screen.show_line(line)
+    for policy, names in status.policies.items():
+        screen.show_line(f"Site policy {policy}: on {', '.join(names)}")
+    if status.training:
+        screen.show_line(f"Training: {progress_line(status.training)}")
+    findings = [found.sentence for found in status.training.findings] if status.training else []
+    more = (status.trust.refusal, status.trust.note, status.share, *map(str, status.releases), *findings)
+    for remark in (*status.causes, *status.remarks, *filter(None, more)):
+        screen.show_line(str(Note(remark)))
+    rows = [
+        (
+            vm.id,
+            vm.name,
+            vm.state,
+            "yes" if vm.ready else "no",
+            vm.ip,
+            _partition(vm),
+            vm.node_id or "-",
+            vm.error or vm.waits,
+        )
+        for vm in status.vms
+    ]
+    screen.show_table(("VM", "NAME", "STATE", "READY", "ADDRESS", "PARTITION", "NODE", "ERROR"), rows)
+
+
+def _superlink(status: FederationStatus) -> str:
+    if status.kind is ServiceKind.SITE:
+        return f"SuperLink of its coordinator {status.endpoint or 'not named'}"
+    control, version = status.control or "-", status.version or "-"
+    return f"SuperLink {status.endpoint or 'not ready'}, Control API {control}, Flower {version}"
+
+
+def package_lines(installed: Installed, framework: str, added: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line with the packages for which people choose a framework, and a line for each app with its own.
+
+    `added` are those that all machines have besides: each of them was asked for, too.
+    """
+    asked_for = ("flwr", "numpy", *(FRAMEWORKS[framework].packages if framework in FRAMEWORKS else ()))
+    shown = {name: release for name in asked_for if (release := installed.variant.get(name))}
+    if shown or added:
+        more = len(installed.variant) - len(shown)
+        rest = f" and {more} more (-o json lists all)" if more else ""
+        yield f"Packages: {_releases({**shown, **added})}{rest}"
+    for app, packages in installed.apps.items():
+        yield f"Packages for {app} alone: {_releases(packages)}"
+
+
+def _releases(packages: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {release}" for name, release in packages.items())
+
+
+def _partition(vm: VmStatus) -> str:
+    return f"{vm.partition} of {vm.partitions}" if vm.partitions else vm.partition or "-"
