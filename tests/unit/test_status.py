@@ -201,7 +201,7 @@ def test_nothing_that_a_vm_publishes_keeps_a_federation_from_being_shown(link, n
             table.add(row)
             table.living.text(80)
         table.curve()
-    assert said[0].startswith("lab (service 1): RUNNING")
+    assert said[0].startswith("lab (federation, service 1): RUNNING")
     assert len([text for text in said if "vm_1" in text]) >= 2, "in the table and in JSON"
     as_json = next(text for text in said if text.startswith("{"))
     json.loads(as_json, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
