@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Size:
-    """How many SuperNodes a service shall have, and the limits of scaling; None where its template decides."""
+    """How many SuperNodes a service is to have, and the limits of scaling; None where its template decides."""
 
     supernodes: int | None = None
     least: int | None = None
