@@ -15,10 +15,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from oneflower_appliance.agent.admission import Admission
 from oneflower_appliance.agent.link import KeyRefusedError
-from oneflower_appliance.agent.node_key import NodeKey, PublicKey
+from oneflower_appliance.agent.node_key import NodeKey
 from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.agent.roster import Member, Roster
 from oneflower_appliance.audit import AuditLog, verify
+from oneflower_appliance.public_key import PublicKey
 from oneflower_appliance.refusals import Reason, Refusals
 
 

@@ -22,7 +22,7 @@ from oneflower_appliance.agent.journal import Journal, Step
 from oneflower_appliance.agent.link import Probe
 from oneflower_appliance.agent.machine import Machine
 from oneflower_appliance.agent.membership import Membership
-from oneflower_appliance.agent.node_key import NodeKey, PublicKey
+from oneflower_appliance.agent.node_key import NodeKey
 from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.agent.onegate import Role as Role_
 from oneflower_appliance.agent.roster import Roster
@@ -32,6 +32,7 @@ from oneflower_appliance.attributes import FEATURES_OFF
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.orders import Ending, NodeReport
 from oneflower_appliance.process import Child
+from oneflower_appliance.public_key import PublicKey
 from oneflower_appliance.settings import resolve
 
 

@@ -16,15 +16,19 @@ REGISTERED, ONLINE, OFFLINE, UNREGISTERED = "registered", "online", "offline", "
 
 @dataclass(frozen=True)
 class NodeState:
-    """A SuperNode. `status` is Flower's: registered, online, offline or unregistered."""
+    """A SuperNode. `status` is Flower's: registered, online, offline or unregistered.
+
+    `name` is the one that it was registered with: SITE/NUMBER if it is of another site, and otherwise empty.
+    """
 
     id: str
     status: str
+    name: str = ""
 
     @classmethod
     def parse(cls, said: Mapping[str, Any]) -> NodeState:
         """Read what `entry` wrote, in this or another release. Raises `KeyError`."""
-        return cls(str(said["id"]), str(said["status"]))
+        return cls(str(said["id"]), str(said["status"]), str(said.get("name", "")))
 
     @property
     def entry(self) -> dict[str, str]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.form import OF_FEDERATION, Field, Group
 from oneflower_appliance.formats import (
     is_loopback,
@@ -26,6 +27,7 @@ from oneflower_appliance.formats import (
     split_networks,
     split_node_config,
 )
+from oneflower_appliance.invitation import Invitation
 from oneflower_appliance.metrics import DCGM_PORT
 from oneflower_appliance.packages import check_index, read_packages
 from oneflower_appliance.proxy import Proxy
@@ -171,6 +173,14 @@ _TAKEN = (*FLOWER_PORTS, DCGM_PORT)
 
 def _is_data_path(value: Value) -> bool:
     return bool(re.fullmatch(r"/[^\"'\\\x00-\x1f]*", str(value)))
+
+
+def _is_invitation(value: Value) -> bool:
+    try:
+        Invitation.parse(str(value))
+    except OneflowerError:
+        return False
+    return True
 
 
 _AT_LEAST_ONE = _number(lambda n: n >= 1)
@@ -351,6 +361,9 @@ _SUPERNODE = [
               "HTTP proxy (CONNECT) through which these machines reach the SuperLink. Empty = directly",
               "http://host:port or http://user:password@host:port, with %XX for special characters",
               check=_readable(Proxy.parse), secret=True),
+    Parameter("FL_INVITATION", Level.SUPERNODE, Kind.TEXT, "",
+              "Invitation to a federation elsewhere, as `oneflower invite` writes it. Empty = of this service",
+              "the whole line that `oneflower invite` wrote", check=_is_invitation, secret=True),
     Parameter("FL_MAX_RETRIES", Level.SUPERNODE, Kind.NUMBER, "0", "Attempts to reconnect, 0 = no limit",
               "an integer of at least 0", check=_NOT_NEGATIVE),
     Parameter("FL_MAX_WAIT_TIME", Level.SUPERNODE, Kind.NUMBER, "0", "Seconds spent trying to reconnect, 0 = no limit",

@@ -211,6 +211,12 @@ def _proxy(settings: Settings) -> str:
     return "is set, which needs TLS: the proxy would read and could change everything. Set FL_TLS_ENABLED=YES."
 
 
+def _invited(settings: Settings) -> str:
+    if not settings.text("FL_INVITATION") or (settings.flag("FL_TLS_ENABLED") and settings.flag("FL_SUPERNODE_AUTH")):
+        return ""
+    return "is set, which needs FL_TLS_ENABLED=YES and FL_SUPERNODE_AUTH=YES."
+
+
 def _model(settings: Settings) -> str:
     use_case, model = settings.text("FL_USE_CASE"), settings.text("FL_MODEL")
     known = USE_CASES[use_case].models if use_case != NO_USE_CASE else None
@@ -284,6 +290,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Settings], str]], ...] = (
     (("FL_PRIVACY", "FL_STRATEGY"), _of_trees),
     (("FL_SUPERNODE_AUTH", "FL_TLS_ENABLED"), _authentication),
     (("FL_PROXY", "FL_TLS_ENABLED"), _proxy),
+    (("FL_INVITATION", "FL_TLS_ENABLED", "FL_SUPERNODE_AUTH"), _invited),
     (("FL_PACKAGES", "FL_PACKAGE_INDEX", "FL_PACKAGE_HASHES"), _packages),
     (("FL_METRICS_PORT", "FL_METRICS_ENABLED", "FL_FLEET_API_ADDRESS", "FL_CONTROL_API_ADDRESS"), _metrics_port),
 )

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from oneflower_appliance.agent.link import KeyRefusedError
-from oneflower_appliance.agent.node_key import PublicKey
 from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.agent.roster import Member, Roster
 from oneflower_appliance.attributes import PUBLIC_KEY
 from oneflower_appliance.audit import REFUSED
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import write_atomic
+from oneflower_appliance.public_key import PublicKey
 from oneflower_appliance.refusals import Reason, Refusals
 
 if TYPE_CHECKING:

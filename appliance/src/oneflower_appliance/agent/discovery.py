@@ -11,6 +11,7 @@ from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.attributes import ENDPOINT, READY, TLS, VERSION
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.formats import split_address
+from oneflower_appliance.invitation import Invitation
 from oneflower_appliance.roles import COORDINATOR
 
 if TYPE_CHECKING:
@@ -49,7 +50,10 @@ class Discovery:
     def find(self) -> Found:
         """Return it. Raises `OneflowerError`."""
         settings = self._machine.settings
-        if address := settings.text("FL_SUPERLINK_ADDRESS"):
+        address = settings.text("FL_SUPERLINK_ADDRESS")
+        if invitation := settings.text("FL_INVITATION"):
+            address = address or Invitation.parse(invitation).endpoint
+        if address:
             return Found(address, None, {TLS.name: settings["FL_TLS_ENABLED"]})
         if self._machine.onegate is None:
             raise OneflowerError(

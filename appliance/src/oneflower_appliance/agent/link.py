@@ -13,6 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from oneflower_appliance.formats import split_address
+from oneflower_appliance.joining import CA_PATH, JOIN_PATH
 from oneflower_appliance.node_state import NodeState
 from oneflower_appliance.orders import WHO_HEADER
 from oneflower_appliance.proxy import Proxy, TunnelledConnection
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_LONGEST = 64 * 1024  # bytes of an answer to somebody who is not a member yet
 _WHO = "the agent of this SuperLink"
 _PATIENCE = 5.0  # seconds
 _PROTOBUF = {"Content-Type": "application/protobuf", "Accept": "application/protobuf"}
@@ -39,21 +41,28 @@ class Probe:
         self._context = ssl.create_default_context(cafile=str(ca)) if ca else None
         self._proxy = proxy
 
-    def _connection(self, address: str) -> http.client.HTTPConnection:
+    def _connection(self, address: str, context: ssl.SSLContext | None) -> http.client.HTTPConnection:
         host, port = split_address(address)
-        if self._context is None:
+        if context is None:
             return http.client.HTTPConnection(host, port, timeout=_PATIENCE)
         if self._proxy is None:
-            return http.client.HTTPSConnection(host, port, timeout=_PATIENCE, context=self._context)
-        return TunnelledConnection(host, port, proxy=self._proxy, context=self._context, timeout=_PATIENCE)
+            return http.client.HTTPSConnection(host, port, timeout=_PATIENCE, context=context)
+        return TunnelledConnection(host, port, proxy=self._proxy, context=context, timeout=_PATIENCE)
 
     def _ask(self, address: str, path: str, body: bytes | None = None) -> http.client.HTTPResponse:
         """Return the answer, whose body is not read. Raises `OSError`."""
-        with closing(self._connection(address)) as connection:
+        return self._exchange(self._connection(address, self._context), path, body)[0]
+
+    def _exchange(
+        self, connection: http.client.HTTPConnection, path: str, body: bytes | None, most: int = 0
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        """Return the answer, and of its body at most so many bytes. Raises `OSError`."""
+        with closing(connection):
             try:
                 headers = _PROTOBUF if body is not None else {}
                 connection.request("GET" if body is None else "POST", path, body, headers)
-                return connection.getresponse()
+                answer = connection.getresponse()
+                return answer, answer.read(most) if most else b""
             except http.client.HTTPException as error:
                 raise OSError(f"the answer is not HTTP: {error!r}") from error
 
@@ -86,6 +95,20 @@ class Probe:
     def knows_stuck(self, address: str, node_id: str) -> bool:
         """Whether the SuperNode still works on a message whose round has ended. Raises `OSError` without connection."""
         return self._status(address, f"/health/supernode/{node_id}") == 409
+
+    def join(self, address: str, body: bytes) -> tuple[int, bytes]:
+        """Send a request to join (`joining.py`). Returns the status and the answer. Raises `OSError`."""
+        answer, content = self._exchange(self._connection(address, self._context), JOIN_PATH, body, _LONGEST)
+        return answer.status, content
+
+    def fetch_ca(self, address: str) -> bytes:
+        """Return the CA's certificates that a SuperLink says are its own. Nothing is sent, and nothing is trusted yet.
+
+        Raises `OSError`.
+        """
+        unverified = ssl.create_default_context()
+        unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
+        return self._exchange(self._connection(address, unverified), CA_PATH, None, _LONGEST)[1]
 
 
 class KeyRefusedError(ValueError):

@@ -46,7 +46,11 @@ class Membership:
         if not machine.settings.flag("FL_SUPERNODE_AUTH"):
             return "not needed (FL_SUPERNODE_AUTH=NO)"
         key = self._make_key()
-        if machine.onegate is None or machine.settings.text("FL_SUPERLINK_ADDRESS"):
+        if (
+            machine.onegate is None
+            or machine.settings.text("FL_SUPERLINK_ADDRESS")
+            or machine.settings.text("FL_INVITATION")
+        ):
             return "its own key"
         return machine.publish({PUBLIC_KEY.name: key.published})
 

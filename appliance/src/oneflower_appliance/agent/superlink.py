@@ -31,6 +31,7 @@ from oneflower_appliance.parameters import CONTROL_PORT, FLEET_PORT, Kind, Level
 from oneflower_appliance.process import Child
 from oneflower_appliance.roles import COORDINATOR
 from oneflower_appliance.run_folder import CHECKPOINTS, RUNS
+from oneflower_appliance.sites import FILE as SITES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,7 +124,7 @@ class SuperLink:
             return "the given certificate, its chain checked"
         names = {("IP", machine.address), ("IP", machine.loopback), ("IP", "127.0.0.1"), ("DNS", "localhost")}
         names |= set(split_names(settings.text("FL_CERT_EXTRA_SAN")))
-        if self._authenticates and not self._members.exists():
+        if self._authenticates and not self._members.exists() and not (machine.home / SITES).exists():
             tls.forget_ca_of_later(folder, self._clock())
         self._certificates = tls.make_certificates(folder, sorted(names), self._clock())
         self._expiry = Expiry(self._certificates, sorted(names), self._clock)

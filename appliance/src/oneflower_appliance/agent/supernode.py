@@ -14,6 +14,7 @@ from oneflower_appliance.agent.backoff import Patience
 from oneflower_appliance.agent.data_folder import data_folder
 from oneflower_appliance.agent.diagnosis import HungError, RefusedError
 from oneflower_appliance.agent.discovery import CLOSELY, PATIENCE, Discovery
+from oneflower_appliance.agent.joining import Joining
 from oneflower_appliance.agent.journal import Step
 from oneflower_appliance.agent.link import Probe
 from oneflower_appliance.agent.membership import Membership
@@ -24,11 +25,20 @@ from oneflower_appliance.agent.shortfalls import Shortfalls
 from oneflower_appliance.agent.site_policy_file import site_policy
 from oneflower_appliance.agent.trust import Trust
 from oneflower_appliance.attributes import NUM_PARTITIONS, PARTITION_ID, PARTITIONS
+from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.features_off import FOLDER_VARIABLE
 from oneflower_appliance.files import write_atomic
 from oneflower_appliance.formats import split_node_config
+from oneflower_appliance.invitation import Invitation
 from oneflower_appliance.log_lines import about
-from oneflower_appliance.orders import DATA_PATH, FRAMEWORK_VARIABLE, NodeReport, SuperNodeOrders
+from oneflower_appliance.orders import (
+    DATA_PATH,
+    FRAMEWORK_VARIABLE,
+    SITE,
+    SITE_INDEX,
+    NodeReport,
+    SuperNodeOrders,
+)
 from oneflower_appliance.parameters import SUPERNODE_PORT, Level
 from oneflower_appliance.process import Child
 from oneflower_appliance.proxy import Proxy
@@ -41,7 +51,6 @@ if TYPE_CHECKING:
     from oneflower_appliance.agent.discovery import Found
     from oneflower_appliance.agent.machine import Machine
     from oneflower_appliance.agent.onegate import OneGate
-    from oneflower_appliance.errors import OneflowerError
     from oneflower_appliance.metrics import Measure
     from oneflower_appliance.site_policy import SitePolicy
 
@@ -65,6 +74,8 @@ class SuperNode:
         self._make_probe = probe or partial(Probe, proxy=Proxy.parse(given) if given else None)
         self._trust = Trust(machine, self._make_probe)
         self._membership = Membership(machine)
+        invitation = machine.settings.text("FL_INVITATION")
+        self._joining = Joining(machine, Invitation.parse(invitation)) if invitation else None
         self._shortfalls = Shortfalls(machine)
         self._node_config: dict[str, str] = {}
         self._policy: SitePolicy | None = None
@@ -82,14 +93,17 @@ class SuperNode:
             self._introduction,
             Step("discover", self._discover),
             Step("trust", lambda: self._trust.settle(self._superlink)),
+            *([self._admittance] if self._joining else ()),
             Step("partition", self._partition),
             Step("data", self._data),
-            self._admittance,
+            *(() if self._joining else [self._admittance]),
             *self._run_flower,
         ]
 
     def restart_steps(self) -> list[Step]:
         """Return the steps to repeat after Flower ended."""
+        if self._joining:
+            return [self._admittance, self._prepare, *self._run_flower]
         again = [self._introduction, self._admittance] if self._membership.is_lost else []
         return [self._prepare, *again, *self._run_flower]
 
@@ -99,7 +113,13 @@ class SuperNode:
 
     @property
     def _admittance(self) -> Step:
-        return Step("admission", lambda: self._membership.wait(self._superlink))
+        return Step("admission", self._join if self._joining else lambda: self._membership.wait(self._superlink))
+
+    def _join(self) -> str:
+        key = self._membership.key
+        assert self._joining is not None  # noqa: S101 - this is a step only if it was invited
+        assert key is not None  # noqa: S101 - introduced before; an invitation needs FL_SUPERNODE_AUTH
+        return self._joining.wait(self._superlink.endpoint, key, self._probe)
 
     @property
     def _run_flower(self) -> list[Step]:
@@ -136,6 +156,12 @@ class SuperNode:
 
     def diagnose(self, cause: OneflowerError) -> OneflowerError:
         """Return why Flower ended, and correct it if possible: a refused key is dropped."""
+        if self._joining and isinstance(cause, RefusedError):
+            return OneflowerError(
+                "The SuperLink no longer takes what this SuperNode sends.",
+                "The SuperNode asks it why.",
+                ExitCode.ENVIRONMENT,
+            )
         return self._membership.diagnose(cause, self._superlink.endpoint, self._probe)
 
     @property
@@ -176,10 +202,18 @@ class SuperNode:
 
     def _partition(self) -> str:
         machine = self._machine
+        joined = self._joining.node_config if self._joining else {}
         if given := machine.settings.text("FL_NODE_CONFIG"):
-            self._node_config = split_node_config(given)
+            self._node_config = {
+                **split_node_config(given),
+                **{key: joined[key] for key in (SITE, SITE_INDEX) if joined},
+            }
             about(partition=self._node_config.get("partition-id", ""))
             return "FL_NODE_CONFIG, as given"
+        if joined:
+            self._node_config = joined
+            about(partition=joined["partition-id"])
+            return f"{joined['partition-id']} of {joined['num-partitions']} of the site {joined[SITE]}"
         if machine.onegate is None or self._superlink.vm is None:
             log.info("Outside a service no partition is computed; set FL_NODE_CONFIG if the app needs one.")
             return "outside a service: none"

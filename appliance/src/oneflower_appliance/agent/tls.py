@@ -160,6 +160,31 @@ def check_ca(pem: bytes, source: str) -> None:
         _check_time(certificate, source, current_time())
 
 
+def follow_pin(pem: bytes, pin: str, source: str) -> bytes:
+    """Return those of a SuperLink's CA certificates that may be trusted by who knows one: from that one on.
+
+    `pin` is the SHA-256 of the known one (DER), in hex. Each later one must be signed by the one before it. Raises
+    `OneflowerError` if there is no such certificate.
+    """
+    chain = _load_certificates(pem, source)
+    first = next((place for place, one in enumerate(chain) if one.fingerprint(hashes.SHA256()).hex() == pin), None)
+    if first is None:
+        raise OneflowerError(
+            f"{source} is not the one that the invitation names. Somebody may stand between, so nothing was sent.",
+            "Check the address in the invitation. If that SuperLink's machine was created again, ask for another "
+            "invitation.",
+            ExitCode.CONFLICT,
+        )
+    trusted = [chain[first]]
+    for certificate in chain[first + 1 :]:
+        try:
+            certificate.verify_directly_issued_by(trusted[-1])
+        except (InvalidSignature, ValueError, TypeError):
+            break
+        trusted.append(certificate)
+    return b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in trusted)
+
+
 def _check_chain(chain: Sequence[x509.Certificate], authorities: Sequence[x509.Certificate]) -> None:
     for certificate in chain:
         _check_time(certificate, "FL_SSL_CERTFILE", current_time())

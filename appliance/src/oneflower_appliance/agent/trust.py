@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import ssl
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from oneflower_appliance.agent import tls
 from oneflower_appliance.agent.discovery import PATIENCE, backoff
@@ -15,6 +15,7 @@ from oneflower_appliance.attributes import CA_CERT, NOTHING, TLS
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.formats import read_pem
+from oneflower_appliance.invitation import Invitation
 from oneflower_appliance.proxy import ProxyError
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from oneflower_appliance.agent.discovery import Found
     from oneflower_appliance.agent.machine import Machine
+
+T = TypeVar("T")
 
 _HINT = "Check that the network between the machines lets TCP through to that port."
 _TIME = (9, 10)  # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED
@@ -52,6 +55,8 @@ class Trust:
                 )
             return "TLS is switched off (FL_TLS_ENABLED=NO)"
         given = settings.text("FL_SSL_CA_CERTFILE")
+        if not given and (invitation := settings.text("FL_INVITATION")):
+            return self._follow(found.endpoint, Invitation.parse(invitation).ca)
         source = "FL_SSL_CA_CERTFILE" if given else "FL_CA_CERT, as the SuperLink published it"
         encoded = given or found.published.get(CA_CERT.name, NOTHING)
         if encoded == NOTHING:
@@ -82,6 +87,15 @@ class Trust:
             write_atomic(self._pin_path, pin)
         return f"the CA from {source.split(',', maxsplit=1)[0]}"
 
+    def _follow(self, endpoint: str, pin: str) -> str:
+        """Trust the CA whose fingerprint the invitation names, and what followed it."""
+        source = f"The CA of the SuperLink at {endpoint}"
+        pem = tls.follow_pin(self._reach(endpoint, lambda: self._probe(None).fetch_ca(endpoint)), pin, source)
+        tls.check_ca(pem, source)
+        write_atomic(self._path, pem, SHARED)
+        self._greet(endpoint)
+        return f"the CA that the invitation names, {pin[:16]}..."
+
     def _check_pin(self, pin: str) -> None:
         """Refuse another CA than the one that this VM has trusted before, from the same VM.
 
@@ -109,13 +123,21 @@ class Trust:
         return self._machine.home / "tls" / "superlink.pin"
 
     def _greet(self, endpoint: str) -> None:
+        probe = self._probe(self.path)
+
+        def answers() -> bool:
+            if probe.fleet_answers(endpoint):
+                return True
+            raise OSError("it answers, but not as a Fleet API")
+
+        self._reach(endpoint, answers)
+
+    def _reach(self, endpoint: str, ask: Callable[[], T]) -> T:
+        """Return what the SuperLink answers, as soon as it does. `OSError` means not yet."""
         deadline = time.monotonic() + PATIENCE
-        probe, hint = self._probe(self.path), _HINT
         for delay in backoff(self._machine.settings).delays():
             try:
-                if probe.fleet_answers(endpoint):
-                    return
-                reason = "it answers, but not as a Fleet API"
+                return ask()
             except ssl.SSLCertVerificationError as error:
                 raise _untrusted(endpoint, error) from error
             except ProxyError as error:
@@ -128,6 +150,7 @@ class Trust:
                 raise _unreachable(endpoint, reason, hint, ExitCode.CLOUD)
             self._machine.journal.waiting(f"The SuperLink at {endpoint} does not answer: {reason}. Trying again.")
             rest(delay)
+        raise AssertionError  # delays never end
 
 
 def _unreachable(endpoint: str, reason: str, hint: str, code: ExitCode) -> OneflowerError:

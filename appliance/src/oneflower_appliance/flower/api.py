@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from oneflower_appliance.flower.bytecount import ByteCount
     from oneflower_appliance.flower.linkstate import LinkState
+    from oneflower_appliance.flower.sitecalls import SiteCalls
     from oneflower_appliance.run_state import RunState
 
 _ON_SUPERLINK = "On the SuperLink's machine:"
@@ -63,13 +64,22 @@ class _Id(IntegerConvertor):
 register_url_convertor("id", _Id())
 
 
-def superlink_api(link: LinkState, runs: Path, bell: Bell | None = None, count: ByteCount | None = None) -> ASGIApp:
+def superlink_api(
+    link: LinkState,
+    runs: Path,
+    bell: Bell | None = None,
+    count: ByteCount | None = None,
+    sites: SiteCalls | None = None,
+) -> ASGIApp:
     """Return the API over a SuperLink's state and the folder with the files of its runs.
 
-    `bell` rings when there may be news of a run. `count` counts the bytes of SuperNodes, if that is wanted.
+    `bell` rings when there may be news of a run. `count` counts the bytes of SuperNodes, if that is wanted. `sites` are
+    the calls about other sites.
     """
     late = LateReplies(link, Abandoned.beside(runs))
     routes = [*NodeCalls(link, late).routes(), *RunCalls(link, runs, bell or Bell()).routes()]
+    if sites:
+        routes += sites.routes()
     if count:
         routes.append(Route("/oneflower/traffic", count.show))
     return Starlette(routes=routes, middleware=[Middleware(_Excusing, folder=runs)])

@@ -35,7 +35,7 @@ log = logging.getLogger("flwr")
 
 _STATE = "oneflower.audit"
 _START, _STOP, _FETCH, _ADMIT, _EVICT = "run.start", "run.stop", "model.fetch", "node.admit", "node.evict"
-_UNHINDERED = (_STOP, _EVICT)
+_UNHINDERED = (_STOP, _EVICT, "site.suspend", "site.remove", "site.uninvite")
 _OURS = (
     ("POST", re.compile(r"/oneflower/runs"), _START),
     ("POST", re.compile(r"/oneflower/runs/(?P<run>\d+)/stop"), _STOP),
@@ -46,6 +46,10 @@ _OURS = (
     ),
     ("POST", re.compile(r"/oneflower/nodes"), _ADMIT),
     ("DELETE", re.compile(r"/oneflower/nodes/(?P<node>\d+)"), _EVICT),
+    *(
+        ("POST", re.compile(rf"/oneflower/sites/(?P<site>[^/]+)/{action}"), f"site.{action}")
+        for action in ("invite", "uninvite", "approve", "suspend", "remove")
+    ),
 )
 # Flower's own, with what the number means that is the first field of their answer, or of the request if so marked.
 _FLOWERS = {

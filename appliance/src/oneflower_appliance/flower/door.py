@@ -19,14 +19,16 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 
 from oneflower_appliance.flower.bodies import PATIENCE, SLOWEST, Bodies
-from oneflower_appliance.flower.membership import NotAMemberError
+from oneflower_appliance.flower.membership import NotAMemberError, unauthorized
 from oneflower_appliance.flower.serving import VISIT
 from oneflower_appliance.flower.warm.bundles import PART, PULL_OBJECTS
+from oneflower_appliance.joining import LARGEST
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from oneflower_appliance.flower.membership import Membership
+    from oneflower_appliance.flower.sitecalls import SiteDoor
     from oneflower_appliance.flower.visits import Visit
 
 _FLEET = "/v1/fleet/"
@@ -54,7 +56,7 @@ class OwnDoor:
         await self._choose(scope)(scope, receive, send)
 
     def _choose(self, scope: Scope) -> ASGIApp:
-        visit: Visit = scope["state"][VISIT]
+        visit = _visit(scope)
         headers = Headers(scope=scope)
         if not visit.who:
             return _refused("This door is for the user who runs Flower here.")
@@ -68,10 +70,11 @@ class OwnDoor:
 class FleetDoor:
     """ASGI middleware before a SuperLink's application, for its SuperNodes."""
 
-    def __init__(self, flower: ASGIApp, api: ASGIApp, membership: Membership) -> None:
+    def __init__(self, flower: ASGIApp, api: ASGIApp, membership: Membership, sites: SiteDoor | None = None) -> None:
         self._flower = flower
         self._api = api
         self._membership = membership
+        self._sites = sites
         self._bodies = Bodies(_AT_A_TIME)
         self._giving: Counter[str] = Counter()
 
@@ -82,12 +85,17 @@ class FleetDoor:
             answer = await self._refusal(scope)
             if answer is None:
                 bring = self._give if path == _PULL_OBJECTS else self._bring
-                await bring(scope, receive, send)
+                await bring(scope, *self._while_served(scope, receive, send))
                 return
         elif path.startswith(_NODE_HEALTH):
             answer = self._api
         elif path == "/health":
             answer = self._flower
+        elif self._sites and self._sites.answers(path):
+            await self._bodies.bring(
+                self._sites, scope, receive, send, size=min(_size(scope) or 0, LARGEST), give_up=_visit(scope).drop
+            )
+            return
         else:
             answer = _refused(
                 "Only the Fleet API is served here. The Control API is on the SuperLink's own loopback address."
@@ -95,13 +103,12 @@ class FleetDoor:
         await answer(scope, receive, send)
 
     async def _bring(self, scope: Scope, receive: Receive, send: Send) -> None:
-        visit: Visit = scope["state"][VISIT]
-        size = _size(scope) or 0
+        visit, size = _visit(scope), _size(scope) or 0
         await self._bodies.bring(self._flower, scope, receive, send, size=size, give_up=visit.drop)
 
     async def _give(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with a bundle, which is in memory until the SuperNode has received it."""
-        visit: Visit = scope["state"][VISIT]
+        visit = _visit(scope)
         if self._giving[visit.who] >= _BUNDLES:
             # Flower's client tries this again. Earlier connections of the node may be broken, without a word of it.
             await PlainTextResponse(f"Ask for {_BUNDLES} bundles at a time.\n", 503, _CLOSE)(scope, receive, send)
@@ -116,25 +123,50 @@ class FleetDoor:
             self._giving[visit.who] -= 1
             self._giving += Counter()  # which forgets those who are receiving none
 
+    def _is_barred(self, visit: Visit) -> bool:
+        return self._sites is not None and visit.who in self._sites.barred
+
+    def _while_served(self, scope: Scope, receive: Receive, send: Send) -> tuple[Receive, Send]:
+        """Return them so that they end with the permission: a site may be suspended in the middle of a request."""
+        visit = _visit(scope)
+
+        async def receive_while_served() -> Message:
+            message = await receive()
+            if self._is_barred(visit):
+                visit.drop()
+                return {"type": "http.disconnect"}
+            return message
+
+        async def send_while_served(message: Message) -> None:
+            if self._is_barred(visit):
+                visit.drop()
+                return
+            await send(message)
+
+        return (receive_while_served, send_while_served) if self._sites else (receive, send)
+
     async def _refusal(self, scope: Scope) -> ASGIApp | None:
         """Return the answer to a request that is not from a SuperNode. Its body is not read."""
-        visit: Visit = scope["state"][VISIT]
-        size = _size(scope)
+        visit, size = _visit(scope), _size(scope)
         if size is None:
             return PlainTextResponse("Say how long the body is (Content-Length).\n", 411, _CLOSE)
         if size > _LARGEST:
             return _too_large(_LARGEST)
-        if visit.who:
-            return None
-        try:
-            who = await run_in_threadpool(self._membership.member, scope["path"], Headers(scope=scope))
-        except NotAMemberError as error:
-            return error.answer
-        if who:
-            visit.know(who)
-        elif size > _LARGEST_OF_STRANGERS:
-            return _too_large(_LARGEST_OF_STRANGERS)
-        return None
+        if not visit.who:
+            try:
+                who = await run_in_threadpool(self._membership.member, scope["path"], Headers(scope=scope))
+            except NotAMemberError as error:
+                return error.answer
+            if who:
+                visit.know(who)
+            elif size > _LARGEST_OF_STRANGERS:
+                return _too_large(_LARGEST_OF_STRANGERS)
+        return unauthorized() if self._is_barred(visit) else None
+
+
+def _visit(scope: Scope) -> Visit:
+    visit: Visit = scope["state"][VISIT]
+    return visit
 
 
 def _refused(why: str) -> ASGIApp:

@@ -74,15 +74,19 @@ class LinkState:
         if self._replies is not None:
             self._replies.drop(self._state, node, message)
 
-    def register(self, public_key: bytes) -> int:
-        """Register a key as Flower's own command does; a key that is known keeps its node id.
+    def knows(self, public_key: bytes) -> bool:
+        """Whether a key is registered."""
+        return self._state.get_node_id_by_public_key(public_key) is not None
+
+    def register(self, public_key: bytes, name: str = "") -> int:
+        """Register a key as Flower's own command does; a key that is known keeps its node id, and its name.
 
         Raises `OneflowerError`, with CONFLICT when the key was unregistered before: Flower never accepts it again.
         """
         known = self._state.get_node_id_by_public_key(public_key)
         if known is not None:
             return int(known)
-        request = self._requests.RegisterNodeRequest(public_key=public_key)
+        request = self._requests.RegisterNodeRequest(public_key=public_key, name=name or None)
         errors = internals.errors()
         try:
             return int(self._handlers.register_node(request, self._account, self._state).node_id)
@@ -96,6 +100,10 @@ class LinkState:
         for found in self._state.get_node_info(node_ids=[node]):
             if found.status != UNREGISTERED:
                 self._state.delete_node(owner_aid=found.owner_aid, node_id=node)
+
+    def deactivate(self, node: int) -> None:
+        """Let a node count as offline from now on: what a round still waits for from it fails at once."""
+        self._state.deactivate_node(node)
 
     def runs(self) -> list[RunState]:
         """Return all runs, oldest first."""
@@ -185,7 +193,7 @@ class LinkState:
 
 
 def _node(info: Any) -> NodeState:
-    return NodeState(str(info.node_id), info.status)
+    return NodeState(str(info.node_id), info.status, info.name)
 
 
 def _run(info: Any) -> RunState:

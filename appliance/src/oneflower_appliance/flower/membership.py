@@ -55,7 +55,7 @@ class Membership:
             raise NotAMemberError(self._refusal(self._codes.FLEET_SUPERNODE_REGISTRATION_DISABLED))
         if path == _ACTIVATE:
             raise NotAMemberError(self._refusal(self._codes.FLEET_NODE_ACTIVATION_FAILED))
-        raise NotAMemberError(_unauthorized())
+        raise NotAMemberError(unauthorized())
 
     def signer(self, headers: Headers) -> bytes:
         """Return the public key that signed a request just now. Raises `NotAMemberError` if none did."""
@@ -65,7 +65,7 @@ class Membership:
             asked = SimpleNamespace(protobuf_request=self._activate(public_key=key))
             self._auth.authenticate_node(SimpleNamespace(headers=headers, state=asked))
         except Exception as error:  # whatever it is, it is not a valid signature
-            raise NotAMemberError(_unauthorized()) from error
+            raise NotAMemberError(unauthorized()) from error
         return key
 
     def _refusal(self, code: Any) -> JSONResponse:
@@ -73,5 +73,6 @@ class Membership:
         return JSONResponse({"code": int(code), "detail": known.public_message}, known.http_status_code, _CLOSE)
 
 
-def _unauthorized() -> JSONResponse:
+def unauthorized() -> JSONResponse:
+    """Return Flower's answer to a request that no SuperNode signed."""
     return JSONResponse({"detail": "Invalid SuperNode authentication"}, 401, _CLOSE)

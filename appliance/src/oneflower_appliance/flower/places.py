@@ -138,7 +138,8 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_at(internals.app_builder, "build_fab_from_disk"),
         *_at(internals.errors, "FlowerError", "ApiErrorCode"),
         *_at(internals.error_codes, "PUBLIC_KEY_ALREADY_IN_USE"),
-        *_at(internals.link_state, "get_node_info", "get_run_info", "delete_node", "stop_run", "get_task_log"),
+        *_at(internals.link_state, "get_node_info", "get_run_info", "delete_node", "stop_run", "get_task_log",
+             "get_node_id_by_public_key", "deactivate_node"),
     ),
     Feature.FORGET_LOST_DELIVERIES: (
         *_MESSAGES,

@@ -31,6 +31,8 @@ from oneflower_appliance.flower.linkstate import LinkState
 from oneflower_appliance.flower.membership import Membership
 from oneflower_appliance.flower.news import Bell, Ringing
 from oneflower_appliance.flower.serving import Server, fleet_entrance, listen, own_entrance
+from oneflower_appliance.flower.sitebook import SiteBook
+from oneflower_appliance.flower.sitecalls import SiteCalls, SiteDoor
 from oneflower_appliance.flower.warm.bundle_server import BundleServer
 from oneflower_appliance.flower.warm.cleanup import limit_task_cleanup
 from oneflower_appliance.flower.warm.heartbeats import Heartbeats
@@ -103,15 +105,31 @@ class SuperLink:
         """Return the sockets, each with its application. A socket for another purpose is added here."""
         flower = self._polls if self._polls and self._superexec else self._app
         count = ByteCount() if self._orders.count_bytes else None
-        api = superlink_api(self._link, self._runs, self._bell, count) if self._link else no_api()
-        fleet = FleetDoor(flower, api, Membership(self._app))
+        book = self._site_book()
+        calls = SiteCalls(book, lambda: self._wake(*REPLIES))
+        api = superlink_api(self._link, self._runs, self._bell, count, calls) if self._link else no_api()
+        files = self._orders.certificates
+        sites = SiteDoor(book, files.ca if files else None, self._audit)
+        fleet = FleetDoor(flower, api, Membership(self._app), sites)
         return [
             own_entrance(self._control, self._audited(OwnDoor(Ringing(flower, self._bell), api))),
             fleet_entrance(self._fleet, count.watch(fleet) if count else fleet),
         ]
 
+    def _site_book(self) -> SiteBook | None:
+        """Return the sites that may join. Without TLS and keys nobody could tell them from strangers."""
+        if self._link is None or not self._orders.certificates or not self._orders.authenticate:
+            return None
+        book = SiteBook(self._runs.parent, self._link)
+        book.settle()
+        return book
+
+    @property
+    def _audit(self) -> AuditLog:
+        return AuditLog(self._runs.parent / FOLDER)
+
     def _audited(self, door: OwnDoor) -> Audited:
-        return Audited(door, AuditLog(self._runs.parent / FOLDER), self._link.run if self._link else lambda _run: None)
+        return Audited(door, self._audit, self._link.run if self._link else lambda _run: None)
 
     def _close(self) -> None:
         self._bell.close()
