@@ -29,6 +29,13 @@ def since(text: str, now: float | None = None) -> float:
         ) from error
 
 
+def duration(text: str, option: str) -> float:
+    """Return how many seconds `text` means, such as 12h or 7d. Raises `OneflowerError` that names the option."""
+    if found := _DURATION.fullmatch(text.strip()):
+        return float(found[1]) * _UNITS[found[2]]
+    raise OneflowerError(f"{option} {text!r} is not a duration.", "Write 30m, 12h or 7d.", ExitCode.USAGE)
+
+
 def seconds_of(text: str) -> float | None:
     """Return a time of a log, in seconds of the epoch; None if it is not one."""
     try:

@@ -22,6 +22,7 @@ from oneflower.cli import (
     policy,
     registration,
     shown,
+    sites,
     templates,
     training,
 )
@@ -61,7 +62,7 @@ def options(
     Session.chosen = cloud
 
 
-_START, _OPERATE, _SITE = "Start here", "Operate a federation", "Operate a site"
+_START, _OPERATE, _SITES, _SITE = "Start here", "Operate a federation", "With other sites", "Operate a site"
 
 app.command(rich_help_panel=_START)(training.demo)
 app.command(rich_help_panel=_START)(federations.up)
@@ -78,6 +79,12 @@ app.command(rich_help_panel=_OPERATE)(federations.scale)
 app.command(rich_help_panel=_OPERATE)(federations.recover)
 app.command(rich_help_panel=_OPERATE)(training.connect)
 app.add_typer(metrics.metrics, name="metrics", rich_help_panel=_OPERATE)
+app.command(rich_help_panel=_SITES)(sites.invite)
+app.command(rich_help_panel=_SITES)(sites.uninvite)
+app.command("sites", rich_help_panel=_SITES)(sites.sites)
+app.command(rich_help_panel=_SITES)(sites.approve)
+app.command(rich_help_panel=_SITES)(sites.suspend)
+app.command(rich_help_panel=_SITES)(sites.remove)
 app.command(rich_help_panel=_SITE)(bundle.bundle)
 app.command(rich_help_panel=_SITE)(registration.register)
 app.command(rich_help_panel=_SITE)(registration.unregister)

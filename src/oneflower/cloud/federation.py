@@ -23,6 +23,7 @@ from oneflower.cloud.logs import Wanted, follow_logs, read_logs
 from oneflower.cloud.names import check_name
 from oneflower.cloud.scaling import Size, leaving
 from oneflower.cloud.service import Service
+from oneflower.cloud.sites import Sites
 from oneflower.events import Note, StepEnded, ignore
 from oneflower.opennebula import NODES
 from oneflower.opennebula.states import ServiceState
@@ -234,6 +235,13 @@ class Federation(Runs):
         """
         with self.cloud.patient():
             return waiting.wait_ready(waiting.changes(self.service), timeout, watch, grace)
+
+    # -- other sites -------------------------------------------------------------------------------------------------
+
+    @property
+    def sites(self) -> Sites:
+        """The other sites that were invited to it, and how to change that."""
+        return Sites(self.cloud, self.service)
 
     # -- changing ----------------------------------------------------------------------------------------------------
 

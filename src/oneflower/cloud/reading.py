@@ -16,6 +16,7 @@ from oneflower_appliance import attributes
 from oneflower_appliance.expiry import published_end, warning
 from oneflower_appliance.progress import RunProgress
 from oneflower_appliance.refusals import Refusals
+from oneflower_appliance.sites import Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -47,6 +48,8 @@ def read_status(
     vms = tuple(_vm_status(found[vm], role, now.timestamp()) for vm, role in homes(body).items() if vm in found)
     link = next((found[vm].attributes for vm in vms_of(roles.get(COORDINATOR, {})) if vm in found), {})
     nodes = roles.get(NODES, {"cardinality": 0})
+    sites = Place.recall(attributes.SITES.read(link))
+    own = {vm.node_id: vm.name for vm in vms if vm.node_id}
     return FederationStatus(
         id=number,
         name=name,
@@ -63,7 +66,8 @@ def read_status(
         ca=attributes.CA_CERT.read(link),
         host_keys=tuple(attributes.SSH_HOST_KEYS.read(link).splitlines()),
         settings=settings,
-        training=RunProgress.read(link, {vm.node_id: vm.name for vm in vms if vm.node_id}),
+        training=RunProgress.read(link, own | {place.node: place.name for place in sites if place.node}),
+        sites=sites,
         log=tuple(entry["message"] for entry in body.get("log", ())),
         errors=tuple(errors_of(body)),
         causes=tuple(causes),
@@ -186,6 +190,7 @@ def _vm_status(vm: Vm, role: str, now: float) -> VmStatus:
         own_data=attributes.OWN_DATA.is_set(vm.attributes),
         policy=attributes.POLICY.read(vm.attributes),
         error="" if ready or state == "stopping" else published,
+        joins="" if ready else attributes.JOINING.read(vm.attributes),
         waits=vm.attributes.get("SCHED_MESSAGE", "").strip() if vm.state == VmState.PENDING else "",
     )
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from oneflower.cloud.releases import Mismatch
     from oneflower_appliance.progress import RunProgress
+    from oneflower_appliance.sites import Place
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class VmStatus:
 
     `ready_since` is when it became ready, in seconds since 1970 by its own clock; 0 if it is not, or did not say.
     `policy` is that of its site: its digest and what apps it allows.
-    `waits` is why OpenNebula makes it wait for a host, in OpenNebula's words.
+    `joins` is what it waits for at the SuperLink of another service. `waits` is why OpenNebula makes it wait for a
+    host, in OpenNebula's words.
     """
 
     id: int
@@ -39,13 +41,15 @@ class VmStatus:
     own_data: bool = False
     policy: str = ""
     error: str = ""
+    joins: str = ""
     waits: str = ""
     ready_since: int = 0
 
     @property
     def line(self) -> str:
         """How it is, in a few words."""
-        text = "ready" if self.ready else self.error or (f"{self.state}: {self.waits}" if self.waits else self.state)
+        waits = f"{self.state}: {self.waits}" if self.waits else self.state
+        text = "ready" if self.ready else self.error or self.joins or waits
         return text + (f", partition {self.partition}" if self.ready and self.partition else "")
 
 
@@ -57,7 +61,7 @@ class FederationStatus:
     `errors` are the lines of OneFlow's `log` that are errors. `causes` say why waiting will not make it ready.
     `remarks` say what is unusual about a ready one, and `share` how much of the data takes part, if not all. `packages`
     are those that all its machines have besides what belongs to their image's variant: releases by normalised name.
-    `releases` say which machines have another release of oneflower than this client.
+    `releases` say which machines have another release of oneflower than this client. `sites` are the nodes of others.
     """
 
     id: int
@@ -81,6 +85,7 @@ class FederationStatus:
     share: str = ""
     packages: Mapping[str, str] = field(default_factory=dict)
     releases: tuple[Mismatch, ...] = ()
+    sites: tuple[Place, ...] = ()
     trust: Trust = field(default=Trust(), repr=False)
 
     @property
@@ -135,8 +140,9 @@ class FederationStatus:
 
     @property
     def names(self) -> dict[str, str]:
-        """The names of the SuperNodes' machines, by Flower's ids."""
-        return {vm.node_id: vm.name for vm in self.vms if vm.node_id}
+        """The names of the nodes, by Flower's ids: that of its machine here, or SITE/NUMBER at another site."""
+        own = {vm.node_id: vm.name for vm in self.vms if vm.node_id}
+        return own | {place.node: place.name for place in self.sites if place.node}
 
     @property
     def policies(self) -> dict[str, list[str]]:
@@ -150,7 +156,8 @@ class FederationStatus:
     @property
     def partitions(self) -> dict[str, str]:
         """The partitions of the SuperNodes that have one, by Flower's ids of the nodes."""
-        return {vm.node_id: vm.partition for vm in self.vms if vm.node_id and vm.partition}
+        own = {vm.node_id: vm.partition for vm in self.vms if vm.node_id and vm.partition}
+        return own | {place.node: place.number for place in self.sites if place.node}
 
     @property
     def superlink(self) -> VmStatus | None:

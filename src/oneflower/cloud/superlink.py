@@ -157,6 +157,21 @@ class SuperLinkClient:
             reason = " ".join(answer.text.split())[:300]
             raise OneflowerError(f"Run {number} cannot be stopped: {reason}", "", ExitCode.RUN_FAILED)
 
+    def change(self, path: str, said: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Ask for a change, and return the answer; None if there is no such call. Raises `OneflowerError`."""
+        try:
+            answer = self._http.post(f"/oneflower{path}", json=dict(said), timeout=_CHANGE)
+            if answer.status_code in (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED, *_NO_SUCH_CALL):
+                return None
+            if answer.status_code == httpx.codes.CONFLICT:
+                raise _said(answer)
+            found: dict[str, Any] = answer.raise_for_status().json()
+        except httpx.HTTPStatusError as error:
+            raise refusal(error.response) from error
+        except httpx.HTTPError as error:
+            raise self.silent(error) from error
+        return found
+
     def silent(self, error: httpx.HTTPError) -> OneflowerError:
         """Return the error for a missing answer."""
         return OneflowerError(
@@ -238,6 +253,15 @@ def refusal(answer: httpx.Response) -> OneflowerError:
         "See `oneflower logs` for what went wrong there.",
         ExitCode.RUN_FAILED,
     )
+
+
+def _said(answer: httpx.Response) -> OneflowerError:
+    """Return the error that the SuperLink itself raised."""
+    try:
+        said = answer.json()
+        return OneflowerError(str(said["message"]), str(said["hint"]), ExitCode(int(said["code"])))
+    except (ValueError, KeyError, TypeError):
+        return OneflowerError(answer.text.strip(), "", ExitCode.CONFLICT)
 
 
 def connection(name: str, address: str, ca: Path | None) -> str:

@@ -22,6 +22,7 @@ from oneflower_appliance.agent import tls
 from oneflower_appliance.agent.node_key import NodeKey
 from oneflower_appliance.audit import AuditLog
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.flower import places
 from oneflower_appliance.flower.api import superlink_api
 from oneflower_appliance.flower.audited import Audited
 from oneflower_appliance.flower.door import FleetDoor, OwnDoor

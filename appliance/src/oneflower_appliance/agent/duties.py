@@ -12,7 +12,10 @@ from oneflower_appliance.agent.diagnosis import HungError
 from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.agent.partition import Partitions
 from oneflower_appliance.agent.shortfalls import Shortfalls
+from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.roles import NODES
+from oneflower_appliance.sites import FILE as SITES_FILE
+from oneflower_appliance.sites import Sites
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -151,7 +154,20 @@ class Duties:
         if self._admission:
             tables[attributes.NODES.name] = str(self._admission.roster)
             tables[attributes.REFUSED.name] = str(self._admission.refusals)
+        if sites := self._sites():
+            tables[attributes.SITES.name] = sites
         return tables
+
+    def _sites(self) -> str:
+        """Return the nodes of other sites; empty if none was ever invited."""
+        home = self._machine.home
+        if not (home / SITES_FILE).exists():
+            return ""
+        try:
+            return str(Sites.load(home))
+        except OneflowerError as error:
+            log.warning("%s", error.sentence)
+            return ""
 
     def _publish_news(self, onegate: OneGate, news: dict[str, str]) -> None:
         try:

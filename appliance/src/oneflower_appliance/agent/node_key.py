@@ -22,7 +22,7 @@ class NodeKey:
 
     path: Path
     public: PublicKey
-    private: ec.EllipticCurvePrivateKey = field(repr=False)
+    private: ec.EllipticCurvePrivateKey = field(repr=False, compare=False)
 
     @classmethod
     def of(cls, path: Path) -> NodeKey:

@@ -1,0 +1,188 @@
+"""Commands over other sites of a federation: inviting them, letting them in, suspending and removing them."""
+
+from __future__ import annotations
+
+import stat
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from oneflower import moments
+from oneflower.cli import screen
+from oneflower.cli.screen import Output
+from oneflower.cli.session import Session
+from oneflower_appliance.errors import ExitCode, OneflowerError
+
+if TYPE_CHECKING:
+    from oneflower.cloud.sites import Sites, SiteStatus
+
+Name = Annotated[str, typer.Argument(metavar="FEDERATION", help="Name or id of the federation.")]
+Site = Annotated[str, typer.Argument(metavar="SITE", help="A site, such as north, or one of its nodes: north/2.")]
+Keys = Annotated[list[str] | None, typer.Option("--key", help="Only the node with this fingerprint. Repeatable.")]
+Format = Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")]
+
+
+def _sites(name: str | None) -> Sites:
+    from oneflower.cloud import Federation  # noqa: PLC0415 - as everything of the client
+
+    return Federation.find(Session.cloud(), name).sites
+
+
+def invite(
+    name: Name,
+    site: Annotated[str, typer.Option("--site", help="What the site is called here.")],
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="How many SuperNodes it may have.")] = 1,
+    expires: Annotated[str, typer.Option("--expires", help="When it can no longer be used first: 12h, 7d.")] = "7d",
+    approve: Annotated[bool, typer.Option("--approve", help="Let them in without a further question.")] = False,
+    endpoint: Annotated[
+        str, typer.Option("--endpoint", help="host:port where the site reaches the SuperLink, if it is another one.")
+    ] = "",
+    file: Annotated[Path | None, typer.Option("--file", help="Write the invitation here, for you only.")] = None,
+    output: Format = Output.TEXT,
+) -> None:
+    """Invite another site: print a text with which its machines ask to join. It holds a secret."""
+    seconds = moments.duration(expires, "--expires")
+    made = _sites(name).invite(site, nodes, seconds, approves=approve, endpoint=endpoint)
+    if file is not None:
+        _write(file, made.text())
+    until = f"{datetime.now(UTC).timestamp() + seconds:.0f}"
+    said = {"site": site, "nodes": nodes, "endpoint": made.endpoint, "ca": made.ca, "expires": float(until)}
+    if output is Output.JSON:
+        screen.show_json(said | ({"file": str(file)} if file else {"invitation": made.text()}))
+        return
+    count = "1 node" if nodes == 1 else f"{nodes} nodes"
+    answer = "They are let in at once." if approve else f"Then see who asks: {screen.program()} sites {name}"
+    screen.say(
+        f"{site} may ask with {count}, for the first time until {_day(float(until))}. Send the invitation over a "
+        f"channel that others cannot read. At the site: oneflower join FILE --supernodes {nodes}\n{answer}"
+    )
+    if file is None:
+        screen.show(made.text())
+    else:
+        screen.say(f"The invitation is in {file}.")
+
+
+def _write(file: Path, text: str) -> None:
+    from oneflower_appliance.files import write_atomic  # noqa: PLC0415
+
+    write_atomic(file, f"{text}\n")
+
+
+def sites(
+    name: Annotated[str | None, typer.Argument(metavar="[FEDERATION]", help="Name or id of the federation.")] = None,
+    output: Format = Output.TEXT,
+) -> None:
+    """Show the other sites of a federation: who asks to join, with which key, and who takes part."""
+    found = _sites(name).all()
+    if output is Output.JSON:
+        screen.show_json(list(found))
+        return
+    if not found:
+        screen.say("No other site was invited. Invite one with `oneflower invite`.")
+        return
+    rows = [
+        (node.name, node.standing, "yes" if node.online else "no", node.fingerprint, node.address, node.node or "-")
+        for site in found
+        for node in site.nodes
+    ]
+    if rows:
+        screen.show_table(("NODE", "STANDING", "ONLINE", "KEY", "ASKED FROM", "NODE ID"), rows)
+    for site in found:
+        screen.show_line(_line(site))
+    for site in found:
+        if site.asking:
+            keys = " ".join(f"--key {node.fingerprint}" for node in site.asking)
+            screen.say(
+                f"Ask {site.name} whether its machines show the same keys. Then: {screen.program()} approve "
+                f"{name or 'FEDERATION'} {site.name} {keys}"
+            )
+
+
+def _line(site: SiteStatus) -> str:
+    count = "1 node" if site.places == 1 else f"{site.places} nodes"
+    joined = len(site.nodes) - len(site.asking)
+    how = "its invitation was revoked"
+    if site.open and joined:
+        how = "its invitation is in use"
+    elif site.open:
+        how = f"its invitation can be used until {_day(site.expires)}"
+        if site.expires < datetime.now(UTC).timestamp():
+            how = f"its invitation expired on {_day(site.expires)}"
+    more = "; it is suspended" if site.suspended else ""
+    return f"{site.name}: {joined} of {count}, {how}{more}"
+
+
+def _day(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def approve(name: Name, site: Site, key: Keys = None, output: Format = Output.TEXT) -> None:
+    """Let nodes of a site take part: those that ask, and those that were suspended."""
+    from oneflower.cloud.sites import Target  # noqa: PLC0415
+
+    changed = _sites(name).approve(Target.parse(site), key or ())
+    _show(output, changed, "take part", f"Nobody of {site} asks, and nobody is suspended.")
+
+
+def suspend(name: Name, site: Site, output: Format = Output.TEXT) -> None:
+    """Let nodes of a site take no part until they are approved again. What they send is refused at once."""
+    from oneflower.cloud.sites import Target  # noqa: PLC0415
+
+    changed = _sites(name).suspend(Target.parse(site))
+    _show(output, changed, "are suspended", f"No node of {site} takes part; newcomers will not either.")
+
+
+def remove(name: Name, site: Site, key: Keys = None, output: Format = Output.TEXT) -> None:
+    """Remove nodes of a site for good, or refuse those that ask. A whole site goes with its invitation."""
+    from oneflower.cloud.sites import Target  # noqa: PLC0415
+
+    changed = _sites(name).remove(Target.parse(site), key or ())
+    _show(output, changed, "are removed", f"{site} is removed; it had no nodes.")
+
+
+def uninvite(
+    name: Name,
+    site: Annotated[str, typer.Argument(metavar="SITE", help="The site whose invitation to revoke.")],
+    output: Format = Output.TEXT,
+) -> None:
+    """Revoke an invitation, and forget who asked by it. Nodes that were approved stay."""
+    kept = _sites(name).uninvite(site)
+    _show(
+        output, kept, "stay", f"The invitation of {site} is revoked.", before=f"The invitation of {site} is revoked. "
+    )
+
+
+def _show(output: Output, names: list[str], what: str, nobody: str, before: str = "") -> None:
+    words = {"take part": "takes part", "are suspended": "is suspended", "are removed": "is removed", "stay": "stays"}
+    said = f"{before}{', '.join(names)} {words[what] if len(names) == 1 else what}." if names else nobody
+    screen.show_result(output, {"nodes": names}, said)
+
+
+def read_invitation(source: str) -> str:
+    """Return the text of an invitation: from a file, or from standard input if it is `-`.
+
+    Raises `OneflowerError`, also for the text itself: every user of this machine can read the arguments of a program.
+    """
+    from oneflower_appliance.invitation import Invitation  # noqa: PLC0415
+
+    if source.startswith("oneflower-invitation"):
+        raise OneflowerError(
+            "An invitation holds a secret, and other users can see what a command is called with.",
+            "Put it into a file that only you can read, or pass it to standard input: `oneflower join -`.",
+            ExitCode.USAGE,
+        )
+    try:
+        if source == "-":
+            text = sys.stdin.read(8192)
+        else:
+            path = Path(source)
+            text = path.read_text(encoding="utf-8")[:8192]
+            if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                screen.note(f"Other users of this machine may read {path}: `chmod 600 {path}`.")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not a text"
+        raise OneflowerError(f"Cannot read the invitation in {source}: {reason}.", "", ExitCode.NOT_FOUND) from error
+    return Invitation.parse(text).text()

@@ -1,0 +1,212 @@
+"""Other sites of a federation: who may ask to join, who asks, and who takes part. Their machines are in other services.
+
+An invitation is made here. Its secret is in the text that the operator gets, and nowhere else: the SuperLink is told
+the public key only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from oneflower.cloud import superlink
+from oneflower.cloud.audit import audited
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.formats import split_address
+from oneflower_appliance.invitation import Invitation, is_site_name
+from oneflower_appliance.joining import Standing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    from oneflower.cloud.client import Cloud
+    from oneflower.cloud.service import Service
+    from oneflower.cloud.status import FederationStatus
+
+
+@dataclass(frozen=True)
+class SiteNode:
+    """A node of a site, called SITE/NUMBER. `fingerprint` is that of its key; `asked` when it asked, from `address`."""
+
+    name: str
+    standing: str
+    online: bool
+    fingerprint: str
+    node: str
+    asked: str
+    address: str
+
+
+@dataclass(frozen=True)
+class SiteStatus:
+    """A site. `open` says whether its invitation is known, and `expires` until when it can be used first.
+
+    `expires` is in seconds of the epoch. `places` is how many nodes it may have.
+    """
+
+    name: str
+    places: int
+    open: bool
+    expires: float
+    approves: bool
+    suspended: bool
+    nodes: tuple[SiteNode, ...]
+
+    @classmethod
+    def parse(cls, said: Mapping[str, Any]) -> SiteStatus:
+        """Read what a SuperLink says of a site. Raises `KeyError`, `TypeError` or `ValueError`."""
+        name = str(said["name"])
+        nodes = tuple(_node(name, node) for node in sorted(said["nodes"], key=lambda node: int(node["number"])))
+        flags = {flag: bool(said[flag]) for flag in ("open", "approves", "suspended")}
+        return cls(name, int(said["places"]), expires=float(said["expires"]), nodes=nodes, **flags)
+
+    @property
+    def asking(self) -> tuple[SiteNode, ...]:
+        """The nodes that wait for an answer."""
+        return tuple(node for node in self.nodes if node.standing == Standing.ASKED)
+
+
+def _node(site: str, said: Mapping[str, Any]) -> SiteNode:
+    texts = {name: str(said[name]) for name in ("standing", "fingerprint", "node", "asked", "address")}
+    return SiteNode(name=f"{site}/{int(said['number'])}", online=bool(said["online"]), **texts)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a command is about: a site (`north`), or one of its nodes (`north/2`)."""
+
+    site: str
+    number: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        """Read it. Raises `OneflowerError`."""
+        site, slash, number = text.partition("/")
+        if not is_site_name(site) or (slash and not (number.isascii() and number.isdigit() and len(number) <= 4)):
+            raise OneflowerError(
+                f"{text[:60]!r} is neither a site nor one of its nodes.",
+                "Name a site, such as north, or a node, such as north/2: `oneflower sites` shows them.",
+                ExitCode.USAGE,
+            )
+        return cls(site, int(number) if slash else None)
+
+    def __str__(self) -> str:
+        return self.site if self.number is None else f"{self.site}/{self.number}"
+
+
+class Sites:
+    """The other sites of one federation. Its methods raise `OneflowerError`."""
+
+    def __init__(self, cloud: Cloud, service: Service) -> None:
+        self._cloud = cloud
+        self._service = service
+
+    def invite(
+        self, site: str, nodes: int, seconds: float, *, approves: bool = False, endpoint: str = ""
+    ) -> Invitation:
+        """Return a new invitation for `nodes` SuperNodes of a site, which can be used first within `seconds`.
+
+        With `approves`, they take part without a further question. `endpoint` is host:port where the site reaches the
+        SuperLink, if that is not what it published.
+        """
+        status = self._service.status()
+        invitation = Invitation.make(site, nodes, _endpoint(status, endpoint), _fingerprint(status))
+        said = {"nodes": nodes, "seconds": seconds, "id": invitation.id, "verifier": invitation.verifier}
+        with self._audited("site.invite", site, nodes=str(nodes), approves="YES" if approves else ""):
+            self._ask(status, site, "invite", said | {"approves": approves})
+        return invitation
+
+    def all(self) -> tuple[SiteStatus, ...]:
+        """Return all sites, by name."""
+        status = self._service.status()
+        with superlink.reach(self._cloud.surroundings, status) as link:
+            found = link.json("/sites")
+        if found is None:
+            raise _older()
+        try:
+            return tuple(sorted(map(SiteStatus.parse, found), key=lambda site: site.name))
+        except (KeyError, TypeError, ValueError) as error:
+            raise OneflowerError(
+                f"The SuperLink's list of sites cannot be read: {error!r}.", "See `oneflower logs`.", ExitCode.CLOUD
+            ) from error
+
+    def approve(self, target: Target, keys: Sequence[str] = ()) -> list[str]:
+        """Let nodes take part: those that ask, and those that were suspended. Returns the names of those that changed.
+
+        With `keys`, only those with these fingerprints.
+        """
+        return self._change("approve", target, keys)
+
+    def suspend(self, target: Target) -> list[str]:
+        """Let nodes take no part until they are approved again. Returns their names."""
+        return self._change("suspend", target)
+
+    def remove(self, target: Target, keys: Sequence[str] = ()) -> list[str]:
+        """Remove nodes for good, or refuse those that ask. A whole site goes with its invitation. Returns names."""
+        return self._change("remove", target, keys)
+
+    def uninvite(self, site: str) -> list[str]:
+        """Revoke an invitation. Returns the names of the nodes that stay."""
+        return self._change("uninvite", Target.parse(site))
+
+    def _change(self, action: str, target: Target, keys: Sequence[str] = ()) -> list[str]:
+        with self._audited(f"site.{action}", str(target), hindered=action == "approve", keys=", ".join(keys)) as said:
+            asked = {"number": target.number, "keys": list(keys)}
+            changed = self._ask(self._service.status(), target.site, action, asked)
+            said["nodes"] = ", ".join(changed)
+            return changed
+
+    def _ask(self, status: FederationStatus, site: str, action: str, said: Mapping[str, Any]) -> list[str]:
+        if not is_site_name(site):  # it becomes a part of a path
+            raise OneflowerError(
+                f"{site[:40]!r} cannot be the name of a site.",
+                "Use small letters, digits and '-', with a letter or a digit at both ends.",
+            )
+        with superlink.reach(self._cloud.surroundings, status) as link:
+            answer = link.change(f"/sites/{site}/{action}", said)
+        if answer is None:
+            raise _older()
+        return [str(name) for name in answer["nodes"]]
+
+    def _audited(
+        self, action: str, site: str, *, hindered: bool = True, **more: str
+    ) -> AbstractContextManager[dict[str, str]]:
+        more |= {"service": str(self._service.id), "site": site}
+        return audited(self._cloud, action, self._service.name, hindered=hindered, **more)
+
+
+def _older() -> OneflowerError:
+    return OneflowerError(
+        "This SuperLink knows no other sites: its oneflower is of an older release.",
+        "Deploy the federation from a current image.",
+        ExitCode.CONFLICT,
+    )
+
+
+def _endpoint(status: FederationStatus, given: str) -> str:
+    try:
+        split_address(given or status.endpoint)
+    except ValueError as error:
+        if given:
+            raise OneflowerError(f"--endpoint {given!r} is not of the form host:port.", "", ExitCode.USAGE) from error
+        raise OneflowerError(
+            f"{status.name} has no SuperLink that is ready.", "Look with `oneflower show`.", ExitCode.CONFLICT
+        ) from error
+    return given or status.endpoint
+
+
+def _fingerprint(status: FederationStatus) -> str:
+    """Return the SHA-256 of the CA's certificate, by which a site recognises the SuperLink."""
+    try:
+        authorities = x509.load_pem_x509_certificates(status.ca.encode())
+    except ValueError as error:
+        raise OneflowerError(
+            f"{status.name} has no CA certificate, so another site could not tell it from others.",
+            "Deploy it with FL_TLS_ENABLED=YES.",
+            ExitCode.CONFLICT,
+        ) from error
+    return authorities[0].fingerprint(hashes.SHA256()).hex()
