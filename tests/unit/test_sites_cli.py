@@ -1,0 +1,129 @@
+"""The operator's commands about other sites: what they send, and what they print."""
+
+from __future__ import annotations
+
+import io
+import json
+import stat
+
+import pytest
+from click.testing import CliRunner
+from typer.main import get_command
+
+from oneflower import moments
+from oneflower.cli import sites
+from oneflower.cli.app import app
+from oneflower.cloud.sites import SiteStatus, Target
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.invitation import Invitation
+
+INVITATION = Invitation.make("north", 2, "coordinator:9092", "ab" * 32)
+NODE = {
+    "number": 0,
+    "standing": "asked",
+    "online": False,
+    "fingerprint": "f" * 32,
+    "node": "",
+    "asked": "",
+    "address": "10.0.0.9",
+}
+NORTH = {
+    "name": "north",
+    "places": 2,
+    "open": True,
+    "expires": 4e9,
+    "approves": False,
+    "suspended": False,
+    "nodes": [NODE],
+}
+
+
+class Sites:
+    """The sites of a federation, which remember what they were asked."""
+
+    def __init__(self):
+        self.asked, self.found = [], (SiteStatus.parse(NORTH),)
+
+    def invite(self, *wish, **more):
+        self.asked.append((*wish, more))
+        return INVITATION
+
+    def all(self):
+        return self.found
+
+    def __getattr__(self, name):
+        def ask(*wish):
+            self.asked.append((name, *map(str, wish)))
+            return ["north/0"]
+
+        return ask
+
+
+@pytest.fixture
+def known(monkeypatch):
+    found = Sites()
+    monkeypatch.setattr(sites, "_sites", lambda _name: found)
+    return found
+
+
+@pytest.fixture
+def command(known):
+    def run(*arguments):
+        return CliRunner().invoke(get_command(app), list(arguments), standalone_mode=False, catch_exceptions=False)
+
+    return run
+
+
+def test_an_invitation_is_the_only_line_on_standard_output_or_in_a_private_file(command, known, tmp_path):
+    done = command("invite", "lab", "--site", "north", "--nodes", "2", "--expires", "12h")
+    assert done.stdout == INVITATION.text() + "\n"
+    assert known.asked == [("north", 2, 43200.0, {"approves": False, "endpoint": ""})]
+    file = tmp_path / "north"
+    done = command("invite", "lab", "--site", "north", "--nodes", "2", "--file", str(file), "-o", "json")
+    assert json.loads(done.stdout)["file"] == str(file)
+    assert INVITATION.text() not in done.output
+    assert (file.read_text(), stat.S_IMODE(file.stat().st_mode)) == (INVITATION.text() + "\n", 0o600)
+    with pytest.raises(OneflowerError, match="--expires 'soon' is not a duration"):
+        moments.duration("soon", "--expires")
+
+
+def test_who_asks_is_shown_with_the_command_that_approves_exactly_those_keys(command, known):
+    done = command("sites", "lab")
+    assert "north/0  asked     no      " + "f" * 32 + "  10.0.0.9" in done.stdout
+    assert "north: 0 of 2 nodes, its invitation can be used until 2096-" in done.stdout
+    assert f"approve lab north --key {'f' * 32}" in done.stderr
+    assert json.loads(command("sites", "lab", "-o", "json").stdout)[0]["nodes"][0]["fingerprint"] == "f" * 32
+    command("approve", "lab", "north", "--key", "f" * 32)
+    assert known.asked == [("approve", "north", str(["f" * 32]))]
+
+
+@pytest.mark.parametrize("action", ["approve", "suspend", "remove", "uninvite"])
+def test_a_change_is_told_by_the_names_of_the_nodes(command, known, action):
+    what = {"approve": "takes part", "suspend": "is suspended", "remove": "is removed", "uninvite": "stays"}[action]
+    assert command(action, "lab", "north").stdout.endswith(f"north/0 {what}.\n")
+    assert json.loads(command(action, "lab", "north", "-o", "json").stdout) == {"nodes": ["north/0"]}
+
+
+@pytest.mark.parametrize("text", ["North", "north/", "north/x", "north/12345", "../runs", "north/0/1", ""])
+def test_what_is_neither_a_site_nor_a_node_is_refused(text):
+    with pytest.raises(OneflowerError, match="neither a site nor one of its nodes"):
+        Target.parse(text)
+    assert str(Target.parse("north/3")) == "north/3"
+
+
+def test_an_invitation_on_the_command_line_is_refused(tmp_path, monkeypatch, capsys):
+    with pytest.raises(OneflowerError, match="other users can see what a command is called with") as refused:
+        sites.read_invitation(INVITATION.text())
+    assert (refused.value.code, INVITATION.text() in str(refused.value)) == (ExitCode.USAGE, False)
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{INVITATION.text()}\n"))
+    assert sites.read_invitation("-") == INVITATION.text()
+    file = tmp_path / "north"
+    file.write_text(INVITATION.text())
+    file.chmod(0o644)
+    assert sites.read_invitation(str(file)) == INVITATION.text()
+    assert f"chmod 600 {file}" in capsys.readouterr().err
+    for content, code in (("x", ExitCode.INVALID_INPUT), (None, ExitCode.NOT_FOUND)):
+        file.unlink() if content is None else file.write_text(content)
+        with pytest.raises(OneflowerError) as refused:
+            sites.read_invitation(str(file))
+        assert refused.value.code is code
