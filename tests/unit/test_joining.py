@@ -126,7 +126,7 @@ def test_who_stands_between_gets_nothing_but_a_question_for_its_certificate(door
 
 
 def test_who_shows_the_right_ca_and_has_not_its_key_gets_nothing_either(door, certificates, tmp_path):
-    """The CA's certificate is public. Whoever shows it has another certificate for its own server."""
+    """The CA's certificate is public. Who shows it has another certificate for its own server."""
     answers, endpoint = door
     other = tls.make_certificates(tmp_path / "other", [("IP", ADDRESS)])
     answers.ca = other.ca

@@ -77,7 +77,7 @@ INVALID = {
         "http://me:%0a@proxy:3128",
         "http://x:y@proxy:0",
     ],
-    "FL_INVITATION": ["x", "oneflower-invitation-1.e30.00000000"],
+    "FL_INVITATION": ["none", "oneflower-invitation-1.e30.00000000"],
     "FL_MAX_RETRIES": ["-1", "many"],
     "FL_MAX_WAIT_TIME": ["-1"],
     "FL_EDGE_BACKOFF": ["linear"],

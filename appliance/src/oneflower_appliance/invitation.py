@@ -1,7 +1,7 @@
 """An invitation: one line of text with which the machines of another site ask to join a federation.
 
 It names the one door of the SuperLink and the CA to trust it by, so that nobody can stand between. The secret in it is
-the private key of the invitation. It is never sent: whoever asks signs with it, and the SuperLink has the public key.
+the private key of the invitation. It is never sent: a machine signs with it, and the SuperLink has the public key.
 """
 
 from __future__ import annotations

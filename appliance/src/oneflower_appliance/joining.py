@@ -49,7 +49,7 @@ class Reason(StrEnum):
 _SENTENCES = {
     Reason.UNKNOWN: "This invitation is not known there, or was revoked. Ask the coordinator for another one.",
     Reason.EXPIRED: "This invitation has expired. Ask the coordinator for another one.",
-    Reason.USED: "As many machines as it is for have used this invitation. If one was replaced, the new one is let in "
+    Reason.USED: "As many machines as it is for have used this invitation. If one was replaced, the new one is heard "
     "when the old one is offline. For more machines, ask the coordinator for another invitation.",
     Reason.REMOVED: "The coordinator removed or refused this machine's key. To come back it needs another key: replace "
     "the machine, and have the coordinator approve it.",
@@ -96,7 +96,7 @@ class JoinRequest:
         return signed_by(verifier, _decoded(self.invited), self._statement)
 
     def owner(self) -> PublicKey | None:
-        """Return the key that asks, if whoever asks has its private half."""
+        """Return the key that asks, if the sender has its private half."""
         try:
             key = PublicKey.read(self.key)
         except ValueError:

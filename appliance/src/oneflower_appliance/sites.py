@@ -115,7 +115,7 @@ class Sites:
             return cls()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise OneflowerError(
-                f"The list of sites cannot be read, so it is not known whom to let in: {path}: {error}.",
+                f"The list of sites cannot be read, so it is not known whom to admit: {path}: {error}.",
                 "Restore the file from a copy; or delete it, and invite the sites again.",
                 ExitCode.ENVIRONMENT,
             ) from error

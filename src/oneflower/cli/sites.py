@@ -36,7 +36,7 @@ def invite(
     site: Annotated[str, typer.Option("--site", help="What the site is called here.")],
     nodes: Annotated[int, typer.Option("--nodes", min=1, help="How many SuperNodes it may have.")] = 1,
     expires: Annotated[str, typer.Option("--expires", help="When it can no longer be used first: 12h, 7d.")] = "7d",
-    approve: Annotated[bool, typer.Option("--approve", help="Let them in without a further question.")] = False,
+    approve: Annotated[bool, typer.Option("--approve", help="Admit them without a further question.")] = False,
     endpoint: Annotated[
         str, typer.Option("--endpoint", help="host:port where the site reaches the SuperLink, if it is another one.")
     ] = "",
@@ -54,7 +54,7 @@ def invite(
         screen.show_json(said | ({"file": str(file)} if file else {"invitation": made.text()}))
         return
     count = "1 node" if nodes == 1 else f"{nodes} nodes"
-    answer = "They are let in at once." if approve else f"Then see who asks: {screen.program()} sites {name}"
+    answer = "They are admitted at once." if approve else f"Then see who asks: {screen.program()} sites {name}"
     screen.say(
         f"{site} may ask with {count}, for the first time until {_day(float(until))}. Send the invitation over a "
         f"channel that others cannot read. At the site: oneflower join FILE --supernodes {nodes}\n{answer}"

@@ -55,7 +55,7 @@ class SuperLink:
         self.own, self.url = (f"http://{ADDRESS}:{one[1]}" for one in (self.served.control, self.served.fleet))
 
     def begin(self, folder):
-        """Begin anew, with an empty state in a folder."""
+        """Begin again, with an empty state in a folder."""
         self.now = 1_000_000.0
         self.app.state.linkstate_factory = linkstate_factory(folder)
         self.membership._state = places.application_state(self.app)
@@ -267,7 +267,7 @@ def test_after_a_restart_everybody_stands_as_before(link, machine, tmp_path):
     assert again.sites == link.book.sites
     assert again.barred == {two.node.key.hex()}
     (tmp_path / FILE).write_text("{")
-    with pytest.raises(OneflowerError, match="cannot be read, so it is not known whom to let in"):
+    with pytest.raises(OneflowerError, match="cannot be read, so it is not known whom to admit"):
         SiteBook(tmp_path, link.link)
 
 
@@ -309,7 +309,7 @@ def test_a_used_an_expired_and_a_revoked_invitation_let_nobody_in(link, machine)
     assert link.ask(machine(), east) == JoinAnswer.refused(Reason.UNKNOWN)
     link.act("north", "uninvite")
     assert link.ask(machine(), north) == JoinAnswer.refused(Reason.UNKNOWN)
-    assert link.ask(first, north).standing is Standing.APPROVED, "who was let in stays"
+    assert link.ask(first, north).standing is Standing.APPROVED, "who was admitted stays"
     assert all(reason.sentence for reason in Reason)
 
 

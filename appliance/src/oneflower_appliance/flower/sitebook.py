@@ -1,7 +1,7 @@
 """Which nodes of other sites may take part: the one place that decides it, and the only one that writes it down.
 
 It is in the SuperLink's own process, so what an operator says holds for the next request. A crash in the middle of a
-change lets nobody in: a key that is registered and not approved is not served, and `settle` corrects the rest.
+change admits nobody: a key that is registered and not approved is not served, and `settle` corrects the rest.
 """
 
 from __future__ import annotations
