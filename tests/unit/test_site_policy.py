@@ -16,6 +16,7 @@ from oneflower_appliance.app_bundle import SIGNATURE, Bundle, BundleError
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.settings import resolve
 from oneflower_appliance.site_policy import EXAMPLE, PolicyError, SitePolicy, read_text
+from oneflower_appliance.task_limits import TaskLimits
 
 NOW = datetime(2026, 3, 4, 12, tzinfo=UTC)  # a Wednesday
 PROJECT = '[project]\nname = "mine"\nversion = "1.0"\n[tool.flwr.app]\npublisher = "me"\n'
@@ -37,13 +38,30 @@ def bundle(**more):
 
 def test_the_example_is_valid_and_every_error_is_named_at_once():
     assert SitePolicy.parse(EXAMPLE).apps == "ask"
+    assert SitePolicy.parse(EXAMPLE).task == TaskLimits(3600, 8192, "none")
     with pytest.raises(OneflowerError) as refused:
         SitePolicy.parse(
             'apps = "some"\nhash = []\nhashes = ["12"]\nsigners = ["alice", "bob ssh-ed25519 AAAA"]\n'
+            '[task]\nseconds = 0\nmemory = "much"\negress = "some"\nread-only = ["data"]\ngpu = 1\ncpu = 2\n'
             '[hours]\nzone = "Mars/Base"\nopen = ["Monday", "Mon 25:00-26:00"]\n'
         )
     text = str(refused.value)
-    for part in ("'some'", "hash is not a key", "'12'", "'alice'", "key of bob", "Mars/Base", "'Monday'", "25:00"):
+    for part in (
+        "'some'",
+        "hash is not a key",
+        "'12'",
+        "'alice'",
+        "key of bob",
+        "Mars/Base",
+        "'Monday'",
+        "25:00",
+        "seconds is 0",
+        "memory is 'much'",
+        "egress is 'some'",
+        "read-only has 'data'",
+        "gpu is 1",
+        "cpu is not a key",
+    ):
         assert part in text, part
     for wrong in ("apps = ", 'hours = "all"', '[hours]\nzone = "UTC"', "signers = 1", 'apps = "signed"'):
         with pytest.raises(OneflowerError, match="not valid"):

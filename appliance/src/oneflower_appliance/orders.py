@@ -36,6 +36,8 @@ WIRE_VARIABLE = "ONEFLOWER_WIRE_DTYPE"  # FL_WIRE_DTYPE
 FRAMEWORK_VARIABLE = "ONEFLOWER_FRAMEWORK"  # ML_FRAMEWORK, on a SuperNode
 MEMORY_VARIABLE = "ONEFLOWER_GPU_MEMORY_FRACTION"  # FL_GPU_MEMORY_FRACTION, on a SuperNode that may use its GPUs
 
+TASK_VARIABLE = "ONEFLOWER_TASK"  # how a ClientApp is confined, as `Confinement` writes it
+
 # The key in a node config for the folder with the node's own data.
 DATA_PATH = "data-path"
 
@@ -136,6 +138,34 @@ class SuperNodeOrders:
         said = json.loads(line)
         paths = {name: Path(said[name]) if said[name] else None for name in ("ca", "key")}
         return cls(**{**said, **paths, "report": Path(said["report"]), "listen": _address(said["listen"])})
+
+
+@dataclass(frozen=True)
+class Confinement:
+    """How the tasks of a SuperNode are confined: time in seconds and memory in MiB (0 for no limit), network and GPUs.
+
+    `address` is where the SuperNode serves its tasks. `readable` and `writable` are the paths that they need besides
+    the system and the packages of Python.
+    """
+
+    address: Address
+    readable: tuple[str, ...]
+    writable: tuple[str, ...]
+    seconds: int = 0
+    memory: int = 0
+    egress: str = "any"
+    gpu: bool = True
+
+    def line(self) -> str:
+        """Return it as one line."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def read(cls, line: str) -> Confinement:
+        """Read what `line` wrote."""
+        said = json.loads(line)
+        paths = {name: tuple(said[name]) for name in ("readable", "writable")}
+        return cls(**{**said, **paths, "address": _address(said["address"])})
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from oneflower_appliance.app_bundle import SIGNATURE, BundleError
 from oneflower_appliance.app_signature import SignatureError, Signer, signer_of
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.site_hours import Hours
+from oneflower_appliance.task_limits import KEYS, TaskLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -55,6 +56,15 @@ hashes = []
 [hours]
 zone = "Europe/Madrid"
 open = ["Mon-Fri 20:00-06:00", "Sat-Sun 00:00-24:00"]
+
+# What a task may take. With this table, even an empty one, tasks are confined: they read the system, the packages of
+# Python, the node's data and `read-only`, they write in the folder of their run, and see nothing else of the machine.
+[task]
+seconds = 3600       # from 1 to 2592000. Then the task is ended
+memory = "8 GiB"     # or MiB. Who takes more is ended
+egress = "none"      # any, or none: a task then reaches its SuperNode and nothing else
+read-only = []       # more folders that tasks may read, like "/srv/images"
+gpu = true           # false: tasks see no GPU
 """
 
 
@@ -71,6 +81,7 @@ class SitePolicy:
     signers: tuple[Signer, ...] = ()
     hashes: frozenset[str] = frozenset()
     hours: Hours | None = None
+    task: TaskLimits | None = None
 
     @classmethod
     def parse(cls, text: str) -> SitePolicy:
@@ -224,4 +235,10 @@ def _hours(value: Any) -> Hours:
     return Hours.parse(found["zone"], found["open"])
 
 
-_KEYS: dict[str, Callable[[Any], Any]] = {"apps": _apps, "signers": _signers, "hashes": _hashes, "hours": _hours}
+def _task(value: Any) -> TaskLimits:
+    return TaskLimits(**{name.replace("-", "_"): found for name, found in table(value, KEYS).items()})
+
+
+_KEYS: dict[str, Callable[[Any], Any]] = {
+    "apps": _apps, "signers": _signers, "hashes": _hashes, "hours": _hours, "task": _task,
+}  # fmt: skip

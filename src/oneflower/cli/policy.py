@@ -65,11 +65,13 @@ def check(
         "signers": [signer.name for signer in found.signers],
         "hashes": sorted(found.hashes),
         "hours": str(found.hours or ""),
+        "task": str(found.task or ""),
     }
     lines = [f"{folder.path} is valid. Policy {found.summary}."]
     lines += [f"  signer {signer.name} {signer.fingerprint}" for signer in found.signers]
     lines += [f"  app {content}" for content in sorted(found.hashes)]
     lines += [f"  hours {found.hours}"] if found.hours else []
+    lines += [f"  task {found.task}"] if found.task else []
     screen.show_result(output, said, "\n".join(lines))
 
 

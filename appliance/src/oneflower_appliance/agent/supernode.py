@@ -11,6 +11,7 @@ from oneflower_appliance import __version__, attributes
 from oneflower_appliance.agent import flower_process as flower
 from oneflower_appliance.agent import gpu, packages
 from oneflower_appliance.agent.backoff import Patience
+from oneflower_appliance.agent.confined import confinement
 from oneflower_appliance.agent.data_folder import data_folder
 from oneflower_appliance.agent.diagnosis import HungError, RefusedError
 from oneflower_appliance.agent.discovery import CLOSELY, PATIENCE, Discovery
@@ -197,6 +198,8 @@ class SuperNode:
         environment = flower.environment(machine.home, machine.settings) | gpu.environment(machine.settings)
         environment[FOLDER_VARIABLE] = str(self._shortfalls.forget())
         environment[FRAMEWORK_VARIABLE] = machine.settings.text("ML_FRAMEWORK")
+        if self._policy and self._policy.task:
+            environment |= confinement(machine, self._policy.task, environment)
         self.child = Child(flower.prepare(self.name), environment, flower.FlowerLog())
         return f"Flower in process {self.child.pid}"
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from oneflower_appliance.flower import internals, places
+from oneflower_appliance.flower.confinement import begin, confine
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.json_output import write_json
 from oneflower_appliance.flower.packages import find_packages_in
@@ -35,6 +36,8 @@ def imports() -> None:
 
 def main() -> None:
     """Run a ClientApp. If Flower's command has moved, run stock Flower's."""
+    confine()
+    begin()
     use_huge_pages(wanted=True)
     write_json(NAME)
     if not places.have(Feature.CLIENTAPP):

@@ -200,9 +200,11 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
     Feature.NODE_DOOR: _at(internals.supernode_command, "flower_supernode", "uvicorn"),
     Feature.SITE_POLICY: (
         *_PULL,
-        *_takes(internals.node_loop, "_pull_and_store_message", "receive", "get_fab"),
+        *_takes(internals.node_loop, "_pull_and_store_message", "receive", "get_run", "get_fab"),
         *_takes(internals.node_loop, "_insert_message", "msg", "state", "store"),
         *_at(internals.node_loop, "FAB_VERIFICATION_ERROR"),
+        *_at(internals.core_constants, "TaskType"),
+        *_at(internals.clientapp_command, "flwr_clientapp"),
     ),
     Feature.NODE_ID: _at(internals.node_state, "set_node_id"),
     Feature.HEARTBEAT_REPORT: (

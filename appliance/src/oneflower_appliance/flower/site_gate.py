@@ -31,13 +31,16 @@ def keep_to(policy: SitePolicy) -> None:
     pull = loop._pull_and_store_message  # noqa: SLF001 - there is no other way in
 
     @functools.wraps(pull)
-    def pulling(*, state: Any, object_store: Any, receive: Any, get_fab: Any, **arguments: Any) -> int | None:
+    def pulling(
+        *, state: Any, object_store: Any, receive: Any, get_run: Any, get_fab: Any, **arguments: Any
+    ) -> int | None:
         received = Noted(receive)
         try:
             run_id: int | None = pull(
                 state=state,
                 object_store=object_store,
                 receive=_in_time(received, policy),
+                get_run=_of_a_kind(get_run, policy),
                 get_fab=_allowed(get_fab, policy),
                 **arguments,
             )
@@ -60,6 +63,18 @@ def _in_time(receive: Callable[[], Any], policy: SitePolicy) -> Callable[[], Any
         return found
 
     return receiving
+
+
+def _of_a_kind(get_run: Callable[[int], Any], policy: SitePolicy) -> Callable[[int], Any]:
+    """Refuse runs whose tasks are not of ClientApps: these would not be confined."""
+
+    def getting(run_id: int) -> Any:
+        run = get_run(run_id)
+        if policy.task and run.primary_task_type != internals.core_constants().TaskType.SERVER_APP:
+            raise PolicyError("This site confines tasks, so it allows only runs of a ServerApp with ClientApps.")
+        return run
+
+    return getting
 
 
 def _allowed(get_fab: Callable[[str, int], Any], policy: SitePolicy) -> Callable[[str, int], Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import uvicorn
 from cryptography.hazmat.primitives import serialization
 
 from oneflower_appliance.corrections import ANSWER_IN_TURN, ENDED_RUNS_ARE_KEPT
-from oneflower_appliance.flower import internals, places
+from oneflower_appliance.flower import confinement, internals, places
 from oneflower_appliance.flower.commands import supernode_arguments
 from oneflower_appliance.flower.door import OwnDoor
 from oneflower_appliance.flower.features import Feature
@@ -20,7 +21,7 @@ from oneflower_appliance.flower.noderuns import forget_what_has_ended
 from oneflower_appliance.flower.proxied import go_through
 from oneflower_appliance.flower.serving import Server, listen, own_entrance
 from oneflower_appliance.flower.site_gate import keep_to
-from oneflower_appliance.orders import SuperNodeOrders
+from oneflower_appliance.orders import TASK_VARIABLE, SuperNodeOrders
 from oneflower_appliance.proxy import Proxy
 from oneflower_appliance.site_policy import SitePolicy
 
@@ -42,6 +43,8 @@ def run(orders: str, superexec: WarmSuperExec | None) -> None:
     node = SuperNodeOrders.read(orders)
     if node.policy:
         places.demand(Feature.SITE_POLICY)
+        if said := os.environ.get(TASK_VARIABLE):
+            confinement.check(said)
     proxy = Proxy.parse(node.proxy) if node.proxy else None
     if proxy:
         places.demand(Feature.PROXY)

@@ -13,6 +13,7 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from oneflower_appliance.flower.confinement import own_pid
 from oneflower_appliance.flower.warm.arrays import Parts
 from oneflower_appliance.flower.warm.pieces import LONGEST_HEAD, SMALL, OpenFile, Piece, gap, is_chunk
 
@@ -67,7 +68,7 @@ class SharedMemory:
     @property
     def place(self) -> bytes:
         """Where it is, for the other end."""
-        return _PLACE.pack(os.getpid(), self._file)
+        return _PLACE.pack(own_pid(), self._file)
 
     def write(self, contents: Iterable[bytes | Parts]) -> list[Span]:
         """Write contents one after the other, and seal them. Returns where each is.

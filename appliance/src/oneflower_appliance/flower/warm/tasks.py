@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from oneflower_appliance.flower import clientapp, internals, places, serverapp
+from oneflower_appliance.flower.confinement import confine
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.json_output import is_json, write_json
 from oneflower_appliance.flower.spare import put_off_databases
@@ -40,6 +41,7 @@ from oneflower_appliance.flower.warm.watch import DONE, Reports
 from oneflower_appliance.flower.workplace import clientapp_is_installed_once
 from oneflower_appliance.orders import RUNS_VARIABLE
 from oneflower_appliance.process import name_process
+from oneflower_appliance.roles import NODES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -324,6 +326,8 @@ def _part_from_parent() -> None:
 def main() -> None:
     """Be a worker: import what tasks need, and do the one that comes."""
     role = sys.argv[1]
+    if role == NODES:
+        confine()  # while it has one thread
     put_off_databases()
     if places.have(Feature.HELD_QUESTIONS):
         ask_to_wait()

@@ -17,6 +17,8 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from oneflower_appliance.flower.confinement import WHY
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -38,6 +40,9 @@ class Reports:
 
     def ended(self, pid: int, status: int) -> None:
         """Report how a task's process ended; a negative status is a signal."""
+        if status in WHY:
+            self._say({"pid": pid, "how": WHY[status]})
+            return
         how = f"was ended by signal {-status}" if status < 0 else f"ended with exit status {status}"
         self._say({"pid": pid, "how": "" if status == DONE else how})
 
