@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import re
 import tomllib
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from oneflower_appliance.app_bundle import Bundle
 
+_PRIVACY, _CLIP, _NOISE, _LOCAL = "privacy", "dp-clip", "dp-noise", "dp-local"  # keys of a run config, and a value
 PATH = "/etc/oneflower/site-policy.toml"
 ANY, SIGNED, LISTED, ASK = ALLOWED = ("any", "signed", "listed", "ask")
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -57,6 +59,12 @@ hashes = []
 zone = "Europe/Madrid"
 open = ["Mon-Fri 20:00-06:00", "Sat-Sun 00:00-24:00"]
 
+# What a run must promise in its run config: local differential privacy (FL_PRIVACY=dp-local) with a clipping norm of
+# at most `clip` and a noise multiplier of at least `noise`. The app keeps the promise, so allow only apps that do.
+[privacy]
+clip = 1.0
+noise = 1.0
+
 # What a task may take. With this table, even an empty one, tasks are confined: they read the system, the packages of
 # Python, the node's data and `read-only`, they write in the folder of their run, and see nothing else of the machine.
 [task]
@@ -73,6 +81,29 @@ class PolicyError(Exception):
 
 
 @dataclass(frozen=True)
+class PrivacyFloor:
+    """The least that a run must promise: the largest clipping norm, and the smallest noise multiplier."""
+
+    clip: float
+    noise: float
+
+    def __str__(self) -> str:
+        return f"clip at most {self.clip:g}, noise at least {self.noise:g}"
+
+    def lack(self, config: Mapping[str, Any]) -> str:
+        """Return what a run config lacks; empty if it promises enough."""
+        said = config.get(_PRIVACY)
+        if said != _LOCAL:
+            return f"its run config has {_PRIVACY}={said or 'none'}, not {_LOCAL}"
+        clip, noise = (_number(config.get(key)) for key in (_CLIP, _NOISE))
+        if not 0 < clip <= self.clip:
+            return f"its run config has {_CLIP}={config.get(_CLIP)}, and this site asks for at most {self.clip:g}"
+        if not self.noise <= noise < math.inf:
+            return f"its run config has {_NOISE}={config.get(_NOISE)}, and this site asks for at least {self.noise:g}"
+        return ""
+
+
+@dataclass(frozen=True)
 class SitePolicy:
     """What a site allows. `text` is what it was read from."""
 
@@ -82,6 +113,7 @@ class SitePolicy:
     hashes: frozenset[str] = frozenset()
     hours: Hours | None = None
     task: TaskLimits | None = None
+    privacy: PrivacyFloor | None = None
 
     @classmethod
     def parse(cls, text: str) -> SitePolicy:
@@ -98,6 +130,8 @@ class SitePolicy:
                     found[name] = read(said[name])
                 except ValueError as error:
                     problems += [f"{name}: {line}" for line in str(error).splitlines()]
+        if not problems and found.get("privacy") and found.get("apps", ANY) == ANY:
+            problems.append("privacy: an app of anybody may promise it and not do it; choose another value of apps")
         if not problems and found.get("apps") == SIGNED and not found.get("signers") and not found.get("hashes"):
             problems.append('apps = "signed" allows nothing without signers: `oneflower trust add` adds one')
         if problems:
@@ -139,6 +173,14 @@ class SitePolicy:
                 f"(content {found})."
             )
         raise PolicyError(f"This site does not allow this app: it is not in the site's list (content {found}).")
+
+    def check_privacy(self, config: Mapping[str, Any]) -> None:
+        """Raise `PolicyError` if the run config of a run promises less privacy than the site asks for."""
+        if self.privacy and (lack := self.privacy.lack(config)):
+            raise PolicyError(
+                f"This site does not allow this run: {lack}. Run it with FL_PRIVACY={_LOCAL}, FL_DP_CLIP of at most "
+                f"{self.privacy.clip:g} and FL_DP_NOISE of at least {self.privacy.noise:g}."
+            )
 
     def check_time(self, now: datetime) -> None:
         """Raise `PolicyError` if no task may start at a time."""
@@ -239,6 +281,21 @@ def _task(value: Any) -> TaskLimits:
     return TaskLimits(**{name.replace("-", "_"): found for name, found in table(value, KEYS).items()})
 
 
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _positive(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise ValueError(f"is {value!r}; expected a number above 0")
+    return float(value)
+
+
+def _privacy(value: Any) -> PrivacyFloor:
+    return PrivacyFloor(**table(value, {"clip": _positive, "noise": _positive}, ("clip", "noise")))
+
+
 _KEYS: dict[str, Callable[[Any], Any]] = {
     "apps": _apps, "signers": _signers, "hashes": _hashes, "hours": _hours, "task": _task,
+    "privacy": _privacy,
 }  # fmt: skip

@@ -65,12 +65,14 @@ def check(
         "signers": [signer.name for signer in found.signers],
         "hashes": sorted(found.hashes),
         "hours": str(found.hours or ""),
+        "privacy": str(found.privacy or ""),
         "task": str(found.task or ""),
     }
     lines = [f"{folder.path} is valid. Policy {found.summary}."]
     lines += [f"  signer {signer.name} {signer.fingerprint}" for signer in found.signers]
     lines += [f"  app {content}" for content in sorted(found.hashes)]
     lines += [f"  hours {found.hours}"] if found.hours else []
+    lines += [f"  privacy {found.privacy}"] if found.privacy else []
     lines += [f"  task {found.task}"] if found.task else []
     screen.show_result(output, said, "\n".join(lines))
 

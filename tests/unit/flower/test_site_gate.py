@@ -38,12 +38,12 @@ def node(monkeypatch):
     opened = []
     monkeypatch.setattr(loop, "get_fused_config_from_fab", lambda *_: opened.append(1) or {})
 
-    def pull(policy, content=FAB, named=None):
+    def pull(policy, content=FAB, named=None, kind="flwr-serverapp"):
         keep_to(SitePolicy.parse(policy))
         nodeloop.answer_in_turn()  # which comes after it, as in a SuperNode
         fab = Fab(named or sha256(content).hexdigest(), content, {})
         run = Run.create_empty(5)
-        run.fab_hash = fab.hash_str
+        run.fab_hash, run.primary_task_type = fab.hash_str, kind
         tree = loop.get_object_tree(message)
         return loop._pull_and_store_message(
             state=state, object_store=store, node_config={}, receive=lambda: (message, tree), get_run=lambda _: run,
@@ -68,6 +68,12 @@ def node(monkeypatch):
         ('apps = "listed"', FAB, None, "not in the site's list"),
         ('apps = "any"', b"this is no zip", None, "not a whole zip archive"),
         ('apps = "any"', FAB, "ab" * 32, "sent another one than it named"),
+        (
+            f'apps = "listed"\nhashes = ["{bundle().content_hash}"]\n[privacy]\nclip = 1\nnoise = 1',
+            FAB,
+            None,
+            "privacy=none, not dp-local",
+        ),
         ('[hours]\nzone = "UTC"\nopen = []', FAB, None, "does not train at this time"),
     ],
 )
@@ -76,7 +82,7 @@ def test_what_a_policy_does_not_allow_is_answered_with_the_reason_and_never_open
 ):
     with caplog.at_level("WARNING", "flwr"):
         assert node.pull(policy, content, named) == 5
-    assert not node.opened
+    assert not node.opened or "[privacy]" in policy, "whose config is read, and nothing else"
     assert not node.state.fab_store
     assert not node.state.task_store
     assert node.state.get_run(5) is None
@@ -85,6 +91,13 @@ def test_what_a_policy_does_not_allow_is_answered_with_the_reason_and_never_open
     assert reply.metadata.reply_to_message_id == node.message.metadata.message_id
     assert reason in caplog.text, "the log of the node has it, too"
     assert not node.state.msg_store
+
+
+def test_where_tasks_are_confined_no_task_of_another_kind_is_started(node):
+    assert node.pull("[task]", kind="flwr-agentapp") == 5
+    assert not node.state.task_store
+    [reply] = node.push()
+    assert "only runs of a ServerApp" in reply.error.reason
 
 
 def test_what_a_policy_allows_becomes_a_task(node):

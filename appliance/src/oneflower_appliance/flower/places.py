@@ -202,7 +202,7 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_PULL,
         *_takes(internals.node_loop, "_pull_and_store_message", "receive", "get_run", "get_fab"),
         *_takes(internals.node_loop, "_insert_message", "msg", "state", "store"),
-        *_at(internals.node_loop, "FAB_VERIFICATION_ERROR"),
+        *_at(internals.node_loop, "FAB_VERIFICATION_ERROR", "get_fused_config_from_fab"),
         *_at(internals.core_constants, "TaskType"),
         *_at(internals.clientapp_command, "flwr_clientapp"),
     ),

@@ -41,7 +41,7 @@ def keep_to(policy: SitePolicy) -> None:
                 object_store=object_store,
                 receive=_in_time(received, policy),
                 get_run=_of_a_kind(get_run, policy),
-                get_fab=_allowed(get_fab, policy),
+                get_fab=_allowed(get_fab, policy, get_run),
                 **arguments,
             )
         except PolicyError as error:
@@ -77,7 +77,9 @@ def _of_a_kind(get_run: Callable[[int], Any], policy: SitePolicy) -> Callable[[i
     return getting
 
 
-def _allowed(get_fab: Callable[[str, int], Any], policy: SitePolicy) -> Callable[[str, int], Any]:
+def _allowed(
+    get_fab: Callable[[str, int], Any], policy: SitePolicy, get_run: Callable[[int], Any]
+) -> Callable[[str, int], Any]:
     def getting(fab_hash: str, run_id: int) -> Any:
         fab = get_fab(fab_hash, run_id)
         if not fab.hash_str == fab_hash == hashlib.sha256(fab.content).hexdigest():
@@ -86,6 +88,8 @@ def _allowed(get_fab: Callable[[str, int], Any], policy: SitePolicy) -> Callable
             why = policy.check_app(Bundle.read(fab.content), now())
         except BundleError as error:
             raise PolicyError(f"This site does not allow this app: {error}.") from error
+        if policy.privacy:
+            policy.check_privacy(internals.node_loop().get_fused_config_from_fab(fab.content, get_run(run_id)))
         log.info("The policy of this site allows the app of run %d: %s.", run_id, why)
         return fab
 
