@@ -42,6 +42,9 @@ This page lists every variable, by the level at which the service template asks 
 `oneflower up --set NAME=VALUE`, or in [the form on OpenNebula](sunstone.md) if that asks for it. All of them are
 optional. The client checks them before it sends a request. The appliance checks them again when a machine boots. Both
 report all errors at once.
+
+There is no variable for MLflow or TensorBoard: [no machine sends anything to them](see-it.md#mlflow-and-tensorboard).
+`oneflower track` sends what the SuperLink records.
 """
 RULES = """## Frameworks
 

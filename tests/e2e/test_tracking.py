@@ -19,11 +19,14 @@ from .conftest import RELEASE, until
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
+PASSWORD, WRONG = "Xk3-hidden-Zq9-word", "Xk3-another-word"
+LOGIN = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": PASSWORD}
+NO_LOGIN = dict.fromkeys(LOGIN, "")
 
 
 @pytest.fixture
 def server(tmp_path):
-    """The address of an MLflow server, installed once with its pinned packages."""
+    """The address of an MLflow server that wants a login, installed once with its pinned packages."""
     home = LocalHome.of_user().cache / "mlflow-server"
     subprocess.run(
         [ROOT / "scripts" / "uv", "sync", "--quiet", "--frozen", "--only-group", "mlflow-server"],
@@ -35,9 +38,11 @@ def server(tmp_path):
     with (tmp_path / "server.log").open("w") as log:
         process = subprocess.Popen(
             [home / "bin" / "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+             "--app-name", "basic-auth",
              "--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}",
              "--artifacts-destination", str(tmp_path / "artifacts")],
             stdout=log, stderr=log, cwd=tmp_path, start_new_session=True,
+            env={**os.environ, "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD, "MLFLOW_FLASK_SERVER_SECRET_KEY": "x" * 32},
         )  # fmt: skip
     try:
         until(lambda: _answers(f"http://127.0.0.1:{port}/health"), 120, "an answer of MLflow")
@@ -54,12 +59,16 @@ def _answers(url):
         return False
 
 
-def test_a_run_is_in_mlflow_and_tensorboard_with_its_nodes_its_files_and_its_model(user, fed, server, tmp_path):
+def test_a_run_is_in_mlflow_and_tensorboard_with_its_nodes_its_files_and_its_model(
+    user, fed, server, tmp_path, monkeypatch
+):
     from mlflow.tracking import MlflowClient
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.util.tensor_util import make_ndarray
 
-    folder, places = tmp_path / "curves", {"MLFLOW_TRACKING_URI": server, "ONEFLOWER_TRACK": "mlflow"}
+    for name, value in LOGIN.items():
+        monkeypatch.setenv(name, value)
+    folder, places = tmp_path / "curves", {"MLFLOW_TRACKING_URI": server, "ONEFLOWER_TRACK": "mlflow", **LOGIN}
     done = user("run", "image-classification", "-f", fed, "--save", str(tmp_path / "results"), "--track", "mlflow",
                 "--track", f"tensorboard:{folder}", "--register", "digits", "-o", "json", **places)  # fmt: skip
     result = json.loads(done.stdout)
@@ -95,14 +104,41 @@ def test_a_run_is_in_mlflow_and_tensorboard_with_its_nodes_its_files_and_its_mod
     assert [float(make_ndarray(one.tensor_proto)) for one in events] == pytest.approx(wanted)
     assert EventAccumulator(str(curves / min(nodes))).Reload().Tensors("train/seconds")
 
-    user("model", fed, "--save", str(tmp_path / "again.npz"), **places)
+    def histories(run):
+        return {name: client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
+
+    before = histories(run)
+    sent = user("track", fed, "--run", result["id"], "--register", "digits", **places).stderr
+    user("model", fed, "--save", str(tmp_path / "again.npz"), "--run", result["id"], **places)
     [again] = runs()
-    assert again.info.run_id != run.info.run_id, "a run that is sent again replaces what was there"
-    assert again.data.metrics.keys() == run.data.metrics.keys()
+    assert again.info.run_id == run.info.run_id, "a run that is sent again is brought up to date"
+    assert histories(again) == before, "and nothing is there twice"
+    assert len(client.search_model_versions("name = 'digits'")) == 1
 
-    local = {"MLFLOW_TRACKING_URI": "", "ONEFLOWER_TRACK": "mlflow"}
-    assert "mlflow ui --backend-store-uri sqlite:///" in user("model", fed, **local).stderr
-    assert (user.folder / "oneflower-results" / "mlflow" / "mlflow.db").exists()
+    local = {"MLFLOW_TRACKING_URI": ""}
+    for _ in range(2):
+        sent += user("track", fed, "--run", result["id"], **local).stderr
+    assert "mlflow ui --backend-store-uri sqlite:///" in sent
+    stored = MlflowClient(tracking_uri=f"sqlite:///{user.folder}/oneflower-results/mlflow/mlflow.db")
+    [copy] = stored.search_runs([stored.get_experiment_by_name(fed).experiment_id])
+    assert copy.data.metrics == run.data.metrics
 
-    gone = user("run", "image-classification", "-f", fed, code=9, ONEFLOWER_TRACK="mlflow:http://127.0.0.1:1")
+    assert_no_login_is_told(user, fed, server, done.stdout + done.stderr + sent)
+
+
+def assert_no_login_is_told(user, fed, server, said):
+    """Wrong logins are refused in a sentence, and no password is in one, or in a file that oneflower wrote."""
+    nowhere = f"mlflow:http://me:{WRONG}@127.0.0.1:1"
+    gone = user("run", "image-classification", "-f", fed, code=9, ONEFLOWER_TRACK=nowhere)
     assert "MLflow at http://127.0.0.1:1 does not answer" in gone.stderr
+    inside = f"mlflow:{server.replace('//', f'//admin:{WRONG}@')}"
+    outside = {**LOGIN, "MLFLOW_TRACKING_PASSWORD": WRONG}
+    for place, login in ((inside, NO_LOGIN), (f"mlflow:{server}", outside)):
+        refused = user("track", fed, "--to", place, code=9, **login).stderr
+        assert f"MLflow at {server} refuses the login" in refused
+        said += refused
+    said += gone.stderr
+    for secret in (PASSWORD, WRONG):
+        assert secret not in said
+        files = [file for file in user.home.state.rglob("*") if file.is_file() and not file.is_symlink()]
+        assert not [file for file in files if secret.encode() in file.read_bytes()]

@@ -31,6 +31,7 @@ CHANGING = {
     "recover": (["recover", "lab"], {"recover"}),
     "register": (["register"], {"register"}),
     "unregister": (["unregister"], {"unregister"}),
+    "track": (["track", "lab", "--to", "tensorboard"], {"fetch a model"}),
 }
 MORE = {
     "run": (["run", "--resume", "5"], {"resume"}),

@@ -24,6 +24,7 @@ from oneflower.cli import (
     shown,
     sites,
     templates,
+    track,
     training,
 )
 from oneflower.cli.session import CloudName, Session
@@ -75,6 +76,7 @@ app.command("ls", rich_help_panel=_OPERATE)(shown.list_all)
 app.command(rich_help_panel=_OPERATE)(shown.show)
 app.command(rich_help_panel=_OPERATE)(logs.logs)
 app.command(rich_help_panel=_OPERATE)(audit.audit)
+app.command(rich_help_panel=_OPERATE)(track.track)
 app.command(rich_help_panel=_OPERATE)(federations.scale)
 app.command(rich_help_panel=_OPERATE)(federations.recover)
 app.command(rich_help_panel=_OPERATE)(training.connect)

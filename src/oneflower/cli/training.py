@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from oneflower.cloud import RunResult, RunRow
     from oneflower.tracking import Tracking
 
+TRACK = "ONEFLOWER_TRACK"
 Rounds = Annotated[
     int | None, typer.Option("--rounds", "-r", min=1, help="Rounds, if not as many as the federation's.")
 ]
@@ -38,7 +39,7 @@ Track = Annotated[
     typer.Option(
         "--track",
         metavar="TOOL[:PLACE]",
-        envvar="ONEFLOWER_TRACK",
+        envvar=TRACK,
         help="Also send the run to mlflow[:URI] or tensorboard[:FOLDER]. Repeatable.",
     ),
 ]
@@ -102,7 +103,7 @@ def run(
         wanted = functools.partial(
             found.run, app, rounds, config or (), save, install=install, ignore_versions=ignore_versions
         )
-    with _tracking(track, register, found.name) as tracking:
+    with tracking_to(track, register, found.name) as tracking:
         result, table = _observed(tracking.during(wanted), output, log=show_log, quiet=quiet)
     if output is Output.JSON:
         screen.show_json(result)
@@ -110,7 +111,7 @@ def run(
     _summary(result, table)
 
 
-def _tracking(places: list[str] | None, register: str, federation: str) -> Tracking:
+def tracking_to(places: list[str] | None, register: str, federation: str) -> Tracking:
     """Open the tools to which a run is to be sent, before it begins."""
     from oneflower.tracking import Tracking  # noqa: PLC0415 - costs time that --help need not spend
 
@@ -159,7 +160,7 @@ def model(
     if result.damage:
         screen.warn(result.damage)
     if track or register:
-        with step("sending it to be tracked"), _tracking(track, register, federation.name) as tracking:
+        with step("sending it to be tracked"), tracking_to(track, register, federation.name) as tracking:
             tracking.send(result)
     if output is Output.JSON:
         screen.show_json(result)

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from oneflower.tracking.values import batched, first_line, node_name, of_node, of_round, path, settings_of
+from oneflower.tracking.values import (
+    Moments,
+    batched,
+    first_line,
+    node_name,
+    of_node,
+    of_round,
+    path,
+    settings_of,
+    without_login,
+)
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import private_directory
+from oneflower_appliance.run_state import COMPLETED, FAILED, STOPPED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,18 +35,22 @@ _RUN, _APP = "oneflower.run", "oneflower.app"
 _MODEL, _FILES = "model", "results"
 _METRICS, _PARAMS = 1000, 100  # which MLflow takes at once
 _LONGEST = 6000  # characters of a parameter
+_STATUS = {COMPLETED: "FINISHED", FAILED: "FAILED", STOPPED: "KILLED"}
+_REFUSED = (401, 403)
 _WAYS = {  # of its library: it does not wait for minutes, and does not print among the results
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+_LOGIN = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 
 
 class MlflowTracker:
     """A run in MLflow at `uri`; empty stands for MLFLOW_TRACKING_URI, or else for a database in `LOCAL`.
 
-    The model is registered as `register`, unless that is empty. Raises `OneflowerError` when MLflow's client library is
-    missing, and when the server does not answer.
+    The model is registered as `register`, unless that is empty. A run that is there already is continued: what it has
+    is not sent twice. Raises `OneflowerError` when MLflow's client library is missing, and when the server does not
+    answer or refuses the login.
     """
 
     def __init__(self, uri: str, register: str) -> None:
@@ -61,30 +75,30 @@ class MlflowTracker:
         self._uri, self._register = uri, register
         self._client = MlflowClient(tracking_uri=uri)
         self._run = self._experiment = ""
+        self._moments = Moments(0)
+        self._known: dict[str, set[int]] | None = None  # steps that are there, if the store would take them twice
         try:
             self._client.search_experiments(max_results=1)
         except Exception as error:
-            raise OneflowerError(
-                f"MLflow at {shown(uri)} does not answer: {first_line(error)}",
-                "Check the address, and the variables of MLflow if it needs a login (MLFLOW_TRACKING_TOKEN, or "
-                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD).",
-                ExitCode.ENVIRONMENT,
-            ) from error
+            raise _unusable(uri, error) from error
 
     def begin(self, federation: str, run: str) -> None:
-        """Begin a run; what MLflow has of the same run already is deleted."""
+        """Begin a run, or continue the one that MLflow has of the same run already."""
         client = self._client
         found = client.get_experiment_by_name(federation)
         self._experiment = found.experiment_id if found else client.create_experiment(federation, self._artifacts)
-        for earlier in client.search_runs([self._experiment], f"tags.`{_RUN}` = '{run}'"):
-            client.delete_run(earlier.info.run_id)
-        self._run = client.create_run(self._experiment, tags={_RUN: run}, run_name=f"run {run}").info.run_id
+        there = client.search_runs([self._experiment], f"tags.`{_RUN}` = '{run}'", max_results=1)
+        begun = there[0] if there else client.create_run(self._experiment, tags={_RUN: run}, run_name=f"run {run}")
+        self._run = begun.info.run_id
+        self._moments = Moments(begun.info.start_time)
+        self._known = {} if there and urlsplit(self._uri).scheme in ("", "file") else None
 
     def add(self, row: RunRow) -> None:
         """Send a round."""
+        self._moments.end_round(row)
         self._send((name, value, row.round) for name, value in of_round(row).items())
 
-    def finish(self, result: RunResult) -> str:
+    def finish(self, result: RunResult, outcome: str) -> str:
         """Send what the nodes did, the settings and the files, and register the model if that is wanted."""
         client, run = self._client, self._run
         client.update_run(run, name=f"{result.app} {result.id}")
@@ -104,34 +118,55 @@ class MlflowTracker:
             client.log_artifact(run, str(result.model), _MODEL)
             if self._register:
                 self._register_model()
-        client.set_terminated(run, "FINISHED")
+        if status := _STATUS.get(outcome):
+            client.set_terminated(run, status)
+        else:
+            client.update_run(run, status="RUNNING")
         return self._where()
 
     def fail(self) -> None:
         """Note that the run failed."""
         if self._run:
-            self._client.set_terminated(self._run, "FAILED")
+            self._client.set_terminated(self._run, _STATUS[FAILED])
 
     def _register_model(self) -> None:
         from mlflow.exceptions import MlflowException  # noqa: PLC0415
 
         with suppress(MlflowException):  # it exists; if not, the next call says why
             self._client.create_registered_model(self._register)
-        self._client.create_model_version(self._register, f"runs:/{self._run}/{_MODEL}", self._run)
+        registered = self._client.search_model_versions(f"run_id = '{self._run}'")
+        if all(version.name != self._register for version in registered):
+            self._client.create_model_version(self._register, f"runs:/{self._run}/{_MODEL}", self._run)
 
     def _send(self, points: Iterable[tuple[str, float, int]]) -> None:
-        now = int(time.time() * 1000)
-        for some in batched(points, _METRICS):
-            metrics: list[Any] = [self._metric(name, value, now, step) for name, value, step in some]
+        """Send values. A database takes the same value of the same moment once; files take it as often as it comes."""
+        new = (point for point in points if self._known is None or point[2] not in self._steps(point[0]))
+        for some in batched(new, _METRICS):
+            metrics: list[Any] = [self._metric(name, value, self._moments.of(step), step) for name, value, step in some]
             self._client.log_batch(self._run, metrics=metrics)
+
+    def _steps(self, name: str) -> set[int]:
+        known = {} if self._known is None else self._known
+        if name not in known:
+            known[name] = {point.step for point in self._client.get_metric_history(self._run, name)}
+        return known[name]
 
     def _where(self) -> str:
         if self._uri.startswith("http"):
-            return f"{shown(self._uri).rstrip('/')}/#/experiments/{self._experiment}/runs/{self._run}"
-        return f"mlflow ui --backend-store-uri {self._uri}"
+            return f"{without_login(self._uri).rstrip('/')}/#/experiments/{self._experiment}/runs/{self._run}"
+        return f"mlflow ui --backend-store-uri {without_login(self._uri)}"
 
 
-def shown(uri: str) -> str:
-    """Return an address without the name and the password in it."""
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.password or parts.username else uri
+def _unusable(uri: str, error: Exception) -> OneflowerError:
+    """Return why MLflow cannot be used, without the login."""
+    status = getattr(error, "get_http_status_code", lambda: 0)()
+    if status in _REFUSED:
+        return OneflowerError(
+            f"MLflow at {without_login(uri)} refuses the login.", f"Set MLflow's own variables: {_LOGIN}.",
+            ExitCode.ENVIRONMENT,
+        )  # fmt: skip
+    return OneflowerError(
+        f"MLflow at {without_login(uri)} does not answer: {first_line(error)}",
+        f"Check the address, and MLflow's own variables if it needs a login ({_LOGIN}).",
+        ExitCode.ENVIRONMENT,
+    )

@@ -40,7 +40,7 @@ class TensorboardTracker:
         self._open: dict[str, Any] = {}
 
     def begin(self, federation: str, run: str) -> None:
-        """Begin a run; its files of before are removed."""
+        """Begin a run; what was written of it before is removed."""
         self._run = self._folder / path(f"{federation}-{run}")
         shutil.rmtree(self._run, ignore_errors=True)
 
@@ -50,7 +50,7 @@ class TensorboardTracker:
             self._write(_ALL, name, value, row.round)
         self._open[_ALL].flush()
 
-    def finish(self, result: RunResult) -> str:
+    def finish(self, result: RunResult, outcome: str) -> str:  # noqa: ARG002 - which it has no place for
         """Write what the nodes did."""
         for report in result.node_reports:
             for name, value in of_node(report).items():

@@ -13,13 +13,16 @@ class Tracker(Protocol):
     """One run in one tool. Methods may raise whatever the tool's library raises."""
 
     def begin(self, federation: str, run: str) -> None:
-        """Begin a run of a federation. What is there of the same run already is replaced."""
+        """Begin a run of a federation, or continue the same run: nothing is there twice."""
 
     def add(self, row: RunRow) -> None:
         """Send a round that has just ended."""
 
-    def finish(self, result: RunResult) -> str:
-        """Send all else of a run that has ended. Returns where to look at it."""
+    def finish(self, result: RunResult, outcome: str) -> str:
+        """Send all else of a run, with how it ended or what it is doing (`RunState.outcome`).
+
+        Returns where to look at it.
+        """
 
     def fail(self) -> None:
         """Note that the run failed or was stopped."""

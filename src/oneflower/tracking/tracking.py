@@ -10,6 +10,7 @@ from oneflower.tracking.mlflow import MlflowTracker
 from oneflower.tracking.tensorboard import LOCAL, TensorboardTracker
 from oneflower.tracking.values import first_line
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.run_state import COMPLETED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +32,7 @@ def open_tracker(where: str, register: str = "") -> Tracker:
     tool, _, place = where.partition(":")
     if tool not in _TOOLS:
         raise OneflowerError(
-            f"{where!r} is not a tool for tracking.",
+            f"{tool!r} is not a tool for tracking.",
             "Give mlflow, mlflow:URI, tensorboard or tensorboard:FOLDER.",
             ExitCode.USAGE,
         )
@@ -46,6 +47,7 @@ class Tracking:
         self._federation = federation
         self._notify = notify
         self._run = ""
+        self.incomplete: list[str] = []  # tools to which a run could not be sent
 
     @classmethod
     def to(cls, *places: str, federation: str, register: str = "", notify: Notify = ignore) -> Self:
@@ -87,12 +89,13 @@ class Tracking:
 
         return tracked
 
-    def send(self, result: RunResult) -> None:
-        """Send a run that has ended."""
+    def send(self, result: RunResult, outcome: str = COMPLETED) -> None:
+        """Send a run as a whole, with how it ended or what it is doing. To send it again does no harm."""
+        self._run = ""
         self._begin(result.id)
         for row in result.rows:
             self._add(row)
-        self._finish(result)
+        self._finish(result, outcome)
 
     def _begin(self, run: str) -> None:
         if not self._run:  # the run that resumes a lost one continues its curves
@@ -102,8 +105,8 @@ class Tracking:
     def _add(self, row: RunRow) -> None:
         self._all(lambda tracker: tracker.add(row))
 
-    def _finish(self, result: RunResult) -> None:
-        self._all(lambda tracker: self._notify(Note(f"tracked: {tracker.finish(result)}")))
+    def _finish(self, result: RunResult, outcome: str = COMPLETED) -> None:
+        self._all(lambda tracker: self._notify(Note(f"tracked: {tracker.finish(result, outcome)}")))
 
     def _all(self, act: Callable[[Tracker], None]) -> None:
         for place, tracker in list(self._trackers.items()):
@@ -112,5 +115,7 @@ class Tracking:
             except Exception as error:  # noqa: BLE001 - whatever the library raises, the run continues
                 del self._trackers[place]
                 reason = first_line(error).rstrip(".")
-                again = f"oneflower model {self._federation} --run {self._run} --track {place.partition(':')[0]}"
+                tool = place.partition(":")[0]
+                self.incomplete.append(tool)
+                again = f"oneflower track {self._federation} --run {self._run} --to {tool}"
                 self._notify(Note(f"this run is not tracked in full: {reason}. Send it again later: {again}"))

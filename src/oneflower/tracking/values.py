@@ -7,7 +7,7 @@ import re
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from oneflower_appliance.runs import SOURCES, numbers
+from oneflower_appliance.runs import SOURCES, is_number, numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _OF_ROUND = ("loss", "accuracy", "train_loss", "seconds", "nodes", "failures")
 _OF_NODE = ("examples", "seconds", "sent", "received")
+_LOGIN = re.compile(r"//[^/\s]*@")
+_LATEST = 1 << 40  # seconds, more than any clock says
 _SAFE = re.compile(r"[^\w.\- ]")
 
 
@@ -59,8 +61,35 @@ def path(*parts: str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what a library says, or else the error's name."""
-    return next(iter(str(error).splitlines()), type(error).__name__)[:300]
+    """Return the first line of what a library says, or else the error's name. No login is in it."""
+    return without_login(next(iter(str(error).splitlines()), type(error).__name__))[:300]
+
+
+def without_login(text: str) -> str:
+    """Return a text in which addresses have no name and no password."""
+    return _LOGIN.sub("//", text)
+
+
+class Moments:
+    """When rounds ended, in milliseconds since 1970: the same whenever a run is sent.
+
+    Runs of an older release do not say it. Their rounds follow `start`, when the tool began the run.
+    """
+
+    def __init__(self, start: int) -> None:
+        self._start, self._spent = start, 0.0
+        self._ended: dict[int, int] = {}
+
+    def end_round(self, row: RunRow) -> None:
+        """Learn of the next round."""
+        self._spent += row.seconds
+        ended: Any = row.metrics.get("ended")
+        known = is_number(ended) and 0 < ended < _LATEST
+        self._ended[row.round] = int(1000 * ended) if known else self._start + int(1000 * self._spent)
+
+    def of(self, number: int) -> int:
+        """Return when a round ended, or for one that nobody knows, when the run began."""
+        return self._ended.get(number, self._start)
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -1,9 +1,9 @@
 """What a run writes into its folder, since Flower keeps neither metrics per round nor a model.
 
-- metrics.jsonl: one JSON object per round: round, rounds, seconds; asked, nodes (that trained), failures (those that
-  did not), train; evaluate_asked, evaluated, evaluate; server; columns: from which of these loss and accuracy are
-  taken, the same in every round; faults: node, phase, kind and reason, for each node that failed, was left out or did
-  not answer; and evaluate_again, if a resumed run must evaluate this round again
+- metrics.jsonl: one JSON object per round: round, rounds, seconds; ended, in seconds since 1970; asked, nodes (that
+  trained), failures (those that did not), train; evaluate_asked, evaluated, evaluate; server; columns: from which of
+  these loss and accuracy are taken, the same in every round; faults: node, phase, kind and reason, for each node that
+  failed, was left out or did not answer; and evaluate_again, if a resumed run must evaluate this round again
 - reports-*.jsonl: what each node did in each round (`node_reports`)
 - model.npz: the arrays of the final global model, under their names
 - best-*.npz: those of the models after the best rounds, if these are not the last one (`best_models`)
@@ -130,7 +130,7 @@ class RunRecord:
         """Write the current round, if there is one. It ended with the model `arrays`."""
         if not self._row:
             return
-        row = self.row
+        row = self.row | {"ended": round(time.time(), 3)}
         self._sources = row["columns"]
         with self._losing(_REPORTS):
             self._nodes.close_round(row["round"])
