@@ -174,7 +174,8 @@ def test_variables_that_only_another_version_knows_are_refused(agent, gate):
 
 
 @pytest.mark.parametrize(("role", "context", "code"), [("superlink", {"FL_TLS_ENABLED": "maybe"}, 78), ("boot", {}, 3)])
-def test_as_json_also_what_is_logged_before_there_are_settings(agent, tmp_path, role, context, code):
+def test_as_json_also_what_is_logged_before_there_are_settings(agent, gate, tmp_path, role, context, code):
+    gate["answers"]["/service"] = service()
     assert (
         agent(role, FL_LOG_FORMAT="json", **context, **({"ONEFLOWER_ROLE": "worker"} if role == "boot" else {})).wait(
             10
@@ -182,6 +183,7 @@ def test_as_json_also_what_is_logged_before_there_are_settings(agent, tmp_path, 
         == code
     )
     lines = [json.loads(line) for line in (tmp_path / "stderr").read_text().splitlines()]
+    assert [line.get("federation") for line in lines] == ["f" if context else None] * len(lines), "from the first on"
     assert ("maybe" if context else "worker") in lines[-1]["message"]
     assert {(line["level"], line["vm"], line["process"]) for line in lines[-1:]} == {("ERROR", "7", "agent")}
 

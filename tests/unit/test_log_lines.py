@@ -86,6 +86,23 @@ def test_objects_of_several_processes_cross_one_pipe_unmixed():
     assert [each["message"] for each in found if each] == [each["message"] for each in long]
 
 
+@pytest.mark.parametrize(
+    ("line", "read"),
+    [
+        ("\x1b[92mINFO \x1b[0m:      Starting Flower", ("INFO", "flower", "Starting Flower")),
+        ("WARNING :   a node is gone", ("WARNING", "flower", "a node is gone")),
+        ("ERROR 2027-01-15 08:00:00,250:  it failed", ("ERROR", "flower", "it failed")),
+        ("CRITICAL:asyncio:a task", ("CRITICAL", "asyncio", "a task")),
+        ("INFO: ", ("INFO", "flower", "INFO:")),
+        ("ERRORS: 3", ("INFO", "flower", "ERRORS: 3")),
+        ("of an app: INFO : x", ("INFO", "flower", "of an app: INFO : x")),
+    ],
+)
+def test_level_and_logger_are_read_where_a_line_begins_with_them(line, read):
+    found = Joiner().take(line, "flower")
+    assert (found["level"], found["source"], found["message"]) == read
+
+
 def test_a_process_that_is_killed_in_the_middle_of_an_object_costs_no_memory():
     joiner = Joiner()
     assert all(joiner.take(f"\x1e1.{number} 1 {'x' * 4000};", "flower") is None for number in range(1000))

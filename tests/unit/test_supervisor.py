@@ -210,7 +210,8 @@ def test_an_error_that_the_superlink_answers_is_the_nodes_that_was_asked(record)
 
     grid.send_and_receive = lambda messages, *, timeout=None: list(map(lost, messages))
     start(grid, num_rounds=1)
-    assert rows(record)[0]["faults"][0]["node"] == "2"
+    [fault] = [fault for fault in rows(record)[0]["faults"] if fault["phase"] == "train"]
+    assert (fault["node"], fault["reason"]) == ("2", "it started again, or left, before it had replied")
 
 
 def test_positional_arguments_are_understood(record):

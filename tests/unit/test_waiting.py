@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 
 from oneflower.cli.rounds import RunTable, progress_line
+from oneflower.cloud import Federation, waiting
 from oneflower.cloud.reading import read_status
 from oneflower.cloud.status import FederationStatus, VmStatus
-from oneflower.cloud.waiting import HEALING, wait_ready, wait_trained
+from oneflower.cloud.waiting import HEALING, wait_begun, wait_ready, wait_trained
+from oneflower.events import Note, RunBegan, ignore
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.progress import RunProgress
 from oneflower_appliance.runs import RunRow
@@ -119,6 +123,35 @@ def test_rounds_are_told_once_and_a_loss_that_mends_itself_is_waited_through():
 def test_a_federation_that_stays_broken_is_given_up():
     with pytest.raises(OneflowerError, match="lab is no longer ready(.|\n)*superlink_0: killed"):
         wait(status(), status(error="killed"), healing=-1)
+
+
+def test_the_run_that_begins_is_waited_for():
+    assert wait_begun([status(), status(error="killed"), status(training(**RUN))]) == "5"
+    assert wait_begun([status(RunProgress("-", "us/app", "failed"))]) == "", "it could not begin"
+    with pytest.raises(OneflowerError, match="lab is no longer ready"):
+        wait_begun([status(error="killed")] * 2, -1)
+
+
+def test_rounds_come_from_the_superlink_itself_if_it_can_be_reached_and_only_once(monkeypatch):
+    last = status(training(**RUN | ROUND | {"FL_RUN_STATUS": "completed"}))
+    federation = Federation(SimpleNamespace(patient=nullcontext), 1, "lab")
+    monkeypatch.setattr(waiting, "looks", lambda _: iter([status(training(**RUN)), last]))
+    seen, events = [], []
+
+    def follow(_, run, *, on_row, notify):
+        assert run == "5"
+        on_row(training(**RUN | ROUND).latest[0])
+        notify(Note("a remark"))
+        raise failures[0]
+
+    monkeypatch.setattr(Federation, "follow", follow)
+    failures = [OneflowerError("It failed.", code=ExitCode.RUN_FAILED), OneflowerError("No SSH.", code=ExitCode.CLOUD)]
+    assert federation.wait_trained(lambda row: seen.append(row.round), events.append).status == "completed"
+    assert seen == [1, 2]
+    assert events == [RunBegan("5"), Note("a remark")]
+    del failures[0]
+    federation.wait_trained(ignore, events.append)
+    assert events[-1] == Note("what the run does between rounds is not shown: No SSH.")
 
 
 def test_a_run_that_fails_is_a_failure():

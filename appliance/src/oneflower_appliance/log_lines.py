@@ -40,6 +40,9 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
 _TEXT_LINE = re.compile(r"(?:<\d>)?(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z) (\w+) +([\w.]+): (.*)", re.DOTALL)
 
+# A line as Flower's logger writes it, with or without a time, and one as Python's own logging does.
+_LOGGED = re.compile(rf"({'|'.join(LEVELS)})(?: +\d[\d-]+ [\d:,]+)? *:(?: +|([\w.]+):)(.*)", re.DOTALL)
+
 _known: dict[str, str] = {}
 _numbers = itertools.count()
 Entry = dict[str, str]
@@ -150,11 +153,11 @@ class Joiner:
     def take(self, line: str, source: str) -> Entry | None:
         """Return the entry that a line from the pipe completes, None if there is more to come.
 
-        A line without the mark is an entry of `source` by itself.
+        A line without the mark is an entry of `source` by itself, with the level and the logger that it begins with.
         """
         found = _PIECE.fullmatch(line)
         if found is None:
-            return entry(source, line) | {"process": ""}
+            return _plain(line, source) | {"process": ""}
         number, left, part = found.groups()
         text = self._begun.pop(number, "") + part
         if int(left) and len(text) < 10 * _LONGEST_TEXT:
@@ -163,3 +166,10 @@ class Joiner:
                 del self._begun[next(iter(self._begun))]
             return None
         return _checked(text) or entry(source, text) | {"process": ""}
+
+
+def _plain(line: str, source: str) -> Entry:
+    if found := _LOGGED.fullmatch(_COLOUR.sub("", line).rstrip()):
+        level, logger, message = found.groups()
+        return entry(logger or source, message, level)
+    return entry(source, line)

@@ -13,7 +13,7 @@ from oneflower.cli import screen
 from oneflower.cli.rounds import RunTable, progress_line
 from oneflower.cli.screen import Output
 from oneflower.cli.session import Session
-from oneflower.cli.steps import Pulse, Steps, step
+from oneflower.cli.steps import Steps, step
 from oneflower.events import StepEnded
 from oneflower.opennebula import NAME, ServiceKind
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -143,8 +143,8 @@ def _watch_training(federation: Federation, output: Output) -> str:
     """Show the run that the federation started by itself, and return how it ended. It continues after Ctrl-C."""
     table = RunTable()
     try:
-        with Pulse.of(table.living) if output is Output.TEXT else nullcontext():
-            ended = federation.wait_trained(table.add)
+        with Steps(table.living if output is Output.TEXT else None) as steps:
+            ended = federation.wait_trained(table.add, steps.notify)
         for finding in ended.findings:
             screen.note(finding.sentence)
         return progress_line(ended)

@@ -20,8 +20,8 @@ from oneflower.cloud.app_output import Shown
 from oneflower.cloud.audit import audited, read_own, read_superlinks
 from oneflower.cloud.following import Observer
 from oneflower.cloud.reports import Machines
-from oneflower.events import RunBegan, ignore
-from oneflower_appliance.errors import OneflowerError
+from oneflower.events import Note, RunBegan, ignore
+from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -173,14 +173,34 @@ class Runs:
         more = f" ({vm.error.rstrip('.')})" if vm.error else ""
         return f"its machine, VM {vm.id}, is {vm.state} and {'ready' if vm.ready else 'not ready'}{more}"
 
-    def wait_trained(self, on_row: Callable[[RunRow], None] = ignore) -> RunProgress:
+    def wait_trained(self, on_row: Callable[[RunRow], None] = ignore, notify: Notify | None = None) -> RunProgress:
         """Wait for the run that a federation with FL_USE_CASE starts by itself, and return how it ended.
 
-        `on_row` receives the rounds that the SuperLink publishes, often several at a time. An interrupt does not stop
-        the run. Raises `OneflowerError` when it fails, or when the federation has failed and does not recover.
+        `on_row` receives the rounds that the SuperLink publishes, often several at a time. With `notify`, the SuperLink
+        itself is asked, if it can be reached: then rounds come as they end, and `notify` receives what the run does in
+        between. An interrupt does not stop the run. Raises `OneflowerError` when it fails, or when the federation has
+        failed and does not recover.
         """
+        told: set[int] = set()
+
+        def tell(row: RunRow) -> None:
+            if row.round not in told:
+                told.add(row.round)
+                on_row(row)
+
         with self.cloud.patient():
-            return waiting.wait_trained(waiting.looks(self.service), on_row)
+            if notify and (run := waiting.wait_begun(waiting.looks(self.service))):
+                notify(RunBegan(run))
+                self._watch(run, tell, notify)
+            return waiting.wait_trained(waiting.looks(self.service), tell)
+
+    def _watch(self, run: str, on_row: Callable[[RunRow], None], notify: Notify) -> None:
+        """Follow a run to its end, or as far as the SuperLink can be reached. What it publishes says how it ended."""
+        try:
+            self.follow(run, on_row=on_row, notify=notify)
+        except OneflowerError as error:
+            if error.code is not ExitCode.RUN_FAILED:
+                notify(Note(f"what the run does between rounds is not shown: {error.message}"))
 
     def reports(self, run: str, after: int = 0) -> list[NodeReport]:
         """Return what each node did in the rounds after round `after` of a run, also of one that is going on.

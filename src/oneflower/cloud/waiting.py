@@ -77,8 +77,8 @@ def wait_trained(
 
     Raises `OneflowerError` when the run fails, or when the federation has failed for `healing` seconds.
     """
-    seen, well = 0, time.monotonic()
-    for status in statuses:
+    seen = 0
+    for status in _well(statuses, healing):
         found = status.training
         for row in found.latest if found is not None else ():
             if row.round > seen:
@@ -86,13 +86,31 @@ def wait_trained(
                 on_row(row)
         if found is not None and found.finished:
             return found.completed()
+    raise AssertionError("statuses never end")
+
+
+def wait_begun(statuses: Iterable[FederationStatus], healing: float = HEALING) -> str:
+    """Return the id of the run that the SuperLink publishes, as soon as there is one; empty if it could not begin.
+
+    Raises `OneflowerError` when the federation has failed for `healing` seconds.
+    """
+    for status in _well(statuses, healing):
+        if status.training is not None:
+            return status.training.id if status.training.id.isdigit() else ""
+    raise AssertionError("statuses never end")
+
+
+def _well(statuses: Iterable[FederationStatus], healing: float) -> Iterator[FederationStatus]:
+    """Yield statuses. Raises `OneflowerError` when the federation has failed for `healing` seconds."""
+    well = time.monotonic()
+    for status in statuses:
+        yield status
         if not status.failure:
             well = time.monotonic()
         elif time.monotonic() - well > healing:
             raise OneflowerError(
                 f"{status.name} is no longer ready.\n{status.failure}", "See `oneflower logs`.", ExitCode.RUN_FAILED
             )
-    raise AssertionError("statuses never end")
 
 
 def _whom(vm: VmStatus) -> str:

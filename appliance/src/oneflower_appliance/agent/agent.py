@@ -29,7 +29,7 @@ from oneflower_appliance.agent.journal import Health, Journal, Step, read_status
 from oneflower_appliance.agent.last_error import LastError
 from oneflower_appliance.agent.logs import AgentLog
 from oneflower_appliance.agent.machine import Machine
-from oneflower_appliance.agent.onegate import OneGate
+from oneflower_appliance.agent.onegate import OneGate, OneGateError
 from oneflower_appliance.agent.reporting import report, report_for_good, withdraw, withdraw_ready
 from oneflower_appliance.agent.systemd import alive, rest
 from oneflower_appliance.attributes import ERROR, NOTHING
@@ -86,6 +86,9 @@ def run_role(name: str, home: Path, context_folder: Path, logs: AgentLog) -> int
     try:
         context = read_context(context_folder)
         onegate = _onegate(context, context_folder)
+        if onegate and logs.has_fields:
+            with suppress(OneGateError):  # reported by the first step that needs it
+                onegate.service()  # from here on, lines have the federation's name
         settings = _settings(name, context)
         logs.set_up(settings, quiet=bool(last))
         machine = _check(Machine(home, context, settings, journal, onegate), quiet=bool(last))

@@ -32,6 +32,11 @@ class AgentLog:
             self._json = context.get(_FORMAT) == JSON
             about(vm=context.get("VMID", ""), role=context.get("ONEFLOWER_ROLE", ""))
 
+    @property
+    def has_fields(self) -> bool:
+        """Whether lines have fields, the federation's name among them."""
+        return self._json
+
     def set_up(self, settings: Settings | None = None, *, quiet: bool = False) -> None:
         """Log as the settings say. If `quiet`, no step is worth a line on the console."""
         if settings is not None:

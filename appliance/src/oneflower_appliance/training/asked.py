@@ -11,6 +11,13 @@ if TYPE_CHECKING:
 
     from flwr.app import Error, Metadata
 
+# What Flower's codes mean if the SuperLink answers for a node (flwr.common.constant.ErrorCode, as on the wire).
+_MEANINGS = {
+    3: "it started again, or left, before it had replied",  # MESSAGE_UNAVAILABLE: nobody works on it any more
+    4: "its reply is no longer on the SuperLink",  # REPLY_MESSAGE_UNAVAILABLE
+    5: "the SuperLink no longer hears from it",  # NODE_UNAVAILABLE
+}
+
 
 class Reply(Protocol):
     """The used part of a reply: Flower's `Message` has it."""
@@ -67,7 +74,8 @@ class Asked:
             if sent is not None:
                 node = sent.dst_node_id
             if reply.has_error():
-                self.blame(node, "failed", plain_reason(str(reply.error.reason)))
+                known = _MEANINGS.get(reply.error.code) if reply.metadata.src_node_id != node else None
+                self.blame(node, "failed", known or plain_reason(str(reply.error.reason)))
             else:
                 good.append(reply)
         self.silent = {sent.dst_node_id: sent.message_id for sent in waiting.values()}

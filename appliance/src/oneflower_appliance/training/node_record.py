@@ -162,4 +162,6 @@ class NodeRecord:
         self._size += len(line) + 1
 
     def _write(self) -> None:
-        write_atomic(self._folder / file_name(self._first), "\n".join(self._lines) + "\n", SHARED)
+        # To wait for the disk would take most of what the record takes. After a crash of the machine, a part of the
+        # record may be missing, and nothing else.
+        write_atomic(self._folder / file_name(self._first), "\n".join(self._lines) + "\n", SHARED, synced=False)
