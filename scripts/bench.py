@@ -64,9 +64,9 @@ class Bench:
     def __init__(self, folder: Path, framework: str = "sklearn") -> None:
         self.home = LocalHome(folder / "home", LocalHome.of_user().cache)
         self.runtime = runtime.ensure(self.home.runtimes, FLOWER_TESTED, framework)
-        self._environment = {**os.environ, "ONEFLOWER_HOME": str(self.home.state)}
+        self.environment = {**os.environ, "ONEFLOWER_HOME": str(self.home.state)}
         # Without compiled files Python would compile every module at every start, which is not how people run commands.
-        self._environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        self.environment.pop("PYTHONDONTWRITEBYTECODE", None)
         self._folder = folder
 
     def oneflower(self, *arguments: str, errors: bool = False) -> tuple[str, float, float]:
@@ -74,7 +74,7 @@ class Bench:
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
         command = [str(Path(sys.executable).parent / "oneflower"), *arguments]
         done = subprocess.run(
-            command, cwd=self._folder, env=self._environment, capture_output=True, text=True, check=False
+            command, cwd=self._folder, env=self.environment, capture_output=True, text=True, check=False
         )
         if done.returncode:
             raise SystemExit(f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
