@@ -167,7 +167,11 @@ def test_a_run_that_fails_is_marked_as_failed():
 
 @pytest.mark.parametrize(
     ("places", "register", "why"),
-    [(["wandb"], "", "is not a tool for tracking"), (["tensorboard"], "digits", "cannot be registered")],
+    [
+        (["wandb"], "", "is not a tool for tracking"),
+        (["tensorboard"], "digits", "cannot be registered"),
+        (["mlflow:./mlruns"], "", "cannot be a folder of files"),
+    ],
 )
 def test_what_cannot_be_tracked_is_refused_before_the_run(places, register, why):
     with pytest.raises(OneflowerError, match=why):

@@ -7,7 +7,6 @@ import os
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from oneflower.tracking.values import (
     Moments,
@@ -54,6 +53,13 @@ class MlflowTracker:
     """
 
     def __init__(self, uri: str, register: str) -> None:
+        uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+        if uri.startswith((".", "/", "file:")):
+            raise OneflowerError(
+                f"MLflow cannot be a folder of files ({uri}): it would have twice what is sent twice.",
+                f"Give a server, or a database: mlflow:sqlite:///{Path(uri.removeprefix('file://')) / 'mlflow.db'}",
+                ExitCode.USAGE,
+            )
         for name, value in _WAYS.items():
             os.environ.setdefault(name, value)
         try:
@@ -68,16 +74,14 @@ class MlflowTracker:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         self._metric, self._param = Metric, Param
         self._artifacts: str | None = None  # as the server wants
-        uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "")
         if not uri:
             folder = private_directory(LOCAL.absolute())
             uri, self._artifacts = f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri()
         self._uri, self._register = uri, register
-        self._client = MlflowClient(tracking_uri=uri)
         self._run = self._experiment = ""
         self._moments = Moments(0)
-        self._known: dict[str, set[int]] | None = None  # steps that are there, if the store would take them twice
         try:
+            self._client = MlflowClient(tracking_uri=uri)
             self._client.search_experiments(max_results=1)
         except Exception as error:
             raise _unusable(uri, error) from error
@@ -91,7 +95,6 @@ class MlflowTracker:
         begun = there[0] if there else client.create_run(self._experiment, tags={_RUN: run}, run_name=f"run {run}")
         self._run = begun.info.run_id
         self._moments = Moments(begun.info.start_time)
-        self._known = {} if there and urlsplit(self._uri).scheme in ("", "file") else None
 
     def add(self, row: RunRow) -> None:
         """Send a round."""
@@ -139,17 +142,10 @@ class MlflowTracker:
             self._client.create_model_version(self._register, f"runs:/{self._run}/{_MODEL}", self._run)
 
     def _send(self, points: Iterable[tuple[str, float, int]]) -> None:
-        """Send values. A database takes the same value of the same moment once; files take it as often as it comes."""
-        new = (point for point in points if self._known is None or point[2] not in self._steps(point[0]))
-        for some in batched(new, _METRICS):
+        """Send values. MLflow takes the same value of the same moment once, however often it comes."""
+        for some in batched(points, _METRICS):
             metrics: list[Any] = [self._metric(name, value, self._moments.of(step), step) for name, value, step in some]
             self._client.log_batch(self._run, metrics=metrics)
-
-    def _steps(self, name: str) -> set[int]:
-        known = {} if self._known is None else self._known
-        if name not in known:
-            known[name] = {point.step for point in self._client.get_metric_history(self._run, name)}
-        return known[name]
 
     def _where(self) -> str:
         if self._uri.startswith("http"):
