@@ -40,7 +40,8 @@ MORE = {
     "unregister": (["unregister", "--dry-run"], set()),
 }
 READING = {"ls", "show", "logs", "audit", "connect", "doctor", "metrics render", "local status", "cache show"}
-HERE_ONLY = {  # files, images, the cache and the daemon of the local cloud, which keeps federations as they are
+HERE_ONLY = {  # files, images, the cache, the daemon of the local cloud, and policies for what is deployed later
+    "policy example", "policy check", "policy hash", "policy ls", "policy approve", "trust add", "trust ls", "trust rm", "sign",
     "new", "bundle", "render", "validate", "marketplace render", "image build", "image test", "cache clean",
     "local serve", "local step", "local stop",
 }  # fmt: skip
