@@ -52,7 +52,7 @@ def test_a_long_run_has_many_files_and_each_is_written_while_it_is_the_last(tmp_
     written = []
     original = node_record.write_atomic
 
-    def write_atomic(path, content, mode):
+    def write_atomic(path, content, mode, **_):
         written.append((path.name, len(content)))
         original(path, content, mode)
 
