@@ -29,6 +29,11 @@ CHANGING = {
     "down": (["down", "lab"], {"remove"}),
     "scale": (["scale", "lab", "3"], {"scale"}),
     "recover": (["recover", "lab"], {"recover"}),
+    "invite": (["invite", "lab", "--site", "north"], {"site.invite"}),
+    "approve": (["approve", "lab", "north/2"], {"site.approve"}),
+    "suspend": (["suspend", "lab", "north"], {"site.suspend"}),
+    "remove": (["remove", "lab", "north"], {"site.remove"}),
+    "uninvite": (["uninvite", "lab", "north"], {"site.uninvite"}),
     "register": (["register"], {"register"}),
     "unregister": (["unregister"], {"unregister"}),
     "track": (["track", "lab", "--to", "tensorboard"], {"fetch a model"}),
@@ -39,7 +44,7 @@ MORE = {
     "register": (["register", "--dry-run"], set()),
     "unregister": (["unregister", "--dry-run"], set()),
 }
-READING = {"ls", "show", "logs", "audit", "connect", "doctor", "metrics render", "local status", "cache show"}
+READING = {"ls", "show", "logs", "audit", "sites", "connect", "doctor", "metrics render", "local status", "cache show"}
 HERE_ONLY = {  # files, images, the cache, the daemon of the local cloud, and policies for what is deployed later
     "policy example", "policy check", "policy hash", "policy ls", "policy approve", "trust add", "trust ls", "trust rm", "sign",
     "new", "bundle", "render", "validate", "marketplace render", "image build", "image test", "cache clean",
@@ -66,7 +71,7 @@ METHODS = {
 }
 READERS = {
     "all", "audit", "check", "control", "defaults", "find", "follow", "follow_logs", "installed", "keeps_consoles",
-    "leaving", "logs", "remains", "reports", "runs", "status", "wait_ready", "wait_trained",
+    "leaving", "logs", "remains", "reports", "runs", "sites", "status", "wait_ready", "wait_trained",
 }  # fmt: skip
 
 
@@ -93,6 +98,9 @@ def cloud(tmp_path, monkeypatch):
     monkeypatch.setattr(Federation, "find", lambda *_: lab)
     monkeypatch.setattr(Federation, "all", lambda *_: iter([lab]))
     monkeypatch.setattr(Federation, "status", lambda _: status)
+    monkeypatch.setattr("oneflower.cloud.service.Service.status", lambda _: status)
+    monkeypatch.setattr("oneflower.cloud.sites._endpoint", lambda *_: "192.0.2.1:9092")
+    monkeypatch.setattr("oneflower.cloud.sites._fingerprint", lambda _: "0" * 64)
     monkeypatch.setattr(Federation, "leaving", lambda *_: [])
     link = SimpleNamespace(runs=lambda: [RunState("5", "a/b", "running")], json=lambda _: [MODEL])
     monkeypatch.setattr("oneflower.cloud.superlink.reach", lambda *_: nullcontext(link))

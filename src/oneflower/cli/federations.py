@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
