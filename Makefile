@@ -6,7 +6,7 @@ FAST = pytest -m 'not e2e' tests/unit tests/conformance tests/lifecycle tests/we
 # Container images often tell Python to keep no compiled files. Then each of a hundred processes would compile everything.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo new-use-case test test-cloud check types fast coverage e2e frameworks apps image-tools images releases campaign bench bench-rounds bench-models bench-peers bench-nodes docs lock hooks clean
+.PHONY: help demo new-use-case test test-cloud check types fast coverage e2e frameworks apps image-tools images releases campaign bench bench-rounds bench-models bench-peers bench-nodes bench-watching docs lock hooks clean
 help:
 	@echo "make demo    the whole job on this machine: deploy, train, show, save, clean up"
 	@echo "make test    all tests (make check, those with real processes, all examples, make releases)"
@@ -23,6 +23,7 @@ help:
 	@echo "make bench-models  rounds of models of real sizes, compared with the bytes alone and with FL_EXECUTION=stock"
 	@echo "make bench-peers  rounds of models of real sizes, compared with NVFLARE, which it installs into the cache"
 	@echo "make bench-nodes  what a SuperLink needs for each of its SuperNodes"
+	@echo "make bench-watching  what metrics and the record of nodes cost, and how soon a round is on the page"
 	@echo "make new-use-case NAME=...  make the folder of another pre-built app, and say which line it needs"
 	@echo "make docs    write the generated pages of docs/"
 	@echo "make lock    resolve all dependencies again"
@@ -98,6 +99,10 @@ bench-peers:
 
 bench-nodes:
 	$(RUN) python scripts/bench_nodes.py
+
+bench-watching:
+	$(RUN) python scripts/bench_watching.py
+	$(RUN) python scripts/bench_page.py
 
 new-use-case:
 	$(RUN) python scripts/new_use_case.py $(NAME)
