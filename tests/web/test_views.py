@@ -110,6 +110,24 @@ def test_a_run_that_failed_has_its_files_to_save(fake, rows, files):
     assert {what for what in (*files, "model", "metrics", "log") if f"/files/{what}" in text} == files
 
 
+def test_a_run_whose_superlink_cannot_be_reached_is_not_called_failed(fake):
+    made = fake.federation(replace(STATUS, training=RunProgress("5", "oneflower/app", "running")))
+    made.follow.side_effect = made.runs.side_effect = OneflowerError("No way to superlink_0.")
+    text = fake.stream(live.one_federation(fake.office, 7, "5"), "how it goes cannot be seen now")
+    assert "failed" not in text
+    assert "Save:" not in text
+
+
+def test_a_run_that_failed_is_followed_once(fake):
+    made = fake.federation()
+    made.runs.return_value = (replace(RUN, status="finished", sub_status="stopped"),)
+    made.follow.side_effect = OneflowerError("Run 5 was stopped.")
+    fake.stream(live.one_federation(fake.office, 7, ""), "Save:")
+    fake.office.followers.follow(7, "5").ended -= 60
+    fake.stream(live.one_federation(fake.office, 7, ""), "Save:")
+    assert made.follow.call_count == 1
+
+
 def test_nothing_is_asked_of_a_cloud_that_nobody_looks_at(fake):
     made = fake.federation()
     fake.stream(live.one_federation(fake.office, 7, ""), "event: overview")

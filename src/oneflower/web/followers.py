@@ -14,6 +14,7 @@ from oneflower.api import Federation
 from oneflower.events import Exchanged, InRound, Note
 from oneflower.web.curves import Curves
 from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.run_state import COMPLETED, FAILED
 from oneflower_appliance.runs import list_faults
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ _LINES = 2000  # of the log
 class Followed:
     """What is known of one run. `doing` is what it did when it was `heard`, `exchanged` how many messages there were.
 
-    `error` is why it failed, in its own words.
+    `error` is why it failed or cannot be followed. Once it is `over`, `outcome` is how it ended, in Flower's word, and
+    empty if that is not known.
     """
 
     run: str
@@ -46,6 +48,7 @@ class Followed:
     heard: float = 0.0
     exchanged: str = ""
     error: str = ""
+    outcome: str = ""
     over: bool = False
     ended: float = 0.0
     _rest: str = ""
@@ -101,7 +104,7 @@ class Followers:
         """Return what is known of a run of the federation `number`, and follow it if it is not followed yet."""
         with self._lock:
             found = self._runs.get((number, run))
-            if found is None or (found.over and found.error and time.monotonic() - found.ended > _AGAIN):
+            if found is None or (found.over and not found.outcome and time.monotonic() - found.ended > _AGAIN):
                 found = Followed(run)
                 self._runs[number, run] = found
                 self._threads.submit(self._follow, number, found)
@@ -126,13 +129,24 @@ class Followers:
                 on_log=heard(found.log),
                 notify=heard(found.notify),
             )
+            found.outcome = COMPLETED
         except OneflowerError as error:
             found.error = str(error)
+            found.outcome = self._outcome(number, found.run)
         except Exception as error:
             log.exception("a defect in following a run")
             found.error = f"A defect in oneflower: {type(error).__name__}: {error}"
         found.over, found.ended = True, time.monotonic()
         self._signal.notify()
+
+    def _outcome(self, number: int, run: str) -> str:
+        """Return how a run ended that did not succeed. An error can also be one of the way to its SuperLink."""
+        try:
+            runs = Federation.find(self._background.cloud(), str(number)).runs()
+        except OneflowerError:
+            return ""
+        outcome = next((state.outcome for state in runs if state.id == run and state.finished), "")
+        return FAILED if outcome == COMPLETED else outcome  # of Flower, for which it need not have trained anything
 
 
 def as_data(row: RunRow) -> dict[str, Any]:
