@@ -19,7 +19,13 @@ FOREIGN = "<script>alert(1)</script>\"'&"
 LINK = VmStatus(1, "superlink_0", "superlink", "running", ready=True, ip="10.0.0.1")
 NODE = VmStatus(2, "supernode_0", "supernode", "running", ready=True, ip="10.0.0.2", partition="0", partitions="2")
 STATUS = FederationStatus(
-    7, "lab", "RUNNING", 1, {"superlink": "RUNNING", "supernode": "RUNNING"}, (LINK, NODE), control="10.0.0.1:8000"
+    7,
+    "lab",
+    "RUNNING",
+    1,
+    roles={"superlink": "RUNNING", "supernode": "RUNNING"},
+    vms=(LINK, NODE),
+    control="10.0.0.1:8000",
 )
 RUN = RunState("5", "oneflower/app", "running")
 

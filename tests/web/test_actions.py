@@ -133,6 +133,24 @@ def test_one_thing_at_a_time_is_done_with_a_federation(fake):
     fake.ended()
 
 
+def test_what_has_changed_a_federation_is_shown_for_a_while_and_a_failure_until_something_else_is_done(fake):
+    made = fake.federation()
+
+    def shown(title):
+        fake.ended()
+        text = fake.stream(live.one_federation(fake.office, 7, ""), "event: runs")
+        return title in text
+
+    made.recover.side_effect = OneflowerError("No.")
+    fake.submit("/federations/7/recover")
+    assert shown("✗")
+    made.recover.side_effect = None
+    fake.submit("/federations/7/recover")
+    assert shown("✓</span> Recovering lab")
+    fake.office.jobs.find(2).ended_at -= 100
+    assert not shown("Recovering lab")
+
+
 def test_a_deployment_is_rolled_back_when_the_page_ends(fake, deploy):
     began = threading.Event()
 

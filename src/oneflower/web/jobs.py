@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 _AT_ONCE = 8
 _KEPT = 50
+_FRESH = 60.0  # seconds
 
 
 class State(StrEnum):
@@ -68,6 +69,7 @@ class Job:
     error: str = ""
     hint: str = ""
     page: str = ""
+    ended_at: float = 0.0  # seconds of the epoch
     ended: threading.Event = field(default_factory=threading.Event, repr=False)
     _stop: bool = False
 
@@ -75,6 +77,11 @@ class Job:
     def heading(self) -> str:
         """What it does, as a heading."""
         return self.title[:1].upper() + self.title[1:]
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it has changed a federation just now."""
+        return self.alone and time.time() - self.ended_at < _FRESH
 
     @property
     def over(self) -> bool:
@@ -210,5 +217,6 @@ class Jobs:
         job.state = State.FAILED if job.error else State.DONE
         job.end(job.state)
         job.machines = ()
+        job.ended_at = time.time()
         job.ended.set()
         self._signal.notify()

@@ -13,13 +13,12 @@ if TYPE_CHECKING:
 
     from oneflower.api import FederationStatus, RunState
     from oneflower.web.followers import Followed
+    from oneflower.web.jobs import Job
     from oneflower.web.looks import Look
     from oneflower.web.office import Office
 
     Events = Iterator[tuple[str, str]]
     Parts = Callable[[], Iterable[tuple[str, str]]]
-
-_JOBS = 3
 
 
 @contextmanager
@@ -80,9 +79,9 @@ class _Federation:
         if status is None:
             return
         yield "overview", show("_overview.html", status=status)
-        jobs = [job for job in self._office.jobs.of(status.name)[:_JOBS] if not job.over or job.error]
-        yield "jobs", show("_jobs.html", jobs=[job for job in jobs if job.alone])
-        yield "starts", show("_jobs.html", jobs=[job for job in jobs if not job.alone])
+        jobs = self._office.jobs.of(status.name)
+        yield "jobs", show("_jobs.html", jobs=_shown([job for job in jobs if job.alone]))
+        yield "starts", show("_jobs.html", jobs=_shown([job for job in jobs if not job.alone]))
         run = self._wanted or _newest(status, look.runs)
         state = next((state for state in look.runs if state.id == run), None)
         yield "runs", show("_runs.html", status=status, runs=look.runs, run=run)
@@ -110,6 +109,11 @@ class _Federation:
             yield "nodes", show("_nodes.html", number=self._number, lines=curves.lines())
             yield "curves", as_json({"run": run, "rounds": curves.rounds, "quantities": curves.quantities})
             self._reported = curves.rounds
+
+
+def _shown(jobs: list[Job]) -> list[Job]:
+    """Return the jobs that are not over, and the newest one if it failed, or a short while if it did not."""
+    return [job for job in jobs if not job.over or (job is jobs[0] and (job.error or job.fresh))]
 
 
 def _has(followed: Followed, what: str) -> bool:
