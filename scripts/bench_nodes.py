@@ -1,19 +1,21 @@
 """What a SuperLink needs for each of its SuperNodes, in a round and while idle. docs/performance.md explains the table.
 
-usage: python scripts/bench_nodes.py [--nodes 10 50 ...] [--model S] [--rounds N] [--profile FOLDER]
+usage: python scripts/bench_nodes.py [--nodes 10 50 ...] [--model S] [--rounds N] [--profile FOLDER] [--real]
 
 The SuperLink and its ServerApp are the real ones. The SuperNodes are those of scripts/light_nodes.py, in one process:
-what a hundred real ones need would be all that two cores do.
+what a hundred real ones need would be all that two cores do. `--real` deploys real ones, which train the digits.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
 import signal
 import ssl
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,7 +28,9 @@ from typing import TYPE_CHECKING
 import psutil
 from bench import Bench, ask
 from bench_models import APP, MODELS, middle, rounds_of
+from bench_rounds import Family
 
+from oneflower.local import daemon
 from oneflower.process import QUIET_FLOWER
 from oneflower_appliance.agent import tls
 from oneflower_appliance.orders import (
@@ -138,6 +142,64 @@ class Federation:
             spy.send_signal(signal.SIGINT)
 
 
+class RealFederation:
+    """A federation of real SuperNodes on the local cloud."""
+
+    def __init__(self, bench: Bench, nodes: int) -> None:
+        self._bench, self._nodes = bench, nodes
+        _, self.seconds, _ = bench.oneflower("up", "nodes", "--supernodes", str(nodes))
+        vms = json.loads(bench.oneflower("show", "nodes", "-o", "json")[0])["vms"]
+        self._link, *self._others = [Family(f"={bench.home.machine(vm['id'])}\n") for vm in vms]
+        self._all = Family(f"{bench.home.state / 'machines'}/")
+
+    def idle(self) -> tuple[float, float]:
+        """Return the CPU of the SuperLink's machine and of one node's, in percent of a core."""
+        time.sleep(_SETTLED)
+        link, total = self._link.cpu(), self._all.cpu()
+        time.sleep(_WATCHED)
+        link, total = self._link.cpu() - link, self._all.cpu() - total
+        return 100 * link / _WATCHED, 100 * (total - link) / self._nodes / _WATCHED
+
+    def run(self, rounds: int) -> tuple[float, float, float]:
+        """Train; return seconds of a round, and CPU ms for each node and round, of the SuperLink and of the nodes."""
+        link, total = self._link.cpu(), self._all.cpu()
+        said, _, _ = self._bench.oneflower(
+            "run", "image-classification", "-f", "nodes", "-r", str(rounds), "-q", "-o", "json"
+        )
+        ends = [row["seconds"] for row in json.loads(said)["rows"]]
+        link, total = self._link.cpu() - link, self._all.cpu() - total
+        each = 1000 / (self._nodes * rounds)
+        after = [after - before for before, after in itertools.pairwise(ends)]
+        return statistics.median(after), each * link, each * (total - link)
+
+    def memory(self) -> float:
+        """Return the MB (proportional set size) of all processes of a node, on average."""
+        nodes = sum(process.memory_full_info().pss for other in self._others[:3] for process in other.processes())
+        return float(nodes) / len(self._others[:3]) / 1e6
+
+    def remove(self) -> None:
+        """Remove it."""
+        self._bench.oneflower("down", "nodes")
+
+
+def real(nodes: int, rounds: int) -> str:
+    """Return a line of the table of real SuperNodes."""
+    with tempfile.TemporaryDirectory() as name:
+        bench = Bench(Path(name))
+        try:
+            federation = RealFederation(bench, nodes)
+            link, node = federation.idle()
+            memory = federation.memory()
+            seconds, of_link, of_node = federation.run(rounds)
+            federation.remove()
+        finally:
+            bench.oneflower("down", "--all")
+            daemon.stop(bench.home)
+    cells = (f"{federation.seconds:.0f} s", f"{seconds:.2f} s", f"{of_link:.0f}", f"{of_node:.0f}", f"{link:.2f} %",
+             f"{node:.2f} %", f"{memory:.0f} MB")  # fmt: skip
+    return f"| {nodes} | {' | '.join(cells)} |"
+
+
 class _Tasks:
     """The CPU seconds of the ServerApp, which is a process below the SuperLink's SuperExec."""
 
@@ -188,7 +250,14 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, default="S")
     parser.add_argument("--rounds", type=int, default=5, help="0: only while idle")
     parser.add_argument("--profile", type=Path, metavar="FOLDER", help="profiles of the SuperLink, by py-spy")
+    parser.add_argument("--real", action="store_true", help="real SuperNodes")
     options = parser.parse_args()
+    if options.real:
+        print("| SuperNodes | up | a round | SuperLink's machine, ms of CPU for each node and round | a node's | "
+              "the SuperLink's machine while idle | a node's | memory of a node |\n|" + " --- |" * 8)  # fmt: skip
+        for nodes in options.nodes:
+            print(real(nodes, options.rounds), flush=True)
+        return
     print(f"| {options.model}, SuperNodes | a round | SuperLink, ms of CPU for each node and round | ServerApp | the "
           "SuperLink while idle | its memory |\n|" + " --- |" * 6, flush=True)  # fmt: skip
     for nodes in options.nodes:

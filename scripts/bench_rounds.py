@@ -221,7 +221,7 @@ class Family:
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if self._mark in "\n".join(f"{k}={v}" for k, v in process.environ().items()):
+                if self._mark in "".join(f"{k}={v}\n" for k, v in process.environ().items()):
                     found.append(process)
         return found
 
