@@ -32,6 +32,7 @@ INVALID = {
     "FL_TRIM_BETA": ["0", "0.5", "1"],
     "FL_FAIRNESS_Q": ["-1", "fair"],
     "FL_ROUND_TIMEOUT": ["0", "1.5"],
+    "FL_ROUND_QUORUM": ["0", "0.0", "1.5", "50%", "-1", "half", "2.0"],
     "FL_PRIVACY": ["secagg", "dp"],
     "FL_DP_NOISE": ["0", "-1"],
     "FL_DP_CLIP": ["0", "x"],

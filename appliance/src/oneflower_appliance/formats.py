@@ -52,6 +52,18 @@ def split_node_config(config: str) -> dict[str, str]:
     return pairs
 
 
+def read_quorum(text: str) -> tuple[float, int]:
+    """Return a share of nodes and a number of nodes, of which one is 0: `0.5` is a share, `2` a number.
+
+    Raises `ValueError`.
+    """
+    if re.fullmatch(r"[1-9]\d*", text):
+        return 0.0, int(text)
+    if re.fullmatch(r"0?\.\d+|1\.0+", text) and float(text) > 0:
+        return float(text), 0
+    raise ValueError(text)
+
+
 def split_networks(networks: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
     """Split a comma-separated list of addresses and networks (10.0.0.0/24). Raises `ValueError`."""
     return [ipaddress.ip_network(item) for item in filter(None, (part.strip() for part in networks.split(",")))]

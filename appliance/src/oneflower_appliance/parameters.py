@@ -22,6 +22,7 @@ from oneflower_appliance.form import OF_FEDERATION, Field, Group
 from oneflower_appliance.formats import (
     is_loopback,
     read_pem,
+    read_quorum,
     split_address,
     split_names,
     split_networks,
@@ -288,6 +289,11 @@ _SUPERLINK = [
               "Seconds after which a round ends without the nodes that have not replied",
               "an integer of at least 1", check=_AT_LEAST_ONE,
               field=Field(Group.NODES, 2, "TIMEOUT")),
+    Parameter("FL_ROUND_QUORUM", Level.SUPERLINK, Kind.TEXT, "",
+              "How many of the nodes that a round asks must have answered before FL_ROUND_TIMEOUT ends it: a share "
+              "such as 0.5, or a number such as 2. Empty = the time alone ends it",
+              "a share with a point, above 0 and at most 1.0, or a whole number of nodes",
+              check=_readable(read_quorum)),
     Parameter("FL_PRIVACY", Level.SUPERLINK, Kind.LIST, "none",
               "Differential privacy: noise added by the SuperLink (central) or by every node (local)",
               f"one of {', '.join(PRIVACY)}", options=PRIVACY, key="privacy",

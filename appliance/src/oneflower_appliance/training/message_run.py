@@ -43,7 +43,8 @@ class MessageRun(SupervisedRun):
             given["evaluate_fn"] = self._evaluate_here
         given["self"] = _in_place_of(self._strategy, self)
         try:
-            result = original(**given)
+            with self._quorum.kept(given["grid"]):
+                result = original(**given)
         finally:
             self._checkpoints.wait()
         result.arrays = result.arrays or given["initial_arrays"]
@@ -89,9 +90,20 @@ class MessageRun(SupervisedRun):
         sound, reasons = sift(map(update_of, good), self._arrays, of_trees)
         for node, reason in reasons.items():
             self._asked.blame(node, "left out", reason)
+        sound = self._enough(sound)
         arrays, metrics = self._strategy.aggregate_train(number, sound)
         self._trained(number, len(sound), arrays, _plain(metrics), self._told(good))
         return arrays, metrics
+
+    def _enough(self, sound: list[Message]) -> list[Message]:
+        """Return the replies, or none if they are fewer than the quorum."""
+        needed = self._quorum.needed(len(self._asked))
+        if len(sound) >= needed:
+            return sound
+        for reply in sound:
+            reason = f"its round changes nothing: {len(sound)} of the {needed} results that it needs (FL_ROUND_QUORUM)"
+            self._asked.blame(reply.metadata.src_node_id, "left out", reason)
+        return []
 
     def configure_evaluate(self, server_round: int, *args: Any, **kwargs: Any) -> Iterable[Message]:
         """Return the messages that ask nodes to evaluate."""

@@ -28,6 +28,7 @@ from oneflower_appliance.training.memory import Memory, Watched
 from oneflower_appliance.training.node_ids import NodeIds
 from oneflower_appliance.training.node_record import NodeRecord
 from oneflower_appliance.training.privacy import is_private
+from oneflower_appliance.training.quorum import Quorum
 from oneflower_appliance.training.recorder import RunRecord, earlier_rounds
 from oneflower_appliance.training.strategies import read_form, variables_of
 from oneflower_appliance.training.traffic import Exchange, Traffic
@@ -71,6 +72,7 @@ class SupervisedRun:
         self._waiting = Waiting(self._folder, self._node_ids)
         self._abandoned = Abandoned.beside(runs)
         self._form = read_form({})
+        self._quorum = Quorum.of(self._form.text("FL_ROUND_QUORUM"))
         self._config = dict(run.override_config)
         self._origin = Origin.of(self._folder)
         self._nodes = _nodes_of(Origin.line(self._folder))  # that were sent anything so far

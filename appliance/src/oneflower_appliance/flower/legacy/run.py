@@ -7,6 +7,7 @@ rounds, and the stand-in skips those that are complete: it chooses no clients fo
 from __future__ import annotations
 
 import dataclasses
+import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from oneflower_appliance.training.asked import Asked
 from oneflower_appliance.training.averages import average, plain
 from oneflower_appliance.training.guard import Update, sift
 from oneflower_appliance.training.node_record import Told, told_by
+from oneflower_appliance.training.quorum import Quorum
 from oneflower_appliance.training.supervised_run import SupervisedRun
 from oneflower_appliance.training.traffic import Traffic
 
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from flwr.serverapp import Grid
 
     Pairs = Sequence[tuple[Any, Any]]  # a client, and what is sent to it or comes from it
+
+
+log = logging.getLogger("flwr")
 
 
 class LegacyRun(SupervisedRun):
@@ -52,6 +57,10 @@ class LegacyRun(SupervisedRun):
         the form.
         """
         given = config or internals.legacy_api().ServerConfig(num_rounds=self._usual_rounds())
+        if self._quorum != Quorum():
+            log.warning(
+                "FL_ROUND_QUORUM does not apply to this run: Flower's legacy API ends a round by its time alone."
+            )
         timeout = self._usual_timeout() if given.round_timeout is None else given.round_timeout
         self._begin(given.num_rounds)
         try:
