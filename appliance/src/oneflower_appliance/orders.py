@@ -114,6 +114,7 @@ class SuperNodeOrders:
     `NodeReport` to `report`. `previous_id` is the node id of an earlier process of this
     node, whose session may still be open. 0 retries and seconds mean no limit. `policy` is the text of the site's
     policy, empty if there is none. `proxy` is FL_PROXY, which may have a password.
+    The SuperLink counts the node as offline `offline_after` seconds after its last sign of life; 0 means Flower's 60.
     """
 
     superlink: str
@@ -127,6 +128,7 @@ class SuperNodeOrders:
     max_wait_time: int = 0
     policy: str = ""
     proxy: str = field(default="", repr=False)
+    offline_after: int = 0
 
     def line(self) -> str:
         """Return them as one line."""

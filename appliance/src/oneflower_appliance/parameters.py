@@ -370,6 +370,10 @@ _SUPERNODE = [
     Parameter("FL_INVITATION", Level.SUPERNODE, Kind.TEXT, "",
               "Invitation to a federation elsewhere, as `oneflower invite` writes it. Empty = of this service",
               "the whole line that `oneflower invite` wrote", check=_is_invitation, secret=True),
+    Parameter("FL_OFFLINE_AFTER", Level.SUPERNODE, Kind.NUMBER, "0",
+              "Seconds of silence after which the SuperLink counts a node as offline. 0 = 60, and 180 outside the "
+              "SuperLink's service and behind FL_PROXY",
+              "0, or an integer from 60 to 3600", check=_number(lambda n: n == 0 or 60 <= n <= 3600)),
     Parameter("FL_MAX_RETRIES", Level.SUPERNODE, Kind.NUMBER, "0", "Attempts to reconnect, 0 = no limit",
               "an integer of at least 0", check=_NOT_NEGATIVE),
     Parameter("FL_MAX_WAIT_TIME", Level.SUPERNODE, Kind.NUMBER, "0", "Seconds spent trying to reconnect, 0 = no limit",

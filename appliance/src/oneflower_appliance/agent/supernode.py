@@ -59,6 +59,7 @@ log = logging.getLogger(__name__)
 
 LEVELS = (Level.SERVICE, Level.SUPERNODE)
 _HEARING, _SILENCE = 10.0, 45.0  # how often it is asked whether this node is heard, and how long it may not be
+_FAR = 180  # seconds: more than a cut of a minute, the time since the heartbeat before and that until the next
 
 
 class SuperNode:
@@ -260,6 +261,12 @@ class SuperNode:
     def _report_file(self) -> Path:
         return self._machine.home / "supernode.json"
 
+    def _offline_after(self) -> int:
+        """Return after how many seconds of silence this node is offline, 0 for Flower's own limit."""
+        settings = self._machine.settings
+        is_far = self._superlink.vm is None or bool(settings.text("FL_PROXY"))
+        return settings.integer("FL_OFFLINE_AFTER") or (_FAR if is_far else 0)
+
     def _start(self) -> str:
         machine, settings, key = self._machine, self._machine.settings, self._membership.key
         assert self.child is not None  # noqa: S101 - prepared
@@ -275,6 +282,7 @@ class SuperNode:
             max_wait_time=settings.integer("FL_MAX_WAIT_TIME"),
             policy=self._policy.text if self._policy else "",
             proxy=settings.text("FL_PROXY"),
+            offline_after=self._offline_after(),
         )
         self.child.tell(orders.line())
         return "flower-supernode" + (", with a key" if key else "")

@@ -41,6 +41,7 @@ class Feature(Enum):
     ANSWER_IN_TURN = "Sending each reply in its own turn"
     FORGET_ENDED_RUNS = "Forgetting runs that have ended, in a SuperNode"
     CLOSE_SESSION = "Closing the session of an earlier process of this SuperNode"
+    PATIENCE = "Letting a SuperNode be silent for longer (FL_OFFLINE_AFTER)"
     PROXY = "Reaching the SuperLink through a proxy (FL_PROXY)"
     WARM_SUPERNODE = "Warm execution of ClientApps (FL_EXECUTION=warm)"
     DEAD_CLIENTAPPS = "Answering as soon as a ClientApp dies"

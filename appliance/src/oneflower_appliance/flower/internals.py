@@ -480,6 +480,13 @@ def run_errors() -> Any:
     return run
 
 
+def fleet_connection() -> Any:
+    """Return the module of a SuperNode's connection to its SuperLink."""
+    from flwr.supernode import fleet_http_connection  # noqa: PLC0415
+
+    return fleet_http_connection
+
+
 def fleet_client() -> type[FleetHttpClient]:
     """Return the class of a SuperNode's client of its SuperLink."""
     from flwr.supernode.fleet_http_client import FleetHttpClient  # noqa: PLC0415

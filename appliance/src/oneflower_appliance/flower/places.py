@@ -215,7 +215,7 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_takes(internals.fleet_client, "SendNodeHeartbeat", "request"),
         *_takes(internals.http_client, "__init__", "interceptors"),
         *_at(internals.heartbeat_messages, "SendNodeHeartbeatResponse"),
-        *_at(internals.constants, "HEARTBEAT_DEFAULT_INTERVAL"),
+        *_at(internals.fleet_connection, "HEARTBEAT_DEFAULT_INTERVAL"),
     ),
     Feature.ANSWER_IN_TURN: (
         *_IN_TURN,
@@ -279,6 +279,10 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_takes(internals.inflatable_objects, "add_header_to_object_body", "object_body", "obj"),
         *_at(internals.inflatable_objects, "HEAD_BODY_DIVIDER", "get_object_type_from_object_content",
              "get_object_children_ids_from_object_content", "get_object_body"),
+    ),
+    Feature.PATIENCE: (
+        *_at(internals.fleet_connection, "HEARTBEAT_DEFAULT_INTERVAL"),
+        *_at(internals.constants, "HEARTBEAT_PATIENCE"),
     ),
     Feature.PROXY: (
         *_takes(internals.fleet_client, "__init__", "base_url", "verify"),

@@ -18,6 +18,7 @@ from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.nodeloop import answer_in_turn
 from oneflower_appliance.flower.nodereport import Reporter
 from oneflower_appliance.flower.noderuns import forget_what_has_ended
+from oneflower_appliance.flower.patience import be_patient
 from oneflower_appliance.flower.proxied import go_through
 from oneflower_appliance.flower.serving import Server, listen, own_entrance
 from oneflower_appliance.flower.site_gate import keep_to
@@ -52,6 +53,8 @@ def run(orders: str, superexec: WarmSuperExec | None) -> None:
     sys.argv = ["flower-supernode", *supernode_arguments(node)]
     if node.previous_id and node.key and node.ca and places.have(Feature.CLOSE_SESSION):
         _close_session(node.superlink, node.ca, node.key, node.previous_id)
+    if node.offline_after and places.have(Feature.PATIENCE):
+        be_patient(node.offline_after)
     reporter = Reporter(node.report)
     reporter.start()
     if node.policy:

@@ -30,7 +30,7 @@ class Pulse:
 
     def __init__(self, on_heard: Callable[[float], None]) -> None:
         self._on_heard = on_heard
-        self._interval = str(internals.constants().HEARTBEAT_DEFAULT_INTERVAL)
+        self._interval = str(internals.fleet_connection().HEARTBEAT_DEFAULT_INTERVAL)
         self._since: float | None = None  # when the request was sent that waits now
         self._counts = False
 
