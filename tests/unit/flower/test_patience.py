@@ -19,7 +19,7 @@ def test_the_interval_that_is_announced_is_half_of_the_silence_that_is_allowed()
     before = heartbeat.HEARTBEAT_DEFAULT_INTERVAL
     be_patient(180)
     assert internals.fleet_connection().HEARTBEAT_DEFAULT_INTERVAL == 90
-    assert heartbeat.HEARTBEAT_DEFAULT_INTERVAL == before, "what Flower's sender waits between two"
+    assert before == heartbeat.HEARTBEAT_DEFAULT_INTERVAL, "what Flower's sender waits between two"
     assert internals.constants().HEARTBEAT_MIN_INTERVAL <= 90 <= internals.constants().HEARTBEAT_MAX_INTERVAL
 
 
