@@ -169,6 +169,7 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_at(internals.core_utils, "uint64_to_int64", "get_flwr_home"),
         *_at(internals.constants, "APP_DIR", "FAB_HASH_TRUNCATION"),
     ),
+    Feature.SUPERLINK_SUPEREXEC: _at(internals.superlink_command, "subprocess"),
     Feature.WARM_SUPERLINK: (
         *_SUPEREXEC,
         *_at(internals.superlink_command, "subprocess"),
@@ -239,6 +240,7 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_at(internals.fleet_signatures, "NodeAuthHttpInterceptor"),
         *_at(internals.fleet_messages, "DeactivateNodeRequest"),
     ),
+    Feature.SUPERNODE_SUPEREXEC: _at(internals.node_loop, "subprocess"),
     Feature.WARM_SUPERNODE: (*_SUPEREXEC, *_at(internals.node_loop, "subprocess")),
     Feature.DEAD_CLIENTAPPS: (*_PULL, *_ANSWER_FOR, *_at(internals.node_state, "get_task_by_token", "finish_task")),
     Feature.END_WITH_RUN: (

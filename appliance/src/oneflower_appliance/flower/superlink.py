@@ -33,6 +33,7 @@ from oneflower_appliance.flower.news import Bell, Ringing
 from oneflower_appliance.flower.serving import Server, fleet_entrance, listen, own_entrance
 from oneflower_appliance.flower.sitebook import SiteBook
 from oneflower_appliance.flower.sitecalls import SiteCalls, SiteDoor
+from oneflower_appliance.flower.superexec import StockSuperExec, start_in
 from oneflower_appliance.flower.warm.bundle_server import BundleServer
 from oneflower_appliance.flower.warm.cleanup import limit_task_cleanup
 from oneflower_appliance.flower.warm.heartbeats import Heartbeats
@@ -79,6 +80,8 @@ class SuperLink:
         command.uvicorn = SimpleNamespace(run=self.serve)
         if self._superexec:
             self._superexec.replace_in(command)
+        elif places.have(Feature.SUPERLINK_SUPEREXEC):
+            start_in(command, StockSuperExec)
         if self._superexec and places.have(Feature.OBJECT_STORE):
             self._in_memory = True
             folder = self._orders.database.with_name("objects")

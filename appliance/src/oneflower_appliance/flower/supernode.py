@@ -22,6 +22,7 @@ from oneflower_appliance.flower.patience import be_patient
 from oneflower_appliance.flower.proxied import go_through
 from oneflower_appliance.flower.serving import Server, listen, own_entrance
 from oneflower_appliance.flower.site_gate import keep_to
+from oneflower_appliance.flower.superexec import StockSuperExec, start_in
 from oneflower_appliance.orders import TASK_VARIABLE, SuperNodeOrders
 from oneflower_appliance.proxy import Proxy
 from oneflower_appliance.site_policy import SitePolicy
@@ -77,6 +78,8 @@ def prepare(superexec: WarmSuperExec | None, on_heard: Callable[[float], None], 
         from oneflower_appliance.flower.warm.node import WarmNode  # noqa: PLC0415 - not needed by stock Flower
 
         WarmNode(superexec, on_heard, proxy).start()
+    elif places.have(Feature.SUPERNODE_SUPEREXEC):
+        start_in(internals.node_loop(), StockSuperExec)
 
 
 def guard_runtime_api() -> None:

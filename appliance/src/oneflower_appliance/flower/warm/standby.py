@@ -13,6 +13,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
+from oneflower_appliance.flower.superexec import ENDED, PAUSE
 from oneflower_appliance.process import die_with_parent
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flwr")
 
-ENDED = "The SuperExec ended; it is started again. Running tasks continue."
-PAUSE = 1.0  # seconds between two starts
 _ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 

@@ -27,7 +27,8 @@ from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.json_output import write_json
 from oneflower_appliance.flower.spare import put_off_databases
-from oneflower_appliance.flower.warm.standby import ENDED, PAUSE, continue_in_fork
+from oneflower_appliance.flower.superexec import COMMAND, ENDED, PAUSE, start_in
+from oneflower_appliance.flower.warm.standby import continue_in_fork
 from oneflower_appliance.flower.warm.tasks import TaskExecutor, alone, finish
 from oneflower_appliance.flower.warm.waits import WAITS, ask_to_wait, replace_sleep
 from oneflower_appliance.flower.warm.watch import Reports, TaskWatch
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 log = logging.getLogger("flwr")
-
-_COMMAND = "flower-superexec"
 
 
 class WarmSuperExec:
@@ -56,7 +55,7 @@ class WarmSuperExec:
 
     def replace_in(self, module: Any) -> None:
         """Make one of Flower's modules start this SuperExec instead of its own."""
-        module.subprocess = _Subprocess(self)
+        start_in(module, lambda command, **_settings: self.start(command))
 
     def start(self, command: Sequence[str]) -> WarmSuperExec:
         """Make the waiting process run `command`, and watch it from now on."""
@@ -108,21 +107,6 @@ class _Waiting:
         self.orders: IO[str] = os.fdopen(writing, "w")
 
 
-class _Subprocess:
-    """Stands for the module `subprocess` in one of Flower's modules."""
-
-    def __init__(self, superexec: WarmSuperExec) -> None:
-        self._superexec = superexec
-
-    def Popen(self, command: Sequence[str], **settings: Any) -> Any:  # noqa: N802 - its name in that module
-        if command[0] == _COMMAND:
-            return self._superexec.start(command)
-        return subprocess.Popen(command, **settings)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(subprocess, name)
-
-
 def _tell(stream: IO[str], command: Sequence[str]) -> None:
     with contextlib.suppress(BrokenPipeError), stream:
         stream.write(json.dumps(list(command)) + "\n")
@@ -131,7 +115,7 @@ def _tell(stream: IO[str], command: Sequence[str]) -> None:
 def _be_superexec(role: str, parent: int, orders: IO[str], reports: Reports) -> None:
     """Wait for the command and be the SuperExec."""
     die_with_parent(parent)
-    write_json(_COMMAND)
+    write_json(COMMAND)
     run, flower = internals.superexec_loop(), internals.superexec_command()
     make_stock = run.get_executor
     # The kernel ends this process with its parent, so it needs no second thread and may fork.
@@ -143,7 +127,7 @@ def _be_superexec(role: str, parent: int, orders: IO[str], reports: Reports) -> 
     def on_ready() -> None:
         if alone():
             continue_in_fork(reports)
-        name_process(_COMMAND)
+        name_process(COMMAND)
 
     run.get_executor = lambda *args, **kwargs: TaskExecutor(
         make_stock(*args, **kwargs), role, parent, reports, on_ready
