@@ -1,7 +1,7 @@
 """Starts the SuperExec of a SuperLink or SuperNode again when it dies.
 
-Stock Flower starts it once. A SuperLink without a SuperExec answers every request and starts no task: a new run waits
-for ever, and nobody is told. Stock Flower's SuperExec ends when its request is refused, as it is by a database that is
+Stock Flower starts it once. A SuperLink without a SuperExec answers every request and starts no task: a new run waits,
+and nobody is told why. Stock Flower's SuperExec ends when its request is refused, as it is by a database that is
 locked for long. With warm execution, `warm.superexec` takes care of it.
 """
 
