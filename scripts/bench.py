@@ -31,6 +31,7 @@ from oneflower.local.home import LocalHome
 from oneflower.process import QUIET_FLOWER
 from oneflower.runtimes import runtime
 from oneflower_appliance.agent import tls
+from oneflower_appliance.log_lines import moment
 from oneflower_appliance.parameters import FLOWER_TESTED
 
 ADDRESS = "127.66.0.2"
@@ -146,7 +147,7 @@ class Bench:
         link, *nodes = [self.home.machine(vm["id"]) for vm in status["vms"]]
         text = (link / "console.log").read_text()
         line = next(line for line in text.splitlines() if "answer: Fleet API" in line)
-        answered = datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f").astimezone().timestamp()
+        answered = moment_of(line)
         return 1000 * (max((node / "context" / "token.txt").stat().st_mtime for node in nodes) - answered)
 
     def idle_daemon(self, seconds: float) -> tuple[float, float]:
@@ -159,12 +160,16 @@ class Bench:
         return process.cpu_percent(), process.memory_info().rss / 1e6
 
 
+def moment_of(line: str) -> float:
+    """Return when a line was written, in seconds of the epoch: it begins with its time, as all lines of machines do."""
+    return datetime.fromisoformat(line.split(" ", 1)[0]).timestamp()
+
+
 def _stamp(lines: IO[str], output: IO[str]) -> None:
     """Write each line with its time, as an agent does."""
     with suppress(ValueError), lines:
         for line in lines:
-            moment = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S,%f")[:-3]
-            output.write(f"{moment} {line}")
+            output.write(f"{moment()} {line}")
             output.flush()
 
 

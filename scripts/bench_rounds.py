@@ -18,12 +18,11 @@ import time
 from collections import defaultdict
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
-from bench import Bench, pyproject
+from bench import Bench, moment_of, pyproject
 
 from oneflower.local import daemon
 from oneflower_appliance.use_cases import USE_CASES
@@ -179,7 +178,7 @@ def _moments(log: Path) -> list[dict[str, float]]:
     for line in log.read_text().splitlines():
         for word, name in words.items():
             if word in line:
-                moment = datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f").astimezone().timestamp()
+                moment = moment_of(line)
                 if name == "receiving":
                     found.append({})
                 if found:

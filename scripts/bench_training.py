@@ -20,13 +20,12 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
-from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from bench import Bench, pyproject
+from bench import Bench, moment_of, pyproject
 
 from oneflower.local import daemon
 from oneflower_appliance.training.checkpoints import Checkpoints, Progress
@@ -83,7 +82,7 @@ def tasks(log: Path) -> list[float]:
     found, received = [], None
     for line in log.read_text().splitlines():
         if "Receiving: " in line or ("Sent successfully" in line and received):
-            moment = datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f").astimezone().timestamp()
+            moment = moment_of(line)
             if received and "Sent" in line:
                 found.append(moment - received)
             received = moment if "Receiving" in line else None
