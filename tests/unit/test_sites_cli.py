@@ -14,8 +14,11 @@ from oneflower import moments
 from oneflower.cli import sites
 from oneflower.cli.app import app
 from oneflower.cloud.sites import SiteStatus, Target
+from oneflower.cloud.status import FederationStatus
+from oneflower.opennebula import ServiceKind, ServiceOptions, merge_template, service_template
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.invitation import Invitation
+from oneflower_appliance.settings import Bounds, resolve
 
 INVITATION = Invitation.make("north", 2, "coordinator:9092", "ab" * 32)
 NODE = {
@@ -127,3 +130,39 @@ def test_an_invitation_on_the_command_line_is_refused(tmp_path, monkeypatch, cap
         with pytest.raises(OneflowerError) as refused:
             sites.read_invitation(str(file))
         assert refused.value.code is code
+
+
+def test_joining_deploys_a_site_with_the_invitation_as_a_variable_of_its_supernodes(command, monkeypatch, tmp_path):
+    file, deployed = tmp_path / "north", []
+    file.write_text(INVITATION.text())
+    file.chmod(0o600)
+
+    class Deployed:
+        def status(self):
+            return FederationStatus(1, "north", "RUNNING", 2, endpoint="coordinator:9092")
+
+    def deploy(*arguments, **more):
+        deployed.append((*arguments[1:], more))
+        return Deployed()
+
+    monkeypatch.setattr(sites, "deploy", deploy)
+    monkeypatch.setattr(sites.Session, "cloud", deployed.append)
+    done = command("join", str(file), "--set", "FL_DATA_PATH=/data")
+    assert done.stdout == "north has joined: 2 SuperNodes of the SuperLink coordinator:9092.\n"
+    template, (name, number, given, limits, _, more) = deployed
+    assert (template, name, number, limits, more) == ("oneflower-site", "north", 2, (1, 2), {"keep": True})
+    assert given == {
+        "FL_SUPERLINK_ADDRESS": "coordinator:9092", "FL_DATA_PATH": "/data", "FL_INVITATION": INVITATION.text(),
+    }  # fmt: skip
+
+
+def test_an_invitation_reaches_the_context_of_the_supernodes_and_no_input():
+    template = service_template(ServiceOptions(kind=ServiceKind.SITE))
+    settings = resolve({"FL_INVITATION": INVITATION.text()}, ServiceKind.SITE.levels)
+    merged = merge_template(template, "north", settings, Bounds(1, 4, 4))
+    [role] = merged["roles"]
+    assert role["template_contents"]["CONTEXT"] == {"FL_INVITATION": INVITATION.text()}
+    role["template_contents"] = {}
+    assert INVITATION.text() not in json.dumps([merged, template])
+    given = {"FL_INVITATION": INVITATION.text()}
+    assert list(ServiceKind.SITE.problems(given, given)) == []

@@ -102,7 +102,7 @@ def up(
     federation = deploy(cloud, name, supernodes, given, limits, timeout, keep=keep)
     status = federation.status()
     if status.kind is not ServiceKind.FEDERATION:
-        screen.show_result(output, status, _of_half(cloud, status))
+        screen.show_result(output, status, _of_half(status))
         return
     ready = f"Federation {name} is ready: SuperLink {status.endpoint}, {status.supernodes} SuperNodes."
     if status.settings.get("FL_USE_CASE", NO_USE_CASE) == NO_USE_CASE:
@@ -124,17 +124,13 @@ def policy_setting(file: Path | None) -> dict[str, str]:
     return SiteFolder(file).setting() if file else {}
 
 
-def _of_half(cloud: Cloud, status: FederationStatus) -> str:
+def _of_half(status: FederationStatus) -> str:
     """Return what is ready of a federation that has parts in other clouds, and what comes next."""
-    from oneflower.cli.connections import keep_ca  # noqa: PLC0415
-
     if status.kind is ServiceKind.SITE:
         return f"Site {status.name} is ready: {status.supernodes} SuperNodes of the SuperLink {status.endpoint}."
-    ca = keep_ca(cloud, status)
-    trusted = f" --set FL_SSL_CA_CERTFILE=@{ca}" if ca else " --set FL_TLS_ENABLED=NO"
     return (
-        f"Coordinator {status.name} is ready: SuperLink {status.endpoint}.\nDeploy SuperNodes at a site with: "
-        f"{screen.program()} up NAME --kind site --set FL_SUPERLINK_ADDRESS={status.endpoint}{trusted}"
+        f"Coordinator {status.name} is ready: SuperLink {status.endpoint}.\n"
+        f"Invite a site with: {screen.program()} invite {status.name} --site NAME --file INVITATION"
     )
 
 

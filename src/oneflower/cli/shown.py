@@ -74,11 +74,14 @@ def show(name: Name = None, output: Format = Output.TEXT) -> None:
             vm.ip,
             _partition(vm),
             vm.node_id or "-",
-            vm.error or vm.waits,
+            vm.error or vm.joins or vm.waits,
         )
         for vm in status.vms
     ]
     screen.show_table(("VM", "NAME", "STATE", "READY", "ADDRESS", "PARTITION", "NODE", "ERROR"), rows)
+    if status.sites:
+        nodes = [(place.name, place.standing, place.node or "-") for place in status.sites]
+        screen.show_table(("AT A SITE", "STANDING", "NODE"), nodes)
 
 
 def _superlink(status: FederationStatus) -> str:

@@ -12,8 +12,10 @@ import typer
 
 from oneflower import moments
 from oneflower.cli import screen
+from oneflower.cli.federations import Set, Timeout, deploy, policy_setting, settings_of
 from oneflower.cli.screen import Output
 from oneflower.cli.session import Session
+from oneflower.opennebula import NAME, ServiceKind
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
@@ -159,6 +161,41 @@ def _show(output: Output, names: list[str], what: str, nobody: str, before: str 
     words = {"take part": "takes part", "are suspended": "is suspended", "are removed": "is removed", "stay": "stays"}
     said = f"{before}{', '.join(names)} {words[what] if len(names) == 1 else what}." if names else nobody
     screen.show_result(output, {"nodes": names}, said)
+
+
+def join(
+    invitation: Annotated[str, typer.Argument(help="The file with the invitation, or - for standard input.")],
+    supernodes: Annotated[
+        int | None, typer.Option("--supernodes", "-n", min=1, help="How many SuperNodes; usually all it is for.")
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="Name of the service here; usually that of the site.")] = "",
+    settings: Set = None,
+    policy: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What these SuperNodes allow: `oneflower policy example`.")
+    ] = None,
+    template: Annotated[str, typer.Option(help="Name of the federations' registered service template.")] = NAME,
+    timeout: Timeout = 86400,
+    output: Format = Output.TEXT,
+) -> None:
+    """Join a federation elsewhere: deploy SuperNodes here that ask its SuperLink, with keys that never leave them.
+
+    It shows the keys that ask, and waits until the coordinator's operator has approved them. Ctrl-C leaves them asking.
+    """
+    from oneflower.cloud.names import check_name  # noqa: PLC0415 - as everything of the client
+    from oneflower_appliance.invitation import Invitation  # noqa: PLC0415
+
+    text = read_invitation(invitation)
+    found = Invitation.parse(text)
+    name = check_name(name or found.site)
+    number = found.nodes if supernodes is None else supernodes
+    given = {"FL_SUPERLINK_ADDRESS": found.endpoint} | settings_of(settings) | policy_setting(policy)
+    cloud = Session.cloud(ServiceKind.SITE.template_name(template))
+    limits = (1, max(number, found.nodes))
+    federation = deploy(cloud, name, number, given | {"FL_INVITATION": text}, limits, timeout, keep=True)
+    status = federation.status()
+    screen.show_result(
+        output, status, f"{name} has joined: {status.supernodes} SuperNodes of the SuperLink {status.endpoint}."
+    )
 
 
 def read_invitation(source: str) -> str:

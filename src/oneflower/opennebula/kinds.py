@@ -23,7 +23,7 @@ _FRAMEWORK = "ML_FRAMEWORK"
 # A SuperLink starts what the SuperNodes of its own service name, and no site decides that.
 _USE_CASE = "FL_USE_CASE"
 # How a site knows its coordinator.
-_ADDRESS, _CA = "FL_SUPERLINK_ADDRESS", "FL_SSL_CA_CERTFILE"
+_ADDRESS, _CA, _INVITATION = "FL_SUPERLINK_ADDRESS", "FL_SSL_CA_CERTFILE", "FL_INVITATION"
 
 
 class ServiceKind(StrEnum):
@@ -99,9 +99,11 @@ class ServiceKind(StrEnum):
         for name in given:
             if name in PARAMETERS and not self.homes(PARAMETERS[name]):
                 yield Problem(name, f"is not a variable of a {self}: {_DECIDED[self]}.")
-        if self is ServiceKind.SITE and not values.get(_ADDRESS):
+        if self is not ServiceKind.SITE or values.get(_INVITATION):  # which names both
+            return
+        if not values.get(_ADDRESS):
             yield Problem(_ADDRESS, "is empty; a site needs the address of its coordinator's SuperLink, host:port.")
-        if self is ServiceKind.SITE and values.get("FL_TLS_ENABLED") == "YES" and not values.get(_CA):
+        if values.get("FL_TLS_ENABLED") == "YES" and not values.get(_CA):
             yield Problem(_CA, "is empty; a site needs the CA certificate by which it knows its coordinator.")
 
     def form_fields(self) -> list[tuple[Field, Parameter]]:
