@@ -13,12 +13,13 @@ import json
 import re
 import secrets
 from dataclasses import dataclass, field
-
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from typing import TYPE_CHECKING
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.formats import split_address
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 SITE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 SITE_NAMES = "at most 32 small letters, digits and '-', with a letter or digit at both ends"
@@ -90,11 +91,16 @@ class Invitation:
 
     @property
     def _private(self) -> Ed25519PrivateKey:
-        return Ed25519PrivateKey.from_private_bytes(self.secret)
+        from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: PLC0415 - --help need not spend the time
+
+        return ed25519.Ed25519PrivateKey.from_private_bytes(self.secret)
 
 
 def signed_by(verifier: str, signature: bytes, statement: bytes) -> bool:
     """Whether a signature was made with the invitation whose public key is `verifier`."""
+    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
+
     try:
         Ed25519PublicKey.from_public_bytes(bytes.fromhex(verifier)).verify(signature, statement)
     except (InvalidSignature, ValueError):
