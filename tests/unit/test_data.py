@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oneflower_appliance.training.data import DataError, hold_out, share
+from oneflower_appliance.training.data import DataError, hold_out, partition_of, share
 from tests.examples import examples
 
 LABELS = np.repeat(np.arange(10), 144)
@@ -38,3 +40,13 @@ def test_what_is_held_out_is_never_trained_on(count, part, seed):
     assert sorted([*trained, *held]) == list(range(count))
     assert len(trained)
     assert len(held)
+
+
+def test_nodes_of_sites_with_equally_many_nodes_have_shares_of_their_own():
+    def part(site, number):
+        config = {"partition-id": number, "num-partitions": 2, **({"site-index": site} if site else {})}
+        return partition_of(SimpleNamespace(node_config=config))
+
+    assert part(0, 1) == (1, 2)
+    shares = [share(LABELS, *part(site, number), 0.0, 7) for site in range(1, 9) for number in range(2)]
+    assert sorted(np.concatenate(shares)) == list(range(len(LABELS)))

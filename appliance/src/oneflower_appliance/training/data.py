@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.orders import DATA_PATH
+from oneflower_appliance.orders import DATA_PATH, SITE_INDEX
 from oneflower_appliance.volumes import entries
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from flwr.app import Context
     from numpy.typing import NDArray
+
+_SITES = 8
 
 
 class DataError(OneflowerError):
@@ -39,14 +41,20 @@ def data_folder(context: Context) -> Path | None:
 
 
 def partition_of(context: Context) -> tuple[int, int]:
-    """Return this node's share of a common data set: (partition-id, num-partitions). Raises `DataError`."""
+    """Return this node's share of a common data set: (partition-id, num-partitions). Raises `DataError`.
+
+    Sites do not know how many there are, so each takes an eighth. With more than eight, some take the same.
+    """
     config: Mapping[str, Any] = context.node_config
     if "partition-id" not in config or "num-partitions" not in config:
         raise DataError(
             "This node has no partition.",
             "Set FL_NODE_CONFIG='partition-id=0 num-partitions=2' on it, or FL_DATA_PATH.",
         )
-    return int(config["partition-id"]), int(config["num-partitions"])
+    number, count = int(config["partition-id"]), int(config["num-partitions"])
+    if site := int(config.get(SITE_INDEX, 0)):
+        return (site - 1) % _SITES * count + number, _SITES * count
+    return number, count
 
 
 def share(labels: NDArray[np.int64], number: int, count: int, alpha: float, seed: int) -> NDArray[np.int64]:
