@@ -13,12 +13,15 @@ from typer.main import get_command
 from oneflower import moments
 from oneflower.cli import sites
 from oneflower.cli.app import app
+from oneflower.cloud.card import participation
 from oneflower.cloud.sites import SiteStatus, Target
 from oneflower.cloud.status import FederationStatus
 from oneflower.opennebula import ServiceKind, ServiceOptions, merge_template, service_template
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.invitation import Invitation
+from oneflower_appliance.node_reports import NodeReport
 from oneflower_appliance.settings import Bounds, resolve
+from oneflower_appliance.sites import site_of
 
 INVITATION = Invitation.make("north", 2, "coordinator:9092", "ab" * 32)
 NODE = {
@@ -166,3 +169,13 @@ def test_an_invitation_reaches_the_context_of_the_supernodes_and_no_input():
     assert INVITATION.text() not in json.dumps([merged, template])
     given = {"FL_INVITATION": INVITATION.text()}
     assert list(ServiceKind.SITE.problems(given, given)) == []
+
+
+def test_the_card_says_in_how_many_rounds_each_site_took_part():
+    said = [
+        (1, "north/0", "train", ""), (1, "north/1", "train", ""), (1, "south/0", "train", "no reply"),
+        (1, "south/0", "evaluate", ""), (2, "north/0", "train", ""), (2, "supernode_0", "train", ""),
+    ]  # fmt: skip
+    reports = [NodeReport(number, "7", phase, fault, name=name) for number, name, phase, fault in said]
+    assert participation(reports) == [("north", 2, 2, 0), ("south", 0, 0, 1)]
+    assert [site_of(name) for name in ("north/12", "north", "North/1", "north/x", "/1")] == ["north", "", "", "", ""]

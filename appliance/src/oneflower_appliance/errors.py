@@ -34,7 +34,7 @@ EXIT_CODE_MEANINGS: dict[ExitCode, str] = {
     ExitCode.INVALID_INPUT: (
         "A value, a template or an app folder is not valid, and nothing was started. Every error is listed."
     ),
-    ExitCode.NOT_FOUND: "The named federation, run, file or use case does not exist.",
+    ExitCode.NOT_FOUND: "The named federation, site, run, file or use case does not exist.",
     ExitCode.CONFLICT: "The name is taken, or the state of the federation does not allow this.",
     ExitCode.CLOUD: "OneFlow, OneGate or OpenNebula could not be reached, or refused the request.",
     ExitCode.DEPLOY_FAILED: "The federation did not become ready; the machine's own reason is printed.",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from oneflower_appliance.attributes import NOTHING
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
+from oneflower_appliance.invitation import is_site_name
 from oneflower_appliance.joining import Standing
 
 if TYPE_CHECKING:
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 
 FILE = "sites.json"
 _PACKED = re.compile(r"([a-z0-9-]{1,32})/(\d{1,4}):(\d{1,20}):(asked|approved|suspended)")
+
+
+def site_of(name: str) -> str:
+    """Return the site of a node that is called SITE/NUMBER; empty for any other name."""
+    site, _, number = name.partition("/")
+    return site if is_site_name(site) and number.isascii() and number.isdecimal() else ""
 
 
 @dataclass(frozen=True)
@@ -144,11 +151,6 @@ class Place:
     name: str
     node: str
     standing: Standing
-
-    @property
-    def site(self) -> str:
-        """The site's name."""
-        return self.name.partition("/")[0]
 
     @property
     def number(self) -> str:

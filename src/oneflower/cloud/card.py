@@ -5,22 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from oneflower_appliance.node_reports import TRAIN
+from oneflower_appliance.sites import site_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from oneflower_appliance.best_round import Best
     from oneflower_appliance.node_findings import Finding
+    from oneflower_appliance.node_reports import NodeReport
     from oneflower_appliance.runs import RunRow
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What the rounds of a run show: noticeable nodes and the best round. The model is `chosen` if not the last."""
+    """What the rounds of a run show: noticeable nodes and the best round. The model is `chosen` if not the last.
+
+    `reports` are what each node did in each round.
+    """
 
     findings: Sequence[Finding] = ()
     best: Best | None = None
     chosen: Best | None = None
+    reports: Sequence[NodeReport] = ()
 
 
 def model_card(
@@ -49,6 +57,8 @@ def model_card(
     if measured:
         after = f"round {last.round}, the best by {chosen.metric}" if chosen else "the last round"
         parts += [f"## Tested after {after}", _table(("Metric", "Value"), measured.items())]
+    if sites := participation(judged.reports):
+        parts += ["## Sites", _table(("Site", "Nodes that trained", "Rounds", "Faults"), sites)]
     if any(row.faults for row in rows):
         parts += ["## Faults", "What the nodes failed to deliver, and why.", _faults(rows)]
     if findings:
@@ -71,6 +81,24 @@ def model_card(
 def _tested(row: RunRow) -> Mapping[str, Any]:
     found: Mapping[str, Any] = row.metrics.get("server") or row.metrics.get("evaluate") or {}
     return found
+
+
+def participation(reports: Sequence[NodeReport]) -> list[tuple[str, int, int, int]]:
+    """Return for each other site how many of its nodes trained, in how many rounds, and their faults in all phases."""
+    of: dict[str, list[NodeReport]] = {}
+    for report in reports:
+        if site := site_of(report.name):
+            of.setdefault(site, []).append(report)
+    trained = {site: [one for one in own if one.phase == TRAIN and not one.fault] for site, own in of.items()}
+    return [
+        (
+            site,
+            len({one.name for one in trained[site]}),
+            len({one.round for one in trained[site]}),
+            sum(bool(one.fault) for one in own),
+        )
+        for site, own in sorted(of.items())
+    ]
 
 
 def _faults(rows: Sequence[RunRow]) -> str:

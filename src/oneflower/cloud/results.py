@@ -220,7 +220,8 @@ def collect(
         write_atomic(places.metrics, json.dumps(content, indent=1) + "\n", SHARED)
         told = reports.load(places.reports) if latest else []
         plot_convergence(rows, name, (places.plot, places.plot_svg), told)
-        card = model_card(name, number, rows, summary, data, saved.get("model"), Judged(findings, best, chosen))
+        judged = Judged(findings, best, chosen, told)
+        card = model_card(name, number, rows, summary, data, saved.get("model"), judged)
         write_atomic(places.card, card, SHARED)
         saved |= {"metrics": places.metrics, "plot": places.plot, "plot_svg": places.plot_svg, "card": places.card}
         saved |= {"findings": findings, "reports": places.reports if latest else None}
