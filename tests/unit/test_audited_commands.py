@@ -16,6 +16,7 @@ from oneflower.cloud import Federation
 from oneflower.cloud.audit import read_own
 from oneflower.cloud.credentials import Endpoints
 from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.invitation import Invitation
 from oneflower_appliance.run_folder import MODEL
 from oneflower_appliance.run_state import RunState
 from oneflower_appliance.settings import Bounds
@@ -29,6 +30,7 @@ CHANGING = {
     "down": (["down", "lab"], {"remove"}),
     "scale": (["scale", "lab", "3"], {"scale"}),
     "recover": (["recover", "lab"], {"recover"}),
+    "join": (["join", "invitation"], {"deploy"}),
     "invite": (["invite", "lab", "--site", "north"], {"site.invite"}),
     "approve": (["approve", "lab", "north/2"], {"site.approve"}),
     "suspend": (["suspend", "lab", "north"], {"site.suspend"}),
@@ -105,6 +107,7 @@ def cloud(tmp_path, monkeypatch):
     link = SimpleNamespace(runs=lambda: [RunState("5", "a/b", "running")], json=lambda _: [MODEL])
     monkeypatch.setattr("oneflower.cloud.superlink.reach", lambda *_: nullcontext(link))
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "invitation").write_text(Invitation.make("north", 1, "192.0.2.1:9092", "0" * 64).text())
     return found
 
 
