@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from oneflower.api import Logs, NodeReport, RunResult, RunRow, RunState
+from oneflower.api import Logs, NodeReport, RunResult, RunRow, RunState, ServiceKind
 from oneflower.events import ConsoleLine, Exchanged, InRound, Note
 from oneflower.web import live
 from oneflower.web.curves import Curves
@@ -126,6 +126,18 @@ def test_a_run_that_failed_is_followed_once(fake):
     fake.office.followers.follow(7, "5").ended -= 60
     fake.stream(live.one_federation(fake.office, 7, ""), "Save:")
     assert made.follow.call_count == 1
+
+
+def test_a_site_whose_superlink_is_elsewhere_offers_no_training(fake):
+    waits = replace(NODE, ready=False, joins="It waits for the approval of the SuperLink's operator.")
+    fake.federation(replace(STATUS, kind=ServiceKind.SITE, vms=(waits,), control=""))
+    text = fake.person().get("/federations/7").text
+    for part in (
+        'aria-labelledby="training-title" hidden',
+        'aria-labelledby="train-title" hidden',
+        "supernode_0: It waits",
+    ):
+        assert part in text
 
 
 def test_nothing_is_asked_of_a_cloud_that_nobody_looks_at(fake):
