@@ -54,6 +54,10 @@ class Site:
                 while block := connection.recv(1 << 16):
                     connection.sendall(block)
 
+    def more(self):
+        """The descriptors that a confined task has and had not before: ways to its guard or its relay."""
+        return descriptors() - self.known
+
     def said(self, **limits):
         return Confinement(self.address, (str(self.data),), (str(self.runs),), **limits).line()
 
@@ -66,6 +70,7 @@ class Site:
                 os.environ[TASK_VARIABLE] = self.said(**{"egress": "none", "gpu": False, **limits})
                 if before:
                     before()
+                self.known = descriptors()
                 confinement.confine()
                 confinement.begin()
                 os.write(writing, json.dumps({"found": work()}, default=str).encode())
@@ -88,6 +93,11 @@ def site(tmp_path):
     yield found
     found.server.shutdown(socket.SHUT_RDWR)
     found.server.close()
+
+
+def descriptors():
+    found = {int(name) for name in os.listdir("/proc/self/fd")}
+    return {number for number in found if not failed(lambda number=number: os.fstat(number))}
 
 
 def failed(action):
@@ -246,16 +256,18 @@ def test_a_task_can_neither_trace_nor_end_its_supernode_nor_its_guard(site):
             found.append(LIBC.ptrace(16, process, 0, 0) < 0)  # PTRACE_ATTACH
             found.append(failed(lambda process=process: Path(f"/proc/{process}/environ").read_bytes()))
         undone = LIBC.prctl(1, 0, 0, 0, 0), LIBC.syscall(425, 8, bytes(120)), LIBC.syscall(308, 0, 0)
-        return [all(found), undone]
+        return [all(found), undone, sorted(site.more())]
 
     found, status = site.inside(work)
-    assert (found, status) == ([True, [-1, -1, -1]], 113), "PDEATHSIG, io_uring, setns"
+    assert (found, status) == ([True, [-1, -1, -1], []], 113), "PDEATHSIG, io_uring, setns"
 
 
 def test_who_takes_too_long_is_ended_with_all_that_it_started(site):
     def work():
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
+        for number in site.more():  # its guard may read from it
+            os.write(number, b"parent 1\n")
         if not os.fork():
             os.setsid()
             if not os.fork():
@@ -282,6 +294,9 @@ def _mine(folder):
 def test_who_takes_too_much_memory_is_ended_also_if_its_children_have_it(site):
     def work():
         if not os.fork():
+            LIBC.unshare(0x30000000)  # a user and a process namespace, in which it might not be counted
+            if os.fork():
+                time.sleep(60)
             block = bytearray(200 << 20)
             time.sleep(60 + len(block) * 0)
         time.sleep(60)
@@ -316,6 +331,20 @@ def test_flowers_command_for_a_task_confines_itself_first(site, monkeypatch):
 
     found, status = site.inside(lambda: os.environ["SEEN"], before=before)
     assert (found, status) == ("False 1 1", 113)
+
+
+def test_a_worker_is_confined_before_it_has_a_task_and_its_time_begins_with_the_task(site):
+    """A framework that starts threads is imported in advance, in a worker that waits for its task."""
+    environment = {**os.environ, TASK_VARIABLE: site.said(seconds=1, egress="none", gpu=False)}
+    order = {"task_type": "flwr-clientapp", "suppress_output": False, "runtime_api_address": "{}:{}".format(*site.address),
+             "token": "none", "parent_pid": os.getpid(), "insecure": True, "root_certificates_path": None}  # fmt: skip
+    command = [sys.executable, "-P", "-m", "oneflower_appliance.flower.warm.tasks", "supernode"]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as worker:
+        time.sleep(1.5)  # longer than the task may take: what is tested is that nothing happens
+        assert worker.poll() is None
+        _, said = worker.communicate(json.dumps(order) + "\n", timeout=60)
+    assert "KeyboardInterrupt" not in said, "it does not look for a parent that it cannot see"
+    assert worker.returncode in {1, TOO_LONG}, said  # this SuperNode only repeats what it hears
 
 
 def test_where_tasks_cannot_be_confined_a_supernode_says_so_and_no_task_runs(site, monkeypatch):

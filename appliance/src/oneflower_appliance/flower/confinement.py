@@ -34,6 +34,7 @@ WHY = {
     TOO_MUCH: "took more memory than the policy of its site allows",
     NOT_CONFINED: "could not be confined as the policy of its site asks; the node's log says why",
 }
+_NAMESPACE, _PARENT = "namespace ", "parent "  # what a task tells its guard
 _LOOK = 0.2  # seconds between two looks at time and memory
 _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin", "/opt", "/sys")
 _SETTINGS = (
@@ -57,14 +58,23 @@ def confine() -> None:
     What returns is a child of this process, which stays as its guard. If it cannot be confined, nothing returns.
     """
     if (said := os.environ.get(TASK_VARIABLE)) and not _state:
-        _confine(Confinement.read(said), _parent())
+        _confine(Confinement.read(said))
 
 
 def begin() -> None:
-    """Let the time of this task begin now: it waited for its orders."""
-    if "clock" in _state:
+    """Let the time of this task begin now, as its orders are there, and its guard look after the parent they name.
+
+    Flower's own look from inside would not find it, so it looks at the task itself.
+    """
+    if "guard" in _state:
+        name, parent = "--parent-pid", "0"
+        if name in sys.argv[:-1]:
+            at = sys.argv.index(name) + 1
+            parent, sys.argv[at] = sys.argv[at], "1"
+        guard = _state.pop("guard")  # an app could tell it something else
         with suppress(OSError):
-            os.write(_state["clock"], b"b")
+            os.write(guard, f"{_PARENT}{int(parent)}\n".encode())
+        os.close(guard)
 
 
 def check(said: str) -> None:
@@ -72,7 +82,7 @@ def check(said: str) -> None:
     reading, writing = os.pipe()
     if not (pid := os.fork()):
         os.dup2(writing, sys.stderr.fileno())
-        _confine(Confinement.read(said), 0)
+        _confine(Confinement.read(said))
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading, errors="replace") as stream:
@@ -87,17 +97,7 @@ def check(said: str) -> None:
         )
 
 
-def _parent() -> int:
-    """Return the process with which a task ends, and let Flower in the task not look for it, as it cannot see it."""
-    name = "--parent-pid"
-    if name not in sys.argv[:-1]:
-        return 0
-    at = sys.argv.index(name) + 1
-    parent, sys.argv[at] = int(sys.argv[at]), "1"
-    return parent
-
-
-def _confine(wanted: Confinement, parent: int) -> None:
+def _confine(wanted: Confinement) -> None:
     try:
         kernel.demand()
         close_folders()
@@ -115,7 +115,7 @@ def _confine(wanted: Confinement, parent: int) -> None:
         os.close(number)
         os.write(name, str(child).encode())
         os.close(name)
-        _guard(child, told, wanted, parent)
+        _guard(child, told, wanted)
     os.close(told)
     os.close(name)
     try:
@@ -123,9 +123,9 @@ def _confine(wanted: Confinement, parent: int) -> None:
         _state["pid"] = int(os.read(number, 32))
         os.close(number)
         _make_root(wanted)
-        os.write(tell, Path("/proc/self/ns/pid").readlink().name.encode() + b"\n")
+        os.write(tell, f"{_NAMESPACE}{Path('/proc/self/ns/pid').readlink().name}\n".encode())
         kernel.give_up_rights(network=relay is not None)
-        _state["clock"] = tell
+        _state["guard"] = tell
     except (OSError, ValueError) as error:
         _cannot(error)
 
@@ -147,6 +147,7 @@ def close_folders() -> None:
 def _make_root(wanted: Confinement) -> None:
     """Make a root that has only what the task needs."""
     kernel.own_mounts()
+    kernel.forbid_namespaces()
     program = {sys.prefix, sys.base_prefix, *filter(_has_packages, sys.path)}
     readable = [*_SYSTEM, *(f"/etc/{name}" for name in _SETTINGS), *sorted(program), *wanted.readable]
     devices = [f"/dev/{name}" for name in _DEVICES]
@@ -195,40 +196,62 @@ def _place(opened: int, target: str) -> None:
     kernel.bind(f"/proc/self/fd/{opened}", target)
 
 
-def _guard(task: int, told: int, wanted: Confinement, parent: int) -> NoReturn:
+def _guard(task: int, told: int, wanted: Confinement) -> NoReturn:
     """Watch a task until it ends, and end as it ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    ended = os.pidfd_open(task)
-    namespace, since = "", time.monotonic()
-    status = 0
-    while ended not in select.select([ended, *([told] if told >= 0 else [])], [], [], _LOOK)[0]:
-        if told >= 0 and select.select([told], [], [], 0)[0]:
-            said = os.read(told, 256)
-            namespace, since = namespace or said.partition(b"\n")[0].decode(), time.monotonic()
-            if not said:
-                os.close(told)
-                told = -1
-        if parent and not _lives(parent):
+    ended, watched = os.pidfd_open(task), _Watched(told, wanted)
+    while ended not in select.select([ended, *watched.pipes], [], [], _LOOK)[0]:
+        watched.listen()
+        if watched.is_over:
             break
-        if wanted.seconds and time.monotonic() - since > wanted.seconds:
-            status = TOO_LONG
-            break
-        if wanted.memory and namespace and memory_of(namespace) > wanted.memory << 20:
-            status = TOO_MUCH
-            break
+    status = watched.status
     if status:
         sys.stderr.write(f"A task {WHY[status]}.\n")
         sys.stderr.flush()
     with suppress(ProcessLookupError):
-        if ended not in select.select([ended], [], [], 0)[0]:
-            os.kill(task, signal.SIGKILL)
+        os.kill(task, signal.SIGKILL)  # it is not waited for yet, so the number is still its own
     how = os.waitstatus_to_exitcode(os.waitpid(task, 0)[1])
     if not status and how < 0:
-        signal.signal(-how, signal.SIG_DFL) if -how not in (signal.SIGKILL, signal.SIGSTOP) else None
+        if -how not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(-how, signal.SIG_DFL)
         os.kill(os.getpid(), -how)
     os._exit(status or how)
+
+
+class _Watched:
+    """A task, as its guard knows it: what it told before its app was loaded, and whether it took too much."""
+
+    def __init__(self, told: int, wanted: Confinement) -> None:
+        self.pipes = [told]
+        self.status = 0
+        self._wanted = wanted
+        self._namespace, self._parent = "", 0
+        self._since = time.monotonic()
+
+    def listen(self) -> None:
+        """Read what the task told, if it told something. The first word counts."""
+        for pipe in select.select(self.pipes, [], [], 0)[0]:
+            said = os.read(pipe, 256).decode("ascii", "replace")
+            for line in said.splitlines():
+                if line.startswith(_NAMESPACE):
+                    self._namespace = self._namespace or line.removeprefix(_NAMESPACE)
+                elif not self._parent and line.removeprefix(_PARENT).isdecimal():
+                    self._parent, self._since = int(line.removeprefix(_PARENT)) or os.getpid(), time.monotonic()
+            if not said:
+                os.close(pipe)
+                self.pipes = []
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it must end: it took too much, which `status` then says, or its parent is gone."""
+        wanted, begun = self._wanted, bool(self._parent)
+        if begun and wanted.seconds and time.monotonic() - self._since > wanted.seconds:
+            self.status = TOO_LONG
+        elif self._namespace and wanted.memory and memory_of(self._namespace) > wanted.memory << 20:
+            self.status = TOO_MUCH
+        return bool(self.status) or (begun and not _lives(self._parent))
 
 
 def _lives(process: int) -> bool:

@@ -76,6 +76,11 @@ def own_mounts() -> None:
     _mount("none", "/", "none", _RECURSIVE | _PRIVATE)
 
 
+def forbid_namespaces() -> None:
+    """Keep the processes of this user namespace from making more of them, in which they would have rights again."""
+    Path("/proc/sys/user/max_user_namespaces").write_text("0", encoding="ascii")
+
+
 def memory_folder(path: str, size: int = 0) -> None:
     """Mount a folder in memory: of at most `size` bytes, 0 for half of the machine's memory."""
     _mount("tmpfs", path, "tmpfs", _NO_SUID | _NO_DEVICES, f"mode=0755{f',size={size}' if size else ''}")
