@@ -92,7 +92,8 @@ def check(said: str) -> None:
             "This machine cannot confine tasks as the policy of its site asks: "
             f"{reason.splitlines()[-1] if reason else f'status {status}'}",
             "It needs Linux 5.12 or newer on x86-64 where users may make namespaces of their own "
-            "(`sysctl kernel.unprivileged_userns_clone user.max_user_namespaces`). Or take [task] out of the policy.",
+            "(`sysctl kernel.unprivileged_userns_clone user.max_user_namespaces`) and the agent's unit does not "
+            "forbid it (RestrictNamespaces, SystemCallFilter, ProtectKernelTunables). Or take [task] out of the policy.",
             ExitCode.ENVIRONMENT,
         )
 
