@@ -93,7 +93,7 @@ def check(said: str) -> None:
             f"{reason.splitlines()[-1] if reason else f'status {status}'}",
             "It needs Linux 5.12 or newer on x86-64 where users may make namespaces of their own "
             "(`sysctl kernel.unprivileged_userns_clone user.max_user_namespaces`) and the agent's unit does not "
-            "forbid it (RestrictNamespaces, SystemCallFilter, ProtectKernelTunables). Or take [task] out of the policy.",
+            "forbid it (RestrictNamespaces, SystemCallFilter, ProtectKernelTunables). Or take [task] out.",
             ExitCode.ENVIRONMENT,
         )
 
