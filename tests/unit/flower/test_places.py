@@ -36,7 +36,7 @@ from oneflower_appliance.flower import (
 )
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.legacy import hooks
-from oneflower_appliance.flower.warm import downloads, pulse
+from oneflower_appliance.flower.warm import downloads, pulse, whole_client
 from oneflower_appliance.orders import SuperLinkOrders, SuperNodeOrders
 from oneflower_appliance.settings import resolve
 
@@ -48,13 +48,13 @@ IN_SUPERLINK = (
     Feature.FRONT_DOOR, Feature.API, Feature.FORGET_LOST_DELIVERIES, Feature.STUCK_NODES, Feature.RETENTION,
     Feature.WARM_SUPERLINK, Feature.LIMIT_TASK_CLEANUP, Feature.DEAD_SERVERAPPS, Feature.HELD_QUESTIONS,
     Feature.SHORTCUTS, Feature.LOG_LEVEL, Feature.OBJECT_STORE, Feature.BUNDLES, Feature.SUPERLINK_BUNDLES,
-    Feature.HEARTBEATS,
+    Feature.HEARTBEATS, Feature.WHOLE_MESSAGES,
 )  # fmt: skip
 IN_SUPERNODE = (
     Feature.NODE_DOOR, Feature.NODE_ID, Feature.HEARTBEAT_REPORT, Feature.ANSWER_IN_TURN, Feature.FORGET_ENDED_RUNS,
     Feature.CLOSE_SESSION, Feature.WARM_SUPERNODE,
     Feature.DEAD_CLIENTAPPS, Feature.NODE_QUESTIONS, Feature.END_WITH_RUN, Feature.HELD_QUESTIONS, Feature.LOG_LEVEL,
-    Feature.BUNDLES, Feature.DOWNLOADS, Feature.SPARED_HEARTBEATS,
+    Feature.BUNDLES, Feature.DOWNLOADS, Feature.SPARED_HEARTBEATS, Feature.WHOLE_MESSAGES, Feature.WHOLE_REPLIES,
 )  # fmt: skip
 
 
@@ -251,7 +251,10 @@ def prepared_superlink(folder):
     except OneflowerError as error:
         return {"refused": error.sentence, "listens": bool(served)}
     own = served[0].app._app  # within what records in the audit log
-    flower = own.flower._app  # within what rings for news
+    flower = below = own.flower._app  # within what rings for news
+    layers = []
+    while below := getattr(below, "_app", None):
+        layers.append(type(below).__name__)
     return {
         "doors": len(served),
         "warm": stub.modules,
@@ -260,7 +263,8 @@ def prepared_superlink(folder):
         "watches": stub.tasks.on_death is not None,
         "api": type(own.status).__name__ == "Starlette",
         "holds": type(flower).__name__ == "LongPoll",
-        "bundles": type(getattr(flower, "_app", None)).__name__ == "BundleServer",
+        "bundles": "BundleServer" in layers,
+        "whole": "WholeServer" in layers,
         "records": getattr(flower, "heartbeats", None) is not None,
         "keeps": getattr(internals.object_stores(), "store", None) is not store,
     }
@@ -273,6 +277,7 @@ SUPERLINK = {
         "cleans less": False,
         "holds": False,
         "bundles": False,
+        "whole": False,
         "keeps": False,
         "records": False,
     },
@@ -280,11 +285,12 @@ SUPERLINK = {
     Feature.LIMIT_TASK_CLEANUP: {"cleans less": False},
     Feature.DEAD_SERVERAPPS: {"watches": False},
     Feature.API: {"api": False, "watches": False},
-    Feature.HELD_QUESTIONS: {"holds": False, "bundles": False, "records": False},
+    Feature.HELD_QUESTIONS: {"holds": False, "bundles": False, "whole": False, "records": False},
     Feature.HEARTBEATS: {"records": False},
-    Feature.OBJECT_STORE: {"keeps": False, "bundles": False},
-    Feature.BUNDLES: {"bundles": False},
-    Feature.SUPERLINK_BUNDLES: {"bundles": False},
+    Feature.OBJECT_STORE: {"keeps": False, "bundles": False, "whole": False},
+    Feature.BUNDLES: {"bundles": False, "whole": False},
+    Feature.SUPERLINK_BUNDLES: {"bundles": False, "whole": False},
+    Feature.WHOLE_MESSAGES: {"whole": False},
 }
 
 
@@ -305,7 +311,7 @@ def test_a_superlink_starts_without_a_name_or_refuses_to(place, monkeypatch, tmp
         assert not found["listens"]
         return
     whole = {"doors": 2, "warm": ["flwr.superlink.cli.flower_superlink"], "forgets": True, "cleans less": True,
-             "watches": True, "api": True, "holds": True, "bundles": True, "keeps": True,
+             "watches": True, "api": True, "holds": True, "bundles": True, "whole": True, "keeps": True,
              "records": True}  # fmt: skip
     for feature in off:
         whole |= SUPERLINK.get(feature, {})
@@ -355,6 +361,7 @@ def prepared_supernode(policy=""):
             getattr(client, "PullMessages", None) is not pull,
         ],
         "spares": pulse.__file__ in sources(getattr(client, "SendNodeHeartbeat", None)),
+        "whole": internals.fleet_client()._unary_unary.__code__.co_filename == whole_client.__file__,
         "downloads": internals.fleet_client().__init__.__code__.co_filename == downloads.__file__,
         "holds": type(loop.time).__name__ == "_Clock" if hasattr(loop, "time") else False,
     }
@@ -370,10 +377,13 @@ SUPERNODE = {
     Feature.SPARED_HEARTBEATS: (0, 0, {"spares": False}),
     Feature.DEAD_CLIENTAPPS: (1, 0, {"watches": False}),
     Feature.END_WITH_RUN: (1, 1, {}),
-    Feature.BUNDLES: (0, 0, {"bundles": 0, "downloads": False}),
+    Feature.BUNDLES: (0, 0, {"bundles": 0, "downloads": False, "whole": False}),
+    Feature.WHOLE_MESSAGES: (0, 0, {"whole": False}),
+    Feature.WHOLE_REPLIES: (0, 1, {}),
     Feature.DOWNLOADS: (0, 0, {"downloads": False}),
 }
-WARM = {Feature.NODE_QUESTIONS, Feature.HELD_QUESTIONS, Feature.DEAD_CLIENTAPPS, Feature.END_WITH_RUN, Feature.BUNDLES}
+WARM = {Feature.NODE_QUESTIONS, Feature.HELD_QUESTIONS, Feature.DEAD_CLIENTAPPS, Feature.END_WITH_RUN, Feature.BUNDLES,
+        Feature.WHOLE_MESSAGES, Feature.WHOLE_REPLIES}  # fmt: skip
 
 
 @pytest.mark.parametrize("place", [p for p in ALL if users(p) & set(IN_SUPERNODE)], ids=str)
@@ -393,11 +403,13 @@ def test_a_supernode_starts_without_a_name_or_refuses_to(place, monkeypatch):
         assert found["ran"] == []
         return
     whole = {"guarded": [True], "warm": ["flwr.supernode.start_client_internal"], "watches": True, "holds": True,
-             "bundles": 1, "downloads": True, "reports": [True, True], "spares": True}  # fmt: skip
+             "bundles": 1, "downloads": True, "whole": True, "reports": [True, True], "spares": True}  # fmt: skip
     if Feature.WARM_SUPERNODE in off:
-        whole |= {"warm": [], "watches": False, "holds": False, "bundles": 0, "downloads": False,
+        whole |= {"warm": [], "watches": False, "holds": False, "bundles": 0, "downloads": False, "whole": False,
                   "spares": False}  # fmt: skip
         off |= WARM
+    if {Feature.BUNDLES, Feature.WHOLE_MESSAGES} & off:
+        off |= {Feature.WHOLE_REPLIES}
     if {Feature.NODE_QUESTIONS, Feature.HELD_QUESTIONS} <= off:
         off -= {Feature.HELD_QUESTIONS}
     on = [wraps for feature, wraps in SUPERNODE.items() if feature not in off]

@@ -47,6 +47,7 @@ class Feature(Enum):
     SUPERNODE_SUPEREXEC = "Starting the SuperExec of a SuperNode again when it dies (FL_EXECUTION=stock)"
     WARM_SUPERNODE = "Warm execution of ClientApps (FL_EXECUTION=warm)"
     DEAD_CLIENTAPPS = "Answering as soon as a ClientApp dies"
+    WHOLE_REPLIES = "Sending a reply together with its objects, from a SuperNode"
     DOWNLOADS = "Receiving bundles without copying them several times"
     NODE_QUESTIONS = "Holding requests of ClientApps until they have an answer"
     END_WITH_RUN = "Ending a ClientApp together with its run"
@@ -54,11 +55,14 @@ class Feature(Enum):
     # In both.
     HELD_QUESTIONS = "Holding requests until they have an answer"
     BUNDLES = "Sending the objects of a message in bundles"
+    WHOLE_MESSAGES = "Sending a message together with its objects"
     SHORTCUTS = "The shortcut past Flower's middlewares"
     DIRECT_CALLS = "Answering Flower's calls without its web framework"
     LOG_LEVEL = "The log level of Flower (FL_LOG_LEVEL)"
 
     # In the process of a task.
+    WHOLE_FROM_SERVERAPP = "Sending messages together with their objects, from a ServerApp"
+    WHOLE_FROM_CLIENTAPP = "Sending a reply together with its objects, from a ClientApp"
     ARRAYS = "Copying the bytes of arrays only once"
     ARRAYS_IN_PLACE = "Leaving the arrays of a message in the memory in which they came"
     SUPERVISED_SERVERAPP = "Recording and supervising runs"

@@ -272,6 +272,25 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_at(internals.link_state, "store_object", "get_object", "get_task_by_token", "store_traffic"),
         *_at(internals.link_states, "MessageInsModel", "select", "uint64_to_int64"),
     ),
+    Feature.WHOLE_MESSAGES: (
+        *_takes(internals.http_client, "_unary_unary", "path", "request", "response_type"),
+        *_at(internals.fleet_messages, "PullMessagesRequest", "PullMessagesResponse", "PushMessagesRequest",
+             "PushMessagesResponse"),
+        *_at(internals.runtime_messages, "PullAppMessagesRequest", "PullAppMessagesResponse", "PushAppMessagesRequest",
+             "PushAppMessagesResponse"),
+        *_at(internals.object_messages, "PullObjectRequest", "PushObjectResponse", "ConfirmMessageReceivedRequest"),
+        *_at(internals.object_store, "store", "lock_store"),
+        *_at(internals.constants, "SUPERLINK_NODE_ID"),
+    ),
+    Feature.WHOLE_REPLIES: _PUSH,
+    Feature.WHOLE_FROM_SERVERAPP: (
+        *_at(internals.grid, "get_object_tree", "get_all_nested_objects"),
+        *_at(internals.inflatable_objects, "get_all_nested_objects"),
+    ),
+    Feature.WHOLE_FROM_CLIENTAPP: (
+        *_at(internals.clientapp_task, "get_object_tree", "get_all_nested_objects"),
+        *_at(internals.inflatable_objects, "get_all_nested_objects"),
+    ),
     Feature.ARRAYS: (
         *_at(internals.array, "inflate", "slice_array", "numpy"),
         *_takes(internals.array, "inflate", "object_content", "children"),

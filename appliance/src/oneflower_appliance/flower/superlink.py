@@ -41,6 +41,7 @@ from oneflower_appliance.flower.warm.longpoll import LongPoll
 from oneflower_appliance.flower.warm.objectstore import keep_objects_out_of_database
 from oneflower_appliance.flower.warm.questions import ACQUIRE_TASK, REPLIES
 from oneflower_appliance.flower.warm.shortcuts import Shortcuts
+from oneflower_appliance.flower.warm.whole_server import WholeServer
 from oneflower_appliance.orders import LEVEL_VARIABLE, SuperLinkOrders
 from oneflower_appliance.run_folder import LOST
 from oneflower_appliance.training.abandoned import Abandoned
@@ -145,6 +146,8 @@ class SuperLink:
         app = Shortcuts(self._app) if places.have(Feature.SHORTCUTS) else self._app
         if self._in_memory and places.have(Feature.BUNDLES) and places.have(Feature.SUPERLINK_BUNDLES):
             app = BundleServer(app, self._state.linkstate_factory)
+            if places.have(Feature.WHOLE_MESSAGES):
+                app = WholeServer(app, self._state.linkstate_factory)
         polls = LongPoll(app)
         if places.have(Feature.HEARTBEATS):
             polls.heartbeats = Heartbeats(self._app, self._state.linkstate_factory, polls.turn)

@@ -69,6 +69,9 @@ def _at(work: _Fetching | _Sending) -> Iterator[None]:
         _now.work = None
 
 
+CAME: dict[str, dict[str, bytes]] = {}  # the objects of messages that came with them (`whole_client`)
+
+
 class Kept:
     """What a SuperNode fetched last. The model that it evaluates is the one that it trains next.
 
@@ -77,16 +80,25 @@ class Kept:
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
+        self.tops: list[str] = []
         self._fetched: dict[str, bytes] = {}
+        self._tree: Any = None
         self._since = 0.0
 
     def fetched(self, objects: dict[str, bytes]) -> None:
         """Keep these objects, and no others, as soon as they are confirmed."""
         self._fetched = objects
 
+    def found(self, tree: Any) -> None:
+        """Note the objects of a message that comes."""
+        self._tree = tree
+
     def confirm(self) -> None:
-        """Keep what was fetched."""
+        """Keep what was fetched. `tops` are the records of which everything is there; other messages may have them."""
         self.objects, self._fetched, self._since = self._fetched, {}, time.monotonic()
+        records = [record for content in self._tree.children for record in content.children] if self._tree else []
+        self.tops = [record.object_id for record in records if all(name in self.objects for name in below(record))]
+        self._tree = None
 
     def has(self, name: str, content: bytes) -> bool:
         """Whether this very object, which cannot change, is one that was kept, and so was checked."""
@@ -96,7 +108,14 @@ class Kept:
         """Drop what nobody has needed for long. Called from time to time while there is nothing to do."""
         self._fetched = {}
         if time.monotonic() - self._since > KEPT_FOR:
-            self.objects = {}
+            self.objects, self.tops = {}, []
+
+
+def below(tree: Any) -> Iterator[str]:
+    """Yield the names of a tree of objects, children before parents."""
+    for child in tree.children:
+        yield from below(child)
+    yield tree.object_id
 
 
 def check_once(kept: Kept) -> None:
@@ -149,8 +168,9 @@ def _fetching(
     @functools.wraps(stock)
     def pull_objects(object_ids: list[str], pull_object_fn: Callable[[str], bytes], **limits: Any) -> dict[str, bytes]:
         known = kept.objects if kept is not None else {}
-        work = _Fetching(object_ids, place())
-        work.contents |= {name: known[name] for name in object_ids if name in known}
+        came = CAME.pop(object_ids[-1], None) if object_ids else None
+        work = _Fetching(object_ids, place() if came is None else came)
+        work.contents |= {name: known[name] for name in object_ids if name in known and name not in work.contents}
         if len(object_ids) > len(work.contents):
             try:
                 with _at(work):
@@ -180,13 +200,14 @@ def _sending(stock: Callable[..., None]) -> Callable[..., None]:
             with _at(work):
                 push_object_fn(part[0][0], b"")  # its content is copied only where it travels in that request
             if not work.done:
-                stock(itertools.chain(_whole(part[1:]), contents), push_object_fn, **limits)
+                stock(itertools.chain(whole(part[1:]), contents), push_object_fn, **limits)
                 return
 
     return push_object_contents_from_iterable
 
 
-def _whole(objects: Iterable[tuple[str, bytes | Parts]]) -> list[tuple[str, bytes]]:
+def whole(objects: Iterable[tuple[str, bytes | Parts]]) -> list[tuple[str, bytes]]:
+    """Return objects with their contents in one piece."""
     return [(name, bytes(content)) for name, content in objects]
 
 
@@ -250,30 +271,30 @@ def _fetch(client: Any, api: str, request: Any, work: _Fetching) -> bool:
 
 def _get(client: Any, api: str, who: Any, wanted: bytes, *, in_place: bool) -> Mapping[str, Any] | None:
     """Return those of some objects that are there. None: the other end is stock."""
-    if api == "runtime" and (memory := _memory(client, bundles.PULL_SHARED)):
+    if api == "runtime" and (memory := memory_for(client, bundles.PULL_SHARED)):
         with memory:
-            table = _ask(client, api, bundles.PULL_SHARED, who, [memory.place, wanted], bundles.Table)
+            table = ask(client, api, bundles.PULL_SHARED, who, [memory.place, wanted], bundles.Table)
             if table is not None:
                 read = memory.pieces if in_place else memory.read
                 there = zip(table.names, read(table.spans) if table.names else [], strict=True)
                 return dict.fromkeys(table.gone) | dict(there)
-    answer = _ask(client, api, bundles.PULL_OBJECTS, who, [wanted], bundles.Answer)
+    answer = ask(client, api, bundles.PULL_OBJECTS, who, [wanted], bundles.Answer)
     return None if answer is None else answer.objects
 
 
 def _hand(client: Any, api: str, who: Any, session: str, objects: list[tuple[str, bytes | Parts]], answer: Any) -> Any:
     """Hand objects over. Returns None if the other end is stock."""
-    if api == "runtime" and (memory := _memory(client, bundles.PUSH_SHARED)):
+    if api == "runtime" and (memory := memory_for(client, bundles.PUSH_SHARED)):
         with memory:
             spans = memory.write(content for _, content in objects)
             payload = [memory.place, *bundles.write_handed_table(session, (name for name, _ in objects), spans)]
-            said = _ask(client, api, bundles.PUSH_SHARED, who, payload, answer)
+            said = ask(client, api, bundles.PUSH_SHARED, who, payload, answer)
             if said is not None:
                 return said
-    return _ask(client, api, bundles.PUSH_OBJECTS, who, bundles.write_handed(session, _whole(objects)), answer)
+    return ask(client, api, bundles.PUSH_OBJECTS, who, bundles.write_handed(session, whole(objects)), answer)
 
 
-def _memory(client: Any, call: str) -> SharedMemory | None:
+def memory_for(client: Any, call: str) -> SharedMemory | None:
     """Return memory for a call, unless the other end does not know it or this system has none."""
     if call in getattr(client, _UNKNOWN, ()):
         return None
@@ -283,7 +304,7 @@ def _memory(client: Any, call: str) -> SharedMemory | None:
         return None
 
 
-def _ask(client: Any, api: str, call: str, who: Any, payload: list[bytes], answer: Any) -> Any:
+def ask(client: Any, api: str, call: str, who: Any, payload: list[bytes], answer: Any) -> Any:
     """Make one of our calls. Returns None if the other end does not know it, or could not do it this time (409).
 
     Raises `OneflowerError` if the other end has no room.

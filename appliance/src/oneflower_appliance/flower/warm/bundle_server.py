@@ -15,13 +15,13 @@ from starlette.responses import PlainTextResponse, Response
 
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.warm import bundles
-from oneflower_appliance.flower.warm.longpoll import Answer, body_of
+from oneflower_appliance.flower.warm.longpoll import ask, body_of
 from oneflower_appliance.flower.warm.shared_memory import PLACE, AlreadyWrittenError, NotSharedError, SharedMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 _FLEET, _RUNTIME, _ONE = "/v1/fleet/", "/v1/runtime/", "pull-object"
 _MEDIA = "application/protobuf"  # what Flower's client expects
@@ -57,7 +57,7 @@ class BundleServer:
             if body is None:
                 return
             asked = bundles.Request.read(body)
-            allowed = await self._ask_flower(scope, api + _ONE, asked.flower)
+            allowed = await ask(self._app, scope, api + _ONE, asked.flower)
             if allowed.status != 200:
                 await allowed.send(send)
                 return
@@ -72,19 +72,6 @@ class BundleServer:
         except AlreadyWrittenError as error:
             answer = PlainTextResponse(f"The shared memory was {error}.\n", 409)
         await answer(scope, receive, send)
-
-    async def _ask_flower(self, scope: Scope, path: str, body: bytes) -> Answer:
-        answer, said = Answer(), False
-
-        async def receive() -> Message:
-            nonlocal said
-            if said:
-                return {"type": "http.disconnect"}
-            said = True
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        await self._app({**scope, "path": path, "raw_path": path.encode()}, receive, answer.take)
-        return answer
 
     def _give(self, state: Any, fleet: bool, headers: Headers, asked: bundles.Request) -> bytes:  # noqa: FBT001
         return b"".join(bundles.write_objects(self._found(state, fleet, headers, asked)))

@@ -18,6 +18,14 @@ memory (`shared_memory`).
     shared push   payload: place, length of the session's name, its name, table
     table         for each object: its hash (32 bytes), where its content begins and how long it is (8 bytes each)
 
+A message and its objects may travel in one request (`whole_server`), with Flower's own request for the message at its
+beginning. Then there is no name of a session, because Flower only opens it in that request:
+
+    whole pull    payload: place if memory is shared, hashes of objects that the client has, each with all below it
+        answer    length of Flower's answer (4 bytes), Flower's answer, hash of the message that is whole (or zeros),
+                  objects or table
+    whole push    payload: place if memory is shared, objects or table; answer: Flower's, without the objects that came
+
 A bundle has at most about `PART` bytes and at most `MOST` objects, so a large model needs several. That bounds memory
 at both ends, and a bundle that was lost is sent again without the others.
 """
@@ -35,6 +43,8 @@ if TYPE_CHECKING:
 
 PULL_OBJECTS, PUSH_OBJECTS = "pull-objects", "push-objects"
 PULL_SHARED, PUSH_SHARED = "pull-shared-objects", "push-shared-objects"  # only between processes of one machine
+PULL_WHOLE, PUSH_WHOLE = "pull-whole-messages", "push-whole-messages"
+NOBODY = "0" * 64  # instead of the hash of a message
 PART = 16 * 2**20  # bytes of objects: a bundle ends with the first object that exceeds it
 MOST = 8192  # objects
 NO_ROOM = 507  # the status of an answer: there is no room for what was handed over, and the text says why
@@ -65,7 +75,7 @@ class Request:
         return bytes(self.payload[:size]), Request(self.flower, self.payload[size:])
 
     @staticmethod
-    def write(flower: bytes, *payload: bytes) -> bytes:
+    def write(flower: bytes, *payload: bytes | memoryview) -> bytes:
         """Return the body of a request."""
         return b"".join((_ASKED.pack(len(flower)), flower, *payload))
 
@@ -84,17 +94,41 @@ def read_wanted(payload: memoryview) -> list[str]:
     return [payload[start : start + _HASH].hex() for start in range(0, len(payload), _HASH)]
 
 
+def write_whole(flower: bytes, message: str, objects: bytes) -> bytes:
+    """Return the answer with Flower's own answer, the message that is whole, and objects or a table of them."""
+    return Request.write(flower, bytes.fromhex(message), objects)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An answer with Flower's own, in bytes, the message that is whole, and objects or a table of them."""
+
+    flower: bytes
+    message: str
+    objects: memoryview
+
+    @classmethod
+    def FromString(cls, body: bytes) -> Whole:  # noqa: N802 - what Flower calls it in its own answers
+        """Read an answer. Raises `ValueError`."""
+        asked = Request.read(body)
+        if len(asked.payload) < _HASH:
+            raise ValueError("the hash of the message is cut off")
+        name, rest = asked.split(_HASH)
+        return cls(asked.flower, name.hex(), rest.payload)
+
+
 def write_handed(session: str, objects: Iterable[tuple[str, bytes]]) -> list[bytes]:
     """Return the payload that hands objects over, in parts."""
-    return [*_named(session), *write_objects(objects)]
+    return [*named(session), *write_objects(objects)]
 
 
 def write_handed_table(session: str, names: Iterable[str], spans: Iterable[Span]) -> list[bytes]:
     """Return the payload that hands over objects whose contents are in shared memory."""
-    return [*_named(session), write_table(names, spans)]
+    return [*named(session), write_table(names, spans)]
 
 
-def _named(session: str) -> tuple[bytes, bytes]:
+def named(session: str) -> tuple[bytes, bytes]:
+    """Return the name of a session, in parts, as it stands before the objects."""
     name = session.encode()
     return _NAMED.pack(len(name)), name
 
@@ -120,7 +154,22 @@ def read_handed_table(payload: memoryview) -> tuple[str, Table]:
 def names_handed(payload: memoryview) -> list[str]:
     """Return the names of the objects that are handed over. Raises `ValueError`."""
     _, start = _session(payload)
-    return [name for name, _ in _views(payload[start:])]
+    return [name for name, _ in views(payload[start:])]
+
+
+def slices(payload: memoryview, *, table: bool) -> dict[str, memoryview]:
+    """Return objects as they stand in a payload, or the entries of a table, by name. Raises `ValueError`."""
+    if table:
+        read = Table.FromString(payload)
+        if read.gone:
+            raise ValueError("an object that does not exist")
+        return {name: payload[_ENTRY.size * number :][: _ENTRY.size] for number, name in enumerate(read.names)}
+    found, start = {}, 0
+    for name, content in views(payload):
+        end = start + _OBJECT.size + len(content or b"")
+        found[name] = payload[start:end]
+        start = end
+    return found
 
 
 def _session(payload: memoryview) -> tuple[str, int]:
@@ -181,17 +230,18 @@ class Answer:
     objects: Mapping[str, bytes | None]
 
     @classmethod
-    def FromString(cls, body: bytes) -> Answer:  # noqa: N802 - what Flower calls it in its own answers
+    def FromString(cls, body: bytes | memoryview) -> Answer:  # noqa: N802 - what Flower calls it in its own answers
         """Read an answer. Raises `ValueError`."""
         return cls(dict(_objects(memoryview(body))))
 
 
 def _objects(body: memoryview) -> Iterator[tuple[str, bytes | None]]:
-    for name, content in _views(body):
+    for name, content in views(body):
         yield name, None if content is None else bytes(content)
 
 
-def _views(body: memoryview) -> Iterator[tuple[str, memoryview | None]]:
+def views(body: memoryview) -> Iterator[tuple[str, memoryview | None]]:
+    """Yield objects by name; None stands for one that does not exist. Raises `ValueError`."""
     start = 0
     while start < len(body):
         digest, length = _unpack(_OBJECT, body, start)

@@ -20,8 +20,9 @@ from starlette.datastructures import Headers
 
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.membership import Membership, NotAMemberError
+from oneflower_appliance.flower.warm import bundles
 from oneflower_appliance.flower.warm.pulse import HEARTBEAT, RECORDED, TAKEN
-from oneflower_appliance.flower.warm.questions import NODE_PULL
+from oneflower_appliance.flower.warm.questions import NODE_PULL, NODE_PULL_WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -78,8 +79,9 @@ class Heartbeats:
             if path == PATH:
                 request = self._messages.SendNodeHeartbeatRequest.FromString(body)
                 interval = request.heartbeat_interval
-            elif path == NODE_PULL:
-                request, interval = self._pull.FromString(body), float(headers.get(HEARTBEAT, "0"))
+            elif path in (NODE_PULL, NODE_PULL_WHOLE):
+                said = body if path == NODE_PULL else bundles.Request.read(body).flower
+                request, interval = self._pull.FromString(said), float(headers.get(HEARTBEAT, "0"))
             else:
                 return None
             if not self._shortest <= interval <= self._longest:

@@ -23,7 +23,7 @@ from starlette.responses import Response
 
 from oneflower_appliance.flower.serving import VISIT
 from oneflower_appliance.flower.warm.pulse import HEARTBEAT, TAKEN
-from oneflower_appliance.flower.warm.questions import NODE_PULL, Question, catalogue
+from oneflower_appliance.flower.warm.questions import NODE_PULL, NODE_PULL_WHOLE, Question, catalogue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -146,7 +146,7 @@ class LongPoll:
 
     def _counts(self, scope: Scope) -> bool:
         """Whether a request counts as a heartbeat."""
-        asks = scope["path"] == NODE_PULL and any(name == HEARTBEAT.encode() for name, _ in scope["headers"])
+        asks = scope["path"] in (NODE_PULL, NODE_PULL_WHOLE) and any(name == HEARTBEAT.encode() for name, _ in scope["headers"])
         return asks and self.heartbeats is not None
 
     def _take(self, scope: Scope, body: bytes, news: asyncio.Event | None = None) -> Heartbeat | None:
@@ -224,6 +224,21 @@ class Answer:
         for start in range(0, max(len(body), 1), _PIECE):  # so that a slow client has little of it in its connection
             piece, left = body[start : start + _PIECE], start + _PIECE < len(body)
             await send({"type": "http.response.body", "body": bytes(piece), "more_body": left})
+
+
+async def ask(app: ASGIApp, scope: Scope, path: str, body: bytes) -> Answer:
+    """Return the answer of an application to another request of the same client."""
+    answer, said = Answer(), False
+
+    async def receive() -> Message:
+        nonlocal said
+        if said:
+            return {"type": "http.disconnect"}
+        said = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    await app({**scope, "path": path, "raw_path": path.encode()}, receive, answer.take)
+    return answer
 
 
 def _asked_for(headers: Iterable[tuple[bytes, bytes]]) -> float:

@@ -22,6 +22,8 @@ from oneflower_appliance.flower.warm.pulse import spare_heartbeats
 from oneflower_appliance.flower.warm.questions import ACQUIRE_TASK
 from oneflower_appliance.flower.warm.shortcuts import Shortcuts
 from oneflower_appliance.flower.warm.waits import WAITS, ask_to_wait, replace_sleep
+from oneflower_appliance.flower.warm.whole_client import note_store, send_whole_messages
+from oneflower_appliance.flower.warm.whole_server import WholeServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +62,10 @@ class WarmNode:
         if places.have(Feature.BUNDLES):
             send_in_bundles(internals.node_loop(), kept=self._kept)
             check_once(self._kept)
+            if places.have(Feature.WHOLE_MESSAGES):
+                send_whole_messages(kept=self._kept)
+                if places.have(Feature.WHOLE_REPLIES):
+                    note_store(internals.node_loop())
             if places.have(Feature.DOWNLOADS):
                 download_directly(self._proxy)
         if places.have(Feature.DEAD_CLIENTAPPS):
@@ -79,6 +85,8 @@ class WarmNode:
             app: Any = Shortcuts(create(*args, **kwargs))
             if places.have(Feature.BUNDLES):
                 app = BundleServer(app, kwargs["state_factory"])
+                if places.have(Feature.WHOLE_MESSAGES):
+                    app = WholeServer(app, kwargs["state_factory"])
             poll = LongPoll(app, on_change=WAITS.something_happened)
             self._polls.append(poll)
             return poll

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 HEARTBEAT = "oneflower-heartbeat"  # in a request: the interval in seconds; in an answer, one of these:
 RECORDED, TAKEN = "recorded", "taken"
-_PULL = "/flwr.proto.Fleet/PullMessages"
+_PULLS = ("/flwr.proto.Fleet/PullMessages", "/flwr.proto.Fleet/PullWholeMessages")
 _PENDING = 30.0  # seconds after which a request for messages is no longer waiting, but lost
 
 
@@ -42,7 +42,7 @@ class Pulse:
 
     def intercept(self, context: Any, call_next: Callable[[Any], httpx.Response]) -> httpx.Response:
         """Say that a request for messages counts as a heartbeat. Flower calls this around every request."""
-        if context.rpc_method != _PULL:
+        if context.rpc_method not in _PULLS:
             return call_next(context)
         context.request.headers[HEARTBEAT] = self._interval
         self._since = sent = time.monotonic()

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 ACQUIRE_TASK = "/v1/runtime/acquire-task"
-NODE_PULL = "/v1/fleet/pull-messages"
+NODE_PULL, NODE_PULL_WHOLE = "/v1/fleet/pull-messages", f"/v1/fleet/{bundles.PULL_WHOLE}"
 REPLIES = (
     "/v1/runtime/pull-messages",
     "/v1/runtime/pull-object",
     f"/v1/runtime/{bundles.PULL_OBJECTS}",
     f"/v1/runtime/{bundles.PULL_SHARED}",
+    f"/v1/runtime/{bundles.PULL_WHOLE}",
 )
 
 
@@ -85,6 +86,16 @@ class _Raw:
         return body
 
 
+@dataclass(frozen=True)
+class _InWhole:
+    """Flower's answer in an answer with a whole message."""
+
+    response: Any
+
+    def FromString(self, body: bytes) -> Any:  # noqa: N802 - its name in protobuf
+        return self.response.FromString(bundles.Whole.FromString(body).flower)
+
+
 def catalogue() -> tuple[dict[str, Question], dict[str, list[Change]]]:
     """Return what may be held, and what may bring the answers."""
     runtime, fleet, messages = internals.runtime_messages(), internals.fleet_messages(), internals.object_messages()
@@ -93,11 +104,14 @@ def catalogue() -> tuple[dict[str, Question], dict[str, list[Change]]]:
     node_object, task_object = "/v1/fleet/pull-object", "/v1/runtime/pull-object"
     node_objects, task_objects = (f"/v1/{api}/{bundles.PULL_OBJECTS}" for api in ("fleet", "runtime"))
     task_shares = f"/v1/runtime/{bundles.PULL_SHARED}"
+    node_whole, grid_whole = NODE_PULL_WHOLE, f"/v1/runtime/{bundles.PULL_WHOLE}"
     questions = {
         ACQUIRE_TASK: Question(runtime.AcquireTaskResponse, _no_task, _nothing),
         # Every idle SuperNode asks this again and again, so it is not asked in vain.
         node_pull: Question(fleet.PullMessagesResponse, _no_messages, _nothing, changes_with_time=False),
+        node_whole: Question(_InWhole(fleet.PullMessagesResponse), _no_messages, _nothing, changes_with_time=False),
         grid_pull: Question(runtime.PullAppMessagesResponse, _no_messages, of.question),
+        grid_whole: Question(_InWhole(runtime.PullAppMessagesResponse), _no_messages, _first(of.question)),
         node_object: Question(messages.PullObjectResponse, _not_there_yet, of.pull),
         task_object: Question(messages.PullObjectResponse, _not_there_yet, of.pull),
         node_objects: Question(_Raw, _no_objects, of.bundle),
@@ -106,8 +120,8 @@ def catalogue() -> tuple[dict[str, Question], dict[str, list[Change]]]:
     }
     changes = {
         "/v1/control/start-run": [Change(ACQUIRE_TASK, _nothing)],
-        "/v1/runtime/push-messages": [Change(node_pull, _nothing)],
-        "/v1/fleet/push-messages": [Change(grid_pull, of.replies)],
+        "/v1/runtime/push-messages": [Change(node_pull, _nothing), Change(node_whole, _nothing)],
+        "/v1/fleet/push-messages": [Change(grid_pull, of.replies), Change(grid_whole, of.replies)],
         "/v1/runtime/push-object": [Change(node_object, of.push), Change(node_objects, of.run)],
         "/v1/fleet/push-object": [
             Change(task_object, of.push), Change(task_objects, of.run), Change(task_shares, of.run)
@@ -116,6 +130,11 @@ def catalogue() -> tuple[dict[str, Question], dict[str, list[Change]]]:
         f"/v1/runtime/{bundles.PUSH_SHARED}": [Change(node_objects, of.bundle), Change(node_object, of.shared)],
         f"/v1/fleet/{bundles.PUSH_OBJECTS}": [
             Change(task_objects, of.bundle), Change(task_shares, of.bundle), Change(task_object, of.handed)
+        ],
+        # Who waits for an object that is not there knows its message, so it was not sent as a whole.
+        f"/v1/runtime/{bundles.PUSH_WHOLE}": [Change(node_pull, _nothing), Change(node_whole, _nothing)],
+        f"/v1/fleet/{bundles.PUSH_WHOLE}": [
+            Change(grid_pull, _first(of.replies)), Change(grid_whole, _first(of.replies))
         ],
     }  # fmt: skip
     return questions, changes
@@ -161,6 +180,18 @@ class _Subjects:
     def replies(self, body: bytes) -> list[str]:
         replies = _read_as(self._fleet.PushMessagesRequest, body).messages_list
         return [reply.metadata.reply_to_message_id for reply in replies]
+
+
+def _first(subjects: Callable[[bytes], Iterable[str]]) -> Callable[[bytes], Iterable[str]]:
+    """Return what a request is about if Flower's own request is at its beginning."""
+
+    def of(body: bytes) -> Iterable[str]:
+        try:
+            return subjects(bundles.Request.read(body).flower)
+        except ValueError:
+            return []  # it is refused
+
+    return of
 
 
 def _read_as(kind: Any, body: bytes) -> Any:

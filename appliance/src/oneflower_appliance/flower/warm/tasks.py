@@ -32,6 +32,7 @@ from oneflower_appliance.flower.confinement import confine
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.json_output import is_json, write_json
 from oneflower_appliance.flower.spare import put_off_databases
+from oneflower_appliance.flower.warm import whole_client
 from oneflower_appliance.flower.warm.ahead import OnDemand, framework_here, preload
 from oneflower_appliance.flower.warm.arrays import copy_arrays_once
 from oneflower_appliance.flower.warm.bundle_client import send_in_bundles
@@ -278,13 +279,25 @@ def _save_time(kind: str) -> None:
         send_last_lines_at_once()
     if places.have(Feature.BUNDLES):
         if server:
-            send_in_bundles(internals.inflatables(), internals.grid(), place=_place_of_replies())
+            place = _place_of_replies()
+            send_in_bundles(internals.inflatables(), internals.grid(), place=place)
         else:
-            send_in_bundles(internals.inflatables(), place=_place_of_messages())
+            place = _place_of_messages()
+            send_in_bundles(internals.inflatables(), place=place)
+        if places.have(Feature.WHOLE_MESSAGES):
+            _send_whole(place, server=server)
     if not server and os.environ.get(RUNS_VARIABLE) and places.have(Feature.INSTALLED_ONCE):
         clientapp_is_installed_once()
     if places.have(Feature.ARRAYS):
         copy_arrays_once()
+
+
+def _send_whole(place: Callable[[], dict[str, bytes]], *, server: bool) -> None:
+    whole_client.send_whole_messages(place=place)
+    if server and places.have(Feature.WHOLE_FROM_SERVERAPP):
+        whole_client.note_messages(internals.grid(), whole_client.SMALL)
+    if not server and places.have(Feature.WHOLE_FROM_CLIENTAPP):
+        whole_client.note_messages(internals.clientapp_task())
 
 
 def _place_of_replies() -> Callable[[], dict[str, bytes]]:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _PATIENCE = 15.0  # seconds
 _PATIENCE_OF_NODES = 25.0  # seconds: the SuperLink answers these while nothing happens, and may have many nodes
 _ACQUIRE_TASK = "/flwr.proto.Runtime/AcquireTask"
-_NODE_PULL = "/flwr.proto.Fleet/PullMessages"
-_GRID_PULL = "/flwr.proto.Runtime/PullMessages"
+_NODE_PULL = ("/flwr.proto.Fleet/PullMessages", "/flwr.proto.Fleet/PullWholeMessages")
+_GRID_PULL = ("/flwr.proto.Runtime/PullMessages", "/flwr.proto.Runtime/PullWholeMessages")
 _OBJECTS = tuple(
     f"/flwr.proto.{api}/{call}"
     for api in ("Fleet", "Runtime")
@@ -47,18 +47,18 @@ class Waits:
         context.request.headers[PREFER] = f"wait={seconds:g}"
         response = call_next(context)
         held = APPLIED in response.headers
-        if method == _GRID_PULL:
+        if method in _GRID_PULL:
             self._grid_is_held = held
         elif held and method not in _OBJECTS:
             self.something_happened()
         return response
 
     def _patience(self, method: str) -> float:
-        if method == _GRID_PULL:
+        if method in _GRID_PULL:
             seconds: float = getattr(self._grid, "patience", 0.0)
             self._grid.patience = 0.0
             return seconds
-        if method == _NODE_PULL:
+        if method in _NODE_PULL:
             return _PATIENCE_OF_NODES
         return _PATIENCE if method in (_ACQUIRE_TASK, *_OBJECTS) else 0.0
 
