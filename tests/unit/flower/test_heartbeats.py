@@ -17,10 +17,11 @@ from flwr.superlink import main as superlink
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.serving import VISIT
 from oneflower_appliance.flower.visits import Limits, Visit, Visits
-from oneflower_appliance.flower.warm import heartbeats, longpoll
+from oneflower_appliance.flower.warm import bundles, heartbeats, longpoll
 from oneflower_appliance.flower.warm.heartbeats import Heartbeats
 from oneflower_appliance.flower.warm.longpoll import LongPoll
 from oneflower_appliance.flower.warm.pulse import Pulse, spare_heartbeats
+from oneflower_appliance.flower.warm.questions import NODE_PULL_WHOLE
 from tests.unit.flower_state import linkstate_factory
 from tests.unit.signing import SuperNode
 
@@ -114,6 +115,23 @@ def test_heartbeats_of_many_nodes_are_recorded_in_one_statement_as_flower_record
     assert link.state.acknowledge_node_heartbeat(link.nodes[0], 30)
     as_flower, as_ours = (link.info(node).online_until for node in link.nodes)
     assert as_ours < as_flower
+
+
+def test_a_request_for_a_message_and_its_objects_counts_as_one_for_a_message(link):
+    asked = PullMessagesRequest(node=Node(node_id=link.nodes[0])).SerializeToString()
+    named = {**link.members[0].headers(), "oneflower-heartbeat": "30"}
+    scope = {
+        "path": NODE_PULL_WHOLE,
+        "headers": [(name.lower().encode(), value.encode()) for name, value in named.items()],
+    }
+
+    async def scenario():
+        beat = link.poll.heartbeats.take(scope, bundles.Request.write(asked))
+        assert (beat.key, beat.node) == (link.members[0].key, link.nodes[0])
+        assert await beat.recorded
+        assert link.poll.heartbeats.take(scope, b"cut") is None
+
+    asyncio.run(scenario())
 
 
 def test_a_node_that_was_offline_is_online_again_since_now(link):

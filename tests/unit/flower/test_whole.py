@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-from base64 import b64encode
 from types import SimpleNamespace
 
 import httpx
@@ -27,7 +25,6 @@ from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 from flwr.supercore.object_store import ObjectStoreFactory
-from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes, sign_message
 from flwr.supercore.task_identity import TaskIdentity
 
 from oneflower_appliance.flower import internals, places
@@ -36,6 +33,7 @@ from oneflower_appliance.flower.warm.bundle_server import BundleServer
 from oneflower_appliance.flower.warm.objectstore import keep_objects_out_of_database
 from oneflower_appliance.flower.warm.shortcuts import Shortcuts
 from tests.unit.served import PROTOBUF
+from tests.unit.signing import SuperNode
 
 from . import test_linkstate
 
@@ -87,11 +85,10 @@ class Link:
         self.app = whole_server.WholeServer(BundleServer(Shortcuts(self.flower), factory), factory)
         self.nodes, self.clients = [], []
         for _ in range(2):
-            private, public = generate_key_pairs()
-            key = public_key_to_bytes(public)
-            self.nodes.append(self.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, 30))
+            member = SuperNode()
+            self.nodes.append(self.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, member.key, 30))
             assert self.state.activate_node(self.nodes[-1], 30)
-            self.clients.append(self.ours("fleet", signer(private, key), bundle_client.Kept()))
+            self.clients.append(self.ours("fleet", member.headers, bundle_client.Kept()))
         token = internals.core_constants().TASK_TOKEN_HEADER
         self.task = self.ours("runtime", lambda: {token: fleet.token})
 
@@ -177,20 +174,6 @@ def named(message):
 
 def bare(message):
     return message_to_proto(internals.grid().remove_content_from_message(message))
-
-
-def signer(private, key):
-    signature = internals.node_authentication()
-
-    def headers():
-        when = datetime.datetime.now(datetime.UTC).isoformat()
-        return {
-            signature.FLEET_HTTP_PUBLIC_KEY_HEADER: b64encode(key).decode(),
-            signature.TIMESTAMP_HEADER: when,
-            signature.FLEET_HTTP_SIGNATURE_HEADER: b64encode(sign_message(private, when.encode())).decode(),
-        }
-
-    return headers
 
 
 fleet = test_linkstate.fleet  # a fixture

@@ -146,7 +146,9 @@ class LongPoll:
 
     def _counts(self, scope: Scope) -> bool:
         """Whether a request counts as a heartbeat."""
-        asks = scope["path"] in (NODE_PULL, NODE_PULL_WHOLE) and any(name == HEARTBEAT.encode() for name, _ in scope["headers"])
+        asks = scope["path"] in (NODE_PULL, NODE_PULL_WHOLE) and any(
+            name == HEARTBEAT.encode() for name, _ in scope["headers"]
+        )
         return asks and self.heartbeats is not None
 
     def _take(self, scope: Scope, body: bytes, news: asyncio.Event | None = None) -> Heartbeat | None:
