@@ -203,9 +203,9 @@ def test_a_stock_supernode_trains_with_our_superlink_and_ours_with_a_stock_one(t
             assert process.returncode == 0, output
             assert float(result.read_text()) == EXPECTED, output
         said = machine.log("ours")
-        assert '"POST /v1/fleet/pull-objects HTTP/1.1" 200' in said, "our SuperNode asks for bundles"
+        assert '"POST /v1/fleet/pull-whole-messages HTTP/1.1" 200' in said, "our SuperNode asks for whole messages"
         assert '"POST /v1/fleet/pull-object HTTP/1.1" 200' in said, "the other does not know them"
-        assert '"POST /v1/fleet/push-objects HTTP/1.1" 200' in said
+        assert '"POST /v1/fleet/push-whole-messages HTTP/1.1" 200' in said
         assert '"POST /v1/fleet/push-object HTTP/1.1" 200' in said
         assert "Traceback" not in said + machine.log("ours-at-stock") + machine.log("ours-at-ours")
 
