@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import json
 import os
 import queue
@@ -11,7 +10,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from base64 import b64encode
 from types import SimpleNamespace
 
 import httpx
@@ -20,7 +18,6 @@ from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
 from flwr.proto.fleet_pb2 import PullMessagesRequest
 from flwr.proto.message_pb2 import PullObjectRequest
 from flwr.proto.node_pb2 import Node
-from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes, sign_message
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
@@ -29,6 +26,7 @@ from oneflower_appliance.flower.main import warm_superexec
 from oneflower_appliance.flower.warm import shortcuts, tasks
 from oneflower_appliance.flower.warm.direct import DirectCalls
 from tests.unit.served import PROTOBUF
+from tests.unit.signing import SuperNode
 
 from . import test_linkstate
 
@@ -141,18 +139,8 @@ def test_a_direct_answer_depends_on_token_signature_and_version_as_flowers_does(
     """The requests of a task and of a node, whole and with one thing wrong at a time."""
     app = internals.superlink_application().create_app()
     app.state.linkstate_factory = app.state.runtime_state_factory = SimpleNamespace(state=lambda: fleet.state)
-    private, public = generate_key_pairs()
-    node = fleet.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, public_key_to_bytes(public), 30)
-    signature, core = internals.node_authentication(), internals.core_constants()
-
-    def signed(when, said=None):
-        return {
-            signature.FLEET_HTTP_PUBLIC_KEY_HEADER: b64encode(public_key_to_bytes(public)).decode(),
-            signature.TIMESTAMP_HEADER: (said or when).isoformat(),
-            signature.FLEET_HTTP_SIGNATURE_HEADER: b64encode(sign_message(private, when.isoformat().encode())).decode(),
-        }
-
-    now, hour = datetime.datetime.now(datetime.UTC), datetime.timedelta(hours=1)
+    member, core = SuperNode(), internals.core_constants()
+    node = fleet.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, member.key, 30)
     old = {core.FLWR_PACKAGE_NAME_METADATA_KEY: "flwr", core.FLWR_PACKAGE_VERSION_METADATA_KEY: "1.2.3",
            core.FLWR_COMPONENT_NAME_METADATA_KEY: "x"}  # fmt: skip
     task, mine, others = {core.TASK_TOKEN_HEADER: fleet.token}, Node(node_id=node), Node(node_id=fleet.node)
@@ -164,13 +152,13 @@ def test_a_direct_answer_depends_on_token_signature_and_version_as_flowers_does(
         ("/v1/runtime/get-nodes", task | old, None, False),
         ("/v1/runtime/pull-messages", task, None, True),
         ("/v1/runtime/pull-object", task, PullObjectRequest(node=mine), False),
-        ("/v1/fleet/pull-messages", signed(now), PullMessagesRequest(node=mine), True),
-        ("/v1/fleet/pull-messages", signed(now) | old, PullMessagesRequest(node=mine), True),
-        ("/v1/fleet/pull-messages", signed(now), PullMessagesRequest(node=others), False),
-        ("/v1/fleet/pull-messages", signed(now - hour), PullMessagesRequest(node=mine), False),
-        ("/v1/fleet/pull-messages", signed(now - hour, now), PullMessagesRequest(node=mine), False),
+        ("/v1/fleet/pull-messages", member.headers(), PullMessagesRequest(node=mine), True),
+        ("/v1/fleet/pull-messages", member.headers() | old, PullMessagesRequest(node=mine), True),
+        ("/v1/fleet/pull-messages", member.headers(), PullMessagesRequest(node=others), False),
+        ("/v1/fleet/pull-messages", member.headers(age=3600), PullMessagesRequest(node=mine), False),
+        ("/v1/fleet/pull-messages", member.headers(signed="yesterday"), PullMessagesRequest(node=mine), False),
         ("/v1/fleet/pull-messages", {}, PullMessagesRequest(node=mine), False),
-        ("/v1/fleet/pull-object", signed(now), PullObjectRequest(node=mine, run_id=fleet.run + 1), False),
+        ("/v1/fleet/pull-object", member.headers(), PullObjectRequest(node=mine, run_id=fleet.run + 1), False),
     ]
 
     async def answers(application):

@@ -116,6 +116,9 @@ class _Calls:
 
     def pull(self, client: Any, request: Any, response_type: Any) -> Any:
         """Fetch a message, and its objects if they come with it."""
+        if self._kept is not None:  # a SuperNode, which has one message at a time
+            CAME.clear()
+            self._confirmed.clear()
         known, tops = (self._kept.objects, self._kept.tops) if self._kept is not None else ({}, ())
         place, has = self._place(), bundles.write_wanted(tops)
         if self._api == "fleet":
