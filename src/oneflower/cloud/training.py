@@ -83,7 +83,8 @@ def _submitted(
     surroundings: Surroundings, status: FederationStatus, wanted: Request, observer: Observer
 ) -> Iterator[tuple[SuperLinkClient, str, str]]:
     """Start a run, and yield the connection to the SuperLink, the id of the run and the name of the app."""
-    status.reachable()
+    if status.kind is ServiceKind.SITE:
+        status.reachable()  # which says where the runs are
     with (
         _opened(wanted.app, surroundings, status, observer) as folder,
         _sent(surroundings, status, apps.load_app(folder, status.settings), wanted, observer) as (link, run_id, name),
