@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oneflower.cloud import (
@@ -27,6 +28,7 @@ from oneflower.cloud import (
 )
 from oneflower.cloud.surroundings import Installed
 from oneflower.cloud.tunnel import SshOptions, make_key, tunnel
+from oneflower.contexts import CloudName, Context, Contexts
 from oneflower.events import Step, ignore
 from oneflower.opennebula import NAME, ServiceKind
 from oneflower_appliance.audit import FOLDER as AUDIT
@@ -40,7 +42,6 @@ from oneflower_appliance.runs import RunRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from oneflower.events import Notify
     from oneflower.local.console import Console
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Cloud",
+    "Context",
+    "Contexts",
     "Federation",
     "FederationStatus",
     "Logs",
@@ -63,6 +66,7 @@ __all__ = [
     "RunState",
     "ServiceKind",
     "VmStatus",
+    "connect",
     "local_cloud",
     "opennebula_cloud",
 ]
@@ -74,12 +78,8 @@ _OTHERWISE = "Choose another ML_FRAMEWORK for the federation, or remove the depe
 class _Runtimes:
     """What both sides have in common: `flwr` comes from a runtime of this machine."""
 
-    @property
-    def home(self) -> LocalHome:
-        """The folder with the runtimes."""
-        from oneflower.local.home import LocalHome  # noqa: PLC0415 - costs time that --help need not spend
-
-        return LocalHome.of_user()
+    home: LocalHome
+    """The folder with the runtimes, and the state folder of this side."""
 
     def flwr(self, version: str, framework: str, tell: Callable[[str], None]) -> tuple[Path, Mapping[str, str]]:
         """Return the `flwr` command of a release, and the packages that the machines have: releases by name."""
@@ -134,10 +134,11 @@ class _Runtimes:
 
 
 class LocalSurroundings(_Runtimes):
-    """The local cloud's side. `name` is that of the service template."""
+    """The side of a local cloud. `name` is that of the service template."""
 
-    def __init__(self, name: str = NAME) -> None:
+    def __init__(self, name: str = NAME, home: LocalHome | None = None) -> None:
         self._name = name
+        self.home = home or home_of(Context())
 
     def template(self, cloud: Cloud) -> int:
         """Return the id of the service template, registering it if necessary: this cloud is the user's own."""
@@ -255,6 +256,7 @@ class OpenNebulaSurroundings(_Runtimes):
     def __init__(self, name: str, ssh: SshOptions) -> None:
         self._name = name
         self._ssh = ssh
+        self.home = home_of(Context())
 
     def template(self, cloud: Cloud) -> int:
         """Return the id of the registered service template."""
@@ -302,7 +304,7 @@ def bundled(app: str, version: str, notify: Notify = ignore) -> Bundle:
     from oneflower.cloud.app_signing import bundle_of  # noqa: PLC0415
 
     def flwr() -> Path:
-        return _Runtimes().flwr(version, PARAMETERS["ML_FRAMEWORK"].default, lambda text: notify(Step(text)))[0]
+        return LocalSurroundings().flwr(version, PARAMETERS["ML_FRAMEWORK"].default, lambda text: notify(Step(text)))[0]
 
     return bundle_of(app, flwr, os.environ)
 
@@ -311,19 +313,40 @@ def _journal(ssh: SshOptions, ip: str) -> str:
     return f"what apps print on a machine is in its journal: `{ssh.login(ip)} journalctl -u oneflower-agent`."
 
 
-def local_cloud(tell: Callable[[str], None] = lambda _: None, template: str = NAME) -> Cloud:
+def home_of(context: Context) -> LocalHome:
+    """Return the folders of a local cloud. All clouds of a user have one cache."""
+    from oneflower.local.home import LocalHome  # noqa: PLC0415 - costs time that --help need not spend
+
+    own = LocalHome.of_user()
+    return replace(own, state=Path(context.home)) if context.home else own
+
+
+def connect(context: Context, template: str = NAME, tell: Callable[[str], None] = lambda _: None) -> Cloud:
+    """Connect to the cloud of a context (`oneflower.contexts`). Otherwise as the functions for the two kinds.
+
+    Raises `OneflowerError`.
+    """
+    if context.cloud is CloudName.LOCAL:
+        return local_cloud(tell, template, home_of(context))
+    given = Endpoints(context.oneflow, context.xmlrpc, context.session()) if context.name else None
+    return opennebula_cloud(template, tell=tell, endpoints=given)
+
+
+def local_cloud(
+    tell: Callable[[str], None] = lambda _: None, template: str = NAME, home: LocalHome | None = None
+) -> Cloud:
     """Connect to this user's local cloud, starting it if necessary. `tell` receives outages.
 
-    `template` names the service template.
+    `template` names the service template. `home` are the folders, if it is another one than the user's usual one.
 
     Raises `OneflowerError`.
     """
     from oneflower.local import daemon  # noqa: PLC0415
-    from oneflower.local.home import LocalHome  # noqa: PLC0415
 
-    found = daemon.connect(LocalHome.of_user())
+    surroundings = LocalSurroundings(template, home)
+    found = daemon.connect(surroundings.home)
     _bypass_proxies()
-    return Cloud(_endpoints(found), LocalSurroundings(template), tell)
+    return Cloud(_endpoints(found), surroundings, tell)
 
 
 def _endpoints(found: Daemon) -> Endpoints:
@@ -331,13 +354,17 @@ def _endpoints(found: Daemon) -> Endpoints:
 
 
 def opennebula_cloud(
-    template: str = NAME, ssh: SshOptions | None = None, tell: Callable[[str], None] = lambda _: None
+    template: str = NAME,
+    ssh: SshOptions | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+    endpoints: Endpoints | None = None,
 ) -> Cloud:
-    """Connect to the same OpenNebula as its own tools; `template` names the service template.
+    """Connect to the same OpenNebula as its own tools, or to other `endpoints`. `template` names the service template.
 
     `tell` receives outages. Raises `OneflowerError` without credentials.
     """
-    return Cloud(opennebula_endpoints(), OpenNebulaSurroundings(template, ssh or SshOptions.of_environment()), tell)
+    found = endpoints or opennebula_endpoints()
+    return Cloud(found, OpenNebulaSurroundings(template, ssh or SshOptions.of_environment()), tell)
 
 
 def _bypass_proxies() -> None:

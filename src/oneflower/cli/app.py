@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from click.core import ParameterSource
 
 from oneflower.cli import (
     apps,
@@ -26,6 +28,9 @@ from oneflower.cli import (
     templates,
     track,
     training,
+)
+from oneflower.cli import (
+    context as contexts,
 )
 from oneflower.cli.session import CloudName, Session
 
@@ -51,16 +56,32 @@ def _version(value: bool) -> None:  # noqa: FBT001 - how typer hands it over
 
 @app.callback()
 def options(
+    context: typer.Context,
     cloud: Annotated[
-        CloudName, typer.Option(envvar="ONEFLOWER_CLOUD", help="Where federations live.")
-    ] = CloudName.LOCAL,
+        CloudName | None, typer.Option(envvar="ONEFLOWER_CLOUD", help="Where federations live; usually local.")
+    ] = None,
+    chosen: Annotated[
+        str,
+        typer.Option("--context", envvar="ONEFLOWER_CONTEXT", help="A cloud by its name: `oneflower context ls`."),
+    ] = "",
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--cloud-config",
+            envvar="ONEFLOWER_CLOUD_CONFIG",
+            help="File with the contexts; usually ~/.config/oneflower/clouds.toml.",
+        ),
+    ] = None,
     _debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
     _show_version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Federated learning with Flower: the same federation on OpenNebula and on this machine."""
-    Session.chosen = cloud
+    typed = {name for name in ("cloud", "chosen") if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    if len(typed) == 1:  # what is typed counts before the environment
+        cloud, chosen = (cloud, "") if "cloud" in typed else (None, chosen)
+    Session.choose(config, chosen, cloud)
 
 
 _START, _OPERATE, _SITES, _SITE = "Start here", "Operate a federation", "With other sites", "Operate a site"
@@ -98,6 +119,7 @@ app.command(rich_help_panel=_START)(policy.sign)
 app.add_typer(policy.policy, name="policy", rich_help_panel=_SITE)
 app.add_typer(policy.trust, name="trust", rich_help_panel=_SITE)
 app.add_typer(marketplace.marketplace, name="marketplace", rich_help_panel=_SITE)
+app.add_typer(contexts.context, name="context", rich_help_panel=_SITE)
 app.add_typer(local.local, name="local", rich_help_panel=_SITE)
 app.add_typer(cache.cache, name="cache", rich_help_panel=_SITE)
 app.add_typer(images.image, name="image", rich_help_panel=_SITE)

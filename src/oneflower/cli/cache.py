@@ -11,6 +11,7 @@ import typer
 
 from oneflower.cli import screen
 from oneflower.cli.screen import Output
+from oneflower.cli.session import Session
 from oneflower.cli.steps import step
 from oneflower_appliance.errors import OneflowerError
 
@@ -29,10 +30,9 @@ def show(
 ) -> None:
     """Show what is kept on this machine: runtimes, packages for apps, parts of images."""
     from oneflower.images.build import kept  # noqa: PLC0415
-    from oneflower.local.home import LocalHome  # noqa: PLC0415
     from oneflower.runtimes.cache import entries  # noqa: PLC0415
 
-    home, now = LocalHome.of_user(), time.time()
+    home, now = Session.home(), time.time()
     found = [(e.kind, e.path, e.size, e.used, e.in_use) for e in entries(home.runtimes, _needed(home))]
     found += [("image", path, path.stat().st_size, path.stat().st_mtime, False) for path in kept(home.images)]
     if output is Output.JSON:
@@ -58,10 +58,9 @@ def clean(
     Runtimes and parts of images are made again when they are needed, packages for an app with `run --install`.
     """
     from oneflower.images.build import forget  # noqa: PLC0415
-    from oneflower.local.home import LocalHome  # noqa: PLC0415
     from oneflower.runtimes.cache import remove  # noqa: PLC0415
 
-    home = LocalHome.of_user()
+    home = Session.home()
     with step("removing what is not in use"):
         removed = [(entry.path, size) for entry, size in remove(home.runtimes, older_than, _needed(home))]
         left = ""
@@ -79,13 +78,14 @@ def clean(
 
 
 def _needed(home: LocalHome) -> set[str]:
-    """Return the names of the runtimes of all machines of this user's local cloud, those that are stopped too."""
+    """Return the names of the runtimes of all machines of this user's local clouds, those that are stopped too."""
     from oneflower.runtimes.runtime import folder_name  # noqa: PLC0415
     from oneflower_appliance.context import read_context  # noqa: PLC0415
     from oneflower_appliance.parameters import FLOWER_TESTED  # noqa: PLC0415
 
     found: set[str] = set()
-    for folder in (home.state / "machines").glob("*/context"):
+    states = {home.state, *(Path(each.home) for each in Session.contexts.known.values() if each.home)}
+    for folder in (folder for state in states for folder in (state / "machines").glob("*/context")):
         with suppress(OneflowerError, KeyError):
             context = read_context(folder)
             found.add(folder_name(context.get("FLOWER_VERSION") or FLOWER_TESTED, context["ML_FRAMEWORK"]))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _GIGABYTE = 10**9
 _DISK, _MEMORY = 2, 2  # gigabytes
 
-Check = tuple[str, str, str]
+_Row = tuple[str, str, str]
 
 
 def doctor(
@@ -44,10 +44,10 @@ def doctor(
 
 
 def _show_opennebula(name: str, output: Output) -> None:
-    from oneflower.cloud.checkup import FAIL, checkup  # noqa: PLC0415
+    from oneflower.cloud.checkup import FAIL, OK, Check, checkup  # noqa: PLC0415
 
     with closing(Session.cloud()) as cloud:
-        checks = list(checkup(cloud, name))
+        checks = [Check(OK, "context", _context()), *checkup(cloud, name)]
     if output is Output.JSON:
         screen.show_json(checks)
     else:
@@ -60,13 +60,13 @@ def _show_opennebula(name: str, output: Output) -> None:
         raise typer.Exit(ExitCode.CLOUD)
 
 
-def _checks() -> Iterator[Check]:
+def _checks() -> Iterator[_Row]:
     from oneflower.local import daemon  # noqa: PLC0415
-    from oneflower.local.home import LocalHome  # noqa: PLC0415
     from oneflower.runtimes import runtime  # noqa: PLC0415
     from oneflower_appliance.parameters import FLOWER_TESTED  # noqa: PLC0415
 
-    home = LocalHome.of_user()
+    home = Session.home()
+    yield "ok", "context", _context()
     yield "ok", "Python", sys.version.split()[0]
     if sys.platform == "linux":
         yield "ok", "operating system", "Linux"
@@ -106,6 +106,12 @@ def _checks() -> Iterator[Check]:
                 (each.status, each.what, f"{each.detail}. {each.fix}".rstrip(". "))
                 for each in look_at_federations(cloud)
             )
+
+
+def _context() -> str:
+    """Return which context is in use, and where that cloud is."""
+    chosen = Session.chosen
+    return f"{chosen.label}: cloud {chosen.cloud}, {chosen.place}"
 
 
 def _available_memory() -> int:

@@ -12,6 +12,7 @@ import typer
 
 from oneflower.cli import screen
 from oneflower.cli.screen import Output
+from oneflower.cli.session import Session
 from oneflower.local.clock import Pace
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
@@ -27,9 +28,8 @@ def status(
 ) -> None:
     """Say whether the daemon runs, where, and how other tools reach it."""
     from oneflower.local import daemon  # noqa: PLC0415
-    from oneflower.local.home import LocalHome  # noqa: PLC0415
 
-    home = LocalHome.of_user()
+    home = Session.home()
     found = daemon.find(home)
     if output is Output.JSON:
         shown = ("pid", "oneflow", "onegate", "xmlrpc", "pace")
@@ -79,9 +79,8 @@ def serve(
     """Run the local cloud here, until Ctrl-C, for other tools: pyone, curl, oneflow, onegate."""
     from oneflower.images.app_image import checked_image, manifest_of  # noqa: PLC0415
     from oneflower.local import daemon  # noqa: PLC0415
-    from oneflower.local.home import LocalHome  # noqa: PLC0415
 
-    home = LocalHome.of_user().make()
+    home = Session.home().make()
     if found := daemon.find(home):
         raise OneflowerError(
             f"The local cloud already runs, as process {found.pid}.",
@@ -117,9 +116,8 @@ def step(
     import httpx  # noqa: PLC0415
 
     from oneflower.local import daemon  # noqa: PLC0415
-    from oneflower.local.home import LocalHome  # noqa: PLC0415
 
-    found = daemon.find(LocalHome.of_user())
+    found = daemon.find(Session.home())
     if found is None or found.pace != Pace.STEPPED:
         raise OneflowerError(
             "No local cloud runs with --pace stepped.",
@@ -145,8 +143,7 @@ def stop(
 ) -> None:
     """Stop the daemon. Federations keep running and are found again when it starts."""
     from oneflower.local import daemon  # noqa: PLC0415
-    from oneflower.local.home import LocalHome  # noqa: PLC0415
 
-    stopped = daemon.stop(LocalHome.of_user())
+    stopped = daemon.stop(Session.home())
     text = "The local cloud is stopped." if stopped else "The local cloud was not running."
     screen.show_result(output, {"stopped": stopped}, text)

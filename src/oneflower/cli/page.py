@@ -19,5 +19,5 @@ def ui(
     """Show federations and their training in a browser, on this machine only, until Ctrl-C."""
     from oneflower.web.server import serve  # noqa: PLC0415 - costs time that --help need not spend
 
-    where = "this machine" if Session.is_local() else "OpenNebula"
+    where = Session.chosen.name or ("this machine" if Session.is_local() else "OpenNebula")
     serve(Session.cloud, where, port, say, browser=browser)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from oneflower.cli import screen
 from oneflower.cli.federations import Format, Name, find
@@ -12,6 +15,7 @@ from oneflower.cli.screen import Output
 from oneflower.cli.session import Session
 from oneflower.events import Note
 from oneflower.opennebula import ServiceKind
+from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.use_cases import FRAMEWORKS
 
 if TYPE_CHECKING:
@@ -19,23 +23,49 @@ if TYPE_CHECKING:
 
     from oneflower.cloud import FederationStatus, VmStatus
     from oneflower.cloud.surroundings import Installed
+    from oneflower.contexts import Context
 
 
-def list_all(output: Format = Output.TEXT) -> None:
+def list_all(
+    everywhere: Annotated[
+        bool, typer.Option("--all-contexts", help="Of every context, not only the one in use.")
+    ] = False,
+    output: Format = Output.TEXT,
+) -> None:
     """List the federations, and the coordinators and sites of others."""
+    contexts = list(Session.contexts.known.values()) if everywhere else [Session.chosen]
+    found: list[tuple[Context, FederationStatus]] = []
+    silent = ExitCode.OK
+    for context in contexts:
+        try:
+            found += [(context, status) for status in _all(context)]
+        except OneflowerError as error:
+            if not everywhere:
+                raise
+            screen.note(f"{context.name}: {error.sentence}")
+            silent = error.code
+    if output is Output.JSON:
+        screen.show_json([{"context": context.label, **asdict(status)} for context, status in found])
+    elif found:
+        rows = [(of.label, *_row(status)) for of, status in found]
+        columns = ("CONTEXT", "ID", "NAME", "KIND", "STATE", "READY", "SUPERNODES", "SUPERLINK")
+        start = 0 if everywhere else 1
+        screen.show_table(columns[start:], [row[start:] for row in rows])
+    elif silent is ExitCode.OK:
+        screen.say("There is no federation. Deploy one with `oneflower up`.")
+    if silent is not ExitCode.OK:
+        raise typer.Exit(silent)
+
+
+def _row(s: FederationStatus) -> tuple[object, ...]:
+    return s.id, s.name, s.kind, s.state, f"{_ready(s)}/{len(s.vms)}", s.supernodes or "-", s.endpoint or "-"
+
+
+def _all(context: Context) -> list[FederationStatus]:
     from oneflower.cloud import Federation  # noqa: PLC0415
 
-    found = [federation.status() for federation in Federation.all(Session.cloud())]
-    if output is Output.JSON:
-        screen.show_json(found)
-    elif found:
-        rows = [
-            (s.id, s.name, s.kind, s.state, f"{_ready(s)}/{len(s.vms)}", s.supernodes or "-", s.endpoint or "-")
-            for s in found
-        ]
-        screen.show_table(("ID", "NAME", "KIND", "STATE", "READY", "SUPERNODES", "SUPERLINK"), rows)
-    else:
-        screen.say("There is no federation. Deploy one with `oneflower up`.")
+    with closing(Session.connect(context)) as cloud:
+        return [federation.status() for federation in Federation.all(cloud)]
 
 
 def _ready(status: FederationStatus) -> int:
