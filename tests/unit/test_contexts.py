@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -11,8 +12,10 @@ from typer.testing import CliRunner
 from oneflower import api
 from oneflower.cli.app import app
 from oneflower.cli.session import Session
+from oneflower.cloud import Federation, FederationStatus
 from oneflower.contexts import CloudName, Context, Contexts, choose, default_file
-from oneflower_appliance.errors import OneflowerError
+from oneflower.opennebula import ServiceKind
+from oneflower_appliance.errors import ExitCode, OneflowerError
 
 NORTH = Context("north", home="/srv/north")
 URLS = ("http://one:2474", "http://one:2633/RPC2")
@@ -142,3 +145,24 @@ def test_a_context_that_is_gone_from_the_file_can_be_replaced_by_one_that_is_the
     written('current = "gone"\n[contexts.north]\ncloud = "local"\nhome = "/srv/north"\n')
     assert run("--context", "north", "context", "use", "north").exit_code == 0
     assert run("context", "show").stdout.startswith("north")
+
+
+def test_all_contexts_are_listed_even_if_one_does_not_answer(monkeypatch, tmp_path):
+    Contexts(default_file(), {name: Context(name, home=str(tmp_path / name)) for name in ("gone", "north")}).save()
+
+    def connect(_cls, context):
+        if context.name == "gone":
+            raise OneflowerError("Nobody answers.", "", ExitCode.CLOUD)
+        return SimpleNamespace(close=lambda: None)
+
+    def federations(_cloud):
+        status = FederationStatus(3, "study", "RUNNING", 0, ServiceKind.COORDINATOR, endpoint="10.0.0.5:9092")
+        return [SimpleNamespace(status=lambda: status)]
+
+    monkeypatch.setattr(Session, "connect", classmethod(connect))
+    monkeypatch.setattr(Federation, "all", federations)
+    text = run("ls", "--all-contexts")
+    assert text.exit_code == ExitCode.CLOUD
+    assert text.stdout.split()[8:] == ["north", "3", "study", "coordinator", "RUNNING", "0/0", "-", "10.0.0.5:9092"]
+    [entry] = json.loads(run("ls", "--all-contexts", "-o", "json").stdout)
+    assert (entry["context"], entry["kind"]) == ("north", "coordinator")

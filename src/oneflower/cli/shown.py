@@ -21,34 +21,24 @@ from oneflower_appliance.use_cases import FRAMEWORKS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from oneflower.cloud import FederationStatus, VmStatus
+    from oneflower.cloud import Cloud, FederationStatus, VmStatus
     from oneflower.cloud.surroundings import Installed
     from oneflower.contexts import Context
 
 
 def list_all(
+    output: Format = Output.TEXT,
     everywhere: Annotated[
         bool, typer.Option("--all-contexts", help="Of every context, not only the one in use.")
     ] = False,
-    output: Format = Output.TEXT,
 ) -> None:
     """List the federations, and the coordinators and sites of others."""
-    contexts = list(Session.contexts.known.values()) if everywhere else [Session.chosen]
-    found: list[tuple[Context, FederationStatus]] = []
-    silent = ExitCode.OK
-    for context in contexts:
-        try:
-            found += [(context, status) for status in _all(context)]
-        except OneflowerError as error:
-            if not everywhere:
-                raise
-            screen.note(f"{context.name}: {error.sentence}")
-            silent = error.code
+    found, silent = _everywhere() if everywhere else (_of(Session.chosen, Session.cloud()), ExitCode.OK)
     if output is Output.JSON:
         screen.show_json([{"context": context.label, **asdict(status)} for context, status in found])
     elif found:
-        rows = [(of.label, *_row(status)) for of, status in found]
         columns = ("CONTEXT", "ID", "NAME", "KIND", "STATE", "READY", "SUPERNODES", "SUPERLINK")
+        rows = [(context.label, *_row(status)) for context, status in found]
         start = 0 if everywhere else 1
         screen.show_table(columns[start:], [row[start:] for row in rows])
     elif silent is ExitCode.OK:
@@ -57,15 +47,28 @@ def list_all(
         raise typer.Exit(silent)
 
 
-def _row(s: FederationStatus) -> tuple[object, ...]:
-    return s.id, s.name, s.kind, s.state, f"{_ready(s)}/{len(s.vms)}", s.supernodes or "-", s.endpoint or "-"
+def _everywhere() -> tuple[list[tuple[Context, FederationStatus]], ExitCode]:
+    """Return the federations of all contexts, and the exit code of the last one that did not answer."""
+    found: list[tuple[Context, FederationStatus]] = []
+    silent = ExitCode.OK
+    for context in Session.contexts.known.values():
+        try:
+            with closing(Session.connect(context)) as cloud:
+                found += _of(context, cloud)
+        except OneflowerError as error:
+            screen.note(f"{context.name}: {error.sentence}")
+            silent = error.code
+    return found, silent
 
 
-def _all(context: Context) -> list[FederationStatus]:
+def _of(context: Context, cloud: Cloud) -> list[tuple[Context, FederationStatus]]:
     from oneflower.cloud import Federation  # noqa: PLC0415
 
-    with closing(Session.connect(context)) as cloud:
-        return [federation.status() for federation in Federation.all(cloud)]
+    return [(context, federation.status()) for federation in Federation.all(cloud)]
+
+
+def _row(s: FederationStatus) -> tuple[object, ...]:
+    return s.id, s.name, s.kind, s.state, f"{_ready(s)}/{len(s.vms)}", s.supernodes or "-", s.endpoint or "-"
 
 
 def _ready(status: FederationStatus) -> int:
