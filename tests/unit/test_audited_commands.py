@@ -46,8 +46,10 @@ MORE = {
     "register": (["register", "--dry-run"], set()),
     "unregister": (["unregister", "--dry-run"], set()),
 }
-READING = {"ls", "show", "logs", "audit", "sites", "connect", "doctor", "metrics render", "local status", "cache show"}
-HERE_ONLY = {  # files, images, the cache, the daemon of the local cloud, and policies for what is deployed later
+READING = {"ls", "show", "logs", "audit", "sites", "connect", "doctor", "metrics render", "local status", "cache show",
+           "context ls", "context show"}  # fmt: skip
+HERE_ONLY = {  # files, images, the cache, the daemon of the local cloud, contexts, and policies for what comes later
+    "context add", "context use", "context rm",
     "policy example", "policy check", "policy hash", "policy ls", "policy approve", "trust add", "trust ls", "trust rm", "sign",
     "new", "bundle", "render", "validate", "marketplace render", "image build", "image test", "cache clean",
     "local serve", "local step", "local stop",
