@@ -20,6 +20,8 @@ FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
+# What htmx says of a check of the form that a newer one has replaced. Of other failures it says more than this.
+_REPLACED = ("htmx:afterRequest", "htmx:sendAbort")
 SECONDS = 60_000  # milliseconds, for what takes long
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1180, "height": 800}
@@ -63,8 +65,12 @@ class Person:
         self.page.set_default_timeout(SECONDS)
         self.wrong, self.asked = [], []
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        self.page.on("console", lambda said: self.wrong.append(said.text) if said.type == "error" else None)
+        self.page.on("console", self._hear)
         self.page.on("request", lambda request: self.asked.append(request.url))
+
+    def _hear(self, said):
+        if said.type == "error" and not said.text.startswith(_REPLACED):
+            self.wrong.append(said.text)
 
     def reach(self, selector):
         """Go with the Tab key to an element that can be used, as somebody without a mouse."""
