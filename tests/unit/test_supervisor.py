@@ -80,6 +80,7 @@ def test_every_round_and_the_model_are_recorded(record):
     assert [row["server"] for row in found] == [{"accuracy": 0.1}, {"accuracy": 0.2}, {"accuracy": 0.3}]
     assert found[0]["evaluate"] == {"loss": 0.5, "accuracy": 0.9}
     assert all(row["seconds"] >= 0 for row in found)
+    assert [row["ended"] for row in found] == sorted(row["ended"] for row in found)
     [name] = np.load(record / "model.npz").files
     assert np.array_equal(np.load(record / "model.npz")[name], result.arrays.to_numpy_ndarrays()[0])
     summary = json.loads((record / "result.json").read_text())
