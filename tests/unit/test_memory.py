@@ -76,7 +76,7 @@ class SuperLink:
 
     def rows(self, run_id):
         rows = [json.loads(line) for line in (self.runs / str(run_id) / "metrics.jsonl").read_text().splitlines()]
-        return [{key: row[key] for key in row if key not in ("seconds", "evaluate_again")} for row in rows]
+        return [{key: row[key] for key in row if key not in ("seconds", "ended", "evaluate_again")} for row in rows]
 
     def checkpoint(self, number):
         return json.loads((self.checkpoints / "1" / f"round-{number:05d}.json").read_text())
