@@ -63,7 +63,9 @@ def test_a_coordinator_is_asked_for_the_framework_and_a_site_for_its_superlink_b
     assert "FL_USE_CASE" not in {**link["user_inputs"], **nodes["user_inputs"]}
     assert [nodes[key] for key in ("cardinality", "min_vms", "max_vms")] == [1, 1, 10]
     asked = {kind: [p.name for _, p in kind.form_fields()] for kind in ServiceKind}
-    assert asked[ServiceKind.SITE][:2] == ["FL_SUPERLINK_ADDRESS", "FL_SSL_CA_CERTFILE"]
+    assert asked[ServiceKind.SITE][:3] == ["FL_INVITATION", "FL_SUPERLINK_ADDRESS", "FL_SSL_CA_CERTFILE"]
+    for kind in (ServiceKind.FEDERATION, ServiceKind.COORDINATOR):
+        assert not [p for _, p in kind.form_fields() if p.secret]
     assert not {"FL_NUM_ROUNDS", "FL_USE_CASE"} & set(asked[ServiceKind.SITE])
     assert not {"FL_SUPERLINK_ADDRESS", "FL_DATA_PATH"} & set(asked[ServiceKind.COORDINATOR])
     assert "FL_SUPERLINK_ADDRESS" not in asked[ServiceKind.FEDERATION]
@@ -111,3 +113,20 @@ def test_a_site_may_have_the_address_of_its_superlink_fixed_and_another_kind_is_
     assert lint(site) == []
     [finding] = lint(site, kind=ServiceKind.COORDINATOR)
     assert str(finding) == "service: It is a site, not a coordinator. A coordinator has just superlink. [kind]"
+
+
+def test_a_secret_is_asked_for_on_service_level_only_where_every_machine_needs_it():
+    invitation, key = PARAMETERS["FL_INVITATION"], PARAMETERS["FL_SSL_KEYFILE"]
+    assert ServiceKind.SITE.may_ask(invitation)
+    assert not ServiceKind.FEDERATION.may_ask(invitation)
+    assert not ServiceKind.FEDERATION.may_ask(key)
+    body = template(ServiceKind.FEDERATION, rendering=Rendering.FORM)
+    body["user_inputs"]["ONEAPP_FLOWER_JOIN_INVITATION"] = "O|text|Invitation||"
+    body["roles"][1]["template_contents"]["CONTEXT"]["FL_INVITATION"] = "$ONEAPP_FLOWER_JOIN_INVITATION"
+    assert "secret-on-service" in {finding.rule for finding in lint(body)}
+    values = dict(resolve({})) | {"FL_INVITATION": "oneflower-invitation-1.e30"}
+    with pytest.raises(OneflowerError, match="FL_INVITATION on service level"):
+        merge_template(body, "x", values, Bounds())
+    site = template(ServiceKind.SITE, rendering=Rendering.FORM)
+    merge = merge_template(site, "x", values, Bounds(1, 4, 1))
+    assert merge["user_inputs_values"]["ONEAPP_FLOWER_JOIN_INVITATION"] == "oneflower-invitation-1.e30"

@@ -117,7 +117,7 @@ def merge_template(template: Mapping[str, Any], name: str, settings: Settings, b
             elif key not in service:
                 if key in values[role] or raw.strip() != PARAMETERS[variable].default:
                     values[role][key] = raw
-            elif raw and PARAMETERS[variable].secret:
+            elif raw and not kind.may_ask(PARAMETERS[variable]):
                 raise _leak(variable)
             else:
                 service[key] = raw

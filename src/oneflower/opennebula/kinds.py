@@ -89,6 +89,13 @@ class ServiceKind(StrEnum):
             return ()
         return tuple(role for role in self.roles if role in _HOMES[parameter.level])
 
+    def may_ask(self, parameter: Parameter) -> bool:
+        """Whether a service may ask for a variable on service level, from where it reaches every machine.
+
+        A secret may reach only the machines that need it.
+        """
+        return not parameter.secret or self.homes(parameter) == self.roles
+
     def parameters(self, role: str | None = None) -> list[Parameter]:
         """Return the variables that a service of this kind asks for on service level (None), or in a role."""
         own = [p for p in PARAMETERS.values() if (p.level is Level.SERVICE) == (role is None)]

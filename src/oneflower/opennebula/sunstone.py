@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from oneflower.opennebula.inputs import references
+from oneflower.opennebula.kinds import ServiceKind
 from oneflower.opennebula.linted import mapping
 from oneflower_appliance.parameters import PARAMETERS
 
@@ -64,7 +65,10 @@ def _secrets(template: Template) -> Iterator[Found]:
     behind = {source: name for role in template.roles for name, source in references(role.data).items()}
     for key, text in template.inputs.items():
         name = behind.get(key, key)
-        if _kind(text) == "password" or (name in PARAMETERS and PARAMETERS[name].secret):
+        known = PARAMETERS.get(name)
+        if known and known.secret and (template.kind or ServiceKind.FEDERATION).may_ask(known):
+            continue
+        if _kind(text) == "password" or (known and known.secret):
             why = "It is a secret, and what is asked for on service level reaches every machine of the service."
             yield f"service, {key}", why, "Ask for it in the role that needs it."
 
