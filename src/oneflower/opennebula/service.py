@@ -8,7 +8,8 @@ variable in the CONTEXT of just the roles that need it. The inputs themselves re
 for no secret of one role.
 
 Neither rendering asks for a secret, unless every machine of the service needs it, as the invitation of a site. An input
-is also an attribute of the VM, which every machine of the service reads through OneGate. `up` puts a secret into the CONTEXT of the role that needs it (`inputs.merge_template`).
+is also an attribute of the VM, which every machine of the service reads through OneGate. `up` puts a secret into the
+CONTEXT of the role that needs it (`inputs.merge_template`).
 
 OpenNebula 7 copies every user input into the CONTEXT of the VMs by itself and merges `template_contents` as an
 object. OpenNebula 6 uses other names (`vm_template`, `vm_template_contents` as text, `custom_attrs`) and only replaces
