@@ -229,6 +229,7 @@ def test_what_does_not_answer_is_one_line_and_the_exit_code_tells(world, monkeyp
     assert re.search(r"^ok +OpenNebula +7.4.0", text, re.MULTILINE)
     assert "fail OneGate: In /etc/one/oned.conf" in text
     monkeypatch.setenv("ONE_XMLRPC", "http://127.0.0.1:1/RPC2")
-    [only] = json.loads(CliRunner().invoke(app, [*command, "-o", "json"]).stdout)
+    [context, only] = json.loads(CliRunner().invoke(app, [*command, "-o", "json"]).stdout)
+    assert (context["what"], context["detail"]) == ("context", "opennebula: cloud opennebula, as the environment says")
     assert (only["status"], "cannot be reached" in only["detail"]) == (FAIL, True)
     assert only["fix"]
