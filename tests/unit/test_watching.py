@@ -155,6 +155,14 @@ def test_a_supernode_whose_clientapp_holds_it_is_started_again(machine):
         node.tick()
 
 
+def test_a_supernode_that_was_told_that_it_is_stuck_is_started_again_without_asking(machine):
+    node = supernode.SuperNode(machine, FOUND, lambda _: Superlinked())
+    now = time.monotonic()
+    NodeReport("7", now, now, watched=True, stuck=True).write(machine.home / "supernode.json")
+    with pytest.raises(diagnosis.HungError, match="did not answer in the time that its round had"):
+        node.tick()
+
+
 def test_a_supernode_that_is_not_heard_for_long_hangs_and_a_superlink_that_is_away_is_another_matter(
     machine, monkeypatch
 ):
@@ -174,7 +182,9 @@ def test_a_supernode_that_is_not_heard_for_long_hangs_and_a_superlink_that_is_aw
     [
         ({"ago": 5}, False),
         ({"ago": 56}, True),
-        ({"ago": 5, "working": True}, True),
+        ({"ago": 5, "working": 5}, False),
+        ({"ago": 5, "working": 15}, True),
+        ({"ago": 5, "working": 500, "watched": True}, False),
         ({"ago": None}, True),  # the last heartbeat was not acknowledged
         (None, True),  # this Flower reports nothing
     ],
@@ -186,7 +196,8 @@ def test_a_superlink_is_asked_about_a_node_only_when_the_node_cannot_tell(machin
     ago = (report or {}).get("ago")
     if report is not None:
         heard = None if ago is None else now[0] - ago
-        NodeReport("7", heard, report.get("working", False)).write(machine.home / "supernode.json")
+        since = now[0] - report["working"] if "working" in report else None
+        NodeReport("7", heard, since, report.get("watched", False)).write(machine.home / "supernode.json")
     now[0] += node.tick() if asked else 0
     now[0] += 45 if asked else 55
     if not asked:

@@ -48,6 +48,8 @@ SITE, SITE_INDEX = "site", "site-index"
 # request for messages counts as one, too, but is answered only after 25 s, and the next one as much later.
 _RECENT = 55.0
 
+_AWHILE = 10.0  # seconds for which a node may work without anybody looking whether its round has ended
+
 
 class Ending(IntEnum):
     """Exit statuses of Flower's processes that say why they ended. Every other reason ends in another status."""
@@ -175,13 +177,16 @@ class NodeReport:
     """What a SuperNode's process reports: the id that its SuperLink gave the node, and what it knows of its own health.
 
     `heard` is when it sent the last heartbeat that the SuperLink acknowledged, in seconds of this machine's monotonic
-    clock. It is None before the first, and after one that was not acknowledged. `working` says whether the node has
-    taken a message and not yet asked for the next.
+    clock. It is None before the first, and after one that was not acknowledged. `working_since` is when the node took a
+    message, by the same clock, and None once it asks for the next. `watched` says whether the SuperLink looks whether
+    the round of that message has ended, and `stuck` that it has.
     """
 
     node_id: str
     heard: float | None = None
-    working: bool = False
+    working_since: float | None = None
+    watched: bool = False
+    stuck: bool = False
 
     @property
     def shows_online(self) -> bool:
@@ -189,7 +194,9 @@ class NodeReport:
 
         If it does not, the SuperLink has to be asked.
         """
-        return not self.working and self.heard is not None and 0 <= time.monotonic() - self.heard < _RECENT
+        now = time.monotonic()
+        alone = self.working_since is not None and not self.watched and not 0 <= now - self.working_since < _AWHILE
+        return not alone and not self.stuck and self.heard is not None and 0 <= now - self.heard < _RECENT
 
     def write(self, path: Path) -> None:
         """Write it for the agent. Raises `OneflowerError`."""

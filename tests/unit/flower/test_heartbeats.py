@@ -12,12 +12,15 @@ import pytest
 from flwr.proto.fleet_pb2 import PullMessagesRequest
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest, SendNodeHeartbeatResponse
 from flwr.proto.node_pb2 import Node
+from flwr.proto.run_pb2 import GetRunRequest
 from flwr.superlink import main as superlink
+from starlette.responses import Response
 
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.serving import VISIT
 from oneflower_appliance.flower.visits import Limits, Visit, Visits
-from oneflower_appliance.flower.warm import bundles, heartbeats, longpoll
+from oneflower_appliance.flower.warm import bundles, heartbeats, longpoll, work
+from oneflower_appliance.flower.warm import pulse as pulses
 from oneflower_appliance.flower.warm.heartbeats import Heartbeats
 from oneflower_appliance.flower.warm.longpoll import LongPoll
 from oneflower_appliance.flower.warm.pulse import Pulse, spare_heartbeats
@@ -28,6 +31,7 @@ from tests.unit.signing import SuperNode
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the alembic that makes Flower's database
 
 BEAT, PULL, PUSH = "/v1/fleet/send-node-heartbeat", "/v1/fleet/pull-messages", "/v1/runtime/push-messages"
+GET_RUN = "/v1/fleet/get-run"
 HOUR = 3600
 
 
@@ -217,6 +221,48 @@ def test_a_node_that_is_unregistered_is_refused_though_nothing_else_has_happened
     assert "oneflower-heartbeat" not in answer.headers
 
 
+@pytest.mark.parametrize(("what", "said"), [("over", {}), ("stuck", {"oneflower-work": "stuck"})])
+def test_a_node_that_works_hears_at_once_that_its_run_or_its_round_has_ended(link, monkeypatch, what, said):
+    """Flower, asked about the run, refuses one that has ended; that a round has ended is only known to our SuperLink."""
+    monkeypatch.setattr(work, "_BETWEEN_LOOKS", 0.01)
+    going, looked = {17, 18}, []
+
+    class State:
+        def of_those_going(self, runs):
+            looked.append(runs)
+            if what == "over" and len(looked) > 1:
+                going.discard(17)
+            return runs & going
+
+    class Late:
+        def stuck(self, nodes):
+            return nodes & ({link.nodes[0]} if what == "stuck" and len(looked) > 1 else set())
+
+    async def flower(scope, receive, send):
+        link.asked.append(scope["path"])
+        await Response(b"the run", 200 if 17 in going else 409)(scope, receive, send)
+
+    async def scenario():
+        link.poll._app = flower
+        link.poll.look_after_work(State(), Late())
+        headers = {"prefer": "wait=25", "oneflower-heartbeat": "30"}
+        asked = [
+            link.post(GET_RUN, GetRunRequest(node=Node(node_id=node), run_id=run), member.headers() | headers)
+            for member, node, run in zip(link.members, link.nodes, (17, 18), strict=True)
+        ]
+        first, second = map(asyncio.ensure_future, asked)
+        answer = await first
+        assert {17, 18} in looked, "one look for all"
+        assert not second.done()
+        second.cancel()
+        return answer
+
+    answer = run(scenario())
+    assert answer.status_code == (409 if what == "over" else 200)
+    assert {name: answer.headers[name] for name in said} == said
+    assert len(link.asked) == 3
+
+
 def test_if_the_database_cannot_be_written_flower_is_asked(link, monkeypatch, caplog):
     def full(*_):
         raise OSError("no space left")
@@ -241,10 +287,12 @@ class Client:
 
 def test_no_heartbeat_is_sent_while_a_request_waits_that_counts_as_one(monkeypatch):
     monkeypatch.setattr(internals, "fleet_client", lambda: Client)
+    monkeypatch.setattr(pulses, "_HELD", -1.0)
     heard = []
+    listener = SimpleNamespace(note_heard=heard.append)
     for name in ("__init__", "SendNodeHeartbeat"):
         monkeypatch.setattr(Client, name, getattr(Client, name))
-    spare_heartbeats(heard.append)
+    spare_heartbeats(listener)
     client = Client(interceptors=["Flower's"])
     pulse = client.interceptors[1]
     assert isinstance(pulse, Pulse)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 
 import pytest
 
 from oneflower_appliance.flower import internals, nodeloop
 from oneflower_appliance.flower.warm import node as warm_node
+from oneflower_appliance.flower.warm import runwatch
 
 
 def test_a_reply_to_a_dropped_message_is_not_taken_for_that_to_the_next(monkeypatch):
@@ -98,21 +100,28 @@ def test_a_run_that_has_ended_ends_its_task_and_one_of_which_nothing_is_known_do
     from flwr.supercore.run import RunNotRunningException
 
     monkeypatch.setattr(warm_node, "BETWEEN_LOOKS", -1.0)
-    news, ended = [None, OSError("no answer"), RunNotRunningException()], []
+    monkeypatch.setattr(runwatch, "BETWEEN_LOOKS", 0.0)
+    news, over, ended = [None, OSError("no answer")], threading.Event(), []
 
     def get_run(number):
         assert number == 1
-        if (found := news.pop(0)) is not None:
-            raise found
+        if news:
+            if (found := news.pop(0)) is not None:
+                raise found
+        else:
+            over.wait(10)
+            raise RunNotRunningException
 
-    waiting = warm_node.EndsWithRun(node.state, 1, get_run, lambda: ended.append(1))
-    for _ in range(2):
+    watch = runwatch.RunWatch(1, get_run)
+    waiting = warm_node.EndsWithRun(node.state, lambda: watch, lambda: ended.append(1))
+    while news:
         assert not waiting.get_messages_legacy(is_reply=True)
-        assert not ended
-        assert node.state.get_task_by_token(node.token)
+    assert not ended
+    assert node.state.get_task_by_token(node.token)
+    over.set()
+    watch.join()
     waiting.get_messages_legacy(is_reply=True)
     assert ended == [1]
     assert node.state.get_task_by_token(node.token) is None
     [reply] = waiting.get_messages_legacy(is_reply=True)
     assert reply.has_error()
-    assert not news

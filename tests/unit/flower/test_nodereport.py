@@ -43,10 +43,13 @@ def link(monkeypatch):
 def node(link, tmp_path):
     """Return the client of a node that has its id, and the file with its report."""
     path = tmp_path / "home" / "report.json"
-    Reporter(path).start()
+    reporter = Reporter(path)
+    reporter.start()
     internals.node_state().set_node_id(7)
     assert NodeReport.read(path) == NodeReport("7")
-    return internals.fleet_client().__new__(internals.fleet_client()), path
+    client = internals.fleet_client().__new__(internals.fleet_client())
+    client.reporter = reporter
+    return client, path
 
 
 def test_a_node_is_shown_online_only_after_a_heartbeat_that_was_acknowledged(node, link):
@@ -65,15 +68,25 @@ def test_a_node_is_shown_online_only_after_a_heartbeat_that_was_acknowledged(nod
         assert NodeReport.read(path).node_id == "7"
 
 
-def test_a_node_that_works_on_a_message_is_not_shown_online_until_it_asks_for_the_next(node, link):
+def test_a_node_that_works_for_long_is_shown_online_only_while_the_superlink_looks_after_its_work(
+    node, link, monkeypatch
+):
     client, path = node
     link.answer = SimpleNamespace(success=True)
     client.SendNodeHeartbeat(None)
+    monkeypatch.setattr(orders, "_AWHILE", 0.0)
     for messages in ([], ["a message"], []):
         link.answer = SimpleNamespace(messages_list=messages)
         client.PullMessages(path)
         assert link.during[-1].shows_online, "while it waits for a message"
         assert NodeReport.read(path).shows_online is (not messages)
+        if messages:
+            client.reporter.note_watched(watched=True)
+            assert NodeReport.read(path).shows_online
+            client.reporter.note_stuck()
+            assert (NodeReport.read(path).shows_online, NodeReport.read(path).stuck) == (False, True)
+            client.reporter.note_watched(watched=False)
+    assert not NodeReport.read(path).stuck
 
 
 def test_a_request_that_was_recorded_as_a_heartbeat_shows_the_node_online_until_one_is_lost(link, tmp_path):

@@ -48,7 +48,7 @@ IN_SUPERLINK = (
     Feature.FRONT_DOOR, Feature.API, Feature.FORGET_LOST_DELIVERIES, Feature.STUCK_NODES, Feature.RETENTION,
     Feature.WARM_SUPERLINK, Feature.LIMIT_TASK_CLEANUP, Feature.DEAD_SERVERAPPS, Feature.HELD_QUESTIONS,
     Feature.SHORTCUTS, Feature.LOG_LEVEL, Feature.OBJECT_STORE, Feature.BUNDLES, Feature.SUPERLINK_BUNDLES,
-    Feature.HEARTBEATS, Feature.WHOLE_MESSAGES,
+    Feature.HEARTBEATS, Feature.WHOLE_MESSAGES, Feature.WORK,
 )  # fmt: skip
 IN_SUPERNODE = (
     Feature.NODE_DOOR, Feature.NODE_ID, Feature.HEARTBEAT_REPORT, Feature.ANSWER_IN_TURN, Feature.FORGET_ENDED_RUNS,
@@ -266,6 +266,7 @@ def prepared_superlink(folder):
         "bundles": "BundleServer" in layers,
         "whole": "WholeServer" in layers,
         "records": getattr(flower, "heartbeats", None) is not None,
+        "looks": getattr(flower, "_work", None) is not None,
         "keeps": getattr(internals.object_stores(), "store", None) is not store,
     }
 
@@ -280,13 +281,15 @@ SUPERLINK = {
         "whole": False,
         "keeps": False,
         "records": False,
+        "looks": False,
     },
     Feature.FORGET_LOST_DELIVERIES: {"forgets": False},
     Feature.LIMIT_TASK_CLEANUP: {"cleans less": False},
     Feature.DEAD_SERVERAPPS: {"watches": False},
-    Feature.API: {"api": False, "watches": False},
-    Feature.HELD_QUESTIONS: {"holds": False, "bundles": False, "whole": False, "records": False},
+    Feature.API: {"api": False, "watches": False, "looks": False},
+    Feature.HELD_QUESTIONS: {"holds": False, "bundles": False, "whole": False, "records": False, "looks": False},
     Feature.HEARTBEATS: {"records": False},
+    Feature.WORK: {"looks": False},
     Feature.OBJECT_STORE: {"keeps": False, "bundles": False, "whole": False},
     Feature.BUNDLES: {"bundles": False, "whole": False},
     Feature.SUPERLINK_BUNDLES: {"bundles": False, "whole": False},
@@ -312,7 +315,7 @@ def test_a_superlink_starts_without_a_name_or_refuses_to(place, monkeypatch, tmp
         return
     whole = {"doors": 2, "warm": ["flwr.superlink.cli.flower_superlink"], "forgets": True, "cleans less": True,
              "watches": True, "api": True, "holds": True, "bundles": True, "whole": True, "keeps": True,
-             "records": True}  # fmt: skip
+             "records": True, "looks": True}  # fmt: skip
     for feature in off:
         whole |= SUPERLINK.get(feature, {})
     assert found == whole

@@ -130,17 +130,20 @@ class SuperNode:
     def tick(self) -> float:
         """Check that the SuperLink hears from this node. Returns the seconds until the next tick.
 
-        It is asked only if the node's own process cannot tell: while it works, and when no heartbeat of it was
-        acknowledged lately. Raises `HungError` when it has not heard for a while, and when a ClientApp still works on a
-        message that its round no longer waits for: Flower is then started again, so that this node takes part in the
-        next round. A SuperLink that does not answer is no reason.
+        It is asked only if the node's own process cannot tell: when no heartbeat of it was acknowledged lately, and
+        while it works and the SuperLink does not look by itself whether it is stuck. Raises `HungError` when it has not
+        heard for a while, and when a ClientApp still works on a message that its round no longer waits for: Flower is
+        then started again, so that this node takes part in the next round. A SuperLink that does not answer is no
+        reason.
         """
         endpoint, stuck = self._superlink.endpoint, False
         self._shortfalls.publish_news()
         report = NodeReport.read(self._report_file)
         try:
-            heard = bool(report and report.shows_online) or self._probe.lists_online(endpoint, self._node_id)
-            stuck = not heard and self._probe.knows_stuck(endpoint, self._node_id)
+            heard = bool(report and (report.stuck or report.shows_online)) or self._probe.lists_online(
+                endpoint, self._node_id
+            )
+            stuck = bool(report and report.stuck) or (not heard and self._probe.knows_stuck(endpoint, self._node_id))
             self._is_heard = heard
         except OSError:
             heard, self._is_heard = True, False

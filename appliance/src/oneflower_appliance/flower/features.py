@@ -29,6 +29,7 @@ class Feature(Enum):
     WARM_SUPERLINK = "Warm execution of ServerApps (FL_EXECUTION=warm)"
     LIMIT_TASK_CLEANUP = "Looking for expired tasks only once a second"
     HEARTBEATS = "Recording the heartbeats of all SuperNodes together"
+    WORK = "Looking for all SuperNodes together whether they work for nobody"
     OBJECT_STORE = "Keeping the objects of messages out of the database"
     SUPERLINK_BUNDLES = "Taking and giving the objects of a message in bundles, in the SuperLink"
     DEAD_SERVERAPPS = "Failing a run as soon as its ServerApp dies"

@@ -273,6 +273,13 @@ def fleet_messages() -> Any:
     return fleet_pb2
 
 
+def run_messages() -> Any:
+    """Return the part of the protocols for runs."""
+    from flwr.proto import run_pb2  # noqa: PLC0415
+
+    return run_pb2
+
+
 def heartbeat_messages() -> Any:
     """Return the part of the protocols for heartbeats."""
     from flwr.proto import heartbeat_pb2  # noqa: PLC0415

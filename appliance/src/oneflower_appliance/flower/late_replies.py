@@ -44,6 +44,10 @@ class LateReplies:
 
         state_class.store_message_and_object_tree = store_message_and_object_tree  # type: ignore[method-assign]
 
+    def stuck(self, nodes: set[int]) -> set[int]:
+        """Return which of these nodes are still at work for nobody, and drop what the others answered too late."""
+        return {node for node in {node for node, _ in self._abandoned.all()} & nodes if self.settle(node)}
+
     def settle(self, node: int) -> bool:
         """Drop what a node answered too late or has not begun. Return whether it is still at work for nobody."""
         stuck = False

@@ -174,6 +174,11 @@ class LinkState:
         """Return the runs that have not ended."""
         return [info.run_id for info in self._state.get_run_info() if info.status.status != FINISHED]
 
+    def of_those_going(self, runs: set[int]) -> set[int]:
+        """Return which of some runs have not ended."""
+        found = self._state.get_run_info(run_ids=list(runs))
+        return {info.run_id for info in found if info.status.status != FINISHED}
+
     def tidy(self, forget: Iterable[int]) -> None:
         """Delete the data that ended runs no longer need, and all data of the runs to `forget`."""
         if places.have(Feature.RETENTION):

@@ -2,8 +2,8 @@
 
 Without the second, the agent has to ask the SuperLink every few seconds, over a connection of its own. With many nodes
 that was half of what an idle SuperLink did. The node knows the answer: the SuperLink lists it as online for a minute
-after each heartbeat that it acknowledges. Only whether the node is stuck in a round that has ended is known to the
-SuperLink alone, so the agent asks while the node is working.
+after each heartbeat that it acknowledges. Whether the node is stuck in a round that has ended is known to the SuperLink
+alone. It says so in its answer to a request that waits while the node works; without one, the agent asks.
 """
 
 from __future__ import annotations
@@ -44,6 +44,14 @@ class Reporter:
     def note_heard(self, sent: float) -> None:
         """Report a request that the SuperLink recorded as a heartbeat: when it was sent, by the monotonic clock."""
         self._tell(heard=sent)
+
+    def note_watched(self, *, watched: bool) -> None:
+        """Report whether the SuperLink looks for this node whether its round has ended."""
+        self._tell(watched=watched)
+
+    def note_stuck(self) -> None:
+        """Report that the round of the node's message has ended."""
+        self._tell(stuck=True)
 
     def _tell(self, **news: Any) -> None:
         """Write what has changed. An error is logged: the agent then asks the SuperLink."""
@@ -92,13 +100,13 @@ class Reporter:
 
         @functools.wraps(stock)
         def pull_messages(fleet: Any, request: Any) -> Any:
-            self._tell(working=False)
+            self._tell(working_since=None, stuck=False)
             try:
                 answer = stock(fleet, request)
             except BaseException:
                 self._tell(heard=None)
                 raise
-            self._tell(working=bool(answer.messages_list))
+            self._tell(working_since=time.monotonic() if answer.messages_list else None)
             return answer
 
         client.PullMessages = pull_messages

@@ -183,6 +183,7 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_at(internals.link_states, "NodeModel", "NodeStatus", "update", "case", "now", "int64_to_uint64"),
         *_at(internals.link_state, "session"),
     ),
+    Feature.WORK: (*_at(internals.run_messages, "GetRunRequest"), *_at(internals.link_state, "get_run_info")),
     Feature.OBJECT_STORE: (
         *_at(internals.object_stores, "store"),
         *_at(internals.object_store, "store", "lock_store", "put", "get", "delete", "clear", "preregister",

@@ -164,8 +164,11 @@ class SuperLink:
         warm = self._superexec is not None
         factory = self._state.linkstate_factory
         link = LinkState(factory, on_start=lambda: self._wake(ACQUIRE_TASK), warm=warm, replies=replies)
+        late = LateReplies(link, Abandoned.beside(self._runs))
         if replies is not None:
-            LateReplies(link, Abandoned.beside(self._runs)).refuse()
+            late.refuse()
+        if self._polls and places.have(Feature.WORK):
+            self._polls.look_after_work(link, late)
         for number in link.going():
             # Its ServerApp ended with the earlier Flower. It is stopped before any SuperNode can ask: a node that has
             # just taken a message when its run is stopped answers every later message too late (Flower 1.41).

@@ -28,7 +28,6 @@ from oneflower_appliance.proxy import Proxy
 from oneflower_appliance.site_policy import SitePolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from oneflower_appliance.flower.warm.superexec import WarmSuperExec
@@ -60,14 +59,14 @@ def run(orders: str, superexec: WarmSuperExec | None) -> None:
     reporter.start()
     if node.policy:
         keep_to(SitePolicy.parse(node.policy))
-    prepare(superexec, reporter.note_heard, proxy)
+    prepare(superexec, reporter, proxy)
     internals.supernode_command().flower_supernode()
 
 
-def prepare(superexec: WarmSuperExec | None, on_heard: Callable[[float], None], proxy: Proxy | None = None) -> None:
+def prepare(superexec: WarmSuperExec | None, reporter: Reporter, proxy: Proxy | None = None) -> None:
     """Correct Flower's loop, put a door before its tasks, and make it run warm, as far as this Flower allows.
 
-    `on_heard` is told when a request was sent that the SuperLink recorded as a heartbeat.
+    `reporter` is told what the SuperLink says of this node.
     """
     if ANSWER_IN_TURN.applies and places.have(Feature.ANSWER_IN_TURN):
         answer_in_turn()
@@ -77,7 +76,7 @@ def prepare(superexec: WarmSuperExec | None, on_heard: Callable[[float], None], 
     if superexec:
         from oneflower_appliance.flower.warm.node import WarmNode  # noqa: PLC0415 - not needed by stock Flower
 
-        WarmNode(superexec, on_heard, proxy).start()
+        WarmNode(superexec, reporter, proxy).start()
     elif places.have(Feature.SUPERNODE_SUPEREXEC):
         start_in(internals.node_loop(), StockSuperExec)
 

@@ -1,9 +1,9 @@
 """Records the heartbeats of all SuperNodes together.
 
 Flower writes into its database for each heartbeat, after a way through its whole application. With many nodes that was
-most of what an idle SuperLink did. Here what arrives within half a second is recorded in one statement. A request for
-messages that is held counts as a heartbeat, too, if its SuperNode says so (see `pulse`). Each has a valid signature,
-and is recorded for the node whose key signed it. Whatever is unusual goes to Flower, which refuses it in its own words.
+most of what an idle SuperLink did. Here what arrives within half a second is recorded in one statement. A request that
+is held counts as a heartbeat, too, if its SuperNode says so (see `pulse`). Each has a valid signature, and is recorded
+for the node whose key signed it. Whatever is unusual goes to Flower, which refuses it in its own words.
 
 A node is listed as offline as early as by Flower: the time of a record is when the first of its heartbeats arrived.
 """
@@ -21,8 +21,8 @@ from starlette.datastructures import Headers
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.membership import Membership, NotAMemberError
 from oneflower_appliance.flower.warm import bundles
-from oneflower_appliance.flower.warm.pulse import HEARTBEAT, RECORDED, TAKEN
-from oneflower_appliance.flower.warm.questions import NODE_PULL, NODE_PULL_WHOLE
+from oneflower_appliance.flower.warm.headers import HEARTBEAT, RECORDED, TAKEN
+from oneflower_appliance.flower.warm.questions import GET_RUN, NODE_PULL, NODE_PULL_WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -65,7 +65,12 @@ class Heartbeats:
         self._membership = Membership(flower)
         self._factory = factory
         self._turn = turn  # to write into the database
-        self._messages, self._pull = internals.heartbeat_messages(), internals.fleet_messages().PullMessagesRequest
+        self._messages = internals.heartbeat_messages()
+        self._held = {
+            NODE_PULL: internals.fleet_messages().PullMessagesRequest,
+            NODE_PULL_WHOLE: internals.fleet_messages().PullMessagesRequest,
+            GET_RUN: internals.run_messages().GetRunRequest,
+        }
         constants = internals.constants()
         self._shortest, self._longest = constants.HEARTBEAT_MIN_INTERVAL, constants.HEARTBEAT_MAX_INTERVAL
         self._waiting: list[Heartbeat] = []
@@ -79,9 +84,9 @@ class Heartbeats:
             if path == PATH:
                 request = self._messages.SendNodeHeartbeatRequest.FromString(body)
                 interval = request.heartbeat_interval
-            elif path in (NODE_PULL, NODE_PULL_WHOLE):
-                said = body if path == NODE_PULL else bundles.Request.read(body).flower
-                request, interval = self._pull.FromString(said), float(headers.get(HEARTBEAT, "0"))
+            elif path in self._held:
+                said = body if path != NODE_PULL_WHOLE else bundles.Request.read(body).flower
+                request, interval = self._held[path].FromString(said), float(headers.get(HEARTBEAT, "0"))
             else:
                 return None
             if not self._shortest <= interval <= self._longest:

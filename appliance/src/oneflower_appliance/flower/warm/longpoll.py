@@ -22,22 +22,24 @@ from weakref import WeakKeyDictionary
 from starlette.responses import Response
 
 from oneflower_appliance.flower.serving import VISIT
-from oneflower_appliance.flower.warm.pulse import HEARTBEAT, TAKEN
-from oneflower_appliance.flower.warm.questions import NODE_PULL, NODE_PULL_WHOLE, Question, catalogue
+from oneflower_appliance.flower.warm.headers import APPLIED, HEARTBEAT, PREFER, STUCK, TAKEN, WORK
+from oneflower_appliance.flower.warm.questions import GET_RUN, NODE_PULL, NODE_PULL_WHOLE, Question, catalogue
+from oneflower_appliance.flower.warm.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from oneflower_appliance.flower.late_replies import LateReplies
+    from oneflower_appliance.flower.linkstate import LinkState
     from oneflower_appliance.flower.visits import Visit
     from oneflower_appliance.flower.warm.heartbeats import Heartbeat, Heartbeats
-
-PREFER, APPLIED = "prefer", "preference-applied"
 
 _IN_TURN = ("/v1/fleet/", "/v1/runtime/")
 _LONGEST = 25.0  # seconds; Flower's clients give up on an answer after 30
 _TRUSTED = 300.0  # seconds: then Flower is asked again, whatever has not happened
+_COUNTS = (GET_RUN, NODE_PULL, NODE_PULL_WHOLE)
 _PROTOBUF = "application/protobuf"
 _PIECE = 256 * 1024  # bytes
 _WAIT = re.compile(rb"\bwait=(\d+(?:\.\d+)?)")
@@ -66,6 +68,7 @@ class LongPoll:
         self._closing = False
         self.turn = asyncio.Semaphore(1)
         self.heartbeats: Heartbeats | None = None
+        self._work: Work | None = None
         self._in_vain: WeakKeyDictionary[Visit, _Vain] = WeakKeyDictionary()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,7 +79,7 @@ class LongPoll:
         if not path.startswith(_IN_TURN):
             await self._app(scope, receive, send)
         elif (body := await body_of(receive)) is not None:
-            question = self._questions.get(path)
+            question = self._questions.get(path) if path != GET_RUN or self._work else None
             seconds = _asked_for(scope["headers"]) if question else 0.0
             if question and seconds:
                 await self._hold(question, seconds, scope, body, receive, send)
@@ -89,6 +92,10 @@ class LongPoll:
             for change in self._changes[path]:
                 self._questions[change.question].wake(change.subjects(body))
             self._on_change()
+
+    def look_after_work(self, link: LinkState, late: LateReplies) -> None:
+        """Hold requests of nodes that work until their run has ended, or their round without them."""
+        self._work = Work(self._questions[GET_RUN], link, late)
 
     def waiting(self) -> dict[str, int]:
         """Return how many subjects are waited for at each path where any is."""
@@ -115,12 +122,14 @@ class LongPoll:
         try:
             with question.news(body) as news:
                 answer = self._still_nothing(question, scope, body) if counts else None
+                if self._work:
+                    self._work.watch()
                 while True:
                     if answer is None:
                         news.clear()
                         answer = await self._ask(scope, body)
                     left = deadline - loop.time()
-                    if left <= 0 or self._closing or answer.status != 200 or not question.has_no_answer(answer.body):
+                    if left <= 0 or self._is_final(question, answer, scope, body):
                         break
                     if counts and heartbeat is None:
                         heartbeat = self._take(scope, body, news)
@@ -138,17 +147,30 @@ class LongPoll:
                         self._note_nothing(question, scope, body, answer)
                         break
                     answer = None
-            state = heartbeat.state if heartbeat else TAKEN
-            told = [(HEARTBEAT.encode(), state.encode())] if counts and state else []
-            await answer.send(send, [*told, *([] if self._closing else [(APPLIED.encode(), b"wait")])])
+            await answer.send(send, self._remarks(heartbeat, scope, body, counts=counts))
         finally:
             gone.cancel()
 
+    def _is_final(self, question: Question, answer: Answer, scope: Scope, body: bytes) -> bool:
+        """Whether an answer is sent as it is."""
+        nothing = answer.status == 200 and question.has_no_answer(answer.body)
+        return self._closing or not nothing or self._is_stuck(scope, body)
+
+    def _is_stuck(self, scope: Scope, body: bytes) -> bool:
+        return scope["path"] == GET_RUN and self._work is not None and self._work.is_stuck(body)
+
+    def _remarks(
+        self, heartbeat: Heartbeat | None, scope: Scope, body: bytes, *, counts: bool
+    ) -> list[tuple[bytes, bytes]]:
+        """Return the headers that an answer to a held request gets."""
+        state = heartbeat.state if heartbeat else TAKEN
+        said = {HEARTBEAT: state if counts else "", WORK: STUCK if self._is_stuck(scope, body) else ""}
+        said[APPLIED] = "" if self._closing else "wait"
+        return [(name.encode(), value.encode()) for name, value in said.items() if value]
+
     def _counts(self, scope: Scope) -> bool:
         """Whether a request counts as a heartbeat."""
-        asks = scope["path"] in (NODE_PULL, NODE_PULL_WHOLE) and any(
-            name == HEARTBEAT.encode() for name, _ in scope["headers"]
-        )
+        asks = scope["path"] in _COUNTS and any(name == HEARTBEAT.encode() for name, _ in scope["headers"])
         return asks and self.heartbeats is not None
 
     def _take(self, scope: Scope, body: bytes, news: asyncio.Event | None = None) -> Heartbeat | None:

@@ -20,6 +20,7 @@ from oneflower_appliance.flower.warm.downloads import download_directly
 from oneflower_appliance.flower.warm.longpoll import LongPoll
 from oneflower_appliance.flower.warm.pulse import spare_heartbeats
 from oneflower_appliance.flower.warm.questions import ACQUIRE_TASK
+from oneflower_appliance.flower.warm.runwatch import BETWEEN_LOOKS, RunWatch
 from oneflower_appliance.flower.warm.shortcuts import Shortcuts
 from oneflower_appliance.flower.warm.waits import WAITS, ask_to_wait, replace_sleep
 from oneflower_appliance.flower.warm.whole_client import note_store, send_whole_messages
@@ -28,29 +29,29 @@ from oneflower_appliance.flower.warm.whole_server import WholeServer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from oneflower_appliance.flower.warm.pulse import Listener
     from oneflower_appliance.flower.warm.superexec import WarmSuperExec
     from oneflower_appliance.proxy import Proxy
 
 log = logging.getLogger("flwr")
 
-BETWEEN_LOOKS = 2.0  # seconds between two checks whether the run of a task is still active
-
 
 class WarmNode:
     """The loop of this process's SuperNode, with `superexec` as its SuperExec. It reaches its SuperLink by `proxy`.
 
-    `on_heard` is told when a request was sent that the SuperLink recorded as a heartbeat.
+    `listener` is told what the SuperLink says of this node.
     """
 
-    def __init__(self, superexec: WarmSuperExec, on_heard: Callable[[float], None], proxy: Proxy | None = None) -> None:
+    def __init__(self, superexec: WarmSuperExec, listener: Listener, proxy: Proxy | None = None) -> None:
         self._superexec = superexec
-        self._on_heard = on_heard
+        self._listener = listener
         self._proxy = proxy
         self._polls: list[LongPoll] = []
         self._state: Any = None
         self._run = 0
         self._kept = Kept()
         self._get_run: Callable[[int], Any] = lambda _run: None
+        self._watched: RunWatch | None = None
 
     def start(self) -> None:
         """Change the loop, as far as the Flower installed here allows it."""
@@ -58,7 +59,7 @@ class WarmNode:
         if places.have(Feature.HELD_QUESTIONS) and places.have(Feature.NODE_QUESTIONS):
             self._hold_questions()
             if places.have(Feature.SPARED_HEARTBEATS):
-                spare_heartbeats(self._on_heard)
+                spare_heartbeats(self._listener)
         if places.have(Feature.BUNDLES):
             send_in_bundles(internals.node_loop(), kept=self._kept)
             check_once(self._kept)
@@ -146,42 +147,43 @@ class WarmNode:
 
         @functools.wraps(push)
         def pushing(state: Any, **arguments: Any) -> None:
-            push(state=EndsWithRun(state, self._run, self._get_run, self._superexec.tasks.end_all), **arguments)
+            ends = EndsWithRun(state, self._watch, self._superexec.tasks.end_all)
+            try:
+                push(state=ends, **arguments)
+            finally:
+                if self._watched:
+                    self._watched.is_wanted = False
 
         loop._pull_and_store_message, loop._push_messages = pulling, pushing  # noqa: SLF001
+
+    def _watch(self) -> RunWatch:
+        """Return what watches the run that this node works for."""
+        watch = self._watched
+        if watch is None or watch.run != self._run or not (watch.is_alive or watch.has_ended):
+            watch = self._watched = RunWatch(self._run, self._get_run)
+        watch.is_wanted = True
+        return watch
 
 
 class EndsWithRun:
     """Flower's state, for the loop that waits for a reply: it does not wait for one that nobody needs any more."""
 
-    def __init__(self, state: Any, run: int, get_run: Callable[[int], Any], end_tasks: Callable[[], None]) -> None:
+    def __init__(self, state: Any, watch: Callable[[], RunWatch], end_tasks: Callable[[], None]) -> None:
         self._state = state
-        self._run = run
-        self._get_run = get_run
+        self._watch = watch
         self._end_tasks = end_tasks
-        self._looked = time.monotonic()
+        self._since = time.monotonic()
 
     def get_messages_legacy(self, **arguments: Any) -> Any:
         """Return what there is. If the run has ended, end its tasks and answer for them."""
         found = self._state.get_messages_legacy(**arguments)
-        if not found and time.monotonic() - self._looked > BETWEEN_LOOKS and not self._goes_on():
-            log.info("Run %d has ended; its tasks on this node are ended.", self._run)
+        if not found and time.monotonic() - self._since > BETWEEN_LOOKS and (watch := self._watch()).has_ended:
+            log.info("Run %d has ended; its tasks on this node are ended.", watch.run)
             for task in self._state.get_tasks(statuses=UNFINISHED):
                 self._state.finish_task(task.task_id, sub_status="stopped", details="The run has ended.")
             self._end_tasks()
-            answer_for(self._state, {self._run}, "was ended with its run")
+            answer_for(self._state, {watch.run}, "was ended with its run")
         return found
-
-    def _goes_on(self) -> bool:
-        self._looked = time.monotonic()
-        ended = internals.run_errors().RunNotRunningException
-        try:
-            self._get_run(self._run)
-        except ended:
-            return False
-        except Exception as error:  # noqa: BLE001 - any error: it does not mean that the run has ended
-            log.debug("Whether run %d is still active is not known: %s", self._run, error)
-        return True
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._state, name)

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.warm import bundles
 from oneflower_appliance.flower.warm.shared_memory import PLACE
+from oneflower_appliance.flower.warm.work import NODE, RUN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 ACQUIRE_TASK = "/v1/runtime/acquire-task"
+GET_RUN = "/v1/fleet/get-run"
 NODE_PULL, NODE_PULL_WHOLE = "/v1/fleet/pull-messages", f"/v1/fleet/{bundles.PULL_WHOLE}"
 REPLIES = (
     "/v1/runtime/pull-messages",
@@ -110,6 +112,8 @@ def catalogue() -> tuple[dict[str, Question], dict[str, list[Change]]]:
         # Every idle SuperNode asks this again and again, so it is not asked in vain.
         node_pull: Question(fleet.PullMessagesResponse, _no_messages, _nothing, changes_with_time=False),
         node_whole: Question(_InWhole(fleet.PullMessagesResponse), _no_messages, _nothing, changes_with_time=False),
+        # A run may end in many ways, so it is looked at now and then (see `work`), and only then asked again.
+        GET_RUN: Question(_Raw, _always, of.work, changes_with_time=False),
         grid_pull: Question(runtime.PullAppMessagesResponse, _no_messages, of.question),
         grid_whole: Question(_InWhole(runtime.PullAppMessagesResponse), _no_messages, _first(of.question)),
         node_object: Question(messages.PullObjectResponse, _not_there_yet, of.pull),
@@ -145,7 +149,11 @@ class _Subjects:
 
     def __init__(self) -> None:
         self._runtime, self._fleet = internals.runtime_messages(), internals.fleet_messages()
-        self._objects = internals.object_messages()
+        self._objects, self._runs = internals.object_messages(), internals.run_messages()
+
+    def work(self, body: bytes) -> list[str]:
+        request = _read_as(self._runs.GetRunRequest, body)
+        return [f"{RUN}{request.run_id}", f"{NODE}{request.node.node_id}"]
 
     def pull(self, body: bytes) -> list[str]:
         return [self._objects.PullObjectRequest.FromString(body).object_id]
@@ -204,6 +212,10 @@ def _read_as(kind: Any, body: bytes) -> Any:
 
 def _nothing(_body: bytes) -> list[str]:
     return [""]
+
+
+def _always(_answer: Any) -> bool:
+    return True
 
 
 def _no_task(answer: Any) -> bool:

@@ -10,17 +10,19 @@ from __future__ import annotations
 import functools
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.flower import internals
-from oneflower_appliance.flower.warm.longpoll import APPLIED, PREFER
+from oneflower_appliance.flower.warm.headers import APPLIED, PREFER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _PATIENCE = 15.0  # seconds
 _PATIENCE_OF_NODES = 25.0  # seconds: the SuperLink answers these while nothing happens, and may have many nodes
 _ACQUIRE_TASK = "/flwr.proto.Runtime/AcquireTask"
+GET_RUN = "/flwr.proto.Fleet/GetRun"
 _NODE_PULL = ("/flwr.proto.Fleet/PullMessages", "/flwr.proto.Fleet/PullWholeMessages")
 _GRID_PULL = ("/flwr.proto.Runtime/PullMessages", "/flwr.proto.Runtime/PullWholeMessages")
 _OBJECTS = tuple(
@@ -30,11 +32,19 @@ _OBJECTS = tuple(
 )
 
 
+class Watching(threading.local):
+    """What this thread asks about its run: whether it waits for the end, and whether its last request was held."""
+
+    wanted = False
+    held = False
+
+
 class Waits:
     """How the clients in this process wait."""
 
     def __init__(self) -> None:
         self._news = threading.Event()
+        self._watching = Watching()
         self._grid = threading.local()  # the legacy API waits for each node in a thread of its own
         self._grid_is_held = True
 
@@ -49,6 +59,8 @@ class Waits:
         held = APPLIED in response.headers
         if method in _GRID_PULL:
             self._grid_is_held = held
+        elif method == GET_RUN:
+            self._watching.held = held
         elif held and method not in _OBJECTS:
             self.something_happened()
         return response
@@ -58,9 +70,23 @@ class Waits:
             seconds: float = getattr(self._grid, "patience", 0.0)
             self._grid.patience = 0.0
             return seconds
-        if method in _NODE_PULL:
+        if method in _NODE_PULL or (method == GET_RUN and self.watches):
             return _PATIENCE_OF_NODES
         return _PATIENCE if method in (_ACQUIRE_TASK, *_OBJECTS) else 0.0
+
+    @property
+    def watches(self) -> bool:
+        """Whether this thread waits for the end of a run."""
+        return self._watching.wanted
+
+    @contextmanager
+    def watching(self) -> Iterator[Watching]:
+        """Let this thread's requests for a run wait for its end."""
+        self._watching.wanted, self._watching.held = True, False
+        try:
+            yield self._watching
+        finally:
+            self._watching.wanted = False
 
     def something_happened(self) -> None:
         """End the current sleep, or the next one."""
