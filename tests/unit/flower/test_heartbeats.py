@@ -260,6 +260,7 @@ def test_a_node_that_works_hears_at_once_that_its_run_or_its_round_has_ended(lin
     answer = run(scenario())
     assert answer.status_code == (409 if what == "over" else 200)
     assert {name: answer.headers[name] for name in said} == said
+    assert ("preference-applied" in answer.headers) == (what == "over"), "the next request comes after a pause"
     assert len(link.asked) == 3
 
 

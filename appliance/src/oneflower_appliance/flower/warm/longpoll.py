@@ -163,9 +163,9 @@ class LongPoll:
         self, heartbeat: Heartbeat | None, scope: Scope, body: bytes, *, counts: bool
     ) -> list[tuple[bytes, bytes]]:
         """Return the headers that an answer to a held request gets."""
-        state = heartbeat.state if heartbeat else TAKEN
-        said = {HEARTBEAT: state if counts else "", WORK: STUCK if self._is_stuck(scope, body) else ""}
-        said[APPLIED] = "" if self._closing else "wait"
+        state, stuck = heartbeat.state if heartbeat else TAKEN, self._is_stuck(scope, body)
+        said = {HEARTBEAT: state if counts else "", WORK: STUCK if stuck else ""}
+        said[APPLIED] = "" if self._closing or stuck else "wait"  # without it, the next request comes after a pause
         return [(name.encode(), value.encode()) for name, value in said.items() if value]
 
     def _counts(self, scope: Scope) -> bool:
