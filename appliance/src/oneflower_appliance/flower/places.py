@@ -179,6 +179,7 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
     Feature.HEARTBEATS: (
         *_at(internals.heartbeat_messages, "SendNodeHeartbeatRequest", "SendNodeHeartbeatResponse"),
         *_at(internals.fleet_messages, "PullMessagesRequest"),
+        *_at(internals.run_messages, "GetRunRequest"),
         *_at(internals.constants, "HEARTBEAT_MIN_INTERVAL", "HEARTBEAT_MAX_INTERVAL", "HEARTBEAT_PATIENCE"),
         *_at(internals.link_states, "NodeModel", "NodeStatus", "update", "case", "now", "int64_to_uint64"),
         *_at(internals.link_state, "session"),
