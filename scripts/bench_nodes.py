@@ -147,7 +147,7 @@ class RealFederation:
 
     def __init__(self, bench: Bench, nodes: int) -> None:
         self._bench, self._nodes = bench, nodes
-        _, self.seconds, _ = bench.oneflower("up", "nodes", "--supernodes", str(nodes))
+        _, self.seconds, _ = bench.oneflower("up", "nodes", "--supernodes", str(nodes), "--max-vms", str(nodes))
         vms = json.loads(bench.oneflower("show", "nodes", "-o", "json")[0])["vms"]
         self._link, *self._others = [Family(f"={bench.home.machine(vm['id'])}\n") for vm in vms]
         self._all = Family(f"{bench.home.state / 'machines'}/")
