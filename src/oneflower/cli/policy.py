@@ -40,11 +40,11 @@ def _trust() -> None:
 
 
 @policy.command()
-def example() -> None:
+def example(output: Format = Output.TEXT) -> None:
     """Print a policy with every key and what it means."""
     from oneflower_appliance.site_policy import EXAMPLE  # noqa: PLC0415 - costs time that --help need not spend
 
-    screen.show(EXAMPLE.rstrip("\n"))
+    screen.show_result(output, {"policy": EXAMPLE}, EXAMPLE.rstrip("\n"))
 
 
 @policy.command()
