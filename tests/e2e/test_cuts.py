@@ -68,7 +68,8 @@ def evaluate(message, context):
 
 @server.main()
 def main(grid, context):
-    start = ArrayRecord([np.arange(1_000_000, dtype=np.float32) + number for number in range({ARRAYS})])
+    # No two arrays are equal, on any node: what a SuperLink has already is not sent.
+    start = ArrayRecord([np.arange(1_000_000, dtype=np.float32) * (number + 1) for number in range({ARRAYS})])
     FedAvg(min_train_nodes=2, min_evaluate_nodes=2, min_available_nodes=2).start(grid, start, num_rounds=2)
 """,
 }
