@@ -231,7 +231,8 @@ def test_serving_for_foreign_tools_with_a_clock_that_is_stepped(oneflower, tmp_p
         assert (again.returncode, "already runs" in again.stderr) == (5, True)
         assert oneflower("local", "step", "30").stdout == "30 s have passed.\n"
         planned = json.loads(oneflower(*cloud, "register", "--dry-run", "-o", "json", **variables).stdout)
-        assert [change["kind"] for change in planned["changes"]] == ["create"] * 8  # two VM templates, two service templates for each kind
+        kinds = [change["kind"] for change in planned["changes"]]
+        assert kinds == ["create"] * 8, "two VM templates, and two service templates for each kind of service"
         assert "id 0" in oneflower(*cloud, "register", "--network", "loopback", **variables).stdout
         removed = oneflower(*cloud, "unregister", **variables)
         assert removed.stdout.splitlines()[0] == "- service template oneflower"
