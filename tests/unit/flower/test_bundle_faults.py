@@ -273,6 +273,20 @@ def test_a_request_that_is_cut_anywhere_leaves_nothing_and_is_sent_again(link, n
     assert {name: link.store.get(name) for name in objects} == objects
 
 
+def test_what_no_node_needs_any_more_is_taken_and_not_kept(link, node, caplog):
+    session, message, objects = link.message(node)
+    first, *rest = objects.items()
+    link.put(dict([first]), session)
+    # The node has all of it from the message before, and confirms at once. The ServerApp is still sending.
+    link.store.delete(message.metadata.message_id)
+    link.put(dict(rest), session)
+    assert not any(link.store.get(name) for name in objects)
+    assert session not in link.state._object_push_sessions
+    assert "Failed to store" not in caplog.text
+    with pytest.raises(inflatable_utils.ObjectPushError):
+        link.put(dict(rest), session)  # it expects nothing more
+
+
 def test_an_answer_that_is_lost_costs_its_bundle_and_no_other(link, node, monkeypatch):
     session, _, objects = link.message(node)
     monkeypatch.setattr(bundles, "PART", 500)

@@ -350,6 +350,13 @@ def core_states() -> Any:
     return sql_corestate
 
 
+def node_core_states() -> Any:
+    """Return the module of that part in a SuperNode."""
+    from flwr.supercore.corestate import in_memory_corestate  # noqa: PLC0415
+
+    return in_memory_corestate
+
+
 def core_state() -> type[SqlCoreState]:
     """Return the class of that part in a SuperLink."""
     from flwr.supercore.corestate.sql_corestate import SqlCoreState  # noqa: PLC0415

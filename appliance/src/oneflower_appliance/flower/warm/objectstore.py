@@ -107,18 +107,40 @@ def _forgetting(finish_task: Callable[..., bool]) -> Callable[..., bool]:
 
 
 def _giving_up(store_object: Callable[..., bool]) -> Callable[..., bool]:
-    """Return Flower's method that stores an object of a session; if there is no room for it, the session is over."""
+    """Return Flower's method that stores an object of a session; if there is no room for it, the session is over.
+
+    It also takes an object that nobody needs any more.
+    """
 
     @functools.wraps(store_object)
     def storing(self: Any, run_id: int, session_id: str, object_id: str, object_content: bytes) -> bool:
         with self._lock_object_push_sessions:
+            if _needless(self, run_id, session_id, object_id):
+                return True
             refused = self.object_store.refused
             stored = store_object(self, run_id, session_id, object_id, object_content)
             if self.object_store.refused != refused:
                 self._cleanup_push_session(session_id, cleanup_messages=True)
-            return stored
+            return stored or _needless(self, run_id, session_id, object_id)
 
     return storing
+
+
+def _needless(state: Any, run_id: int, session_id: str, object_id: str) -> bool:
+    """Whether an object that a session expects is needed by nobody. Then it is no longer expected.
+
+    A SuperNode that has it from the message before confirms its message without it. When all nodes have done so, Flower
+    deletes the message and what only this message needs, perhaps before the ServerApp has sent it all.
+    """
+    session = state._object_push_sessions.get(session_id)  # noqa: SLF001 - it is made here
+    if session is None or session.run_id != run_id or object_id not in session.pending_object_ids:
+        return False
+    if object_id in state.object_store:
+        return False
+    session.pending_object_ids.remove(object_id)
+    if not session.pending_object_ids:
+        state._cleanup_push_session(session_id, cleanup_messages=False)  # noqa: SLF001 - there is no other way
+    return True
 
 
 def object_store(folder: Path, most: int) -> Any:
