@@ -62,7 +62,7 @@ def test_whatever_is_killed_the_federation_is_whole_again_within_a_minute(user, 
             until(noticed, 20, f"a notice that {what} is gone")
         until(lambda: user.is_ready(fed), 60, f"recovery after {what} was killed")
         assert partitions(user, fed) == ["0", "1"], what
-        assert _nodes_online(user, fed) >= 2, what
+        until(lambda: _nodes_online(user, fed) >= 2, 30, f"both nodes online after {what} was killed")
 
 
 def _ready_since(user, name):
