@@ -447,6 +447,7 @@ def _refused():
 @pytest.mark.parametrize(
     ("status", "cause"),
     [
+        (-9, "Flower was ended from outside, by signal 9."),
         (Ending.ADDRESS_TAKEN, "A port that Flower needs is already in use"),
         (Ending.REFUSED, "refused a signed request"),
         (Ending.UNTRUSTED, "not signed by the CA"),
@@ -455,9 +456,8 @@ def _refused():
     ],
 )
 def test_the_end_of_flower_is_explained_by_its_exit_status_and_no_text_decides(status, cause):
-    child = Child(
-        ["sh", "-c", f"echo 'No space left on device, says somebody'; exit {int(status)}"], {}, lambda line: None
-    )
+    end = f"exit {int(status)}" if status > 0 else f"kill {int(status)} $$"
+    child = Child(["sh", "-c", f"echo 'No space left on device, says somebody'; {end}"], {}, lambda line: None)
     with pytest.raises(OneflowerError) as caught:
         flower_process.wait_for(child, lambda: False, "x")
     assert cause in caught.value.sentence

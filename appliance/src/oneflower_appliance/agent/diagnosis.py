@@ -49,15 +49,24 @@ _CAUSES = {
 
 
 def explain(child: Child) -> OneflowerError:
-    """Return why a Flower process ended, by its exit status. Its last line is told where the status says nothing."""
+    """Return why a Flower process ended, by its exit status. Its last line is told where the status says nothing.
+
+    A signal comes from outside, so the last line of a process that was ended by one has nothing to do with it.
+    """
     status = child.status
     if status == Ending.REFUSED:
         return RefusedError()
     if status in _CAUSES:
         return OneflowerError(*_CAUSES[Ending(status)], ExitCode.ENVIRONMENT)
-    how = f"was ended by signal {-status}" if status is not None and status < 0 else f"ended with exit status {status}"
+    if status is not None and status < 0:
+        return OneflowerError(
+            f"Flower was ended from outside, by signal {-status}.",
+            "It is started again. If it happens often, give the machine more memory: the kernel ends processes when "
+            "there is too little (signal 9).",
+            ExitCode.ENVIRONMENT,
+        )
     return OneflowerError(
-        f"Flower {how}: {child.last_line()[:300]}",
+        f"Flower ended with exit status {status}: {child.last_line()[:300]}",
         "The lines before it are in the agent's log (`oneflower logs`).",
         ExitCode.ENVIRONMENT,
     )
