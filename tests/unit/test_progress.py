@@ -16,7 +16,7 @@ from oneflower_appliance.runs import Fault, RunRow
 _TEXT = st.text(st.characters(exclude_categories=("C",)), min_size=1, max_size=50)
 _NUMBER = st.none() | st.integers(0, 799).map(lambda number: number / 8)  # no digit of which is lost
 _FAULT = st.builds(Fault, st.from_regex("[0-9]{1,20}", fullmatch=True), st.sampled_from(["train", "evaluate"]),
-                   st.sampled_from(["failed", "left out", "no answer", "away"]), _TEXT.filter(str.split).map(lambda text: " ".join(text.split())))  # fmt: skip
+                   st.sampled_from(["failed", "left out", "no answer", "away"]), _TEXT.map(lambda text: " ".join(text.split())).filter(bool))  # fmt: skip
 _ROW = st.builds(
     RunRow, round=st.integers(1, 999), rounds=st.just(999), seconds=st.integers(0, 9999).map(float), nodes=st.integers(0, 99),
     failures=st.integers(0, 99), loss=_NUMBER, accuracy=_NUMBER, metrics=st.just({}), asked=st.none() | st.integers(0, 99),
