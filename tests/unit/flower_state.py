@@ -7,7 +7,12 @@ import sqlite3
 import tempfile
 from pathlib import Path
 
+from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.superlink.config_loader import get_federation_manager, get_objectstore_linkstate_factories
+
+from oneflower_appliance.flower import places
+from oneflower_appliance.flower.warm.objectstore import keep_objects_out_of_database
 
 
 def linkstate_factory(folder):
@@ -32,3 +37,11 @@ def _migrated():
         source.close()
         target.close()
         return copy.read_bytes()
+
+
+def objects_in_memory(patch, folder):
+    """Keep the objects of messages out of the database, as in a SuperLink, until `patch` is undone."""
+    patch.setattr(ObjectStoreFactory, "store", ObjectStoreFactory.store)
+    for name in (*places.SESSIONS, "__init__", "delete_messages", "finish_task"):
+        patch.setattr(SqlLinkState, name, getattr(SqlLinkState, name))
+    keep_objects_out_of_database(folder / "objects")

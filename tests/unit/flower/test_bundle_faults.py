@@ -28,7 +28,6 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
 )
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor
-from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.retry import RetryInvoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
@@ -37,7 +36,7 @@ from flwr.supernode import start_client_internal as node_loop
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from oneflower_appliance.flower import bodies, deliveries, door, internals, places
+from oneflower_appliance.flower import bodies, deliveries, door, internals
 from oneflower_appliance.flower.door import FleetDoor, OwnDoor
 from oneflower_appliance.flower.membership import Membership
 from oneflower_appliance.flower.nodeloop import answer_in_turn
@@ -45,9 +44,9 @@ from oneflower_appliance.flower.serving import VISIT
 from oneflower_appliance.flower.warm import bundle_client, bundles
 from oneflower_appliance.flower.warm.bundle_server import BundleServer
 from oneflower_appliance.flower.warm.longpoll import PREFER, LongPoll
-from oneflower_appliance.flower.warm.objectstore import keep_objects_out_of_database
 from oneflower_appliance.flower.warm.questions import REPLIES
 from oneflower_appliance.runs import plain_reason
+from tests.unit.flower_state import objects_in_memory
 from tests.unit.served import ADDRESS, PLAIN, PROTOBUF, Served
 
 from .test_fleet_door import SuperNode
@@ -211,15 +210,13 @@ def _is_final(error):
 @pytest.fixture(scope="module")
 def link(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ObjectStoreFactory, "store", ObjectStoreFactory.store)
-        for name in (*places.SESSIONS, "__init__", "delete_messages", "finish_task", "activate_node",
-                     "store_message_and_object_tree", "deactivate_node", "delete_node",
+        for name in ("activate_node", "store_message_and_object_tree", "deactivate_node", "delete_node",
                      "_check_and_tag_offline_nodes"):  # fmt: skip
             patch.setattr(SqlLinkState, name, getattr(SqlLinkState, name))
         for name in ("_task_id", "_run_id", "_node_id"):
             patch.setattr(TaskIdentity, name, 1, raising=False)
         folder = tmp_path_factory.mktemp("link")
-        keep_objects_out_of_database(folder / "objects")
+        objects_in_memory(patch, folder)
         link = Link(folder)
         with link.served:
             yield link

@@ -19,7 +19,6 @@ from flwr.app.message.arraychunk import ArrayChunk
 from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID
 from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse, PushObjectRequest, PushObjectResponse
 from flwr.proto.node_pb2 import Node
-from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.constant import NOOP_FEDERATION_ID
 from flwr.supercore.error import FlowerError
 from flwr.supercore.inflatable import inflatable_utils
@@ -29,7 +28,6 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_push_object_fn_protobuf,
 )
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectPushError, inflate_object_from_contents
-from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink import main as stock_superlink
 from flwr.superlink.servicer.fleet import fleet_handlers
@@ -37,12 +35,13 @@ from flwr.superlink.servicer.runtime import runtime_handlers
 from flwr.supernode import main as stock_supernode
 
 from oneflower_appliance.errors import OneflowerError
-from oneflower_appliance.flower import deliveries, internals, places
+from oneflower_appliance.flower import deliveries, internals
 from oneflower_appliance.flower.warm import bundle_client, bundles, objectstore
 from oneflower_appliance.flower.warm.arrays import Parts, copy_arrays_once
 from oneflower_appliance.flower.warm.bundle_server import BundleServer
-from oneflower_appliance.flower.warm.objectstore import keep_objects_out_of_database, object_store
+from oneflower_appliance.flower.warm.objectstore import object_store
 from oneflower_appliance.flower.warm.shared_memory import SharedMemory
+from tests.unit.flower_state import objects_in_memory
 from tests.unit.served import PROTOBUF
 
 from . import test_linkstate
@@ -176,10 +175,7 @@ fleet = test_linkstate.fleet  # a fixture
 
 @pytest.fixture
 def wire(tmp_path, monkeypatch, request):
-    monkeypatch.setattr(ObjectStoreFactory, "store", ObjectStoreFactory.store)
-    for name in (*places.SESSIONS, "__init__", "delete_messages", "finish_task"):
-        monkeypatch.setattr(SqlLinkState, name, getattr(SqlLinkState, name))
-    keep_objects_out_of_database(tmp_path / "objects")
+    objects_in_memory(monkeypatch, tmp_path)
     return Wire(request.getfixturevalue("fleet"))
 
 

@@ -20,18 +20,16 @@ from flwr.proto.runtime_pb2 import (
     PushAppMessagesRequest,
     PushAppMessagesResponse,
 )
-from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
-from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.task_identity import TaskIdentity
 
-from oneflower_appliance.flower import internals, places
+from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.warm import bundle_client, bundles, whole_client, whole_server
 from oneflower_appliance.flower.warm.bundle_server import BundleServer
-from oneflower_appliance.flower.warm.objectstore import keep_objects_out_of_database
 from oneflower_appliance.flower.warm.shortcuts import Shortcuts
+from tests.unit.flower_state import objects_in_memory
 from tests.unit.served import PROTOBUF
 from tests.unit.signing import SuperNode
 
@@ -135,7 +133,7 @@ class Link:
             raise ObjectPullError(one, "it is asked for by itself")
 
         try:
-            objects = pull(list(bundle_client.below(tree)), unavailable)
+            objects = pull(list(bundles.below(tree)), unavailable)
         except ObjectPullError:
             return name, {}
         request = ConfirmMessageReceivedRequest(node=node, run_id=self.fleet.run, message_object_id=name)
@@ -181,10 +179,7 @@ fleet = test_linkstate.fleet  # a fixture
 
 @pytest.fixture
 def link(tmp_path, monkeypatch, request):
-    monkeypatch.setattr(ObjectStoreFactory, "store", ObjectStoreFactory.store)
-    for name in (*places.SESSIONS, "__init__", "delete_messages", "finish_task"):
-        monkeypatch.setattr(SqlLinkState, name, getattr(SqlLinkState, name))
-    keep_objects_out_of_database(tmp_path / "objects")
+    objects_in_memory(monkeypatch, tmp_path)
     return Link(request.getfixturevalue("fleet"))
 
 

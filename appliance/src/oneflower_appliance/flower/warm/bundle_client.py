@@ -97,7 +97,9 @@ class Kept:
         """Keep what was fetched. `tops` are the records of which everything is there; other messages may have them."""
         self.objects, self._fetched, self._since = self._fetched, {}, time.monotonic()
         records = [record for content in self._tree.children for record in content.children] if self._tree else []
-        self.tops = [record.object_id for record in records if all(name in self.objects for name in below(record))]
+        self.tops = [
+            record.object_id for record in records if all(name in self.objects for name in bundles.below(record))
+        ]
         self._tree = None
 
     def has(self, name: str, content: bytes) -> bool:
@@ -109,13 +111,6 @@ class Kept:
         self._fetched = {}
         if time.monotonic() - self._since > KEPT_FOR:
             self.objects, self.tops = {}, []
-
-
-def below(tree: Any) -> Iterator[str]:
-    """Yield the names of a tree of objects, children before parents."""
-    for child in tree.children:
-        yield from below(child)
-    yield tree.object_id
 
 
 def check_once(kept: Kept) -> None:

@@ -37,7 +37,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Container, Iterable, Iterator, Mapping
 
     from oneflower_appliance.flower.warm.shared_memory import Span
 
@@ -83,6 +83,14 @@ class Request:
 def write_wanted(names: Iterable[str]) -> bytes:
     """Return the hashes of objects, each of which Flower writes as 64 hexadecimal digits."""
     return b"".join(map(bytes.fromhex, names))
+
+
+def below(tree: Any, known: Container[str] = ()) -> Iterator[str]:
+    """Yield the names of a tree of objects, children before parents, without those that are known and what is below."""
+    if tree.object_id not in known:
+        for child in tree.children:
+            yield from below(child, known)
+        yield tree.object_id
 
 
 def read_wanted(payload: memoryview) -> list[str]:

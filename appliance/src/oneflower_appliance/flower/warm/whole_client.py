@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.warm import bundles
 from oneflower_appliance.flower.warm.arrays import in_parts
-from oneflower_appliance.flower.warm.bundle_client import CAME, ask, below, memory_for, whole
+from oneflower_appliance.flower.warm.bundle_client import CAME, ask, memory_for, whole
 from oneflower_appliance.flower.warm.contents import Contents
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class _Calls:
             if self._kept is not None:
                 self._kept.found(tree)
             if answer.message == tree.object_id:
-                place |= {name: known[name] for name in below(tree) if name in known}
+                place |= {name: known[name] for name in bundles.below(tree) if name in known}
                 place |= objects
                 CAME[tree.object_id] = place
                 self._confirmed.add(tree.object_id)
@@ -189,7 +189,7 @@ def _of_task(messages: list[Any], known: dict[int, tuple[Any, dict[str, Any]]]) 
 def _of_store(request: Any) -> Iterator[tuple[str, bytes]]:
     """Yield the objects of a reply in the store of a SuperNode, as far as they are there."""
     store = _sending.store
-    for name in itertools.chain.from_iterable(map(below, request.message_object_trees)):
+    for name in itertools.chain.from_iterable(map(bundles.below, request.message_object_trees)):
         content = store.get(name)
         if not content:
             return

@@ -19,8 +19,6 @@ from oneflower_appliance.flower.warm.longpoll import Answer, ask, body_of
 from oneflower_appliance.flower.warm.shared_memory import PLACE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 FLEET, RUNTIME = "/v1/fleet/", "/v1/runtime/"
@@ -77,7 +75,7 @@ class WholeServer:
         whole, objects = bundles.NOBODY, b""
         if found.messages_list:
             who = self._who(api, request.FromString(asked.flower), found.messages_list[0])
-            wanted = list(dict.fromkeys(_below(found.message_object_trees[0], known)))
+            wanted = list(dict.fromkeys(bundles.below(found.message_object_trees[0], known)))
             if await run_in_threadpool(self._fits, api, wanted):
                 call = bundles.PULL_SHARED if shared else bundles.PULL_OBJECTS
                 payload = bundles.Request.write(who.SerializeToString(), shared, bundles.write_wanted(wanted))
@@ -136,14 +134,6 @@ class WholeServer:
                     return False
                 size += len(entry.content)
         return size < most and 0 < len(wanted) <= bundles.MOST
-
-
-def _below(tree: Any, known: set[str]) -> Iterator[str]:
-    """Yield the names of a tree, children before parents, without those that are known and all below them."""
-    if tree.object_id not in known:
-        for child in tree.children:
-            yield from _below(child, known)
-        yield tree.object_id
 
 
 def _count(objects: bytes, *, shared: bool) -> int:
