@@ -130,7 +130,7 @@ class _Runtimes:
 
     def audit(self) -> Path:
         """Return the folder of the operator's audit log."""
-        return self.home.state / AUDIT
+        return audit_of(self.home)
 
 
 class LocalSurroundings(_Runtimes):
@@ -225,6 +225,10 @@ class LocalSurroundings(_Runtimes):
         """Return a sentence if the disk is full on which machines and daemon keep their files."""
         return no_room(self.home.state)
 
+    def held(self, vm: int, content: str) -> bytes | None:
+        """Return the bundle of an app that waits on a machine."""
+        return self.home.held(vm, content)
+
     def console(self, vm: int, lines: int) -> list[str]:
         """Return the last lines of a machine's console."""
         return self.tail(vm).last(lines)
@@ -237,7 +241,7 @@ class LocalSurroundings(_Runtimes):
 
     def journal(self, ip: str) -> str:
         """Return nothing for a process tree, whose console has all. A machine that boots an image keeps a journal."""
-        return _journal(self._ssh(), ip) if self._image() else ""
+        return self._ssh().journal(ip) if self._image() else ""
 
     def revive(self) -> Endpoints | None:
         """Restart the daemon if it has ended."""
@@ -277,6 +281,9 @@ class OpenNebulaSurroundings(_Runtimes):
         with tunnel(status, self._ssh) as address:
             yield address
 
+    def held(self, _vm: int, _content: str) -> None:
+        """Return nothing: the files of an OpenNebula's machines cannot be read."""
+
     def console(self, _vm: int, _lines: int) -> list[str]:
         """Return nothing: OpenNebula keeps no console log."""
         return []
@@ -286,7 +293,7 @@ class OpenNebulaSurroundings(_Runtimes):
 
     def journal(self, ip: str) -> str:
         """Return how to read the machine's journal."""
-        return _journal(self._ssh, ip)
+        return self._ssh.journal(ip)
 
     def revive(self) -> None:
         """Do nothing: only its operator starts OpenNebula."""
@@ -309,8 +316,9 @@ def bundled(app: str, version: str, notify: Notify = ignore) -> Bundle:
     return bundle_of(app, flwr, os.environ)
 
 
-def _journal(ssh: SshOptions, ip: str) -> str:
-    return f"what apps print on a machine is in its journal: `{ssh.login(ip)} journalctl -u oneflower-agent`."
+def audit_of(home: LocalHome) -> Path:
+    """Return the folder of the operator's audit log."""
+    return home.state / AUDIT
 
 
 def home_of(context: Context) -> LocalHome:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 
 import pytest
 
 from oneflower_appliance.use_cases import USE_CASES
+from tests.e2e.conftest import until
 
 pytestmark = pytest.mark.e2e
 
@@ -34,3 +36,37 @@ def test_a_site_trains_what_it_trusts_and_refuses_the_rest_with_the_reason(user,
             assert "cannot be confined" not in log
     finally:
         user("down", "law")
+
+
+def test_an_app_waits_for_the_approval_of_its_site_and_trains_with_nothing_restarted(user, tmp_path):
+    """Worth its time because ask and approval cross the SuperNode, both agents, OneGate, the cloud and the SuperLink."""
+    app, policy = tmp_path / "app", tmp_path / "site" / "policy.toml"
+    shutil.copytree(USE_CASES["image-classification"].folder, app)
+    policy.parent.mkdir()
+    policy.write_text('apps = "ask"\nask-seconds = 300\n')
+    user("up", "asks", "-n", "2", "--policy", policy)
+    try:
+        run, lines = user.say("run", app, "-f", "asks", "-r", "1")
+        until(lambda: len(json.loads(user("policy", "asks", "-o", "json").stdout)) == 2, 60, "the asks")
+        ask, _ = json.loads(user("policy", "asks", "-o", "json").stdout)
+        said = "wait for their operator's approval of oneflower/image-classification"
+        until(lambda: said in "".join(lines), 20, "a word about it in the run")
+        assert "supernode_0" in "".join(lines)
+        until(lambda: said in user("show", "asks").stdout, 20, "a word about it in show")
+        refused = user("policy", "approve", ask["content"], "--policy", policy, code=2)
+        assert "Nobody was asked, so nothing was approved" in refused.stderr
+        approved = user("policy", "approve", ask["content"][:12], "--policy", policy, "--yes")
+        began = time.monotonic()
+        assert "added    pyproject.toml" in approved.stderr
+        assert "Now on asks/supernode_0" in approved.stdout
+        assert run.wait(60) == 0, lines.all()
+        assert time.monotonic() - began < 20, "within seconds, and the rest is a round"
+        assert json.loads(user("policy", "asks", "-o", "json").stdout) == []
+        [entry] = [one for one in read_own_log(user) if one["action"] == "policy.approve" and one["outcome"] == "done"]
+        assert (entry["content"], entry["machines"]) == (ask["content"], "asks/supernode_0, asks/supernode_1")
+    finally:
+        user("down", "asks")
+
+
+def read_own_log(user):
+    return json.loads(user("audit", "-o", "json").stdout)["operator"]["entries"]

@@ -20,6 +20,7 @@ from oneflower_appliance.invitation import Invitation
 from oneflower_appliance.run_folder import MODEL
 from oneflower_appliance.run_state import RunState
 from oneflower_appliance.settings import Bounds
+from tests.unit.test_site_policy import bundle
 
 # What each command that changes something is called here, and the actions that it records.
 CHANGING = {
@@ -38,6 +39,9 @@ CHANGING = {
     "uninvite": (["uninvite", "lab", "north"], {"site.uninvite"}),
     "register": (["register"], {"register"}),
     "unregister": (["unregister"], {"unregister"}),
+    "policy approve": (["policy", "approve", "app", "--yes", "--policy", "policy.toml"], {"policy.approve"}),
+    "trust add": (["trust", "add", "alice", "alice.pub", "--policy", "policy.toml"], {"trust.add"}),
+    "trust rm": (["trust", "rm", "alice", "--policy", "policy.toml"], {"trust.remove"}),
     "track": (["track", "lab", "--to", "tensorboard"], {"fetch a model"}),
 }
 MORE = {
@@ -46,11 +50,11 @@ MORE = {
     "register": (["register", "--dry-run"], set()),
     "unregister": (["unregister", "--dry-run"], set()),
 }
-READING = {"ls", "show", "logs", "audit", "sites", "connect", "doctor", "metrics render", "local status", "cache show",
+READING = {"ls", "show", "logs", "audit", "sites", "connect", "doctor", "metrics render", "policy asks", "local status", "cache show",
            "context ls", "context show"}  # fmt: skip
 HERE_ONLY = {  # files, images, the cache, the daemon of the local cloud, contexts, and policies for what comes later
     "context add", "context use", "context rm",
-    "policy example", "policy check", "policy hash", "policy ls", "policy approve", "trust add", "trust ls", "trust rm", "sign",
+    "policy example", "policy check", "policy hash", "policy ls", "trust ls", "sign",
     "new", "bundle", "render", "validate", "marketplace render", "image build", "image test", "cache clean",
     "local serve", "local step", "local stop",
 }  # fmt: skip
@@ -108,7 +112,10 @@ def cloud(tmp_path, monkeypatch):
     monkeypatch.setattr(Federation, "leaving", lambda *_: [])
     link = SimpleNamespace(runs=lambda: [RunState("5", "a/b", "running")], json=lambda _: [MODEL])
     monkeypatch.setattr("oneflower.cloud.superlink.reach", lambda *_: nullcontext(link))
+    monkeypatch.setattr("oneflower.cli.policy._bundle", lambda *_: bundle())
+    monkeypatch.setenv("ONEFLOWER_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "alice.pub").write_text("no key")
     (tmp_path / "invitation").write_text(Invitation.make("north", 1, "192.0.2.1:9092", "0" * 64).text())
     return found
 

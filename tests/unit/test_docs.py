@@ -17,6 +17,7 @@ import pytest
 import typer
 
 from oneflower.cli.app import app
+from oneflower_appliance.approvals import APPROVED
 from oneflower_appliance.attributes import ATTRIBUTES
 from oneflower_appliance.errors import ExitCode
 from oneflower_appliance.parameters import PARAMETERS
@@ -69,7 +70,7 @@ def test_everything_that_contributing_names_exists():
 
 
 def test_every_variable_that_a_page_names_exists():
-    known = set(PARAMETERS) | set(ATTRIBUTES) | {"FL_RUN", "FL_CHECKPOINT"}  # of FL_RUN_* and FL_CHECKPOINT_*
+    known = set(PARAMETERS) | set(ATTRIBUTES) | {"FL_RUN", "FL_CHECKPOINT", APPROVED}  # of FL_RUN_* and FL_CHECKPOINT_*
     for page in PAGES:
         assert set(re.findall(r"\bFL_[A-Z_]*[A-Z]\b", page.read_text())) <= known, page.name
 

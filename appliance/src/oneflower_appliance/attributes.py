@@ -125,6 +125,7 @@ RUN_FAULT = Attribute("FL_RUN_FAULT", _LINK, Coding.BASE64, "The last node that 
 RUN_FINDINGS = Attribute(
     "FL_RUN_FINDINGS", _LINK, Coding.BASE64, "Which nodes are slow, fail, drift or have worse metrics: JSON"
 )
+RUN_WAITING = Attribute("FL_RUN_WAITING", _LINK, Coding.BASE64, "What it waits for: nodes, or the approval of a site")
 RUN_ROUND = Attribute("FL_RUN_ROUND", _LINK, Coding.PLAIN, "The last completed round")
 RUN_ROUNDS = Attribute("FL_RUN_ROUNDS", _LINK, Coding.PLAIN, "The number of rounds of the run")
 RUN_NODES = Attribute("FL_RUN_NODES", _LINK, Coding.PLAIN, "The number of nodes that trained in the last round")
@@ -148,6 +149,9 @@ POLICY = Attribute(
     _NODE,
     Coding.BASE64,
     "The policy of the node's site: the start of its SHA-256, and what apps it allows",
+)
+ASKS = Attribute(
+    "FL_ASKS", _NODE, Coding.BASE64, "The apps that wait for the approval of the node's site: JSON (`approvals.py`)"
 )
 USE_CASE = Attribute("FL_USE_CASE", _NODE, Coding.PLAIN, "The variable of the same name, for the SuperLink")
 FRAMEWORK = Attribute("ML_FRAMEWORK", _NODE, Coding.PLAIN, "The variable of the same name, for the SuperLink")

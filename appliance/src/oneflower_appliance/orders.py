@@ -112,11 +112,11 @@ class SuperNodeOrders:
     """How a SuperNode runs.
 
     `superlink` is host:port. `listen` is where it serves its tasks. `ca` is the certificate to trust, or None for plain
-    HTTP. `key` is the private key that identifies it, or None. It writes a
-    `NodeReport` to `report`. `previous_id` is the node id of an earlier process of this
-    node, whose session may still be open. 0 retries and seconds mean no limit. `policy` is the text of the site's
-    policy, empty if there is none. `proxy` is FL_PROXY, which may have a password.
-    The SuperLink counts the node as offline `offline_after` seconds after its last sign of life; 0 means Flower's 60.
+    HTTP. `key` is the private key that identifies it, or None. It writes a `NodeReport` to `report`. `previous_id` is
+    the node id of an earlier process of this node, whose session may still be open. 0 retries and seconds mean no
+    limit. `policy` is the text of the site's policy, empty if there is none; what then waits for an approval is in the
+    folder `asks`. `proxy` is FL_PROXY, which may have a password. The SuperLink counts the node as offline
+    `offline_after` seconds after its last sign of life; 0 means Flower's 60.
     """
 
     superlink: str
@@ -131,6 +131,7 @@ class SuperNodeOrders:
     policy: str = ""
     proxy: str = field(default="", repr=False)
     offline_after: int = 0
+    asks: Path = Path()
 
     def line(self) -> str:
         """Return them as one line."""
@@ -141,7 +142,8 @@ class SuperNodeOrders:
         """Read what `line` wrote."""
         said = json.loads(line)
         paths = {name: Path(said[name]) if said[name] else None for name in ("ca", "key")}
-        return cls(**{**said, **paths, "report": Path(said["report"]), "listen": _address(said["listen"])})
+        paths |= {name: Path(said[name]) for name in ("report", "asks")}
+        return cls(**{**said, **paths, "listen": _address(said["listen"])})
 
 
 @dataclass(frozen=True)

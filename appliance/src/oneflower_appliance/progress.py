@@ -6,6 +6,7 @@ Both ends use this one class, so no attribute of a run is spelled on either side
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -31,7 +32,8 @@ class RunProgress:
 
     `latest` are its last rounds, and `row` the last of them. `fault` is the last fault of a node, in `fault_round`. A
     completed run has an error if something is missing, such as the evaluation. `model` is a path on the SuperLink's
-    machine. `findings` say which nodes are noticeable: the first of them if there are many.
+    machine. `findings` say which nodes are noticeable: the first of them if there are many. `waiting` is what it waits
+    for.
     """
 
     id: str
@@ -46,6 +48,7 @@ class RunProgress:
     fault_round: int = 0
     model: str = ""
     findings: tuple[Finding, ...] = ()
+    waiting: str = ""
 
     def after(self, rows: Sequence[RunRow]) -> RunProgress:
         """Return it with all the rounds of the run so far."""
@@ -74,6 +77,7 @@ class RunProgress:
             attributes.RUN_ROWS.name: pack(self.latest) or NOTHING,
             attributes.RUN_FAULT.name: attributes.RUN_FAULT.write(fault),
             attributes.RUN_FINDINGS.name: attributes.RUN_FINDINGS.write(findings),
+            attributes.RUN_WAITING.name: attributes.RUN_WAITING.write(self.waiting[:_LONGEST_ERROR]),
             attributes.RUN_ROUND.name: _number(row.round if row else None),
             attributes.RUN_ROUNDS.name: _number(row.rounds if row else None),
             attributes.RUN_NODES.name: _number(row.nodes if row else None),
@@ -97,6 +101,7 @@ class RunProgress:
             attributes.RUN_STATUS.read(published),
             error=attributes.RUN_ERROR.read(published),
             model=attributes.RUN_MODEL.read(published),
+            waiting=with_names(attributes.RUN_WAITING.read(published), names),
         )
         with suppress(KeyError, ValueError):
             found = found.with_rows(unpack(attributes.RUN_ROWS.read(published)))
@@ -128,6 +133,11 @@ class RunProgress:
                 ExitCode.RUN_FAILED,
             )
         return self
+
+
+def with_names(text: str, names: Mapping[str, str]) -> str:
+    """Return a sentence with nodes named after their machines; `names` has the names by Flower's ids."""
+    return re.sub(r"\bnode (\d{1,20})\b", lambda found: names.get(found[1], found[0]), text)
 
 
 def _number(value: float | None) -> str:

@@ -31,6 +31,7 @@ _PRIVACY, _CLIP, _NOISE, _LOCAL = "privacy", "dp-clip", "dp-noise", "dp-local"  
 PATH = "/etc/oneflower/site-policy.toml"
 ANY, SIGNED, LISTED, ASK = ALLOWED = ("any", "signed", "listed", "ask")
 _HASH = re.compile(r"[0-9a-f]{64}")
+_LONGEST_ASK = 3600  # seconds
 _DIGEST = 12  # digits of a digest that people compare
 
 EXAMPLE = """\
@@ -41,8 +42,9 @@ EXAMPLE = """\
 #   any     every app
 #   signed  those that one of `signers` signed (`oneflower sign`), and those in `hashes`
 #   listed  those in `hashes`
-#   ask     as listed; what was refused is said to wait for `oneflower policy approve APP`
+#   ask     as listed; all else waits for `oneflower policy approve APP`, for at most `ask-seconds` a run (0 to 3600)
 apps = "ask"
+ask-seconds = 60
 
 # Who may sign, a line each as in an allowed_signers file of OpenSSH. `oneflower trust add` writes them into the file
 # allowed_signers beside this one, which counts as well.
@@ -80,6 +82,10 @@ class PolicyError(Exception):
     """Something that a site's policy does not allow. The text is a sentence with the reason and what to do."""
 
 
+class NotApprovedError(PolicyError):
+    """The app waits for the approval of the site's operator, who may give it at any time."""
+
+
 @dataclass(frozen=True)
 class PrivacyFloor:
     """The least that a run must promise: the largest clipping norm, and the smallest noise multiplier."""
@@ -109,6 +115,7 @@ class SitePolicy:
 
     text: str
     apps: str = ANY
+    ask_seconds: int = 60
     signers: tuple[Signer, ...] = ()
     hashes: frozenset[str] = frozenset()
     hours: Hours | None = None
@@ -127,7 +134,7 @@ class SitePolicy:
         for name, read in _KEYS.items():
             if name in said:
                 try:
-                    found[name] = read(said[name])
+                    found[name.replace("-", "_")] = read(said[name])
                 except ValueError as error:
                     problems += [f"{name}: {line}" for line in str(error).splitlines()]
         if not problems and found.get("privacy") and found.get("apps", ANY) == ANY:
@@ -149,7 +156,7 @@ class SitePolicy:
         return f"{self.digest}, apps: {self.apps}"
 
     def check_app(self, bundle: Bundle, now: datetime) -> str:
-        """Return why an app is allowed. Raises `PolicyError` if it is not."""
+        """Return why an app is allowed. Raises `PolicyError` if it is not, `NotApprovedError` if it still can be."""
         if self.apps == ANY:
             return "every app is allowed"
         try:
@@ -168,7 +175,7 @@ class SitePolicy:
                 ) from error
             return f"it is signed by {signer.name}"
         if self.apps == ASK:
-            raise PolicyError(
+            raise NotApprovedError(
                 f"This app waits for the approval of this site, whose operator runs `oneflower policy approve` for it "
                 f"(content {found})."
             )
@@ -222,6 +229,12 @@ def _apps(value: Any) -> str:
     if value not in ALLOWED:
         raise ValueError(f"is {value!r}; expected one of {', '.join(ALLOWED)}")
     return str(value)
+
+
+def _ask_seconds(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LONGEST_ASK:
+        raise ValueError(f"is {value!r}; expected seconds, from 0 to {_LONGEST_ASK}")
+    return value
 
 
 def _texts(value: Any) -> list[str]:
@@ -296,6 +309,6 @@ def _privacy(value: Any) -> PrivacyFloor:
 
 
 _KEYS: dict[str, Callable[[Any], Any]] = {
-    "apps": _apps, "signers": _signers, "hashes": _hashes, "hours": _hours, "task": _task,
+    "apps": _apps, "ask-seconds": _ask_seconds, "signers": _signers, "hashes": _hashes, "hours": _hours, "task": _task,
     "privacy": _privacy,
 }  # fmt: skip

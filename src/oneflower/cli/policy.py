@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from oneflower.cli import screen
 from oneflower.cli.screen import Output
+from oneflower.cli.session import Session
 from oneflower.cli.steps import step
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.log_lines import moment
 from oneflower_appliance.parameters import FLOWER_TESTED
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from oneflower.cloud.site_folder import SiteFolder
     from oneflower_appliance.app_bundle import Bundle
 
 policy = typer.Typer(help="What this site allows on its SuperNodes.", no_args_is_help=True)
@@ -27,6 +34,10 @@ File = Annotated[
 ]
 Release = Annotated[str, typer.Option("--flower-version", help="The release of Flower that bundles the app.")]
 App = Annotated[str, typer.Argument(metavar="APP", help="Folder of the app, a bundle (.fab) or a pre-built app.")]
+AppOrHash = Annotated[
+    str,
+    typer.Argument(metavar="APP", help="As `policy asks` prints its content hash; or its folder, bundle or name."),
+]
 
 
 @policy.callback()
@@ -85,18 +96,43 @@ def content_hash(app: App, flower_version: Release = FLOWER_TESTED, output: Form
 
 
 @policy.command()
+def asks(output: Format = Output.TEXT) -> None:
+    """List the apps that wait for an approval on this site's SuperNodes."""
+    from oneflower.cloud.asks import SiteMachines  # noqa: PLC0415
+
+    with closing(Session.cloud()) as cloud:
+        found = SiteMachines(cloud).waiting()
+    if output is Output.JSON:
+        screen.show_json([{"service": one.service, "machine": one.machine, **asdict(one.ask)} for one in found])
+    elif found:
+        columns = ("APP", "CONTENT", "ON", "RUN", "SINCE")
+        rows = [
+            (one.ask.app, one.ask.content[:12], f"{one.service}/{one.machine}", one.ask.run, moment(one.ask.since))
+            for one in found
+        ]
+        screen.show_table(columns, rows)
+    else:
+        screen.say("No app waits for an approval.")
+
+
+@policy.command()
 def approve(
-    app: App,
+    app: AppOrHash,
     file: File = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     flower_version: Release = FLOWER_TESTED,
     output: Format = Output.TEXT,
 ) -> None:
-    """Show the files of an app and what changed since the last one that was approved, and approve it."""
+    """Show the files of an app and what changed since the last one that was approved, and approve it.
+
+    SuperNodes that ask (`apps = "ask"`) allow it within seconds.
+    """
+    from oneflower.cloud.asks import SiteMachines  # noqa: PLC0415
     from oneflower.cloud.site_folder import SiteFolder, changed_lines, differences  # noqa: PLC0415
 
     folder = SiteFolder(file)
-    bundle = _bundle(app, flower_version)
+    site = SiteMachines(Session.cloud())
+    bundle = site.bundle(app) or _bundle(app, flower_version)
     old = folder.before(bundle)
     since = "since the last one that was approved" if old else "of which none was approved before"
     screen.say(f"{bundle.label}, {since}. Content {bundle.content_hash}")
@@ -109,10 +145,10 @@ def approve(
             raise OneflowerError("Nobody was asked, so nothing was approved.", "Say `--yes`.", ExitCode.USAGE)
         if not typer.confirm("Approve it?", err=True):
             raise OneflowerError("It was not approved.", "", ExitCode.CONFLICT)
-    done = folder.approve(bundle)
-    screen.show_result(
-        output, done, f"Approved {done.app}. SuperNodes that are deployed with this policy from now on allow it."
-    )
+    done, machines = site.approve(folder, bundle)
+    now = f"Now on {', '.join(machines)}, and on" if machines else "On"
+    text = f"Approved {done.app}. {now} SuperNodes that are deployed with this policy from now on."
+    screen.show_result(output, {**asdict(done), "machines": machines}, text)
 
 
 @policy.command("ls")
@@ -145,7 +181,10 @@ def add(
         raise OneflowerError(f"{key} cannot be read: {error}.", "Name a public key.", ExitCode.NOT_FOUND) from error
     if "PRIVATE KEY" in line:
         raise OneflowerError(f"{key} is a private key.", f"Name its public key: {key}.pub.")
-    signer = SiteFolder(file).trust(f"{name} {line}")
+    folder = SiteFolder(file)
+    with _recorded("trust.add", folder, signer=name) as more:
+        signer = folder.trust(f"{name} {line}")
+        more["key"] = signer.fingerprint
     said = {"name": signer.name, "key": signer.fingerprint}
     screen.show_result(output, said, f"{signer.name} is trusted: {signer.fingerprint}")
 
@@ -173,7 +212,9 @@ def remove(
     """Trust a signer no longer. SuperNodes that are deployed from now on refuse what only they signed."""
     from oneflower.cloud.site_folder import SiteFolder  # noqa: PLC0415
 
-    count = SiteFolder(file).distrust(name)
+    folder = SiteFolder(file)
+    with _recorded("trust.remove", folder, signer=name):
+        count = folder.distrust(name)
     screen.show_result(output, {"name": name, "keys": count}, f"{name} is not trusted any more (keys: {count}).")
 
 
@@ -193,6 +234,15 @@ def sign(
     screen.show_result(
         output, done, f"Signed {done.app} with {done.keys[-1]}. It is in {done.file}, and travels with the app."
     )
+
+
+def _recorded(action: str, folder: SiteFolder, **more: str) -> AbstractContextManager[dict[str, str]]:
+    """Record in the operator's audit log what is done here to a policy."""
+    from oneflower.api import audit_of  # noqa: PLC0415
+    from oneflower.cloud.audit import recorded  # noqa: PLC0415
+
+    said: dict[str, Any] = {"policy": str(folder.path), **more}
+    return recorded(audit_of(Session.home()), screen.say, action, **said)
 
 
 def _bundle(app: str, version: str) -> Bundle:

@@ -81,4 +81,5 @@ def progress_line(found: RunProgress) -> str:
         known = "".join(f", {name} {value:.4f}" for name, value in values.items() if value is not None)
         line += f", round {found.round} of {found.rounds}{known}"
     line += f": {found.error}" if found.error else ""
+    line += f"\n  {found.waiting}" if found.waiting and not found.finished else ""
     return line + (f"\n  In round {found.fault_round}, {found.fault.sentence}" if found.fault else "")

@@ -22,7 +22,8 @@ from oneflower_appliance.audit import (
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from oneflower.cloud.client import Cloud
     from oneflower.cloud.status import FederationStatus
@@ -41,16 +42,26 @@ def audited(
     Raises `OneflowerError`, and nothing is done, if its beginning cannot be recorded; unless not `hindered`: then
     `Cloud.tell` receives it, as it does if the outcome cannot be recorded.
     """
-    log = AuditLog(cloud.surroundings.audit())
     where = "this machine" if cloud.endpoints.direct else cloud.endpoints.xmlrpc
-    said = {"by": person(), "cloud": where, "cloud_user": cloud.endpoints.login[0], "federation": federation, **more}
+    more = {"cloud": where, "cloud_user": cloud.endpoints.login[0], "federation": federation, **more}
+    with recorded(cloud.surroundings.audit(), cloud.tell, action, hindered=hindered, **more) as said:
+        yield said
+
+
+@contextmanager
+def recorded(
+    folder: Path, tell: Callable[[str], object], action: str, *, hindered: bool = True, **more: str
+) -> Iterator[dict[str, str]]:
+    """Record an action as `audited` does, in the audit log in `folder`, for what is done without a cloud."""
+    log = AuditLog(folder)
+    said = {"by": person(), **more}
     try:
         log.write(action, BEGUN, **said)
     except OneflowerError as error:
         if hindered:
             message = f"Nothing was done, because it cannot be recorded. {error.message}"
             raise OneflowerError(message, error.hint, error.code) from error
-        cloud.tell(f"This is not recorded: {error.sentence}")
+        tell(f"This is not recorded: {error.sentence}")
     outcome = FAILED
     try:
         yield said
@@ -66,7 +77,7 @@ def audited(
         try:
             log.write(action, outcome, **said)
         except OneflowerError as error:
-            cloud.tell(f"That this is {outcome} is not recorded: {error.sentence}")
+            tell(f"That this is {outcome} is not recorded: {error.sentence}")
 
 
 def read_own(cloud: Cloud) -> Verdict:

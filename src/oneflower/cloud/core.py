@@ -70,6 +70,10 @@ class CoreClient:
         """Perform an action of OpenNebula on a VM, such as terminate-hard, poweroff or resume."""
         self._ask(lambda one: one.vm.action(action, number), again=False)
 
+    def set_vm_attribute(self, number: int, name: str, value: str) -> None:
+        """Set an attribute of a VM, which it reads through OneGate. Others stay."""
+        self._ask(lambda one: one.vm.update(number, f'{name}="{value}"', 1))
+
     def set_user_attribute(self, name: str, value: str) -> None:
         """Set an attribute of the user that asks, such as SSH_PUBLIC_KEY. Others stay."""
         self._ask(lambda one: one.user.update(one.user.info(-1).ID, f'{name}="{value}"', 1))

@@ -14,6 +14,7 @@ from oneflower.cloud.reports import Machines, fetch
 from oneflower.cloud.superlink import TIMEOUT
 from oneflower.events import Exchanged, InRound, Note
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.progress import with_names
 from oneflower_appliance.run_folder import FAILURE, Failure, Messages
 from oneflower_appliance.run_state import COMPLETED
 from oneflower_appliance.runs import read_rows, shortcoming
@@ -184,10 +185,11 @@ class _Following:
             self._doing = doing
             self._observer.notify(InRound(news.now.named(self._observer.names)))
         self._report(len(lines))
-        for said, before in ((state.trouble, self._trouble), (state.waiting, self._waiting)):
+        waiting = with_names(state.waiting, self._observer.names)
+        for said, before in ((state.trouble, self._trouble), (waiting, self._waiting)):
             if said and not before:
                 self._observer.notify(Note(said))
-        self._trouble, self._waiting = state.trouble, state.waiting
+        self._trouble, self._waiting = state.trouble, waiting
         if successor := state.resumed_as:
             self._observer.notify(
                 Note(f"run {self.number} was lost; run {successor} resumes from its last checkpoint.")

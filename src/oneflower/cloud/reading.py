@@ -13,6 +13,7 @@ from oneflower.cloud.status import FederationStatus, VmStatus
 from oneflower.opennebula import COORDINATOR, NODES, ServiceKind, kind_of, variables_of
 from oneflower.opennebula.states import LcmState, RoleState, ServiceState, VmState
 from oneflower_appliance import attributes
+from oneflower_appliance.approvals import read_asks
 from oneflower_appliance.expiry import published_end, warning
 from oneflower_appliance.progress import RunProgress
 from oneflower_appliance.refusals import Refusals
@@ -189,6 +190,7 @@ def _vm_status(vm: Vm, role: str, now: float) -> VmStatus:
         node_id=attributes.NODE_ID.read(vm.attributes),
         own_data=attributes.OWN_DATA.is_set(vm.attributes),
         policy=attributes.POLICY.read(vm.attributes),
+        asks=read_asks(attributes.ASKS.read(vm.attributes)) if running else (),
         error="" if ready or state == "stopping" else published,
         joins="" if ready else attributes.JOINING.read(vm.attributes),
         waits=vm.attributes.get("SCHED_MESSAGE", "").strip() if vm.state == VmState.PENDING else "",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from oneflower.cloud.releases import Mismatch
+    from oneflower_appliance.approvals import Ask
     from oneflower_appliance.progress import RunProgress
     from oneflower_appliance.sites import Place
 
@@ -24,7 +25,7 @@ class VmStatus:
     """One VM. `ready` is what it published itself; `error` is why it is not, in its own words.
 
     `ready_since` is when it became ready, in seconds since 1970 by its own clock; 0 if it is not, or did not say.
-    `policy` is that of its site: its digest and what apps it allows.
+    `policy` is that of its site: its digest and what apps it allows; `asks` are the apps that wait for an approval.
     `joins` is what it waits for at the SuperLink of another service. `waits` is why OpenNebula makes it wait for a
     host, in OpenNebula's words.
     """
@@ -40,6 +41,7 @@ class VmStatus:
     node_id: str = ""
     own_data: bool = False
     policy: str = ""
+    asks: tuple[Ask, ...] = ()
     error: str = ""
     joins: str = ""
     waits: str = ""

@@ -78,6 +78,9 @@ class Surroundings(Protocol):
     def audit(self) -> Path:
         """Return the folder of the operator's audit log."""
 
+    def held(self, vm: int, content: str) -> bytes | None:
+        """Return the bundle of an app that waits on a machine for an approval; None if it cannot be read from here."""
+
     def console(self, vm: int, lines: int) -> list[str]:
         """Return the last lines of a machine's console, or none if this side keeps no consoles."""
 

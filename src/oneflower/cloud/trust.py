@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from oneflower.opennebula.tokens import make_token
+from oneflower.opennebula.tokens import SHORTEST_PASSWORD, make_token
 from oneflower_appliance.attributes import CERT_EXPIRES, CONTROL_ENDPOINT, ENDPOINT, VERSION
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _CHANGING = (VERSION.name, CERT_EXPIRES.name)  # as time goes by, without another SuperLink
-_SHORTEST = 32  # of a TOKEN_PASSWORD
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def trust(cloud: Cloud, service: int, name: str, link: Vm) -> Trust:
     if foreign := _foreign_address(link):
         return _tampered(foreign, name)
     me, password = cloud.core.token_password
-    if link.creator == me and len(password) >= _SHORTEST:
+    if link.creator == me and len(password) >= SHORTEST_PASSWORD:
         if proves(make_token(password, link.id, link.started), link.id, link.attributes):
             return Trust()
         what = "does not carry the proof that only this VM can make"

@@ -55,6 +55,10 @@ class SshOptions:
         key = f" -i {self.key}" if self.key else ""
         return f"ssh{port}{key} {self.user}@{ip}"
 
+    def journal(self, ip: str) -> str:
+        """Return how a person reads what apps print on a machine."""
+        return f"what apps print on a machine is in its journal: `{self.login(ip)} journalctl -u oneflower-agent`."
+
 
 def make_key(path: Path) -> str:
     """Return the public half of the SSH key at `path`. Make the key if it is not there. Raises `OneflowerError`."""

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from oneflower_appliance.approvals import FOLDER, SUFFIX
 from oneflower_appliance.files import private_directory
 
 
@@ -76,6 +77,11 @@ class LocalHome:
     def machine(self, vm_id: int) -> Path:
         """The disk of a virtual machine."""
         return self.state / "machines" / str(vm_id)
+
+    def held(self, vm_id: int, content: str) -> bytes | None:
+        """Return the bundle of an app that waits on a virtual machine for an approval, None if there is none."""
+        path = self.machine(vm_id) / "var" / FOLDER / f"{content}{SUFFIX}"
+        return path.read_bytes() if path.is_file() else None
 
     def console(self, vm_id: int) -> Path:
         """What a virtual machine writes to its console. `init.rotate` moves the start of a long one to NAME.1."""

@@ -8,6 +8,8 @@ import hmac
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.padding import PKCS7
 
+SHORTEST_PASSWORD = 32  # characters of a TOKEN_PASSWORD that nobody finds by trying
+
 
 def make_token(password: str, vm_id: int, stime: int) -> str:
     """Return the token of a VM. `password` is TOKEN_PASSWORD of the user who created it, at least 32 characters.

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from oneflower_appliance.flower import internals, nodeloop
+from oneflower_appliance.flower.holding import Holding
 from oneflower_appliance.flower.site_gate import keep_to
 from oneflower_appliance.site_policy import SitePolicy
 from tests.unit.test_site_policy import PROJECT, bundle, packed
@@ -16,7 +17,7 @@ FAB = packed({"pyproject.toml": PROJECT, "mine.py": "app = 1"})
 
 
 @pytest.fixture
-def node(monkeypatch):
+def node(monkeypatch, tmp_path):
     """One turn of Flower's loop, with its own state: `pull` takes a message of a run of which it knows nothing."""
     from flwr.app import Message, RecordDict
     from flwr.supercore.fab import Fab
@@ -38,8 +39,10 @@ def node(monkeypatch):
     opened = []
     monkeypatch.setattr(loop, "get_fused_config_from_fab", lambda *_: opened.append(1) or {})
 
+    holding = Holding(tmp_path / "asks", 0)
+
     def pull(policy, content=FAB, named=None, kind="flwr-serverapp"):
-        keep_to(SitePolicy.parse(policy))
+        keep_to(SitePolicy.parse(policy), holding)
         nodeloop.answer_in_turn()  # which comes after it, as in a SuperNode
         fab = Fab(named or sha256(content).hexdigest(), content, {})
         run = Run.create_empty(5)
@@ -58,7 +61,7 @@ def node(monkeypatch):
                             send=lambda reply, *_: sent.append(reply) or (set(), ""))  # fmt: skip
         return sent
 
-    return SimpleNamespace(pull=pull, push=push, state=state, message=message, opened=opened)
+    return SimpleNamespace(pull=pull, push=push, state=state, message=message, opened=opened, holding=holding)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +94,35 @@ def test_what_a_policy_does_not_allow_is_answered_with_the_reason_and_never_open
     assert reply.metadata.reply_to_message_id == node.message.metadata.message_id
     assert reason in caplog.text, "the log of the node has it, too"
     assert not node.state.msg_store
+
+
+def test_an_app_is_held_until_it_is_approved_while_the_node_runs(node, tmp_path):
+    waits = []
+
+    def approve_after_two_looks(_seconds):
+        waits.append(node.holding._said)
+        if len(waits) == 2:
+            node.holding.asks.approve([bundle().content_hash])
+
+    node.holding.__init__(tmp_path / "asks", 60, approve_after_two_looks)
+    assert node.pull('apps = "ask"') == 5
+    assert waits == ["5 me/mine%201.0"] * 2, "which its requests say meanwhile"
+    assert not node.holding._said
+    assert len(node.state.task_store) == 1
+    assert node.holding.asks.pending() == []
+
+
+def test_a_run_is_held_once_and_an_app_that_changed_after_its_approval_is_another_one(node, tmp_path):
+    node.holding.__init__(tmp_path / "asks", 60, lambda _: pytest.fail("it does not wait"))
+    node.holding.asks.approve([bundle().content_hash])
+    node.holding._ends[5] = 0.0  # it was held already
+    changed = packed({"pyproject.toml": PROJECT, "mine.py": "app = 2"})
+    assert node.pull('apps = "ask"', changed) == 5
+    assert not node.state.task_store
+    [reply] = node.push()
+    assert "waits for the approval of this site" in reply.error.reason
+    assert node.pull('apps = "ask"') == 5
+    assert len(node.state.task_store) == 1
 
 
 def test_where_tasks_are_confined_no_task_of_another_kind_is_started(node):

@@ -30,6 +30,7 @@ from oneflower_appliance.flower.linkstate import LinkState
 from oneflower_appliance.flower.membership import Membership
 from oneflower_appliance.flower.sitebook import SiteBook
 from oneflower_appliance.flower.sitecalls import Rate, SiteCalls, SiteDoor
+from oneflower_appliance.flower.waiters import HEADER
 from oneflower_appliance.invitation import Invitation
 from oneflower_appliance.joining import JoinAnswer, JoinRequest, Reason, Standing, statement
 from oneflower_appliance.sites import FILE, Place
@@ -49,7 +50,7 @@ class SuperLink:
         self.app.state.enable_supernode_auth = True
         self.door, self.calls = SiteDoor(None, None, None), SiteCalls(None)
         self.membership = Membership(self.app)
-        fleet = FleetDoor(self.app, Counting("ours"), self.membership, self.door)
+        fleet = self.fleet = FleetDoor(self.app, Counting("ours"), self.membership, self.door)
         self.audited = Audited(OwnDoor(self.app, superlink_api(None, Path(), sites=self.calls)), None, lambda _: None)
         self.served = Served(self.audited, fleet)
         self.own, self.url = (f"http://{ADDRESS}:{one[1]}" for one in (self.served.control, self.served.fleet))
@@ -60,6 +61,7 @@ class SuperLink:
         self.app.state.linkstate_factory = linkstate_factory(folder)
         self.membership._state = places.application_state(self.app)
         self.link = LinkState(self.app.state.linkstate_factory)
+        self.fleet._waiters = self.link.waiters
         (folder / "ca.crt").write_text("the certificate of the CA\n")
         self.audit = self.audited._audit = AuditLog(folder / "audit")
         self.book = self.calls._book = SiteBook(folder, self.link, lambda: self.now)
@@ -137,6 +139,19 @@ def machine(tmp_path):
         return Machine(folder)
 
     return make
+
+
+def test_a_run_that_a_site_holds_is_said_to_wait_for_it_by_the_name_of_the_node_that_signed(link, machine):
+    north, one = link.invite(approves=True), machine()
+    link.ask(one, north)
+    assert one.activate(link) == 200
+    [known] = link.link.nodes()
+    pull = PullMessagesRequest(node=Node(node_id=int(known.id))).SerializeToString()
+    for who, said in ((one.node.headers(), "17 me/mine%201.0"), (machine().node.headers(), "17 a/lie%201.0")):
+        headers = who | {HEADER: said}
+        httpx.post(f"{link.url}/v1/fleet/pull-messages", content=pull, headers=headers, trust_env=False, verify=PLAIN)
+    assert link.link.held("17") == "north/0 waits for its operator's approval of me/mine 1.0."
+    assert not link.link.held("18")
 
 
 # The way in, and out

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.agent.wording import no_such_vm
+from oneflower_appliance.approvals import proven
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.log_lines import about
 from oneflower_appliance.peers import check_server, is_loopback
@@ -131,6 +132,10 @@ class OneGate:
     def prove(self, values: Mapping[str, str]) -> dict[str, str]:
         """Return `values` with the proof that this VM publishes them."""
         return {**values, PROOF: prove(self._token, int(self._vm_id), values)}
+
+    def approved(self, text: str) -> frozenset[str]:
+        """Return the apps in an attribute of this VM that its user approved (`approvals`)."""
+        return proven(self._token, int(self._vm_id), text)
 
     def service(self) -> dict[str, Role]:
         """Return the roles of this VM's service by name."""

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 _FRUITLESS = 3  # attempts in a row without a new round, after which a run is given up
 _BETWEEN_REPORTS = 5.0
-_URGENT = {attributes.RUN_ID.name, attributes.RUN_STATUS.name}
+_URGENT = {attributes.RUN_ID.name, attributes.RUN_STATUS.name, attributes.RUN_WAITING.name}
 
 
 class RunKeeper:
@@ -164,7 +164,9 @@ class RunKeeper:
         rows, model = self._rows(run.id), self._runs / run.id / MODEL
         error = shortcoming(rows) if run.sub_status == COMPLETED else run.details if run.sub_status else ""
         path = str(model) if model.exists() else ""
-        progress = RunProgress(run.id, run.app, run.outcome, error=error, model=path, findings=self._findings)
+        progress = RunProgress(
+            run.id, run.app, run.outcome, error=error, model=path, findings=self._findings, waiting=run.waiting
+        )
         report = progress.after(rows).published
         changes = {key: value for key, value in report.items() if self._reported.get(key) != value}
         recent = time.monotonic() - self._reported_at < _BETWEEN_REPORTS

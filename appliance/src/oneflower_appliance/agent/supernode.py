@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from oneflower_appliance import __version__, attributes
 from oneflower_appliance.agent import flower_process as flower
 from oneflower_appliance.agent import gpu, packages
+from oneflower_appliance.agent.approvals import Approvals
 from oneflower_appliance.agent.backoff import Patience
 from oneflower_appliance.agent.confined import confinement
 from oneflower_appliance.agent.data_folder import data_folder
@@ -44,6 +45,7 @@ from oneflower_appliance.parameters import SUPERNODE_PORT, Level
 from oneflower_appliance.process import Child
 from oneflower_appliance.proxy import Proxy
 from oneflower_appliance.roles import NODES
+from oneflower_appliance.site_policy import ASK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LEVELS = (Level.SERVICE, Level.SUPERNODE)
+_ASKING = 2.0  # seconds between two looks for what waits for an approval, and for approvals
 _HEARING, _SILENCE = 10.0, 45.0  # how often it is asked whether this node is heard, and how long it may not be
 _FAR = 180  # seconds: more than a cut of a minute, the time since the heartbeat before and that until the next
 
@@ -81,6 +84,7 @@ class SuperNode:
         self._shortfalls = Shortfalls(machine)
         self._node_config: dict[str, str] = {}
         self._policy: SitePolicy | None = None
+        self._approvals = Approvals(machine)
         self._node_id = ""
         self._silence = Patience(_SILENCE)
         self._is_heard = False
@@ -138,6 +142,8 @@ class SuperNode:
         """
         endpoint, stuck = self._superlink.endpoint, False
         self._shortfalls.publish_news()
+        if asks := self._policy is not None and self._policy.apps == ASK:
+            self._approvals.look()
         report = NodeReport.read(self._report_file)
         try:
             heard = bool(report and (report.stuck or report.shows_online)) or self._probe.lists_online(
@@ -151,7 +157,7 @@ class SuperNode:
             raise HungError("The ClientApp of this SuperNode did not answer in the time that its round had.")
         if self._silence.is_over(wrong=not heard):
             raise HungError("The SuperLink does not hear from this SuperNode any more, though its Flower runs.")
-        return _HEARING
+        return _ASKING if asks else _HEARING
 
     def measures(self) -> tuple[Measure, ...]:
         """Return what measures this SuperNode."""
@@ -280,6 +286,7 @@ class SuperNode:
             listen=(machine.loopback, SUPERNODE_PORT),
             key=key.path if key else None,
             report=self._report_file,
+            asks=self._approvals.folder,
             previous_id=self._session_file.read_text(encoding="ascii") if self._session_file.exists() else "",
             max_retries=settings.integer("FL_MAX_RETRIES"),
             max_wait_time=settings.integer("FL_MAX_WAIT_TIME"),
@@ -320,6 +327,7 @@ class SuperNode:
             attributes.FRAMEWORK.name: settings.text("ML_FRAMEWORK"),
             **packages.published(self._machine.home, settings),
             **self._shortfalls.look(),
+            **self._approvals.said,
         }
         for key, attribute in (("partition-id", PARTITION_ID), ("num-partitions", NUM_PARTITIONS)):
             if re.fullmatch(r"\d+", self._node_config.get(key, "")):

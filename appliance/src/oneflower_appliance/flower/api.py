@@ -292,7 +292,7 @@ class RunCalls:
             given_up=Origin.said(folder, GIVEN_UP),
             resumed_as=Origin.successor(folder),
             attempt=Origin.of(folder).attempt,
-            waiting="" if run.finished else Origin.said(folder, WAITING),
+            waiting="" if run.finished else Origin.said(folder, WAITING) or self._link.held(run.id),
             trouble=f"{_ON_SUPERLINK} {full}" if full else "",
         ).entry
 

@@ -21,6 +21,7 @@ from starlette.responses import PlainTextResponse
 from oneflower_appliance.flower.bodies import PATIENCE, SLOWEST, Bodies
 from oneflower_appliance.flower.membership import NotAMemberError, unauthorized
 from oneflower_appliance.flower.serving import VISIT
+from oneflower_appliance.flower.waiters import HEADER
 from oneflower_appliance.flower.warm.bundles import PART, PULL_OBJECTS
 from oneflower_appliance.joining import LARGEST
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from oneflower_appliance.flower.membership import Membership
     from oneflower_appliance.flower.sitecalls import SiteDoor
     from oneflower_appliance.flower.visits import Visit
+    from oneflower_appliance.flower.waiters import Waiters
 
 _FLEET = "/v1/fleet/"
 _PULL_OBJECTS = f"{_FLEET}{PULL_OBJECTS}"
@@ -70,7 +72,11 @@ class OwnDoor:
 class FleetDoor:
     """ASGI middleware before a SuperLink's application, for its SuperNodes."""
 
-    def __init__(self, flower: ASGIApp, api: ASGIApp, membership: Membership, sites: SiteDoor | None = None) -> None:
+    def __init__(
+        self, flower: ASGIApp, api: ASGIApp, membership: Membership, sites: SiteDoor | None = None,
+        waiters: Waiters | None = None,
+    ) -> None:  # fmt: skip
+        self._waiters = waiters
         self._flower = flower
         self._api = api
         self._membership = membership
@@ -84,6 +90,7 @@ class FleetDoor:
         if path.startswith(_FLEET):
             answer = await self._refusal(scope)
             if answer is None:
+                self._note(scope)
                 bring = self._give if path == _PULL_OBJECTS else self._bring
                 await bring(scope, *self._while_served(scope, receive, send))
                 return
@@ -122,6 +129,11 @@ class FleetDoor:
         finally:
             self._giving[visit.who] -= 1
             self._giving += Counter()  # which forgets those who are receiving none
+
+    def _note(self, scope: Scope) -> None:
+        """Note what the node says that it holds (`waiters`)."""
+        if self._waiters and (who := _visit(scope).who) and (said := Headers(scope=scope).get(HEADER)):
+            self._waiters.note(who, said)
 
     def _is_barred(self, visit: Visit) -> bool:
         return self._sites is not None and visit.who in self._sites.barred

@@ -37,6 +37,7 @@ class Feature(Enum):
     # In a SuperNode.
     NODE_DOOR = "The door of the SuperNode"
     SITE_POLICY = "Keeping to the policy of the site (FL_SITE_POLICY)"
+    TELL_HELD = "Telling the SuperLink that a run waits for the approval of this site"
     NODE_ID = "Learning which id the SuperLink gave this SuperNode"
     HEARTBEAT_REPORT = "Telling the agent that the SuperLink hears from this SuperNode, so that it need not ask"
     SPARED_HEARTBEATS = "Sending no heartbeats while a request for messages waits"

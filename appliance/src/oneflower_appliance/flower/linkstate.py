@@ -10,6 +10,7 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.retention import tidy
+from oneflower_appliance.flower.waiters import Waiters
 from oneflower_appliance.flower.wording import lost_its_heartbeat
 from oneflower_appliance.node_state import UNREGISTERED, NodeState
 from oneflower_appliance.run_state import FINISHED, RunState
@@ -37,6 +38,7 @@ class LinkState:
         self._on_start = on_start
         self._warm = warm
         self._replies = replies
+        self.waiters = Waiters()
         self._handlers = internals.control_handlers()
         self._requests = internals.control_messages()
         constants = internals.constants()
@@ -49,6 +51,20 @@ class LinkState:
     def nodes(self) -> list[NodeState]:
         """Return every node that was ever known."""
         return [_node(info) for info in self._state.get_node_info()]
+
+    def held(self, run: str) -> str:
+        """Return which nodes hold a run until their site approves its app, as a sentence; empty if none does."""
+        holding = self.waiters.holding(run)
+        nodes = sorted(self._name_of(bytes.fromhex(key)) for key in holding)
+        if not nodes:
+            return ""
+        wait = "waits for its operator's" if len(nodes) == 1 else "wait for their operator's"
+        return f"{', '.join(nodes)} {wait} approval of {next(iter(holding.values()))}."
+
+    def _name_of(self, public_key: bytes) -> str:
+        node = self._state.get_node_id_by_public_key(public_key)
+        found = self._state.get_node_info(node_ids=[node]) if node is not None else ()
+        return next((_node(info).name for info in found), "") or f"node {node}"
 
     def is_online(self, node: int) -> bool:
         """Whether a node is online."""

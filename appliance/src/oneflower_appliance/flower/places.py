@@ -209,7 +209,9 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_at(internals.node_loop, "FAB_VERIFICATION_ERROR", "get_fused_config_from_fab"),
         *_at(internals.core_constants, "TaskType"),
         *_at(internals.clientapp_command, "flwr_clientapp"),
+        *_at(internals.run_errors, "RunNotRunningException"),
     ),
+    Feature.TELL_HELD: _takes(internals.http_client, "__init__", "interceptors"),
     Feature.NODE_ID: _at(internals.node_state, "set_node_id"),
     Feature.HEARTBEAT_REPORT: (
         *_takes(internals.fleet_client, "SendNodeHeartbeat", "request"),

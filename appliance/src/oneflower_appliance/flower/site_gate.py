@@ -15,18 +15,22 @@ from typing import TYPE_CHECKING, Any
 from oneflower_appliance.app_bundle import Bundle, BundleError
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.nodeloop import Noted
-from oneflower_appliance.site_policy import PolicyError, now
+from oneflower_appliance.site_policy import NotApprovedError, PolicyError, now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from oneflower_appliance.flower.holding import Holding
     from oneflower_appliance.site_policy import SitePolicy
 
 log = logging.getLogger("flwr")
 
 
-def keep_to(policy: SitePolicy) -> None:
-    """Make the loop of this process's SuperNode keep to a policy. Nothing may have changed the loop before."""
+def keep_to(policy: SitePolicy, holding: Holding) -> None:
+    """Make the loop of this process's SuperNode keep to a policy. Nothing may have changed the loop before.
+
+    `holding` holds runs whose app was not approved yet.
+    """
     loop = internals.node_loop()
     pull = loop._pull_and_store_message  # noqa: SLF001 - there is no other way in
 
@@ -41,7 +45,7 @@ def keep_to(policy: SitePolicy) -> None:
                 object_store=object_store,
                 receive=_in_time(received, policy),
                 get_run=_of_a_kind(get_run, policy),
-                get_fab=_allowed(get_fab, policy, get_run),
+                get_fab=_allowed(get_fab, policy, get_run, holding),
                 **arguments,
             )
         except PolicyError as error:
@@ -78,14 +82,21 @@ def _of_a_kind(get_run: Callable[[int], Any], policy: SitePolicy) -> Callable[[i
 
 
 def _allowed(
-    get_fab: Callable[[str, int], Any], policy: SitePolicy, get_run: Callable[[int], Any]
+    get_fab: Callable[[str, int], Any], policy: SitePolicy, get_run: Callable[[int], Any], holding: Holding
 ) -> Callable[[str, int], Any]:
     def getting(fab_hash: str, run_id: int) -> Any:
         fab = get_fab(fab_hash, run_id)
         if not fab.hash_str == fab_hash == hashlib.sha256(fab.content).hexdigest():
             raise PolicyError("This site does not allow this app: the SuperLink sent another one than it named.")
         try:
-            why = policy.check_app(Bundle.read(fab.content), now())
+            bundle = Bundle.read(fab.content)
+            try:
+                why = policy.check_app(bundle, now())
+            except NotApprovedError:
+                if not holding.hold(bundle, run_id, lambda: get_run(run_id)):
+                    raise
+                why = "the operator of this site approved it"
+                policy.check_time(now())
         except BundleError as error:
             raise PolicyError(f"This site does not allow this app: {error}.") from error
         if policy.privacy:

@@ -114,7 +114,7 @@ class SuperLink:
         api = superlink_api(self._link, self._runs, self._bell, count, calls) if self._link else no_api()
         files = self._orders.certificates
         sites = SiteDoor(book, files.ca if files else None, self._audit)
-        fleet = FleetDoor(flower, api, Membership(self._app), sites)
+        fleet = FleetDoor(flower, api, Membership(self._app), sites, self._link.waiters if self._link else None)
         return [
             own_entrance(self._control, self._audited(OwnDoor(Ringing(flower, self._bell), api))),
             fleet_entrance(self._fleet, count.watch(fleet) if count else fleet),

@@ -15,6 +15,7 @@ from oneflower_appliance.flower import confinement, internals, places
 from oneflower_appliance.flower.commands import supernode_arguments
 from oneflower_appliance.flower.door import OwnDoor
 from oneflower_appliance.flower.features import Feature
+from oneflower_appliance.flower.holding import Holding
 from oneflower_appliance.flower.nodeloop import answer_in_turn
 from oneflower_appliance.flower.nodereport import Reporter
 from oneflower_appliance.flower.noderuns import forget_what_has_ended
@@ -58,7 +59,10 @@ def run(orders: str, superexec: WarmSuperExec | None) -> None:
     reporter = Reporter(node.report)
     reporter.start()
     if node.policy:
-        keep_to(SitePolicy.parse(node.policy))
+        policy = SitePolicy.parse(node.policy)
+        holding = Holding(node.asks, policy.ask_seconds)
+        holding.tell()
+        keep_to(policy, holding)
     prepare(superexec, reporter, proxy)
     internals.supernode_command().flower_supernode()
 
