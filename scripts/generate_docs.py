@@ -26,7 +26,8 @@ from oneflower.opennebula import COORDINATOR, NODES, Rendering, ServiceKind, Ser
 from oneflower_appliance.attributes import ATTRIBUTES
 from oneflower_appliance.errors import EXIT_CODE_MEANINGS
 from oneflower_appliance.metrics import METRICS
-from oneflower_appliance.parameters import Level, Parameter, of_level
+from oneflower_appliance.parameter import Level, Parameter
+from oneflower_appliance.parameters import of_level
 from oneflower_appliance.use_cases import FRAMEWORKS, USE_CASES
 
 if TYPE_CHECKING:

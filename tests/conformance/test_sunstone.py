@@ -32,7 +32,8 @@ from oneflower.opennebula.text import context_sh
 from oneflower_appliance.context import parse_context
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.formats import encode_pem, read_pem
-from oneflower_appliance.parameters import PARAMETERS, Level, form_fields, of_level
+from oneflower_appliance.parameter import Level
+from oneflower_appliance.parameters import PARAMETERS, form_fields, of_level
 from oneflower_appliance.settings import Bounds, InvalidParametersError, resolve
 
 from .cloud import LocalServers

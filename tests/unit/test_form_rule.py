@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 
 from oneflower.cloud.apps import load_app
 from oneflower_appliance.agent.run_keeper import RunKeeper
-from oneflower_appliance.parameters import Level
+from oneflower_appliance.parameter import Level
 from oneflower_appliance.settings import resolve, run_config_keys
 from oneflower_appliance.training import supervised_run, supervisor
 from oneflower_appliance.training.strategies import make_strategy

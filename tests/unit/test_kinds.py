@@ -21,7 +21,8 @@ from oneflower.opennebula import (
     variables_of,
 )
 from oneflower_appliance.errors import OneflowerError
-from oneflower_appliance.parameters import PARAMETERS, Level
+from oneflower_appliance.parameter import Level
+from oneflower_appliance.parameters import PARAMETERS
 from oneflower_appliance.settings import Bounds, InvalidParametersError, resolve
 
 IDS = {COORDINATOR: 7, NODES: 8}

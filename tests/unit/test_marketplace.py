@@ -29,7 +29,8 @@ from oneflower.marketplace.wheel import appliance_wheel
 from oneflower.opennebula import COORDINATOR, NODES, lint, vm_template
 from oneflower.opennebula import render as to_text
 from oneflower_appliance.errors import OneflowerError
-from oneflower_appliance.parameters import PARAMETERS, Level, form_fields
+from oneflower_appliance.parameter import Level
+from oneflower_appliance.parameters import PARAMETERS, form_fields
 from tests.conformance.cloud import LocalServers
 from tests.conformance.fireedge import posted_for
 

@@ -8,7 +8,8 @@ import pytest
 from oneflower_appliance.flower.commands import node_config_text
 from oneflower_appliance.form import Group
 from oneflower_appliance.formats import split_node_config
-from oneflower_appliance.parameters import PARAMETERS, Kind, Level, form_fields, of_level
+from oneflower_appliance.parameter import Kind, Level
+from oneflower_appliance.parameters import PARAMETERS, form_fields, of_level
 from oneflower_appliance.settings import Bounds, InvalidParametersError, ignored, remarks, resolve
 
 INVALID = {
@@ -32,6 +33,7 @@ INVALID = {
     "FL_TRIM_BETA": ["0", "0.5", "1"],
     "FL_FAIRNESS_Q": ["-1", "fair"],
     "FL_ROUND_TIMEOUT": ["0", "1.5"],
+    "FL_SITE_EVALUATION": ["yes", "rounds", "END"],
     "FL_ROUND_QUORUM": ["0", "0.0", "1.5", "50%", "-1", "half", "2.0"],
     "FL_PRIVACY": ["secagg", "dp"],
     "FL_DP_NOISE": ["0", "-1"],

@@ -11,7 +11,7 @@ import pytest
 from oneflower_appliance.agent import run_keeper as module
 from oneflower_appliance.agent.run_keeper import RunKeeper
 from oneflower_appliance.node_reports import NodeReport, file_name, write_line
-from oneflower_appliance.parameters import Level
+from oneflower_appliance.parameter import Level
 from oneflower_appliance.progress import RunProgress
 from oneflower_appliance.run_state import RunState
 from oneflower_appliance.runs import unpack

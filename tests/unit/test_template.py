@@ -21,7 +21,8 @@ from oneflower.opennebula import (
     vm_template,
 )
 from oneflower_appliance.errors import OneflowerError
-from oneflower_appliance.parameters import PARAMETERS, Level, form_fields
+from oneflower_appliance.parameter import Level
+from oneflower_appliance.parameters import PARAMETERS, form_fields
 from oneflower_appliance.settings import Bounds, InvalidParametersError, resolve
 
 SEVEN = service_template(ServiceOptions(template_ids={COORDINATOR: 7, NODES: 8}))

@@ -122,6 +122,9 @@ RUN_MODEL = Attribute(
 )
 RUN_ROWS = Attribute("FL_RUN_ROWS", _LINK, Coding.PACKED, "Its last rounds (`runs.pack`)")
 RUN_FAULT = Attribute("FL_RUN_FAULT", _LINK, Coding.BASE64, "The last node that failed or did not answer: JSON")
+RUN_SITES = Attribute(
+    "FL_RUN_SITES", _LINK, Coding.BASE64, "On which site the last round's model is worst, by metric: JSON"
+)
 RUN_FINDINGS = Attribute(
     "FL_RUN_FINDINGS", _LINK, Coding.BASE64, "Which nodes are slow, fail, drift or have worse metrics: JSON"
 )

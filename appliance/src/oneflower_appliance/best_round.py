@@ -6,14 +6,16 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from oneflower_appliance.runs import COLUMNS, SOURCES, numbers
+from oneflower_appliance.runs import ACROSS, COLUMNS, SOURCES, numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from oneflower_appliance.runs import RunRow
 
-MOST = 4  # metrics for whose best rounds the models are kept
+MOST = 6  # metrics for whose best rounds the models are kept
+WORST = "worst_site_"  # how the names of metrics begin that are those on the worst site
+_ALL = (*SOURCES, ACROSS)
 _LOWER = frozenset({"loss", "error", "mse", "rmse", "mae", "perplexity"})
 
 
@@ -32,16 +34,21 @@ def lower_is_better(name: str) -> bool:
 
 
 def metrics_of(rows: Iterable[RunRow]) -> list[str]:
-    """Return the metrics that a round can be chosen by, the usual ones first: loss and accuracy, then by name."""
-    found = {name for row in rows for source in SOURCES for name in numbers(row.metrics.get(source))}
-    columns = [name for name in COLUMNS if any(value_of(row, name) is not None for row in rows)]
-    return [*columns, *sorted(found - set(COLUMNS))]
+    """Return the metrics that a round can be chosen by, the usual ones first.
+
+    These are loss and accuracy, and those on the worst site. The others are by name.
+    """
+    known = list(rows)
+    found = {name for row in known for source in _ALL for name in numbers(row.metrics.get(source))}
+    columns = [name for name in COLUMNS if any(value_of(row, name) is not None for row in known)]
+    columns += [name for column in COLUMNS if (name := f"{WORST}{column}") in found]
+    return [*columns, *sorted(found - {*COLUMNS, *columns})]
 
 
 def value_of(row: RunRow, name: str) -> float | None:
     """Return a metric of the evaluation in a round; loss and accuracy are those of the table. None: not finite."""
     column = {"loss": row.loss, "accuracy": row.accuracy}
-    given = [numbers(row.metrics.get(source)).get(name) for source in SOURCES]
+    given = [numbers(row.metrics.get(source)).get(name) for source in _ALL]
     value = column[name] if name in column else next((value for value in given if value is not None), None)
     return value if value is not None and math.isfinite(value) else None
 

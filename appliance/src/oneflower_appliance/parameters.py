@@ -13,15 +13,12 @@ variables concern one role, and the other never sees them.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.form import OF_FEDERATION, Field, Group
 from oneflower_appliance.formats import (
     is_loopback,
-    read_pem,
     read_quorum,
     split_address,
     split_names,
@@ -31,8 +28,8 @@ from oneflower_appliance.formats import (
 from oneflower_appliance.invitation import Invitation
 from oneflower_appliance.metrics import DCGM_PORT
 from oneflower_appliance.packages import check_index, read_packages
+from oneflower_appliance.parameter import Kind, Level, Parameter, Value
 from oneflower_appliance.proxy import Proxy
-from oneflower_appliance.roles import COORDINATOR, NODES
 from oneflower_appliance.site_policy import check_value
 from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE, TREE_STRATEGIES, USE_CASES
 
@@ -41,106 +38,6 @@ if TYPE_CHECKING:
 
 FLOWER_TESTED = "1.42.0"
 FLOWER_MINORS = ("1.41", "1.42")
-
-Value = str | int | float | bool
-
-
-class Level(StrEnum):
-    """Where the service template asks for a variable."""
-
-    SERVICE = "service"
-    SUPERLINK = COORDINATOR
-    SUPERNODE = NODES
-
-
-class Kind(StrEnum):
-    """What a variable holds: the types of OpenNebula's user inputs that are used here, and PEM.
-
-    OpenNebula has text64 for values like PEM, but its tools disagree about it: Sunstone does not encode it, and
-    `oneflow-template instantiate` may stop at the first one. So the form asks for a PEM as text, and accepts it raw or
-    as base64.
-    """
-
-    TEXT = "text"
-    PEM = "PEM"
-    BOOLEAN = "boolean"
-    NUMBER = "number"
-    FLOAT = "number-float"
-    LIST = "list"
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One context variable.
-
-    `expects` completes the sentence "NAME is 'x': expected ...". `check` takes the typed value and says whether it is
-    acceptable. `key` is its name in the run config of a Flower app. `only` names another variable and the values of
-    that variable for which this one has an effect. If the variable has no effect in this release, `planned` says
-    what is still missing. `field` is its place in the form, None if the form does not ask for it. A `secret` must reach
-    the machine that needs it and no other.
-    """
-
-    name: str
-    level: Level
-    kind: Kind
-    default: str
-    meaning: str
-    expects: str
-    options: tuple[str, ...] = ()
-    check: Callable[[Value], bool] | None = None
-    key: str = ""
-    only: tuple[str, tuple[str, ...]] | None = None
-    planned: str = ""
-    field: Field | None = None
-    secret: bool = False
-
-    def user_input(self, label: str = "") -> str:
-        """Return the OpenNebula user-input string `M|type|description|options|default`."""
-        kind = Kind.TEXT if self.kind is Kind.PEM else self.kind
-        return f"O|{kind}|{label or self.meaning}|{','.join(self.options)}|{self.default}"
-
-    def parse(self, raw: str) -> Value:
-        """Return `raw` as a typed value. Raises `ValueError` when it is not what this variable expects."""
-        value = _CONVERTERS[self.kind](raw.strip())
-        if self.options and value not in self.options:
-            raise ValueError(raw)
-        left_empty = value == self.default == ""
-        if self.check is not None and not left_empty and not self.check(value):
-            raise ValueError(raw)
-        return value
-
-
-def _integer(raw: str) -> int:
-    if not re.fullmatch(r"[+-]?\d+", raw):
-        raise ValueError(raw)
-    return int(raw)
-
-
-def _real(raw: str) -> float:
-    if not re.fullmatch(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", raw):
-        raise ValueError(raw)
-    return float(raw)
-
-
-def _boolean(raw: str) -> bool:
-    if raw not in ("YES", "NO"):
-        raise ValueError(raw)
-    return raw == "YES"
-
-
-def _pem(raw: str) -> str:
-    read_pem(raw).decode()
-    return raw
-
-
-_CONVERTERS: dict[Kind, Callable[[str], Value]] = {
-    Kind.TEXT: str,
-    Kind.PEM: _pem,
-    Kind.BOOLEAN: _boolean,
-    Kind.NUMBER: _integer,
-    Kind.FLOAT: _real,
-    Kind.LIST: str,
-}
 
 
 def _readable(split: Callable[[str], object]) -> Callable[[Value], bool]:
@@ -167,6 +64,7 @@ STRATEGIES = (
     "Krum", "MultiKrum", "Bulyan", "QFedAvg", *TREE_STRATEGIES,
 )  # fmt: skip
 PRIVACY = ("none", "dp-central", "dp-local")
+SITE_EVALUATION = ("end", "round", "no")
 CONTROL_PORT, FLEET_PORT, SUPERNODE_PORT = 8000, 9092, 9094
 FLOWER_PORTS = (CONTROL_PORT, 9091, FLEET_PORT, 9093, SUPERNODE_PORT)
 _TAKEN = (*FLOWER_PORTS, DCGM_PORT)
@@ -295,6 +193,9 @@ _SUPERLINK = [
               "such as 0.5, or a number such as 2. Empty = the time alone ends it",
               "a share with a point, above 0 and at most 1.0, or a whole number of nodes",
               check=_readable(read_quorum)),
+    Parameter("FL_SITE_EVALUATION", Level.SUPERLINK, Kind.LIST, "end",
+              "When nodes that the strategy did not ask evaluate the model too, so that all sites are compared: "
+              "at the end, in each round, or never", f"one of {', '.join(SITE_EVALUATION)}", options=SITE_EVALUATION),
     Parameter("FL_PRIVACY", Level.SUPERLINK, Kind.LIST, "none",
               "Differential privacy: noise added by the SuperLink (central) or by every node (local)",
               f"one of {', '.join(PRIVACY)}", options=PRIVACY, key="privacy",

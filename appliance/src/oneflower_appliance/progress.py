@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from oneflower_appliance import attributes
@@ -16,7 +16,8 @@ from oneflower_appliance.attributes import NOTHING
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.node_findings import Finding
 from oneflower_appliance.run_state import COMPLETED, FAILED, STOPPED
-from oneflower_appliance.runs import Fault, RunRow, pack, unpack
+from oneflower_appliance.runs import GARBAGE, Fault, RunRow, pack, unpack
+from oneflower_appliance.site_scores import Worst, read_worst, worst_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,7 +34,7 @@ class RunProgress:
     `latest` are its last rounds, and `row` the last of them. `fault` is the last fault of a node, in `fault_round`. A
     completed run has an error if something is missing, such as the evaluation. `model` is a path on the SuperLink's
     machine. `findings` say which nodes are noticeable: the first of them if there are many. `waiting` is what it waits
-    for.
+    for. `worst` says on which site the model of the last round is worst, by metric.
     """
 
     id: str
@@ -49,12 +50,14 @@ class RunProgress:
     model: str = ""
     findings: tuple[Finding, ...] = ()
     waiting: str = ""
+    worst: tuple[Worst, ...] = ()
 
     def after(self, rows: Sequence[RunRow]) -> RunProgress:
         """Return it with all the rounds of the run so far."""
         faults = [(row.round, fault) for row in rows for fault in row.faults]
         number, fault = faults[-1] if faults else (0, None)
-        return replace(self.with_rows(tuple(rows[-_LATEST:])), fault=fault, fault_round=number)
+        worst = worst_in(rows[-1]) if rows else ()
+        return replace(self.with_rows(tuple(rows[-_LATEST:])), fault=fault, fault_round=number, worst=worst)
 
     def with_rows(self, latest: tuple[RunRow, ...]) -> RunProgress:
         """Return it with its last rounds."""
@@ -68,6 +71,7 @@ class RunProgress:
         row = self.row
         fault = json.dumps({"round": self.fault_round, **self.fault.entry}) if self.fault else ""
         findings = json.dumps([found.entry for found in self.findings[:_MOST_FINDINGS]]) if self.findings else ""
+        sites = json.dumps([asdict(worst) for worst in self.worst]) if self.worst else ""
         return {
             attributes.RUN_ID.name: self.id,
             attributes.RUN_APP.name: self.app,
@@ -78,6 +82,7 @@ class RunProgress:
             attributes.RUN_FAULT.name: attributes.RUN_FAULT.write(fault),
             attributes.RUN_FINDINGS.name: attributes.RUN_FINDINGS.write(findings),
             attributes.RUN_WAITING.name: attributes.RUN_WAITING.write(self.waiting[:_LONGEST_ERROR]),
+            attributes.RUN_SITES.name: attributes.RUN_SITES.write(sites),
             attributes.RUN_ROUND.name: _number(row.round if row else None),
             attributes.RUN_ROUNDS.name: _number(row.rounds if row else None),
             attributes.RUN_NODES.name: _number(row.nodes if row else None),
@@ -111,6 +116,8 @@ class RunProgress:
         with suppress(KeyError, TypeError, ValueError, RecursionError):
             listed = json.loads(attributes.RUN_FINDINGS.read(published))[:_MOST_FINDINGS]
             found = replace(found, findings=tuple(Finding.parse(entry, names) for entry in listed))
+        with suppress(*GARBAGE):
+            found = replace(found, worst=read_worst(json.loads(attributes.RUN_SITES.read(published))))
         return found
 
     def with_fault(self, number: int, fault: Fault, names: Mapping[str, str]) -> RunProgress:

@@ -16,6 +16,7 @@ PHASES = ("train", "evaluate")  # of a round, in which a node may do its part or
 FAULT_KINDS = ("failed", "left out", "no answer", "away")
 COLUMNS = {"loss": ("loss",), "accuracy": ("accuracy", "acc")}  # and the suffixes of the names of their metrics
 SOURCES = ("server", "evaluate")  # which count as evaluations, the better one first
+ACROSS = "across"  # what the evaluations on several sites have together (`site_scores`)
 _PYTHON = re.compile(r"<class '(?:.*\.)?(\w+)'>:<'(.*)'>", re.DOTALL)
 _ALWAYS = ("round", "rounds", "seconds", "nodes", "failures")
 _PACKED: dict[str, type[int | float]] = {

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.formats import split_address
 from oneflower_appliance.packages import is_folder, read_packages
-from oneflower_appliance.parameters import PARAMETERS, STRATEGIES, Level, of_level
+from oneflower_appliance.parameter import Level
+from oneflower_appliance.parameters import PARAMETERS, STRATEGIES, of_level
 from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE, TREE_STRATEGIES, USE_CASES, frameworks_of
 
 if TYPE_CHECKING:

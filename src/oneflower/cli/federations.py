@@ -48,7 +48,8 @@ def pairs(texts: Iterable[str], option: str) -> dict[str, str]:
 
 def settings_of(texts: Iterable[str] | None) -> dict[str, str]:
     """Split the values of --set. A certificate or key may be given as @FILE, which keeps it out of process lists."""
-    from oneflower_appliance.parameters import PARAMETERS, Kind  # noqa: PLC0415
+    from oneflower_appliance.parameter import Kind  # noqa: PLC0415
+    from oneflower_appliance.parameters import PARAMETERS  # noqa: PLC0415
 
     given = pairs(texts or (), "--set")
     for name, value in given.items():
@@ -140,6 +141,8 @@ def _watch_training(federation: Federation, output: Output) -> str:
     try:
         with Steps(table.living if output is Output.TEXT else None) as steps:
             ended = federation.wait_trained(table.add, steps.notify)
+        for worst in ended.worst:
+            screen.note(worst.sentence)
         for finding in ended.findings:
             screen.note(finding.sentence)
         return progress_line(ended)

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from oneflower.cli.living import LivingLine
-from oneflower.cli.screen import note, say, show, warn
+from oneflower.cli.screen import note, say, show, show_table, warn
 from oneflower.events import Note
 from oneflower_appliance.runs import list_faults
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from oneflower.cloud import RunProgress, RunResult, RunRow
     from oneflower.cloud.rowtext import Column
+    from oneflower_appliance.site_scores import SiteScores
 
 
 class RunTable:
@@ -51,8 +52,20 @@ class RunTable:
         return f"accuracy {points[0]:.3f} {''.join(bars[round((p - low) * scale)] for p in points)} {points[-1]:.3f}"
 
 
+def show_sites(scores: SiteScores) -> None:
+    """Show how good a model is on the data of each site, if any node is of a site."""
+    if not scores.has_sites:
+        return
+    head, *lines = scores.table
+    show(f"Round {scores.round} on the data of each site:")
+    show_table([f"  {head[0]}", *head[1:]], [(f"  {name}", *rest) for name, *rest in lines])
+    for worst in scores.worst:
+        show(f"  {worst.sentence}")
+
+
 def show_files(result: RunResult) -> None:
-    """Name the files that a run left."""
+    """Show how good the model is on each site, and name the files that a run left."""
+    show_sites(result.across)
     if not result.rows and result.model is None:
         counted = result.messages.sentence if result.messages else "it sent no messages"
         show(f"{'model':8} none: no round of a strategy was recorded; {counted}")

@@ -94,6 +94,8 @@ def show(name: Name = None, output: Format = Output.TEXT) -> None:
         screen.show_line(f"Site policy {policy}: on {', '.join(names)}")
     if status.training:
         screen.show_line(f"Training: {progress_line(status.training)}")
+        for worst in status.training.worst:
+            screen.show_line(f"  {worst.sentence}")
     findings = [found.sentence for found in status.training.findings] if status.training else []
     more = (status.trust.refusal, status.trust.note, status.share, *map(str, status.releases), *findings)
     for remark in (*status.causes, *status.remarks, *filter(None, more)):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.node_reports import TRAIN
+from oneflower_appliance.site_scores import NO_SCORES, SiteScores
 from oneflower_appliance.sites import site_of
 
 if TYPE_CHECKING:
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
 class Judged:
     """What the rounds of a run show: noticeable nodes and the best round. The model is `chosen` if not the last.
 
-    `reports` are what each node did in each round.
+    `reports` are what each node did in each round, and `across` is how good the model is on each site.
     """
 
     findings: Sequence[Finding] = ()
     best: Best | None = None
     chosen: Best | None = None
     reports: Sequence[NodeReport] = ()
+    across: SiteScores = NO_SCORES
 
 
 def model_card(
@@ -57,6 +59,14 @@ def model_card(
     if measured:
         after = f"round {last.round}, the best by {chosen.metric}" if chosen else "the last round"
         parts += [f"## Tested after {after}", _table(("Metric", "Value"), measured.items())]
+    if (across := judged.across).scores:
+        head, *lines = across.table
+        parts += [
+            "## On the data of each site",
+            f"The model of round {across.round}, as each site tested it.",
+            _table(head, lines),
+        ]
+        parts += ["\n".join(f"- {worst.sentence}" for worst in across.worst)] if across.worst else []
     if sites := participation(judged.reports):
         parts += ["## Sites", _table(("Site", "Nodes that trained", "Rounds", "Faults"), sites)]
     if any(row.faults for row in rows):

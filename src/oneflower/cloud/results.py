@@ -26,7 +26,8 @@ from oneflower_appliance.files import SHARED, replacing, write_atomic
 from oneflower_appliance.node_findings import find
 from oneflower_appliance.node_reports import is_file
 from oneflower_appliance.run_folder import DATA, MESSAGES, METRICS, MODEL, RESULT, Messages, is_ours
-from oneflower_appliance.runs import SOURCES, RunRow, read_rows
+from oneflower_appliance.runs import ACROSS, SOURCES, RunRow, read_rows
+from oneflower_appliance.site_scores import NO_SCORES, SiteScores, scores_in
 
 if TYPE_CHECKING:
     from oneflower.cloud.reports import Machines
@@ -81,6 +82,7 @@ class RunResult:
     findings: tuple[Finding, ...] = ()
     best: Best | None = None
     round: int = 0
+    across: SiteScores = NO_SCORES
     damage: str = ""
 
     @property
@@ -90,7 +92,7 @@ class RunResult:
             {name: getattr(row, name) for name in _IN_RECORDS}
             | {
                 f"{source}.{name}": value
-                for source in ("train", *SOURCES)
+                for source in ("train", *SOURCES, ACROSS)
                 for name, value in (row.metrics.get(source) or {}).items()
             }
             for row in self.rows
@@ -212,19 +214,21 @@ def collect(
         found = [row.metrics for row in rows]
         latest = reports.save(link, number, places.reports, machines)
         findings = tuple(replace(one, name=machines.names.get(one.node, "")) for one in find(latest or ()))
+        told = reports.load(places.reports) if latest else []
+        across = scores_in(told, chosen.round if chosen else None)
         content = {
             "run": number, "app": name, **summary, "machines": dict(machines.names),
             "partitions": dict(machines.partitions), "findings": [one.entry for one in findings],
-            "best": asdict(best) if best else None, "model_round": saved["round"], "data": data, "rows": found,
+            "best": asdict(best) if best else None, "model_round": saved["round"], "across": asdict(across),
+            "data": data, "rows": found,
         }  # fmt: skip
         write_atomic(places.metrics, json.dumps(content, indent=1) + "\n", SHARED)
-        told = reports.load(places.reports) if latest else []
         plot_convergence(rows, name, (places.plot, places.plot_svg), told)
-        judged = Judged(findings, best, chosen, told)
+        judged = Judged(findings, best, chosen, told, across)
         card = model_card(name, number, rows, summary, data, saved.get("model"), judged)
         write_atomic(places.card, card, SHARED)
         saved |= {"metrics": places.metrics, "plot": places.plot, "plot_svg": places.plot_svg, "card": places.card}
-        saved |= {"findings": findings, "reports": places.reports if latest else None}
+        saved |= {"findings": findings, "reports": places.reports if latest else None, "across": across}
     elif MESSAGES in left:
         saved["messages"] = Messages.parse(link.json(f"/runs/{number}/files/{MESSAGES}"))
     saved["more"], saved["not_saved"] = _fetch_more(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE, frameworks_of
 
 if TYPE_CHECKING:
-    from oneflower_appliance.parameters import Parameter
+    from oneflower_appliance.parameter import Parameter
 
 RELEASE, FRAMEWORK, USE_CASE, STRATEGY = "FLOWER_VERSION", "ML_FRAMEWORK", "FL_USE_CASE", "FL_STRATEGY"
 

@@ -14,7 +14,8 @@ from oneflower.opennebula.kinds import ServiceKind
 from oneflower.opennebula.linted import mapping
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.formats import encode_pem
-from oneflower_appliance.parameters import PARAMETERS, Kind
+from oneflower_appliance.parameter import Kind
+from oneflower_appliance.parameters import PARAMETERS
 from oneflower_appliance.roles import NODES
 from oneflower_appliance.settings import InvalidParametersError, Problem
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.form import Group
-from oneflower_appliance.parameters import PARAMETERS, Level, form_fields
+from oneflower_appliance.parameter import Level
+from oneflower_appliance.parameters import PARAMETERS, form_fields
 from oneflower_appliance.roles import COORDINATOR, NODES
 from oneflower_appliance.settings import Bounds, Problem
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from oneflower_appliance.form import Field
-    from oneflower_appliance.parameters import Parameter
+    from oneflower_appliance.parameter import Parameter
 
 _HOMES = {Level.SERVICE: (COORDINATOR, NODES), Level.SUPERLINK: (COORDINATOR,), Level.SUPERNODE: (NODES,)}
 # SuperNodes are asked for it. A service without SuperNodes is asked in their place: ServerApps need it, too.

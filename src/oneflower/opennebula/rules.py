@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from oneflower.opennebula.inputs import default_of, references
 from oneflower.opennebula.kinds import ServiceKind
 from oneflower.opennebula.service import infrastructure
-from oneflower_appliance.parameters import PARAMETERS, Kind, Level
+from oneflower_appliance.parameter import Kind, Level
+from oneflower_appliance.parameters import PARAMETERS
 from oneflower_appliance.roles import COORDINATOR, NODES
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from oneflower_appliance.settings import resolve
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from oneflower_appliance.parameters import Parameter
+    from oneflower_appliance.parameter import Parameter
     from oneflower_appliance.settings import Bounds
 
 NAME = "oneflower"

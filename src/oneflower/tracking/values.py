@@ -7,7 +7,7 @@ import re
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from oneflower_appliance.runs import SOURCES, is_number, numbers
+from oneflower_appliance.runs import ACROSS, SOURCES, is_number, numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -25,9 +25,9 @@ _SAFE = re.compile(r"[^\w.\- ]")
 
 
 def of_round(row: RunRow) -> dict[str, float]:
-    """Return the numbers of a round by name, those of its evaluations as `evaluate/NAME`."""
+    """Return the numbers of a round by name, those of its evaluations as `evaluate/NAME`, say."""
     found = {name: getattr(row, name) for name in _OF_ROUND}
-    for source in ("train", *SOURCES):
+    for source in ("train", *SOURCES, ACROSS):
         found |= {path(source, name): value for name, value in (row.metrics.get(source) or {}).items()}
     return numbers(found)
 

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.node_findings import FAILS, NEEDED, find
+from oneflower_appliance.site_scores import scores_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from oneflower.api import NodeReport
     from oneflower_appliance.node_findings import Finding
+    from oneflower_appliance.site_scores import SiteScores
 
 _OWN = ("seconds", "examples", "sent", "received")
 _MOST = 40  # quantities
@@ -90,6 +92,11 @@ class Curves:
             "rounds": self.rounds,
             "nodes": {node: list(values[after:]) for node, values in nodes.items()},
         }
+
+    @property
+    def across(self) -> SiteScores:
+        """How good the last model that nodes evaluated is on the data of each site."""
+        return scores_in(self._recent)
 
     def lines(self) -> list[NodeLine]:
         """Return a line for each node, those with faults and slow ones first."""

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 from oneflower.api import Federation
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.form import OF_FEDERATION, Group
-from oneflower_appliance.parameters import PARAMETERS, Kind, Level, form_fields
+from oneflower_appliance.parameter import Kind, Level
+from oneflower_appliance.parameters import PARAMETERS, form_fields
 from oneflower_appliance.settings import InvalidParametersError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from oneflower.api import Cloud
-    from oneflower_appliance.parameters import Parameter
+    from oneflower_appliance.parameter import Parameter
 
 NAME, SUPERNODES, LEAST, MOST = "name", "supernodes", "min_vms", "max_vms"
 LABELS = {

@@ -106,7 +106,7 @@ class _Federation:
             self._written = written
         curves = followed.curves
         if curves.rounds > self._reported:
-            yield "nodes", show("_nodes.html", number=self._number, lines=curves.lines())
+            yield "nodes", show("_nodes.html", number=self._number, lines=curves.lines(), across=curves.across)
             yield "curves", as_json({"run": run, "rounds": curves.rounds, "quantities": curves.quantities})
             self._reported = curves.rounds
 

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from oneflower_appliance.agent.metrics.exporter import Exporter
-    from oneflower_appliance.parameters import Level
+    from oneflower_appliance.parameter import Level
     from oneflower_appliance.settings import Settings
 
     Role = superlink.SuperLink | supernode.SuperNode

@@ -27,7 +27,8 @@ from oneflower_appliance.features_off import FOLDER_VARIABLE
 from oneflower_appliance.files import private_directory
 from oneflower_appliance.formats import join_address, split_address, split_names
 from oneflower_appliance.orders import FORM_VARIABLE, SERVER_DATA_VARIABLE, SuperLinkOrders
-from oneflower_appliance.parameters import CONTROL_PORT, FLEET_PORT, Kind, Level, of_level
+from oneflower_appliance.parameter import Kind, Level
+from oneflower_appliance.parameters import CONTROL_PORT, FLEET_PORT, of_level
 from oneflower_appliance.process import Child
 from oneflower_appliance.roles import COORDINATOR
 from oneflower_appliance.run_folder import CHECKPOINTS, RUNS

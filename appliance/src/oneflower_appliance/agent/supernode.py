@@ -41,7 +41,8 @@ from oneflower_appliance.orders import (
     NodeReport,
     SuperNodeOrders,
 )
-from oneflower_appliance.parameters import SUPERNODE_PORT, Level
+from oneflower_appliance.parameter import Level
+from oneflower_appliance.parameters import SUPERNODE_PORT
 from oneflower_appliance.process import Child
 from oneflower_appliance.proxy import Proxy
 from oneflower_appliance.roles import NODES

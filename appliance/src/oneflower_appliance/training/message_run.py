@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import Array, ArrayRecord
 
+from oneflower_appliance.node_reports import EVALUATE
 from oneflower_appliance.round_state import Phase
 from oneflower_appliance.training import trees
+from oneflower_appliance.training.across import LONGEST, evaluation, is_due, messages_to
 from oneflower_appliance.training.asked import Asked
 from oneflower_appliance.training.guard import sift, update_of
 from oneflower_appliance.training.node_record import Told, told_in
@@ -16,8 +19,11 @@ from oneflower_appliance.training.supervised_run import SupervisedRun
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
 
-    from flwr.app import Message, MetricRecord
+    from flwr.app import ConfigRecord, Message, MetricRecord
+    from flwr.serverapp import Grid
     from flwr.serverapp.strategy import Strategy
+
+log = logging.getLogger("flwr")
 
 
 class MessageRun(SupervisedRun):
@@ -38,6 +44,7 @@ class MessageRun(SupervisedRun):
         if "timeout" not in chosen:
             given["timeout"] = self._usual_timeout()
         self._timeout = given["timeout"]
+        self._grid: Grid = given["grid"]
         self._evaluate_fn = given.get("evaluate_fn")
         if self._evaluate_fn is not None:
             given["evaluate_fn"] = self._evaluate_here
@@ -92,7 +99,7 @@ class MessageRun(SupervisedRun):
             self._asked.blame(node, "left out", reason)
         sound = self._enough(sound)
         arrays, metrics = self._strategy.aggregate_train(number, sound)
-        self._trained(number, len(sound), arrays, _plain(metrics), self._told(good))
+        self._trained(number, len(sound), arrays, _plain(metrics), self._told_in(good))
         return arrays, metrics
 
     def _enough(self, sound: list[Message]) -> list[Message]:
@@ -105,12 +112,16 @@ class MessageRun(SupervisedRun):
             self._asked.blame(reply.metadata.src_node_id, "left out", reason)
         return []
 
-    def configure_evaluate(self, server_round: int, *args: Any, **kwargs: Any) -> Iterable[Message]:
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, *args: Any, **kwargs: Any
+    ) -> Iterable[Message]:
         """Return the messages that ask nodes to evaluate."""
-        online = self._online()
+        number = self._number(server_round)
+        self._available = online = self._online()
         with self._choosing("evaluate"):
-            messages = list(self._strategy.configure_evaluate(self._number(server_round), *args, **kwargs))
+            messages = list(self._strategy.configure_evaluate(number, arrays, config, *args, **kwargs))
         self._node_ids.forget()
+        self._evaluation = messages[0].content if messages else evaluation(self._strategy, arrays, config, number)
         self._ask(self._asked_with("evaluate", messages), online)
         return messages
 
@@ -121,10 +132,29 @@ class MessageRun(SupervisedRun):
         received = list(replies)
         good = self._asked.sort(received)
         metrics: MetricRecord | None = self._strategy.aggregate_evaluate(number, received)
-        self._evaluated(number, len(good), _plain(metrics), self._told(good))
+        self._evaluated(number, len(good), _plain(metrics), self._told_in(good))
+        if is_due(self._site_evaluation, number, self._rounds):
+            self._evaluate_on_the_others(number)
         return metrics
 
-    def _told(self, replies: Iterable[Message]) -> dict[int, Told]:
+    def _evaluate_on_the_others(self, number: int) -> None:
+        """Have the nodes evaluate that the strategy left out. An app whose nodes do not evaluate has no table."""
+        asked_none = not self._asked.nodes
+        messages = messages_to(sorted(self._available - self._asked.nodes), self._evaluation)
+        if not messages:
+            return
+        timeout = min(self._timeout or LONGEST, LONGEST)
+        self._asked = self._asked_with(EVALUATE, messages)
+        self._show(Phase.EVALUATING, sorted(self._asked.nodes))
+        good = self._asked.sort(self._grid.send_and_receive(messages, timeout=timeout))
+        if not good and asked_none:
+            log.info("The model is not compared across sites: no node evaluates it.")
+            return
+        told = self._told_in(good)
+        self._note_nodes(number, EVALUATE, told)
+        self._compare_sites(told)
+
+    def _told_in(self, replies: Iterable[Message]) -> dict[int, Told]:
         inner = getattr(self._strategy, "strategy", self._strategy)
         weights = str(getattr(inner, "weighted_by_key", "num-examples"))
         return {reply.metadata.src_node_id: told_in(reply.content, weights) for reply in replies}

@@ -22,7 +22,8 @@ from flwr.serverapp import strategy as flower
 from oneflower_appliance import features_off
 from oneflower_appliance.corrections import ADAPTIVE_CLIPPING
 from oneflower_appliance.orders import FORM_VARIABLE
-from oneflower_appliance.parameters import PARAMETERS, Level, of_level
+from oneflower_appliance.parameter import Level
+from oneflower_appliance.parameters import PARAMETERS, of_level
 from oneflower_appliance.settings import Settings, ignored, resolve, run_config_keys
 
 if TYPE_CHECKING:

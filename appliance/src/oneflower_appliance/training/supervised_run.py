@@ -18,9 +18,10 @@ from oneflower_appliance.log_lines import about
 from oneflower_appliance.node_reports import EVALUATE, TRAIN
 from oneflower_appliance.round_state import Phase
 from oneflower_appliance.run_folder import NODES, Origin
-from oneflower_appliance.runs import RunRow
+from oneflower_appliance.runs import ACROSS, RunRow
 from oneflower_appliance.settings import run_config_keys, uncounted
 from oneflower_appliance.training.abandoned import Abandoned
+from oneflower_appliance.training.across import compared
 from oneflower_appliance.training.beginning import EVALUATE_AGAIN, Beginning
 from oneflower_appliance.training.best_models import BestModels
 from oneflower_appliance.training.checkpoints import Checkpoints, Progress
@@ -73,6 +74,9 @@ class SupervisedRun:
         self._abandoned = Abandoned.beside(runs)
         self._form = read_form({})
         self._quorum = Quorum.of(self._form.text("FL_ROUND_QUORUM"))
+        self._site_evaluation = self._form.text("FL_SITE_EVALUATION")
+        self._told: dict[int, Told] = {}  # by the nodes that evaluated in this round
+        self._home = runs.parent
         self._config = dict(run.override_config)
         self._origin = Origin.of(self._folder)
         self._nodes = _nodes_of(Origin.line(self._folder))  # that were sent anything so far
@@ -122,7 +126,8 @@ class SupervisedRun:
             self._restore()
         earlier = self._before or self._beginning.earlier
         run_config = {**(self._traffic.run_config if self._traffic else {}), **self._config}
-        nodes = NodeRecord(self._folder, withheld=is_private(run_config, self._strategy, self._workflow))
+        self._withheld = is_private(run_config, self._strategy, self._workflow)
+        nodes = NodeRecord(self._folder, withheld=self._withheld)
         best = BestModels(self._folder, at_once=self._form.flag("FL_CHECKPOINT_ENABLED"))
         if self._beginning.checkpoint:
             folders = Origin.line(self._folder)[1:]
@@ -151,6 +156,7 @@ class SupervisedRun:
         """Open a round that begins with this model."""
         about(round=str(number))
         self._arrays = arrays
+        self._told = {}
         self._note_what_evaluation_changed()
         self._record.open_round(number, arrays, self._beginning.unevaluated if self._evaluate_only else {})
 
@@ -208,6 +214,13 @@ class SupervisedRun:
         """Record the evaluation of a round by a number of nodes. `told` is what each reported."""
         self._record.note(evaluate_asked=len(self._asked), evaluated=nodes, evaluate=metrics)
         self._note_nodes(number, EVALUATE, told)
+        self._compare_sites(told)
+
+    def _compare_sites(self, told: Mapping[int, Told]) -> None:
+        """Record how good the model is on the worst site, by all that evaluated in this round so far."""
+        self._told |= told
+        if not self._withheld and (found := compared(self._told, self._home)):
+            self._record.note(**{ACROSS: found})
 
     def _note_nodes(self, number: int, phase: str, told: Mapping[int, Told]) -> None:
         self._record.report(phase, told, self._asked.faults, self._exchange.measured)

@@ -17,6 +17,7 @@ from oneflower_appliance.flower.legacy.arrays import to_parameters, to_record
 from oneflower_appliance.flower.legacy.together import Together
 from oneflower_appliance.round_state import Phase
 from oneflower_appliance.training import trees
+from oneflower_appliance.training.across import ROUND
 from oneflower_appliance.training.asked import Asked
 from oneflower_appliance.training.averages import average, plain
 from oneflower_appliance.training.guard import Update, sift
@@ -60,6 +61,11 @@ class LegacyRun(SupervisedRun):
         if self._quorum != Quorum():
             log.warning(
                 "FL_ROUND_QUORUM does not apply to this run: Flower's legacy API ends a round by its time alone."
+            )
+        if self._site_evaluation == ROUND:
+            log.warning(
+                "FL_SITE_EVALUATION=round does not apply to this run: on Flower's legacy API only the nodes that the "
+                "strategy asks evaluate."
             )
         timeout = self._usual_timeout() if given.round_timeout is None else given.round_timeout
         self._begin(given.num_rounds)
