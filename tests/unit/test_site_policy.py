@@ -119,32 +119,6 @@ def test_an_app_is_known_by_its_content_however_it_is_packed_and_every_change_co
     assert SitePolicy.parse("").check_app(bundle(), NOW)
 
 
-@pytest.mark.parametrize(
-    ("changed", "lack"),
-    [
-        ({}, ""),
-        ({"dp-clip": 0.5, "dp-noise": 3}, ""),
-        ({"privacy": "none"}, "privacy=none"),
-        ({"privacy": "dp-central"}, "privacy=dp-central"),
-        ({"dp-clip": 2.5}, "dp-clip=2.5, and this site asks for at most 2"),
-        ({"dp-clip": 0}, "dp-clip=0"),
-        ({"dp-clip": float("nan")}, "dp-clip=nan"),
-        ({"dp-noise": 0.9}, "dp-noise=0.9, and this site asks for at least 1"),
-        ({"dp-noise": float("inf")}, "dp-noise=inf"),
-        ({"dp-noise": "1"}, "dp-noise=1"),
-        ({"dp-noise": None}, "dp-noise=None"),
-    ],
-)
-def test_a_run_that_promises_less_privacy_than_a_site_asks_for_is_refused(changed, lack):
-    policy = SitePolicy.parse('apps = "ask"\n[privacy]\nclip = 2\nnoise = 1\n')
-    config = {"privacy": "dp-local", "dp-clip": 2.0, "dp-noise": 1.0} | changed
-    if not lack:
-        policy.check_privacy(config)
-        return
-    with pytest.raises(PolicyError, match=lack):
-        policy.check_privacy(config)
-
-
 def test_a_bundle_in_which_a_name_is_twice_is_none():
     content = io.BytesIO(packed({"pyproject.toml": PROJECT}))
     with zipfile.ZipFile(content, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):

@@ -36,6 +36,8 @@ WIRE_VARIABLE = "ONEFLOWER_WIRE_DTYPE"  # FL_WIRE_DTYPE
 FRAMEWORK_VARIABLE = "ONEFLOWER_FRAMEWORK"  # ML_FRAMEWORK, on a SuperNode
 MEMORY_VARIABLE = "ONEFLOWER_GPU_MEMORY_FRACTION"  # FL_GPU_MEMORY_FRACTION, on a SuperNode that may use its GPUs
 
+PRIVACY_LEDGER = "privacy.json"  # the file in the home of a node's machine
+
 TASK_VARIABLE = "ONEFLOWER_TASK"  # how a ClientApp is confined, as `Confinement` writes it
 
 # The key in a node config for the folder with the node's own data.
@@ -115,8 +117,9 @@ class SuperNodeOrders:
     HTTP. `key` is the private key that identifies it, or None. It writes a `NodeReport` to `report`. `previous_id` is
     the node id of an earlier process of this node, whose session may still be open. 0 retries and seconds mean no
     limit. `policy` is the text of the site's policy, empty if there is none; what then waits for an approval is in the
-    folder `asks`. `proxy` is FL_PROXY, which may have a password. The SuperLink counts the node as offline
-    `offline_after` seconds after its last sign of life; 0 means Flower's 60.
+    folder `asks`. `ledger` is the file with what the node spent of its privacy budget. `proxy` is FL_PROXY, which may
+    have a password. The SuperLink counts the node as offline `offline_after` seconds after its last sign of life; 0
+    means Flower's 60.
     """
 
     superlink: str
@@ -129,6 +132,7 @@ class SuperNodeOrders:
     max_retries: int = 0
     max_wait_time: int = 0
     policy: str = ""
+    ledger: Path = Path(PRIVACY_LEDGER)
     proxy: str = field(default="", repr=False)
     offline_after: int = 0
     asks: Path = Path()
@@ -142,7 +146,7 @@ class SuperNodeOrders:
         """Read what `line` wrote."""
         said = json.loads(line)
         paths = {name: Path(said[name]) if said[name] else None for name in ("ca", "key")}
-        paths |= {name: Path(said[name]) for name in ("report", "asks")}
+        paths |= {name: Path(said[name]) for name in ("report", "asks", "ledger")}
         return cls(**{**said, **paths, "listen": _address(said["listen"])})
 
 

@@ -9,25 +9,25 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 import re
 import tomllib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from oneflower_appliance import site_privacy
 from oneflower_appliance.app_bundle import SIGNATURE, BundleError
 from oneflower_appliance.app_signature import SignatureError, Signer, signer_of
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.site_hours import Hours
-from oneflower_appliance.task_limits import KEYS, TaskLimits
+from oneflower_appliance.site_privacy import SitePrivacy
+from oneflower_appliance.task_limits import KEYS, NOWHERE, TaskLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from oneflower_appliance.app_bundle import Bundle
 
-_PRIVACY, _CLIP, _NOISE, _LOCAL = "privacy", "dp-clip", "dp-noise", "dp-local"  # keys of a run config, and a value
 PATH = "/etc/oneflower/site-policy.toml"
 ANY, SIGNED, LISTED, ASK = ALLOWED = ("any", "signed", "listed", "ask")
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -61,11 +61,15 @@ hashes = []
 zone = "Europe/Madrid"
 open = ["Mon-Fri 20:00-06:00", "Sat-Sun 00:00-24:00"]
 
-# What a run must promise in its run config: local differential privacy (FL_PRIVACY=dp-local) with a clipping norm of
-# at most `clip` and a noise multiplier of at least `noise`. The app keeps the promise, so allow only apps that do.
+# What leaves of an update (docs/privacy.md). The node itself does it to each reply, and the app cannot avoid it.
 [privacy]
-clip = 1.0
-noise = 1.0
+clip = 1.0           # the largest L2 norm of an update
+noise = 1.0          # the standard deviation of the noise, as a multiple of clip
+max-epsilon = 50.0   # the budget of each node, for all runs together. Then no more updates leave
+delta = 1e-5
+metrics = []         # names of metrics that leave as they are, like "num-examples". They are not in epsilon
+records = []         # names of other records that leave as they are, like "description". They are not in epsilon
+period = "2026"      # another text begins with nothing spent
 
 # What a task may take. With this table, even an empty one, tasks are confined: they read the system, the packages of
 # Python, the node's data and `read-only`, they write in the folder of their run, and see nothing else of the machine.
@@ -87,29 +91,6 @@ class NotApprovedError(PolicyError):
 
 
 @dataclass(frozen=True)
-class PrivacyFloor:
-    """The least that a run must promise: the largest clipping norm, and the smallest noise multiplier."""
-
-    clip: float
-    noise: float
-
-    def __str__(self) -> str:
-        return f"clip at most {self.clip:g}, noise at least {self.noise:g}"
-
-    def lack(self, config: Mapping[str, Any]) -> str:
-        """Return what a run config lacks; empty if it promises enough."""
-        said = config.get(_PRIVACY)
-        if said != _LOCAL:
-            return f"its run config has {_PRIVACY}={said or 'none'}, not {_LOCAL}"
-        clip, noise = (_number(config.get(key)) for key in (_CLIP, _NOISE))
-        if not 0 < clip <= self.clip:
-            return f"its run config has {_CLIP}={config.get(_CLIP)}, and this site asks for at most {self.clip:g}"
-        if not self.noise <= noise < math.inf:
-            return f"its run config has {_NOISE}={config.get(_NOISE)}, and this site asks for at least {self.noise:g}"
-        return ""
-
-
-@dataclass(frozen=True)
 class SitePolicy:
     """What a site allows. `text` is what it was read from."""
 
@@ -120,7 +101,7 @@ class SitePolicy:
     hashes: frozenset[str] = frozenset()
     hours: Hours | None = None
     task: TaskLimits | None = None
-    privacy: PrivacyFloor | None = None
+    privacy: SitePrivacy | None = None
 
     @classmethod
     def parse(cls, text: str) -> SitePolicy:
@@ -137,8 +118,17 @@ class SitePolicy:
                     found[name.replace("-", "_")] = read(said[name])
                 except ValueError as error:
                     problems += [f"{name}: {line}" for line in str(error).splitlines()]
-        if not problems and found.get("privacy") and found.get("apps", ANY) == ANY:
-            problems.append("privacy: an app of anybody may promise it and not do it; choose another value of apps")
+        task = found.get("task")
+        if (
+            not problems
+            and "privacy" in found
+            and found.get("apps", ANY) == ANY
+            and not (task and task.egress == NOWHERE)
+        ):
+            problems.append(
+                'privacy: an app of anybody could get around it; confine tasks with [task] and egress = "none", or '
+                "choose another value of apps"
+            )
         if not problems and found.get("apps") == SIGNED and not found.get("signers") and not found.get("hashes"):
             problems.append('apps = "signed" allows nothing without signers: `oneflower trust add` adds one')
         if problems:
@@ -180,14 +170,6 @@ class SitePolicy:
                 f"(content {found})."
             )
         raise PolicyError(f"This site does not allow this app: it is not in the site's list (content {found}).")
-
-    def check_privacy(self, config: Mapping[str, Any]) -> None:
-        """Raise `PolicyError` if the run config of a run promises less privacy than the site asks for."""
-        if self.privacy and (lack := self.privacy.lack(config)):
-            raise PolicyError(
-                f"This site does not allow this run: {lack}. Run it with FL_PRIVACY={_LOCAL}, FL_DP_CLIP of at most "
-                f"{self.privacy.clip:g} and FL_DP_NOISE of at least {self.privacy.noise:g}."
-            )
 
     def check_time(self, now: datetime) -> None:
         """Raise `PolicyError` if no task may start at a time."""
@@ -294,18 +276,9 @@ def _task(value: Any) -> TaskLimits:
     return TaskLimits(**{name.replace("-", "_"): found for name, found in table(value, KEYS).items()})
 
 
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
-
-
-def _positive(value: Any) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-        raise ValueError(f"is {value!r}; expected a number above 0")
-    return float(value)
-
-
-def _privacy(value: Any) -> PrivacyFloor:
-    return PrivacyFloor(**table(value, {"clip": _positive, "noise": _positive}, ("clip", "noise")))
+def _privacy(value: Any) -> SitePrivacy:
+    found = table(value, site_privacy.KEYS, site_privacy.NEEDED)
+    return SitePrivacy(**{name.replace("-", "_"): one for name, one in found.items()})
 
 
 _KEYS: dict[str, Callable[[Any], Any]] = {

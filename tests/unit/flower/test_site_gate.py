@@ -71,12 +71,6 @@ def node(monkeypatch, tmp_path):
         ('apps = "listed"', FAB, None, "not in the site's list"),
         ('apps = "any"', b"this is no zip", None, "not a whole zip archive"),
         ('apps = "any"', FAB, "ab" * 32, "sent another one than it named"),
-        (
-            f'apps = "listed"\nhashes = ["{bundle().content_hash}"]\n[privacy]\nclip = 1\nnoise = 1',
-            FAB,
-            None,
-            "privacy=none, not dp-local",
-        ),
         ('[hours]\nzone = "UTC"\nopen = []', FAB, None, "does not train at this time"),
     ],
 )
@@ -85,7 +79,7 @@ def test_what_a_policy_does_not_allow_is_answered_with_the_reason_and_never_open
 ):
     with caplog.at_level("WARNING", "flwr"):
         assert node.pull(policy, content, named) == 5
-    assert not node.opened or "[privacy]" in policy, "whose config is read, and nothing else"
+    assert not node.opened
     assert not node.state.fab_store
     assert not node.state.task_store
     assert node.state.get_run(5) is None

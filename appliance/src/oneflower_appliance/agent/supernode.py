@@ -36,6 +36,7 @@ from oneflower_appliance.log_lines import about
 from oneflower_appliance.orders import (
     DATA_PATH,
     FRAMEWORK_VARIABLE,
+    PRIVACY_LEDGER,
     SITE,
     SITE_INDEX,
     NodeReport,
@@ -292,6 +293,7 @@ class SuperNode:
             max_retries=settings.integer("FL_MAX_RETRIES"),
             max_wait_time=settings.integer("FL_MAX_WAIT_TIME"),
             policy=self._policy.text if self._policy else "",
+            ledger=machine.home / PRIVACY_LEDGER,
             proxy=settings.text("FL_PROXY"),
             offline_after=self._offline_after(),
         )

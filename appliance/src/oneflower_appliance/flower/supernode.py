@@ -20,11 +20,13 @@ from oneflower_appliance.flower.nodeloop import answer_in_turn
 from oneflower_appliance.flower.nodereport import Reporter
 from oneflower_appliance.flower.noderuns import forget_what_has_ended
 from oneflower_appliance.flower.patience import be_patient
+from oneflower_appliance.flower.private_replies import PrivateReplies
 from oneflower_appliance.flower.proxied import go_through
 from oneflower_appliance.flower.serving import Server, listen, own_entrance
 from oneflower_appliance.flower.site_gate import keep_to
 from oneflower_appliance.flower.superexec import StockSuperExec, start_in
 from oneflower_appliance.orders import TASK_VARIABLE, SuperNodeOrders
+from oneflower_appliance.privacy_ledger import PrivacyLedger
 from oneflower_appliance.proxy import Proxy
 from oneflower_appliance.site_policy import SitePolicy
 
@@ -62,6 +64,8 @@ def run(orders: str, superexec: WarmSuperExec | None) -> None:
         policy = SitePolicy.parse(node.policy)
         holding = Holding(node.asks, policy.ask_seconds)
         holding.tell()
+        if policy.privacy:
+            PrivateReplies(policy.privacy, PrivacyLedger(node.ledger, policy.privacy.period)).start()
         keep_to(policy, holding)
     prepare(superexec, reporter, proxy)
     internals.supernode_command().flower_supernode()
