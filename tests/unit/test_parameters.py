@@ -35,6 +35,8 @@ INVALID = {
     "FL_ROUND_TIMEOUT": ["0", "1.5"],
     "FL_SITE_EVALUATION": ["yes", "rounds", "END"],
     "FL_ROUND_QUORUM": ["0", "0.0", "1.5", "50%", "-1", "half", "2.0"],
+    "FL_SITES": ["North", "north,north", "north/0", ","],
+    "FL_MIN_SITES": ["-1", "all"],
     "FL_PRIVACY": ["secagg", "dp"],
     "FL_DP_NOISE": ["0", "-1"],
     "FL_DP_CLIP": ["0", "x"],

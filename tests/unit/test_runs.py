@@ -473,10 +473,10 @@ def test_an_app_without_strategy_leaves_nothing_and_that_is_no_error(link, tmp_p
 
 def test_the_nodes_that_are_online_are_counted_and_a_superlink_that_is_away_is_named(link):
     link.files["/oneflower/nodes"] = b'[{"id":"1","status":"online"},{"id":"2","status":"offline"}]'
-    assert link.client.nodes_online() == 1
+    assert sum(node.online for node in link.client.nodes()) == 1
     client = SuperLinkClient("127.0.0.1:9", "", link.client.flwr)
     with pytest.raises(OneflowerError, match="does not answer(.|\n)*oneflower show"):
-        client.nodes_online()
+        client.nodes()
     client.close()
 
 

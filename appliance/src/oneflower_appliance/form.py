@@ -33,6 +33,10 @@ class Group(Enum):
         "Nodes",
         "The template sets how many SuperNodes it starts with. To change that later: the service, Roles, Manage.",
     )
+    SITES = (
+        "Sites",
+        "They are invited later. A run that an operator starts can choose others: `oneflower run --sites north`.",
+    )
     PRIVACY = (
         "Privacy",
         "Differential privacy hides in noise what a single example contributes. More noise costs accuracy.",
@@ -48,8 +52,8 @@ class Group(Enum):
         self.help = text
 
 
-# SuperNodes that are deployed together with their SuperLink do not join another one.
-OF_FEDERATION = tuple(group for group in Group if group is not Group.JOIN)
+# SuperNodes that are deployed with their SuperLink do not join another one, and most such federations have no sites.
+OF_FEDERATION = tuple(group for group in Group if group not in (Group.JOIN, Group.SITES))
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from oneflower_appliance.metrics import DCGM_PORT
 from oneflower_appliance.packages import check_index, read_packages
 from oneflower_appliance.parameter import Kind, Level, Parameter, Value
 from oneflower_appliance.proxy import Proxy
+from oneflower_appliance.site_choice import read_sites
 from oneflower_appliance.site_policy import check_value
 from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE, TREE_STRATEGIES, USE_CASES
 
@@ -44,7 +45,7 @@ def _readable(split: Callable[[str], object]) -> Callable[[Value], bool]:
     def check(value: Value) -> bool:
         try:
             split(str(value))
-        except ValueError:
+        except (OneflowerError, ValueError):
             return False
         return True
 
@@ -72,14 +73,6 @@ _TAKEN = (*FLOWER_PORTS, DCGM_PORT)
 
 def _is_data_path(value: Value) -> bool:
     return bool(re.fullmatch(r"/[^\"'\\\x00-\x1f]*", str(value)))
-
-
-def _is_invitation(value: Value) -> bool:
-    try:
-        Invitation.parse(str(value))
-    except OneflowerError:
-        return False
-    return True
 
 
 _AT_LEAST_ONE = _number(lambda n: n >= 1)
@@ -196,6 +189,13 @@ _SUPERLINK = [
     Parameter("FL_SITE_EVALUATION", Level.SUPERLINK, Kind.LIST, "end",
               "When nodes that the strategy did not ask evaluate the model too, so that all sites are compared: "
               "at the end, in each round, or never", f"one of {', '.join(SITE_EVALUATION)}", options=SITE_EVALUATION),
+    Parameter("FL_SITES", Level.SUPERLINK, Kind.TEXT, "",
+              "Sites whose nodes take part in runs; - stands for the federation's own nodes. Empty = all",
+              "names of sites, or -, separated by commas, each only once", check=_readable(read_sites),
+              field=Field(Group.SITES, 2, "NAMES")),
+    Parameter("FL_MIN_SITES", Level.SUPERLINK, Kind.NUMBER, "0",
+              "Different sites that each round needs. Without them no round begins, and it changes nothing. 0 = any",
+              "an integer of at least 0", check=_NOT_NEGATIVE, field=Field(Group.SITES, 1, "LEAST")),
     Parameter("FL_PRIVACY", Level.SUPERLINK, Kind.LIST, "none",
               "Differential privacy: noise added by the SuperLink (central) or by every node (local)",
               f"one of {', '.join(PRIVACY)}", options=PRIVACY, key="privacy",
@@ -272,7 +272,7 @@ _SUPERNODE = [
               check=_readable(Proxy.parse), secret=True),
     Parameter("FL_INVITATION", Level.SUPERNODE, Kind.TEXT, "",
               "Invitation to a federation elsewhere, as `oneflower invite` writes it. Empty = of this service",
-              "the whole line that `oneflower invite` wrote", check=_is_invitation, secret=True,
+              "the whole line that `oneflower invite` wrote", check=_readable(Invitation.parse), secret=True,
               field=Field(Group.JOIN, 1, "INVITATION", "The invitation: the whole line")),
     Parameter("FL_OFFLINE_AFTER", Level.SUPERNODE, Kind.NUMBER, "0",
               "Seconds of silence after which the SuperLink counts a node as offline. 0 = 60, and 180 outside the "

@@ -30,12 +30,13 @@ NOW = "now.json"  # what it does at this moment (`round_state`), as long as its 
 FAILURE = "failure.json"  # message and hint of the `OneflowerError` that ended its ServerApp
 FILES = "files"  # the folder that its ServerApp works in
 ORIGIN = "origin.json"
+CHOICE = "site-choice.json"  # which sites take part in it (`site_choice`), if they were chosen when it was started
 SUCCESSOR = "successor"  # the id of the run that resumes it
 LOST = "lost"  # why the run was lost: what died during it
 GIVEN_UP = "given-up"  # why a lost run is not resumed
 
 _OURS = frozenset(
-    {METRICS, MODEL, RESULT, DATA, NODES, MESSAGES, WAITING, NOW, FAILURE, ORIGIN, SUCCESSOR, LOST, GIVEN_UP}
+    {METRICS, MODEL, RESULT, DATA, NODES, MESSAGES, WAITING, NOW, FAILURE, ORIGIN, CHOICE, SUCCESSOR, LOST, GIVEN_UP}
 )
 _BEST = re.compile(r"best-(\d{5,})\.npz")
 

@@ -12,6 +12,7 @@ from oneflower_appliance.formats import split_address
 from oneflower_appliance.packages import is_folder, read_packages
 from oneflower_appliance.parameter import Level
 from oneflower_appliance.parameters import PARAMETERS, STRATEGIES, of_level
+from oneflower_appliance.site_choice import SiteChoice, read_sites
 from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE, TREE_STRATEGIES, USE_CASES, frameworks_of
 
 if TYPE_CHECKING:
@@ -218,6 +219,11 @@ def _invited(settings: Settings) -> str:
     return "is set, which needs FL_TLS_ENABLED=YES and FL_SUPERNODE_AUTH=YES."
 
 
+def _sites(settings: Settings) -> str:
+    named, least = read_sites(settings.text("FL_SITES")), settings.integer("FL_MIN_SITES")
+    return SiteChoice(named, least).problem(named) if named else ""
+
+
 def _model(settings: Settings) -> str:
     use_case, model = settings.text("FL_USE_CASE"), settings.text("FL_MODEL")
     known = USE_CASES[use_case].models if use_case != NO_USE_CASE else None
@@ -292,6 +298,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Settings], str]], ...] = (
     (("FL_SUPERNODE_AUTH", "FL_TLS_ENABLED"), _authentication),
     (("FL_PROXY", "FL_TLS_ENABLED"), _proxy),
     (("FL_INVITATION", "FL_TLS_ENABLED", "FL_SUPERNODE_AUTH"), _invited),
+    (("FL_MIN_SITES", "FL_SITES"), _sites),
     (("FL_PACKAGES", "FL_PACKAGE_INDEX", "FL_PACKAGE_HASHES"), _packages),
     (("FL_METRICS_PORT", "FL_METRICS_ENABLED", "FL_FLEET_API_ADDRESS", "FL_CONTROL_API_ADDRESS"), _metrics_port),
 )

@@ -69,6 +69,18 @@ def run(
             help="Run config of the app, as `flwr run --run-config` takes it. Repeatable; the last value counts.",
         ),
     ] = None,
+    sites: Annotated[
+        str | None,
+        typer.Option(
+            "--sites",
+            metavar="SITE,...",
+            help="Only nodes of these sites take part; - stands for the federation's own.",
+        ),
+    ] = None,
+    min_sites: Annotated[
+        int | None,
+        typer.Option("--min-sites", min=0, metavar="N", help="Each round needs nodes of N different sites."),
+    ] = None,
     resume: Annotated[str | None, typer.Option(metavar="RUN", help="Resume this run from its last checkpoint.")] = None,
     save: Folder = _RESULTS,
     show_log: Annotated[bool, typer.Option("--log", help="Show all of the app's log as it comes.")] = False,
@@ -88,10 +100,10 @@ def run(
     """Train an app on a federation, round by round, and save model, metrics and convergence plot."""
     from oneflower.cloud import Federation  # noqa: PLC0415
 
-    if resume and (app or rounds or config or _is_given("install", "ignore_versions")):
+    if resume and (app or rounds or config or _is_given("sites", "min_sites", "install", "ignore_versions")):
         raise OneflowerError(
-            "A resumed run keeps its app, its settings and its packages.",
-            "Leave out APP, --rounds, --config, --install and --ignore-versions, or --resume.",
+            "A resumed run keeps its app, its settings, its sites and its packages.",
+            "Leave out APP, --rounds, --config, --sites, --min-sites, --install and --ignore-versions, or --resume.",
             ExitCode.USAGE,
         )
     if show_log and quiet:
@@ -101,8 +113,9 @@ def run(
         wanted = functools.partial(found.resume, resume, save)
     else:
         wanted = functools.partial(
-            found.run, app, rounds, config or (), save, install=install, ignore_versions=ignore_versions
-        )
+            found.run, app, rounds, config or (), save, install=install, ignore_versions=ignore_versions,
+            sites=None if sites is None else sites.split(","), min_sites=min_sites,
+        )  # fmt: skip
     with tracking_to(track, register, found.name) as tracking:
         result, table = _observed(tracking.during(wanted), output, log=show_log, quiet=quiet)
     if output is Output.JSON:

@@ -24,7 +24,7 @@ from oneflower.events import Note, RunBegan, ignore
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from oneflower.cloud.client import Cloud
@@ -62,6 +62,8 @@ class Runs:
         client_app: object = None,
         install: bool = False,
         ignore_versions: bool = False,
+        sites: Sequence[str] | None = None,
+        min_sites: int | None = None,
         on_row: Callable[[RunRow], None] | None = None,
         on_log: Callable[[str], None] = ignore,
         notify: Notify | None = None,
@@ -74,6 +76,9 @@ class Runs:
         takes them. With `install`, packages that the machines lack are installed for it, on the local cloud. With
         `ignore_versions`, it runs with the releases of packages that the machines have.
 
+        Only nodes of `sites` take part, where "-" stands for the federation's own, and each round needs nodes of
+        `min_sites` different ones. What is None is as the form says (FL_SITES, FL_MIN_SITES).
+
         Instead of `app`, `server_app` and `client_app` may be objects of this notebook or script; then the mapping
         `config` and num-server-rounds are the whole run config.
 
@@ -83,9 +88,10 @@ class Runs:
         """
         status = self.status()
         chosen = packing.choose(app, server_app, client_app, config or {})
-        wanted = training.Request(chosen, rounds, config or {}, save, install, ignore_versions)
+        wanted = training.Request(chosen, rounds, config or {}, save, install, ignore_versions, sites, min_sites)
         row, step = notebook.observers(on_row, notify)
-        with self._audited("run", app=chosen if isinstance(chosen, str) else "objects of a notebook") as said:
+        what = chosen if isinstance(chosen, str) else "objects of a notebook"
+        with self._audited("run", app=what, sites=", ".join(sites or ())) as said:
             watched = _noting(said, step)
             observer = Observer(row, on_log, watched, status.names, self._superlink, shown, status.partitions)
             return training.train(self.cloud.surroundings, status, wanted, observer)
@@ -97,13 +103,15 @@ class Runs:
         config: Overrides | None = None,
         *,
         install: bool = False,
+        sites: Sequence[str] | None = None,
+        min_sites: int | None = None,
         notify: Notify = ignore,
     ) -> str:
         """Start to train an app, and return the id of the run, which then needs nobody. Otherwise as `run`."""
         status = self.status()
-        wanted = training.Request(app, rounds, config or {}, Path(), install)
+        wanted = training.Request(app, rounds, config or {}, Path(), install, sites=sites, least=min_sites)
         observer = Observer(ignore, ignore, notify, status.names, self._superlink)
-        with self._audited("run", app=app or "") as said:
+        with self._audited("run", app=app or "", sites=", ".join(sites or ())) as said:
             said["run"] = training.submit(self.cloud.surroundings, status, wanted, observer)
             return said["run"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from oneflower.cloud.app_copy import without_federations
 from oneflower.cloud.app_files import app_files
@@ -28,11 +28,20 @@ if TYPE_CHECKING:
     from oneflower_appliance.run_state import RunState
 
 
-def submit(link: SuperLinkClient, app: App, config: Mapping[str, Value]) -> str:
-    """Start a run and return its id. Raises `OneflowerError`."""
+def submit(
+    link: SuperLinkClient, app: App, config: Mapping[str, Value], chosen: Mapping[str, Any] | None = None
+) -> str:
+    """Start a run and return its id; `chosen` are its sites. Raises `OneflowerError`."""
     files = app_files(app.folder, app.components)
-    if files is not None and (run := link.start(files, config)):
+    if files is not None and (run := link.start(files, config, chosen)):
         return run
+    if chosen:  # `flwr run` has no place for it
+        raise OneflowerError(
+            "Sites cannot be chosen for this run: its SuperLink or its app needs `flwr run` to start it.",
+            "Choose them for the whole federation (FL_SITES, FL_MIN_SITES), or deploy it from a current image and with "
+            "FL_EXECUTION=warm.",
+            ExitCode.CONFLICT,
+        )
     with without_federations(app.folder) as folder:
         if not config:
             return str(link.flower("run", str(folder), CONNECTION)["run-id"])

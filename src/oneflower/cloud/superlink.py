@@ -121,12 +121,18 @@ class SuperLinkClient:
                 stream.write(piece)
         return length
 
-    def start(self, files: Mapping[str, bytes], config: Mapping[str, Any]) -> str | None:
+    def start(
+        self, files: Mapping[str, bytes], config: Mapping[str, Any], chosen: Mapping[str, Any] | None = None
+    ) -> str | None:
         """Start a run of the app that consists of these files, and return its id; None if it has to be `flwr run`.
 
-        Raises `OneflowerError`.
+        `chosen` are its sites. Raises `OneflowerError`.
         """
-        wanted = {"files": {name: b64encode(content).decode() for name, content in files.items()}, "config": config}
+        wanted: dict[str, Any] = {
+            "files": {name: b64encode(content).decode() for name, content in files.items()}, "config": config,
+        }  # fmt: skip
+        if chosen:
+            wanted = {"chosen": wanted | dict(chosen)}
         try:
             answer = self._http.post("/oneflower/runs", content=json.dumps(wanted), timeout=_CHANGE)
         except httpx.HTTPError as error:
@@ -180,10 +186,10 @@ class SuperLinkClient:
             ExitCode.CONFLICT,
         )
 
-    def nodes_online(self) -> int:
-        """Return how many SuperNodes the SuperLink lists as online. Raises `OneflowerError` when it does not answer."""
+    def nodes(self) -> list[NodeState]:
+        """Return all SuperNodes that the SuperLink knows. Raises `OneflowerError` when it does not answer."""
         try:
-            return sum(NodeState.parse(node).online for node in self.json("/nodes") or ())
+            return [NodeState.parse(node) for node in self.json("/nodes") or ()]
         except httpx.HTTPError as error:
             raise self.silent(error) from error
 

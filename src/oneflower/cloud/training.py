@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
@@ -21,10 +21,12 @@ from oneflower.events import Note, RunBegan, Step
 from oneflower.opennebula import ServiceKind
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.runs import shortcoming
+from oneflower_appliance.site_choice import SiteChoice, read_sites
+from oneflower_appliance.sites import site_of
 from oneflower_appliance.use_cases import NO_USE_CASE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -40,7 +42,8 @@ class Request:
     """What to train: an app by name, folder or objects (None: FL_USE_CASE), what to override, and where to save.
 
     With `install`, packages that the app needs and the machines lack are installed for it, where that is possible. With
-    `ignore_versions`, the app runs with the releases of packages that the machines have.
+    `ignore_versions`, the app runs with the releases of packages that the machines have. `sites` take part, and each
+    round needs `least` different ones; None stands for what the form says.
     """
 
     app: str | Objects | None
@@ -49,6 +52,35 @@ class Request:
     save: Path
     install: bool = False
     ignore_versions: bool = False
+    sites: Sequence[str] | None = None
+    least: int | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            read_sites(",".join(self.sites or ()))
+        except ValueError as error:
+            raise OneflowerError(
+                f"{','.join(self.sites or ())!r} is not a list of sites.",
+                "Name each only once, and - for the federation's own nodes: `--sites north,south`.",
+                ExitCode.USAGE,
+            ) from error
+
+    @property
+    def chosen(self) -> dict[str, Any] | None:
+        """The choice of sites as the SuperLink's API takes it, None if there is none."""
+        if self.sites is None and self.least is None:
+            return None
+        return {"sites": None if self.sites is None else self._names, "least": self.least}
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return read_sites(",".join(self.sites or ()))
+
+    def choice(self, form: Mapping[str, str]) -> SiteChoice:
+        """Return which sites take part, by this and by the form."""
+        said = SiteChoice.of(form)
+        sites = said.sites if self.sites is None else self._names
+        return SiteChoice(sites, said.least if self.least is None else self.least)
 
 
 def train(
@@ -100,8 +132,10 @@ def _sent(
     flwr, packages = _flwr(surroundings, status, observer)
     _provide(surroundings, status, wanted, app, {**packages, **status.packages}, observer)
     with superlink.reach(surroundings, status, flwr, observer.notify) as link:
-        needed, online = nodes_needed(status.settings), link.nodes_online()
-        if not online and status.kind is ServiceKind.COORDINATOR:
+        choice, nodes = wanted.choice(status.settings), link.nodes()
+        needed = nodes_needed(status.settings)
+        online = sum(node.online and choice.admits(site_of(node.name)) for node in nodes)
+        if not any(node.online for node in nodes) and status.kind is ServiceKind.COORDINATOR:
             raise OneflowerError(
                 f"{status.name} is a coordinator, and no SuperNode is connected to it.",
                 "Deploy SuperNodes at a site: `oneflower up NAME --kind site --set "
@@ -111,13 +145,17 @@ def _sent(
             )
         if online < needed:
             observer.notify(Note(f"{online} of {needed} SuperNodes are online; the first round waits for the others."))
+        known = {site_of(node.name) for node in nodes} - {""}
+        there = {site_of(node.name) for node in nodes if node.online} & {site for site in known if choice.admits(site)}
+        if shortage := choice.shortage(there, known):
+            observer.notify(Note(f"{shortage} The first round waits for them."))
         ignored = ""
         if names_federations(app.folder):
             ignored = f"the federations in the app's pyproject.toml are ignored: it trains on {status.name}."
         for note in filter(None, (status.trust.note, status.share, *map(str, status.releases), ignored)):
             observer.notify(Note(note))
         observer.notify(Step(f"submitting {app.name} to {status.name} ({status.supernodes or online} SuperNodes)"))
-        submitted = Answer(lambda: submission.submit(link, app, overrides))
+        submitted = Answer(lambda: submission.submit(link, app, overrides, wanted.chosen))
         try:
             run_id = submitted.wait()
         except KeyboardInterrupt:

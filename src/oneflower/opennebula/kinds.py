@@ -116,7 +116,8 @@ class ServiceKind(StrEnum):
 
     def form_fields(self) -> list[tuple[Field, Parameter]]:
         """Return what the form of this kind asks for, in its order."""
-        groups = [group for group in Group if group is not Group.JOIN or self is ServiceKind.SITE]
+        only = {Group.JOIN: ServiceKind.SITE, Group.SITES: ServiceKind.COORDINATOR}
+        groups = [group for group in Group if only.get(group, self) is self]
         return [(field, parameter) for field, parameter in form_fields(groups) if self.homes(parameter)]
 
     def form_groups(self) -> list[tuple[str, str, str]]:

@@ -46,11 +46,14 @@ class Link:
         self.asked.append(("start", app.name, config))
         return "6"
 
-    def submit(self, files, config):
+    def submit(self, files, config, *chosen):
         if "stock" in files:
             raise OneflowerError("Runs are started with `flwr run` here.", "", ExitCode.ENVIRONMENT)
-        self.asked.append(("submit", files, config))
+        self.asked.append(("submit", files, config, *filter(lambda one: one is not None, chosen)))
         return "8"
+
+    def waits_for_sites(self, number):
+        return "It waits for south." if number == 6 else ""
 
     def start_again(self, number):
         if self.run(number) is None:

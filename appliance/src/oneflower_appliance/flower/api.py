@@ -6,7 +6,6 @@ what the form asks for, and resumes a run that was lost.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from base64 import b64decode
@@ -28,8 +27,10 @@ from oneflower_appliance.files import SHARED, no_room, write_atomic
 from oneflower_appliance.flower.audited import told
 from oneflower_appliance.flower.late_replies import LateReplies
 from oneflower_appliance.flower.news import Bell, mark
+from oneflower_appliance.flower.nodecalls import NodeCalls
 from oneflower_appliance.round_state import RoundState
 from oneflower_appliance.run_folder import GIVEN_UP, LOST, MESSAGES, METRICS, NOW, ORIGIN, SUCCESSOR, WAITING, Origin
+from oneflower_appliance.site_choice import read_sites
 from oneflower_appliance.training.abandoned import Abandoned
 from oneflower_appliance.use_cases import USE_CASES
 
@@ -101,53 +102,6 @@ class _Excusing:
             await PlainTextResponse(f"{_ON_SUPERLINK} {reason}\n", status_code=507)(scope, receive, send)
 
 
-class NodeCalls:
-    """The calls about SuperNodes."""
-
-    def __init__(self, link: LinkState, late: LateReplies) -> None:
-        self._link = link
-        self._late = late
-
-    def routes(self) -> list[Route]:
-        """Return the table of these calls."""
-        return [
-            Route("/health/supernode/{id:id}", self.health),
-            Route("/oneflower/nodes", self.list_nodes),
-            Route("/oneflower/nodes", self.register, methods=["POST"]),
-            Route("/oneflower/nodes/{id:id}", self.unregister, methods=["DELETE"]),
-        ]
-
-    def health(self, request: Request) -> Response:
-        """Say whether a node is online, and whether it is stuck in a round that has ended."""
-        node = int(request.path_params["id"])
-        if not self._link.is_online(node):
-            return PlainTextResponse("not online\n", status_code=404)
-        if self._late.settle(node):
-            return PlainTextResponse("stuck\n", status_code=409)
-        return PlainTextResponse("online\n")
-
-    def list_nodes(self, _: Request) -> Response:
-        """Return all nodes."""
-        return JSONResponse([node.entry for node in self._link.nodes()])
-
-    async def register(self, request: Request) -> Response:
-        """Register a public key; say whether it was refused, and whether it was used before."""
-        key = str((await request.json())["public_key"]).encode()
-        told(request, key=hashlib.sha256(key).hexdigest())
-        try:
-            number = str(await run_in_threadpool(self._link.register, key))
-            told(request, node=number)
-            return JSONResponse({"id": number})
-        except OneflowerError as error:
-            told(request, refused="YES", why=error.message)
-            return JSONResponse({"refused": error.message, "spent": error.code is ExitCode.CONFLICT})
-
-    def unregister(self, request: Request) -> Response:
-        """Unregister a node."""
-        self._link.unregister(int(request.path_params["id"]))
-        return JSONResponse({"id": str(request.path_params["id"])})
-
-
 class RunCalls:
     """The calls about runs, whose files are in folders of `runs`."""
 
@@ -186,11 +140,16 @@ class RunCalls:
         return _MISSING if run is None else JSONResponse(self._described(run))
 
     async def start(self, request: Request) -> Response:
-        """Start a run of a use case, of an app that consists of `files` (in base 64), or one that resumes another."""
+        """Start a run of a use case, of an app that consists of `files` (in base 64), or one that resumes another.
+
+        An app that comes with a choice of sites is inside `chosen`, which an older release refuses.
+        """
         try:
             wanted = await request.json()
+            wanted = wanted.get("chosen", wanted)
             start = self._resume if "resumes" in wanted else self._submit if "files" in wanted else self._start
             told(request, resumes=str(wanted.get("resumes", "")), use_case=str(wanted.get("use_case", "")))
+            told(request, sites=", ".join(map(str, wanted.get("sites") or ())))
             number = await run_in_threadpool(start, wanted)
             told(request, run=number)
             return JSONResponse({"id": number})
@@ -292,16 +251,23 @@ class RunCalls:
             given_up=Origin.said(folder, GIVEN_UP),
             resumed_as=Origin.successor(folder),
             attempt=Origin.of(folder).attempt,
-            waiting="" if run.finished else Origin.said(folder, WAITING) or self._link.held(run.id),
+            waiting="" if run.finished else self._waiting(run.id),
             trouble=f"{_ON_SUPERLINK} {full}" if full else "",
         ).entry
+
+    def _waiting(self, number: str) -> str:
+        """Return why a run waits: for sites, for nodes, or for a site's answer. Empty if it does not."""
+        of_sites = self._link.waits_for_sites(int(number))
+        return of_sites or Origin.said(self._runs / number, WAITING) or self._link.held(number)
 
     def _start(self, wanted: dict[str, Any]) -> str:
         return self._link.start(USE_CASES[wanted["use_case"]].folder, wanted["config"])
 
     def _submit(self, wanted: dict[str, Any]) -> str:
         files = {str(name): b64decode(content, validate=True) for name, content in wanted["files"].items()}
-        return self._link.submit(files, dict(wanted["config"]))
+        sites, least = wanted.get("sites"), wanted.get("least")
+        chosen = None if sites is None else read_sites(",".join(map(str, sites)))
+        return self._link.submit(files, dict(wanted["config"]), chosen, None if least is None else max(0, int(least)))
 
     def _resume(self, wanted: dict[str, Any]) -> str:
         number = str(int(wanted["resumes"]))

@@ -6,8 +6,9 @@ the feature is used. If a name is missing, the feature is off, stock Flower runs
 Three features are never off. Without two of them the appliance is not safe: `FRONT_DOOR` keeps the Control API, which
 runs anybody's code on every node, away from the network. `NODE_DOOR` keeps other users of a SuperNode's machine away
 from its tasks, their apps and their models. Without `NODE_ID` nobody knows whether the SuperLink hears from a
-SuperNode. `SITE_POLICY` counts where a site has a policy: a SuperNode that could not keep to it does not start. If a
-name that these need is missing, Flower does not start.
+SuperNode. `SITE_POLICY` counts where a site has a policy: a SuperNode that could not keep to it does not start.
+`SITE_CHOICE` counts where sites were chosen: no run starts that would not keep to that. If a name that these need is
+missing, Flower does not start.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class Feature(Enum):
     API = "The API next to Flower's own"
     FORGET_LOST_DELIVERIES = "Forgetting messages that a restarted SuperNode had not answered"
     STUCK_NODES = "Noticing SuperNodes that are stuck in a round that has ended"
+    SITE_CHOICE = "Choosing the sites of a run (FL_SITES, FL_MIN_SITES)"
     SUBMISSION = "Starting a run of an app that a client sends"
     RETENTION = "Forgetting runs that have ended"
     SUPERLINK_SUPEREXEC = "Starting the SuperExec of a SuperLink again when it dies (FL_EXECUTION=stock)"

@@ -14,11 +14,13 @@ from oneflower_appliance.flower.waiters import Waiters
 from oneflower_appliance.flower.wording import lost_its_heartbeat
 from oneflower_appliance.node_state import UNREGISTERED, NodeState
 from oneflower_appliance.run_state import FINISHED, RunState
+from oneflower_appliance.site_choice import SiteChoice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
+    from oneflower_appliance.flower.chosen_nodes import ChosenNodes
     from oneflower_appliance.flower.deliveries import HalfReplies
 
 log = logging.getLogger("flwr")
@@ -27,18 +29,20 @@ log = logging.getLogger("flwr")
 class LinkState:
     """Flower's state. `factory` is what its application was made with; `on_start` is called when a run was started.
 
-    `warm` says whether nodes end their tasks when a run has ended. `replies` are those that nodes are sending.
+    `warm` says whether nodes end their tasks when a run has ended. `replies` are those that nodes are sending. `chosen`
+    has the sites of runs.
     """
 
     def __init__(
         self, factory: Any, on_start: Callable[[], None] = lambda: None, *, warm: bool = False,
-        replies: HalfReplies | None = None,
+        replies: HalfReplies | None = None, chosen: ChosenNodes | None = None,
     ) -> None:  # fmt: skip
         self._factory = factory
         self._on_start = on_start
         self._warm = warm
         self._replies = replies
         self.waiters = Waiters()
+        self._chosen = chosen
         self._handlers = internals.control_handlers()
         self._requests = internals.control_messages()
         constants = internals.constants()
@@ -141,18 +145,29 @@ class LinkState:
     def start(self, app: Path, config: Mapping[str, str | int | float | bool]) -> str:
         """Start a run of the app in a folder, with `config` over its own, and return its id."""
         content = internals.app_builder().build_fab_from_disk(app)
-        return self._start(self._fab(content=content), "", config)
+        return self._start(self._fab(content=content), "", config, self._form)
 
-    def submit(self, files: Mapping[str, bytes], config: Mapping[str, str | int | float | bool]) -> str:
+    def submit(
+        self,
+        files: Mapping[str, bytes],
+        config: Mapping[str, str | int | float | bool],
+        sites: tuple[str, ...] | None = None,
+        least: int | None = None,
+    ) -> str:
         """Start a run of the app that consists of these files, as `flwr run` does, and return its id.
 
-        Raises `OneflowerError`: with ENVIRONMENT if it has to be `flwr run`.
+        `sites` take part, and each round needs `least` of them: those of the form unless they are given. Raises
+        `OneflowerError`: with ENVIRONMENT if it has to be `flwr run`.
         """
+        form = self._form
+        choice = SiteChoice(form.sites if sites is None else sites, form.least if least is None else least)
+        if self._chosen:
+            self._chosen.check(choice)
         if not self._warm or not places.have(Feature.SUBMISSION):
             raise OneflowerError("Runs are started with `flwr run` here.", "", ExitCode.ENVIRONMENT)
         try:
             content, _ = internals.app_builder().build_fab_from_files(files)
-            return self._start(self._fab(content=content), "", config)
+            return self._start(self._fab(content=content), "", config, choice)
         except ValueError as error:
             raise OneflowerError(str(error), "", ExitCode.INVALID_INPUT) from error
         except internals.errors().FlowerError as error:
@@ -166,8 +181,8 @@ class LinkState:
         found = self._state.get_run_info(run_ids=[number])
         if not found:
             raise OneflowerError(f"There is no run {number}.", "", ExitCode.NOT_FOUND)
-        info = found[0]
-        return self._start(self._fab(hash_str=info.fab_hash), f"@{info.fab_id}", info.override_config)
+        info, choice = found[0], self._chosen.earlier(number) if self._chosen else SiteChoice()
+        return self._start(self._fab(hash_str=info.fab_hash), f"@{info.fab_id}", info.override_config, choice)
 
     def stop(self, number: int) -> None:
         """Stop a run, if it has not ended."""
@@ -203,14 +218,34 @@ class LinkState:
     def _fab(self, **values: Any) -> Any:
         return internals.fab_messages().Fab(**values)
 
-    def _start(self, fab: Any, app: str, config: Mapping[str, Any]) -> str:
+    def waits_for_sites(self, number: int) -> str:
+        """Return why a run has no nodes now, if that is because of the sites that it needs; otherwise an empty text."""
+        return self._chosen.waits_for(number, self.is_online) if self._chosen else ""
+
+    @property
+    def _form(self) -> SiteChoice:
+        return self._chosen.form if self._chosen else SiteChoice()
+
+    def _start(self, fab: Any, app: str, config: Mapping[str, Any], choice: SiteChoice) -> str:
         overrides = internals.conversions().user_config_to_proto(dict(config))
         request = self._requests.StartRunRequest(fab=fab, app_spec=app, override_config=overrides)
-        answer = self._handlers.start_run(request, self._account, self._state, None)
-        if not answer.run_id:
+
+        begun: list[int] = []
+
+        def begin() -> int:
+            begun.append(int(self._handlers.start_run(request, self._account, self._state, None).run_id))
+            return begun[0]
+
+        try:
+            number = self._chosen.start(choice, begin) if self._chosen else begin()
+        except OneflowerError:  # what was chosen for it cannot be written down
+            for number in begun:
+                self.stop(number)
+            raise
+        if not number:
             raise OneflowerError("Flower did not start the run.", "See the SuperLink's log.", ExitCode.RUN_FAILED)
         self._on_start()
-        return str(answer.run_id)
+        return str(number)
 
 
 def _node(info: Any) -> NodeState:

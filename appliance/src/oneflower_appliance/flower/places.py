@@ -155,6 +155,11 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_at(internals.link_states, "int64_to_uint64"),
         *_at(internals.link_state, "get_run_info"),
     ),
+    Feature.SITE_CHOICE: (
+        *_takes(internals.link_state, "get_nodes", "run_id"),
+        *_takes(internals.link_state, "store_message_ins", "message"),
+        *_at(internals.constants, "SUPERLINK_NODE_ID"),
+    ),
     Feature.SUBMISSION: (
         *_takes(internals.app_builder, "build_fab_from_files", "files"),
         *_at(internals.control_handlers, "start_run"),

@@ -6,6 +6,7 @@ the one module of Flower that makes that call.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.api import superlink_api
 from oneflower_appliance.flower.audited import Audited
 from oneflower_appliance.flower.bytecount import ByteCount
+from oneflower_appliance.flower.chosen_nodes import ChosenNodes
 from oneflower_appliance.flower.commands import superlink_arguments
 from oneflower_appliance.flower.deliveries import forget_lost_deliveries
 from oneflower_appliance.flower.door import FleetDoor, OwnDoor
@@ -42,8 +44,10 @@ from oneflower_appliance.flower.warm.objectstore import keep_objects_out_of_data
 from oneflower_appliance.flower.warm.questions import ACQUIRE_TASK, REPLIES
 from oneflower_appliance.flower.warm.shortcuts import Shortcuts
 from oneflower_appliance.flower.warm.whole_server import WholeServer
-from oneflower_appliance.orders import LEVEL_VARIABLE, SuperLinkOrders
+from oneflower_appliance.orders import FORM_VARIABLE, LEVEL_VARIABLE, SuperLinkOrders
 from oneflower_appliance.run_folder import LOST
+from oneflower_appliance.site_choice import SiteChoice
+from oneflower_appliance.sites import Sites
 from oneflower_appliance.training.abandoned import Abandoned
 
 if TYPE_CHECKING:
@@ -66,6 +70,9 @@ class SuperLink:
 
     def __init__(self, orders: SuperLinkOrders, superexec: WarmSuperExec | None) -> None:
         places.demand(Feature.FRONT_DOOR)
+        form = SiteChoice.of(json.loads(os.environ.get(FORM_VARIABLE, "{}")))
+        if not form.is_open:
+            places.demand(Feature.SITE_CHOICE)
         self._orders = orders
         self._control, self._fleet = listen(orders.control), listen(orders.fleet)
         self._runs = orders.runs
@@ -73,6 +80,8 @@ class SuperLink:
         self._served = False
         self._bell = Bell()
         self._in_memory = False  # the objects of messages
+        self._book: SiteBook | None = None
+        self._chosen = ChosenNodes(form, orders.runs, lambda: self._book.sites if self._book else Sites())
 
     def run(self) -> None:
         """Run Flower's command, until it ends."""
@@ -99,6 +108,8 @@ class SuperLink:
         """Serve Flower's application, instead of `uvicorn.run`. Its host and port are not used."""
         self._served = True
         self._app, self._state = app, places.application_state(app)
+        if places.have(Feature.SITE_CHOICE):
+            self._chosen.restrict()
         self._polls = self._make_polls()
         self._link = self._make_link()
         settings["access_log"] = os.environ.get(LEVEL_VARIABLE) == "DEBUG"
@@ -109,7 +120,7 @@ class SuperLink:
         """Return the sockets, each with its application. A socket for another purpose is added here."""
         flower = self._polls if self._polls and self._superexec else self._app
         count = ByteCount() if self._orders.count_bytes else None
-        book = self._site_book()
+        self._book = book = self._site_book()
         calls = SiteCalls(book, lambda: self._wake(*REPLIES))
         api = superlink_api(self._link, self._runs, self._bell, count, calls) if self._link else no_api()
         files = self._orders.certificates
@@ -163,7 +174,9 @@ class SuperLink:
             return None
         warm = self._superexec is not None
         factory = self._state.linkstate_factory
-        link = LinkState(factory, on_start=lambda: self._wake(ACQUIRE_TASK), warm=warm, replies=replies)
+        link = LinkState(
+            factory, on_start=lambda: self._wake(ACQUIRE_TASK), warm=warm, replies=replies, chosen=self._chosen
+        )
         late = LateReplies(link, Abandoned.beside(self._runs))
         if replies is not None:
             late.refuse()

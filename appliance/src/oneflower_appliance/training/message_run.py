@@ -103,7 +103,9 @@ class MessageRun(SupervisedRun):
         return arrays, metrics
 
     def _enough(self, sound: list[Message]) -> list[Message]:
-        """Return the replies, or none if they are fewer than the quorum."""
+        """Return the replies, or none if they are fewer than the quorum, or of too few sites."""
+        if self._lacks_sites([reply.metadata.src_node_id for reply in sound]):
+            return []
         needed = self._quorum.needed(len(self._asked))
         if len(sound) >= needed:
             return sound
@@ -131,6 +133,8 @@ class MessageRun(SupervisedRun):
         self._show(Phase.AGGREGATING)
         received = list(replies)
         good = self._asked.sort(received)
+        if self._lacks_sites([reply.metadata.src_node_id for reply in good]):
+            received, good = [], []
         metrics: MetricRecord | None = self._strategy.aggregate_evaluate(number, received)
         self._evaluated(number, len(good), _plain(metrics), self._told_in(good))
         if is_due(self._site_evaluation, number, self._rounds):

@@ -1,4 +1,4 @@
-"""The nodes that are online, asked for once in each phase of a round.
+"""The nodes that are online, asked for once in each phase of a round, and their names.
 
 Flower asks the SuperLink for them two or three times between the begin of a phase and its first message.
 """
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from flwr.serverapp import Grid
 
 _MOMENT = 1.0  # seconds for which an answer serves
+
+
+def names_of(grid: Grid) -> dict[int, str]:
+    """Return the names of the nodes that are online, of those that have one: the nodes of other sites."""
+    return {node.node_id: node.name for node in grid.get_nodes() if node.name}
 
 
 class NodeIds:

@@ -31,12 +31,13 @@ from oneflower_appliance.training.node_record import NodeRecord
 from oneflower_appliance.training.privacy import is_private
 from oneflower_appliance.training.quorum import Quorum
 from oneflower_appliance.training.recorder import RunRecord, earlier_rounds
+from oneflower_appliance.training.site_count import SiteCount
 from oneflower_appliance.training.strategies import read_form, variables_of
 from oneflower_appliance.training.traffic import Exchange, Traffic
 from oneflower_appliance.training.waiting import Waiting, needed_by
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
     from contextlib import AbstractContextManager
 
     from flwr.serverapp import Grid
@@ -77,6 +78,7 @@ class SupervisedRun:
         self._site_evaluation = self._form.text("FL_SITE_EVALUATION")
         self._told: dict[int, Told] = {}  # by the nodes that evaluated in this round
         self._home = runs.parent
+        self._sites = SiteCount(self._folder, self._form, grid)
         self._config = dict(run.override_config)
         self._origin = Origin.of(self._folder)
         self._nodes = _nodes_of(Origin.line(self._folder))  # that were sent anything so far
@@ -189,6 +191,7 @@ class SupervisedRun:
         missing.
         """
         self._asked = asked
+        self._sites.look()
         if unasked := self._nodes - asked.nodes:
             for node in unasked - (online & self._online()):
                 asked.blame(node, "away", "it was offline when the nodes were asked")
@@ -196,6 +199,13 @@ class SupervisedRun:
             self._nodes |= asked.nodes
             self._record.know(self._nodes)
         self._show(Phase.of(asked.phase) if asked.nodes else Phase.AGGREGATING, sorted(asked.nodes))
+
+    def _lacks_sites(self, answered: Collection[int]) -> bool:
+        """Whether the nodes with a result are of too few sites. If so, all of them are left out."""
+        reason = self._sites.lack(self._asked.nodes, answered)
+        for node in answered if reason else ():
+            self._asked.blame(node, "left out", reason)
+        return bool(reason)
 
     def _measure(self) -> Exchange:
         """Measure the messages of the phase that begins."""

@@ -161,6 +161,8 @@ class LegacyRun(SupervisedRun):
         sound, reasons = sift((_update(proxy, result) for proxy, result in results), self._arrays, of_trees)
         for node, reason in reasons.items():
             self._asked.blame(node, "left out", reason)
+        if self._lacks_sites([int(proxy.cid) for proxy, _ in sound]):
+            sound, reasons = [], {int(proxy.cid): "" for proxy, _ in results}
         left_out = [(proxy, result) for proxy, result in results if int(proxy.cid) in reasons]
         parameters, metrics = self._strategy.aggregate_fit(server_round, sound, [*failures, *left_out])
         aggregated = to_record(parameters) if parameters else None
@@ -184,6 +186,8 @@ class LegacyRun(SupervisedRun):
     def aggregate_evaluate(self, server_round: int, results: Pairs, failures: Sequence[Any]) -> tuple[Any, Any]:
         """Aggregate the nodes' evaluations."""
         self._settle(results, failures)
+        if self._lacks_sites([int(proxy.cid) for proxy, _ in results]):
+            results = []
         loss, metrics = self._strategy.aggregate_evaluate(server_round, results, failures)
         found = plain(metrics) or average([(result.num_examples, result.metrics) for _, result in results])
         self._evaluated(server_round, len(results), _with_loss(loss, found), _told(results))
