@@ -1,4 +1,4 @@
-"""The sites of a run, with Flower's own state: what a run is told of nodes, and what it may send."""
+"""The sites of a run, with Flower's own state: which nodes a run sees, and where it may send."""
 
 from __future__ import annotations
 
