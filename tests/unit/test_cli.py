@@ -100,7 +100,7 @@ def test_no_command_is_a_usage_error_and_version_is_not(oneflower):
         (["show", "nobody"], 4, "no federation called 'nobody'"),
         (["scale", "nobody", "3"], 4, "no federation called 'nobody'"),
         (["run", "image-classification"], 4, "There is no federation"),
-        (["run", "--resume", "17", "--install"], 2, "keeps its app, its settings and its packages"),
+        (["run", "--resume", "17", "--install"], 2, "keeps its app, its settings, its sites and its packages"),
         (["model", "--metric", "f1"], 2, "Add `--best`."),
         (["--cloud", "opennebula", "ls"], 6, "No OpenNebula credentials"),
     ],
