@@ -55,6 +55,9 @@ class Link:
     def waits_for_sites(self, number):
         return "It waits for south." if number == 6 else ""
 
+    def held(self, number):
+        return ""
+
     def start_again(self, number):
         if self.run(number) is None:
             raise OneflowerError(f"There is no run {number}.", "")
