@@ -42,7 +42,7 @@ class SiteCount:
     def _read(self) -> SiteChoice:
         try:
             return SiteChoice.parse(json.loads(self._path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return SiteChoice.of(self._form)
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise OneflowerError(
