@@ -28,10 +28,12 @@ import psutil
 from bench import Bench, ask
 from bench_models import APP, MODELS, middle, rounds_of
 from bench_rounds import Family
+from tests.e2e.networks import Line
 
 from oneflower.local import daemon
 from oneflower.process import QUIET_FLOWER
 from oneflower_appliance.agent import tls
+from oneflower_appliance.formats import join_address, split_address
 from oneflower_appliance.orders import (
     EXECUTION_VARIABLE,
     LEVEL_VARIABLE,
@@ -50,9 +52,9 @@ _SETTLED, _WATCHED = 20.0, 60.0  # seconds: until the start is over, and then fo
 class Federation:
     """A SuperLink of ours, and `nodes` light SuperNodes."""
 
-    def __init__(self, bench: Bench, stack: ExitStack, folder: Path, nodes: int) -> None:
+    def __init__(self, bench: Bench, stack: ExitStack, folder: Path, nodes: int, sites: int = 0) -> None:
         self._bench, self._folder, self._nodes = bench, folder, nodes
-        made = tls.make_certificates(folder, [("IP", ADDRESS)])
+        made = tls.make_certificates(folder, [("IP", ADDRESS), ("IP", "127.0.0.1")])
         self.ca = made.ca
         path = f"{bench.runtime.bin}{os.pathsep}{os.environ['PATH']}"
         environment = {**os.environ, **QUIET_FLOWER, "PATH": path, "PYTHONPATH": str(bench.runtime.appliance),
@@ -74,11 +76,14 @@ class Federation:
         self.link = psutil.Process(link.pid)
         self._context = ssl.create_default_context(cafile=str(made.ca))
         _until(lambda: ask(f"https://{ADDRESS}:{CONTROL}/health", self._context) is not None or self._ended(link))
-        light = [str(bench.runtime.python), str(Path(__file__).with_name("light_nodes.py")), f"{ADDRESS}:{FLEET}",
-                 str(made.ca), str(nodes)]  # fmt: skip
-        process = subprocess.Popen(light, env=environment, stdout=log, stderr=log)
-        stack.callback(_end, process)
-        self.light = psutil.Process(process.pid)
+        self.lines = [Line((ADDRESS, FLEET)) for _ in range(sites)]
+        self.light = []
+        for host, port in [line.address for line in self.lines] or [(ADDRESS, FLEET)]:
+            light = [str(bench.runtime.python), str(Path(__file__).with_name("light_nodes.py")), f"{host}:{port}",
+                     str(made.ca), str(nodes // (sites or 1))]  # fmt: skip
+            process = subprocess.Popen(light, env=environment, stdout=log, stderr=log)
+            stack.callback(_end, process)
+            self.light.append(psutil.Process(process.pid))
 
     def _ended(self, link: subprocess.Popen[str]) -> bool:
         if link.poll() is not None:
@@ -105,23 +110,20 @@ class Federation:
 
     def run(self, model: str, rounds: int, profile: Path | None) -> dict[str, float]:
         """Train; return seconds of a round, and CPU milliseconds for each node and round, by process."""
-        app, stamps, shapes = self._folder / "app", self._folder / "stamps", self._folder / "shapes"
-        (app / "models").mkdir(parents=True)
-        for name, text in APP.items():
-            (app / name).write_text(text)
-        shapes.write_text(json.dumps(MODELS[model][1]))
-        before, light = self._cpu(self.link), self._cpu(self.light)
+        folder = Path(tempfile.mkdtemp(dir=self._folder))
+        app, stamps, shapes = write_app(folder, model)
+        before, light = self._cpu(self.link), sum(map(self._cpu, self.light))
         watched = _Tasks(self.link)
         with self._profiled(profile, model), watched:
             config = f'num-server-rounds={rounds} stamps="{stamps}" shapes="{shapes}"'
-            self._bench.flwr_run(self._folder, self.ca, app, config, f"{ADDRESS}:{CONTROL}")
+            self._bench.flwr_run(folder, self.ca, app, config, f"{ADDRESS}:{CONTROL}")
         each = 1000 / (self._nodes * rounds)
         seconds, _ = rounds_of(stamps)
         return {
             "seconds": middle(seconds),
             "superlink": each * (self._cpu(self.link) - before),
             "serverapp": each * watched.cpu,
-            "nodes": each * (self._cpu(self.light) - light),
+            "nodes": each * (sum(map(self._cpu, self.light)) - light),
         }
 
     def memory(self) -> float:
@@ -198,6 +200,40 @@ def real(nodes: int, rounds: int) -> str:
     return f"| {nodes} | {' | '.join(cells)} |"
 
 
+class FarSites:
+    """A coordinator, and sites of real SuperNodes on the local cloud, each behind a line of its own."""
+
+    def __init__(self, bench: Bench, folder: Path, nodes: int, sites: int) -> None:
+        self._bench, self._folder = bench, folder
+        bench.oneflower("up", "hub", "--kind", "coordinator", "--set", "FL_CERT_EXTRA_SAN=IP:127.0.0.1")
+        host, port = split_address(json.loads(bench.oneflower("show", "hub", "-o", "json")[0])["endpoint"])
+        self.lines = [Line((host, port)) for _ in range(sites)]
+        each = str(nodes // sites)
+        for number, line in enumerate(self.lines):
+            invitation = folder / f"site{number}.invitation"
+            bench.oneflower("invite", "hub", "--site", f"site{number}", "--nodes", each, "--approve", "--endpoint",
+                            join_address(line.address), "--file", str(invitation))  # fmt: skip
+            bench.oneflower("join", str(invitation), "--supernodes", each)
+
+    def run(self, model: str, rounds: int, _profile: None) -> dict[str, float]:
+        """Train; return seconds of a round."""
+        folder = Path(tempfile.mkdtemp(dir=self._folder))
+        app, stamps, shapes = write_app(folder, model)
+        self._bench.oneflower("run", str(app), "-f", "hub", "-c", f"num-server-rounds={rounds}",
+                              "-c", f"stamps={stamps}", "-c", f"shapes={shapes}")  # fmt: skip
+        return {"seconds": middle(rounds_of(stamps)[0])}
+
+
+def write_app(folder: Path, model: str) -> tuple[Path, Path, Path]:
+    """Write the app into a folder; return where it is, where it notes its rounds, and the shapes of the model."""
+    app, stamps, shapes = folder / "app", folder / "stamps", folder / "shapes"
+    (app / "models").mkdir(parents=True)
+    for name, text in APP.items():
+        (app / name).write_text(text)
+    shapes.write_text(json.dumps(MODELS[model][1]))
+    return app, stamps, shapes
+
+
 class _Tasks:
     """The CPU seconds of the ServerApp, which is a process below the SuperLink's SuperExec."""
 
@@ -241,23 +277,59 @@ def _end(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
+def far(options: argparse.Namespace) -> None:
+    """Print how long rounds take with sites behind lines that need `options.far` ms one way, and 0 ms, in turns."""
+    print(
+        "| model | sites | SuperNodes | a round, 0 ms | {} ms one way | ratio |\n|{}".format(options.far, " --- |" * 6)
+    )
+    for nodes in options.nodes:
+        with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+            bench, folder = Bench(Path(name)), Path(name)
+            if options.real:
+                stack.callback(daemon.stop, bench.home)
+                stack.callback(bench.oneflower, "down", "--all")
+                federation: Federation | FarSites = FarSites(bench, folder, nodes, options.sites)
+            else:
+                federation = Federation(bench, stack, folder, nodes, options.sites)
+                _until(lambda: federation.online() == nodes)  # noqa: B023 - it is called here
+            for model in options.models:
+                taken: dict[float, list[float]] = {0.0: [], options.far / 1000: []}
+                for _ in range(options.turns):
+                    for delay, seconds in taken.items():
+                        for line in federation.lines:
+                            line.delay = delay
+                        seconds.append(federation.run(model, options.rounds, None)["seconds"])
+                near, away = map(statistics.median, taken.values())
+                print(
+                    f"| {model} | {options.sites} | {nodes} | {near:.2f} s | {away:.2f} s | {away / near:.2f} |",
+                    flush=True,
+                )
+                print(taken, file=sys.stderr)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("--nodes", type=int, nargs="*", default=[10, 50, 100])
-    parser.add_argument("--model", choices=MODELS, default="S")
+    parser.add_argument("--models", nargs="*", choices=MODELS, default=["S"], help="several: only with --far")
     parser.add_argument("--rounds", type=int, default=5, help="0: only while idle")
     parser.add_argument("--profile", type=Path, metavar="FOLDER", help="profiles of the SuperLink, by py-spy")
     parser.add_argument("--real", action="store_true", help="real SuperNodes")
+    parser.add_argument("--far", type=float, metavar="MS", help="light nodes at sites so far away, one way")
+    parser.add_argument("--sites", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
+    if options.far:
+        far(options)
+        return
     if options.real:
         print("| SuperNodes | up | a round | SuperLink's machine, ms of CPU for each node and round | a node's | "
               "the SuperLink's machine while idle | a node's | memory of a node |\n|" + " --- |" * 8)  # fmt: skip
         for nodes in options.nodes:
             print(real(nodes, options.rounds), flush=True)
         return
-    print(f"| {options.model}, SuperNodes | a round | SuperLink, ms of CPU for each node and round | ServerApp | the "
-          "SuperLink while idle | its memory |\n|" + " --- |" * 6, flush=True)  # fmt: skip
+    print(f"| {options.models[0]}, SuperNodes | a round | SuperLink, ms of CPU for each node and round | ServerApp | "
+          "the SuperLink while idle | its memory |\n|" + " --- |" * 6, flush=True)  # fmt: skip
     for nodes in options.nodes:
         with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
             federation = Federation(Bench(Path(name)), stack, Path(name), nodes)
@@ -265,7 +337,7 @@ def main() -> None:
             try:
                 _until(lambda: federation.online() == nodes)  # noqa: B023 - it is called here
                 idle = federation.idle(options.profile)
-                found = federation.run(options.model, options.rounds, options.profile) if options.rounds else {}
+                found = federation.run(options.models[0], options.rounds, options.profile) if options.rounds else {}
             except BaseException:
                 print(log.read_text()[-3000:], file=sys.stderr)
                 raise

@@ -29,6 +29,8 @@ from oneflower_appliance.agent.link import Probe
 from oneflower_appliance.flower.warm.bundle_client import Kept, _fetching, _sending, send_in_bundles
 from oneflower_appliance.flower.warm.pulse import spare_heartbeats
 from oneflower_appliance.flower.warm.waits import ask_to_wait
+from oneflower_appliance.flower.warm.whole_client import _sending as _to_send
+from oneflower_appliance.flower.warm.whole_client import send_whole_messages
 
 _lock = threading.Lock()
 
@@ -53,6 +55,7 @@ def be_a_node(address: str, ca: str) -> None:
                 confirm(run, message.metadata.message_id)
                 kept.confirm()
                 reply = _answer(message, inflatable_utils.inflate_object_from_contents(tree.object_id, objects), node)
+                _to_send.messages.append(reply)
                 wanted, session = send(reply, get_object_tree(reply), 0.1)
                 contents = get_all_nested_objects(reply)
                 handed = ((name, contents[name].deflate()) for name in contents if name in wanted)
@@ -92,6 +95,7 @@ def main() -> None:
     ask_to_wait()
     spare_heartbeats()
     send_in_bundles()  # the clients; the functions are of each node
+    send_whole_messages()
     for _ in range(int(number)):
         threading.Thread(target=be_a_node, args=(address, ca), daemon=True).start()
     signal.pause()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import httpx
 import pytest
@@ -85,9 +86,23 @@ def test_a_bundle_comes_whole_and_signed_through_a_connection_that_is_kept_for_a
     (_, first, signature), (_, second, _), (path, other, _) = app.asked
     assert (signature, first, path) == (b"signed", second, "/v1/fleet/pull-object")
     assert other != first, "Flower's own client makes all other requests"
-    monkeypatch.setattr(downloads, "_FRESH", -1.0)
+    monkeypatch.setattr(node._client, "_kept", -1.0)
     assert get(node) == BODY
     assert app.asked[-1][1] not in (first, other)
+
+
+def test_a_kept_connection_that_was_closed_costs_no_request(giving, monkeypatch):
+    app, client = giving
+    node = client()
+    assert get(node) == BODY
+    [(_, kept)] = node._client._idle
+    # The server has closed it, which is seen, or is about to do so, which is not.
+    for is_seen in (True, False):
+        kept.sock.unwrap() if is_seen else socket.socket.shutdown(kept.sock, socket.SHUT_RDWR)
+        monkeypatch.setattr(downloads, "_has_news", lambda _: False) if not is_seen else None
+        assert get(node) == BODY
+        [(_, kept)] = node._client._idle
+    assert len({port for _, port, _ in app.asked}) == 3
 
 
 def test_an_answer_that_is_cut_off_is_an_error_after_which_one_can_ask_again(giving):

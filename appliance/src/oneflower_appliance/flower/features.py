@@ -47,6 +47,7 @@ class Feature(Enum):
     FORGET_ENDED_RUNS = "Forgetting runs that have ended, in a SuperNode"
     CLOSE_SESSION = "Closing the session of an earlier process of this SuperNode"
     PATIENCE = "Letting a SuperNode be silent for longer (FL_OFFLINE_AFTER)"
+    CONNECTIONS = "Keeping connections to the SuperLink, and noticing dead ones early"
     PROXY = "Reaching the SuperLink through a proxy (FL_PROXY)"
     SUPERNODE_SUPEREXEC = "Starting the SuperExec of a SuperNode again when it dies (FL_EXECUTION=stock)"
     WARM_SUPERNODE = "Warm execution of ClientApps (FL_EXECUTION=warm)"

@@ -68,6 +68,10 @@ def _takes(owner: Callable[[], Any], function: str, *parameters: str) -> tuple[P
 
 _PULL = _takes(internals.node_loop, "_pull_and_store_message", "state", "object_store", "get_run")
 _PUSH = _takes(internals.node_loop, "_push_messages", "state", "object_store")
+_CONNECTIONS = (
+    *_takes(internals.fleet_client, "__init__", "base_url", "verify"),
+    *_takes(internals.http_client, "__init__", "timeout"),
+)
 _IN_TURN = (
     *_PULL,
     *_takes(internals.node_loop, "_pull_and_store_message", "receive"),
@@ -324,10 +328,8 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_at(internals.fleet_connection, "HEARTBEAT_DEFAULT_INTERVAL"),
         *_at(internals.constants, "HEARTBEAT_PATIENCE"),
     ),
-    Feature.PROXY: (
-        *_takes(internals.fleet_client, "__init__", "base_url", "verify"),
-        *_takes(internals.http_client, "__init__", "timeout"),
-    ),
+    Feature.CONNECTIONS: _CONNECTIONS,
+    Feature.PROXY: _CONNECTIONS,
     Feature.DOWNLOADS: _takes(internals.fleet_client, "__init__", "base_url", "verify"),
     Feature.NODE_QUESTIONS: (
         *_PULL,

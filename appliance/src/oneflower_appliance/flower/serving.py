@@ -19,6 +19,7 @@ import uvicorn
 from starlette.responses import PlainTextResponse
 
 from oneflower_appliance.flower.visits import Limits, Visit, Visits
+from oneflower_appliance.flower.wires import OPEN, notice_death
 from oneflower_appliance.formats import join_address
 from oneflower_appliance.orders import Ending
 from oneflower_appliance.peers import who_is_there
@@ -66,6 +67,7 @@ def fleet_entrance(listener: socket.socket, app: ASGIApp) -> Entrance:
     """Return the entrance for SuperNodes. `app` finds out which they are."""
     files = raise_file_limit()
     limits = Limits(total=files - min(_RESERVE, files // 2), strangers=512, address=256, known=64)
+    notice_death(listener)
     return Entrance(listener, app, False, Visits(limits))
 
 
@@ -236,6 +238,11 @@ def _guarded(protocol: Any) -> Callable[..., Protocol]:  # noqa: C901 - a class 
             self._visit.visits.leave(self._visit)
             self._stop_waiting()
             super().connection_lost(exc)
+
+        def on_response_complete(self) -> None:
+            if self._visit.who not in ("", OURSELVES):
+                self.timeout_keep_alive = OPEN
+            super().on_response_complete()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)

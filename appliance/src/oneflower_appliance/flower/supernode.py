@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from oneflower_appliance.corrections import ANSWER_IN_TURN, ENDED_RUNS_ARE_KEPT
 from oneflower_appliance.flower import confinement, internals, places
 from oneflower_appliance.flower.commands import supernode_arguments
+from oneflower_appliance.flower.connections import keep_connections
 from oneflower_appliance.flower.door import OwnDoor
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.holding import Holding
@@ -21,7 +22,6 @@ from oneflower_appliance.flower.nodereport import Reporter
 from oneflower_appliance.flower.noderuns import forget_what_has_ended
 from oneflower_appliance.flower.patience import be_patient
 from oneflower_appliance.flower.private_replies import PrivateReplies
-from oneflower_appliance.flower.proxied import go_through
 from oneflower_appliance.flower.serving import Server, listen, own_entrance
 from oneflower_appliance.flower.site_gate import keep_to
 from oneflower_appliance.flower.superexec import StockSuperExec, start_in
@@ -52,7 +52,8 @@ def run(orders: str, superexec: WarmSuperExec | None) -> None:
     proxy = Proxy.parse(node.proxy) if node.proxy else None
     if proxy:
         places.demand(Feature.PROXY)
-        go_through(proxy)
+    if proxy or places.have(Feature.CONNECTIONS):
+        keep_connections(proxy)
     sys.argv = ["flower-supernode", *supernode_arguments(node)]
     if node.previous_id and node.key and node.ca and places.have(Feature.CLOSE_SESSION):
         _close_session(node.superlink, node.ca, node.key, node.previous_id)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import http.client
+import select
 import socket
 import ssl
 import threading
@@ -23,12 +24,13 @@ import httpx
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.bodies import PATIENCE, SLOWEST
 from oneflower_appliance.flower.warm.bundles import PULL_OBJECTS
+from oneflower_appliance.flower.wires import kept, notice_death
 from oneflower_appliance.proxy import TunnelledConnection
 
 if TYPE_CHECKING:
     from oneflower_appliance.proxy import Proxy
 
-_FRESH = 2.0  # seconds: a connection that was idle for longer may have been closed by the server, after five
+    _Begun = tuple[http.client.HTTPResponse, socket.socket]
 
 
 def download_directly(proxy: Proxy | None = None) -> None:
@@ -59,23 +61,30 @@ class Downloads:
         self._stock = stock
         self._proxy = proxy
         self._context = context
+        self._kept = kept()
         self._idle: list[tuple[float, http.client.HTTPSConnection]] = []
 
     def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
         """Make a request and return its answer, with its whole body. Raises `httpx.HTTPError`."""
         if options or not request.url.path.endswith(f"/{PULL_OBJECTS}"):
             return self._stock.send(request, **options)
-        connection = self._connection(request)
+        connection = self._idle_connection()
         try:
-            answer = self._ask(connection, request)
+            begun = _begin_again(connection, request) if connection else None
+            if connection is None or begun is None:
+                connection = self._new_connection(request)
+                begun = _begin(connection, request)
+            found = _finish(begun, request)
         except (OSError, http.client.HTTPException) as error:
-            connection.close()
+            if connection:
+                connection.close()
             # Flower tries again, except where the text speaks of certificates or of TLS.
             bad = isinstance(error, ssl.SSLCertVerificationError)
             why = f"the SuperLink's certificate is not valid: {error}" if bad else "the connection was lost"
             raise httpx.ReadError(why, request=request) from error
-        self._idle.append((time.monotonic(), connection))
-        return answer
+        if connection.sock:
+            self._idle.append((time.monotonic(), connection))
+        return found
 
     def close(self) -> None:
         """Close all connections."""
@@ -83,37 +92,65 @@ class Downloads:
             self._idle.pop()[1].close()
         self._stock.close()
 
-    def _connection(self, request: httpx.Request) -> http.client.HTTPSConnection:
+    def _idle_connection(self) -> http.client.HTTPSConnection | None:
         while self._idle:
             since, connection = self._idle.pop()
-            if time.monotonic() - since < _FRESH:
+            if time.monotonic() - since < self._kept and not _has_news(connection.sock):
                 return connection
             connection.close()
+        return None
+
+    def _new_connection(self, request: httpx.Request) -> http.client.HTTPSConnection:
         patience = request.extensions.get("timeout", {}).get("read")
         host, port = request.url.host, request.url.port
         if self._proxy:
             return TunnelledConnection(host, port, proxy=self._proxy, context=self._context, timeout=patience)
         return http.client.HTTPSConnection(host, port, timeout=patience, context=self._context)
 
-    @staticmethod
-    def _ask(connection: http.client.HTTPSConnection, request: httpx.Request) -> httpx.Response:
-        connection.putrequest(request.method, request.url.raw_path.decode(), skip_host=True, skip_accept_encoding=True)
-        for name, value in request.headers.multi_items():
-            connection.putheader(name, value)
-        connection.endheaders(request.read())
-        wire = connection.sock
-        answer = connection.getresponse()
-        limit = threading.Timer(PATIENCE + (answer.length or 0) / SLOWEST, _cut, (wire,))
-        limit.daemon = True
-        limit.start()
-        try:
-            content = answer.read()
-        finally:
-            limit.cancel()
-        return httpx.Response(answer.status, headers=answer.getheaders(), content=content, request=request)
-
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stock, name)
+
+
+def _begin(connection: http.client.HTTPSConnection, request: httpx.Request) -> _Begun:
+    """Make a request, and return its answer, whose body is not read, and the socket that it comes from."""
+    is_new = connection.sock is None
+    if is_new:
+        connection.connect()
+        notice_death(connection.sock)
+    connection.putrequest(request.method, request.url.raw_path.decode(), skip_host=True, skip_accept_encoding=True)
+    for name, value in request.headers.multi_items():
+        connection.putheader(name, value)
+    connection.endheaders(request.read())
+    wire = connection.sock  # which the connection forgets if the answer is its last
+    return connection.getresponse(), wire
+
+
+def _begin_again(connection: http.client.HTTPSConnection, request: httpx.Request) -> _Begun | None:
+    """Make a request on a connection that was idle. Returns None if it was closed before an answer came."""
+    try:
+        return _begin(connection, request)
+    except (ConnectionError, ssl.SSLEOFError):
+        connection.close()
+        return None
+
+
+def _finish(begun: _Begun, request: httpx.Request) -> httpx.Response:
+    answer, wire = begun
+    limit = threading.Timer(PATIENCE + (answer.length or 0) / SLOWEST, _cut, (wire,))
+    limit.daemon = True
+    limit.start()
+    try:
+        content = answer.read()
+    finally:
+        limit.cancel()
+    return httpx.Response(answer.status, headers=answer.getheaders(), content=content, request=request)
+
+
+def _has_news(wire: socket.socket) -> bool:
+    """Whether something came on an idle connection: that it is closed."""
+    look = select.poll()
+    look.register(wire, select.POLLIN)
+    return bool(look.poll(0))
 
 
 def _cut(wire: socket.socket) -> None:

@@ -1,4 +1,4 @@
-"""All that a SuperNode asks its SuperLink goes through its proxy, which gets the name and resolves it."""
+"""All that a SuperNode asks its SuperLink goes through its proxy, if it has one, and on connections that are kept."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import threading
 import httpx
 import pytest
 from flwr.supernode.fleet_http_client import FleetHttpClient
+from starlette.responses import PlainTextResponse
 
 from oneflower_appliance.agent import tls
 from oneflower_appliance.agent.link import Probe
-from oneflower_appliance.flower.proxied import go_through
+from oneflower_appliance.flower import connections, serving, wires
+from oneflower_appliance.flower.connections import keep_connections
 from oneflower_appliance.flower.warm.downloads import download_directly
 from oneflower_appliance.proxy import Proxy
 from tests.unit.served import Served
@@ -66,7 +68,7 @@ def tunnels(tmp_path, monkeypatch):
     made = tls.make_certificates(tmp_path, [("DNS", NAME)])
     with Served(Giving(), certificates=made) as server:
         found = Tunnels(server.control)
-        go_through(found.proxy)
+        keep_connections(found.proxy)
         download_directly(found.proxy)
         client = FleetHttpClient.from_server_address(f"{NAME}:443", False, made.ca.read_bytes(), [])
         yield found, client, made.ca
@@ -97,3 +99,72 @@ def test_a_proxy_that_cannot_reach_the_superlink_is_a_lost_connection_which_flow
     )
     found.refusal = b""
     assert get(client, call) == BODY
+
+
+class Answering:
+    """A server that follows a script: for each connection, what it sends for each request before it closes."""
+
+    def __init__(self, *connections):
+        self.connections, self.asked = connections, []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        for number, answers in enumerate(self.connections):
+            wire, _ = self.listener.accept()
+            with wire:
+                for answer in answers:
+                    self.asked.append(number)
+                    request = b""
+                    while not request.endswith(b"x" * 300):
+                        if not (piece := wire.recv(65536)):
+                            return
+                        request += piece
+                    wire.sendall(answer)
+
+
+WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+@pytest.fixture
+def ask(monkeypatch):
+    """Return a function that has Flower's client make requests to a server, and returns the answers."""
+    monkeypatch.setattr(FleetHttpClient, "__init__", FleetHttpClient.__init__)
+    monkeypatch.setattr(connections.urllib.request, "getproxies", dict)
+    connections.keep_connections()
+
+    def asking(server, times):
+        address = "{}:{}".format(*server.listener.getsockname())
+        with server.listener, FleetHttpClient.from_server_address(address, True, None, []) as client:
+            return [get(client, "pull-messages") for _ in range(times)]
+
+    return asking
+
+
+def test_a_connection_that_is_closed_under_a_request_costs_nothing(ask):
+    server = Answering([WHOLE, b""], [WHOLE, WHOLE])
+    assert ask(server, 3) == [b"ok"] * 3
+    assert server.asked == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("script", [([b""],), ([WHOLE, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"],)])
+def test_a_request_is_not_made_again_by_us_when_the_connection_was_new_or_an_answer_had_begun(ask, script):
+    server = Answering(*script, [WHOLE])
+    with pytest.raises(httpx.RemoteProtocolError):  # Flower then makes it again, after a pause
+        ask(server, 2)
+    assert set(server.asked) == {0}
+
+
+def test_a_superlink_keeps_connections_of_its_supernodes_as_long_as_it_says(monkeypatch):
+    async def app(scope, receive, send):
+        scope["state"][serving.VISIT].know("a node")
+        await PlainTextResponse("ok")(scope, receive, send)
+
+    assert serving.OPEN > wires.KEPT, "the node closes it, and not while a request is on its way"
+    monkeypatch.setattr(serving, "OPEN", 0.05)
+    with Served(app, app) as server, socket.create_connection(server.fleet, 3) as wire:
+        wire.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        said = b""
+        while piece := wire.recv(65536):  # Flower's server would wait for five seconds
+            said += piece
+        assert said.endswith(b"\r\n\r\nok")
