@@ -98,7 +98,8 @@ bench-peers:
 	$(RUN) python scripts/bench_peers.py
 
 bench-nodes:
-	$(RUN) python scripts/bench_nodes.py
+	PYTHONPATH=. $(RUN) python scripts/bench_nodes.py
+	PYTHONPATH=. $(RUN) python scripts/bench_nodes.py --real --far 50 --nodes 3 30
 
 bench-watching:
 	$(RUN) python scripts/bench_watching.py

@@ -1,9 +1,13 @@
 """What a SuperLink needs for each of its SuperNodes, in a round and while idle. docs/performance.md explains the table.
 
-usage: python scripts/bench_nodes.py [--nodes 10 50 ...] [--model S] [--rounds N] [--profile FOLDER] [--real]
+usage: PYTHONPATH=. python scripts/bench_nodes.py [--nodes 10 50 ...] [--models S] [--rounds N] [--profile FOLDER]
+       [--real] [--far MS] [--sites N] [--turns N]
 
 The SuperLink and its ServerApp are the real ones. The SuperNodes are those of scripts/light_nodes.py, in one process:
 what a hundred real ones need would be all that two cores do. `--real` deploys real ones, which train the digits.
+
+`--far` measures rounds of SuperNodes at sites, each behind a line that needs so many milliseconds one way, and behind the
+same lines without delay, in turns. With `--real`, they are a coordinator and sites that have joined.
 """
 
 from __future__ import annotations
@@ -315,7 +319,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="0: only while idle")
     parser.add_argument("--profile", type=Path, metavar="FOLDER", help="profiles of the SuperLink, by py-spy")
     parser.add_argument("--real", action="store_true", help="real SuperNodes")
-    parser.add_argument("--far", type=float, metavar="MS", help="light nodes at sites so far away, one way")
+    parser.add_argument("--far", type=float, metavar="MS", help="only rounds, with sites so far away, one way")
     parser.add_argument("--sites", type=int, default=3)
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
