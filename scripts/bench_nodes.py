@@ -6,8 +6,8 @@ usage: PYTHONPATH=. python scripts/bench_nodes.py [--nodes 10 50 ...] [--models 
 The SuperLink and its ServerApp are the real ones. The SuperNodes are those of scripts/light_nodes.py, in one process:
 what a hundred real ones need would be all that two cores do. `--real` deploys real ones, which train the digits.
 
-`--far` measures rounds of SuperNodes at sites, each behind a line that needs so many milliseconds one way, and behind the
-same lines without delay, in turns. With `--real`, they are a coordinator and sites that have joined.
+`--far` measures rounds of SuperNodes at sites, each behind a line that needs so many milliseconds one way, and behind
+the same lines without delay, in turns. With `--real`, they are a coordinator and sites that have joined.
 """
 
 from __future__ import annotations
