@@ -38,5 +38,10 @@ def of_console(lines: Iterable[str]) -> list[str]:
     return [line for line in plain if line]
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with what it counts, which has a plural with `s`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _written_out(character: str) -> str:
     return f"\\u{ord(character):04x}"  # so that JSON and TOML stay valid

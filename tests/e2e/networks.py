@@ -22,10 +22,12 @@ class Line:
     """A line to `target`, as an address of this machine.
 
     `delay` is in seconds, one way. `rate` is in bytes a second, each way; 0 means no limit. `loss` is the share of
-    pieces that arrive only when they are sent again. `carried` counts the bytes to and from the target.
+    pieces that arrive only when they are sent again. `carried` counts the bytes to and from the target; if it `keeps`
+    them, they are in `kept`.
     """
 
-    def __init__(self, target, *, delay=0.0, rate=0, loss=0.0):
+    def __init__(self, target, *, delay=0.0, rate=0, loss=0.0, keeps=False):
+        self.kept = bytearray() if keeps else None
         self.target, self.delay, self.rate, self.loss = target, delay, rate, loss
         self.carried = {"to": 0, "from": 0}
         self.opened = 0
@@ -115,6 +117,8 @@ class Line:
             data = await reader.read(_PIECE)
             await self._as_long_as_silent()
             self.carried[way] += len(data)
+            if self.kept is not None:
+                self.kept += data
             now = loop.time()
             if self.rate:
                 self._free[way] = max(self._free[way], now) + len(data) / self.rate

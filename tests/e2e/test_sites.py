@@ -7,15 +7,20 @@ agents of the sites, and what Flower does when a site is suspended or removed.
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import time
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from .conftest import User, until
+from .networks import Line
 
 pytestmark = pytest.mark.e2e
 
 ONE = [word for name in ("FIT", "EVALUATE", "AVAILABLE") for word in ("--set", f"FL_MIN_{name}_CLIENTS=1")]
+FROM_INVITATION_TO_MODEL = 60  # seconds on one machine
 
 
 @pytest.fixture
@@ -28,60 +33,101 @@ def homes(tmp_path):
         home.leave()
 
 
+def private_bytes(home):
+    """The private keys of the machines of a home, as a file or a message could hold them."""
+    found = set()
+    for path in home.home.state.rglob("node.key"):
+        pem = path.read_bytes()
+        number = serialization.load_ssh_private_key(pem, None).private_numbers().private_value
+        raw = number.to_bytes((number.bit_length() + 7) // 8)
+        found |= {raw, raw.hex().encode(), pem.splitlines()[-2]}
+    return found
+
+
 def test_two_sites_join_train_and_leave_and_nobody_else_is_restarted(homes, tmp_path):
     lab, north, south = homes
-    invitations = {site: tmp_path / f"{site}.invitation" for site in ("north", "south")}
     lab("up", "lab", "--kind", "coordinator", *ONE)
-    lab("invite", "lab", "--site", "north", "--file", str(invitations["north"]))
-    lab("invite", "lab", "--site", "south", "--approve", "--file", str(invitations["south"]))
-    secret = invitations["north"].read_text().split(".")[1]
-    joining = [home.start("join", str(invitations[home.folder.name])) for home in (north, south)]
-
-    def nodes():
-        found = json.loads(lab("sites", "lab", "-o", "json").stdout)
-        return {node["name"]: node for site in found for node in site["nodes"]}
-
-    # North waits for the operator, who compares the keys. South was promised a place.
-    until(lambda: {"north/0", "south/0"} <= set(nodes()), 60, "asking")
-    until(lambda: north.show("north")["vms"][0]["joins"], 20, "saying so")
-    key = nodes()["north/0"]["fingerprint"]
-    assert f"north/0 asks to join; its key is {key}." in north.show("north")["vms"][0]["joins"]
-    assert nodes()["north/0"]["standing"] == "asked"
-    lab("approve", "lab", "north", "--key", "0" * 32, code=4)
-    assert lab("approve", "lab", "north", "--key", key).stdout == "north/0 takes part.\n"
-    for process in joining:
-        said, _ = process.communicate(timeout=60)
-        assert (process.returncode, "has joined" in said) == (0, True), said
-    # No key and no secret has moved, or is to be seen.
-    assert all(key not in path.read_text(errors="replace") for path in (lab.home.state / "machines").rglob("*.key"))
-    assert all(secret not in " ".join(process.cmdline()) for home in homes for process in home.processes())
-    logs = [path.read_text(errors="replace") for home in homes for path in home.home.state.rglob("*.log")]
-    assert logs
-    assert secret not in "".join(logs)
-
-    link = lab.show("lab")["vms"][0]["id"]
+    status = lab.show("lab")
+    link, (host, port) = status["vms"][0]["id"], status["endpoint"].rsplit(":", 1)
     before = {process.pid for process in lab.processes(link)}
+    line = Line((host, int(port)), keeps=True)
+    try:
+        _from_the_invitations_to_the_end(lab, north, south, line)
+    finally:
+        line.close()
+    assert before <= {process.pid for process in lab.processes(link)}, "the SuperLink was not restarted"
 
-    def trains(*names):
-        done = lab("run", "image-classification", "--federation", "lab", "--rounds", "1", "--save", "results")
-        run = done.stdout + done.stderr
-        [path] = (lab.folder / "results").rglob("reports.jsonl")
-        assert {json.loads(line)["name"] for line in path.read_text().splitlines()} == set(names), run
-        shutil.rmtree(lab.folder / "results")
 
-    trains("north/0", "south/0")
+def _from_the_invitations_to_the_end(lab, north, south, line):
+    began = time.monotonic()
+
+    # Three commands at the coordinator, and one at each site.
+    address = "{}:{}".format(*line.address)
+    lab("invite", "lab", "--site", "north", "--site", "south", "--endpoint", address, "--file", str(lab.folder))
+    invitations = {site: lab.folder / f"{site}.invitation" for site in ("north", "south")}
+    secrets = [path.read_text().split(".")[1] for path in invitations.values()]
+    joining = [home.say("join", str(invitations[home.folder.name])) for home in (north, south)]
+    keys = [
+        until(lambda lines=lines: re.search("its key is ([0-9a-f]{32})[.]", "".join(lines)), 60)[1]
+        for _, lines in joining
+    ]
+    assert [node["standing"] for node in nodes(lab).values()] == ["asked", "asked"]
+    lab("approve", "lab", "--key", keys[0], "--key", "0" * 32, code=4)
+    assert {node["standing"] for node in nodes(lab).values()} == {"asked"}, "one key is wrong, so nobody was approved"
+    wanted = [word for key in keys for word in ("--key", key)]
+    assert lab("approve", "lab", *wanted).stdout == "north/0, south/0 take part.\n"
+    trains(lab, "north/0", "south/0")
+    took = time.monotonic() - began
+    assert took < FROM_INVITATION_TO_MODEL
+    for process, lines in joining:
+        assert (process.wait(60), "has joined" in lines.all()) == (0, True), lines.all()
+
+    # No key and no secret has moved, or is to be seen.
+    theirs = {home.folder.name: private_bytes(home) for home in (north, south)}
+    assert all(theirs.values())
+    for home in (lab, north, south):
+        others = set().union(*(keys for name, keys in theirs.items() if name != home.folder.name))
+        kept = [path.read_bytes() for path in home.folder.rglob("*") if path.is_file()]
+        assert not [each for each in kept if any(key in each for key in others)]
+    assert line.kept
+    assert not [key for keys in theirs.values() for key in keys if key in line.kept]
+    assert not any(
+        secret in " ".join(p.cmdline()) for home in (lab, north, south) for p in home.processes() for secret in secrets
+    )
+    logs = [path.read_text(errors="replace") for home in (lab, north, south) for path in home.home.state.rglob("*.log")]
+    assert logs
+    assert not any(secret in log for secret in secrets for log in logs)
+
     # A suspended site takes part in nothing, and then again.
+    others = {process.pid for process in south.processes()}
     lab("suspend", "lab", "south")
-    assert nodes()["south/0"]["online"] is False
-    trains("north/0")
+    assert nodes(lab)["south/0"]["online"] is False
+    trains(lab, "north/0")
     assert lab("approve", "lab", "south").stdout == "south/0 takes part.\n"
-    until(lambda: nodes()["south/0"]["online"], 60, "coming back")
+    until(lambda: nodes(lab)["south/0"]["online"], 60, "coming back")
     # A site that was removed is told so, and its key does not come back.
     lab("remove", "lab", "north")
     until(lambda: "refuses this SuperNode" in north.show("north")["vms"][0]["error"], 60, "being told")
-    assert nodes()["south/0"]["online"] is True
-    assert before <= {process.pid for process in lab.processes(link)}, "the SuperLink was not restarted"
+    # Another one comes, with the invitation that lets its machines in without a question.
+    lab("invite", "lab", "--site", "west", "--approve", "--file", "west")
+    assert "west has joined" in north("join", str(lab.folder / "west")).stdout
+    trains(lab, "south/0", "west/0")
+    assert others <= {process.pid for process in south.processes()}, "no node was restarted for another"
     actions = {
         entry["action"] for entry in json.loads(lab("audit", "lab", "-o", "json").stdout)["SuperLink"]["entries"]
     }
     assert {"site.invite", "site.ask", "site.approve", "site.suspend", "site.remove"} <= actions
+
+
+def nodes(lab):
+    found = json.loads(lab("sites", "lab", "-o", "json").stdout)
+    return {node["name"]: node for site in found for node in site["nodes"]}
+
+
+def trains(lab, *names):
+    """Train for one round, with just these nodes."""
+    done = lab("run", "image-classification", "--federation", "lab", "--rounds", "1", "--save", "results")
+    [path] = (lab.folder / "results").rglob("reports.jsonl")
+    seen = {json.loads(line)["name"] for line in path.read_text().splitlines()}
+    assert seen == set(names), done.stdout + done.stderr
+    shutil.rmtree(lab.folder / "results")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import stat
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -14,6 +15,7 @@ from oneflower import moments
 from oneflower.cli import sites
 from oneflower.cli.app import app
 from oneflower.cloud.card import participation
+from oneflower.cloud.sites import Sites as RealSites
 from oneflower.cloud.sites import SiteStatus, Target
 from oneflower.cloud.status import FederationStatus
 from oneflower.opennebula import ServiceKind, ServiceOptions, merge_template, service_template
@@ -50,12 +52,15 @@ class Sites:
     def __init__(self):
         self.asked, self.found = [], (SiteStatus.parse(NORTH),)
 
-    def invite(self, *wish, **more):
-        self.asked.append((*wish, more))
-        return INVITATION
+    def invite(self, site, *wish, **more):
+        self.asked.append((site, *wish, more))
+        return replace(INVITATION, site=site)
 
     def all(self):
         return self.found
+
+    def wait_online(self, names):
+        return []
 
     def __getattr__(self, name):
         def ask(*wish):
@@ -86,9 +91,18 @@ def test_an_invitation_is_the_only_line_on_standard_output_or_in_a_private_file(
     assert known.asked == [("north", 2, 43200.0, {"approves": False, "endpoint": ""})]
     file = tmp_path / "north"
     done = command("invite", "lab", "--site", "north", "--nodes", "2", "--file", str(file), "-o", "json")
-    assert json.loads(done.stdout)["file"] == str(file)
+    assert [each["file"] for each in json.loads(done.stdout)] == [str(file)]
     assert INVITATION.text() not in done.output
     assert (file.read_text(), stat.S_IMODE(file.stat().st_mode)) == (INVITATION.text() + "\n", 0o600)
+    done = command("invite", "lab", "--site", "east", "--site", "west", "--file", str(tmp_path))
+    texts = [(tmp_path / f"{site}.invitation").read_text() for site in ("east", "west")]
+    assert [Invitation.parse(text).site for text in texts] == ["east", "west"]
+    assert (done.stdout, "At the site: oneflower join west.invitation" in done.stderr) == ("", True)
+    for wrong in (("--site", "east", "--site", "west", "--file", str(file)), ("--site", "east", "--site", "east")):
+        with pytest.raises(OneflowerError) as refused:
+            command("invite", "lab", *wrong)
+        assert refused.value.code is ExitCode.USAGE
+    assert len(known.asked) == 4, "nobody was invited by those"
     with pytest.raises(OneflowerError, match="--expires 'soon' is not a duration"):
         moments.duration("soon", "--expires")
 
@@ -97,10 +111,38 @@ def test_who_asks_is_shown_with_the_command_that_approves_exactly_those_keys(com
     done = command("sites", "lab")
     assert "north/0  asked     no      " + "f" * 32 + "  10.0.0.9" in done.stdout
     assert "north: 0 of 2 nodes, its invitation can be used until 2096-" in done.stdout
-    assert f"approve lab north --key {'f' * 32}" in done.stderr
+    assert f"approve lab --key {'f' * 32}" in done.stderr
     assert json.loads(command("sites", "lab", "-o", "json").stdout)[0]["nodes"][0]["fingerprint"] == "f" * 32
-    command("approve", "lab", "north", "--key", "f" * 32)
-    assert known.asked == [("approve", "north", str(["f" * 32]))]
+    command("approve", "lab", "--key", "f" * 32)
+    assert known.asked == [("approve", "[]", str(["f" * 32]))]
+    for wrong in ((), ("north", "--all"), ("--key", "f", "--all")):
+        with pytest.raises(OneflowerError) as refused:
+            command("approve", "lab", *wrong)
+        assert refused.value.code is ExitCode.USAGE
+    assert len(known.asked) == 1, "nobody was approved by those"
+
+
+def test_several_sites_are_approved_by_their_keys_or_all_that_ask_and_a_key_too_many_approves_nobody(monkeypatch):
+    south = NORTH | {"name": "south", "nodes": [NODE | {"fingerprint": "a" * 32}]}
+    there = NORTH | {"name": "there", "nodes": [NODE | {"fingerprint": "b" * 32, "standing": "suspended"}]}
+    found, done = [SiteStatus.parse(said) for said in (NORTH, south, there)], []
+    made = RealSites(None, None)
+    monkeypatch.setattr(made, "all", lambda: tuple(found))
+    monkeypatch.setattr(made, "_change", lambda _, target, keys: done.append((str(target), list(keys))) or [])
+    made.approve((), ["a" * 32, "f" * 32])
+    assert done == [("north", ["f" * 32]), ("south", ["a" * 32])]
+    done.clear()
+    made.approve()
+    assert done == [("north", ["f" * 32]), ("south", ["a" * 32])], "who was suspended is not among those that ask"
+    done.clear()
+    made.approve([Target("north", 0), Target("there")])
+    assert done == [("north/0", []), ("there", [])]
+    with pytest.raises(OneflowerError, match=f"No node here has the key {'c' * 32}, so nobody was approved"):
+        made.approve((), ["a" * 32, "c" * 32])
+    assert len(done) == 2
+    assert made.wait_online(["north/0"], 0) == ["north/0"]
+    found[0] = SiteStatus.parse(NORTH | {"nodes": [NODE | {"online": True}]})
+    assert made.wait_online(["north/0"], 0) == []
 
 
 @pytest.mark.parametrize("action", ["approve", "suspend", "remove", "uninvite"])

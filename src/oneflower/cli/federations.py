@@ -15,6 +15,7 @@ from oneflower.cli.session import Session
 from oneflower.cli.steps import Steps, step
 from oneflower.events import StepEnded
 from oneflower.opennebula import NAME, ServiceKind
+from oneflower.printable import counted
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.use_cases import NO_USE_CASE
 
@@ -105,7 +106,7 @@ def up(
     if status.kind is not ServiceKind.FEDERATION:
         screen.show_result(output, status, _of_half(status))
         return
-    ready = f"Federation {name} is ready: SuperLink {status.endpoint}, {status.supernodes} SuperNodes."
+    ready = f"Federation {name} is ready: SuperLink {status.endpoint}, {counted(status.supernodes, 'SuperNode')}."
     if status.settings.get("FL_USE_CASE", NO_USE_CASE) == NO_USE_CASE:
         follow_up = f"Train with: {screen.program()} run image-classification --federation {name}"
     elif detach:
@@ -128,10 +129,11 @@ def policy_setting(file: Path | None) -> dict[str, str]:
 def _of_half(status: FederationStatus) -> str:
     """Return what is ready of a federation that has parts in other clouds, and what comes next."""
     if status.kind is ServiceKind.SITE:
-        return f"Site {status.name} is ready: {status.supernodes} SuperNodes of the SuperLink {status.endpoint}."
+        nodes = counted(status.supernodes, "SuperNode")
+        return f"Site {status.name} is ready: {nodes} of the SuperLink {status.endpoint}."
     return (
         f"Coordinator {status.name} is ready: SuperLink {status.endpoint}.\n"
-        f"Invite a site with: {screen.program()} invite {status.name} --site NAME --file INVITATION"
+        f"Invite a site with: {screen.program()} invite {status.name} --site NAME --file ."
     )
 
 
@@ -195,11 +197,11 @@ def scale(
     federation = find(name)
     if going := federation.leaving(supernodes):
         screen.say(f"Removing the oldest: {', '.join(vm.name for vm in going)}.")
-    with step(f"scaling {federation.name} to {supernodes} SuperNodes") as steps:
+    with step(f"scaling {federation.name} to {counted(supernodes, 'SuperNode')}") as steps:
         status = federation.scale(supernodes, timeout, steps.watch)
     if status.share:
         screen.note(status.share)
-    screen.show_result(output, status, f"Federation {federation.name} has {status.supernodes} SuperNodes.")
+    screen.show_result(output, status, f"Federation {federation.name} has {counted(status.supernodes, 'SuperNode')}.")
 
 
 def recover(name: Name = None, timeout: Timeout = 600, output: Format = Output.TEXT) -> None:

@@ -6,7 +6,7 @@ import stat
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,10 +16,14 @@ from oneflower.cli.federations import Set, Timeout, deploy, policy_setting, sett
 from oneflower.cli.screen import Output
 from oneflower.cli.session import Session
 from oneflower.opennebula import NAME, ServiceKind
+from oneflower.printable import counted
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from oneflower.cloud.sites import Sites, SiteStatus
+    from oneflower_appliance.invitation import Invitation
 
 Name = Annotated[str, typer.Argument(metavar="FEDERATION", help="Name or id of the federation.")]
 Site = Annotated[str, typer.Argument(metavar="SITE", help="A site, such as north, or one of its nodes: north/2.")]
@@ -35,36 +39,68 @@ def _sites(name: str | None) -> Sites:
 
 def invite(
     name: Name,
-    site: Annotated[str, typer.Option("--site", help="What the site is called here.")],
-    nodes: Annotated[int, typer.Option("--nodes", min=1, help="How many SuperNodes it may have.")] = 1,
+    site: Annotated[list[str], typer.Option("--site", help="What the site is called here. Repeatable.")],
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="How many SuperNodes each may have.")] = 1,
     expires: Annotated[str, typer.Option("--expires", help="When it can no longer be used first: 12h, 7d.")] = "7d",
     approve: Annotated[bool, typer.Option("--approve", help="Admit them without a further question.")] = False,
     endpoint: Annotated[
         str, typer.Option("--endpoint", help="host:port where the site reaches the SuperLink, if it is another one.")
     ] = "",
-    file: Annotated[Path | None, typer.Option("--file", help="Write the invitation here, for you only.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="Write it here, for you only; into a folder as SITE.invitation.")
+    ] = None,
     output: Format = Output.TEXT,
 ) -> None:
-    """Invite another site: print a text with which its machines ask to join. It holds a secret."""
-    seconds = moments.duration(expires, "--expires")
-    made = _sites(name).invite(site, nodes, seconds, approves=approve, endpoint=endpoint)
-    if file is not None:
-        _write(file, made.text())
-    until = f"{datetime.now(UTC).timestamp() + seconds:.0f}"
-    said = {"site": site, "nodes": nodes, "endpoint": made.endpoint, "ca": made.ca, "expires": float(until)}
-    if output is Output.JSON:
-        screen.show_json(said | ({"file": str(file)} if file else {"invitation": made.text()}))
-        return
-    count = "1 node" if nodes == 1 else f"{nodes} nodes"
-    answer = "They are admitted at once." if approve else f"Then see who asks: {screen.program()} sites {name}"
+    """Invite other sites: print for each a text with which its machines ask to join. It holds a secret."""
+    seconds, files, found, made = moments.duration(expires, "--expires"), _files(site, file), _sites(name), []
+    until = float(f"{datetime.now(UTC).timestamp() + seconds:.0f}")
+    try:
+        for each, place in files.items():
+            invitation = found.invite(each, nodes, seconds, approves=approve, endpoint=endpoint)
+            if place is not None:
+                _write(place, invitation.text())
+            made.append((invitation, place))
+            if output is Output.TEXT:
+                _show_invitation(invitation, each, place, until)
+    finally:  # an invitation that was made is shown, also if the next one fails
+        if output is Output.JSON:
+            screen.show_json([_described(invitation, place, until) for invitation, place in made])
+    if output is Output.TEXT:
+        answer = "They are admitted at once." if approve else f"Then see who asks: {screen.program()} sites {name}"
+        screen.say(f"Send each site its invitation over a channel that others cannot read. {answer}")
+
+
+def _files(sites: Sequence[str], file: Path | None) -> dict[str, Path | None]:
+    """Return where each invitation is to be written. Raises `OneflowerError`."""
+    if len(set(sites)) < len(sites):
+        raise OneflowerError("A site is named twice.", "Name each site once.", ExitCode.USAGE)
+    if file is None:
+        return dict.fromkeys(sites)
+    if file.is_dir():
+        return {site: file / f"{site}.invitation" for site in sites}
+    if len(sites) == 1:
+        return {sites[0]: file}
+    raise OneflowerError(
+        f"{file} is not a folder, and there is an invitation for each of {len(sites)} sites.",
+        "Name a folder that exists, such as `--file .`: there each is written to a file of its own.",
+        ExitCode.USAGE,
+    )
+
+
+def _described(invitation: Invitation, file: Path | None, until: float) -> dict[str, Any]:
+    said = {"site": invitation.site, "nodes": invitation.nodes, "endpoint": invitation.endpoint, "ca": invitation.ca}
+    return said | {"expires": until} | ({"file": str(file)} if file else {"invitation": invitation.text()})
+
+
+def _show_invitation(invitation: Invitation, site: str, file: Path | None, until: float) -> None:
+    count, until_when = counted(invitation.nodes, "node"), _day(until)
+    place = f"The invitation is in {file}. " if file else ""
     screen.say(
-        f"{site} may ask with {count}, for the first time until {_day(float(until))}. Send the invitation over a "
-        f"channel that others cannot read. At the site: oneflower join FILE --supernodes {nodes}\n{answer}"
+        f"{site} may ask with {count}, for the first time until {until_when}. {place}"
+        f"At the site: oneflower join {file.name if file else 'FILE'}"
     )
     if file is None:
-        screen.show(made.text())
-    else:
-        screen.say(f"The invitation is in {file}.")
+        screen.show(invitation.text())
 
 
 def _write(file: Path, text: str) -> None:
@@ -94,17 +130,15 @@ def sites(
         screen.show_table(("NODE", "STANDING", "ONLINE", "KEY", "ASKED FROM", "NODE ID"), rows)
     for site in found:
         screen.show_line(_line(site))
-    for site in found:
-        if site.asking:
-            keys = " ".join(f"--key {node.fingerprint}" for node in site.asking)
-            screen.say(
-                f"Ask {site.name} whether its machines show the same keys. Then: {screen.program()} approve "
-                f"{name or 'FEDERATION'} {site.name} {keys}"
-            )
+    if asking := [site for site in found if site.asking]:
+        keys = " ".join(f"--key {node.fingerprint}" for site in asking for node in site.asking)
+        screen.say(
+            f"Ask {', '.join(site.name for site in asking)} whether their machines show the same keys. Then: "
+            f"{screen.program()} approve {name or 'FEDERATION'} {keys}"
+        )
 
 
 def _line(site: SiteStatus) -> str:
-    count = "1 node" if site.places == 1 else f"{site.places} nodes"
     joined = len(site.nodes) - len(site.asking)
     how = "its invitation was revoked"
     if site.open and joined:
@@ -114,19 +148,43 @@ def _line(site: SiteStatus) -> str:
         if site.expires < datetime.now(UTC).timestamp():
             how = f"its invitation expired on {_day(site.expires)}"
     more = "; it is suspended" if site.suspended else ""
-    return f"{site.name}: {joined} of {count}, {how}{more}"
+    return f"{site.name}: {joined} of {counted(site.places, 'node')}, {how}{more}"
 
 
 def _day(seconds: float) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def approve(name: Name, site: Site, key: Keys = None, output: Format = Output.TEXT) -> None:
-    """Let nodes of a site take part: those that ask, and those that were suspended."""
+def approve(
+    name: Name,
+    site: Annotated[
+        list[str] | None, typer.Argument(metavar="[SITE]...", help="Sites, or nodes of them; not needed with --key.")
+    ] = None,
+    key: Keys = None,
+    everybody: Annotated[bool, typer.Option("--all", help="All that ask now, whatever their keys.")] = False,
+    output: Format = Output.TEXT,
+) -> None:
+    """Let nodes of other sites take part: those that ask, and those that were suspended.
+
+    Each site shows the keys with which its machines ask. Name those: somebody who stole an invitation has another one.
+    Ends when they are online, or says which are not after 20 seconds.
+    """
     from oneflower.cloud.sites import Target  # noqa: PLC0415
 
-    changed = _sites(name).approve(Target.parse(site), key or ())
-    _show(output, changed, "take part", f"Nobody of {site} asks, and nobody is suspended.")
+    if everybody and (site or key):
+        raise OneflowerError("--all is for everybody.", "Leave out the sites and --key, or --all.", ExitCode.USAGE)
+    if not (site or key or everybody):
+        raise OneflowerError(
+            "It is not said who is to take part.",
+            f"Name sites, keys (--key) or --all. See who asks: `{screen.program()} sites {name}`.",
+            ExitCode.USAGE,
+        )
+    found = _sites(name)
+    changed = found.approve([Target.parse(each) for each in site or ()], key or ())
+    who = ", ".join(site) if site else "the sites"
+    _show(output, changed, "take part", f"Nobody of {who} asks, and nobody is suspended.")
+    if away := found.wait_online(changed):
+        screen.note(f"Not online yet: {', '.join(away)}. See `{screen.program()} sites {name}`.")
 
 
 def suspend(name: Name, site: Site, output: Format = Output.TEXT) -> None:
@@ -194,7 +252,9 @@ def join(
     federation = deploy(cloud, name, number, given | {"FL_INVITATION": text}, limits, timeout, keep=True)
     status = federation.status()
     screen.show_result(
-        output, status, f"{name} has joined: {status.supernodes} SuperNodes of the SuperLink {status.endpoint}."
+        output,
+        status,
+        f"{name} has joined: {counted(status.supernodes, 'SuperNode')} of the SuperLink {status.endpoint}.",
     )
 
 

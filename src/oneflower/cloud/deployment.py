@@ -12,6 +12,7 @@ from oneflower.cloud.refused import UnreachableError
 from oneflower.cloud.service import Service
 from oneflower.events import ConsoleLine, Note, Step, StepEnded, ignore
 from oneflower.opennebula import ServiceKind, defaults_of, kind_of, merge_template
+from oneflower.printable import counted
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.log_lines import parse, text_of
 from oneflower_appliance.settings import InvalidParametersError, ignored, remarks, resolve
@@ -102,7 +103,7 @@ def begin(cloud: Cloud, name: str, settings: Mapping[str, str], size: Size, noti
 
 
 def _with(checked: Checked) -> str:
-    nodes = f" with {checked.bounds.cardinality} SuperNodes" if checked.bounds else ""
+    nodes = f" with {counted(checked.bounds.cardinality, 'SuperNode')}" if checked.bounds else ""
     return nodes if checked.kind is ServiceKind.FEDERATION else f", a {checked.kind}{nodes}"
 
 

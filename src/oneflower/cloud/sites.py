@@ -6,6 +6,7 @@ the public key only.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from oneflower.cloud.client import Cloud
     from oneflower.cloud.service import Service
     from oneflower.cloud.status import FederationStatus
+
+
+_BETWEEN = 0.3  # seconds between two looks at who is online
 
 
 @dataclass(frozen=True)
@@ -134,12 +138,44 @@ class Sites:
                 f"The SuperLink's list of sites cannot be read: {error!r}.", "See `oneflower logs`.", ExitCode.CLOUD
             ) from error
 
-    def approve(self, target: Target, keys: Sequence[str] = ()) -> list[str]:
+    def approve(self, targets: Sequence[Target] = (), keys: Sequence[str] = ()) -> list[str]:
         """Let nodes take part: those that ask, and those that were suspended. Returns the names of those that changed.
 
-        With `keys`, only those with these fingerprints.
+        With `keys`, only those with these fingerprints, of these sites or of any. With neither, all that ask now.
         """
-        return self._change("approve", target, keys)
+        changed = []
+        for target, own in self._chosen(targets, keys):
+            changed += self._change("approve", target, own)
+        return changed
+
+    def _chosen(self, targets: Sequence[Target], keys: Sequence[str]) -> list[tuple[Target, Sequence[str]]]:
+        """Return which keys of each site are meant; none of a site means all of it."""
+        if not keys and targets:
+            return [(target, ()) for target in targets]
+        if len(targets) == 1:
+            return [(targets[0], keys)]
+        found = [site for site in self.all() if not targets or site.name in {target.site for target in targets}]
+        if not keys:
+            return [(Target(site.name), [node.fingerprint for node in site.asking]) for site in found if site.asking]
+        known = {node.fingerprint for site in found for node in site.nodes}
+        if missing := sorted(set(keys) - known):
+            raise OneflowerError(
+                f"No node here has the key {', '.join(missing)}, so nobody was approved.",
+                "`oneflower sites` shows who asks. A machine that has not asked yet can be approved when it has.",
+                ExitCode.NOT_FOUND,
+            )
+        own = [(site, [node.fingerprint for node in site.nodes if node.fingerprint in keys]) for site in found]
+        return [(Target(site.name), prints) for site, prints in own if prints]
+
+    def wait_online(self, names: Sequence[str], seconds: float = 20) -> list[str]:
+        """Wait until nodes that were approved are online, and return those that are not after so many seconds."""
+        deadline = time.monotonic() + seconds
+        while True:
+            online = {node.name for site in self.all() for node in site.nodes if node.online}
+            away = [name for name in names if name not in online]
+            if not away or time.monotonic() > deadline:
+                return away
+            time.sleep(_BETWEEN)
 
     def suspend(self, target: Target) -> list[str]:
         """Let nodes take no part until they are approved again. Returns their names."""

@@ -138,9 +138,8 @@ def _sent(
         if not any(node.online for node in nodes) and status.kind is ServiceKind.COORDINATOR:
             raise OneflowerError(
                 f"{status.name} is a coordinator, and no SuperNode is connected to it.",
-                "Deploy SuperNodes at a site: `oneflower up NAME --kind site --set "
-                f"FL_SUPERLINK_ADDRESS={status.endpoint} --set FL_SSL_CA_CERTFILE=@FILE`, with the certificate that "
-                "`oneflower connect` names here.",
+                f"See who asks and who is away: `oneflower sites {status.name}`. To have a site deploy some: "
+                f"`oneflower invite {status.name} --site NAME --file .`",
                 ExitCode.CONFLICT,
             )
         if online < needed:
