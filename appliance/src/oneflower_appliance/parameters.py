@@ -60,9 +60,9 @@ def _version(value: Value) -> bool:
     return bool(re.fullmatch(r"\d+\.\d+\.\d+", str(value))) and str(value).rpartition(".")[0] in FLOWER_MINORS
 
 
+MEAN_STRATEGIES = ("FedAvg", "FedProx", "FedAdam", "FedYogi", "FedAdagrad")  # they need the mean of the updates alone
 STRATEGIES = (
-    "FedAvg", "FedProx", "FedAdam", "FedYogi", "FedAdagrad", "FedMedian", "FedTrimmedAvg",
-    "Krum", "MultiKrum", "Bulyan", "QFedAvg", *TREE_STRATEGIES,
+    *MEAN_STRATEGIES, "FedMedian", "FedTrimmedAvg", "Krum", "MultiKrum", "Bulyan", "QFedAvg", *TREE_STRATEGIES,
 )  # fmt: skip
 PRIVACY = ("none", "dp-central", "dp-local")
 SITE_EVALUATION = ("end", "round", "no")
@@ -81,6 +81,7 @@ _POSITIVE = _number(lambda n: n > 0)
 _CHECKPOINTS = ("FL_CHECKPOINT_ENABLED", ("YES",))
 _ADAPTIVE = ("FedAdam", "FedYogi", "FedAdagrad")
 _PRIVATE = ("FL_PRIVACY", ("dp-central", "dp-local"))
+_SECURE = ("FL_SECURE_AGGREGATION", ("YES",))
 _METRICS = ("FL_METRICS_ENABLED", ("YES",))
 _WITH_GPU = ("FL_GPU_ENABLED", ("YES",))
 
@@ -210,6 +211,20 @@ _SUPERLINK = [
               field=Field(Group.PRIVACY, 3, "CLIP")),
     Parameter("FL_DP_CLIPPING", Level.SUPERLINK, Kind.LIST, "fixed", "Clipping norm: fixed, or adapted to the updates",
               "one of fixed, adaptive", options=("fixed", "adaptive"), key="dp-clipping", only=_PRIVATE),
+    Parameter("FL_SECURE_AGGREGATION", Level.SUPERLINK, Kind.LIST, "NO",
+              "The SuperLink learns the sum of the nodes' updates and no single one of them",
+              "one of NO, YES", options=("NO", "YES"), key="secure-aggregation"),
+    Parameter("FL_SECURE_THRESHOLD", Level.SUPERLINK, Kind.FLOAT, "0.6",
+              "Share of a round's nodes that must stay until its end. Always more than half of them",
+              "a number above 0 and at most 1", check=_number(lambda s: 0 < s <= 1),
+              key="secure-threshold", only=_SECURE),
+    Parameter("FL_SECURE_RANGE", Level.SUPERLINK, Kind.FLOAT, "16.0",
+              "By how much a value of the model may change on a node in a round. A larger range has coarser steps",
+              "a number above 0", check=_POSITIVE, key="secure-range", only=_SECURE),
+    Parameter("FL_SECURE_MAX_EXAMPLES", Level.SUPERLINK, Kind.NUMBER, "1000000",
+              "How many examples a node may have. A larger number has coarser steps",
+              "an integer from 1 to 1000000000", check=_number(lambda n: 1 <= n <= 1_000_000_000),
+              key="secure-max-examples", only=_SECURE),
     Parameter("FL_CHECKPOINT_ENABLED", Level.SUPERLINK, Kind.BOOLEAN, "NO", "Save the global model while training",
               "YES or NO",
               field=Field(Group.SURVIVAL, 1, "ENABLED")),

@@ -11,12 +11,15 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.formats import split_address
 from oneflower_appliance.packages import is_folder, read_packages
 from oneflower_appliance.parameter import Level
-from oneflower_appliance.parameters import PARAMETERS, STRATEGIES, of_level
+from oneflower_appliance.parameters import MEAN_STRATEGIES, PARAMETERS, STRATEGIES, of_level
 from oneflower_appliance.site_choice import SiteChoice, read_sites
 from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE, TREE_STRATEGIES, USE_CASES, frameworks_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
+
+
+_SECURE_NODES = 3  # of two updates, the sum and one of them show the other
 
 
 @dataclass(frozen=True)
@@ -194,6 +197,19 @@ def _private(settings: Settings) -> str:
     return "is 'adaptive'; with FL_PRIVACY=dp-local no node reports the norm of its update, so use 'fixed'."
 
 
+def _secure(settings: Settings) -> str:
+    if settings.text("FL_SECURE_AGGREGATION") != "YES":
+        return ""
+    strategy, least = settings.text("FL_STRATEGY"), settings.integer("FL_MIN_FIT_CLIENTS")
+    if strategy not in MEAN_STRATEGIES:
+        return f"is 'YES'; {strategy} needs the update of each node, so use one of {', '.join(MEAN_STRATEGIES)}."
+    if settings.text("FL_PRIVACY") == "dp-central":
+        return "is 'YES'; with FL_PRIVACY=dp-central the SuperLink clips the update of each node, so use dp-local or none."
+    if least < _SECURE_NODES:
+        return f"is 'YES', which needs FL_MIN_FIT_CLIENTS of at least {_SECURE_NODES}, and it is {least}."
+    return ""
+
+
 def _own_certificate(settings: Settings) -> str:
     given = [bool(settings[f"FL_SSL_{part}"]) for part in ("CA_CERTFILE", "CERTFILE", "KEYFILE")]
     if all(given) or not any(given):
@@ -290,6 +306,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Settings], str]], ...] = (
     (("FL_MIN_AVAILABLE_CLIENTS", "FL_MIN_FIT_CLIENTS", "FL_MIN_EVALUATE_CLIENTS"), _min_available),
     (("FL_NUM_MALICIOUS", "FL_STRATEGY", "FL_MIN_AVAILABLE_CLIENTS"), _malicious),
     (("FL_DP_CLIPPING", "FL_PRIVACY"), _private),
+    (("FL_SECURE_AGGREGATION", "FL_STRATEGY", "FL_PRIVACY", "FL_MIN_FIT_CLIENTS"), _secure),
     (("FL_SSL_CERTFILE", "FL_SSL_CA_CERTFILE", "FL_SSL_KEYFILE"), _own_certificate),
     (("ML_FRAMEWORK", "FL_USE_CASE"), _framework),
     (("FL_MODEL", "FL_USE_CASE"), _model),

@@ -10,6 +10,7 @@ from flwr.clientapp import ClientApp
 
 from oneflower_appliance.training import clients
 from oneflower_appliance.training.description import answer
+from oneflower_appliance.training.secure.node import secure_aggregation_mod
 from skeleton import task
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def describe(message: Message, context: Context) -> Message:
     return answer(message, look)
 
 
-@app.train(mods=[clients.privacy_mod])
+@app.train(mods=[secure_aggregation_mod, clients.privacy_mod])
 def train(message: Message, context: Context) -> Message:
     """Train the global model on this node's data."""
     (rows, targets), _ = task.load(context)

@@ -88,6 +88,10 @@ class Asked:
         """Remember what happened to a node."""
         self._faults[node] = Fault(str(node), self.phase, kind, reason)
 
+    def add(self, faults: Iterable[Fault]) -> None:
+        """Remember what happened to nodes before the phase asked the others."""
+        self._faults |= {int(fault.node): fault for fault in faults}
+
     @property
     def faulty(self) -> set[int]:
         """The nodes that something went wrong with."""

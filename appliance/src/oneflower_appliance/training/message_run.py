@@ -14,6 +14,7 @@ from oneflower_appliance.training.across import LONGEST, evaluation, is_due, mes
 from oneflower_appliance.training.asked import Asked
 from oneflower_appliance.training.guard import sift, update_of
 from oneflower_appliance.training.node_record import Told, told_in
+from oneflower_appliance.training.secure.strategy import faults_of, guard_of
 from oneflower_appliance.training.supervised_run import SupervisedRun
 
 if TYPE_CHECKING:
@@ -76,7 +77,9 @@ class MessageRun(SupervisedRun):
             messages = list(self._strategy.configure_train(number, arrays, *args, **kwargs))
         self._node_ids.forget()
         self._ask(self._asked_with("train", messages), online)
-        self._record.note(asked=len(messages))
+        lost = faults_of(self._strategy)
+        self._asked.add(lost)
+        self._record.note(asked=len(messages) + len(lost))
         return messages
 
     def _asked_with(self, phase: str, messages: list[Message]) -> Asked:
@@ -92,14 +95,16 @@ class MessageRun(SupervisedRun):
         if self._keep_evaluated_again(number):
             return self._arrays, None
         self._show(Phase.AGGREGATING)
-        of_trees = trees.guard_of(self._strategy, self._arrays)
+        more = trees.guard_of(self._strategy, self._arrays) or guard_of(self._strategy, self._arrays)
         good = self._asked.sort(replies)
-        sound, reasons = sift(map(update_of, good), self._arrays, of_trees)
+        sound, reasons = sift(map(update_of, good), self._arrays, more)
         for node, reason in reasons.items():
             self._asked.blame(node, "left out", reason)
         sound = self._enough(sound)
         arrays, metrics = self._strategy.aggregate_train(number, sound)
-        self._trained(number, len(sound), arrays, _plain(metrics), self._told_in(good))
+        lost = faults_of(self._strategy)
+        self._asked.add(lost)
+        self._trained(number, len(sound) - len(lost), arrays, _plain(metrics), self._told_in(good))
         return arrays, metrics
 
     def _enough(self, sound: list[Message]) -> list[Message]:

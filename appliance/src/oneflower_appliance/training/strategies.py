@@ -25,6 +25,8 @@ from oneflower_appliance.orders import FORM_VARIABLE
 from oneflower_appliance.parameter import Level
 from oneflower_appliance.parameters import PARAMETERS, of_level
 from oneflower_appliance.settings import Settings, ignored, resolve, run_config_keys
+from oneflower_appliance.training.secure.aggregation import Choices
+from oneflower_appliance.training.secure.strategy import SecAgg
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,7 +81,7 @@ def variables_of(strategy: Strategy) -> Mapping[str, str]:
 
 
 def make_strategy(run_config: Mapping[str, Any], **more: Any) -> Strategy:
-    """Return the strategy, with differential privacy around it if FL_PRIVACY asks for it.
+    """Return the strategy, with differential privacy or secure aggregation around it if the form asks for it.
 
     `more` goes to the strategy's class: metric functions, for example. Raises `OneflowerError`.
     """
@@ -96,7 +98,7 @@ def make_strategy(run_config: Mapping[str, Any], **more: Any) -> Strategy:
     if form.text("FL_PRIVACY") == "dp-central":
         # The noise is made for a number of nodes, so in each round exactly that many are sampled.
         arguments["fraction_train"] = _JUST_ENOUGH
-    made = _with_privacy(getattr(flower, name)(**arguments | more), form)
+    made = _secured(_with_privacy(getattr(flower, name)(**arguments | more), form), form)
     _MADE[made] = {variable: raw for variable, raw in form.items() if variable not in _NOT_OF_STRATEGIES}
     return made
 
@@ -119,6 +121,18 @@ def adaptive_clipping() -> type[flower.DifferentialPrivacyServerSideAdaptiveClip
             log.warning("%s", line)
         return stock
     return CorrectedClipping
+
+
+def _secured(strategy: Strategy, form: Settings) -> Strategy:
+    if form.text("FL_SECURE_AGGREGATION") != "YES":
+        return strategy
+    choices = Choices(
+        threshold=form.real("FL_SECURE_THRESHOLD"),
+        limit=form.real("FL_SECURE_RANGE"),
+        max_examples=form.integer("FL_SECURE_MAX_EXAMPLES"),
+        timeout=form.integer("FL_ROUND_TIMEOUT"),
+    )
+    return SecAgg(strategy, choices)
 
 
 def _with_privacy(strategy: Strategy, form: Settings) -> Strategy:

@@ -11,6 +11,7 @@ from anomaly_detection.models import Arrays, detector_of
 from anomaly_detection.scores import histogram
 from oneflower_appliance.training import clients
 from oneflower_appliance.training.description import answer
+from oneflower_appliance.training.secure.node import secure_aggregation_mod
 
 app = ClientApp()
 
@@ -36,7 +37,7 @@ def describe(message: Message, context: Context) -> Message:
     return answer(message, look)
 
 
-@app.train(mods=[clients.privacy_mod])
+@app.train(mods=[secure_aggregation_mod, clients.privacy_mod])
 def train(message: Message, context: Context) -> Message:
     """Train the global model on this node's rows."""
     rows, _ = _data(message, context)

@@ -10,6 +10,7 @@ from image_classification import images
 from image_classification.models import Arrays, TrainingOptions, framework_of
 from oneflower_appliance.training import clients
 from oneflower_appliance.training.description import answer
+from oneflower_appliance.training.secure.node import secure_aggregation_mod
 
 app = ClientApp()
 
@@ -32,7 +33,7 @@ def describe(message: Message, context: Context) -> Message:
     return answer(message, look)
 
 
-@app.train(mods=[clients.privacy_mod])
+@app.train(mods=[secure_aggregation_mod, clients.privacy_mod])
 def train(message: Message, context: Context) -> Message:
     """Train the global model on this node's images."""
     data, _ = _data(message, context)

@@ -11,6 +11,7 @@ from llm_fine_tuning import texts
 from llm_fine_tuning.lora import Adapter, TrainingOptions
 from oneflower_appliance.training import clients
 from oneflower_appliance.training.description import answer
+from oneflower_appliance.training.secure.node import secure_aggregation_mod
 
 app = ClientApp()
 
@@ -34,7 +35,7 @@ def describe(message: Message, context: Context) -> Message:
     return answer(message, look)
 
 
-@app.train(mods=[clients.privacy_mod])
+@app.train(mods=[secure_aggregation_mod, clients.privacy_mod])
 def train(message: Message, context: Context) -> Message:
     """Train the adapter on this node's examples."""
     config = context.run_config
