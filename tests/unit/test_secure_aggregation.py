@@ -1,4 +1,4 @@
-"""Secure aggregation: that the sum is right, whoever drops out when, and that no single update can be seen."""
+"""Secure aggregation: the sum is right if nodes drop out, in any exchange, and no single update can be seen."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Which runs are private, so that what a single node reported is not recorded.
 
-The ServerApp gets the metrics and the number of examples of each node, also with secure aggregation and differential
-privacy: these protect its update and the model. But both are exact functions of a node's data. A record that people
-fetch and pass on would undo the protection, so in these runs only what the ServerApp sees of the machine is recorded:
-faults, seconds and bytes.
+The ServerApp gets the metrics and the number of examples of each node, also with differential privacy, and those of
+evaluation also with secure aggregation: these protect its update and the model. But both are exact functions of a
+node's data. A record that people fetch and pass on would undo the protection, so in these runs only what the ServerApp
+sees of the machine is recorded: faults, seconds and bytes.
 """
 
 from __future__ import annotations
