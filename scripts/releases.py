@@ -28,6 +28,7 @@ UNIT = (
     "tests/unit/flower",
     "tests/unit/test_abandoned.py",
     "tests/unit/test_form_rule.py",
+    "tests/unit/test_secure_aggregation.py",
     "tests/unit/test_strategies.py",
     "tests/unit/test_supervisor.py",
 )

@@ -53,14 +53,14 @@ def result_of(done):
     return json.loads(done.stdout)
 
 
-def while_training(user, number, act):
+def while_training(user, number, act, *more, busy=None):
     """Run two long rounds, do something while a node has a task, and return the result."""
-    process = user.start("run", "image-classification", "-f", "warm", "--rounds", "2", "-o", "json", *LONG)
+    process = user.start("run", "image-classification", "-f", "warm", "--rounds", "2", "-o", "json", *LONG, *more)
     output = []
     reader = threading.Thread(target=lambda: output.append(process.communicate(timeout=300)[0]))
     reader.start()
     try:
-        until(lambda: training(user, number), 30, "training")
+        until(busy or (lambda: training(user, number)), 30, "training")
         time.sleep(1)  # of several seconds
         act()
     finally:
@@ -272,3 +272,26 @@ def test_an_app_is_run_as_it_is_now_also_beside_another_version_of_it(user, fed,
     assert losses(train()) == [0.125, 0.125]
     output, _ = running.communicate(timeout=120)
     assert running.returncode == 0, output
+
+
+def test_secure_aggregation_learns_without_a_node_that_is_killed_after_it_shared_its_keys(user, fed):
+    """Worth its seconds: four exchanges a round, with state at the nodes between them, through real processes."""
+    user("scale", fed, "4")
+    number = node(user)
+    console = user.machine(number) / "console.log"
+    before = console.read_text().count("Receiving: train")
+
+    def asked_for_its_update():
+        return console.read_text().count("Receiving: train") - before >= 3 and training(user, number)
+
+    chosen = ("secure-aggregation=YES", "min-train-nodes=3", "min-available-nodes=4")
+    words = [word for each in chosen for word in ("-c", each)]
+    result = while_training(user, number, lambda: kill(named(user, number, TASK)[0]), *words, busy=asked_for_its_update)
+    rows = result["rows"]
+    assert [(row["nodes"], row["asked"]) for row in rows] == [(3, 4), (4, 4)]
+    [fault] = rows[0]["faults"]
+    assert (fault["name"], fault["reason"]) == (
+        "supernode_0", f"The ClientApp of node {fault['node']} was ended by signal 9.",
+    )  # fmt: skip
+    assert rows[-1]["accuracy"] > 0.9
+    user("scale", fed, "2")

@@ -88,9 +88,12 @@ class SecAgg(Strategy):
         if self._round is None:
             return None, None
         (current, arrays), self._round = self._round, None
+        sound = [reply for reply in replies if not reply.has_error()]
+        if not sound:
+            return None, None
         before = {name: array.numpy() for name, array in arrays.items()}
         try:
-            total = current.total([reply for reply in replies if not reply.has_error()], before)
+            total = current.total(sound, before)
         except TooFewError as error:
             self._give_up(server_round, current, error)
             return None, None
