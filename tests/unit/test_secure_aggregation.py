@@ -339,7 +339,7 @@ def test_a_pre_built_app_learns_the_same_and_its_record_names_who_dropped_out(re
 def test_a_form_that_secure_aggregation_does_not_fit_is_refused():
     for config, sentence in (
         ({"strategy": "Krum"}, "Krum needs the update of each node, so use one of FedAvg, "),
-        ({"privacy": "dp-central"}, "with FL_PRIVACY=dp-central the SuperLink clips the update of each node"),
+        ({"privacy": "dp-central"}, "with dp-central in FL_PRIVACY the SuperLink clips each node's update"),
         ({"min-train-nodes": 2}, "is 'YES', which needs FL_MIN_FIT_CLIENTS of at least 3, and it is 2"),
     ):
         given = {"secure-aggregation": "YES", "min-train-nodes": 3, "min-available-nodes": 5}

@@ -204,7 +204,9 @@ def _secure(settings: Settings) -> str:
     if strategy not in MEAN_STRATEGIES:
         return f"is 'YES'; {strategy} needs the update of each node, so use one of {', '.join(MEAN_STRATEGIES)}."
     if settings.text("FL_PRIVACY") == "dp-central":
-        return "is 'YES'; with FL_PRIVACY=dp-central the SuperLink clips the update of each node, so use dp-local or none."
+        return (
+            "is 'YES'; with dp-central in FL_PRIVACY the SuperLink clips each node's update, so use dp-local or none."
+        )
     if least < _SECURE_NODES:
         return f"is 'YES', which needs FL_MIN_FIT_CLIENTS of at least {_SECURE_NODES}, and it is {least}."
     return ""
