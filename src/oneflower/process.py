@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, NoReturn
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
 
@@ -25,13 +25,14 @@ def run(
     *,
     apart_in: Path | None = None,
     stdin: IO[bytes] | None = None,
+    accepts: Collection[int] = (0,),
 ) -> str:
     """Run a program to its end and return its output. It reads `stdin`, or nothing.
 
     With `apart_in` it runs in that folder and in a session of its own, where no Ctrl-C of the terminal reaches it.
 
-    Raises `OneflowerError` with the last lines of its output when it fails; `what` completes "Cannot ...", `hint` says
-    what to do then.
+    Raises `OneflowerError` with the last lines of its output when it ends with none of the statuses that it `accepts`.
+    `what` completes "Cannot ...", `hint` says what to do then.
     """
     try:
         done = subprocess.run(
@@ -41,7 +42,7 @@ def run(
         )  # fmt: skip
     except OSError as error:
         raise OneflowerError(f"Cannot {what}: {error}.", hint, ExitCode.ENVIRONMENT) from error
-    if done.returncode:
+    if done.returncode not in accepts:
         last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-8:])
         raise OneflowerError(f"Cannot {what}:\n{last}", hint, ExitCode.ENVIRONMENT)
     return done.stdout

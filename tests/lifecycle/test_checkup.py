@@ -13,13 +13,14 @@ from typer.testing import CliRunner
 
 from oneflower.cli.app import app
 from oneflower.cloud import Cloud, Endpoints
-from oneflower.cloud.checkup import FAIL, OK, WARN, checkup
+from oneflower.cloud.checkup import checkup
 from oneflower.cloud.image_source import ImageFacts
 from oneflower.cloud.register import Registration, Wishes
 from oneflower.cloud.registered import unregister
 from oneflower.cloud.site import Site
 from oneflower.opennebula import COORDINATOR, NODES, VmOptions, render
 from oneflower_appliance import __version__
+from oneflower_appliance.checks import FAIL, OK, WARN
 from oneflower_appliance.errors import ExitCode
 
 from .conftest import ON_OPENNEBULA

@@ -111,7 +111,9 @@ PROOF = Attribute("FL_PROOF", _LINK, Coding.PLAIN, "Proof for the owner that thi
 PARTITIONS = Attribute("FL_PARTITIONS", _LINK, Coding.PACKED, "The partition of each SuperNode: `/COUNT VM:ID VM:ID`")
 NODES = Attribute("FL_NODES", _LINK, Coding.PACKED, "The SuperNodes that were admitted: `VM:NODE-ID:FINGERPRINT`")
 REFUSED = Attribute("FL_REFUSED", _LINK, Coding.PACKED, "The SuperNodes that were refused: `VM:FINGERPRINT:REASON`")
-SITES = Attribute("FL_SITES", _LINK, Coding.PACKED, "The nodes of other sites: `SITE/NUMBER:NODE-ID:STANDING`")
+SITES = Attribute(
+    "FL_SITES", _LINK, Coding.PACKED, "The nodes of other sites: `SITE/NUMBER:NODE-ID:STANDING[:TOPIC+TOPIC]`"
+)
 
 RUN_ID = Attribute("FL_RUN_ID", _LINK, Coding.PLAIN, "Flower's id of the newest run")
 RUN_APP = Attribute("FL_RUN_APP", _LINK, Coding.PLAIN, "The app of that run, as publisher/name")
@@ -145,6 +147,9 @@ PARTITION_ID = Attribute("FL_PARTITION_ID", _NODE, Coding.DIGITS, "The partition
 NUM_PARTITIONS = Attribute("FL_NUM_PARTITIONS", _NODE, Coding.DIGITS, "The number of partitions")
 JOINING = Attribute(
     "FL_JOINING", _NODE, Coding.BASE64, "How this node stands with the SuperLink of another service, in a sentence"
+)
+CHECKS = Attribute(
+    "FL_CHECKS", _NODE, Coding.BASE64, "What the node's agent looked at before it said READY: JSON (`checks.py`)"
 )
 OWN_DATA = Attribute("FL_OWN_DATA", _NODE, Coding.FLAG, "The node has data of its own")
 POLICY = Attribute(

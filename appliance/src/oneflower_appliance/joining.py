@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from oneflower_appliance.checks import known_topics
 from oneflower_appliance.invitation import signed_by
 from oneflower_appliance.public_key import PublicKey
 
@@ -62,24 +63,29 @@ _SENTENCES = {
 
 @dataclass(frozen=True)
 class JoinRequest:
-    """A request to join: the invitation's id, the node's public key, and both signatures (base64)."""
+    """A request to join: the invitation's id, the node's public key, and both signatures (base64).
+
+    `troubles` are the topics of what the node found not in order; what exactly stays at the site.
+    """
 
     invitation: str
     key: str
     invited: str
     owned: str
+    troubles: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, body: bytes) -> JoinRequest:
         """Read what `body` wrote. Raises `ValueError`."""
         try:
             said = json.loads(body)
-            values = [said[name] for name in ("invitation", "key", "invited", "owned")]
+            values = {name: said[name] for name in ("invitation", "key", "invited", "owned")}
         except (KeyError, TypeError, RecursionError) as error:
             raise ValueError("a field is missing") from error
-        if not all(isinstance(value, str) for value in values):
+        if not all(isinstance(value, str) for value in values.values()):
             raise ValueError("a field is not a text")
-        return cls(*values)
+        told = said.get("troubles", [])
+        return cls(**values, troubles=known_topics(told if isinstance(told, list) else []))
 
     @property
     def body(self) -> bytes:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.attributes import NOTHING
+from oneflower_appliance.checks import known_topics
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
 from oneflower_appliance.invitation import is_site_name
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILE = "sites.json"
-_PACKED = re.compile(r"([a-z0-9-]{1,32})/(\d{1,4}):(\d{1,20}):(asked|approved|suspended)")
+_PACKED = re.compile(r"([a-z0-9-]{1,32})/(\d{1,4}):(\d{1,20}):(asked|approved|suspended)(?::([A-Za-z+]{1,200}))?")
 
 
 def site_of(name: str) -> str:
@@ -36,6 +37,7 @@ class SiteNode:
     """A node of a site. `key` is its public key (PEM), and `fingerprint` what people compare.
 
     `node` is Flower's id, empty until it was approved. `asked` is when it asked first, and `address` from where.
+    `troubles` are the topics of what it found not in order when it booted.
     """
 
     number: int
@@ -45,6 +47,7 @@ class SiteNode:
     node: str = ""
     asked: str = ""
     address: str = ""
+    troubles: tuple[str, ...] = ()
 
     @property
     def published(self) -> str:
@@ -55,7 +58,8 @@ class SiteNode:
     def parse(cls, said: Mapping[str, Any]) -> SiteNode:
         """Read what `asdict` wrote. Raises `KeyError` or `ValueError`."""
         texts = {name: str(said[name]) for name in ("key", "fingerprint", "node", "asked", "address")}
-        return cls(number=int(said["number"]), standing=Standing(said["standing"]), **texts)
+        troubles = known_topics(said.get("troubles", ()))
+        return cls(number=int(said["number"]), standing=Standing(said["standing"]), troubles=troubles, **texts)
 
 
 @dataclass(frozen=True)
@@ -139,18 +143,35 @@ class Sites:
 
     def __str__(self) -> str:
         return (
-            " ".join(f"{site.name_of(node)}:{node.node or '0'}:{node.standing}" for site, node in self.nodes())
+            " ".join(
+                ":".join(
+                    [site.name_of(node), node.node or "0", node.standing, *filter(None, ["+".join(node.troubles)])]
+                )
+                for site, node in self.nodes()
+            )
             or NOTHING
         )
 
 
 @dataclass(frozen=True)
 class Place:
-    """A node of a site as its SuperLink publishes it in FL_SITES: `SITE/NUMBER:NODE-ID:STANDING`, or `-`."""
+    """A node of a site as its SuperLink publishes it in FL_SITES: `SITE/NUMBER:NODE-ID:STANDING[:TOPIC+TOPIC]`, or `-`.
+
+    `troubles` are the topics of what it found not in order when it booted.
+    """
 
     name: str
     node: str
     standing: Standing
+    troubles: tuple[str, ...] = ()
+
+    @property
+    def warning(self) -> str:
+        """That the node found something not in order, if it did; what exactly only its site knows."""
+        if not self.troubles:
+            return ""
+        found, site = ", ".join(self.troubles), self.name.partition("/")[0]
+        return f"{self.name} found this not in order at its site: {found}. There: `oneflower doctor --site {site}`."
 
     @property
     def number(self) -> str:
@@ -161,4 +182,7 @@ class Place:
     def recall(cls, text: str) -> tuple[Place, ...]:
         """Read what `str` of the sites wrote; what cannot be read is left out."""
         found = (match for part in text.split(" ") if (match := _PACKED.fullmatch(part)))
-        return tuple(cls(f"{m[1]}/{m[2]}", "" if m[3] == "0" else m[3], Standing(m[4])) for m in found)
+        return tuple(
+            cls(f"{m[1]}/{m[2]}", "" if m[3] == "0" else m[3], Standing(m[4]), known_topics((m[5] or "").split("+")))
+            for m in found
+        )

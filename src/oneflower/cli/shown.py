@@ -97,7 +97,14 @@ def show(name: Name = None, output: Format = Output.TEXT) -> None:
         for worst in status.training.worst:
             screen.show_line(f"  {worst.sentence}")
     findings = [found.sentence for found in status.training.findings] if status.training else []
-    more = (status.trust.refusal, status.trust.note, status.share, *map(str, status.releases), *findings)
+    more = (
+        status.trust.refusal,
+        status.trust.note,
+        status.share,
+        *status.troubles,
+        *map(str, status.releases),
+        *findings,
+    )
     for remark in (*status.causes, *status.remarks, *filter(None, more)):
         screen.show_line(str(Note(remark)))
     rows = [

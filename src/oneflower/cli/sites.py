@@ -130,6 +130,8 @@ def sites(
         screen.show_table(("NODE", "STANDING", "ONLINE", "KEY", "ASKED FROM", "NODE ID"), rows)
     for site in found:
         screen.show_line(_line(site))
+    for node in (node for site in found for node in site.nodes if node.warning):
+        screen.note(node.warning)
     if asking := [site for site in found if site.asking]:
         keys = " ".join(f"--key {node.fingerprint}" for site in asking for node in site.asking)
         screen.say(

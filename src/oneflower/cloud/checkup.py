@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import shutil
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -17,6 +16,7 @@ from oneflower.cloud.registered import find_document, template_names
 from oneflower.cloud.service import Service
 from oneflower.cloud.site import Site
 from oneflower.opennebula.states import ImageState
+from oneflower_appliance.checks import FAIL, OK, WARN, Check
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.parameters import PARAMETERS
 
@@ -25,21 +25,10 @@ if TYPE_CHECKING:
 
     from oneflower.cloud.client import Cloud
 
-OK, WARN, FAIL = "ok", "warn", "fail"
 _MACHINES = 3  # of the smallest federation that is usual
 _ROOM = 2048  # MB, for an image and its copies
 _READY = (ImageState.READY, ImageState.USED, ImageState.USED_PERS)
 _SEVEN = 7
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at: ok, warn or fail, what was found, and how to fix it."""
-
-    status: str
-    what: str
-    detail: str
-    fix: str = ""
 
 
 def checkup(cloud: Cloud, name: str) -> Iterator[Check]:

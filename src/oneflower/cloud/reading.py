@@ -14,6 +14,7 @@ from oneflower.opennebula import COORDINATOR, NODES, ServiceKind, kind_of, varia
 from oneflower.opennebula.states import LcmState, RoleState, ServiceState, VmState
 from oneflower_appliance import attributes
 from oneflower_appliance.approvals import read_asks
+from oneflower_appliance.checks import unpack
 from oneflower_appliance.expiry import published_end, warning
 from oneflower_appliance.progress import RunProgress
 from oneflower_appliance.refusals import Refusals
@@ -191,6 +192,7 @@ def _vm_status(vm: Vm, role: str, now: float) -> VmStatus:
         own_data=attributes.OWN_DATA.is_set(vm.attributes),
         policy=attributes.POLICY.read(vm.attributes),
         asks=read_asks(attributes.ASKS.read(vm.attributes)) if running else (),
+        checks=unpack(attributes.CHECKS.read(vm.attributes)),
         error="" if ready or state == "stopping" else published,
         joins="" if ready else attributes.JOINING.read(vm.attributes),
         waits=vm.attributes.get("SCHED_MESSAGE", "").strip() if vm.state == VmState.PENDING else "",

@@ -15,10 +15,12 @@ from cryptography.hazmat.primitives import hashes
 
 from oneflower.cloud import superlink
 from oneflower.cloud.audit import audited
+from oneflower_appliance.checks import known_topics
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.formats import split_address
 from oneflower_appliance.invitation import Invitation, is_site_name
 from oneflower_appliance.joining import Standing
+from oneflower_appliance.sites import Place
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,7 +36,10 @@ _BETWEEN = 0.3  # seconds between two looks at who is online
 
 @dataclass(frozen=True)
 class SiteNode:
-    """A node of a site, called SITE/NUMBER. `fingerprint` is that of its key; `asked` when it asked, from `address`."""
+    """A node of a site, called SITE/NUMBER. `fingerprint` is that of its key; `asked` when it asked, from `address`.
+
+    `troubles` are the topics of what it found not in order when it booted.
+    """
 
     name: str
     standing: str
@@ -43,6 +48,12 @@ class SiteNode:
     node: str
     asked: str
     address: str
+    troubles: tuple[str, ...] = ()
+
+    @property
+    def warning(self) -> str:
+        """That the node found something not in order, if it did."""
+        return Place(self.name, self.node, Standing(self.standing), self.troubles).warning
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,8 @@ class SiteStatus:
 
 def _node(site: str, said: Mapping[str, Any]) -> SiteNode:
     texts = {name: str(said[name]) for name in ("standing", "fingerprint", "node", "asked", "address")}
-    return SiteNode(name=f"{site}/{int(said['number'])}", online=bool(said["online"]), **texts)
+    troubles = known_topics(said.get("troubles", ()))
+    return SiteNode(name=f"{site}/{int(said['number'])}", online=bool(said["online"]), troubles=troubles, **texts)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from oneflower.cloud.trust import Trust
 from oneflower.opennebula import COORDINATOR, ServiceKind
 from oneflower.opennebula.states import FAILED, ServiceState
+from oneflower_appliance.checks import troubles
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.parameters import PARAMETERS
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from oneflower.cloud.releases import Mismatch
     from oneflower_appliance.approvals import Ask
+    from oneflower_appliance.checks import Check
     from oneflower_appliance.progress import RunProgress
     from oneflower_appliance.sites import Place
 
@@ -26,6 +28,7 @@ class VmStatus:
 
     `ready_since` is when it became ready, in seconds since 1970 by its own clock; 0 if it is not, or did not say.
     `policy` is that of its site: its digest and what apps it allows; `asks` are the apps that wait for an approval.
+    `checks` are what it looked at when it booted.
     `joins` is what it waits for at the SuperLink of another service. `waits` is why OpenNebula makes it wait for a
     host, in OpenNebula's words.
     """
@@ -46,6 +49,7 @@ class VmStatus:
     joins: str = ""
     waits: str = ""
     ready_since: int = 0
+    checks: tuple[Check, ...] = ()
 
     @property
     def line(self) -> str:
@@ -154,6 +158,12 @@ class FederationStatus:
             if vm.policy:
                 found.setdefault(vm.policy, []).append(vm.name)
         return found
+
+    @property
+    def troubles(self) -> list[str]:
+        """What machines that are ready found not in order before they took part: their data, their clock."""
+        own = [f"{vm.name}: {check.sentence}" for vm in self.vms if vm.ready for check in troubles(vm.checks)]
+        return own + [place.warning for place in self.sites if place.warning]
 
     @property
     def partitions(self) -> dict[str, str]:

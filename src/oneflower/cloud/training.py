@@ -151,7 +151,9 @@ def _sent(
         ignored = ""
         if names_federations(app.folder):
             ignored = f"the federations in the app's pyproject.toml are ignored: it trains on {status.name}."
-        for note in filter(None, (status.trust.note, status.share, *map(str, status.releases), ignored)):
+        for note in filter(
+            None, (status.trust.note, status.share, *status.troubles, *map(str, status.releases), ignored)
+        ):
             observer.notify(Note(note))
         observer.notify(Step(f"submitting {app.name} to {status.name} ({status.supernodes or online} SuperNodes)"))
         submitted = Answer(lambda: submission.submit(link, app, overrides, wanted.chosen))

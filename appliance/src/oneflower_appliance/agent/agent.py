@@ -1,4 +1,4 @@
-"""The agent that runs in each virtual machine: `oneflower-agent superlink | supernode | boot | status`.
+"""The agent that runs in each virtual machine: `oneflower-agent superlink | supernode | boot | status | check`.
 
 It boots its role step by step, then watches over Flower: a process that dies is started again with growing pauses,
 READY is withdrawn while it is down, and after too many deaths the agent gives up and publishes why. It is itself
@@ -8,7 +8,6 @@ watched over by the machine's init (systemd in an image), which starts it again 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import signal
@@ -20,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from oneflower_appliance import __version__
-from oneflower_appliance.agent import superlink, supernode
+from oneflower_appliance.agent import answers, superlink, supernode
 from oneflower_appliance.agent.backoff import Backoff
 from oneflower_appliance.agent.diagnosis import HungError, explain
 from oneflower_appliance.agent.flower_process import check_framework, check_installed
 from oneflower_appliance.agent.hardware import WriteProbe, check_disk, check_hardware, full_disks
-from oneflower_appliance.agent.journal import Health, Journal, Step, read_status
+from oneflower_appliance.agent.journal import Health, Journal, Step
 from oneflower_appliance.agent.last_error import LastError
 from oneflower_appliance.agent.logs import AgentLog
 from oneflower_appliance.agent.machine import Machine
@@ -240,25 +239,6 @@ def _on_signal(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise Stopped
 
 
-def _show_status(home: Path, *, as_json: bool) -> int:
-    status = read_status(home)
-    if as_json:
-        print(json.dumps(status, indent=1))  # noqa: T201 - the command's output
-    else:
-        causes = "".join(f"\n  {cause}" for cause in status["causes"])
-        rows = (f"  {s['name']:12} {s['outcome']:12} {s['seconds']:7.2f} s  {s['detail']}" for s in status["steps"])
-        print("\n".join([f"{status['role']}: {status['health']}{causes}", *rows]))  # noqa: T201
-    return ExitCode.OK if status["health"] in (Health.DONE, Health.DEGRADED) else ExitCode.DEPLOY_FAILED
-
-
-def _status(options: argparse.Namespace) -> NoReturn:
-    try:
-        sys.exit(_show_status(options.home, as_json=options.json))
-    except OneflowerError as error:
-        sys.stderr.write(f"oneflower-agent: {error}\n")
-        sys.exit(error.code)
-
-
 def main() -> None:
     """Entry point of `oneflower-agent`."""
     parser = argparse.ArgumentParser(prog="oneflower-agent", description=__doc__.split("\n\n", maxsplit=1)[0])
@@ -268,17 +248,19 @@ def main() -> None:
         (COORDINATOR, "boot a SuperLink and watch over it"),
         (NODES, "boot a SuperNode and watch over it"),
         ("status", "say how the agent on this machine is: done, degraded, error, each with its cause"),
+        ("check", "look at what keeps this machine from taking part as a SuperNode, without starting anything"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--home", type=Path, default=HOME, help="where the appliance keeps its state")
-        if name == "status":
-            command.add_argument("--json", action="store_true", help="print the whole status as JSON")
-        else:
+        if name in answers.COMMANDS:
+            command.add_argument("--json", action="store_true", help="print it as JSON")
+        if name != "status":
             command.add_argument("--context", type=Path, default=CONTEXT, help="folder of context.sh and token.txt")
+        if name not in answers.COMMANDS:
             command.add_argument("--parent", type=int, help="end when this process ends")
     options = parser.parse_args()
-    if options.command == "status":
-        _status(options)
+    if options.command in answers.COMMANDS:
+        sys.exit(answers.answer(options))
     last, logs = LastError(), AgentLog(options.context)
     try:
         os.umask(0o077)

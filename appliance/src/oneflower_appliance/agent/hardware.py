@@ -29,7 +29,7 @@ def check_hardware(processors: Path = Path("/proc/cpuinfo"), memory: Path = Path
             'Set CPU_MODEL=[MODEL="host-passthrough"] in the VM template, or take a host of 2009 or later.',
             ExitCode.ENVIRONMENT,
         )
-    total = _total(memory)
+    total = total_memory(memory)
     if total is not None and total < _LEAST_MEMORY:
         raise OneflowerError(
             f"The machine has {total >> 20} MB of memory, which is not enough for Flower.",
@@ -81,7 +81,8 @@ def _flags(path: Path) -> set[str]:
     return set(match[1].split()) if match else set()
 
 
-def _total(path: Path) -> int | None:
+def total_memory(path: Path = Path("/proc/meminfo")) -> int | None:
+    """Return the machine's memory in bytes, None if that is not known."""
     match = re.search(r"^MemTotal:\s*(\d+) kB", _read(path), re.MULTILINE)
     return int(match[1]) << 10 if match else None
 

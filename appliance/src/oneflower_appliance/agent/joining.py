@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from oneflower_appliance.agent.backoff import Backoff
@@ -41,6 +43,8 @@ class Joining:
         self._pause = pause
         self._said = ""
         self._answer: JoinAnswer | None = None
+        self._request: JoinRequest | None = None
+        self._troubles: tuple[str, ...] = ()
 
     @property
     def node_config(self) -> dict[str, str]:
@@ -58,10 +62,11 @@ class Joining:
     def wait(self, endpoint: str, key: NodeKey, probe: Probe) -> str:
         """Ask until the SuperLink's operator has approved this node. Raises `OneflowerError` if it was refused."""
         asked = statement(self._invitation.id, key.public.published)
-        request = JoinRequest.make(self._invitation.id, key.public, self._invitation.sign(asked), key.sign(asked)).body
+        request = JoinRequest.make(self._invitation.id, key.public, self._invitation.sign(asked), key.sign(asked))
+        self._request = replace(request, troubles=self._troubles)
         own = f"its key is {key.public.long_fingerprint}"
         for delay in _ASKING.delays():
-            answer = self._ask(probe, endpoint, request)
+            answer = self._ask(probe, endpoint, self._request.body)
             if answer is not None and answer.standing is Standing.APPROVED:
                 self._answer = answer
                 self._say("")
@@ -75,6 +80,13 @@ class Joining:
                 self._say(_sentence(answer, own))
             self._pause(delay)
         raise AssertionError  # delays never end
+
+    def tell(self, endpoint: str, probe: Probe, troubles: tuple[str, ...]) -> None:
+        """Tell the SuperLink the topics of what is not in order here. It is no reason to wait if it does not hear."""
+        assert self._request is not None  # noqa: S101 - it has joined
+        self._request, self._troubles = replace(self._request, troubles=troubles), troubles
+        with suppress(OneflowerError):
+            self._ask(probe, endpoint, self._request.body)
 
     def _ask(self, probe: Probe, endpoint: str, request: bytes) -> JoinAnswer | None:
         """Return the answer, None if there is none now."""

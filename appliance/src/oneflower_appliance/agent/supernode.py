@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oneflower_appliance import __version__, attributes
@@ -23,6 +24,7 @@ from oneflower_appliance.agent.membership import Membership
 from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.agent.partition import Partitions
 from oneflower_appliance.agent.reporting import readiness
+from oneflower_appliance.agent.self_check import SelfCheck
 from oneflower_appliance.agent.shortfalls import Shortfalls
 from oneflower_appliance.agent.site_policy_file import site_policy
 from oneflower_appliance.agent.trust import Trust
@@ -51,7 +53,6 @@ from oneflower_appliance.site_policy import ASK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from oneflower_appliance.agent.discovery import Found
     from oneflower_appliance.agent.machine import Machine
@@ -84,6 +85,7 @@ class SuperNode:
         invitation = machine.settings.text("FL_INVITATION")
         self._joining = Joining(machine, Invitation.parse(invitation)) if invitation else None
         self._shortfalls = Shortfalls(machine)
+        self._self_check = SelfCheck(machine)
         self._node_config: dict[str, str] = {}
         self._policy: SitePolicy | None = None
         self._approvals = Approvals(machine)
@@ -104,6 +106,7 @@ class SuperNode:
             *([self._admittance] if self._joining else ()),
             Step("partition", self._partition),
             Step("data", self._data),
+            Step("check", self._check),
             *(() if self._joining else [self._admittance]),
             *self._run_flower,
         ]
@@ -264,6 +267,15 @@ class SuperNode:
         self._node_config.setdefault(DATA_PATH, str(folder))
         return f"in {folder}"
 
+    def _check(self) -> str:
+        """Look at what would make this node a burden for the others. A node that can train is ready all the same."""
+        folder = self._node_config.get(DATA_PATH)
+        endpoint, check = self._superlink.endpoint, self._self_check
+        said = check.look(endpoint, self._probe, self._trust.path, Path(folder) if folder else None)
+        if self._joining:
+            self._joining.tell(endpoint, self._probe, check.topics)
+        return said
+
     @property
     def _session_file(self) -> Path:
         return self._machine.home / "node.id"
@@ -329,6 +341,7 @@ class SuperNode:
             attributes.POLICY.name: attributes.POLICY.write(self._policy.summary if self._policy else ""),
             attributes.FRAMEWORK.name: settings.text("ML_FRAMEWORK"),
             **packages.published(self._machine.home, settings),
+            **self._self_check.published,
             **self._shortfalls.look(),
             **self._approvals.said,
         }

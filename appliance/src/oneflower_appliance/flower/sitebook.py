@@ -101,8 +101,13 @@ class SiteBook:
             if key is None:
                 return JoinAnswer.refused(Reason.INVALID), ""
             if found := self._holder(key.published):
+                self._note(*found, request.troubles)
                 return _answer(*found), ""
             return self._ask(site, key, address)
+
+    def _note(self, site: Site, node: SiteNode, troubles: tuple[str, ...]) -> None:
+        if troubles != node.troubles:
+            self._put(site.with_node(replace(node, troubles=troubles)))
 
     def _holder(self, published: str) -> tuple[Site, SiteNode] | None:
         """Return the node with a key: it may have joined by an earlier invitation of its site."""

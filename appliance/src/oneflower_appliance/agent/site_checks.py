@@ -1,0 +1,109 @@
+"""What keeps a SuperNode's machine from taking part, or makes it a burden for the others: looked at, and not changed.
+
+The agent looks at each boot, before it says READY. `oneflower-agent check` looks at any time, and waits for nothing.
+"""
+
+from __future__ import annotations
+
+import shutil
+import ssl
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+
+from oneflower_appliance.agent.data_summary import DataSummary
+from oneflower_appliance.agent.hardware import total_memory
+from oneflower_appliance.checks import FAIL, OK, WARN, Check, Topic
+from oneflower_appliance.expiry import warning
+from oneflower_appliance.use_cases import FRAMEWORKS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from oneflower_appliance.agent.link import Probe
+    from oneflower_appliance.settings import Settings
+
+_CLOCK_MAY = 5.0  # seconds: Flower accepts no message from further in the future
+_CLOCK_MUST = 300.0  # seconds: beyond that it refuses what a node signed
+_ROOM = 2 * 10**9  # bytes
+_NTP = "Set the clock by NTP: `timedatectl set-ntp true`."
+
+
+def look_at_superlink(endpoint: str, probe: Probe, through: str = "") -> Iterator[Check]:
+    """Yield whether a SuperLink answers, and whether its clock is that of this machine. Raises `OSError`."""
+    started = time.monotonic()
+    answers = probe.fleet_answers(endpoint)
+    took = f"{(time.monotonic() - started) * 1000:.0f} ms"
+    way = f" through {through}" if through else ""
+    if not answers:
+        yield Check(
+            FAIL, Topic.SUPERLINK, f"{endpoint} answers, but not as a SuperLink", "Check the address and the port."
+        )
+        return
+    yield Check(OK, Topic.SUPERLINK, f"{endpoint} answers{way} in {took}")
+    ahead = probe.clock_difference(endpoint)
+    detail = f"{abs(ahead):.0f} s {'behind' if ahead > 0 else 'ahead of'} that of the SuperLink"
+    if abs(ahead) >= _CLOCK_MUST:
+        yield Check(FAIL, Topic.CLOCK, f"{detail}: what this machine signs is refused", _NTP)
+    elif abs(ahead) > _CLOCK_MAY:
+        yield Check(WARN, Topic.CLOCK, detail, _NTP)
+    else:
+        yield Check(OK, Topic.CLOCK, "as that of the SuperLink, to a few seconds")
+
+
+def look_at_ca(ca: Path) -> Iterator[Check]:
+    """Yield until when the CA of the SuperLink is valid."""
+    try:
+        ends = min(one.not_valid_after_utc for one in x509.load_pem_x509_certificates(ca.read_bytes()))
+    except (OSError, ValueError) as error:
+        yield Check(FAIL, Topic.CERTIFICATE, f"the CA cannot be read: {error}", "Restart this machine.")
+        return
+    line = warning(ends.date(), datetime.now(UTC).date())
+    yield Check(WARN if line else OK, Topic.CERTIFICATE, line or f"the CA is trusted, until {ends:%Y-%m-%d}")
+
+
+def look_at_machine(settings: Settings, home: Path, devices: Path = Path("/dev")) -> Iterator[Check]:
+    """Yield whether the machine has what its settings need: memory, disk, GPU."""
+    framework = FRAMEWORKS[settings.text("ML_FRAMEWORK")]
+    if memory := total_memory():
+        detail = f"{memory >> 20:,} MB; {framework.title} needs {framework.memory:,} MB"
+        enough = memory >= framework.memory * 0.9 * 2**20  # the kernel keeps some of it
+        yield Check(OK if enough else WARN, Topic.MEMORY, detail, "" if enough else "Give the machine more memory.")
+    existing = next(parent for parent in (home, *home.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    room = Check(OK, Topic.DISK, f"{free / 1e9:,.1f} GB are free in {home}")
+    yield room if free >= _ROOM else Check(WARN, Topic.DISK, room.detail, "Free some, or give the machine more.")
+    yield _gpu(devices, wanted=settings.flag("FL_GPU_ENABLED"))
+
+
+def look_at_data(folder: Path | None, patience: float) -> Iterator[Check]:
+    """Yield what is in the folder with a node's data, and what is wrong with it, within some seconds."""
+    if folder is None:
+        yield Check(OK, Topic.DATA, "none of its own: the app brings data, or uses its sample")
+        return
+    yield from DataSummary(folder, patience).checks()
+
+
+def refusal(topic: Topic, error: OSError) -> Check:
+    """Return the check that failed because there was no connection."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        fix = "The address must be in the SuperLink's certificate (FL_CERT_EXTRA_SAN), and its CA the right one."
+        return Check(FAIL, Topic.CERTIFICATE, f"not to be trusted: {getattr(error, 'verify_message', error)}", fix)
+    fix = getattr(error, "hint", "") or "Let TCP through to that port, or set FL_PROXY to your proxy."
+    return Check(FAIL, topic, f"does not answer: {error}", fix)
+
+
+def _gpu(devices: Path, *, wanted: bool) -> Check:
+    """Compare FL_GPU_ENABLED with the machine's devices."""
+    found = sorted(path.name for path in devices.glob("nvidia[0-9]*"))
+    if wanted and not found:
+        return Check(
+            WARN, Topic.GPU, "FL_GPU_ENABLED is YES, and there is none: apps train on the CPU",
+            "Pass one through to the machine, and use an image with the driver.",
+        )  # fmt: skip
+    if found and not wanted:
+        return Check(OK, Topic.GPU, f"{', '.join(found)}, not used: FL_GPU_ENABLED is NO")
+    return Check(OK, Topic.GPU, ", ".join(found) or "none, and none is asked for")
