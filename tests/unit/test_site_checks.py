@@ -178,7 +178,7 @@ def test_what_is_published_is_read_again_and_garbage_is_nothing():
 
 
 def test_the_coordinator_learns_topics_and_nothing_else():
-    assert known_topics(["data", "Moriarty\x1b[31m", 7, "clock", "data"]) == (Topic.CLOCK, Topic.DATA)
+    assert known_topics(iter(["data", "Moriarty\x1b[31m", 7, "clock", "data"])) == (Topic.CLOCK, Topic.DATA)
     node = SiteNode(0, "key", "f", Standing.APPROVED, "7", troubles=(Topic.CLOCK, Topic.DATA))
     site = Site("north", 1, 1, "i", "v", 0.0, nodes=(node,))
     [place] = Place.recall(str(Sites({"north": site})))

@@ -66,4 +66,5 @@ def troubles(checks: Iterable[Check]) -> list[Check]:
 
 def known_topics(words: Iterable[object]) -> tuple[str, ...]:
     """Return those words that are topics, each once."""
-    return tuple(topic for topic in Topic if topic in {word for word in words if isinstance(word, str)})
+    said = {word for word in words if isinstance(word, str)}
+    return tuple(topic for topic in Topic if topic in said)
