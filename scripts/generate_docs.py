@@ -73,8 +73,9 @@ with the base of a framework if it has one.
   line says so.
 """
 AGENT_CODES = """
-`oneflower-agent check` exits with 9 if something keeps the machine from taking part. `oneflower-agent status` exits with 0 if the machine is done or degraded, and with 7 otherwise. The agent itself exits
-with 75 if restarting it may help, and with 78 if its settings must be changed first.
+`oneflower-agent status` exits with 0 if the machine is done or degraded, and with 7 otherwise. `oneflower-agent check`
+exits with 9 if something keeps the machine from taking part. The agent itself exits with 75 if restarting it may help,
+and with 78 if its settings must be changed first.
 """
 PART = re.compile(r"(<!-- generated: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
