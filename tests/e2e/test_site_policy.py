@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from oneflower_appliance.run_privacy import RunPrivacy
 from oneflower_appliance.use_cases import USE_CASES
 from tests.e2e.conftest import until
 
@@ -19,7 +20,10 @@ def test_a_site_trains_what_it_trusts_and_refuses_the_rest_with_the_reason(user,
     app, policy = tmp_path / "app", tmp_path / "policy.toml"
     shutil.copytree(USE_CASES["image-classification"].folder, app)
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "alice"], check=True)
-    policy.write_text('apps = "signed"\n[task]\nseconds = 300\nmemory = "2 GiB"\negress = "none"\n')
+    policy.write_text(
+        'apps = "signed"\n[task]\nseconds = 300\nmemory = "2 GiB"\negress = "none"\n'
+        '[privacy]\nclip = 1.0\nnoise = 0.02\nmetrics = ["num-examples"]\nrecords = ["description"]\n'
+    )
     user("trust", "add", "alice@example.org", tmp_path / "alice.pub", "--policy", policy)
     user("up", "law", "-n", "2", "--policy", policy)
     try:
@@ -29,6 +33,10 @@ def test_a_site_trains_what_it_trusts_and_refuses_the_rest_with_the_reason(user,
         user("sign", app, "--key", tmp_path / "alice")
         [row] = json.loads(user("run", app, "-f", "law", "-r", "1", "-o", "json").stdout)["rows"]
         assert (row["nodes"], row["failures"]) == (2, 0)
+        spent = RunPrivacy.in_row(row["metrics"]).nodes
+        assert {(one.clip, one.noise, one.epsilon == one.total > 0) for one in spent.values()} == {(1.0, 0.02, True)}
+        assert len(spent) == 2
+        assert row["metrics"]["train"] == {}, "and the loss stays where it is"
         nodes = [vm for vm in user.show("law")["vms"] if vm["role"] == "supernode"]
         for vm in nodes:
             log = user.home.console(vm["id"]).read_text()

@@ -45,6 +45,8 @@ INVALID = {
     "FL_SECURE_THRESHOLD": ["0", "1.1", "most"],
     "FL_SECURE_RANGE": ["0", "-1"],
     "FL_SECURE_MAX_EXAMPLES": ["0", "1.5", "1000000001"],
+    "FL_DP_MAX_EPSILON": ["-1", "all", "inf", "nan"],
+    "FL_DP_DELTA": ["0", "1", "small"],
     "FL_CHECKPOINT_ENABLED": ["maybe"],
     "FL_CHECKPOINT_INTERVAL": ["0"],
     "FL_CHECKPOINT_KEEP": ["0", "all"],

@@ -12,6 +12,7 @@ variables concern one role, and the other never sees them.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ from oneflower_appliance.metrics import DCGM_PORT
 from oneflower_appliance.packages import check_index, read_packages
 from oneflower_appliance.parameter import Kind, Level, Parameter, Value
 from oneflower_appliance.proxy import Proxy
+from oneflower_appliance.run_privacy import CENTRAL, LOCAL
 from oneflower_appliance.site_choice import read_sites
 from oneflower_appliance.site_policy import check_value
 from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE, TREE_STRATEGIES, USE_CASES
@@ -64,7 +66,7 @@ MEAN_STRATEGIES = ("FedAvg", "FedProx", "FedAdam", "FedYogi", "FedAdagrad")  # t
 STRATEGIES = (
     *MEAN_STRATEGIES, "FedMedian", "FedTrimmedAvg", "Krum", "MultiKrum", "Bulyan", "QFedAvg", *TREE_STRATEGIES,
 )  # fmt: skip
-PRIVACY = ("none", "dp-central", "dp-local")
+PRIVACY = ("none", CENTRAL, LOCAL)
 SITE_EVALUATION = ("end", "round", "no")
 CONTROL_PORT, FLEET_PORT, SUPERNODE_PORT = 8000, 9092, 9094
 FLOWER_PORTS = (CONTROL_PORT, 9091, FLEET_PORT, 9093, SUPERNODE_PORT)
@@ -225,6 +227,12 @@ _SUPERLINK = [
               "How many examples a node may have. A larger number has coarser steps",
               "an integer from 1 to 1000000000", check=_number(lambda n: 1 <= n <= 1_000_000_000),
               key="secure-max-examples", only=_SECURE),
+    Parameter("FL_DP_MAX_EPSILON", Level.SUPERLINK, Kind.FLOAT, "0",
+              "Privacy budget of a run: it ends before the round that would spend more. 0 = no limit",
+              "a number of at least 0", check=_number(lambda f: 0 <= f < math.inf), key="dp-max-epsilon",
+              only=_PRIVATE),
+    Parameter("FL_DP_DELTA", Level.SUPERLINK, Kind.FLOAT, "0.00001", "The delta for which epsilon is given",
+              "a number above 0 and below 1", check=_number(lambda f: 0 < f < 1), key="dp-delta", only=_PRIVATE),
     Parameter("FL_CHECKPOINT_ENABLED", Level.SUPERLINK, Kind.BOOLEAN, "NO", "Save the global model while training",
               "YES or NO",
               field=Field(Group.SURVIVAL, 1, "ENABLED")),

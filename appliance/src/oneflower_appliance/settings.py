@@ -12,6 +12,7 @@ from oneflower_appliance.formats import split_address
 from oneflower_appliance.packages import is_folder, read_packages
 from oneflower_appliance.parameter import Level
 from oneflower_appliance.parameters import MEAN_STRATEGIES, PARAMETERS, STRATEGIES, of_level
+from oneflower_appliance.run_privacy import not_counted
 from oneflower_appliance.site_choice import SiteChoice, read_sites
 from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE, TREE_STRATEGIES, USE_CASES, frameworks_of
 
@@ -212,6 +213,12 @@ def _secure(settings: Settings) -> str:
     return ""
 
 
+def _budget(settings: Settings) -> str:
+    given = (settings.text(name) for name in ("FL_PRIVACY", "FL_DP_CLIPPING", "FL_STRATEGY"))
+    why = not_counted(*given) if settings.real("FL_DP_MAX_EPSILON") else ""
+    return f"cannot be kept. {why}" if why else ""
+
+
 def _own_certificate(settings: Settings) -> str:
     given = [bool(settings[f"FL_SSL_{part}"]) for part in ("CA_CERTFILE", "CERTFILE", "KEYFILE")]
     if all(given) or not any(given):
@@ -309,6 +316,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Settings], str]], ...] = (
     (("FL_NUM_MALICIOUS", "FL_STRATEGY", "FL_MIN_AVAILABLE_CLIENTS"), _malicious),
     (("FL_DP_CLIPPING", "FL_PRIVACY"), _private),
     (("FL_SECURE_AGGREGATION", "FL_STRATEGY", "FL_PRIVACY", "FL_MIN_FIT_CLIENTS"), _secure),
+    (("FL_DP_MAX_EPSILON", "FL_PRIVACY", "FL_DP_CLIPPING", "FL_STRATEGY"), _budget),
     (("FL_SSL_CERTFILE", "FL_SSL_CA_CERTFILE", "FL_SSL_KEYFILE"), _own_certificate),
     (("ML_FRAMEWORK", "FL_USE_CASE"), _framework),
     (("FL_MODEL", "FL_USE_CASE"), _model),

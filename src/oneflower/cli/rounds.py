@@ -69,6 +69,13 @@ def show_files(result: RunResult) -> None:
     if not result.rows and result.model is None:
         counted = result.messages.sentence if result.messages else "it sent no messages"
         show(f"{'model':8} none: no round of a strategy was recorded; {counted}")
+    privacy = result.privacy
+    if privacy.sentence:
+        show(f"{'privacy':8} {privacy.sentence}")
+    if privacy.nodes:
+        show(
+            f"{'privacy':8} {len(privacy.nodes)} nodes of sites add noise themselves; the card has what each has spent"
+        )
     for name in ("model", "metrics", "plot", "card", "reports"):
         if path := getattr(result, name):
             show(f"{name:8} {path}")

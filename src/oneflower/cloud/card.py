@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.node_reports import TRAIN
+from oneflower_appliance.run_privacy import SITE_HEAD, RunPrivacy
 from oneflower_appliance.site_scores import NO_SCORES, SiteScores
 from oneflower_appliance.sites import site_of
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 class Judged:
     """What the rounds of a run show: noticeable nodes and the best round. The model is `chosen` if not the last.
 
-    `reports` are what each node did in each round, and `across` is how good the model is on each site.
+    `reports` are what each node did in each round, and `across` is how good the model is on each site. `names` are
+    those of the nodes, by Flower's ids.
     """
 
     findings: Sequence[Finding] = ()
@@ -31,6 +33,7 @@ class Judged:
     chosen: Best | None = None
     reports: Sequence[NodeReport] = ()
     across: SiteScores = NO_SCORES
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 def model_card(
@@ -69,6 +72,7 @@ def model_card(
         parts += ["\n".join(f"- {worst.sentence}" for worst in across.worst)] if across.worst else []
     if sites := participation(judged.reports):
         parts += ["## Sites", _table(("Site", "Nodes that trained", "Rounds", "Faults"), sites)]
+    parts += _privacy(RunPrivacy.in_row(rows[-1].metrics), judged.names)
     if any(row.faults for row in rows):
         parts += ["## Faults", "What the nodes failed to deliver, and why.", _faults(rows)]
     if findings:
@@ -86,6 +90,16 @@ def model_card(
             _table(("Name", "Shape"), shapes),
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def _privacy(found: RunPrivacy, names: Mapping[str, str]) -> list[str]:
+    parts = [found.sentence] if found.sentence else []
+    if found.nodes:
+        parts += [
+            "These nodes clip each update and add noise to it themselves, and tell what they have spent:",
+            _table(SITE_HEAD, found.sites(names)),
+        ]
+    return ["## Privacy", *parts, "Metrics are not counted in epsilon."] if parts else []
 
 
 def _tested(row: RunRow) -> Mapping[str, Any]:

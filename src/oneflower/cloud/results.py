@@ -26,6 +26,7 @@ from oneflower_appliance.files import SHARED, replacing, write_atomic
 from oneflower_appliance.node_findings import find
 from oneflower_appliance.node_reports import is_file
 from oneflower_appliance.run_folder import DATA, MESSAGES, METRICS, MODEL, RESULT, Messages, is_ours
+from oneflower_appliance.run_privacy import RunPrivacy
 from oneflower_appliance.runs import ACROSS, SOURCES, RunRow, read_rows
 from oneflower_appliance.site_scores import NO_SCORES, SiteScores, scores_in
 
@@ -84,6 +85,11 @@ class RunResult:
     round: int = 0
     across: SiteScores = NO_SCORES
     damage: str = ""
+
+    @property
+    def privacy(self) -> RunPrivacy:
+        """What the run has spent."""
+        return RunPrivacy.in_row(self.rows[-1].metrics) if self.rows else RunPrivacy()
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -224,7 +230,7 @@ def collect(
         }  # fmt: skip
         write_atomic(places.metrics, json.dumps(content, indent=1) + "\n", SHARED)
         plot_convergence(rows, name, (places.plot, places.plot_svg), told)
-        judged = Judged(findings, best, chosen, told, across)
+        judged = Judged(findings, best, chosen, told, across, machines.names)
         card = model_card(name, number, rows, summary, data, saved.get("model"), judged)
         write_atomic(places.card, card, SHARED)
         saved |= {"metrics": places.metrics, "plot": places.plot, "plot_svg": places.plot_svg, "card": places.card}

@@ -16,6 +16,7 @@ from oneflower_appliance.flower import gaussian_mechanism, internals, nodeloop
 from oneflower_appliance.flower.private_replies import PrivateReplies
 from oneflower_appliance.flower.wiredtype import narrow
 from oneflower_appliance.privacy_ledger import PrivacyLedger
+from oneflower_appliance.run_privacy import RECORD, NodeSpent
 from oneflower_appliance.site_policy import PolicyError
 from oneflower_appliance.site_privacy import SitePrivacy
 
@@ -177,7 +178,8 @@ def test_nothing_else_leaves_with_an_update(node, caplog):
     with caplog.at_level("INFO", "flwr"):
         node.tell(message, content, _group_id="4711", _ttl=47.11, _message_type="train.4711", _src_node_id=4711)
     [reply] = node.sent()
-    assert set(reply.content) == {"arrays", "metrics", "plan"}
+    assert set(reply.content) == {"arrays", "metrics", "plan", RECORD}
+    assert NodeSpent.of(dict(reply.content[RECORD])).total == pytest.approx(SitePrivacy(1.0, 1e-6).epsilon(4e12))
     assert dict(reply.content["metrics"]) == {"num-examples": 1, "loss": 0.5}
     assert update_in(reply)["seen"] == 0, "whole numbers go back as they came"
     metadata = reply.metadata

@@ -372,6 +372,7 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_takes(internals.fedavg, "aggregate_arrayrecords", "records", "weighting_metric_name"),
         *_takes(internals.multikrum, "aggregate_arrayrecords", "records", "weighting_metric_name"),
     ),
+    Feature.SITE_SPENDING: _at(internals.grid_class, "pull_messages"),
     Feature.WIRE_SERVERAPP: (
         *_takes(internals.grid_class, "push_messages", "messages"),
         *_takes(internals.grid_class, "pull_messages", "message_ids"),

@@ -15,6 +15,7 @@ import numpy as np
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.flower.gaussian_mechanism import factor_for, norm_of, release
 from oneflower_appliance.flower.reply_objects import Reply
+from oneflower_appliance.run_privacy import RECORD, NodeSpent
 from oneflower_appliance.site_policy import PolicyError
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Releases:
 
     def made_of(self, run: str, came: Records, told: Records) -> Reply:
         """Return what may leave of the reply `told` to the message `came`, and charge it. Raises `PolicyError`."""
+        from flwr.app import MetricRecord  # noqa: PLC0415 - slow to import
+
         pairs = self._pairs(came, told)
         norm = norm_of(self._floats(came, told, pairs))
         factor, noised = factor_for(norm, self._privacy.clip), 0
@@ -81,7 +84,7 @@ class Releases:
             made.add_arrays(record, arrays(record, keys))
         self._add_what_is_named(made, told)
         if noised:
-            self._charge(run)
+            made.content[RECORD] = MetricRecord(dict(self._charge(run).numbers))
         return made
 
     def _pairs(self, came: Records, told: Records) -> dict[str, list[str]]:
@@ -129,7 +132,7 @@ class Releases:
                 "policy; the log of its node has the name."
             )
 
-    def _charge(self, run: str) -> None:
+    def _charge(self, run: str) -> NodeSpent:
         privacy, ledger = self._privacy, self._ledger
         total = ledger.total() + privacy.cost
         if not privacy.allows(total):
@@ -138,10 +141,12 @@ class Releases:
                 f"{privacy.epsilon(total):.3g} of {privacy.max_epsilon:g} at delta {privacy.delta:g}."
             )
         ledger.charge(run, privacy.cost)
-        log.info(
-            "Privacy: run %s has spent epsilon %.3g, all runs %.3g at delta %g.",
-            run, privacy.epsilon(ledger.of(run)), privacy.epsilon(total), privacy.delta,
+        spent = NodeSpent(
+            privacy.clip, privacy.noise, privacy.delta, privacy.epsilon(ledger.of(run)), privacy.epsilon(total),
+            privacy.max_epsilon,
         )  # fmt: skip
+        log.info("Privacy: run %s has spent epsilon %.3g, all runs %s.", run, spent.epsilon, spent.budget)
+        return spent
 
 
 def _is_number(value: Any) -> bool:

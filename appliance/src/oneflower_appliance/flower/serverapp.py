@@ -59,4 +59,8 @@ def main() -> None:
         from oneflower_appliance.flower.wiredtype import cast_in_serverapp  # noqa: PLC0415 - imports NumPy
 
         cast_in_serverapp(wire)
+    if places.have(Feature.SITE_SPENDING):
+        from oneflower_appliance.flower.spent import note_what_sites_spend  # noqa: PLC0415 - imports Flower
+
+        note_what_sites_spend()
     internals.serverapp_command().flwr_serverapp()

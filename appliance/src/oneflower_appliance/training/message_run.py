@@ -10,6 +10,7 @@ from flwr.app import Array, ArrayRecord
 from oneflower_appliance.node_reports import EVALUATE
 from oneflower_appliance.round_state import Phase
 from oneflower_appliance.training import trees
+from oneflower_appliance.training.accounting import Accounting, keep_common_metrics
 from oneflower_appliance.training.across import LONGEST, evaluation, is_due, messages_to
 from oneflower_appliance.training.asked import Asked
 from oneflower_appliance.training.guard import sift, update_of
@@ -38,6 +39,7 @@ class MessageRun(SupervisedRun):
         if "num_rounds" not in chosen:
             given["num_rounds"] = self._usual_rounds()
         self._begin(given["num_rounds"])
+        given["num_rounds"] = self._within_budget(given["num_rounds"])
         self._enter(given["initial_arrays"])
         if found := self._beginning.checkpoint:
             given["num_rounds"] -= self._beginning.done
@@ -61,6 +63,13 @@ class MessageRun(SupervisedRun):
             setattr(result, metrics, rounds)
         self._finish(result.arrays)
         return result
+
+    def _within_budget(self, rounds: int) -> int:
+        """Open the account of this run, and return for how many rounds its privacy budget is enough."""
+        self._accounting = Accounting(self._strategy, self._form_of_run(), self._rows_before())
+        begun = self._beginning.done + bool(self._beginning.unevaluated)
+        self._rounds = begun + self._accounting.rounds(rounds - begun)
+        return self._rounds
 
     def _number(self, server_round: int) -> int:
         """Return the number of a round; Flower counts from the first round after the checkpoint."""
@@ -101,21 +110,25 @@ class MessageRun(SupervisedRun):
         for node, reason in reasons.items():
             self._asked.blame(node, "left out", reason)
         sound = self._enough(sound)
+        keep_common_metrics(sound)
         arrays, metrics = self._strategy.aggregate_train(number, sound)
+        self._note_privacy(self._accounting.charge(0 if arrays is None else len(sound)))
         lost = faults_of(self._strategy)
         self._asked.add(lost)
         self._trained(number, len(sound) - len(lost), arrays, _plain(metrics), self._told_in(good))
         return arrays, metrics
 
     def _enough(self, sound: list[Message]) -> list[Message]:
-        """Return the replies, or none if they are fewer than the quorum, or of too few sites."""
+        """Return the replies, or none if they are fewer than the quorum, of too few sites, or over the budget."""
         if self._lacks_sites([reply.metadata.src_node_id for reply in sound]):
             return []
         needed = self._quorum.needed(len(self._asked))
+        reason = f"its round changes nothing: {len(sound)} of the {needed} results that it needs (FL_ROUND_QUORUM)"
         if len(sound) >= needed:
-            return sound
+            if self._accounting.allows(len(sound)):
+                return sound
+            reason = f"its round changes nothing: a model of {len(sound)} results is over FL_DP_MAX_EPSILON"
         for reply in sound:
-            reason = f"its round changes nothing: {len(sound)} of the {needed} results that it needs (FL_ROUND_QUORUM)"
             self._asked.blame(reply.metadata.src_node_id, "left out", reason)
         return []
 
@@ -140,6 +153,7 @@ class MessageRun(SupervisedRun):
         good = self._asked.sort(received)
         if self._lacks_sites([reply.metadata.src_node_id for reply in good]):
             received, good = [], []
+        keep_common_metrics(good)
         metrics: MetricRecord | None = self._strategy.aggregate_evaluate(number, received)
         self._evaluated(number, len(good), _plain(metrics), self._told_in(good))
         if is_due(self._site_evaluation, number, self._rounds):

@@ -25,6 +25,7 @@ from oneflower_appliance.orders import FORM_VARIABLE
 from oneflower_appliance.parameter import Level
 from oneflower_appliance.parameters import PARAMETERS, of_level
 from oneflower_appliance.settings import Settings, ignored, resolve, run_config_keys
+from oneflower_appliance.training.accounting import EvenClipping
 from oneflower_appliance.training.secure.aggregation import Choices
 from oneflower_appliance.training.secure.strategy import SecAgg
 
@@ -140,7 +141,7 @@ def _with_privacy(strategy: Strategy, form: Settings) -> Strategy:
         return strategy
     noise, clip, nodes = form.real("FL_DP_NOISE"), form.real("FL_DP_CLIP"), form.integer("FL_MIN_FIT_CLIENTS")
     if form.text("FL_DP_CLIPPING") == "fixed":
-        return flower.DifferentialPrivacyServerSideFixedClipping(strategy, noise, clip, nodes)
+        return EvenClipping(strategy, noise, clip, nodes)
     # The number of updates that were clipped gets noise, too. Flower's default for it, a twentieth of the nodes, is too
     # little for few nodes, and Flower refuses it.
     return adaptive_clipping()(

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from flwr.app import ArrayRecord
 
+from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.log_lines import about
 from oneflower_appliance.node_reports import EVALUATE, TRAIN
 from oneflower_appliance.round_state import Phase
 from oneflower_appliance.run_folder import NODES, Origin
+from oneflower_appliance.run_privacy import PRIVACY, RunPrivacy
 from oneflower_appliance.runs import ACROSS, RunRow
 from oneflower_appliance.settings import run_config_keys, uncounted
 from oneflower_appliance.training.abandoned import Abandoned
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
     from flwr.serverapp import Grid
 
+    from oneflower_appliance.settings import Settings
     from oneflower_appliance.training.asked import Asked
     from oneflower_appliance.training.node_record import Told
 
@@ -127,8 +130,7 @@ class SupervisedRun:
             self._evaluate_only = bool(self._beginning.unevaluated)
             self._restore()
         earlier = self._before or self._beginning.earlier
-        run_config = {**(self._traffic.run_config if self._traffic else {}), **self._config}
-        self._withheld = is_private(run_config, self._strategy, self._workflow)
+        self._withheld = is_private(self._run_config, self._strategy, self._workflow)
         nodes = NodeRecord(self._folder, withheld=self._withheld)
         best = BestModels(self._folder, at_once=self._form.flag("FL_CHECKPOINT_ENABLED"))
         if self._beginning.checkpoint:
@@ -138,6 +140,26 @@ class SupervisedRun:
         self._record = RunRecord(
             self._folder, self._rounds, self._name, self._config, earlier, nodes, best, later=bool(self._before)
         )
+
+    @property
+    def _run_config(self) -> dict[str, Any]:
+        return {**(self._traffic.run_config if self._traffic else {}), **self._config}
+
+    def _form_of_run(self) -> Settings:
+        """Return the variables as they apply to this run, whose app may mean something else by their keys."""
+        try:
+            return read_form(self._run_config)
+        except OneflowerError:
+            return self._form
+
+    def _rows_before(self) -> list[str]:
+        """Return the lines of the rounds that were trained before this run begins."""
+        trained = [json.dumps(dict(self._beginning.unevaluated))] if self._beginning.unevaluated else []
+        return [*(self._before or self._beginning.earlier), *trained]
+
+    def _note_privacy(self, privacy: RunPrivacy) -> None:
+        if privacy != RunPrivacy():
+            self._record.note(**{PRIVACY: privacy.entry})
 
     def _used(self) -> dict[str, str]:
         """Return the variables that apply to this run, with their values. Its own run config needs no line."""

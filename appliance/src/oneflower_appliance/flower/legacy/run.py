@@ -57,6 +57,13 @@ class LegacyRun(SupervisedRun):
         Yields what to give to Flower instead of the strategy, and the configuration. What it does not set comes from
         the form.
         """
+        form = self._form_of_run()
+        if form.text("FL_PRIVACY") != "none" and form.real("FL_DP_MAX_EPSILON"):
+            raise OneflowerError(
+                "The budget of this run (FL_DP_MAX_EPSILON) cannot be kept: the legacy API has no known epsilon.",
+                "Use an app of the Message API, or leave out FL_DP_MAX_EPSILON.",
+                ExitCode.INVALID_INPUT,
+            )
         given = config or internals.legacy_api().ServerConfig(num_rounds=self._usual_rounds())
         if self._quorum != Quorum():
             log.warning(
