@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from flwr.app import Array, ArrayRecord
 
 from oneflower_appliance.node_reports import EVALUATE
 from oneflower_appliance.round_state import Phase
+from oneflower_appliance.run_privacy import PRIVACY, RunPrivacy
 from oneflower_appliance.training import trees
 from oneflower_appliance.training.accounting import Accounting, keep_common_metrics
 from oneflower_appliance.training.across import LONGEST, evaluation, is_due, messages_to
@@ -70,6 +72,15 @@ class MessageRun(SupervisedRun):
         begun = self._beginning.done + bool(self._beginning.unevaluated)
         self._rounds = begun + self._accounting.rounds(rounds - begun)
         return self._rounds
+
+    def _rows_before(self) -> list[str]:
+        """Return the lines of the rounds that were trained before this run begins."""
+        trained = [json.dumps(dict(self._beginning.unevaluated))] if self._beginning.unevaluated else []
+        return [*(self._before or self._beginning.earlier), *trained]
+
+    def _note_privacy(self, privacy: RunPrivacy) -> None:
+        if privacy != RunPrivacy():
+            self._record.note(**{PRIVACY: privacy.entry})
 
     def _number(self, server_round: int) -> int:
         """Return the number of a round; Flower counts from the first round after the checkpoint."""

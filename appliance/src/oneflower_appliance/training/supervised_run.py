@@ -19,7 +19,6 @@ from oneflower_appliance.log_lines import about
 from oneflower_appliance.node_reports import EVALUATE, TRAIN
 from oneflower_appliance.round_state import Phase
 from oneflower_appliance.run_folder import NODES, Origin
-from oneflower_appliance.run_privacy import PRIVACY, RunPrivacy
 from oneflower_appliance.runs import ACROSS, RunRow
 from oneflower_appliance.settings import run_config_keys, uncounted
 from oneflower_appliance.training.abandoned import Abandoned
@@ -151,15 +150,6 @@ class SupervisedRun:
             return read_form(self._run_config)
         except OneflowerError:
             return self._form
-
-    def _rows_before(self) -> list[str]:
-        """Return the lines of the rounds that were trained before this run begins."""
-        trained = [json.dumps(dict(self._beginning.unevaluated))] if self._beginning.unevaluated else []
-        return [*(self._before or self._beginning.earlier), *trained]
-
-    def _note_privacy(self, privacy: RunPrivacy) -> None:
-        if privacy != RunPrivacy():
-            self._record.note(**{PRIVACY: privacy.entry})
 
     def _used(self) -> dict[str, str]:
         """Return the variables that apply to this run, with their values. Its own run config needs no line."""
