@@ -77,7 +77,7 @@ class Feature(Enum):
     REPLIES_IN_FILES = "Keeping large replies in files until they are aggregated"
     SERVERAPP_FOLDER = "A separate folder for each run's ServerApp"
     SERVERAPP_PACKAGES = "Packages that were installed for a ServerApp"
-    SITE_SPENDING = "Reading what nodes tell of their privacy budgets"
+    SITE_SPENDING = "Reading what nodes say of their privacy budgets"
     WIRE_SERVERAPP = "Sending models to nodes in half as many bytes (FL_WIRE_DTYPE)"
     WIRE_CLIENTAPP = "Sending models from nodes in half as many bytes (FL_WIRE_DTYPE)"
     CLIENTAPP = "The wrapper around Flower's command for ClientApps"

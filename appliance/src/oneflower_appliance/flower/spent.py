@@ -1,4 +1,4 @@
-"""Takes what nodes tell of their privacy budgets out of the replies that a ServerApp gets."""
+"""Takes what nodes say of their privacy budgets out of the replies that a ServerApp gets."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class EvenClipping(flower.DifferentialPrivacyServerSideFixedClipping):
 
 
 def take_spent(message: Message) -> Message:
-    """Note what a node tells of its budget, and take it out of the message: strategies expect one record of metrics."""
+    """Note what a node says of its budget, and take it out of the message: strategies expect one record of metrics."""
     if message.has_content() and RECORD in message.content:
         content = message.content
         said = content[RECORD]
