@@ -27,6 +27,7 @@ from oneflower.cloud import Cloud, Endpoints, Federation
 from oneflower.local import daemon
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import write_atomic
+from tests.flower_apps import write_app
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,27 +43,13 @@ SHORT = 5.0  # seconds that a kill should cost at most
 _PER_RUN = 6
 _WITH_AGENT, _WITH_INIT, _WITH_FLOWER = "boot", "init", "oneflower_appliance.flower.main"
 
-APP = {
-    "pyproject.toml": """
-[build-system]
-requires = ["hatchling"]
-build-backend = "hatchling.build"
-[project]
-name = "counting"
-version = "1.0.0"
-license = "Apache-2.0"
-dependencies = ["flwr>=1.41", "numpy"]
-[tool.flwr.app]
-publisher = "campaign"
-[tool.flwr.app.components]
-serverapp = "counting.server:app"
-clientapp = "counting.client:app"
-[tool.flwr.app.config]
+CONFIG = """\
 num-server-rounds = 7
-marks = "MARKS"
-hold = "HOLD"
-""",
-    "counting/__init__.py": """
+marks = "{marks}"
+hold = "{hold}"
+"""
+APP = {
+    "__init__": """
 import json, os
 
 def mark(context, what, number):
@@ -71,7 +58,7 @@ def mark(context, what, number):
     os.write(handle, line.encode())
     os.close(handle)
 """,
-    "counting/client.py": """
+    "client": """
 import time
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -100,7 +87,7 @@ def evaluate(message, context):
     metrics = MetricRecord({"accuracy": count / 100, "loss": 100 - count, "num-examples": 1})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
 """,
-    "counting/server.py": """
+    "server": """
 import time
 import numpy as np
 from flwr.app import ArrayRecord
@@ -258,12 +245,11 @@ class Campaign:
         self._user = user
         self._say = say
         self._marks, self._hold = user.folder / "marks.jsonl", user.folder / "hold"
-        self._app = user.folder / "counting-app"
-        for name, text in APP.items():
-            path = self._app / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            filled = text.replace("MARKS", str(self._marks)).replace("HOLD", str(self._hold))
-            path.write_text(filled.replace("NODES", str(NODES)))
+        config = CONFIG.format(marks=self._marks, hold=self._hold)
+        modules = {name: text.replace("NODES", str(NODES)) for name, text in APP.items()}
+        self._app = write_app(
+            user.folder / "counting-app", "counting", modules, server="server:app", client="client:app", config=config
+        )
         self._seen: dict[int, float] = {}
         self._usual = 1.0
 

@@ -14,29 +14,14 @@ import numpy as np
 import pytest
 
 from oneflower_appliance.app_packages import Declaration
+from tests.flower_apps import write_app
 
 from .conftest import RELEASE
 
 pytestmark = pytest.mark.e2e
 
-PROJECT = """
-[build-system]
-requires = ["hatchling"]
-build-backend = "hatchling.build"
-[project]
-name = "{name}"
-version = "1.0.0"
-license = "Apache-2.0"
-dependencies = ["flwr[simulation]>=1.41", "scikit-learn", "numpy"]
-[tool.flwr.app]
-publisher = "somebody"
-[tool.flwr.app.components]
-serverapp = "{name}.server_app:app"
-clientapp = "{name}.client_app:app"
-[tool.flwr.app.config]
-num-server-rounds = 2
-broken = false
-"""
+NEEDS = ("flwr[simulation]>=1.41", "scikit-learn", "numpy")
+CONFIG = "num-server-rounds = 2\nbroken = false\n"
 
 CLIENT = """
 import numpy as np
@@ -224,17 +209,9 @@ def main(driver, context):
 """
 
 
-def write(folder, name, server, client, dependencies=""):
-    files = {
-        "pyproject.toml": PROJECT.format(name=name).replace('"numpy"]', f'"numpy"{dependencies}]'),
-        f"{name}/__init__.py": "",
-        f"{name}/server_app.py": server,
-        f"{name}/client_app.py": client,
-    }
-    for path, text in files.items():
-        (folder / name / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name / path).write_text(text)
-    return str(folder / name)
+def write(folder, name, server, client, *more):
+    modules = {"server_app": server, "client_app": client}
+    return str(write_app(folder / name, name, modules, needs=(*NEEDS, *more), config=CONFIG))
 
 
 def test_an_app_with_numpy_clients_and_a_server_fn_is_recorded_as_any_other(user, fed, tmp_path):
@@ -364,7 +341,7 @@ def test_objects_of_a_script_are_trained_and_its_modules_go_along(user, fed, tmp
     assert [line.split()[:2] for line in shown[2:5]] == [["1/3", "0.5000"], ["2/3", "0.5000"], ["3/3", "0.5000"]]
 
 
-NEEDS = """
+IMPORTS = """
 import cowsay
 import humanize
 """
@@ -382,11 +359,11 @@ def forgotten(user):
     """Return a function that writes an app which no test before it has installed packages for."""
     written = []
 
-    def write_app(folder, *more):
+    def write_one(folder, *more):
         written.append(write(folder, f"app{secrets.token_hex(4)}", *more))
         return written[-1]
 
-    yield write_app
+    yield write_one
     for path in written:
         with open(f"{path}/pyproject.toml", "rb") as stream:
             declared = Declaration.read(tomllib.load(stream))
@@ -395,7 +372,7 @@ def forgotten(user):
 
 
 def test_the_packages_of_an_app_are_installed_when_asked_to_and_only_it_has_them(user, fed, tmp_path, forgotten):
-    app = forgotten(tmp_path, NEEDS + ANALYTICS + LOOKS, NEEDS + QUERY_CLIENT, ', "cowsay>=6", "humanize>=4"')
+    app = forgotten(tmp_path, IMPORTS + ANALYTICS + LOOKS, IMPORTS + QUERY_CLIENT, "cowsay>=6", "humanize>=4")
     refused = user("run", app, "-f", fed, code=3)
     assert "needs cowsay>=6, humanize>=4, which the machines of fed do not have" in refused.stderr
     assert "--install" in refused.stderr

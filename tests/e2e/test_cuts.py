@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from tests.flower_apps import write_app
+
 from .conftest import until
 from .test_networks import fed, line, proxy  # noqa: F401 - fixtures
 
@@ -17,27 +19,7 @@ ARRAYS = 8  # of 4 MB: two bundles
 SIZE = ARRAYS * 4_000_000
 BUNDLE = 20_000_000  # what one request carries at most: 16 MiB, and the array with which that is exceeded
 NODES = 2
-APP = {
-    "pyproject.toml": """
-[build-system]
-requires = ["hatchling"]
-build-backend = "hatchling.build"
-[project]
-name = "large"
-version = "1.0.0"
-license = "Apache-2.0"
-dependencies = ["flwr>=1.41", "numpy"]
-[tool.flwr.app]
-publisher = "tests"
-[tool.flwr.app.components]
-serverapp = "large.apps:server"
-clientapp = "large.apps:client"
-[tool.flwr.app.config]
-notes = ""
-busy = 0.0
-""",
-    "large/__init__.py": "",
-    "large/apps.py": f"""
+APP = f"""
 import time
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
@@ -71,14 +53,12 @@ def main(grid, context):
     # No two arrays are equal, on any node: what a SuperLink has already is not sent.
     start = ArrayRecord([np.arange(1_000_000, dtype=np.float32) * (number + 1) for number in range({ARRAYS})])
     FedAvg(min_train_nodes=2, min_evaluate_nodes=2, min_available_nodes=2).start(grid, start, num_rounds=2)
-""",
-}
+"""
 
 
 def test_a_cut_of_a_minute_costs_no_reply_and_what_has_arrived_is_not_sent_again(user, fed, line, tmp_path):  # noqa: F811
-    for name, text in APP.items():
-        (tmp_path / "app" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "app" / name).write_text(text)
+    config = 'notes = ""\nbusy = 0.0\n'
+    app = write_app(tmp_path / "app", "large", {"apps": APP}, server="apps:server", client="apps:client", config=config)
     notes = tmp_path / "notes"
     notes.touch()
     line.rate = 16_000_000
@@ -87,8 +67,7 @@ def test_a_cut_of_a_minute_costs_no_reply_and_what_has_arrived_is_not_sent_again
     def carried(way):
         return line.carried[way] - before[way]
 
-    config = f"notes='{notes}' busy=2.0"
-    process = user.start("run", str(tmp_path / "app"), "-f", fed, "-o", "json", "-c", config)
+    process = user.start("run", str(app), "-f", fed, "-o", "json", "-c", f"notes='{notes}' busy=2.0")
     output = []
     reader = threading.Thread(target=lambda: output.append(process.communicate()[0]))
     reader.start()

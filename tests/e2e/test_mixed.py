@@ -23,6 +23,7 @@ from oneflower_appliance.orders import (
     SuperLinkOrders,
     SuperNodeOrders,
 )
+from tests.flower_apps import write_app
 from tests.unit.served import PROTOBUF
 
 from .conftest import RELEASE, until
@@ -30,27 +31,7 @@ from .conftest import RELEASE, until
 pytestmark = pytest.mark.e2e
 
 ADDRESS = "127.66.7.1"
-APP = {
-    "pyproject.toml": """
-[build-system]
-requires = ["hatchling"]
-build-backend = "hatchling.build"
-[project]
-name = "mixed"
-version = "1.0.0"
-license = "Apache-2.0"
-dependencies = ["flwr>=1.41", "numpy"]
-[tool.flwr.app]
-publisher = "oneflower"
-[tool.flwr.app.components]
-serverapp = "mixed.apps:server"
-clientapp = "mixed.apps:client"
-[tool.flwr.app.config]
-result = ""
-nodes = 1
-""",
-    "mixed/__init__.py": "",
-    "mixed/apps.py": """
+APP = """
 import pathlib
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
@@ -79,8 +60,7 @@ def main(grid, context):
     start = ArrayRecord([np.full(size, number, dtype=np.float32) for number, size in enumerate((5, 2_000_000, 9))])
     done = strategy.start(grid, start, num_rounds=1)
     pathlib.Path(context.run_config["result"]).write_text(str(done.evaluate_metrics_clientapp[1]["value"]))
-""",
-}
+"""
 EXPECTED = sum((number + 0.5) * size for number, size in enumerate((5, 2_000_000, 9)))
 
 
@@ -95,9 +75,8 @@ class Machine:
         self.client = stack.enter_context(
             httpx.Client(verify=ssl.create_default_context(cafile=self.made.ca), trust_env=False)
         )
-        for name, text in APP.items():
-            (folder / "app" / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / "app" / name).write_text(text)
+        config = 'result = ""\nnodes = 1\n'
+        write_app(folder / "app", "mixed", {"apps": APP}, server="apps:server", client="apps:client", config=config)
 
     def _start(self, name, *command, orders=None):
         folder = self.folder / name

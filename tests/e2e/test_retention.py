@@ -9,29 +9,14 @@ import sqlite3
 
 import pytest
 
+from tests.flower_apps import write_app
+
 from .conftest import until
 
 pytestmark = pytest.mark.e2e
 
 KEEP, RUNS = 2, 7
 MEGABYTES = 6  # of an app; Flower allows ten
-PYPROJECT = """
-[build-system]
-requires = ["hatchling"]
-build-backend = "hatchling.build"
-[project]
-name = "app{number}"
-version = "1.0.0"
-license = "Apache-2.0"
-dependencies = ["flwr>=1.41", "numpy"]
-[tool.flwr.app]
-publisher = "me"
-[tool.flwr.app.components]
-serverapp = "app.server:app"
-clientapp = "app.client:app"
-[tool.flwr.app.config]
-num-server-rounds = 1
-"""
 CLIENT = """
 from flwr.app import Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -60,14 +45,9 @@ def main(grid, context):
 
 
 def make_app(folder, number):
-    (folder / "app").mkdir(parents=True)
-    (folder / "pyproject.toml").write_text(PYPROJECT.format(number=number))
-    (folder / "app" / "__init__.py").touch()
-    (folder / "app" / "client.py").write_text(CLIENT)
-    (folder / "app" / "server.py").write_text(SERVER)
     noise = base64.b64encode(os.urandom(MEGABYTES * 2**20)).decode()
-    (folder / "app" / "ballast.py").write_text(f'NOISE = """{noise}"""\n')
-    return folder
+    modules = {"client": CLIENT, "server": SERVER, "ballast": f'NOISE = """{noise}"""\n'}
+    return write_app(folder, f"app{number}", modules, server="server:app", client="client:app")
 
 
 def test_many_runs_of_many_apps_stay_within_bounds(newcomer, tmp_path):

@@ -14,6 +14,7 @@ from oneflower.cloud import Cloud, Endpoints, Federation, training
 from oneflower.cloud.following import Observer
 from oneflower.cloud.tunnel import SshOptions
 from oneflower.local import daemon
+from tests.flower_apps import write_app
 from tests.unit.federation import app_module
 from tests.unit.ssh import SshServer
 
@@ -21,22 +22,7 @@ from .conftest import RELEASE, until
 
 pytestmark = pytest.mark.e2e
 
-MINIMAL = {
-    "pyproject.toml": """
-[build-system]
-requires = ["hatchling"]
-build-backend = "hatchling.build"
-[project]
-name = "minimal"
-version = "1.0.0"
-license = "Apache-2.0"
-dependencies = ["flwr>=1.41", "numpy"]
-[tool.flwr.app]
-publisher = "somebody"
-[tool.flwr.app.components]
-serverapp = "minimal.apps:server"
-clientapp = "minimal.apps:client"
-[tool.flwr.app.config]
+CONFIG = """\
 num-server-rounds = 1
 boom = false
 sick = false
@@ -48,9 +34,8 @@ slow = 0.0
 slowest = 0
 peak = 0
 motto = "none"
-""",
-    "minimal/__init__.py": "",
-    "minimal/apps.py": """
+"""
+MINIMAL = """
 import os
 import pathlib
 import time
@@ -102,17 +87,13 @@ def main(grid, context):
     pathlib.Path("notes/motto of today?.txt").write_text(context.run_config["motto"])
     os.symlink("/etc/passwd", "secret")
     os.symlink("/etc", "secrets")
-""",
-}
+"""
 
 
 @pytest.fixture
 def app(tmp_path):
-    for name, text in MINIMAL.items():
-        path = tmp_path / "minimal-app" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return tmp_path / "minimal-app"
+    folder = tmp_path / "minimal-app"
+    return write_app(folder, "minimal", {"apps": MINIMAL}, server="apps:server", client="apps:client", config=CONFIG)
 
 
 def test_the_demo_does_the_whole_job_and_cleans_up(newcomer):
