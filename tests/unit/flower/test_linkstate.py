@@ -39,7 +39,7 @@ class Fleet:
         self.task = self.state.get_run_info(run_ids=[self.run])[0].primary_task_id
         self.token = self.state.claim_task(self.task)
         assert self.state.activate_task(self.task)
-        self.node = self.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, b"key", 30)
+        self.node = self.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, b"key", 30, name="north/0")
         assert self.state.activate_node(self.node, 30)
         TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id = self.run, 1, self.task
         self.sent = self.send(RecordDict({"arrays": ArrayRecord([np.zeros(3)])}))
@@ -155,12 +155,13 @@ def test_a_reply_that_comes_after_its_round_gave_up_on_it_is_refused_before_its_
     assert fleet.late.settle(fleet.node), "it is at work for nobody"
     stored, missing, reply = fleet.reply(fleet.content)
     assert (stored, missing) == (False, [])
-    assert f"The reply of node {fleet.node} to message {message} is refused" in caplog.text
+    assert f"The reply of north/0 (node {fleet.node}) to message {message} is refused" in caplog.text
     assert reply.object_id not in fleet.state.object_store
     assert not fleet.late.settle(fleet.node), "it is free"
     assert fleet.abandoned.of(fleet.node) == []
     assert (fleet.state.num_message_ins(), fleet.state.num_message_res()) == (0, 0)
     assert not fleet.reply(fleet.content)[0], "sent again, because the answer was lost"
+    assert f"The reply of north/0 (node {fleet.node}) to message {message} is refused: nothing waits" in caplog.text
 
 
 @pytest.mark.parametrize("sent", ["whole", "half"])

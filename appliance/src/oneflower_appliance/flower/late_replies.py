@@ -1,7 +1,8 @@
 """Refuses replies that come after their round has given up on them, so that they do not stay until the run's end.
 
 A round that is limited in time continues without the nodes that did not answer. The ServerApp notes the messages that
-it no longer waits for (`Abandoned`). A reply to one of them is refused before its objects are sent. If it is there
+it no longer waits for (`Abandoned`). A reply to one of them is refused before its objects are sent, as Flower refuses
+that of a node that was offline and of a run that has ended. The log names the node. If a reply is there
 already, it is dropped when the ServerApp sends its next message, or when the agent of its node asks for the node.
 """
 
@@ -40,7 +41,10 @@ class LateReplies:
                     late.settle(node)
             elif late._refuses(message.metadata.src_node_id, answered):
                 return False, []  # as Flower answers a reply to a message that it does not know
-            return store(self, message, object_tree, session_id)
+            found = store(self, message, object_tree, session_id)
+            if answered and not found[0]:
+                late._name(message.metadata.src_node_id, answered)
+            return found
 
         state_class.store_message_and_object_tree = store_message_and_object_tree  # type: ignore[method-assign]
 
@@ -62,11 +66,19 @@ class LateReplies:
         if answered not in self._abandoned.of(node):
             return False
         log.warning(
-            "The reply of node %d to message %s is refused: it came after its round had ended. If nodes need more "
-            "time, raise FL_ROUND_TIMEOUT.", node, answered,
+            "The reply of %s to message %s is refused: it came after its round had ended. If nodes need more "
+            "time, raise FL_ROUND_TIMEOUT.", self._link.called(node), answered,
         )  # fmt: skip
         self._forget(node, answered)
         return True
+
+    def _name(self, node: int, answered: str) -> None:
+        """Say whose reply Flower refused: its own line has no node."""
+        log.warning(
+            "The reply of %s to message %s is refused: nothing waits for it any more.",
+            self._link.called(node),
+            answered,
+        )
 
     def _forget(self, node: int, message: str) -> None:
         self._link.give_up(node, message)

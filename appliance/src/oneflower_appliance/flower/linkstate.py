@@ -125,6 +125,11 @@ class LinkState:
         """Let a node count as offline from now on: what a round still waits for from it fails at once."""
         self._state.deactivate_node(node)
 
+    def called(self, node: int) -> str:
+        """Return what to call a node in a log: by its name, if it has one, and its id."""
+        names = [found.name for found in self._state.get_node_info(node_ids=[node]) if found.name]
+        return f"{names[0]} (node {node})" if names else f"node {node}"
+
     def runs(self) -> list[RunState]:
         """Return all runs, oldest first."""
         return [_run(info) for info in self._state.get_run_info(order_by="pending_at")]
