@@ -17,6 +17,7 @@ import pytest
 import typer
 
 from oneflower.cli.app import app
+from oneflower.opennebula import text as opennebula_text
 from oneflower_appliance.approvals import APPROVED
 from oneflower_appliance.attributes import ATTRIBUTES
 from oneflower_appliance.errors import ExitCode
@@ -217,3 +218,10 @@ def test_pages_docstrings_messages_and_comments_are_in_plain_english():
         for found in ODD.finditer(" ".join(text.split()))
     ]
     assert odd == [], "\n".join(odd)
+
+
+def test_every_vm_template_of_the_docs_is_one_that_opennebula_reads():
+    fenced = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+    blocks = [block for page in PAGES for kind, block in fenced.findall(page.read_text()) if not kind]
+    templates = [opennebula_text.parse(block) for block in blocks if "CONTEXT = [" in block]
+    assert any("ONEAPP_VNF_WG_ENABLED" in template["CONTEXT"] for template in templates)
