@@ -51,7 +51,7 @@ MORE = {
     "unregister": (["unregister", "--dry-run"], set()),
 }
 READING = {"ls", "show", "logs", "audit", "sites", "connect", "doctor", "metrics render", "policy asks", "local status", "cache show",
-           "context ls", "context show"}  # fmt: skip
+           "policy budget", "context ls", "context show"}  # fmt: skip
 HERE_ONLY = {  # files, images, the cache, the daemon of the local cloud, contexts, and policies for what comes later
     "context add", "context use", "context rm",
     "policy example", "policy check", "policy hash", "policy ls", "trust ls", "sign",

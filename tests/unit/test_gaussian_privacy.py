@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 
+from oneflower_appliance import attributes
+from oneflower_appliance.agent.spending import Spending
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.gaussian_privacy import cost_of, epsilon_of
+from oneflower_appliance.privacy_budget import Budget
 from oneflower_appliance.privacy_ledger import PrivacyLedger
 from oneflower_appliance.site_policy import EXAMPLE, SitePolicy
 
@@ -74,3 +78,22 @@ def test_the_privacy_of_a_policy_is_checked_as_a_whole():
     with pytest.raises(OneflowerError, match="an app of anybody could get around it"):
         SitePolicy.parse("[privacy]\nclip = 1\nnoise = 1\n")
     assert SitePolicy.parse('[task]\negress = "none"\n[privacy]\nclip = 1\nnoise = 1\n').privacy
+
+
+def test_an_agent_publishes_what_its_node_has_spent_when_that_changes(tmp_path):
+    policy = SitePolicy.parse('apps = "ask"\n[privacy]\nclip = 1.0\nnoise = 4\nmax-epsilon = 8\nperiod = "2027"\n')
+    published = []
+    spending = Spending(SimpleNamespace(home=tmp_path, onegate=SimpleNamespace(publish=published.append)))
+    ledger = PrivacyLedger(spending.path, "2027")
+    for _ in range(2):
+        spending.publish_news(policy)
+    ledger.charge("17", policy.privacy.cost)
+    spending.publish_news(policy)
+    none, one = [Budget.parse(attributes.PRIVACY.read(said)) for said in published]
+    assert none.epsilon == 0
+    assert none.runs == ()
+    assert one.sentence == "epsilon 1.99 of 8 at delta 1e-05 (clip 1, noise 4, period 2027)"
+    assert [(run.run, run.updates, run.epsilon) for run in one.runs] == [("17", 1, 1.993091)]
+    assert attributes.PRIVACY.read(Spending(SimpleNamespace(home=tmp_path)).said(None)) == ""
+    for text in ("", "[]", '{"runs": 1}', '{"epsilon": "much", "runs": []}', "[" * 10_000):
+        assert Budget.parse(text) is None

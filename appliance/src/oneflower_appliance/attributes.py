@@ -158,6 +158,12 @@ POLICY = Attribute(
     Coding.BASE64,
     "The policy of the node's site: the start of its SHA-256, and what apps it allows",
 )
+PRIVACY = Attribute(
+    "FL_PRIVACY_SPENT",
+    _NODE,
+    Coding.BASE64,
+    "What the node has spent of its privacy budget: JSON (`privacy_budget.py`)",
+)
 ASKS = Attribute(
     "FL_ASKS", _NODE, Coding.BASE64, "The apps that wait for the approval of the node's site: JSON (`approvals.py`)"
 )

@@ -116,6 +116,36 @@ def asks(output: Format = Output.TEXT) -> None:
 
 
 @policy.command()
+def budget(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Of the federation or site.")] = None,
+    output: Format = Output.TEXT,
+) -> None:
+    """Show what the SuperNodes of this site have spent of their privacy budgets, in all and by run."""
+    from oneflower.cloud import Federation  # noqa: PLC0415
+
+    with closing(Session.cloud()) as cloud:
+        vms = [vm for vm in Federation.find(cloud, name).status().vms if vm.budget]
+    largest = max((vm.budget.epsilon for vm in vms if vm.budget), default=0.0)
+    if output is Output.JSON:
+        nodes = [{"machine": vm.name, "node": vm.node_id, **asdict(vm.budget)} for vm in vms if vm.budget]
+        screen.show_json({"epsilon": largest, "nodes": nodes})
+        return
+    if not vms:
+        screen.say("No SuperNode here has a policy with [privacy].")
+        return
+    rows = [
+        (vm.name, one.run, one.updates, f"{one.epsilon:.3g}", one.last)
+        for vm in vms if vm.budget
+        for one in vm.budget.runs
+    ]  # fmt: skip
+    for vm in vms:
+        screen.show_line(f"{vm.name}: {vm.budget.sentence if vm.budget else ''}")
+    if rows:
+        screen.show_table(("MACHINE", "RUN", "UPDATES", "EPSILON", "LAST"), rows)
+    screen.show_line(f"The site has spent epsilon {largest:.3g}, if no person is in the data of two nodes.")
+
+
+@policy.command()
 def approve(
     app: AppOrHash,
     file: File = None,

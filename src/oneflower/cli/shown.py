@@ -92,6 +92,9 @@ def show(name: Name = None, output: Format = Output.TEXT) -> None:
         screen.show_line(line)
     for policy, names in status.policies.items():
         screen.show_line(f"Site policy {policy}: on {', '.join(names)}")
+    for vm in status.vms:
+        if vm.budget:
+            screen.show_line(f"Privacy of {vm.name}: {vm.budget.sentence}")
     if status.training:
         screen.show_line(f"Training: {progress_line(status.training)}")
         for worst in status.training.worst:

@@ -16,6 +16,7 @@ from oneflower_appliance import attributes
 from oneflower_appliance.approvals import read_asks
 from oneflower_appliance.checks import unpack
 from oneflower_appliance.expiry import published_end, warning
+from oneflower_appliance.privacy_budget import Budget
 from oneflower_appliance.progress import RunProgress
 from oneflower_appliance.refusals import Refusals
 from oneflower_appliance.sites import Place
@@ -191,6 +192,7 @@ def _vm_status(vm: Vm, role: str, now: float) -> VmStatus:
         node_id=attributes.NODE_ID.read(vm.attributes),
         own_data=attributes.OWN_DATA.is_set(vm.attributes),
         policy=attributes.POLICY.read(vm.attributes),
+        budget=Budget.parse(attributes.PRIVACY.read(vm.attributes)),
         asks=read_asks(attributes.ASKS.read(vm.attributes)) if running else (),
         checks=unpack(attributes.CHECKS.read(vm.attributes)),
         error="" if ready or state == "stopping" else published,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from oneflower.cloud.releases import Mismatch
     from oneflower_appliance.approvals import Ask
     from oneflower_appliance.checks import Check
+    from oneflower_appliance.privacy_budget import Budget
     from oneflower_appliance.progress import RunProgress
     from oneflower_appliance.sites import Place
 
@@ -27,7 +28,8 @@ class VmStatus:
     """One VM. `ready` is what it published itself; `error` is why it is not, in its own words.
 
     `ready_since` is when it became ready, in seconds since 1970 by its own clock; 0 if it is not, or did not say.
-    `policy` is that of its site: its digest and what apps it allows; `asks` are the apps that wait for an approval.
+    `policy` is that of its site: its digest and what apps it allows; `asks` are the apps that wait for an approval,
+    and `budget` is what it has spent of its privacy budget, if it has one.
     `checks` are what it looked at when it booted.
     `joins` is what it waits for at the SuperLink of another service. `waits` is why OpenNebula makes it wait for a
     host, in OpenNebula's words.
@@ -45,6 +47,7 @@ class VmStatus:
     own_data: bool = False
     policy: str = ""
     asks: tuple[Ask, ...] = ()
+    budget: Budget | None = None
     error: str = ""
     joins: str = ""
     waits: str = ""

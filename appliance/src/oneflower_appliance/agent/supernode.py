@@ -27,6 +27,7 @@ from oneflower_appliance.agent.reporting import readiness
 from oneflower_appliance.agent.self_check import SelfCheck
 from oneflower_appliance.agent.shortfalls import Shortfalls
 from oneflower_appliance.agent.site_policy_file import site_policy
+from oneflower_appliance.agent.spending import Spending
 from oneflower_appliance.agent.trust import Trust
 from oneflower_appliance.attributes import NUM_PARTITIONS, PARTITION_ID, PARTITIONS
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -38,7 +39,6 @@ from oneflower_appliance.log_lines import about
 from oneflower_appliance.orders import (
     DATA_PATH,
     FRAMEWORK_VARIABLE,
-    PRIVACY_LEDGER,
     SITE,
     SITE_INDEX,
     NodeReport,
@@ -89,6 +89,7 @@ class SuperNode:
         self._node_config: dict[str, str] = {}
         self._policy: SitePolicy | None = None
         self._approvals = Approvals(machine)
+        self._spending = Spending(machine)
         self._node_id = ""
         self._silence = Patience(_SILENCE)
         self._is_heard = False
@@ -147,6 +148,7 @@ class SuperNode:
         """
         endpoint, stuck = self._superlink.endpoint, False
         self._shortfalls.publish_news()
+        self._spending.publish_news(self._policy)
         if asks := self._policy is not None and self._policy.apps == ASK:
             self._approvals.look()
         report = NodeReport.read(self._report_file)
@@ -305,7 +307,7 @@ class SuperNode:
             max_retries=settings.integer("FL_MAX_RETRIES"),
             max_wait_time=settings.integer("FL_MAX_WAIT_TIME"),
             policy=self._policy.text if self._policy else "",
-            ledger=machine.home / PRIVACY_LEDGER,
+            ledger=self._spending.path,
             proxy=settings.text("FL_PROXY"),
             offline_after=self._offline_after(),
         )
@@ -344,6 +346,7 @@ class SuperNode:
             **self._self_check.published,
             **self._shortfalls.look(),
             **self._approvals.said,
+            **self._spending.said(self._policy),
         }
         for key, attribute in (("partition-id", PARTITION_ID), ("num-partitions", NUM_PARTITIONS)):
             if re.fullmatch(r"\d+", self._node_config.get(key, "")):
