@@ -46,7 +46,7 @@ def test_nodes_of_a_site_count_together_by_their_examples_and_others_alone(capsy
     assert north == {"accuracy": pytest.approx(0.8), "loss": pytest.approx(0.3)}, "auc is not of the whole site"
     assert scores.mean["accuracy"] == pytest.approx(0.7)
     assert [(one.metric, one.site) for one in scores.worst] == [("loss", "south"), ("accuracy", "south")]
-    assert scores.worst[1].sentence == ("accuracy 0.7000 on all sites together; worst on south: 0.6000 (-0.1000)")
+    assert scores.worst[1].sentence == ("accuracy 0.7000 on all together; worst on south: 0.6000 (-0.1000)")
     show_sites(scores)
     assert "south" in capsys.readouterr().out
     show_sites(scores_in([one for one in REPORTS if "/" not in one.name]))

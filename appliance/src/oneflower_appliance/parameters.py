@@ -68,6 +68,7 @@ STRATEGIES = (
 )  # fmt: skip
 PRIVACY = ("none", CENTRAL, LOCAL)
 SITE_EVALUATION = ("end", "round", "no")
+PERSONALIZATION = ("none", "fedbn", "fedper")
 CONTROL_PORT, FLEET_PORT, SUPERNODE_PORT = 8000, 9092, 9094
 FLOWER_PORTS = (CONTROL_PORT, 9091, FLEET_PORT, 9093, SUPERNODE_PORT)
 _TAKEN = (*FLOWER_PORTS, DCGM_PORT)
@@ -151,7 +152,7 @@ _SUPERLINK = [
               f"one of {', '.join(STRATEGIES)}", options=STRATEGIES, key="strategy",
               field=Field(Group.TRAINING, 4, "STRATEGY")),
     Parameter("FL_MODEL", Level.SUPERLINK, Kind.TEXT, "",
-              "Model: cnn or resnet18 for images; a folder or a hub name for an LLM. Empty = chosen to suit the data",
+              "Model: cnn, cnn-bn or resnet18 for images; a folder or hub name for an LLM. Empty = chosen by the data",
               "a name or a path", check=lambda v: bool(re.fullmatch(r"[\w./-]+", str(v))), key="model",
               field=Field(Group.TRAINING, 5, "MODEL")),
     Parameter("FL_MIN_FIT_CLIENTS", Level.SUPERLINK, Kind.NUMBER, "2", "Nodes that must train in a round",
@@ -199,6 +200,19 @@ _SUPERLINK = [
     Parameter("FL_MIN_SITES", Level.SUPERLINK, Kind.NUMBER, "0",
               "Different sites that each round needs. Without them no round begins, and it changes nothing. 0 = any",
               "an integer of at least 0", check=_NOT_NEGATIVE, field=Field(Group.SITES, 1, "LEAST")),
+    Parameter("FL_PERSONALIZATION", Level.SUPERLINK, Kind.LIST, "none",
+              "Layers that stay at each node: those of batch normalisation (fedbn), or the last one (fedper)",
+              f"one of {', '.join(PERSONALIZATION)}", options=PERSONALIZATION, key="personalization",
+              field=Field(Group.EXPERT, 5, "PERSONALIZATION")),
+    Parameter("FL_PERSONAL_LAYERS", Level.SUPERLINK, Kind.TEXT, "",
+              "Names of the arrays that stay at each node, with * for any letters. Empty = those of the last layer",
+              "a comma-separated list of names, like head.*,norm.*",
+              check=lambda v: bool(re.fullmatch(r"[\w.*?-]+(\s*,\s*[\w.*?-]+)*", str(v))), key="personal-layers",
+              only=("FL_PERSONALIZATION", ("fedper",))),
+    Parameter("FL_FINE_TUNE_EPOCHS", Level.SUPERLINK, Kind.NUMBER, "0",
+              "Epochs for which each node, after the last round, trains a model of its own that stays there. 0 = none",
+              "an integer of at least 0", check=_NOT_NEGATIVE, key="fine-tune-epochs",
+              field=Field(Group.EXPERT, 6, "FINE_TUNE")),
     Parameter("FL_PRIVACY", Level.SUPERLINK, Kind.LIST, "none",
               "Differential privacy: noise added by the SuperLink (central) or by every node (local)",
               f"one of {', '.join(PRIVACY)}", options=PRIVACY, key="privacy",

@@ -23,6 +23,7 @@ METRICS = "metrics.jsonl"  # a row for each round
 MODEL = "model.npz"
 RESULT = "result.json"  # a summary of the run, written when it ends
 DATA = "data.json"  # the data that the nodes reported
+PERSONAL = "personal.json"  # which layers stay at the nodes, if any do
 NODES = "nodes.json"  # the nodes that it has sent anything to so far
 MESSAGES = "messages.json"  # how many messages it exchanged with nodes, as long as no strategy does so
 WAITING = "waiting"  # that its strategy waits for nodes, as long as it does
@@ -36,8 +37,11 @@ LOST = "lost"  # why the run was lost: what died during it
 GIVEN_UP = "given-up"  # why a lost run is not resumed
 
 _OURS = frozenset(
-    {METRICS, MODEL, RESULT, DATA, NODES, MESSAGES, WAITING, NOW, FAILURE, ORIGIN, CHOICE, SUCCESSOR, LOST, GIVEN_UP}
-)
+    {
+        METRICS, MODEL, RESULT, DATA, PERSONAL, NODES, MESSAGES, WAITING, NOW, FAILURE, ORIGIN, CHOICE, SUCCESSOR, LOST,
+        GIVEN_UP,
+    }
+)  # fmt: skip
 _BEST = re.compile(r"best-(\d{5,})\.npz")
 
 

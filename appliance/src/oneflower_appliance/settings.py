@@ -14,7 +14,15 @@ from oneflower_appliance.parameter import Level
 from oneflower_appliance.parameters import MEAN_STRATEGIES, PARAMETERS, STRATEGIES, of_level
 from oneflower_appliance.run_privacy import not_counted
 from oneflower_appliance.site_choice import SiteChoice, read_sites
-from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE, TREE_STRATEGIES, USE_CASES, frameworks_of
+from oneflower_appliance.use_cases import (
+    BATCH_NORM,
+    FRAMEWORKS,
+    NO_USE_CASE,
+    TREE_STRATEGIES,
+    USE_CASES,
+    frameworks_of,
+    impersonal,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
@@ -280,6 +288,23 @@ def _strategy(settings: Settings) -> str:
     return strategy_problem(settings.text("FL_STRATEGY"), settings.text("ML_FRAMEWORK"))
 
 
+def _personal(settings: Settings) -> str:
+    use_case, kind, model = (settings.text(f"FL_{name}") for name in ("USE_CASE", "PERSONALIZATION", "MODEL"))
+    framework = settings.text("ML_FRAMEWORK")
+    if kind == "none" or use_case == NO_USE_CASE:
+        return ""
+    if problem := impersonal(use_case):
+        return f"is {kind!r}; {problem}"
+    if kind == "fedbn" and (model != BATCH_NORM or "pytorch" not in (framework, FRAMEWORKS[framework].base)):
+        return f"is {kind!r}; it needs a model with batch normalisation: FL_MODEL={BATCH_NORM} and PyTorch."
+    return ""
+
+
+def _fine_tuned(settings: Settings) -> str:
+    epochs, problem = settings.integer("FL_FINE_TUNE_EPOCHS"), impersonal(settings.text("FL_USE_CASE"))
+    return f"is {epochs}; {problem}" if epochs and problem else ""
+
+
 def _of_trees(settings: Settings) -> str:
     strategy, privacy = settings.text("FL_STRATEGY"), settings.text("FL_PRIVACY")
     if strategy not in TREE_STRATEGIES or privacy == "none":
@@ -322,6 +347,8 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Settings], str]], ...] = (
     (("FL_MODEL", "FL_USE_CASE"), _model),
     (("FL_STRATEGY", "ML_FRAMEWORK", "FL_USE_CASE"), _strategy),
     (("FL_PRIVACY", "FL_STRATEGY"), _of_trees),
+    (("FL_PERSONALIZATION", "FL_USE_CASE", "ML_FRAMEWORK", "FL_MODEL"), _personal),
+    (("FL_FINE_TUNE_EPOCHS", "FL_USE_CASE"), _fine_tuned),
     (("FL_SUPERNODE_AUTH", "FL_TLS_ENABLED"), _authentication),
     (("FL_PROXY", "FL_TLS_ENABLED"), _proxy),
     (("FL_INVITATION", "FL_TLS_ENABLED", "FL_SUPERNODE_AUTH"), _invited),

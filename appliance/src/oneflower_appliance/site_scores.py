@@ -64,7 +64,7 @@ class Worst:
     def sentence(self) -> str:
         """All three, and how far they are apart."""
         gap = f"{self.value - self.mean:+.4f}"
-        return f"{self.metric} {self.mean:.4f} on all sites together; worst on {self.site}: {self.value:.4f} ({gap})"
+        return f"{self.metric} {self.mean:.4f} on all together; worst on {self.site}: {self.value:.4f} ({gap})"
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,10 @@ class SiteScores:
         """The table as text: its head, a line for each site, and one for all together."""
         names = self.names
         everything = SiteScore("all", sum(s.nodes for s in self.scores), _total(self.scores), self.mean)
-        return [["site", "nodes", "examples", *names], *(_line(score, names) for score in (*self.scores, everything))]
+        return [
+            ["site" if self.has_sites else "node", "nodes", "examples", *names],
+            *(_line(score, names) for score in (*self.scores, everything)),
+        ]
 
 
 NO_SCORES = SiteScores()

@@ -42,14 +42,17 @@ class UseCase:
     """A pre-built app.
 
     `folder` is a normal Flower app for `flwr run`. It trains with each of `frameworks`; the first is the default.
-    FL_MODEL chooses one of `models`, or is any name or path if `models` is None.
+    FL_MODEL chooses one of `models`, or is any name or path if `models` is None. `personal` says that nodes can have
+    models, or layers, of their own.
     """
 
     folder: Path
     frameworks: tuple[str, ...]
     models: tuple[str, ...] | None
+    personal: bool = False
 
 
+BATCH_NORM = "cnn-bn"  # the model that has batch normalisation; with PyTorch only
 TREE_STRATEGIES = ("FedXgbBagging", "FedXgbCyclic")  # they combine trees, not weights
 _USUAL = ("scikit-learn", "pillow", "pyarrow")
 
@@ -115,7 +118,10 @@ _APPS = Path(__file__).parent / "apps"
 
 USE_CASES = {
     "image-classification": UseCase(
-        _APPS / "image-classification", ("sklearn", "pytorch", "tensorflow", "lightning", "monai"), ("cnn", "resnet18")
+        _APPS / "image-classification",
+        ("sklearn", "pytorch", "tensorflow", "lightning", "monai"),
+        ("cnn", BATCH_NORM, "resnet18"),
+        personal=True,
     ),
     "anomaly-detection": UseCase(
         _APPS / "anomaly-detection", ("sklearn", "pytorch", "lightning", "monai", "jax", "xgboost", "lightgbm"), ()
@@ -127,6 +133,14 @@ USE_CASES = {
 def publisher_name(use_case: str) -> str:
     """Return Flower's name for the app of a use case: publisher and name."""
     return f"{_PUBLISHER}/{use_case}"
+
+
+def impersonal(use_case: str) -> str:
+    """Return that the nodes of a use case can have no models of their own, and which can; or an empty text."""
+    if use_case == NO_USE_CASE or USE_CASES[use_case].personal:
+        return ""
+    able = ", ".join(name for name, found in USE_CASES.items() if found.personal)
+    return f"{use_case} has no personal models; {able} has."
 
 
 def frameworks_of(use_case: str) -> tuple[str, ...]:

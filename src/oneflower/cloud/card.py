@@ -79,12 +79,14 @@ def model_card(
         noticed = "\n".join(f"- {found.sentence}" for found in findings)
         parts += ["## Nodes", f"What the record of the last rounds shows, without a reason:\n\n{noticed}"]
     parts += ["## Data", _data(data)]
+    if personal := summary.get("personal"):
+        parts += ["## Personal layers", _personal(personal)]
     if config := summary.get("config"):
         parts += ["## Run config", _table(("Key", "Value"), config.items())]
     if versions := summary.get("versions"):
         parts += ["## Versions", _table(("Package", "Version"), versions.items())]
     if model is not None and (arrays := (summary.get("model") or {}).get("arrays")):
-        shapes = ((f"`{name}`", " x ".join(map(str, shape)) or "one number") for name, shape in arrays.items())
+        shapes = ((f"`{name}`", _shape(shape)) for name, shape in arrays.items())
         parts += [
             f"## Arrays\n\n`numpy.load({model.name!r})` loads them; sha256 {summary['model']['sha256']}.",
             _table(("Name", "Shape"), shapes),
@@ -123,6 +125,19 @@ def participation(reports: Sequence[NodeReport]) -> list[tuple[str, int, int, in
         )
         for site, own in sorted(of.items())
     ]
+
+
+def _personal(said: Mapping[str, Any]) -> str:
+    """Return which layers are not in the model, because each node has its own."""
+    shares = f"{said['parameters']} of {said['all']} parameters"
+    lines = ((f"`{name}`", _shape(shape)) for name, shape in said["arrays"].items())
+    return f"Each node has its own ({said['kind']}): {shares}. They are not in this model.\n\n" + _table(
+        ("Name", "Shape"), lines
+    )
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape)) or "one number"
 
 
 def _faults(rows: Sequence[RunRow]) -> str:

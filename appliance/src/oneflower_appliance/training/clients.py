@@ -41,6 +41,17 @@ def seed_of(message: Message, context: Context) -> int:
     return int(context.run_config["seed"]) + 10_000 * server_round + partition
 
 
+def is_last_round(message: Message) -> bool:
+    """Whether a message is of the last round; the app's server sends the number of `rounds` in its settings."""
+    settings = settings_of(message)
+    return "rounds" in settings and settings.get("server-round") == settings["rounds"]
+
+
+def fine_tune_epochs(message: Message, context: Context) -> int:
+    """Return for how many epochs this node trains a model of its own now (FL_FINE_TUNE_EPOCHS), 0 for none."""
+    return int(context.run_config["fine-tune-epochs"]) if is_last_round(message) else 0
+
+
 def privacy_mod(message: Message, context: Context, call_next: Callable[[Message, Context], Message]) -> Message:
     """Clip this node's update and add noise to it before it leaves the node, if FL_PRIVACY=dp-local asks for it.
 

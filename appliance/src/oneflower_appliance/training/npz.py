@@ -26,9 +26,9 @@ def save_record(path: Path, arrays: ArrayRecord) -> str:
     return _save(path, ((name, _npy(array)) for name, array in arrays.items()))
 
 
-def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> str:
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], mode: int = SHARED) -> str:
     """Write arrays and return the file's sha256. Raises `OneflowerError`."""
-    return _save(path, ((name, _packed(array)) for name, array in arrays.items()))
+    return _save(path, ((name, _packed(array)) for name, array in arrays.items()), mode)
 
 
 def load(path: Path, sha256: str) -> dict[str, NDArray[Any]]:
@@ -56,9 +56,9 @@ class _Hashing(io.RawIOBase):
         return self._stream.write(data)
 
 
-def _save(path: Path, entries: Iterable[tuple[str, bytes]]) -> str:
+def _save(path: Path, entries: Iterable[tuple[str, bytes]], mode: int = SHARED) -> str:
     """Write entries, of which one at a time is in memory."""
-    with replacing(path, SHARED) as stream:
+    with replacing(path, mode) as stream:
         hashing = _Hashing(stream)
         with zipfile.ZipFile(hashing, "w", zipfile.ZIP_STORED) as archive:
             for name, data in entries:

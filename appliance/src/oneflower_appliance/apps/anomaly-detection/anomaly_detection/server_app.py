@@ -11,7 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from anomaly_detection.models import detector_of
 from anomaly_detection.scores import metrics
-from oneflower_appliance.training import survey
+from oneflower_appliance.training import personal, survey
 from oneflower_appliance.training.results import save_result
 from oneflower_appliance.training.strategies import make_strategy
 
@@ -25,6 +25,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the rounds."""
     config = context.run_config
+    personal.refuse(config)
     detector = detector_of(config)
     strategy = make_strategy(config, evaluate_metrics_aggr_fn=_Judge(float(config["threshold-quantile"])))
     nodes = survey.ask(grid, int(config["min-available-nodes"]))

@@ -3,6 +3,9 @@
 - initial(shape, classes, model, seed) -> the untrained model, as arrays by name
 - train(arrays, data, options) -> the trained arrays, and the loss on the last pass over the data
 - evaluate(arrays, data, options) -> loss and accuracy
+
+A module whose models may have batch normalisation also has batch_norms(shape, classes, model) -> the names of its
+arrays.
 """
 
 from __future__ import annotations
@@ -12,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.training.frameworks import framework_name
+from oneflower_appliance.use_cases import BATCH_NORM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -73,11 +78,22 @@ def framework_of(run_config: Mapping[str, Any]) -> Framework:
     return softmax
 
 
+def batch_norms(framework: Framework, shape: tuple[int, int, int], classes: int, model: str) -> list[str]:
+    """Return the names of the arrays of batch normalisation in a model."""
+    names = getattr(framework, "batch_norms", None)
+    return list(names(shape, classes, model)) if names else []
+
+
 def model_of(run_config: Mapping[str, Any], shape: tuple[int, int, int]) -> str:
     """Return the model's name: softmax with scikit-learn, otherwise the one that the run names.
 
-    If it names none, small images get a small network, and others ResNet-18.
+    If it names none, small images get a small network, and others ResNet-18. Raises `OneflowerError`.
     """
-    if framework_name(run_config, _FRAMEWORKS) == "sklearn":
+    framework = framework_name(run_config, _FRAMEWORKS)
+    if framework == "sklearn":
         return "softmax"
+    if framework == "tensorflow" and run_config["model"] == BATCH_NORM:
+        raise OneflowerError(
+            f"{BATCH_NORM} is a model for PyTorch.", "Choose cnn or resnet18, or PyTorch.", ExitCode.INVALID_INPUT
+        )
     return str(run_config["model"]) or ("cnn" if shape[0] < _SMALL else "resnet18")

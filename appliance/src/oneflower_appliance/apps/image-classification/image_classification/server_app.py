@@ -6,14 +6,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
 from image_classification import images
-from image_classification.models import TrainingOptions, framework_of, model_of
-from oneflower_appliance.training import survey
+from image_classification.models import TrainingOptions, batch_norms, framework_of, model_of
+from oneflower_appliance.training import personal, survey
 from oneflower_appliance.training.strategies import make_strategy
 
 app = ServerApp()
 
 # For each model: passes over a node's data in a round, and the learning rate.
-_SUITED = {"softmax": (20, 0.5), "cnn": (5, 0.05), "resnet18": (1, 0.005)}
+_SUITED = {"softmax": (20, 0.5), "cnn": (5, 0.05), "cnn-bn": (5, 0.05), "resnet18": (1, 0.005)}
 
 
 @app.main()
@@ -25,6 +25,8 @@ def main(grid: Grid, context: Context) -> None:
     source, shape, classes = nodes.agreed("source"), tuple(nodes.agreed("shape")), nodes.union("classes")
     framework = framework_of(config)
     model = model_of(config, shape)
+    start = framework.initial(shape, len(classes), model, int(config["seed"]))
+    own = personal.choose(config, start, batch_norms(framework, shape, len(classes), model), model)
     epochs, rate = _SUITED[model]
     settings = ConfigRecord(
         {
@@ -32,6 +34,8 @@ def main(grid: Grid, context: Context) -> None:
             "classes": classes,
             "epochs": int(config["local-epochs"]) or epochs,
             "rate": float(config["learning-rate"]) or rate,
+            "rounds": int(config["num-server-rounds"]),
+            **personal.announce(grid, str(config["personalization"]), own, start),
         }
     )
 
@@ -42,13 +46,12 @@ def main(grid: Grid, context: Context) -> None:
         )
         return MetricRecord({"loss": loss, "accuracy": accuracy})
 
-    start = framework.initial(shape, len(classes), model, int(config["seed"]))
     strategy.start(
         grid=grid,
-        initial_arrays=ArrayRecord({name: Array(array) for name, array in start.items()}),
+        initial_arrays=ArrayRecord({name: Array(array) for name, array in start.items() if name not in own}),
         num_rounds=int(config["num-server-rounds"]),
         train_config=settings,
         evaluate_config=settings,
-        # The SuperLink has the test set of the digits too. Nodes test on their own images.
-        evaluate_fn=evaluate if source == "digits" else None,
+        # The SuperLink has the test set of the digits too. Nodes test on their own images, and with their own layers.
+        evaluate_fn=evaluate if source == "digits" and not own else None,
     )

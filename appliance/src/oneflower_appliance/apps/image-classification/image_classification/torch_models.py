@@ -1,7 +1,8 @@
 """The PyTorch models: a small convolutional network, and ResNet-18 (He et al., 2016) for real images.
 
 ResNet-18 has group instead of batch normalisation, as is usual in federated learning: batch statistics of different
-nodes cannot be averaged (Hsieh et al., 2020).
+nodes cannot be averaged (Hsieh et al., 2020). The one model with batch normalisation, `cnn-bn`, is for FedBN, which
+does not average them.
 """
 
 from __future__ import annotations
@@ -56,13 +57,29 @@ def _cnn(channels: int, classes: int) -> nn.Module:
     )  # fmt: skip
 
 
-_MODELS = {"cnn": _cnn, "resnet18": _resnet18}
+def _cnn_bn(channels: int, classes: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(), nn.Linear(32 * 16, classes),
+    )  # fmt: skip
+
+
+_MODELS = {"cnn": _cnn, "cnn-bn": _cnn_bn, "resnet18": _resnet18}
+_COUNTED = "num_batches_tracked"  # by batch normalisation, which uses it for nothing here
 
 
 def initial(shape: tuple[int, int, int], classes: int, model: str, seed: int) -> Arrays:
     """Return PyTorch's initial parameters, the same for the same seed."""
     torch.manual_seed(seed)
     return _arrays(_MODELS[model](shape[2], classes))
+
+
+def batch_norms(shape: tuple[int, int, int], classes: int, model: str) -> list[str]:
+    """Return the names of the arrays of batch normalisation."""
+    net = _MODELS[model](shape[2], classes)
+    layers = [name for name, layer in net.named_modules() if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    return [name for name in _arrays(net) if name.rpartition(".")[0] in layers]
 
 
 def train(arrays: Arrays, data: Images, options: TrainingOptions) -> tuple[Arrays, float]:
@@ -104,12 +121,14 @@ def _net(arrays: Arrays, data: Images, options: TrainingOptions) -> nn.Module:
     channels = data.batch(np.zeros(1, dtype=np.int64)).shape[3]
     classes = next(reversed(arrays.values())).shape[0]
     net = _MODELS[options.model](channels, classes)
-    net.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
+    counted = {name: tensor for name, tensor in net.state_dict().items() if name.endswith(_COUNTED)}
+    net.load_state_dict(counted | {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
     return net
 
 
 def _arrays(net: nn.Module) -> Arrays:
-    return {name: tensor.detach().cpu().numpy() for name, tensor in net.state_dict().items()}
+    tensors = net.state_dict().items()
+    return {name: tensor.detach().cpu().numpy() for name, tensor in tensors if not name.endswith(_COUNTED)}
 
 
 def _tensor(data: Images, indices: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -9,7 +9,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from safetensors.numpy import save
 
-from oneflower_appliance.training import survey
+from oneflower_appliance.training import personal, survey
 from oneflower_appliance.training.results import save_result
 from oneflower_appliance.training.strategies import make_strategy
 
@@ -23,6 +23,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the rounds."""
     config = context.run_config
+    personal.refuse(config)
     strategy = make_strategy(config)
     nodes = survey.ask(grid, int(config["min-available-nodes"]))
     names, shapes = nodes.agreed("_names"), nodes.agreed("_shapes")
