@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from flwr.app import Context, Message
 
+LAST_ROUND = "last-round"
 _DELTA = 1e-5
 
 
@@ -42,9 +43,9 @@ def seed_of(message: Message, context: Context) -> int:
 
 
 def is_last_round(message: Message) -> bool:
-    """Whether a message is of the last round; the app's server sends the number of `rounds` in its settings."""
+    """Whether a message is of the last round, whose number the app's server sends in its settings."""
     settings = settings_of(message)
-    return "rounds" in settings and settings.get("server-round") == settings["rounds"]
+    return LAST_ROUND in settings and settings.get("server-round") == settings[LAST_ROUND]
 
 
 def fine_tune_epochs(message: Message, context: Context) -> int:

@@ -15,6 +15,7 @@ from oneflower_appliance.training import trees
 from oneflower_appliance.training.accounting import Accounting, keep_common_metrics
 from oneflower_appliance.training.across import LONGEST, evaluation, is_due, messages_to
 from oneflower_appliance.training.asked import Asked
+from oneflower_appliance.training.clients import LAST_ROUND
 from oneflower_appliance.training.guard import sift, update_of
 from oneflower_appliance.training.node_record import Told, told_in
 from oneflower_appliance.training.secure.strategy import faults_of, guard_of
@@ -149,6 +150,8 @@ class MessageRun(SupervisedRun):
         """Return the messages that ask nodes to evaluate."""
         number = self._number(server_round)
         self._available = online = self._online()
+        if LAST_ROUND in config:  # a privacy budget may end the run before the round that the app expects to be last
+            config[LAST_ROUND] = self._rounds
         with self._choosing("evaluate"):
             messages = list(self._strategy.configure_evaluate(number, arrays, config, *args, **kwargs))
         self._node_ids.forget()

@@ -12,8 +12,8 @@ from image_classification import images
 from image_classification.models import Arrays, Framework, TrainingOptions, framework_of
 from oneflower_appliance.training import clients
 from oneflower_appliance.training.description import answer
-from oneflower_appliance.training.secure.node import secure_aggregation_mod
 from oneflower_appliance.training.personal import Personal, keep_model
+from oneflower_appliance.training.secure.node import secure_aggregation_mod
 
 app = ClientApp()
 

@@ -8,6 +8,7 @@ from flwr.serverapp import Grid, ServerApp
 from image_classification import images
 from image_classification.models import TrainingOptions, batch_norms, framework_of, model_of
 from oneflower_appliance.training import personal, survey
+from oneflower_appliance.training.clients import LAST_ROUND
 from oneflower_appliance.training.strategies import make_strategy
 
 app = ServerApp()
@@ -34,7 +35,7 @@ def main(grid: Grid, context: Context) -> None:
             "classes": classes,
             "epochs": int(config["local-epochs"]) or epochs,
             "rate": float(config["learning-rate"]) or rate,
-            "rounds": int(config["num-server-rounds"]),
+            LAST_ROUND: int(config["num-server-rounds"]),
             **personal.announce(grid, str(config["personalization"]), own, start),
         }
     )
