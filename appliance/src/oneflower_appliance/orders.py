@@ -46,6 +46,9 @@ DATA_PATH = "data-path"
 # The keys in the node config of a node of another site: its site, and the number of that site, from 1.
 SITE, SITE_INDEX = "site", "site-index"
 
+# The key in what a ServerApp tells nodes for the number of the last round, in which they may do something more.
+LAST_ROUND = "last-round"
+
 # Seconds. Each heartbeat makes the SuperLink list the node as online for 60 s. Flower sends one every 23 s at most. A
 # request for messages counts as one, too, but is answered only after 25 s, and the next one as much later.
 _RECENT = 55.0

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flwr.clientapp.mod import LocalDpMod
 
+from oneflower_appliance.orders import LAST_ROUND
 from oneflower_appliance.parameters import PARAMETERS
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
     from flwr.app import Context, Message
 
-LAST_ROUND = "last-round"
 _DELTA = 1e-5
 
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import Array, ArrayRecord
 
 from oneflower_appliance.node_reports import EVALUATE
+from oneflower_appliance.orders import LAST_ROUND
 from oneflower_appliance.round_state import Phase
 from oneflower_appliance.run_privacy import PRIVACY, RunPrivacy
 from oneflower_appliance.training import trees
 from oneflower_appliance.training.accounting import Accounting, keep_common_metrics
 from oneflower_appliance.training.across import LONGEST, evaluation, is_due, messages_to
 from oneflower_appliance.training.asked import Asked
-from oneflower_appliance.training.clients import LAST_ROUND
 from oneflower_appliance.training.guard import sift, update_of
 from oneflower_appliance.training.node_record import Told, told_in
 from oneflower_appliance.training.secure.strategy import faults_of, guard_of

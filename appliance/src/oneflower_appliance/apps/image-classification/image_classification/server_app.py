@@ -7,8 +7,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from image_classification import images
 from image_classification.models import TrainingOptions, batch_norms, framework_of, model_of
+from oneflower_appliance.orders import LAST_ROUND
 from oneflower_appliance.training import personal, survey
-from oneflower_appliance.training.clients import LAST_ROUND
 from oneflower_appliance.training.strategies import make_strategy
 
 app = ServerApp()
