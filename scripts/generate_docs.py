@@ -66,8 +66,8 @@ with the base of a framework if it has one.
 - With `ML_FRAMEWORK=xgboost`, a pre-built app needs `FL_STRATEGY=FedXgbBagging` or `FedXgbCyclic`, and with `lightgbm`
   `FedXgbCyclic`. No other framework has these two, and they need `FL_PRIVACY=none`.
 - `FL_DP_CLIPPING=adaptive` works only with `FL_PRIVACY=dp-central`.
-- `FL_SECURE_AGGREGATION=YES` needs `FL_MIN_FIT_CLIENTS` of at least 3 and a strategy of the mean, and no
-  `FL_PRIVACY=dp-central`.
+- `FL_SECURE_AGGREGATION=YES` needs `FL_MIN_FIT_CLIENTS` of at least 3, a strategy of the mean, and
+  `FL_DP_CLIPPING=fixed`.
 - `FL_METRICS_PORT` is another port than those of `FL_FLEET_API_ADDRESS` and `FL_CONTROL_API_ADDRESS`.
 - A variable is ignored if it belongs to another strategy, or to privacy, checkpoints or GPUs when these are off. One
   line says so.

@@ -336,10 +336,28 @@ def test_a_pre_built_app_learns_the_same_and_its_record_names_who_dropped_out(re
     assert {report.phase for report in reports} == {"train", "evaluate"}
 
 
+def test_with_central_noise_the_nodes_clip_and_the_noise_is_that_of_the_form(monkeypatch):
+    given = {"framework": "sklearn", "min_train_nodes": 3, "min_available_nodes": 3, "num_server_rounds": 1,
+             "local_epochs": 1, "secure_aggregation": "YES"}  # fmt: skip
+    plain = federation.train(monkeypatch, "image-classification", 3, **given)
+    noisy = {"privacy": "dp-central", "dp_clip": 0.02, "dp_noise": 0.3}
+    private = federation.train(monkeypatch, "image-classification", 3, **given, **noisy)
+    norms = [
+        float(np.sqrt(sum((array.numpy() ** 2).sum() for array in trained.result.arrays.values())))
+        for trained in (plain, private)
+    ]
+    noise = 0.3 * 0.02 / 3 * np.sqrt(650)  # the norm of the noise on 650 values
+    assert norms[0] > 0.2
+    assert norms[1] == pytest.approx(np.hypot(noise, 0.02), rel=0.15)
+
+
 def test_a_form_that_secure_aggregation_does_not_fit_is_refused():
     for config, sentence in (
         ({"strategy": "Krum"}, "Krum needs the update of each node, so use one of FedAvg, "),
-        ({"privacy": "dp-central"}, "with dp-central in FL_PRIVACY the SuperLink clips each node's update"),
+        (
+            {"privacy": "dp-central", "dp-clipping": "adaptive"},
+            "the SuperLink clips each node's update, so use 'fixed'",
+        ),
         ({"min-train-nodes": 2}, "is 'YES', which needs FL_MIN_FIT_CLIENTS of at least 3, and it is 2"),
     ):
         given = {"secure-aggregation": "YES", "min-train-nodes": 3, "min-available-nodes": 5}

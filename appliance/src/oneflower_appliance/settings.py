@@ -212,10 +212,8 @@ def _secure(settings: Settings) -> str:
     strategy, least = settings.text("FL_STRATEGY"), settings.integer("FL_MIN_FIT_CLIENTS")
     if strategy not in MEAN_STRATEGIES:
         return f"is 'YES'; {strategy} needs the update of each node, so use one of {', '.join(MEAN_STRATEGIES)}."
-    if settings.text("FL_PRIVACY") == "dp-central":
-        return (
-            "is 'YES'; with dp-central in FL_PRIVACY the SuperLink clips each node's update, so use dp-local or none."
-        )
+    if settings.text("FL_PRIVACY") == "dp-central" and settings.text("FL_DP_CLIPPING") != "fixed":
+        return "is 'YES'; with FL_DP_CLIPPING=adaptive the SuperLink clips each node's update, so use 'fixed'."
     if least < _SECURE_NODES:
         return f"is 'YES', which needs FL_MIN_FIT_CLIENTS of at least {_SECURE_NODES}, and it is {least}."
     return ""
@@ -340,7 +338,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Settings], str]], ...] = (
     (("FL_MIN_AVAILABLE_CLIENTS", "FL_MIN_FIT_CLIENTS", "FL_MIN_EVALUATE_CLIENTS"), _min_available),
     (("FL_NUM_MALICIOUS", "FL_STRATEGY", "FL_MIN_AVAILABLE_CLIENTS"), _malicious),
     (("FL_DP_CLIPPING", "FL_PRIVACY"), _private),
-    (("FL_SECURE_AGGREGATION", "FL_STRATEGY", "FL_PRIVACY", "FL_MIN_FIT_CLIENTS"), _secure),
+    (("FL_SECURE_AGGREGATION", "FL_STRATEGY", "FL_PRIVACY", "FL_DP_CLIPPING", "FL_MIN_FIT_CLIENTS"), _secure),
     (("FL_DP_MAX_EPSILON", "FL_PRIVACY", "FL_DP_CLIPPING", "FL_STRATEGY"), _budget),
     (("FL_SSL_CERTFILE", "FL_SSL_CA_CERTFILE", "FL_SSL_KEYFILE"), _own_certificate),
     (("ML_FRAMEWORK", "FL_USE_CASE"), _framework),

@@ -82,7 +82,7 @@ def variables_of(strategy: Strategy) -> Mapping[str, str]:
 
 
 def make_strategy(run_config: Mapping[str, Any], **more: Any) -> Strategy:
-    """Return the strategy, with differential privacy or secure aggregation around it if the form asks for it.
+    """Return the strategy, with differential privacy and secure aggregation around it if the form asks for them.
 
     `more` goes to the strategy's class: metric functions, for example. Raises `OneflowerError`.
     """
@@ -124,8 +124,12 @@ def adaptive_clipping() -> type[flower.DifferentialPrivacyServerSideAdaptiveClip
     return CorrectedClipping
 
 
+def _is_secure(form: Settings) -> bool:
+    return form.text("FL_SECURE_AGGREGATION") == "YES"
+
+
 def _secured(strategy: Strategy, form: Settings) -> Strategy:
-    if form.text("FL_SECURE_AGGREGATION") != "YES":
+    if not _is_secure(form):
         return strategy
     choices = Choices(
         threshold=form.real("FL_SECURE_THRESHOLD"),
@@ -140,6 +144,9 @@ def _with_privacy(strategy: Strategy, form: Settings) -> Strategy:
     if form.text("FL_PRIVACY") != "dp-central":
         return strategy
     noise, clip, nodes = form.real("FL_DP_NOISE"), form.real("FL_DP_CLIP"), form.integer("FL_MIN_FIT_CLIENTS")
+    if _is_secure(form):
+        # The nodes clip. The one result that this strategy gets is the mean over the nodes.
+        return flower.DifferentialPrivacyClientSideFixedClipping(strategy, noise / nodes, clip, 1)
     if form.text("FL_DP_CLIPPING") == "fixed":
         return EvenClipping(strategy, noise, clip, nodes)
     # The number of updates that were clipped gets noise, too. Flower's default for it, a twentieth of the nodes, is too

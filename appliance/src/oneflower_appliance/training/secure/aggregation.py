@@ -77,11 +77,14 @@ class _Keys:
 class SecureRound:
     """One round: `prepare`, then training with what `collect` says, then `total`. Two of them raise `TooFewError`."""
 
-    def __init__(self, grid: Grid, messages: Sequence[Message], weighted_by: str, choices: Choices) -> None:
+    def __init__(
+        self, grid: Grid, messages: Sequence[Message], weighted_by: str, choices: Choices, clip: float = 0.0
+    ) -> None:
         self._grid = grid
         self._like = messages[0].metadata
         self._sampled = [message.metadata.dst_node_id for message in messages]
         self._weighted_by = weighted_by
+        self._clip = clip  # the L2 norm to which each node clips its update, 0 for none
         self._choices = choices
         self._session = os.urandom(16)
         self._threshold = threshold_of(choices.threshold, len(self._sampled))
@@ -101,6 +104,7 @@ class SecureRound:
             "range": self._choices.limit,
             "max-examples": self._choices.max_examples,
             "weighted-by": self._weighted_by,
+            "clip": self._clip,
         }
         for node, said in self._exchange(Stage.SETUP, dict.fromkeys(self._sampled, content)).items():
             self._keys[node] = _Keys(said["mask-key"], said["seal-key"])

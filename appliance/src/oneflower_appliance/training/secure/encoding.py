@@ -16,7 +16,7 @@ import numpy as np
 from oneflower_appliance.errors import OneflowerError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -43,8 +43,11 @@ class Encoding:
     def _largest(self) -> int:
         return ((1 << 31) - 1) // self.nodes - 1
 
-    def encode(self, before: Arrays, after: Arrays, examples: int) -> Values:
-        """Return what training changed, times the number of examples. Raises `OneflowerError`."""
+    def encode(self, before: Arrays, after: Arrays, examples: int, clip: float = 0.0) -> Values:
+        """Return what training changed, times the number of examples. Raises `OneflowerError`.
+
+        If `clip` is above 0, a change with a larger L2 norm is scaled down to it.
+        """
         if not 0 <= examples <= self.max_examples:
             raise OneflowerError(
                 f"it has {examples} examples, and FL_SECURE_MAX_EXAMPLES allows {self.max_examples}.",
@@ -57,16 +60,14 @@ class Encoding:
             )
         values = np.empty(sum(array.size for array in before.values()), np.uint32)
         scale, place = examples * self._largest / (self.limit * self.max_examples), 0
-        for name, array in before.items():
-            old, new = array.reshape(-1), after[name].reshape(-1)
-            for start in range(0, len(old), _PIECE):
-                piece = new[start : start + _PIECE].astype(np.float64)
-                piece -= old[start : start + _PIECE]
-                self._check(name, piece)
-                piece *= scale
-                end = place + len(piece)
-                values[place:end] = np.rint(piece).astype(np.int32).view(np.uint32)
-                place = end
+        scaled = min(1.0, clip / norm) if clip and (norm := _norm(before, after)) else 1.0
+        for name, piece in _changes(before, after):
+            piece *= scaled  # noqa: PLW2901 - in place
+            self._check(name, piece)
+            piece *= scale  # noqa: PLW2901
+            end = place + len(piece)
+            values[place:end] = np.rint(piece).astype(np.int32).view(np.uint32)
+            place = end
         return values
 
     def _check(self, name: str, change: NDArray[np.float64]) -> None:
@@ -106,6 +107,20 @@ class Encoding:
         """Return the number of all examples, and the mean of each metric over them."""
         examples, *products = map(int, sums.view(np.int64))
         return examples, [product / (_STEPS * examples) if examples else math.nan for product in products]
+
+
+def _changes(before: Arrays, after: Arrays) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    """Yield what training changed, piece by piece, with the name of the array."""
+    for name, array in before.items():
+        old, new = array.reshape(-1), after[name].reshape(-1)
+        for start in range(0, len(old), _PIECE):
+            piece = new[start : start + _PIECE].astype(np.float64)
+            piece -= old[start : start + _PIECE]
+            yield name, piece
+
+
+def _norm(before: Arrays, after: Arrays) -> float:
+    return math.sqrt(sum(float(piece @ piece) for _, piece in _changes(before, after)))
 
 
 def _shapes(arrays: Arrays) -> dict[str, tuple[int, ...]]:

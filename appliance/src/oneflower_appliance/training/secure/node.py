@@ -119,7 +119,7 @@ def _collect(state: State, asked: State, node: str, message: Message, train: Cal
     named = sorted(said.items())
     vectors: Any = {
         SUMS: encoding.encode_sums(int(examples), named),
-        VALUES: encoding.encode(before, after, int(examples)),
+        VALUES: encoding.encode(before, after, int(examples), state["clip"]),
     }
     add_masks(vectors, state["own-seed"])
     for other in masking:

@@ -39,13 +39,18 @@ class SecAgg(Strategy):
 
     def __init__(self, strategy: Strategy, choices: Choices | None = None) -> None:
         super().__init__()
-        [owner, *_] = [kind for kind in type(strategy).__mro__ if "aggregate_train" in vars(kind)]
+        inner: Any = strategy
+        self._clip = 0.0
+        if isinstance(strategy, flower.DifferentialPrivacyClientSideFixedClipping):  # it adds noise to the mean
+            inner, self._clip = strategy.strategy, float(strategy.clipping_norm)
+        [owner, *_] = [kind for kind in type(inner).__mro__ if "aggregate_train" in vars(kind)]
         if owner not in _OF_THE_MEAN:
             raise OneflowerError(
-                f"{type(strategy).__name__} needs the update of each node, which secure aggregation hides.",
+                f"{type(inner).__name__} needs the update of each node, which secure aggregation hides.",
                 f"Use one of {', '.join(kind.__name__ for kind in _OF_THE_MEAN)}, or no secure aggregation.",
             )
         self.strategy: Any = strategy
+        self._inner = inner
         self._choices = choices or Choices()
         self._round: tuple[SecureRound, ArrayRecord] | None = None
         self._faults: list[Fault] = []
@@ -63,7 +68,7 @@ class SecAgg(Strategy):
         self._faults, self._round = [], None
         if not messages:
             return []
-        current = SecureRound(grid, messages, self.strategy.weighted_by_key, self._choices)
+        current = SecureRound(grid, messages, self._inner.weighted_by_key, self._choices, self._clip)
         try:
             ready = set(current.prepare())
         except TooFewError as error:
@@ -102,8 +107,8 @@ class SecAgg(Strategy):
             if int(fault.node) in total.nodes:
                 log.warning("Round %d: %s. Its update is in the sum.", server_round, fault.sentence)
         content: dict[str, Any] = {
-            self.strategy.arrayrecord_key: ArrayRecord({name: Array(array) for name, array in total.arrays.items()}),
-            "metrics": MetricRecord({**total.metrics, self.strategy.weighted_by_key: total.examples}),
+            self._inner.arrayrecord_key: ArrayRecord({name: Array(array) for name, array in total.arrays.items()}),
+            "metrics": MetricRecord({**total.metrics, self._inner.weighted_by_key: total.examples}),
         }
         mean = Message(RecordDict(content), 0, "train")
         log.info("Secure aggregation: the one result is the mean of %d nodes", len(total.nodes))
