@@ -46,8 +46,6 @@ INVALID = {
     "FL_DP_CLIPPING": ["none"],
     "FL_SECURE_AGGREGATION": ["yes", "secagg"],
     "FL_SECURE_THRESHOLD": ["0", "1.1", "most"],
-    "FL_SECURE_RANGE": ["0", "-1"],
-    "FL_SECURE_MAX_EXAMPLES": ["0", "1.5", "1000000001"],
     "FL_DP_MAX_EPSILON": ["-1", "all", "inf", "nan"],
     "FL_DP_DELTA": ["0", "1", "small"],
     "FL_CHECKPOINT_ENABLED": ["maybe"],

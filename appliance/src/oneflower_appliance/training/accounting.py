@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from flwr.app import ArrayRecord, MetricRecord
+    from flwr.serverapp.strategy import Strategy
 
     from oneflower_appliance.settings import Settings
 
@@ -49,6 +50,18 @@ class EvenClipping(flower.DifferentialPrivacyServerSideFixedClipping):
                 if key in metrics:
                     metrics[key] = 1
         return super().aggregate_train(server_round, replies)
+
+
+class EvenNoise(flower.DifferentialPrivacyClientSideFixedClipping):
+    """Flower's noise for the mean of updates that the nodes have clipped. Secure aggregation gives it the mean alone.
+
+    It is made for a number of nodes, and Flower would expect that many results.
+    """
+
+    def __init__(self, strategy: Strategy, noise: float, clip: float, nodes: int) -> None:
+        super().__init__(strategy, noise / nodes, clip, 1)
+        self.noise = noise
+        self.nodes = nodes
 
 
 def take_spent(message: Message) -> Message:
@@ -90,7 +103,8 @@ class Accounting:
         _SPENT.clear()
         before = RunPrivacy.in_row(json.loads(earlier[-1])) if earlier else RunPrivacy()
         self.privacy = replace(_begun(strategy, form), cost=before.cost, nodes=before.nodes)
-        self._asked = getattr(strategy, "num_sampled_clients", 0)
+        inner = getattr(strategy, "strategy", None)
+        self._asked = inner.nodes if isinstance(inner, EvenNoise) else getattr(strategy, "num_sampled_clients", 0)
         most = self.privacy.max_epsilon
         if most and self.privacy.unknown:
             raise OneflowerError(
@@ -150,6 +164,9 @@ def _begun(strategy: Any, form: Settings) -> RunPrivacy:
     if isinstance(strategy, EvenClipping):
         why = not_counted(CENTRAL, "fixed", type(strategy.strategy).__name__)
         return RunPrivacy(CENTRAL, strategy.clipping_norm, strategy.noise_multiplier, unknown=why, **known)
+    if isinstance(inner := getattr(strategy, "strategy", None), EvenNoise):
+        why = not_counted(CENTRAL, "fixed", type(inner.strategy).__name__)
+        return RunPrivacy(CENTRAL, inner.clipping_norm, inner.noise, unknown=why, **known)
     if said == LOCAL:
         return RunPrivacy(LOCAL, form.real("FL_DP_CLIP"), form.real("FL_DP_NOISE"), **known)
     own = any(kind.__name__.startswith("DifferentialPrivacy") for kind in type(strategy).__mro__)

@@ -124,10 +124,11 @@ class MessageRun(SupervisedRun):
         sound = self._enough(sound)
         keep_common_metrics(sound)
         arrays, metrics = self._strategy.aggregate_train(number, sound)
-        self._note_privacy(self._accounting.charge(0 if arrays is None else len(sound)))
         lost = faults_of(self._strategy)
         self._asked.add(lost)
-        self._trained(number, len(sound) - len(lost), arrays, _plain(metrics), self._told_in(good))
+        count = len(sound) - len(lost)
+        self._note_privacy(self._accounting.charge(0 if arrays is None else count))
+        self._trained(number, count, arrays, _plain(metrics), self._told_in(good))
         return arrays, metrics
 
     def _enough(self, sound: list[Message]) -> list[Message]:

@@ -25,7 +25,7 @@ from oneflower_appliance.orders import FORM_VARIABLE
 from oneflower_appliance.parameter import Level
 from oneflower_appliance.parameters import PARAMETERS, of_level
 from oneflower_appliance.settings import Settings, ignored, resolve, run_config_keys
-from oneflower_appliance.training.accounting import EvenClipping
+from oneflower_appliance.training.accounting import EvenClipping, EvenNoise
 from oneflower_appliance.training.secure.aggregation import Choices
 from oneflower_appliance.training.secure.strategy import SecAgg
 
@@ -133,8 +133,6 @@ def _secured(strategy: Strategy, form: Settings) -> Strategy:
         return strategy
     choices = Choices(
         threshold=form.real("FL_SECURE_THRESHOLD"),
-        limit=form.real("FL_SECURE_RANGE"),
-        max_examples=form.integer("FL_SECURE_MAX_EXAMPLES"),
         timeout=form.integer("FL_ROUND_TIMEOUT"),
     )
     return SecAgg(strategy, choices)
@@ -145,8 +143,7 @@ def _with_privacy(strategy: Strategy, form: Settings) -> Strategy:
         return strategy
     noise, clip, nodes = form.real("FL_DP_NOISE"), form.real("FL_DP_CLIP"), form.integer("FL_MIN_FIT_CLIENTS")
     if _is_secure(form):
-        # The nodes clip. The one result that this strategy gets is the mean over the nodes.
-        return flower.DifferentialPrivacyClientSideFixedClipping(strategy, noise / nodes, clip, 1)
+        return EvenNoise(strategy, noise, clip, nodes)  # the nodes clip
     if form.text("FL_DP_CLIPPING") == "fixed":
         return EvenClipping(strategy, noise, clip, nodes)
     # The number of updates that were clipped gets noise, too. Flower's default for it, a twentieth of the nodes, is too

@@ -15,14 +15,13 @@ from oneflower_appliance.parameters import PARAMETERS
 from oneflower_appliance.runs import Fault
 from oneflower_appliance.training.asked import Asked
 from oneflower_appliance.training.secure import secrets
-from oneflower_appliance.training.secure.encoding import Encoding
-from oneflower_appliance.training.secure.masks import add_masks
+from oneflower_appliance.training.secure.encoding import Mean, decode, length
+from oneflower_appliance.training.secure.masks import add_mask
 from oneflower_appliance.training.secure.wire import (
     LEAST_NODES,
     MASKED,
     RECORD,
-    SUMS,
-    VALUES,
+    VECTOR,
     Stage,
     commitment,
     threshold_of,
@@ -51,19 +50,16 @@ class Choices:
     """What an operator chooses: see docs/privacy.md. `timeout` is for each exchange, in seconds."""
 
     threshold: float = _default("FL_SECURE_THRESHOLD")
-    limit: float = _default("FL_SECURE_RANGE")
-    max_examples: int = int(_default("FL_SECURE_MAX_EXAMPLES"))
     timeout: float = _default("FL_ROUND_TIMEOUT")
 
 
 @dataclass(frozen=True)
 class Total:
-    """The mean over the nodes whose updates are in the sum: of the model, and of each metric."""
+    """The nodes whose updates are in the sum, what it says, and the mean of each metric by its name."""
 
     nodes: Sequence[int]
-    arrays: Mapping[str, NDArray[Any]]
+    mean: Mean
     metrics: Mapping[str, float]
-    examples: int
 
 
 @dataclass
@@ -88,7 +84,6 @@ class SecureRound:
         self._choices = choices
         self._session = os.urandom(16)
         self._threshold = threshold_of(choices.threshold, len(self._sampled))
-        self._encoding = Encoding(len(self._sampled), choices.limit, choices.max_examples)
         self._keys: dict[int, _Keys] = {}
         self._sharing: list[int] = []  # those whose keys the others have, in the order of the shares
         self._masking: list[int] = []  # those with whom the others share masks
@@ -101,8 +96,6 @@ class SecureRound:
         content = {
             "count": len(self._sampled),
             "threshold": self._threshold,
-            "range": self._choices.limit,
-            "max-examples": self._choices.max_examples,
             "weighted-by": self._weighted_by,
             "clip": self._clip,
         }
@@ -136,25 +129,23 @@ class SecureRound:
         """Return the mean of the updates of the model `before` in these replies."""
         contents = {reply.metadata.src_node_id: reply.content for reply in replies}
         self.left = sorted(contents)
-        size = sum(array.size for array in before.values())
         layouts = {
             node: _layout(content)
             for node, content in sorted(contents.items())
-            if node in self._masking and not fault_of(list(content.array_records.get(MASKED, {}).items()), size)
+            if node in self._masking and MASKED in content.array_records
         }
         usual = Counter(layouts.values()).most_common(1)[0][0] if layouts else ()
         alike = {node: contents[node].array_records[MASKED] for node, layout in layouts.items() if layout == usual}
-        vectors, active = _added(alike, size, len(usual))
+        vector, active = _added(alike, length(len(usual), before))
         for node in contents.keys() - set(active):
             reason = "its masked update has another size or other metrics than those of other nodes"
             self.faults.append(Fault(str(node), "train", "left out", reason))
         self._enough(active, "sent an update")
-        self._remove_masks(vectors, active, self._ask_for_shares(active))
-        examples, means = self._encoding.decode_sums(vectors[SUMS])
-        if examples <= 0:
+        self._remove_masks(vector, active, self._ask_for_shares(active))
+        mean = decode(vector, len(usual), before)
+        if mean is None:
             raise TooFewError("no node has examples")
-        arrays = self._encoding.decode(vectors[VALUES], before, examples)
-        return Total(active, arrays, dict(zip(usual, means, strict=True)), examples)
+        return Total(active, mean, dict(zip(usual, mean.metrics, strict=True)))
 
     def _ask_for_shares(self, active: list[int]) -> dict[int, list[bytes]]:
         """Return, by the node that holds them, a share of each node that the others share masks with."""
@@ -173,7 +164,7 @@ class SecureRound:
             )
         return shares
 
-    def _remove_masks(self, vectors: dict[str, Any], active: list[int], shares: Mapping[int, list[bytes]]) -> None:
+    def _remove_masks(self, vector: NDArray[np.uint64], active: list[int], shares: Mapping[int, list[bytes]]) -> None:
         holders = sorted(shares)[: self._threshold]
         for number, node in enumerate(self._masking):
             seed = secrets.combine({self._sharing.index(holder): shares[holder][number] for holder in holders})
@@ -183,11 +174,11 @@ class SecureRound:
             if known != (keys.commitment if alive else keys.mask):
                 raise TooFewError(f"a share that a node gave of the secret of node {node} is wrong")
             if alive:
-                add_masks(vectors, seed, negative=True)
+                add_mask(vector, seed, negative=True)
                 continue
             for other in active:  # whose masks with the node that is gone are left in the sum
                 mask = secrets.agreed_key(seed, self._keys[other].mask, b"mask" + self._session)
-                add_masks(vectors, mask, negative=other > node)
+                add_mask(vector, mask, negative=other > node)
 
     def _exchange(self, stage: Stage, contents: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, Any]]:
         """Send each node its content, and return the answers by node. Remember who gave none, and why."""
@@ -220,10 +211,10 @@ class SecureRound:
 
 def fault_of(arrays: Sequence[tuple[str, Array]], size: int) -> str:
     """Return what is wrong with the arrays of a masked update of a model with so many values, or an empty text."""
-    found = {name: (array.dtype, tuple(array.shape)) for name, array in arrays}
-    if found.keys() != {SUMS, VALUES}:
+    if [name for name, _ in arrays] != [VECTOR]:
         return "its update is not masked"
-    fits = found[VALUES] == ("uint32", (size,)) and found[SUMS][0] == "uint64" and len(found[SUMS][1]) == 1
+    [(_, array)] = arrays
+    fits = array.dtype == "uint64" and len(array.shape) == 1 and array.shape[0] > size
     return "" if fits else "its masked update has another size than the model"
 
 
@@ -233,17 +224,16 @@ def _layout(content: RecordDict) -> tuple[str, ...]:
     return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
-def _added(masked: Mapping[int, ArrayRecord], size: int, metrics: int) -> tuple[dict[str, Any], list[int]]:
-    """Return the sums of masked vectors, and the nodes whose vectors these are: not those of another size."""
-    vectors: dict[str, Any] = {SUMS: np.zeros(1 + metrics, np.uint64), VALUES: np.zeros(size, np.uint32)}
+def _added(masked: Mapping[int, ArrayRecord], size: int) -> tuple[NDArray[np.uint64], list[int]]:
+    """Return the sum of masked vectors, and the nodes whose vectors these are: not those of another size."""
+    total = np.zeros(size, np.uint64)
     nodes = []
     for node, arrays in masked.items():
         try:
-            given = {name: arrays[name].numpy() for name in vectors}  # what an array says of itself may be wrong
-        except (ValueError, TypeError):
+            vector = arrays[VECTOR].numpy()  # what an array says of itself may be wrong
+        except (KeyError, ValueError, TypeError):
             continue
-        if all((given[name].dtype, given[name].shape) == (vectors[name].dtype, vectors[name].shape) for name in given):
-            for name, values in given.items():
-                vectors[name] += values
+        if (vector.dtype, vector.shape) == (total.dtype, total.shape):
+            total += vector
             nodes.append(node)
-    return vectors, nodes
+    return total, nodes

@@ -18,9 +18,9 @@ from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.parameters import PARAMETERS
 from oneflower_appliance.runs import is_number
 from oneflower_appliance.training.secure import secrets
-from oneflower_appliance.training.secure.encoding import Encoding
-from oneflower_appliance.training.secure.masks import add_masks
-from oneflower_appliance.training.secure.wire import LEAST_NODES, MASKED, RECORD, SUMS, VALUES, Stage, commitment
+from oneflower_appliance.training.secure.encoding import Update
+from oneflower_appliance.training.secure.masks import add_mask
+from oneflower_appliance.training.secure.wire import LEAST_NODES, MASKED, RECORD, VECTOR, Stage, commitment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,7 +103,6 @@ def _collect(state: State, asked: State, node: str, message: Message, train: Cal
     _require(len(set(masking)) == len(masking) >= state["threshold"], f"{len(masking)} nodes are too few")
     _require(len(masking) >= LEAST_NODES, f"{len(masking)} nodes are too few")
     [got] = message.content.array_records.values()
-    before = {name: array.numpy() for name, array in got.items()}
     trained = train()
     if trained.has_error():
         raise OneflowerError(f"its ClientApp failed: {trained.error.reason}")
@@ -114,22 +113,19 @@ def _collect(state: State, asked: State, node: str, message: Message, train: Cal
     _require(is_number(examples) and examples == int(examples), f"its {state['weighted-by']} is not a whole number")
     if wrong := [name for name, value in said.items() if not is_number(value)]:
         raise OneflowerError(f"its metric {wrong[0]} is not a number, which secure aggregation cannot add up.")
-    encoding = Encoding(state["count"], state["range"], state["max-examples"])
-    after = {name: array.numpy() for name, array in arrays.items()}
     named = sorted(said.items())
-    vectors: Any = {
-        SUMS: encoding.encode_sums(int(examples), named),
-        VALUES: encoding.encode(before, after, int(examples), state["clip"]),
-    }
-    add_masks(vectors, state["own-seed"])
+    before = {name: array.numpy() for name, array in got.items()}
+    after = {name: array.numpy() for name, array in arrays.items()}
+    vector = Update(before, after, int(examples), named).encode(state["count"], state["clip"])
+    add_mask(vector, state["own-seed"])
     for other in masking:
         if other != node:
-            add_masks(vectors, _mask_key(state, other), negative=int(node) < int(other))
+            add_mask(vector, _mask_key(state, other), negative=int(node) < int(other))
     state["masking"] = masking
     return RecordDict(
         {
             RECORD: ConfigRecord({"metrics": [name for name, _ in named]}),
-            MASKED: ArrayRecord({name: Array(vector) for name, vector in vectors.items()}),
+            MASKED: ArrayRecord({VECTOR: Array(vector)}),
         }
     )
 

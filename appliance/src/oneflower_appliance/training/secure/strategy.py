@@ -107,8 +107,8 @@ class SecAgg(Strategy):
             if int(fault.node) in total.nodes:
                 log.warning("Round %d: %s. Its update is in the sum.", server_round, fault.sentence)
         content: dict[str, Any] = {
-            self._inner.arrayrecord_key: ArrayRecord({name: Array(array) for name, array in total.arrays.items()}),
-            "metrics": MetricRecord({**total.metrics, self._inner.weighted_by_key: total.examples}),
+            self._inner.arrayrecord_key: ArrayRecord({name: Array(array) for name, array in total.mean.arrays.items()}),
+            "metrics": MetricRecord({**total.metrics, self._inner.weighted_by_key: total.mean.examples}),
         }
         mean = Message(RecordDict(content), 0, "train")
         log.info("Secure aggregation: the one result is the mean of %d nodes", len(total.nodes))

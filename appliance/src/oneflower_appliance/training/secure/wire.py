@@ -7,7 +7,7 @@ from enum import StrEnum
 
 RECORD = "secure-aggregation"  # the ConfigRecord of each message
 MASKED = "masked"  # the ArrayRecord of a masked update
-SUMS, VALUES = "sums", "values"  # its arrays
+VECTOR = "vector"  # its only array
 LEAST_NODES = 3
 
 
