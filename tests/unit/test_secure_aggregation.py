@@ -11,7 +11,11 @@ from flwr.serverapp import strategy as flower
 from flwr.supercore.task_identity import TaskIdentity
 
 from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.gaussian_privacy import cost_of
 from oneflower_appliance.node_reports import lines_after, read_line
+from oneflower_appliance.parameter import Level
+from oneflower_appliance.settings import resolve
+from oneflower_appliance.training.accounting import Accounting
 from oneflower_appliance.training.secure import secrets
 from oneflower_appliance.training.secure.aggregation import Choices
 from oneflower_appliance.training.secure.encoding import Update, decode
@@ -344,11 +348,14 @@ def test_with_central_noise_the_nodes_clip_and_the_noise_is_that_of_the_form(mon
     plain = federation.train(monkeypatch, "image-classification", 3, **given)
     noisy = {"privacy": "dp-central", "dp_clip": 0.02, "dp_noise": 0.3}
     private = federation.train(monkeypatch, "image-classification", 3, **given, **noisy)
+    config = {name.replace("_", "-"): value for name, value in (given | noisy).items()}
     norms = [
         float(np.sqrt(sum((array.numpy() ** 2).sum() for array in trained.result.arrays.values())))
         for trained in (plain, private)
     ]
     noise = 0.3 * 0.02 / 3 * np.sqrt(650)  # the norm of the noise on 650 values
+    spent = Accounting(make_strategy(config), resolve({"FL_PRIVACY": "dp-central"}, (Level.SUPERLINK,)), [])
+    assert spent.charge(2).cost == pytest.approx(cost_of(0.3 * 2 / 3)), "of two nodes each moves the mean more"
     assert norms[0] > 0.2
     assert norms[1] == pytest.approx(np.hypot(noise, 0.02), rel=0.15)
 

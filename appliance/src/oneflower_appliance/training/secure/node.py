@@ -116,7 +116,9 @@ def _collect(state: State, asked: State, node: str, message: Message, train: Cal
     named = sorted(said.items())
     before = {name: array.numpy() for name, array in got.items()}
     after = {name: array.numpy() for name, array in arrays.items()}
-    vector = Update(before, after, int(examples), named).encode(state["count"], state["clip"])
+    # With a clipping norm, each node may move the mean as much as any other: the noise is made for that.
+    weight = min(1, int(examples)) if state["clip"] else int(examples)
+    vector = Update(before, after, weight, named).encode(state["count"], state["clip"])
     add_mask(vector, state["own-seed"])
     for other in masking:
         if other != node:
