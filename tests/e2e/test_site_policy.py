@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +40,7 @@ def test_a_site_trains_what_it_trusts_and_refuses_the_rest_with_the_reason(user,
         assert {(one.clip, one.noise, one.epsilon == one.total > 0) for one in spent.values()} == {(1.0, 0.02, True)}
         assert len(spent) == 2
         assert row["metrics"]["train"] == {}, "and the loss stays where it is"
+        check_plain_flwr(user, app, tmp_path)
         nodes = [vm for vm in user.show("law")["vms"] if vm["role"] == "supernode"]
         for vm in nodes:
             log = user.home.console(vm["id"]).read_text()
@@ -44,6 +48,39 @@ def test_a_site_trains_what_it_trusts_and_refuses_the_rest_with_the_reason(user,
             assert "cannot be confined" not in log
     finally:
         user("down", "law")
+
+
+def check_plain_flwr(user, app, folder):
+    """Open Flower's own command, which knows nothing of oneflower: a signed app trains, and after a change it does not."""
+    said, before = json.loads(user("connect", "law", "-o", "json").stdout), user.show("law")["training"]["id"]
+    (folder / "config.toml").write_text(
+        f'[superlink.law]\naddress = "{said["address"]}"\nroot-certificates = "{said["root-certificates"]}"\n'
+    )
+    environment = {
+        **os.environ,
+        "FLWR_HOME": str(folder),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+    }
+
+    def train():
+        nonlocal before
+        flwr = Path(sys.executable).with_name("flwr")
+        command = [flwr, "run", app, "law", "--run-config", "num-server-rounds=1"]
+        subprocess.run(command, env=environment, capture_output=True, check=True)
+        ended = ("completed", "failed")
+        until(lambda: (now := user.show("law")["training"])["id"] != before and now["status"] in ended, 60, "the run")
+        found = user.show("law")["training"]
+        before = found["id"]
+        return found
+
+    found = train()
+    assert (found["status"], found["row"]["nodes"], found["error"]) == ("completed", 2, "")
+    with (app / "pyproject.toml").open("a") as stream:
+        stream.write('[tool.changed]\nafter = "it was signed"\n')
+    found = train()
+    assert "no node" in found["error"].lower(), found
+    assert "changed after it was signed" in found["fault"]["reason"], found
 
 
 def test_an_app_waits_for_the_approval_of_its_site_and_trains_with_nothing_restarted(user, tmp_path):

@@ -7,13 +7,19 @@ import io
 import zipfile
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from oneflower.cloud.site_folder import SiteFolder, changed_lines, differences
+from oneflower_appliance.agent.confined import confinement
 from oneflower_appliance.agent.site_policy_file import site_policy
 from oneflower_appliance.app_bundle import SIGNATURE, Bundle, BundleError
 from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.features_off import FOLDER_VARIABLE
+from oneflower_appliance.orders import EXECUTION_VARIABLE, RUNS_VARIABLE, TASK_VARIABLE, Confinement
+from oneflower_appliance.parameters import Level
 from oneflower_appliance.settings import resolve
 from oneflower_appliance.site_policy import EXAMPLE, PolicyError, SitePolicy, read_text
 from oneflower_appliance.task_limits import TaskLimits
@@ -38,7 +44,7 @@ def bundle(**more):
 
 def test_the_example_is_valid_and_every_error_is_named_at_once():
     assert SitePolicy.parse(EXAMPLE).apps == "ask"
-    assert SitePolicy.parse(EXAMPLE).task == TaskLimits(3600, 8192, "none")
+    assert SitePolicy.parse(EXAMPLE).task == TaskLimits(3600, 8192, "none", max_gpus=1)
     with pytest.raises(OneflowerError) as refused:
         SitePolicy.parse(
             'apps = "some"\nhash = []\nhashes = ["12"]\nsigners = ["alice", "bob ssh-ed25519 AAAA"]\n'
@@ -103,6 +109,33 @@ def test_hours_go_past_midnight_and_past_sunday(window, day, hour, is_open):
             policy.check_time(moment)
 
 
+@pytest.mark.parametrize(
+    ("zone", "window", "moment", "is_open"),
+    [
+        ("Europe/Madrid", "Sat 22:00-24:00", "2026-03-28T22:59:59", True),  # midnight there is 23:00 UTC
+        ("Europe/Madrid", "Sat 22:00-24:00", "2026-03-28T23:00:00", False),
+        ("Europe/Madrid", "Sat 22:00-24:00", "2026-03-28T21:00:00", True),
+        ("Europe/Madrid", "Sat 22:00-24:00", "2026-03-28T20:59:59", False),
+        (
+            "Europe/Madrid",
+            "Sun 03:00-04:00",
+            "2026-03-29T01:00:00",
+            True,
+        ),  # summer time begins: after 01:59 comes 03:00
+        ("Europe/Madrid", "Sun 02:00-03:00", "2026-03-29T01:00:00", False),
+        ("Europe/Madrid", "Sun 02:00-03:00", "2026-10-25T00:30:00", True),  # it ends: the hour from 2 to 3 comes twice
+        ("Europe/Madrid", "Sun 02:00-03:00", "2026-10-25T01:30:00", True),
+        ("Europe/Madrid", "Sun 02:00-03:00", "2026-10-25T02:00:00", False),
+        ("Pacific/Kiritimati", "Mon 00:00-01:00", "2026-03-01T10:00:00", True),  # a day ahead of UTC
+        ("UTC", "Mon 08:00-08:00", "2026-03-03T07:59:59", True),  # a whole day
+        ("UTC", "Mon 08:00-08:00", "2026-03-03T08:00:00", False),
+    ],
+)
+def test_hours_are_those_of_the_zone_to_the_second_also_when_its_clock_changes(zone, window, moment, is_open):
+    policy = SitePolicy.parse(f'[hours]\nzone = "{zone}"\nopen = ["{window}"]\n')
+    assert policy.hours.are_open(datetime.fromisoformat(moment).replace(tzinfo=UTC)) is is_open
+
+
 def test_an_app_is_known_by_its_content_however_it_is_packed_and_every_change_counts():
     content = bundle().content_hash
     again = Bundle.read(packed({"mine.py": "app = 1", "pyproject.toml": "# other\n" + PROJECT}))
@@ -163,3 +196,17 @@ def test_what_was_approved_counts_and_what_changed_since_is_shown(tmp_path):
     old = folder.before(new)
     assert differences(old, new) == [("mine.py", "changed"), ("more.py", "added"), ("pyproject.toml", "same")]
     assert {"-app = 1", "+app = 2"} <= set(changed_lines(old, new))
+
+
+def test_a_task_writes_in_no_folder_that_the_agent_reads(tmp_path):
+    """A link that a task left there would have the agent read, and publish, what the link leads to."""
+    machine = SimpleNamespace(home=tmp_path, settings=resolve({}, (Level.SUPERNODE,)), loopback="127.0.0.1", context={})
+    folders = {"FLWR_HOME": str(tmp_path / "flwr"), RUNS_VARIABLE: str(tmp_path / "runs")}
+    agents = {FOLDER_VARIABLE: str(tmp_path / "features-off"), EXECUTION_VARIABLE: "warm"}
+    limits = SitePolicy.parse("[task]\nmax-gpus = 2").task
+    found = Confinement.read(confinement(machine, limits, folders | agents)[TASK_VARIABLE])
+    assert set(found.writable) == set(folders.values())
+    assert (found.max_gpus, found.ended) == (2, "")
+    stock = confinement(machine, limits, folders | agents | {EXECUTION_VARIABLE: "stock"})
+    assert Path(Confinement.read(stock[TASK_VARIABLE]).ended).is_dir()
+    assert SitePolicy.parse("[task]\ngpu = false\nmax-gpus = 2").task.gpus == 0

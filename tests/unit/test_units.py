@@ -7,6 +7,7 @@ import graphlib
 import pytest
 
 from oneflower.images.overlay import OVERLAY
+from oneflower_appliance.guest import confining
 
 UNITS = OVERLAY / "usr/lib/systemd/system"
 
@@ -54,6 +55,36 @@ def order(*facts):
         for later in values(text, "Before"):
             before.setdefault(later, set()).add(path.name)
     return before
+
+
+def test_the_agent_may_make_namespaces_only_where_the_policy_of_the_site_confines_tasks(tmp_path, monkeypatch):
+    """That a machine then really confines tasks, the trial of an image in QEMU tries: it is not ready before."""
+    calls = []
+    monkeypatch.setattr(confining, "call", calls.append)
+    policy = tmp_path / "site-policy.toml"
+    change = OVERLAY / "usr/lib/oneflower/confinement.conf"
+
+    def change_unit(**context):
+        confining.allow(wanted=confining.confines(context, policy), change=change, unit=tmp_path / "unit")
+        return (tmp_path / "unit" / change.name).exists()
+
+    assert (
+        change_unit()
+        is change_unit(FL_SITE_POLICY='apps = "ask"')
+        is change_unit(FL_SITE_POLICY="not a policy")
+        is False
+    )
+    assert not calls
+    assert change_unit(FL_SITE_POLICY="[task]")
+    assert calls == [["systemctl", "daemon-reload"]]
+    policy.write_text('apps = "any"')
+    assert not change_unit(), "the file of root's counts, and what was changed is taken back"
+    policy.write_text("[task]\nseconds = 60")
+    assert change_unit()
+    assert len(calls) == 3
+    agent = (UNITS / "oneflower-agent.service").read_text()
+    changed = {line.partition("=")[0] for line in change.read_text().splitlines() if "=" in line}
+    assert changed == {key for key in changed if values(agent, key)}, "all of it is set in the unit"
 
 
 @pytest.mark.parametrize("facts", [(DEBIAN,), (DEBIAN, ONE_CONTEXT)], ids=["alone", "beside one-context"])

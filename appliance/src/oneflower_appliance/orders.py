@@ -158,7 +158,8 @@ class Confinement:
     """How the tasks of a SuperNode are confined: time in seconds and memory in MiB (0 for no limit), network and GPUs.
 
     `address` is where the SuperNode serves its tasks. `readable` and `writable` are the paths that they need besides
-    the system and the packages of Python.
+    the system and the packages of Python. `max_gpus` is None for all GPUs. Why a task was ended is left in the folder
+    `ended`, which is empty if that is reported in another way.
     """
 
     address: Address
@@ -167,7 +168,8 @@ class Confinement:
     seconds: int = 0
     memory: int = 0
     egress: str = "any"
-    gpu: bool = True
+    max_gpus: int | None = None
+    ended: str = ""
 
     def line(self) -> str:
         """Return it as one line."""

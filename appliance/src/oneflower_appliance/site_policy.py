@@ -75,10 +75,11 @@ period = "2026"      # another text begins with nothing spent
 # Python, the node's data and `read-only`, they write in the folder of their run, and see nothing else of the machine.
 [task]
 seconds = 3600       # from 1 to 2592000. Then the task is ended
-memory = "8 GiB"     # or MiB. Who takes more is ended
+memory = "8 GiB"     # or MiB, with what it keeps in files in memory. Who takes more is ended
 egress = "none"      # any, or none: a task then reaches its SuperNode and nothing else
 read-only = []       # more folders that tasks may read, like "/srv/images"
 gpu = true           # false: tasks see no GPU
+max-gpus = 1         # from 0 to 64. A task sees no other GPU
 """
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 ANYWHERE, NOWHERE = EGRESS = ("any", "none")
 _SIZE = re.compile(r"(\d{1,6}) ?(MiB|GiB)")
+_MOST_GPUS = 64
 _LONGEST = 30 * 86_400  # seconds
 
 
@@ -23,10 +24,16 @@ class TaskLimits:
     egress: str = ANYWHERE
     read_only: tuple[str, ...] = ()
     gpu: bool = True
+    max_gpus: int | None = None
+
+    @property
+    def gpus(self) -> int | None:
+        """How many GPUs a task may use, None for all."""
+        return self.max_gpus if self.gpu else 0
 
     def __str__(self) -> str:
         parts = [f"{self.seconds} s" if self.seconds else "", f"{self.memory} MiB" if self.memory else ""]
-        parts += [f"egress {self.egress}", "" if self.gpu else "no GPU"]
+        parts += [f"egress {self.egress}", "" if self.gpus is None else f"{self.gpus or 'no'} GPU"]
         parts += [f"reads {', '.join(self.read_only)}" if self.read_only else ""]
         return ", ".join(filter(None, parts))
 
@@ -70,6 +77,14 @@ def gpu(value: Any) -> bool:
     return value
 
 
+def max_gpus(value: Any) -> int:
+    """Read how many GPUs a task may use. Raises `ValueError`."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST_GPUS:
+        raise ValueError(f"is {value!r}; expected a number of GPUs, from 0 to {_MOST_GPUS}")
+    return value
+
+
 KEYS: dict[str, Callable[[Any], Any]] = {
     "seconds": seconds, "memory": memory, "egress": egress, "read-only": folders, "gpu": gpu,
+    "max-gpus": max_gpus,
 }  # fmt: skip

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from enum import StrEnum
 
 from oneflower_appliance.settings import Bounds
 
 _NODES_OF_A_ROUND = ("FL_MIN_FIT_CLIENTS", "FL_MIN_EVALUATE_CLIENTS", "FL_MIN_AVAILABLE_CLIENTS")
+_POLICY = base64.b64encode(b'[task]\nseconds = 3600\negress = "none"\n').decode()
 
 
 class Machines(StrEnum):
@@ -36,8 +38,12 @@ class Plan:
 
     @property
     def settings(self) -> dict[str, str]:
-        """What a federation of so few SuperNodes needs."""
-        return {} if self.whole else dict.fromkeys(_NODES_OF_A_ROUND, str(self.nodes))
+        """What a federation of so few SuperNodes needs, and a policy: a machine is ready only if it can confine tasks.
+
+        Containers of systemd cannot: they do not see the whole of /proc.
+        """
+        policy = {"FL_SITE_POLICY": _POLICY} if self.machines is Machines.QEMU else {}
+        return policy | ({} if self.whole else dict.fromkeys(_NODES_OF_A_ROUND, str(self.nodes)))
 
     @property
     def limit(self) -> float:

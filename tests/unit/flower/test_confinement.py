@@ -19,7 +19,7 @@ import pytest
 
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.flower import clientapp, confinement, kernel
-from oneflower_appliance.flower.confinement import NOT_CONFINED, TOO_LONG, TOO_MUCH
+from oneflower_appliance.flower.confinement import NOT_CONFINED, TOO_LONG, TOO_MUCH, WHY
 from oneflower_appliance.orders import TASK_VARIABLE, Confinement
 
 pytestmark = pytest.mark.e2e  # each forks processes with namespaces of their own
@@ -67,7 +67,7 @@ class Site:
         if not (pid := os.fork()):
             try:
                 os.close(reading)
-                os.environ[TASK_VARIABLE] = self.said(**{"egress": "none", "gpu": False, **limits})
+                os.environ[TASK_VARIABLE] = self.said(**{"egress": "none", "max_gpus": 0, **limits})
                 if before:
                     before()
                 self.known = descriptors()
@@ -304,6 +304,31 @@ def test_who_takes_too_much_memory_is_ended_also_if_its_children_have_it(site):
     assert site.inside(work, memory=150) == (None, TOO_MUCH)
 
 
+@pytest.mark.parametrize("where", ["memfd", "/tmp/x", "/dev/shm/x"])  # noqa: S108 - of the task's own root
+def test_files_in_memory_count_and_nothing_else_in_memory_can_be_written(site, where):
+    def work():
+        others = [failed(lambda place=place: Path(place).write_bytes(b"1")) for place in ("/x", "/etc/x", "/dev/x")]
+        others += [LIBC.syscall(number, 0, 100 << 20, 0o1600, 0, 0) < 0 for number in (29, 248, 249, 250, 321)]
+        (site.runs / "others").write_text(json.dumps(others))
+        file = os.memfd_create("x") if where == "memfd" else os.open(where, os.O_CREAT | os.O_WRONLY)
+        for _ in range(19):  # less than the size of /tmp
+            os.write(file, bytes(10 << 20))
+        time.sleep(60)
+
+    assert site.inside(work, memory=195) == (None, TOO_MUCH)
+    assert all(json.loads((site.runs / "others").read_text())), "shmget, add_key, request_key, keyctl, bpf"
+
+
+def test_where_stock_flower_starts_a_task_its_guard_leaves_word_of_why_it_ended_it(site, monkeypatch):
+    """Flower's SuperExec does not know the reason; the SuperNode answers with it (`ended_tasks`)."""
+    monkeypatch.setattr(sys, "argv", ["flwr-clientapp", "--token", "the token", "--parent-pid", str(os.getpid())])
+    found = site.inside(lambda: time.sleep(60), seconds=1, ended=str(site.folder))
+    assert found == (None, TOO_LONG)
+    [word] = site.folder.glob("*.json")
+    assert json.loads(word.read_text()) == {"token": "the token", "how": WHY[TOO_LONG]}
+    assert word.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_task_ends_with_its_guard(site):
     reading, writing = os.pipe()
     if not (pid := os.fork()):
@@ -335,7 +360,7 @@ def test_flowers_command_for_a_task_confines_itself_first(site, monkeypatch):
 
 def test_a_worker_is_confined_before_it_has_a_task_and_its_time_begins_with_the_task(site):
     """A framework that starts threads is imported in advance, in a worker that waits for its task."""
-    environment = {**os.environ, TASK_VARIABLE: site.said(seconds=1, egress="none", gpu=False)}
+    environment = {**os.environ, TASK_VARIABLE: site.said(seconds=1, egress="none", max_gpus=0)}
     order = {"task_type": "flwr-clientapp", "suppress_output": False, "runtime_api_address": "{}:{}".format(*site.address),
              "token": "none", "parent_pid": os.getpid(), "insecure": True, "root_certificates_path": None}  # fmt: skip
     command = [sys.executable, "-P", "-m", "oneflower_appliance.flower.warm.tasks", "supernode"]

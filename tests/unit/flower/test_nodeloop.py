@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from types import SimpleNamespace
 
 import pytest
 
-from oneflower_appliance.flower import internals, nodeloop
+from oneflower_appliance.flower import ended_tasks, internals, nodeloop
 from oneflower_appliance.flower.warm import node as warm_node
 from oneflower_appliance.flower.warm import runwatch
 
@@ -94,6 +95,19 @@ def test_a_clientapp_that_died_is_answered_for_even_before_it_took_its_message(n
     assert reply.error.reason == "The ClientApp of node 7 was ended by signal 9."
     nodeloop.answer_for(node.state, {1}, "again")
     assert not node.state.get_messages_legacy(is_reply=True), "once"
+
+
+def test_a_task_that_its_site_ended_is_answered_with_the_reason_where_stock_flower_starts_tasks(node, tmp_path):
+    folder, why = os.open(tmp_path, os.O_RDONLY), "took more time than the policy of its site allows"
+    ended_tasks.leave(folder, "a lie", why)
+    ended_tasks.answer(tmp_path, node.state)
+    assert not node.state.get_messages_legacy(is_reply=True)
+    ended_tasks.leave(folder, node.token, why)
+    os.close(folder)
+    ended_tasks.answer(tmp_path, node.state)
+    [reply] = node.state.get_messages_legacy(is_reply=True)
+    assert reply.error.reason == f"The ClientApp of node 7 {why}."
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_that_has_ended_ends_its_task_and_one_of_which_nothing_is_known_does_not(node, monkeypatch):

@@ -7,9 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from oneflower_appliance.audit import AuditLog, verify
 from oneflower_appliance.flower import internals, nodeloop
 from oneflower_appliance.flower.holding import Holding
 from oneflower_appliance.flower.site_gate import keep_to
+from oneflower_appliance.flower.site_record import SiteRecord
+from oneflower_appliance.flower.task_gpus import gpus
 from oneflower_appliance.site_policy import SitePolicy
 from tests.unit.test_site_policy import PROJECT, bundle, packed
 
@@ -39,10 +42,10 @@ def node(monkeypatch, tmp_path):
     opened = []
     monkeypatch.setattr(loop, "get_fused_config_from_fab", lambda *_: opened.append(1) or {})
 
-    holding = Holding(tmp_path / "asks", 0)
+    holding, audit = Holding(tmp_path / "asks", 0), AuditLog(tmp_path / "audit")
 
     def pull(policy, content=FAB, named=None, kind="flwr-serverapp"):
-        keep_to(SitePolicy.parse(policy), holding)
+        keep_to(SitePolicy.parse(policy), holding, SiteRecord(audit))
         nodeloop.answer_in_turn()  # which comes after it, as in a SuperNode
         fab = Fab(named or sha256(content).hexdigest(), content, {})
         run = Run.create_empty(5)
@@ -61,7 +64,9 @@ def node(monkeypatch, tmp_path):
                             send=lambda reply, *_: sent.append(reply) or (set(), ""))  # fmt: skip
         return sent
 
-    return SimpleNamespace(pull=pull, push=push, state=state, message=message, opened=opened, holding=holding)
+    return SimpleNamespace(
+        pull=pull, push=push, state=state, message=message, opened=opened, holding=holding, audit=audit
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,6 +93,9 @@ def test_what_a_policy_does_not_allow_is_answered_with_the_reason_and_never_open
     assert reply.metadata.reply_to_message_id == node.message.metadata.message_id
     assert reason in caplog.text, "the log of the node has it, too"
     assert not node.state.msg_store
+    [entry] = verify(node.audit.read()).entries
+    assert (entry["action"], entry["outcome"], entry["run"]) == ("policy.refuse", "refused", "5")
+    assert reason in entry["why"]
 
 
 def test_an_app_is_held_until_it_is_approved_while_the_node_runs(node, tmp_path):
@@ -119,6 +127,21 @@ def test_a_run_is_held_once_and_an_app_that_changed_after_its_approval_is_anothe
     assert len(node.state.task_store) == 1
 
 
+def test_a_task_sees_as_many_gpus_as_it_may_use_and_those_that_its_node_uses(tmp_path):
+    for name in ("nvidia0", "nvidia1", "nvidia2", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+
+    def seen(said, most):
+        found, variable = gpus(said, most, tmp_path)
+        return [path.rpartition("nvidia")[2] for path in found], variable.get("CUDA_VISIBLE_DEVICES")
+
+    assert seen(None, None) == (["-uvm", "0", "1", "2", "ctl"], None)
+    assert seen(None, 2) == (["-uvm", "ctl", "0", "1"], "0,1")
+    assert seen("2,1", 1) == (["-uvm", "ctl", "2"], "0")
+    for said, most in ((None, 0), ("", 2), ("7", 1), ("GPU-8f6a", 1)):
+        assert seen(said, most) == ([], ""), "none, rather than one too many"
+
+
 def test_where_tasks_are_confined_no_task_of_another_kind_is_started(node):
     assert node.pull("[task]", kind="flwr-agentapp") == 5
     assert not node.state.task_store
@@ -132,3 +155,9 @@ def test_what_a_policy_allows_becomes_a_task(node):
     assert len(node.state.task_store) == 1
     [fab] = node.state.fab_store.values()
     assert fab.content == FAB
+    [entry] = verify(node.audit.read()).entries
+    assert (entry["action"], entry["app"], entry["content"]) == ("policy.allow", "me/mine 1.0", bundle().content_hash)
+    record = SiteRecord(node.audit)
+    for run in (6, 6, 7):
+        record.note("policy.refuse", "refused", run, why="it is not signed")
+    assert len(node.audit.read().lines) == 3, "once for each run"

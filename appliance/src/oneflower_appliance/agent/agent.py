@@ -1,4 +1,4 @@
-"""The agent that runs in each virtual machine: `oneflower-agent superlink | supernode | boot | status | check`.
+"""The agent that runs in each virtual machine: `oneflower-agent superlink | supernode | boot | status | check | audit`.
 
 It boots its role step by step, then watches over Flower: a process that dies is started again with growing pauses,
 READY is withdrawn while it is down, and after too many deaths the agent gives up and publishes why. It is itself
@@ -247,6 +247,7 @@ def main() -> None:
         ("boot", "boot the role that the context names (ONEFLOWER_ROLE)"),
         (COORDINATOR, "boot a SuperLink and watch over it"),
         (NODES, "boot a SuperNode and watch over it"),
+        ("audit", "print the audit log of this machine, and say whether it is whole"),
         ("status", "say how the agent on this machine is: done, degraded, error, each with its cause"),
         ("check", "look at what keeps this machine from taking part as a SuperNode, without starting anything"),
     ):
@@ -254,7 +255,7 @@ def main() -> None:
         command.add_argument("--home", type=Path, default=HOME, help="where the appliance keeps its state")
         if name in answers.COMMANDS:
             command.add_argument("--json", action="store_true", help="print it as JSON")
-        if name != "status":
+        if name not in ("status", "audit"):
             command.add_argument("--context", type=Path, default=CONTEXT, help="folder of context.sh and token.txt")
         if name not in answers.COMMANDS:
             command.add_argument("--parent", type=int, help="end when this process ends")

@@ -1,4 +1,4 @@
-"""The commands of `oneflower-agent` that answer a question and start nothing: `status` and `check`."""
+"""The commands of `oneflower-agent` that answer a question and start nothing: `status`, `check` and `audit`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from oneflower_appliance.agent import supernode
 from oneflower_appliance.agent.journal import Health, read_status
 from oneflower_appliance.agent.self_check import check_without_joining
+from oneflower_appliance.audit import FOLDER, AuditLog, verify
 from oneflower_appliance.checks import FAIL
 from oneflower_appliance.context import read_context
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -19,13 +20,13 @@ from oneflower_appliance.settings import resolve
 if TYPE_CHECKING:
     import argparse
 
-COMMANDS = ("status", "check")
+COMMANDS = ("status", "check", "audit")
 
 
 def answer(options: argparse.Namespace) -> int:
     """Print the answer, and return the exit status."""
     try:
-        return _status(options) if options.command == "status" else _check(options)
+        return {"status": _status, "check": _check, "audit": _audit}[options.command](options)
     except OneflowerError as error:
         sys.stderr.write(f"oneflower-agent: {error}\n")
         return error.code
@@ -54,3 +55,18 @@ def _check(options: argparse.Namespace) -> int:
             if check.fix:
                 print(f"{'':18}{check.fix}")  # noqa: T201
     return ExitCode.ENVIRONMENT if any(check.status == FAIL for check in found) else ExitCode.OK
+
+
+def _audit(options: argparse.Namespace) -> int:
+    content = AuditLog(options.home / FOLDER).read()
+    if options.json:
+        print(json.dumps(content.entry, indent=1))  # noqa: T201
+    else:
+        print("\n".join(content.lines))  # noqa: T201
+    if broken := verify(content).broken:
+        raise OneflowerError(
+            f"The audit log in {options.home / FOLDER} is broken. {broken}",
+            "Keep a copy of it, and find out who could write it.",
+            ExitCode.TAMPERED,
+        )
+    return ExitCode.OK

@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from oneflower_appliance.agent.data_folder import data_folder
-from oneflower_appliance.features_off import FOLDER_VARIABLE
 from oneflower_appliance.formats import split_node_config
-from oneflower_appliance.orders import DATA_PATH, PACKAGES_VARIABLE, RUNS_VARIABLE, TASK_VARIABLE, Confinement
+from oneflower_appliance.orders import (
+    DATA_PATH,
+    EXECUTION_VARIABLE,
+    PACKAGES_VARIABLE,
+    RUNS_VARIABLE,
+    TASK_VARIABLE,
+    Confinement,
+)
 from oneflower_appliance.parameters import SUPERNODE_PORT
 
 if TYPE_CHECKING:
@@ -17,6 +23,7 @@ if TYPE_CHECKING:
     from oneflower_appliance.task_limits import TaskLimits
 
 _PARTITION = "{partition}"
+ENDED = "ended-tasks"  # the folder of the machine's home in which it is left why a task was ended
 
 
 def confinement(machine: Machine, limits: TaskLimits, environment: Mapping[str, str]) -> dict[str, str]:
@@ -28,8 +35,8 @@ def confinement(machine: Machine, limits: TaskLimits, environment: Mapping[str, 
     data = data_folder("FL_DATA_PATH", own, machine.home)
     named = split_node_config(config).get(DATA_PATH, "") if config else ""
     readable = (str(data or ""), named, str(machine.home / "bin"), environment.get(PACKAGES_VARIABLE, ""))
-    writable = [environment[name] for name in ("FLWR_HOME", RUNS_VARIABLE, FOLDER_VARIABLE)]
-    for folder in writable:
+    writable = [environment[name] for name in ("FLWR_HOME", RUNS_VARIABLE)]
+    for folder in (*writable, ENDED):
         (machine.home / folder).mkdir(parents=True, exist_ok=True)
     wanted = Confinement(
         address=(machine.loopback, SUPERNODE_PORT),
@@ -38,6 +45,7 @@ def confinement(machine: Machine, limits: TaskLimits, environment: Mapping[str, 
         seconds=limits.seconds,
         memory=limits.memory,
         egress=limits.egress,
-        gpu=limits.gpu,
+        max_gpus=limits.gpus,
+        ended=str(machine.home / ENDED) if environment[EXECUTION_VARIABLE] == "stock" else "",
     )
     return {TASK_VARIABLE: wanted.line()}

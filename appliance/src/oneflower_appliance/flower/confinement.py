@@ -22,7 +22,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.flower import kernel
+from oneflower_appliance.flower.ended_tasks import leave, token_of
 from oneflower_appliance.flower.relay import Relay
+from oneflower_appliance.flower.task_gpus import gpus
+from oneflower_appliance.flower.task_memory import memory_of
 from oneflower_appliance.orders import TASK_VARIABLE, Confinement
 
 if TYPE_CHECKING:
@@ -114,9 +117,10 @@ def _confine(wanted: Confinement) -> None:
     if child:
         os.close(tell)
         os.close(number)
+        word = os.open(wanted.ended, os.O_RDONLY | os.O_DIRECTORY) if wanted.ended else -1
         os.write(name, str(child).encode())
         os.close(name)
-        _guard(child, told, wanted)
+        _guard(child, told, wanted, word)
     os.close(told)
     os.close(name)
     try:
@@ -152,8 +156,10 @@ def _make_root(wanted: Confinement) -> None:
     program = {sys.prefix, sys.base_prefix, *filter(_has_packages, sys.path)}
     readable = [*_SYSTEM, *(f"/etc/{name}" for name in _SETTINGS), *sorted(program), *wanted.readable]
     devices = [f"/dev/{name}" for name in _DEVICES]
-    if wanted.gpu:
-        devices += [str(path) for path in Path("/dev").glob("nvidia*")]
+    own, variable = gpus(os.environ.get("CUDA_VISIBLE_DEVICES"), wanted.max_gpus)
+    devices += own
+    os.environ.update(variable)
+    os.environ["HOME"] = _OWN_PLACE  # libraries keep caches there
     sources = {path: os.open(path, os.O_PATH) for path in _existing(readable, links=False)}
     links = {path: Path(path).readlink() for path in _SYSTEM if Path(path).is_symlink()}
     others = {path: os.open(path, os.O_PATH) for path in _existing([*devices, *wanted.writable, "/proc"])}
@@ -174,6 +180,7 @@ def _make_root(wanted: Confinement) -> None:
     if fresh:
         kernel.read_only(f"{_OWN_PLACE}/proc")
     kernel.new_root(_OWN_PLACE)
+    kernel.read_only("/", below=False)
 
 
 def _has_packages(folder: str) -> bool:
@@ -197,8 +204,8 @@ def _place(opened: int, target: str) -> None:
     kernel.bind(f"/proc/self/fd/{opened}", target)
 
 
-def _guard(task: int, told: int, wanted: Confinement) -> NoReturn:
-    """Watch a task until it ends, and end as it ended."""
+def _guard(task: int, told: int, wanted: Confinement, word: int) -> NoReturn:
+    """Watch a task until it ends, and end as it ended. `word` is the folder for word of why it was ended, or -1."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -211,6 +218,8 @@ def _guard(task: int, told: int, wanted: Confinement) -> NoReturn:
     if status:
         sys.stderr.write(f"A task {WHY[status]}.\n")
         sys.stderr.flush()
+        if word >= 0:
+            leave(word, token_of(sys.argv), WHY[status])
     with suppress(ProcessLookupError):
         os.kill(task, signal.SIGKILL)  # it is not waited for yet, so the number is still its own
     how = os.waitstatus_to_exitcode(os.waitpid(task, 0)[1])
@@ -263,14 +272,3 @@ def _lives(process: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def memory_of(namespace: str) -> int:
-    """Return the bytes that the processes of a process namespace have, with their share of what others have, too."""
-    total = 0
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError, ValueError, IndexError):
-            if (process / "ns" / "pid").readlink().name == namespace:
-                text = (process / "smaps_rollup").read_text(encoding="ascii")
-                total += int(text.partition("\nPss:")[2].split()[0]) << 10
-    return total

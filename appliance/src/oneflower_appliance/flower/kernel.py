@@ -20,6 +20,9 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _NEW_USER, _NEW_PID, _NEW_NET, _NEW_MOUNTS, _NEW_IPC = 0x10000000, 0x20000000, 0x40000000, 0x20000, 0x08000000
 _PIVOT_ROOT, _CAPSET, _MOUNT_SETATTR = 155, 126, 442
 _SOCKET, _SOCKETPAIR, _PRCTL, _IO_URING_SETUP, _X32 = 41, 53, 157, 425, 0x40000000
+# add_key, request_key, keyctl (the user's keys), shmget (memory that belongs to no process), bpf, perf_event_open,
+# userfaultfd: what no app needs.
+_REFUSED = (248, 249, 250, 29, 321, 298, 323)
 _BIND, _RECURSIVE, _PRIVATE = 0x1000, 0x4000, 0x40000
 _NO_SUID, _NO_DEVICES, _READ_ONLY = 2, 4, 1  # of mount(2), and of mount_setattr(2)
 _AT_RECURSIVE, _DETACH = 0x8000, 2
@@ -100,10 +103,10 @@ def bind(source: str, target: str) -> None:
     _mount(source, target, "none", _BIND | _RECURSIVE)
 
 
-def read_only(path: str) -> None:
-    """Make a mount and all below it read-only."""
+def read_only(path: str, *, below: bool = True) -> None:
+    """Make a mount read-only, and all `below` it."""
     wanted = struct.pack("=QQQQ", _READ_ONLY | _NO_SUID, 0, 0, 0)
-    done = _LIBC.syscall(_MOUNT_SETATTR, -100, path.encode(), _AT_RECURSIVE, wanted, len(wanted))
+    done = _LIBC.syscall(_MOUNT_SETATTR, -100, path.encode(), _AT_RECURSIVE if below else 0, wanted, len(wanted))
     _done(done, f"{path} cannot be made read-only")
 
 
@@ -131,14 +134,17 @@ def give_up_rights(*, network: bool) -> None:
 def _filter(*, network: bool) -> bytes:
     """Return a program that refuses system calls that would undo a confinement.
 
-    They are: another processor's calls, io_uring (it does other calls unseen), and switching off the end with the
-    parent. With `network`, sockets other than of the namespaces (AF_VSOCK leads out of a virtual machine) are refused.
+    They are: another processor's calls, io_uring (it does other calls unseen), those in `_REFUSED`, and switching off
+    the end with the parent. With `network`, sockets other than of the namespaces (AF_VSOCK leads out of a virtual
+    machine) are refused.
     """
     families = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
     code = [
         (_LOAD, 0, 0, _ARCH), (_EQUAL, 1, 0, _ARCHITECTURE), (_RETURN, 0, 0, _KILL),
         (_LOAD, 0, 0, _NUMBER), (_AT_LEAST, 0, 1, _X32), (_RETURN, 0, 0, _KILL),
     ]  # fmt: skip
+    for number in _REFUSED:
+        code += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ERROR | errno.EPERM)]
     code += [
         (_EQUAL, 0, 1, _IO_URING_SETUP), (_RETURN, 0, 0, _ERROR | errno.ENOSYS),
         (_EQUAL, 0, 4, _PRCTL), (_LOAD, 0, 0, _FIRST), (_EQUAL, 0, 1, _SET_PDEATHSIG),

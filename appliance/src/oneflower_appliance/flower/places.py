@@ -228,6 +228,8 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_at(internals.core_constants, "TaskType"),
         *_at(internals.clientapp_command, "flwr_clientapp"),
         *_at(internals.run_errors, "RunNotRunningException"),
+        *_ANSWER_FOR,
+        *_at(internals.node_state, "get_task_by_token", "finish_task"),
     ),
     Feature.TELL_HELD: _takes(internals.http_client, "__init__", "interceptors"),
     Feature.NODE_ID: _at(internals.node_state, "set_node_id"),

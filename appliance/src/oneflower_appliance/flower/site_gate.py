@@ -13,6 +13,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.app_bundle import Bundle, BundleError
+from oneflower_appliance.audit import DONE, REFUSED
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.nodeloop import Noted
 from oneflower_appliance.site_policy import NotApprovedError, PolicyError, now
@@ -21,15 +22,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oneflower_appliance.flower.holding import Holding
+    from oneflower_appliance.flower.site_record import SiteRecord
     from oneflower_appliance.site_policy import SitePolicy
 
 log = logging.getLogger("flwr")
 
 
-def keep_to(policy: SitePolicy, holding: Holding) -> None:
+def keep_to(policy: SitePolicy, holding: Holding, record: SiteRecord) -> None:
     """Make the loop of this process's SuperNode keep to a policy. Nothing may have changed the loop before.
 
-    `holding` holds runs whose app was not approved yet.
+    `holding` holds runs whose app was not approved yet. `record` gets what is decided.
     """
     loop = internals.node_loop()
     pull = loop._pull_and_store_message  # noqa: SLF001 - there is no other way in
@@ -45,11 +47,12 @@ def keep_to(policy: SitePolicy, holding: Holding) -> None:
                 object_store=object_store,
                 receive=_in_time(received, policy),
                 get_run=_of_a_kind(get_run, policy),
-                get_fab=_allowed(get_fab, policy, get_run, holding),
+                get_fab=_allowed(get_fab, policy, get_run, holding, record),
                 **arguments,
             )
         except PolicyError as error:
             message = received.answer[0]
+            record.note("policy.refuse", REFUSED, message.metadata.run_id, why=str(error))
             log.warning("Run %d is refused by the policy of this site: %s", message.metadata.run_id, error)
             loop._insert_message(_refusal(message, error), state, object_store)  # noqa: SLF001
             return int(message.metadata.run_id)
@@ -82,7 +85,11 @@ def _of_a_kind(get_run: Callable[[int], Any], policy: SitePolicy) -> Callable[[i
 
 
 def _allowed(
-    get_fab: Callable[[str, int], Any], policy: SitePolicy, get_run: Callable[[int], Any], holding: Holding
+    get_fab: Callable[[str, int], Any],
+    policy: SitePolicy,
+    get_run: Callable[[int], Any],
+    holding: Holding,
+    record: SiteRecord,
 ) -> Callable[[str, int], Any]:
     def getting(fab_hash: str, run_id: int) -> Any:
         fab = get_fab(fab_hash, run_id)
@@ -99,6 +106,7 @@ def _allowed(
                 policy.check_time(now())
         except BundleError as error:
             raise PolicyError(f"This site does not allow this app: {error}.") from error
+        record.note("policy.allow", DONE, run_id, app=bundle.label, content=bundle.content_hash, why=why)
         log.info("The policy of this site allows the app of run %d: %s.", run_id, why)
         return fab
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from cryptography.hazmat.primitives import serialization
 
+from oneflower_appliance.audit import FOLDER, AuditLog
 from oneflower_appliance.corrections import ANSWER_IN_TURN, ENDED_RUNS_ARE_KEPT
 from oneflower_appliance.flower import confinement, internals, places
 from oneflower_appliance.flower.commands import supernode_arguments
 from oneflower_appliance.flower.connections import keep_connections
 from oneflower_appliance.flower.door import OwnDoor
+from oneflower_appliance.flower.ended_tasks import answer_for_ended_tasks
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.holding import Holding
 from oneflower_appliance.flower.nodeloop import answer_in_turn
@@ -24,15 +27,14 @@ from oneflower_appliance.flower.patience import be_patient
 from oneflower_appliance.flower.private_replies import PrivateReplies
 from oneflower_appliance.flower.serving import Server, listen, own_entrance
 from oneflower_appliance.flower.site_gate import keep_to
+from oneflower_appliance.flower.site_record import SiteRecord
 from oneflower_appliance.flower.superexec import StockSuperExec, start_in
-from oneflower_appliance.orders import TASK_VARIABLE, SuperNodeOrders
+from oneflower_appliance.orders import TASK_VARIABLE, Confinement, SuperNodeOrders
 from oneflower_appliance.privacy_ledger import PrivacyLedger
 from oneflower_appliance.proxy import Proxy
 from oneflower_appliance.site_policy import SitePolicy
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from oneflower_appliance.flower.warm.superexec import WarmSuperExec
 
 
@@ -67,8 +69,10 @@ def run(orders: str, superexec: WarmSuperExec | None) -> None:
         holding.tell()
         if policy.privacy:
             PrivateReplies(policy.privacy, PrivacyLedger(node.ledger, policy.privacy.period)).start()
-        keep_to(policy, holding)
+        keep_to(policy, holding, SiteRecord(AuditLog(node.report.with_name(FOLDER))))
     prepare(superexec, reporter, proxy)
+    if (said := os.environ.get(TASK_VARIABLE)) and (folder := Confinement.read(said).ended):
+        answer_for_ended_tasks(Path(folder))
     internals.supernode_command().flower_supernode()
 
 

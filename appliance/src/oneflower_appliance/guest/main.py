@@ -18,10 +18,11 @@ from oneflower_appliance import scripts
 from oneflower_appliance.context import FAILED, read_context, read_token
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
-from oneflower_appliance.guest import disc, identity, mounting, reserve, start_script
+from oneflower_appliance.guest import confining, disc, identity, mounting, reserve, start_script
 from oneflower_appliance.guest.network import network_files
 from oneflower_appliance.log_lines import JSON, about, entry, line_of
 from oneflower_appliance.process import call
+from oneflower_appliance.roles import NODES
 from oneflower_appliance.volumes import Volume, volumes
 
 if TYPE_CHECKING:
@@ -65,9 +66,20 @@ def prepare() -> None:
         later = False  # it runs the scripts, too
     else:
         _set_up(context)
+    _confine(context)
     missing = [volume for volume in _volumes(context) if volume.online or _mount(volume)]
     if missing or later:
         call(["systemctl", "start", "--no-block", ONLINE])
+
+
+def _confine(context: Mapping[str, str]) -> None:
+    wanted = context.get("ONEFLOWER_ROLE") == NODES and confining.confines(context)
+    try:
+        confining.allow(wanted=wanted)
+    except (OneflowerError, OSError) as error:
+        say(_sentence(error), 3)
+    if wanted:
+        say("the policy of the site confines tasks: the agent may make namespaces")
 
 
 def _context() -> dict[str, str]:
