@@ -15,12 +15,18 @@ import time
 import traceback
 from pathlib import Path
 
+import httpx
 import pytest
+from starlette.responses import PlainTextResponse
 
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.flower import clientapp, confinement, kernel
 from oneflower_appliance.flower.confinement import NOT_CONFINED, TOO_LONG, TOO_MUCH, WHY
+from oneflower_appliance.flower.door import OwnDoor
+from oneflower_appliance.flower.task_door import TaskDoor
+from oneflower_appliance.flower.warm.questions import ACQUIRE_TASK
 from oneflower_appliance.orders import TASK_VARIABLE, Confinement
+from tests.unit.served import ADDRESS, Served
 
 pytestmark = pytest.mark.e2e  # each forks processes with namespaces of their own
 
@@ -260,6 +266,30 @@ def test_a_task_can_neither_trace_nor_end_its_supernode_nor_its_guard(site):
 
     found, status = site.inside(work)
     assert (found, status) == ([True, [-1, -1, -1], []], 113), "PDEATHSIG, io_uring, setns"
+
+
+@pytest.mark.parametrize("egress", ["none", "any"])
+def test_a_task_cannot_take_the_next_task_of_its_supernode_which_may_be_of_another_run(site, egress):
+    """By HTTP, through the door of a SuperNode: who else connects gets it. Also through the relay, and a child's socket."""
+
+    async def app(scope, _receive, send):
+        await PlainTextResponse("the token of a task")(scope, None, send)
+
+    served = Served(OwnDoor(TaskDoor(app)), app)
+    with served:
+        site.address = (ADDRESS, served.control[1])
+        url = f"http://{ADDRESS}:{served.control[1]}"
+
+        def ask(path=ACQUIRE_TASK):
+            return httpx.post(f"{url}{path}", trust_env=False).text
+
+        def in_child():
+            code = f"import httpx; print(httpx.post('{url}{ACQUIRE_TASK}', trust_env=False).text)"
+            return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stdout
+
+        found, _ = site.inside(lambda: [ask(), in_child(), ask("/v1/runtime/pull-task-input")], egress=egress)
+        assert ["SuperExec" in text for text in found] == [True, True, False], found
+        assert ask() == "the token of a task", "who is not confined"
 
 
 def test_who_takes_too_long_is_ended_with_all_that_it_started(site):

@@ -64,6 +64,11 @@ def leave_namespaces(*, network: bool) -> None:
             fcntl.ioctl(asked, _SIOCSIFFLAGS, struct.pack("16sh", b"lo", _IFF_UP) + bytes(22))
 
 
+def leave_user_namespace() -> None:
+    """Move this process, which has one thread, into a user namespace of its own, as nobody there. Raises `OSError`."""
+    _done(_LIBC.unshare(_NEW_USER), "no user namespace of its own")
+
+
 def die_with_parent(signal_number: int) -> None:
     """Make the kernel end this process when its parent ends."""
     _done(_LIBC.prctl(_SET_PDEATHSIG, signal_number, 0, 0, 0), "no signal at the end of the parent")

@@ -29,6 +29,7 @@ from oneflower_appliance.flower.serving import Server, listen, own_entrance
 from oneflower_appliance.flower.site_gate import keep_to
 from oneflower_appliance.flower.site_record import SiteRecord
 from oneflower_appliance.flower.superexec import StockSuperExec, start_in
+from oneflower_appliance.flower.task_door import TaskDoor
 from oneflower_appliance.orders import TASK_VARIABLE, Confinement, SuperNodeOrders
 from oneflower_appliance.privacy_ledger import PrivacyLedger
 from oneflower_appliance.proxy import Proxy
@@ -96,10 +97,11 @@ def prepare(superexec: WarmSuperExec | None, reporter: Reporter, proxy: Proxy | 
 
 def guard_runtime_api() -> None:
     """Make a SuperNode serve its tasks through a door: a client there gets apps and models, and may answer."""
+    door: Any = TaskDoor if TASK_VARIABLE in os.environ else lambda app: app
 
     def server(config: uvicorn.Config) -> Server:
         app: Any = config.app
-        return Server(config, [own_entrance(listen((config.host, config.port)), OwnDoor(app))])
+        return Server(config, [own_entrance(listen((config.host, config.port)), OwnDoor(door(app)))])
 
     internals.supernode_command().uvicorn = SimpleNamespace(Config=uvicorn.Config, Server=server)
 
