@@ -17,7 +17,8 @@ from oneflower.cloud import audit as operators
 from oneflower.cloud.audit import audited, read_own
 from oneflower.cloud.credentials import Endpoints
 from oneflower_appliance import audit
-from oneflower_appliance.audit import DONE, AuditLog, Head, verify
+from oneflower_appliance.agent.answers import answer
+from oneflower_appliance.audit import DONE, FOLDER, AuditLog, Head, verify
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 
@@ -242,3 +243,14 @@ def test_the_last_entry_of_a_superlink_is_remembered_and_must_be_there_the_next_
         os.unlink(file)
     write(theirs, 2)
     assert "there was an entry 3, and the last one is 2" in look().broken
+
+
+def test_a_machine_prints_its_own_log_and_says_whether_it_is_whole(tmp_path, capsys):
+    AuditLog(tmp_path / FOLDER).write("policy.refuse", "refused", run="5", why="it is not signed")
+    asked = SimpleNamespace(command="audit", home=tmp_path, json=False)
+    assert answer(asked) == ExitCode.OK
+    assert "it is not signed" in capsys.readouterr().out
+    log = tmp_path / FOLDER / "audit.jsonl"
+    log.write_text(log.read_text().replace("not signed", "signed"))
+    assert answer(asked) == ExitCode.TAMPERED
+    assert "was changed" in capsys.readouterr().err
