@@ -57,17 +57,8 @@ def peer_uid(peer: Address, own: Address) -> int | None:
     try:
         state, uid, inode = _look_up(peer, own)
     except (OSError, struct.error, AttributeError):  # there is no such connection, or no sock_diag
-        return (_peer_in_tables(peer, own) or (None,))[0]
+        return _peer_uid_in_tables(peer, own)
     return uid if state == int(_ESTABLISHED, 16) and inode else None
-
-
-def peer_inode(peer: Address, own: Address) -> int:
-    """Return the inode of the socket at the `peer` end of a connection to `own` on this machine, 0 if there is none."""
-    try:
-        state, _, inode = _look_up(peer, own)
-    except (OSError, struct.error, AttributeError):
-        return (_peer_in_tables(peer, own) or (0, 0))[1]
-    return inode if state == int(_ESTABLISHED, 16) else 0
 
 
 def _look_up(end: Address, other: Address) -> tuple[int, int, int]:
@@ -88,14 +79,14 @@ def _look_up(end: Address, other: Address) -> tuple[int, int, int]:
     return state, uid, inode
 
 
-def _peer_in_tables(peer: Address, own: Address) -> tuple[int, int] | None:
+def _peer_uid_in_tables(peer: Address, own: Address) -> int | None:
     for table, mapped in _TABLES:
         # The text is searched without parsing: with a hundred connections a second there are thousands of rows.
         ends = f" {_hexadecimal(peer, mapped=mapped)} {_hexadecimal(own, mapped=mapped)} {_ESTABLISHED} "
         _, found, rest = _read(table).partition(ends)
         if found:
             _queues, _timer, _retransmissions, uid, _timeout, inode = rest.split(None, 6)[:6]
-            return (int(uid), int(inode)) if inode != _NOBODY else None
+            return int(uid) if inode != _NOBODY else None
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -268,9 +269,8 @@ def test_a_task_can_neither_trace_nor_end_its_supernode_nor_its_guard(site):
     assert (found, status) == ([True, [-1, -1, -1], []], 113), "PDEATHSIG, io_uring, setns"
 
 
-@pytest.mark.parametrize("egress", ["none", "any"])
-def test_a_task_cannot_take_the_next_task_of_its_supernode_which_may_be_of_another_run(site, egress):
-    """By HTTP, through the door of a SuperNode: who else connects gets it. Also through the relay, and a child's socket."""
+def test_a_task_cannot_take_the_next_task_of_its_supernode_which_may_be_of_another_run(site):
+    """Through the door of a SuperNode, also from a child, and from an address that the task chose."""
 
     async def app(scope, _receive, send):
         await PlainTextResponse("the token of a task")(scope, None, send)
@@ -283,12 +283,16 @@ def test_a_task_cannot_take_the_next_task_of_its_supernode_which_may_be_of_anoth
         def ask(path=ACQUIRE_TASK):
             return httpx.post(f"{url}{path}", trust_env=False).text
 
+        def elsewhere():
+            with httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.1")) as client:
+                return client.post(f"{url}{ACQUIRE_TASK}").text
+
         def in_child():
             code = f"import httpx; print(httpx.post('{url}{ACQUIRE_TASK}', trust_env=False).text)"
             return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stdout
 
-        found, _ = site.inside(lambda: [ask(), in_child(), ask("/v1/runtime/pull-task-input")], egress=egress)
-        assert ["SuperExec" in text for text in found] == [True, True, False], found
+        found, _ = site.inside(lambda: [ask(), in_child(), elsewhere(), ask("/v1/runtime/pull-task-input")])
+        assert ["SuperExec" in text for text in found] == [True, True, True, False], found
         assert ask() == "the token of a task", "who is not confined"
 
 
@@ -347,6 +351,31 @@ def test_files_in_memory_count_and_nothing_else_in_memory_can_be_written(site, w
 
     assert site.inside(work, memory=195) == (None, TOO_MUCH)
     assert all(json.loads((site.runs / "others").read_text())), "shmget, add_key, request_key, keyctl, bpf"
+
+
+@pytest.mark.parametrize("how", ["prctl", "an orphan", "a program that nobody may read"])
+def test_a_process_cannot_hide_from_being_measured(site, how):
+    program = site.runs / "program"
+
+    def work():
+        if how == "prctl":
+            assert LIBC.prctl(4, 0, 0, 0, 0) < 0  # PR_SET_DUMPABLE
+            os._exit(7)
+        elif how == "an orphan":
+            if not os.fork():
+                os.setsid()
+                if not os.fork():
+                    time.sleep(60 + 0 * len(bytearray(200 << 20)))
+                os._exit(0)
+        else:
+            shutil.copy("/bin/dd", program)
+            program.chmod(0o111)
+            subprocess.Popen(
+                [program, "if=/dev/zero", "of=/dev/null", "bs=300M", "count=2000"], stderr=subprocess.DEVNULL
+            )
+        time.sleep(60)
+
+    assert site.inside(work, memory=150) == (None, 7 if how == "prctl" else TOO_MUCH)
 
 
 def test_where_stock_flower_starts_a_task_its_guard_leaves_word_of_why_it_ended_it(site, monkeypatch):

@@ -37,7 +37,7 @@ WHY = {
     TOO_MUCH: "took more memory than the policy of its site allows",
     NOT_CONFINED: "could not be confined as the policy of its site asks; the node's log says why",
 }
-_NAMESPACE, _PARENT = "namespace ", "parent "  # what a task tells its guard
+_CONFINED, _PARENT = b"confined\n", "parent "  # what a task tells its guard
 _LOOK = 0.2  # seconds between two looks at time and memory
 _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin", "/opt", "/sys")
 _SETTINGS = (
@@ -128,7 +128,7 @@ def _confine(wanted: Confinement) -> None:
         _state["pid"] = int(os.read(number, 32))
         os.close(number)
         _make_root(wanted)
-        os.write(tell, f"{_NAMESPACE}{Path('/proc/self/ns/pid').readlink().name}\n".encode())
+        os.write(tell, _CONFINED)
         kernel.give_up_rights(network=relay is not None)
         _state["guard"] = tell
     except (OSError, ValueError) as error:
@@ -209,7 +209,7 @@ def _guard(task: int, told: int, wanted: Confinement, word: int) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    ended, watched = os.pidfd_open(task), _Watched(told, wanted)
+    ended, watched = os.pidfd_open(task), _Watched(task, told, wanted)
     while ended not in select.select([ended, *watched.pipes], [], [], _LOOK)[0]:
         watched.listen()
         if watched.is_over:
@@ -233,11 +233,12 @@ def _guard(task: int, told: int, wanted: Confinement, word: int) -> NoReturn:
 class _Watched:
     """A task, as its guard knows it: what it told before its app was loaded, and whether it took too much."""
 
-    def __init__(self, told: int, wanted: Confinement) -> None:
+    def __init__(self, task: int, told: int, wanted: Confinement) -> None:
+        self._task = task
         self.pipes = [told]
         self.status = 0
         self._wanted = wanted
-        self._namespace, self._parent = "", 0
+        self._confined, self._parent = False, 0
         self._since = time.monotonic()
 
     def listen(self) -> None:
@@ -245,8 +246,8 @@ class _Watched:
         for pipe in select.select(self.pipes, [], [], 0)[0]:
             said = os.read(pipe, 256).decode("ascii", "replace")
             for line in said.splitlines():
-                if line.startswith(_NAMESPACE):
-                    self._namespace = self._namespace or line.removeprefix(_NAMESPACE)
+                if line == _CONFINED.decode().strip():
+                    self._confined = True
                 elif not self._parent and line.removeprefix(_PARENT).isdecimal():
                     self._parent, self._since = int(line.removeprefix(_PARENT)) or os.getpid(), time.monotonic()
             if not said:
@@ -259,7 +260,7 @@ class _Watched:
         wanted, begun = self._wanted, bool(self._parent)
         if begun and wanted.seconds and time.monotonic() - self._since > wanted.seconds:
             self.status = TOO_LONG
-        elif self._namespace and wanted.memory and memory_of(self._namespace) > wanted.memory << 20:
+        elif self._confined and wanted.memory and memory_of(self._task) > wanted.memory << 20:
             self.status = TOO_MUCH
         return bool(self.status) or (begun and not _lives(self._parent))
 

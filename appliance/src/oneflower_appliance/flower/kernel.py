@@ -64,11 +64,6 @@ def leave_namespaces(*, network: bool) -> None:
             fcntl.ioctl(asked, _SIOCSIFFLAGS, struct.pack("16sh", b"lo", _IFF_UP) + bytes(22))
 
 
-def leave_user_namespace() -> None:
-    """Move this process, which has one thread, into a user namespace of its own, as nobody there. Raises `OSError`."""
-    _done(_LIBC.unshare(_NEW_USER), "no user namespace of its own")
-
-
 def die_with_parent(signal_number: int) -> None:
     """Make the kernel end this process when its parent ends."""
     _done(_LIBC.prctl(_SET_PDEATHSIG, signal_number, 0, 0, 0), "no signal at the end of the parent")
@@ -139,9 +134,9 @@ def give_up_rights(*, network: bool) -> None:
 def _filter(*, network: bool) -> bytes:
     """Return a program that refuses system calls that would undo a confinement.
 
-    They are: another processor's calls, io_uring (it does other calls unseen), those in `_REFUSED`, and switching off
-    the end with the parent. With `network`, sockets other than of the namespaces (AF_VSOCK leads out of a virtual
-    machine) are refused.
+    They are: another processor's calls, io_uring (it does other calls unseen), those in `_REFUSED`, switching off the
+    end with the parent, and hiding from the guard. With `network`, sockets other than of the namespaces (AF_VSOCK leads
+    out of a virtual machine) are refused.
     """
     families = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK)
     code = [
@@ -152,7 +147,7 @@ def _filter(*, network: bool) -> bytes:
         code += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ERROR | errno.EPERM)]
     code += [
         (_EQUAL, 0, 1, _IO_URING_SETUP), (_RETURN, 0, 0, _ERROR | errno.ENOSYS),
-        (_EQUAL, 0, 4, _PRCTL), (_LOAD, 0, 0, _FIRST), (_EQUAL, 0, 1, _SET_PDEATHSIG),
+        (_EQUAL, 0, 5, _PRCTL), (_LOAD, 0, 0, _FIRST), (_EQUAL, 1, 0, _SET_PDEATHSIG), (_EQUAL, 0, 1, _SET_DUMPABLE),
         (_RETURN, 0, 0, _ERROR | errno.EPERM), (_RETURN, 0, 0, _ALLOW),
     ]  # fmt: skip
     if network:

@@ -97,11 +97,10 @@ def prepare(superexec: WarmSuperExec | None, reporter: Reporter, proxy: Proxy | 
 
 def guard_runtime_api() -> None:
     """Make a SuperNode serve its tasks through a door: a client there gets apps and models, and may answer."""
-    door: Any = TaskDoor if TASK_VARIABLE in os.environ else lambda app: app
 
     def server(config: uvicorn.Config) -> Server:
         app: Any = config.app
-        return Server(config, [own_entrance(listen((config.host, config.port)), OwnDoor(door(app)))])
+        return Server(config, [own_entrance(listen((config.host, config.port)), OwnDoor(TaskDoor(app)))])
 
     internals.supernode_command().uvicorn = SimpleNamespace(Config=uvicorn.Config, Server=server)
 

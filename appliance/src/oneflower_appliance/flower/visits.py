@@ -25,8 +25,7 @@ _A_MOMENT = 1.0  # seconds that every stranger has to show who it is, however ma
 class Visit:
     """A connection: its address, its server, how to end it, and who is known to be at its other end.
 
-    `user` is the user of this machine whose process is there, and `confined` whether it is a confined task, where that
-    was looked up.
+    `user` is the user of this machine whose process is there, where that was looked up.
     """
 
     address: str
@@ -35,7 +34,6 @@ class Visit:
     drop: Callable[[], object] = lambda: None
     who: str = ""
     user: str = ""
-    confined: bool | None = None
     since: float = field(default_factory=time.monotonic)
 
     @property
