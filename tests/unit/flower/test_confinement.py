@@ -26,7 +26,8 @@ from oneflower_appliance.flower.confinement import NOT_CONFINED, TOO_LONG, TOO_M
 from oneflower_appliance.flower.door import OwnDoor
 from oneflower_appliance.flower.task_door import TaskDoor
 from oneflower_appliance.flower.warm.questions import ACQUIRE_TASK
-from oneflower_appliance.orders import TASK_VARIABLE, Confinement
+from oneflower_appliance.orders import PRIVACY_LEDGER, TASK_VARIABLE, Confinement
+from oneflower_appliance.privacy_ledger import PrivacyLedger
 from tests.unit.served import ADDRESS, Served
 
 pytestmark = pytest.mark.e2e  # each forks processes with namespaces of their own
@@ -137,10 +138,14 @@ def test_no_path_leads_to_the_key_the_policy_or_the_token_of_the_machine(site):
     (site.runs / "link").symlink_to(site.key)
     opened = os.open(site.folder, os.O_RDONLY | os.O_DIRECTORY)
     os.set_inheritable(opened, True)
+    ledger = PrivacyLedger(site.folder / PRIVACY_LEDGER)
+    ledger.charge("7", 4.0)
 
     def work():
+        failed(lambda: ledger.path.write_text("[]"))
+        failed(ledger.path.unlink)
         places = [
-            site.key, site.policy, site.runs / "link", site.runs / ".." / "node.key", f"/proc/self/root{site.key}",
+            ledger.path, site.key, site.policy, site.runs / "link", site.runs / ".." / "node.key", f"/proc/self/root{site.key}",
             f"/proc/1/root{site.key}", f"/proc/{os.getppid()}/root{site.key}", f"/proc/self/fd/{opened}/node.key",
             f"/proc/1/cwd{site.key}", "/etc/shadow", "/etc/oneflower", "/run", "/var", "/root/.ssh",
         ]  # fmt: skip
@@ -155,6 +160,7 @@ def test_no_path_leads_to_the_key_the_policy_or_the_token_of_the_machine(site):
     os.close(opened)
     assert read == []
     assert all(copies)
+    assert ledger.total() == 4.0, "what was spent stays spent"
 
 
 def test_data_stay_as_they_are_whatever_a_task_tries(site):

@@ -10,10 +10,8 @@ import logging
 import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from oneflower_appliance.errors import OneflowerError
-from oneflower_appliance.flower.gaussian_mechanism import factor_for, norm_of, release
+from oneflower_appliance.flower.gaussian_mechanism import NotFiniteError, factor_for, norm_of, release
 from oneflower_appliance.flower.reply_objects import Reply
 from oneflower_appliance.run_privacy import RECORD, NodeSpent
 from oneflower_appliance.site_policy import PolicyError
@@ -62,7 +60,10 @@ class Releases:
         from flwr.app import MetricRecord  # noqa: PLC0415 - slow to import
 
         pairs = self._pairs(came, told)
-        norm = norm_of(self._floats(came, told, pairs))
+        try:
+            norm = norm_of(self._floats(came, told, pairs))
+        except NotFiniteError as error:
+            raise PolicyError("This site does not let out the reply: a value is not a finite number.") from error
         factor, noised = factor_for(norm, self._privacy.clip), 0
         deviation = self._privacy.noise * self._privacy.clip
         made = Reply()
@@ -108,8 +109,6 @@ class Releases:
                     )
                 if str(before.dtype) not in _FLOATS:
                     continue
-                if not (np.isfinite(before).all() and np.isfinite(after).all()):
-                    raise PolicyError("This site does not let out the reply: a value is not a finite number.")
                 yield before, after
 
     def _add_what_is_named(self, made: Reply, told: Records) -> None:
