@@ -16,16 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oneflower.cloud import (
-    Cloud,
-    Endpoints,
-    Federation,
-    FederationStatus,
-    Logs,
-    RunResult,
-    VmStatus,
-    opennebula_endpoints,
-)
+from oneflower.cloud import Cloud, Endpoints, Federation, FederationStatus, Logs, RunResult, SiteStatus, VmStatus
+from oneflower.cloud.credentials import opennebula_endpoints
 from oneflower.cloud.surroundings import Installed
 from oneflower.cloud.tunnel import SshOptions, make_key, tunnel
 from oneflower.contexts import CloudName, Context, Contexts
@@ -65,6 +57,7 @@ __all__ = [
     "RunRow",
     "RunState",
     "ServiceKind",
+    "SiteStatus",
     "VmStatus",
     "connect",
     "local_cloud",

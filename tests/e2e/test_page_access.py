@@ -8,7 +8,8 @@ from unittest.mock import create_autospec
 
 import pytest
 
-from oneflower.api import Federation, Logs, NodeReport, RunRow, RunState
+from oneflower.api import Federation, Logs, NodeReport, RunRow, RunState, SiteStatus
+from oneflower.cloud.sites import SiteNode
 from oneflower.events import Note, Step
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.runs import Fault
@@ -92,6 +93,12 @@ def test_no_page_has_a_barrier_that_axe_knows(fake, chromium):  # noqa: F811
     made = fake.federation(BUSY)
     made.runs.return_value = (RunState("5", "oneflower/app", "running"),)
     made.follow.side_effect = followed
+    asked, joined = (
+        SiteNode(f"north/{number}", standing, online, f"{number}" * 32, "9", "", "10.0.0.9", "2026-11-30T12:30")
+        for number, standing, online in ((0, "asked", False), (1, "approved", True))
+    )
+    north = SiteStatus("north", 2, open=True, expires=4e9, approves=False, suspended=False, nodes=(asked, joined))
+    made.sites.all.return_value = (north,)
     made.logs.return_value = Logs(("a line",), BUSY.vms, {NODE.name: ["a line"]}, "a note")
     one = f"{fake.keys.origin}/federations/7"
     page.goto(fake.keys.origin)
@@ -99,12 +106,17 @@ def test_no_page_has_a_barrier_that_axe_knows(fake, chromium):  # noqa: F811
     look("federations")
     page.goto(one)
     page.locator("#node-curve canvas").wait_for()
+    page.get_by_role("button", name="Approve north/0").focus()
     look("federation")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**#sites")
+    made.sites.approve.assert_called_once_with(["north/0"], ["0" * 32])
+    page.get_by_role("link", name="Remove north").first.wait_for()
     page.set_viewport_size(PHONE)
     look("federation, phone")
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], "a phone need not scroll sideways"
-    for what in ("logs", "remove", "runs/5/stop", "nothing"):
+    for what in ("logs", "remove", "runs/5/stop", "sites/remove?of=north", "nothing"):
         page.goto(f"{one}/{what}")
         look(what)
-    assert len(seen) == 26
+    assert len(seen) == 28
     assert [wrong for wrong in person.wrong if "of 422" not in wrong and "of 404" not in wrong] == []

@@ -34,6 +34,9 @@ class Grid:
     def get_node_ids(self):
         return list(self._contexts)
 
+    def get_nodes(self):
+        return [SimpleNamespace(node_id=node, name="") for node in self._contexts]
+
     def send_and_receive(self, messages, *, timeout=None):
         return [self._answer(message) for message in messages]
 

@@ -345,7 +345,9 @@ def test_what_a_run_left_is_saved(link, tmp_path):
     assert json.loads(result.metrics.read_text())["rows"][1]["server"]["accuracy"] == 0.9
     assert result.seconds == 3.5
     card = result.card.read_text()
-    assert all(text in card for text in ("| Strategy | Krum |", "| 7 | 900 | digits |", "| flwr | 1.41.0 |", "0.9"))
+    assert all(
+        text in card for text in ("| Strategy | Krum |", "| supernode_1 | 900 | digits |", "| flwr | 1.41.0 |", "0.9")
+    )
     assert [path.relative_to(tmp_path) for path in result.more] == [Path("out/adapter/weights")]
     assert [(r.round, r.name, r.partition, r.seconds) for r in result.node_reports] == [
         (1, "supernode_1", "0", 0.5), (1, "", "", 9.0), (2, "supernode_1", "0", 0.5), (2, "", "", 9.0),

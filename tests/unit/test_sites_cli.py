@@ -135,7 +135,7 @@ def test_several_sites_are_approved_by_their_keys_or_all_that_ask_and_a_key_too_
     made.approve()
     assert done == [("north", ["f" * 32]), ("south", ["a" * 32])], "who was suspended is not among those that ask"
     done.clear()
-    made.approve([Target("north", 0), Target("there")])
+    made.approve(["north/0", "there"])
     assert done == [("north/0", []), ("there", [])]
     with pytest.raises(OneflowerError, match=f"No node here has the key {'c' * 32}, so nobody was approved"):
         made.approve((), ["a" * 32, "c" * 32])

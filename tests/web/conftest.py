@@ -142,6 +142,7 @@ class Fake(Desk):
         made = create_autospec(Federation(SimpleNamespace(), status.id, status.name), spec_set=True)
         made.id, made.name, made.status.return_value = status.id, status.name, status
         made.runs.return_value = ()
+        made.sites.all.return_value = ()
         self.found.append(made)
         return made
 

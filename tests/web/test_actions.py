@@ -203,13 +203,22 @@ def test_an_app_is_started_with_what_the_form_says(fake):
     made = fake.federation()
     made.submit.return_value = "5"
     assert (
-        fake.submit("/federations/7/run", app="./app", rounds="4", config="a=1\r\n\r\nb='x'", install="yes").status_code
+        fake.submit(
+            "/federations/7/run",
+            app="./app",
+            rounds="4",
+            config="a=1\r\n\r\nb='x'",
+            install="yes",
+            sites="north, -",
+            min_sites="1",
+        ).status_code
         == 303
     )
     fake.ended()
     made.submit.assert_called_once()
     assert made.submit.call_args.args == ("./app", 4, ["a=1", "b='x'"])
-    assert made.submit.call_args.kwargs["install"] is True
+    said = made.submit.call_args.kwargs
+    assert (said["install"], said["sites"], said["min_sites"]) == (True, ["north", " -"], 1)
     assert "expected an integer of at least 1" in fake.submit("/federations/7/run", rounds="0").text
 
 
@@ -238,6 +247,27 @@ def test_removing_names_what_is_lost_and_waits_for_a_yes(fake):
     assert fake.submit("/federations/7/remove").headers["location"] == "/jobs/1"
     fake.ended()
     assert made.delete.called
+
+
+def test_a_site_is_approved_by_its_key_and_removed_after_a_yes(fake):
+    made = fake.federation()
+    for action, fields, call in (
+        ("approve", {"of": "north/1", "key": "1" * 32}, made.sites.approve),
+        ("suspend", {"of": "north"}, made.sites.suspend),
+        ("remove", {"of": "north", "key": ""}, made.sites.remove),
+    ):
+        path = f"/federations/7/sites/{action}"
+        assert fake.person().post(path, data=fields).status_code == 403, "without the CSRF token"
+        assert fake.visitor(origin=fake.keys.origin).post(path, data=fields).status_code == 403
+        assert not call.called
+        answer = fake.submit(path, **fields)
+        assert (answer.status_code, answer.headers["location"]) == (303, "/federations/7#sites")
+    made.sites.approve.assert_called_once_with(["north/1"], ["1" * 32])
+    made.sites.suspend.assert_called_once_with("north")
+    made.sites.remove.assert_called_once_with("north", [])
+    asked = fake.person().get("/federations/7/sites/remove?of=north")
+    assert "Its invitation is revoked." in asked.text
+    assert 'name="of" value="north"' in asked.text
 
 
 def test_a_run_is_stopped_after_a_yes(fake):

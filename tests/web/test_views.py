@@ -5,10 +5,12 @@ from __future__ import annotations
 import html
 import json
 from dataclasses import replace
+from urllib.parse import quote
 
 import pytest
 
-from oneflower.api import Logs, NodeReport, RunResult, RunRow, RunState, ServiceKind
+from oneflower.api import Logs, NodeReport, RunResult, RunRow, RunState, ServiceKind, SiteStatus
+from oneflower.cloud.sites import SiteNode
 from oneflower.events import ConsoleLine, Exchanged, InRound, Note
 from oneflower.web import live
 from oneflower.web.curves import Curves
@@ -47,12 +49,23 @@ def test_no_text_from_elsewhere_becomes_html(fake):
     made = fake.federation(HOSTILE)
     made.runs.return_value = (replace(RUN, app=FOREIGN, status=FOREIGN),)
     made.follow.side_effect = trained
+    nodes = (SiteNode(FOREIGN, FOREIGN, online=False, fingerprint=FOREIGN, node="", asked="", address=FOREIGN),)
+    made.sites.all.return_value = (
+        SiteStatus(FOREIGN, 1, open=True, expires=0, approves=False, suspended=False, nodes=nodes),
+    )
     made.logs.return_value = Logs((FOREIGN,), HOSTILE.vms, {FOREIGN: [FOREIGN]}, FOREIGN)
     job = fake.office.jobs.start(FOREIGN, FOREIGN, lambda _cloud, job: _say(job))
     person = fake.person()
     texts = [
         person.get(path).text
-        for path in ("/", "/federations/7", "/federations/7/logs", "/federations/7/remove", f"/jobs/{job.id}")
+        for path in (
+            "/",
+            "/federations/7",
+            "/federations/7/logs",
+            "/federations/7/remove",
+            f"/jobs/{job.id}",
+            f"/federations/7/sites/remove?of={quote(FOREIGN)}",
+        )
     ]
     texts.append(fake.stream(live.one_federation(fake.office, 7, ""), "event: curves"))
     texts.append(fake.stream(live.all_federations(fake.office), "event: federations"))
@@ -138,6 +151,33 @@ def test_a_site_whose_superlink_is_elsewhere_offers_no_training(fake):
         "supernode_0: It waits",
     ):
         assert part in text
+
+
+def test_a_site_and_its_nodes_are_shown_with_how_they_stand_and_what_can_be_done(fake):
+    def node(number, standing, heard="", *, online=False):
+        return SiteNode(f"north/{number}", standing, online, f"{number}" * 32, "9", "", "10.0.0.9", heard)
+
+    nodes = (
+        node(0, "approved", online=True),
+        node(1, "asked"),
+        node(2, "suspended", "2026-11-30T12:30:01+00:00"),
+    )
+    made = fake.federation()
+    made.sites.all.return_value = (
+        SiteStatus("north", 3, open=True, expires=4e9, approves=False, suspended=False, nodes=nodes, removed=1),
+    )
+    text = fake.stream(live.one_federation(fake.office, 7, ""), "north/2")
+    for part in (
+        'aria-label="Suspend north/0"',
+        f'aria-label="Approve north/1 with the key {"1" * 32}"',
+        f'aria-label="Refuse north/1 with the key {"1" * 32}"',
+        "2026-11-30 12:30",
+        "1 of 3",
+        "1 removed",
+        "ask its operator which keys",
+    ):
+        assert part in text, part
+    assert 'aria-label="Approve north"' not in text, "all keys at once, without a look at them"
 
 
 def test_nothing_is_asked_of_a_cloud_that_nobody_looks_at(fake):

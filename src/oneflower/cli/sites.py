@@ -22,7 +22,7 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from oneflower.cloud.sites import Sites, SiteStatus
+    from oneflower.cloud.sites import SiteNode, Sites, SiteStatus
     from oneflower_appliance.invitation import Invitation
 
 Name = Annotated[str, typer.Argument(metavar="FEDERATION", help="Name or id of the federation.")]
@@ -122,7 +122,7 @@ def sites(
         screen.say("No other site was invited. Invite one with `oneflower invite`.")
         return
     rows = [
-        (node.name, node.standing, "yes" if node.online else "no", node.fingerprint, node.address, node.node or "-")
+        (node.name, node.standing, _online(node), node.fingerprint, node.address, node.node or "-")
         for site in found
         for node in site.nodes
     ]
@@ -138,6 +138,10 @@ def sites(
             f"Ask {', '.join(site.name for site in asking)} whether their machines show the same keys. Then: "
             f"{screen.program()} approve {name or 'FEDERATION'} {keys}"
         )
+
+
+def _online(node: SiteNode) -> str:
+    return "yes" if node.online else f"no, since {node.heard[:16].replace('T', ' ')}" if node.heard else "no"
 
 
 def _line(site: SiteStatus) -> str:
@@ -171,8 +175,6 @@ def approve(
     Each site shows the keys with which its machines ask. Name those: somebody who stole an invitation has another one.
     Ends when they are online, or says which are not after 20 seconds.
     """
-    from oneflower.cloud.sites import Target  # noqa: PLC0415
-
     if everybody and (site or key):
         raise OneflowerError("--all is for everybody.", "Leave out the sites and --key, or --all.", ExitCode.USAGE)
     if not (site or key or everybody):
@@ -182,7 +184,7 @@ def approve(
             ExitCode.USAGE,
         )
     found = _sites(name)
-    changed = found.approve([Target.parse(each) for each in site or ()], key or ())
+    changed = found.approve(site or (), key or ())
     who = ", ".join(site) if site else "the sites"
     _show(output, changed, "take part", f"Nobody of {who} asks, and nobody is suspended.")
     if away := found.wait_online(changed):
@@ -191,17 +193,13 @@ def approve(
 
 def suspend(name: Name, site: Site, output: Format = Output.TEXT) -> None:
     """Let nodes of a site take no part until they are approved again. What they send is refused at once."""
-    from oneflower.cloud.sites import Target  # noqa: PLC0415
-
-    changed = _sites(name).suspend(Target.parse(site))
+    changed = _sites(name).suspend(site)
     _show(output, changed, "are suspended", f"No node of {site} takes part; newcomers will not either.")
 
 
 def remove(name: Name, site: Site, key: Keys = None, output: Format = Output.TEXT) -> None:
     """Remove nodes of a site for good, or refuse those that ask. A whole site goes with its invitation."""
-    from oneflower.cloud.sites import Target  # noqa: PLC0415
-
-    changed = _sites(name).remove(Target.parse(site), key or ())
+    changed = _sites(name).remove(site, key or ())
     _show(output, changed, "are removed", f"{site} is removed; it had no nodes.")
 
 

@@ -7,6 +7,7 @@ from oneflower.cloud.logs import Logs
 from oneflower.cloud.outages import Limits
 from oneflower.cloud.refused import RefusedError
 from oneflower.cloud.results import RunResult
+from oneflower.cloud.sites import SiteStatus
 from oneflower.cloud.status import FederationStatus, VmStatus
 from oneflower_appliance.progress import RunProgress
 from oneflower_appliance.runs import RunRow
@@ -22,6 +23,7 @@ __all__ = [
     "RunProgress",
     "RunResult",
     "RunRow",
+    "SiteStatus",
     "VmStatus",
     "opennebula_endpoints",
 ]

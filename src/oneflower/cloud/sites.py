@@ -39,6 +39,7 @@ class SiteNode:
     """A node of a site, called SITE/NUMBER. `fingerprint` is that of its key; `asked` when it asked, from `address`.
 
     `troubles` are the topics of what it found not in order when it booted.
+    `heard` is since when it is offline, as RFC 3339, and empty if it is online or never was.
     """
 
     name: str
@@ -48,6 +49,7 @@ class SiteNode:
     node: str
     asked: str
     address: str
+    heard: str = ""
     troubles: tuple[str, ...] = ()
 
     @property
@@ -70,6 +72,7 @@ class SiteStatus:
     approves: bool
     suspended: bool
     nodes: tuple[SiteNode, ...]
+    removed: int = 0  # keys that may not come back
 
     @classmethod
     def parse(cls, said: Mapping[str, Any]) -> SiteStatus:
@@ -77,7 +80,28 @@ class SiteStatus:
         name = str(said["name"])
         nodes = tuple(_node(name, node) for node in sorted(said["nodes"], key=lambda node: int(node["number"])))
         flags = {flag: bool(said[flag]) for flag in ("open", "approves", "suspended")}
-        return cls(name, int(said["places"]), expires=float(said["expires"]), nodes=nodes, **flags)
+        return cls(
+            name,
+            int(said["places"]),
+            expires=float(said["expires"]),
+            nodes=nodes,
+            **flags,
+            removed=len(said.get("removed", ())),
+        )
+
+    @property
+    def standing(self) -> str:
+        """How the site stands: as its nodes do, or invited if there are none."""
+        if self.suspended:
+            return Standing.SUSPENDED
+        found = {node.standing for node in self.nodes}
+        order = (Standing.ASKED, Standing.APPROVED, Standing.SUSPENDED)
+        return next((standing for standing in order if standing in found), "invited" if self.open else "not invited")
+
+    @property
+    def online(self) -> int:
+        """How many of its nodes are online."""
+        return sum(node.online for node in self.nodes)
 
     @property
     def asking(self) -> tuple[SiteNode, ...]:
@@ -87,8 +111,8 @@ class SiteStatus:
 
 def _node(site: str, said: Mapping[str, Any]) -> SiteNode:
     texts = {name: str(said[name]) for name in ("standing", "fingerprint", "node", "asked", "address")}
-    troubles = known_topics(said.get("troubles", ()))
-    return SiteNode(name=f"{site}/{int(said['number'])}", online=bool(said["online"]), troubles=troubles, **texts)
+    name, heard, troubles = f"{site}/{int(said['number'])}", str(said.get("heard", "")), said.get("troubles", ())
+    return SiteNode(name=name, online=bool(said["online"]), heard=heard, troubles=known_topics(troubles), **texts)
 
 
 @dataclass(frozen=True)
@@ -150,13 +174,14 @@ class Sites:
                 f"The SuperLink's list of sites cannot be read: {error!r}.", "See `oneflower logs`.", ExitCode.CLOUD
             ) from error
 
-    def approve(self, targets: Sequence[Target] = (), keys: Sequence[str] = ()) -> list[str]:
+    def approve(self, targets: Sequence[str] = (), keys: Sequence[str] = ()) -> list[str]:
         """Let nodes take part: those that ask, and those that were suspended. Returns the names of those that changed.
 
-        With `keys`, only those with these fingerprints, of these sites or of any. With neither, all that ask now.
+        `targets` are sites, such as north, and nodes of sites: north/2. With `keys`, only those with these
+        fingerprints, of these sites or of any. With neither, all that ask now.
         """
         changed = []
-        for target, own in self._chosen(targets, keys):
+        for target, own in self._chosen([Target.parse(target) for target in targets], keys):
             changed += self._change("approve", target, own)
         return changed
 
@@ -189,13 +214,13 @@ class Sites:
                 return away
             time.sleep(_BETWEEN)
 
-    def suspend(self, target: Target) -> list[str]:
+    def suspend(self, target: str) -> list[str]:
         """Let nodes take no part until they are approved again. Returns their names."""
-        return self._change("suspend", target)
+        return self._change("suspend", Target.parse(target))
 
-    def remove(self, target: Target, keys: Sequence[str] = ()) -> list[str]:
+    def remove(self, target: str, keys: Sequence[str] = ()) -> list[str]:
         """Remove nodes for good, or refuse those that ask. A whole site goes with its invitation. Returns names."""
-        return self._change("remove", target, keys)
+        return self._change("remove", Target.parse(target), keys)
 
     def uninvite(self, site: str) -> list[str]:
         """Revoke an invitation. Returns the names of the nodes that stay."""

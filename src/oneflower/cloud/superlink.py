@@ -139,6 +139,8 @@ class SuperLinkClient:
             raise self.silent(error) from error
         if answer.status_code in _NO_SUCH_CALL:
             return None
+        if answer.headers.get("content-type") == "application/json" and answer.status_code == httpx.codes.CONFLICT:
+            raise _said(answer)
         if answer.is_error:
             raise OneflowerError(f"Flower refused: {answer.text.strip()}", "", ExitCode.RUN_FAILED)
         return str(answer.json()["id"])

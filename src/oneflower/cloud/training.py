@@ -19,6 +19,7 @@ from oneflower.cloud.reports import Machines
 from oneflower.cloud.scaling import nodes_needed
 from oneflower.events import Note, RunBegan, Step
 from oneflower.opennebula import ServiceKind
+from oneflower.printable import counted
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.runs import shortcoming
 from oneflower_appliance.site_choice import SiteChoice, read_sites
@@ -146,7 +147,7 @@ def _sent(
             observer.notify(Note(f"{online} of {needed} SuperNodes are online; the first round waits for the others."))
         known = {site_of(node.name) for node in nodes} - {""}
         there = {site_of(node.name) for node in nodes if node.online} & {site for site in known if choice.admits(site)}
-        if shortage := choice.shortage(there, known):
+        if (shortage := choice.shortage(there, known)) and not choice.problem(known):
             observer.notify(Note(f"{shortage} The first round waits for them."))
         ignored = ""
         if names_federations(app.folder):
@@ -155,7 +156,9 @@ def _sent(
             None, (status.trust.note, status.share, *status.troubles, *map(str, status.releases), ignored)
         ):
             observer.notify(Note(note))
-        observer.notify(Step(f"submitting {app.name} to {status.name} ({status.supernodes or online} SuperNodes)"))
+        observer.notify(
+            Step(f"submitting {app.name} to {status.name} ({counted(status.supernodes or online, 'SuperNode')})")
+        )
         submitted = Answer(lambda: submission.submit(link, app, overrides, wanted.chosen))
         try:
             run_id = submitted.wait()

@@ -8,6 +8,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from oneflower.api import Federation
+from oneflower.printable import counted
 from oneflower.web import form
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
@@ -94,6 +95,10 @@ class Actions:
         app, rounds = given.get("app", "").strip(), given.get("rounds", "").strip()
         if rounds and not (rounds.isascii() and rounds.isdigit() and int(rounds[:9]) > 0):
             raise OneflowerError(f"Rounds: is {rounds!r}; expected an integer of at least 1.", "Nothing was started.")
+        least = given.get("min_sites", "").strip()
+        if least and not (least.isascii() and least.isdigit() and len(least) < 10):
+            raise OneflowerError(f"Different sites: is {least!r}; expected a number.", "Nothing was started.")
+        sites = given.get("sites", "").strip()
         config = [line.strip() for line in given.get("config", "").splitlines() if line.strip()]
 
         def work(cloud: Cloud, job: Job) -> str:
@@ -103,6 +108,8 @@ class Actions:
                 int(rounds) if rounds else None,
                 config or None,
                 install="install" in given,
+                sites=sites.split(",") if sites else None,
+                min_sites=int(least) if least else None,
                 notify=job.notify,
             )
             self._office.looks.expect_run(number)
@@ -144,14 +151,16 @@ class Actions:
         if going and _CONFIRMED not in given:
             lost = [f"{vm.name} is removed, with what only it has." for vm in going]
             fields = {"supernodes": wanted, _CONFIRMED: "yes"}
-            what = f"Scale {name} to {nodes} SuperNodes?"
+            what = f"Scale {name} to {counted(nodes, 'SuperNode')}?"
             return self._confirm(what, f"/federations/{number}/scale", lost, number, "Remove them", fields)
 
         def work(cloud: Cloud, job: Job) -> str:
             Federation.find(cloud, str(number)).scale(nodes, watch=job.watch)
             return f"/federations/{number}"
 
-        self._office.jobs.start(f"scaling {name} to {nodes} SuperNodes", name, work, alone=True, interrupted=_GOES_ON)
+        self._office.jobs.start(
+            f"scaling {name} to {counted(nodes, 'SuperNode')}", name, work, alone=True, interrupted=_GOES_ON
+        )
         return _to(f"/federations/{number}")
 
     async def recover(self, request: Request) -> Response:

@@ -14,6 +14,7 @@ from starlette.staticfiles import StaticFiles
 from oneflower.web.actions import Actions
 from oneflower.web.guard import ENTRANCE, STATIC, Guard
 from oneflower.web.office import Office
+from oneflower.web.sites import SiteActions
 from oneflower.web.views import Views
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
@@ -43,6 +44,7 @@ class Page:
             Mount(STATIC.rstrip("/"), StaticFiles(directory=Path(__file__).parent / "static")),
             *views.routes(),
             *Actions(self.office).routes(),
+            *SiteActions(self.office).routes(),
         ]
         inner = Starlette(
             routes=routes,

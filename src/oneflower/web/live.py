@@ -79,6 +79,7 @@ class _Federation:
         if status is None:
             return
         yield "overview", show("_overview.html", status=status)
+        yield "sites", show("_sites.html", number=self._number, sites=look.sites)
         jobs = self._office.jobs.of(status.name)
         yield "jobs", show("_jobs.html", jobs=_shown([job for job in jobs if job.alone]))
         yield "starts", show("_jobs.html", jobs=_shown([job for job in jobs if not job.alone]))

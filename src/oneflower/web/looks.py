@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from contextlib import AbstractContextManager
 
-    from oneflower.api import FederationStatus, RunState
+    from oneflower.api import FederationStatus, RunState, SiteStatus
     from oneflower.web.background import Background
     from oneflower.web.signal import Signal
 
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 _ALL = -1  # no service has this number
 _PULSE = 1.0  # seconds
 _LEAST_RUNS = 30.0  # seconds after which runs are looked for that nobody announced
+_LEAST_SITES = 5.0  # seconds after which it is looked whether nodes of sites are online
 
 
 @dataclass
@@ -35,11 +36,13 @@ class Look:
     status: FederationStatus | None = None
     all: list[FederationStatus] | None = None
     runs: tuple[RunState, ...] = ()
+    sites: tuple[SiteStatus, ...] = ()
     error: str = ""
     gone: bool = False
     watchers: int = 0
     task: asyncio.Task[None] | None = None
     asked: float = field(default=0.0, repr=False)
+    asked_sites: float = field(default=0.0, repr=False)
 
 
 class Looks:
@@ -62,6 +65,11 @@ class Looks:
         """Look for the runs of a federation at once: there is a new one."""
         if number in self._looks:
             self._looks[number].asked = 0.0
+
+    def expect_sites(self, number: int) -> None:
+        """Look for the sites of a federation at once: they have changed."""
+        if number in self._looks:
+            self._looks[number].asked_sites = 0.0
 
     @contextmanager
     def _watching(self, number: int, look_at: Callable[[int, Look], Awaitable[None]]) -> Iterator[Look]:
@@ -96,6 +104,7 @@ class Looks:
 
     async def _look(self, number: int, look: Look) -> None:
         before = look.status.training if look.status else None
+        places = look.status.sites if look.status else ()
         look.status = await self._background.ask(lambda cloud: Federation.find(cloud, str(number)).status())
         now, training = asyncio.get_running_loop().time(), look.status.training
         new = training is not None and (before is None or (before.id, before.status) != (training.id, training.status))
@@ -103,3 +112,8 @@ class Looks:
         if link is not None and link.ready and look.status.control and (new or now - look.asked > _LEAST_RUNS):
             look.asked = now
             look.runs = await self._background.ask(lambda cloud: Federation.find(cloud, str(number)).runs())
+        often = _LEAST_SITES if look.sites else _LEAST_RUNS
+        changed = places != look.status.sites or now - look.asked_sites > often
+        if link is not None and link.ready and look.status.control and changed:
+            look.asked_sites = now
+            look.sites = await self._background.ask(lambda cloud: Federation.find(cloud, str(number)).sites.all())

@@ -28,6 +28,7 @@ from oneflower_appliance.flower.audited import told
 from oneflower_appliance.flower.late_replies import LateReplies
 from oneflower_appliance.flower.news import Bell, mark
 from oneflower_appliance.flower.nodecalls import NodeCalls
+from oneflower_appliance.flower.sitecalls import SiteCalls, refusal
 from oneflower_appliance.round_state import RoundState
 from oneflower_appliance.run_folder import GIVEN_UP, LOST, MESSAGES, METRICS, NOW, ORIGIN, SUCCESSOR, WAITING, Origin
 from oneflower_appliance.site_choice import read_sites
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
     from oneflower_appliance.flower.bytecount import ByteCount
     from oneflower_appliance.flower.linkstate import LinkState
-    from oneflower_appliance.flower.sitecalls import SiteCalls
     from oneflower_appliance.run_state import RunState
 
 _ON_SUPERLINK = "On the SuperLink's machine:"
@@ -155,6 +155,8 @@ class RunCalls:
             return JSONResponse({"id": number})
         except OneflowerError as error:
             told(request, why=error.message)
+            if "files" in wanted and error.code is ExitCode.NOT_FOUND:  # a site that was chosen
+                return refusal(error)
             status = 501 if error.code is ExitCode.ENVIRONMENT else 409
             return PlainTextResponse(f"{error.sentence}\n", status_code=status)
         except (AttributeError, KeyError, TypeError, ValueError) as error:

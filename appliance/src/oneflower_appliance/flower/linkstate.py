@@ -75,6 +75,11 @@ class LinkState:
         found = self._state.get_node_info(node_ids=[node])
         return bool(found) and _node(found[0]).online
 
+    def last_heard(self, node: int) -> str:
+        """Return since when a node is offline, as RFC 3339; empty if it is online, or never was."""
+        found = self._state.get_node_info(node_ids=[node])
+        return "" if not found or _node(found[0]).online else str(found[0].last_deactivated_at or "")
+
     def is_at(self, message: str) -> bool:
         """Whether a node took this message, has not answered it, and will not end its task by itself."""
         if not places.have(Feature.STUCK_NODES):

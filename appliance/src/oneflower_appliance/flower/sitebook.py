@@ -45,6 +45,9 @@ class Registry(Protocol):
     def is_online(self, node: int) -> bool:
         """Whether a node is online."""
 
+    def last_heard(self, node: int) -> str:
+        """Return since when a node is offline, as RFC 3339; empty if it is online, or never was."""
+
 
 @dataclass(frozen=True)
 class Wish:

@@ -154,7 +154,9 @@ class SiteCalls:
     def _described(self, said: dict[str, Any]) -> dict[str, Any]:
         assert self._book is not None  # noqa: S101 - it has sites
         for node in said["nodes"]:
-            node["online"] = bool(node["node"]) and self._book.registry.is_online(int(node["node"]))
+            number, registry = int(node["node"] or 0), self._book.registry
+            node["online"] = bool(number) and registry.is_online(number)
+            node["heard"] = registry.last_heard(number) if number else ""
         said["open"] = bool(said.pop("verifier"))
         return said
 
@@ -170,7 +172,7 @@ class SiteCalls:
             changed = await run_in_threadpool(self._do, self._book, request.path_params, said)
         except OneflowerError as error:
             told(request, why=error.message)
-            return JSONResponse({"message": error.message, "hint": error.hint, "code": int(error.code)}, 409)
+            return refusal(error)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             return PlainTextResponse(f"Not a valid request: {error!r}.\n", 400)
         told(request, nodes=", ".join(changed))
@@ -195,6 +197,11 @@ class SiteCalls:
         if action not in changes:
             raise OneflowerError(f"Nothing is called {action[:40]!r} here.", "", ExitCode.USAGE)
         return [f"{site}/{node.number}" for node in changes[action]()]
+
+
+def refusal(error: OneflowerError) -> Response:
+    """Return the answer that has all of an error, so that a client can raise it again."""
+    return JSONResponse({"message": error.message, "hint": error.hint, "code": int(error.code)}, 409)
 
 
 def _unreadable(request: Request) -> Response | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -17,6 +17,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.run_folder import DATA
 from oneflower_appliance.training.description import Description
+from oneflower_appliance.training.node_ids import names_of
 from oneflower_appliance.training.results import save_result
 
 if TYPE_CHECKING:
@@ -31,17 +32,18 @@ _TIMEOUT = 600.0
 
 @dataclass(frozen=True)
 class Survey:
-    """How each node described its data, by node id."""
+    """How each node described its data, by node id. `names` are those of the nodes that have one."""
 
     nodes: Mapping[int, Mapping[str, Any]]
+    names: Mapping[int, str] = field(default_factory=dict)
 
     def agreed(self, name: str) -> Any:
         """Return the value of `name` that all nodes have. Raises `OneflowerError` naming those that differ."""
-        values: dict[str, list[int]] = {}
+        values: dict[str, list[str]] = {}
         for node, said in self.nodes.items():
-            values.setdefault(repr(said[name]), []).append(node)
+            values.setdefault(repr(said[name]), []).append(_who(node, self.names))
         if len(values) > 1:
-            told = "; ".join(f"{value} on node {', '.join(map(str, nodes))}" for value, nodes in values.items())
+            told = "; ".join(f"{value} on {', '.join(nodes)}" for value, nodes in values.items())
             raise OneflowerError(
                 f"The nodes' data do not fit together: {name} is {told}.",
                 "Give every node data of the same kind.",
@@ -69,7 +71,8 @@ def ask(grid: Grid, least: int, question: Mapping[str, Any] | None = None) -> Su
         time.sleep(1)
     content = RecordDict({"config": ConfigRecord(dict(question or {}))})
     messages = [Message(content, dst_node_id=node, message_type="query") for node in nodes]
-    found, problems = _read(grid.send_and_receive(messages, timeout=_TIMEOUT))
+    names = names_of(grid)
+    found, problems = _read(grid.send_and_receive(messages, timeout=_TIMEOUT), names)
     if len(found) < least:
         raise OneflowerError(
             f"{len(found)} of {len(nodes)} nodes have data to train on, and {least} are needed. " + " ".join(problems),
@@ -80,22 +83,32 @@ def ask(grid: Grid, least: int, question: Mapping[str, Any] | None = None) -> Su
         log.error("%s", problem)
     public = {node: {name: value for name, value in facts.items() if name[0] != "_"} for node, facts in found.items()}
     save_result(grid, DATA, json.dumps(public, indent=1) + "\n")
-    return Survey(found)
+    return Survey(found, names)
 
 
-def _read(replies: Iterable[Message]) -> tuple[dict[int, Mapping[str, Any]], list[str]]:
+def _who(node: int, names: Mapping[int, str]) -> str:
+    return names.get(node, f"node {node}")
+
+
+def _read(replies: Iterable[Message], names: Mapping[int, str]) -> tuple[dict[int, Mapping[str, Any]], list[str]]:
     """Return the answers, by node, and the problems of the other nodes."""
     found: dict[int, Mapping[str, Any]] = {}
     problems: list[str] = []
     for reply in replies:
         node = reply.metadata.src_node_id
+        who = _who(node, names)
         if reply.has_error():
-            problems.append(f"node {node}: {str(reply.error.reason).strip().splitlines()[-1]}")
+            problems.append(f"{who}: {str(reply.error.reason).strip().splitlines()[-1]}")
             continue
         description = Description.read(reply)
         if description.problem:
-            problems.append(f"node {node}: {description.problem}")
+            problems.append(f"{who}: {description.problem}")
             continue
         found[node] = description.facts
-        log.info("Node %d has %s examples: %s", node, description.facts["examples"], description.facts["source"])
+        log.info(
+            "%s has %s examples: %s",
+            names.get(node, f"Node {node}"),
+            description.facts["examples"],
+            description.facts["source"],
+        )
     return found, problems

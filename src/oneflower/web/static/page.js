@@ -61,7 +61,7 @@ document.body.addEventListener("htmx:sseMessage", ({ target, detail }) => {
   if (kept?.key) Array.from(target.querySelectorAll("[href], [aria-label]")).find((one) => key(one) === kept.key)?.focus({ preventScroll: true });
   kept = null;
   count();
-  if (detail.type === "gone") for (const part of document.querySelectorAll("#change, [sse-swap=trouble], [sse-swap=overview], [sse-swap=runs], [sse-swap=now]")) part.hidden = true;
+  if (detail.type === "gone") for (const part of document.querySelectorAll("#change, [sse-swap=trouble], [sse-swap=overview], [sse-swap=sites], [sse-swap=runs], [sse-swap=now]")) part.hidden = true;
   if (detail.type !== "end") return;
   const next = document.querySelector("[data-next]");
   if (next) location.replace(next.href);
