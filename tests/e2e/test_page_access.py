@@ -34,6 +34,22 @@ def followed(_run, *, on_row, on_reports, on_log, notify):
     raise OneflowerError("Run 5 failed.", "Look at its log.")
 
 
+def north():
+    """A site with a node that asks and one that takes part."""
+    nodes = (
+        SiteNode(f"north/{number}", standing, online, f"{number}" * 32, "9", "", "10.0.0.9", "2026-11-30T12:30")
+        for number, standing, online in ((0, "asked", False), (1, "approved", True))
+    )
+    return SiteStatus("north", 2, open=True, expires=4e9, approves=False, suspended=False, nodes=tuple(nodes))
+
+
+def approve_by_keyboard(page, made):
+    page.get_by_role("button", name="Approve north/0").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**#sites")
+    made.sites.approve.assert_called_once_with(["north/0"], ["0" * 32])
+
+
 @pytest.fixture
 def fake(monkeypatch):
     made = Fake(monkeypatch)
@@ -93,12 +109,7 @@ def test_no_page_has_a_barrier_that_axe_knows(fake, chromium):  # noqa: F811
     made = fake.federation(BUSY)
     made.runs.return_value = (RunState("5", "oneflower/app", "running"),)
     made.follow.side_effect = followed
-    asked, joined = (
-        SiteNode(f"north/{number}", standing, online, f"{number}" * 32, "9", "", "10.0.0.9", "2026-11-30T12:30")
-        for number, standing, online in ((0, "asked", False), (1, "approved", True))
-    )
-    north = SiteStatus("north", 2, open=True, expires=4e9, approves=False, suspended=False, nodes=(asked, joined))
-    made.sites.all.return_value = (north,)
+    made.sites.all.return_value = (north(),)
     made.logs.return_value = Logs(("a line",), BUSY.vms, {NODE.name: ["a line"]}, "a note")
     one = f"{fake.keys.origin}/federations/7"
     page.goto(fake.keys.origin)
@@ -106,12 +117,8 @@ def test_no_page_has_a_barrier_that_axe_knows(fake, chromium):  # noqa: F811
     look("federations")
     page.goto(one)
     page.locator("#node-curve canvas").wait_for()
-    page.get_by_role("button", name="Approve north/0").focus()
     look("federation")
-    page.keyboard.press("Enter")
-    page.wait_for_url("**#sites")
-    made.sites.approve.assert_called_once_with(["north/0"], ["0" * 32])
-    page.get_by_role("link", name="Remove north").first.wait_for()
+    approve_by_keyboard(page, made)
     page.set_viewport_size(PHONE)
     look("federation, phone")
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], "a phone need not scroll sideways"
