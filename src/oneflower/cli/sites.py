@@ -184,7 +184,7 @@ def approve(
             ExitCode.USAGE,
         )
     found = _sites(name)
-    changed = found.approve(site or (), key or ())
+    changed = found.approve(site or [], key or ())
     who = ", ".join(site) if site else "the sites"
     _show(output, changed, "take part", f"Nobody of {who} asks, and nobody is suspended.")
     if away := found.wait_online(changed):
