@@ -233,7 +233,8 @@ def collect(
         write_atomic(places.metrics, json.dumps(content, indent=1) + "\n", SHARED)
         plot_convergence(rows, name, (places.plot, places.plot_svg), told)
         judged = Judged(findings, best, chosen, told, across, machines.names)
-        card = model_card(name, number, rows, summary, data, saved.get("model"), judged)
+        named = {machines.names.get(node, node): said for node, said in data.items()}
+        card = model_card(name, number, rows, summary, named, saved.get("model"), judged)
         write_atomic(places.card, card, SHARED)
         saved |= {"metrics": places.metrics, "plot": places.plot, "plot_svg": places.plot_svg, "card": places.card}
         saved |= {"findings": findings, "reports": places.reports if latest else None, "across": across}
