@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneflower_appliance.attributes import ATTRIBUTES, NOTHING
+from oneflower_appliance.gaussian_privacy import cost_of
 from oneflower_appliance.progress import RunProgress
+from oneflower_appliance.run_privacy import RunPrivacy
 from oneflower_appliance.run_state import RunState
 from oneflower_appliance.runs import Fault, RunRow
 
@@ -61,6 +63,13 @@ def test_a_node_is_called_as_its_machine():
     found = RunProgress.read(RunProgress("5", "us/app", "running").after([row]).published, {"7": "supernode_1"})
     assert found.fault.sentence == "supernode_1 (node 7) failed in training: no data"
     assert found.row.faults == (found.fault,)
+
+
+def test_what_a_run_has_spent_is_a_sentence_for_who_looks():
+    spent = RunPrivacy("dp-central", 1.0, 4.0, 1e-5, cost_of(4), 8.0)
+    row = RunRow(1, 3, 1.0, 2, 0, None, None, {"privacy": spent.entry})
+    found = RunProgress.read(RunProgress("5", "us/app", "running").after([row]).published, {})
+    assert found.privacy == "epsilon 1.99 of 8 at delta 1e-05 (dp-central, clip 1, noise 4)"
 
 
 def test_a_run_of_the_api_is_read_as_it_was_written_over_json():

@@ -127,6 +127,9 @@ RUN_FAULT = Attribute("FL_RUN_FAULT", _LINK, Coding.BASE64, "The last node that 
 RUN_SITES = Attribute(
     "FL_RUN_SITES", _LINK, Coding.BASE64, "On which site the last round's model is worst, by metric: JSON"
 )
+RUN_PRIVACY = Attribute(
+    "FL_RUN_PRIVACY", _LINK, Coding.BASE64, "The epsilon that it has spent, or why that is not known, in a sentence"
+)
 RUN_FINDINGS = Attribute(
     "FL_RUN_FINDINGS", _LINK, Coding.BASE64, "Which nodes are slow, fail, drift or have worse metrics: JSON"
 )

@@ -15,6 +15,7 @@ from oneflower_appliance import attributes
 from oneflower_appliance.attributes import NOTHING
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.node_findings import Finding
+from oneflower_appliance.run_privacy import RunPrivacy
 from oneflower_appliance.run_state import COMPLETED, FAILED, STOPPED
 from oneflower_appliance.runs import GARBAGE, Fault, RunRow, pack, unpack
 from oneflower_appliance.site_scores import Worst, read_worst, worst_in
@@ -34,7 +35,7 @@ class RunProgress:
     `latest` are its last rounds, and `row` the last of them. `fault` is the last fault of a node, in `fault_round`. A
     completed run has an error if something is missing, such as the evaluation. `model` is a path on the SuperLink's
     machine. `findings` say which nodes are noticeable: the first of them if there are many. `waiting` is what it waits
-    for. `worst` says on which site the model of the last round is worst, by metric.
+    for. `worst` says on which site the model of the last round is worst, by metric, and `privacy` what it has spent.
     """
 
     id: str
@@ -51,13 +52,16 @@ class RunProgress:
     findings: tuple[Finding, ...] = ()
     waiting: str = ""
     worst: tuple[Worst, ...] = ()
+    privacy: str = ""
 
     def after(self, rows: Sequence[RunRow]) -> RunProgress:
         """Return it with all the rounds of the run so far."""
         faults = [(row.round, fault) for row in rows for fault in row.faults]
         number, fault = faults[-1] if faults else (0, None)
         worst = worst_in(rows[-1]) if rows else ()
-        return replace(self.with_rows(tuple(rows[-_LATEST:])), fault=fault, fault_round=number, worst=worst)
+        privacy = RunPrivacy.in_row(rows[-1].metrics).sentence if rows else ""
+        found = self.with_rows(tuple(rows[-_LATEST:]))
+        return replace(found, fault=fault, fault_round=number, worst=worst, privacy=privacy)
 
     def with_rows(self, latest: tuple[RunRow, ...]) -> RunProgress:
         """Return it with its last rounds."""
@@ -82,6 +86,7 @@ class RunProgress:
             attributes.RUN_FAULT.name: attributes.RUN_FAULT.write(fault),
             attributes.RUN_FINDINGS.name: attributes.RUN_FINDINGS.write(findings),
             attributes.RUN_WAITING.name: attributes.RUN_WAITING.write(self.waiting[:_LONGEST_ERROR]),
+            attributes.RUN_PRIVACY.name: attributes.RUN_PRIVACY.write(self.privacy[:_LONGEST_ERROR]),
             attributes.RUN_SITES.name: attributes.RUN_SITES.write(sites),
             attributes.RUN_ROUND.name: _number(row.round if row else None),
             attributes.RUN_ROUNDS.name: _number(row.rounds if row else None),
@@ -106,6 +111,7 @@ class RunProgress:
             attributes.RUN_STATUS.read(published),
             error=attributes.RUN_ERROR.read(published),
             model=attributes.RUN_MODEL.read(published),
+            privacy=attributes.RUN_PRIVACY.read(published),
             waiting=with_names(attributes.RUN_WAITING.read(published), names),
         )
         with suppress(KeyError, ValueError):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from oneflower.cloud import Cloud, FederationStatus, VmStatus
     from oneflower.cloud.surroundings import Installed
     from oneflower.contexts import Context
+    from oneflower_appliance.progress import RunProgress
 
 
 def list_all(
@@ -96,9 +97,7 @@ def show(name: Name = None, output: Format = Output.TEXT) -> None:
         if vm.budget:
             screen.show_line(f"Privacy of {vm.name}: {vm.budget.sentence}")
     if status.training:
-        screen.show_line(f"Training: {progress_line(status.training)}")
-        for worst in status.training.worst:
-            screen.show_line(f"  {worst.sentence}")
+        _show_training(status.training)
     findings = [found.sentence for found in status.training.findings] if status.training else []
     more = (
         status.trust.refusal,
@@ -127,6 +126,14 @@ def show(name: Name = None, output: Format = Output.TEXT) -> None:
     if status.sites:
         nodes = [(place.name, place.standing, place.node or "-") for place in status.sites]
         screen.show_table(("AT A SITE", "STANDING", "NODE"), nodes)
+
+
+def _show_training(found: RunProgress) -> None:
+    screen.show_line(f"Training: {progress_line(found)}")
+    if found.privacy:
+        screen.show_line(f"  Privacy: {found.privacy}")
+    for worst in found.worst:
+        screen.show_line(f"  {worst.sentence}")
 
 
 def _superlink(status: FederationStatus) -> str:
