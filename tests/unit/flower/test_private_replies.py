@@ -72,14 +72,14 @@ def node(monkeypatch, tmp_path):
         store.delete(message.metadata.message_id)  # a ClientApp has it
         return message
 
-    def tell(message, content, **metadata):
+    def tell(message, content, left_out=0, **metadata):
         reply = Message(content, reply_to=message)
         vars(reply.metadata).update(metadata)
         vars(reply.metadata)["_message_id"] = reply.object_id
         session = state.start_session(5)
         _, names = state.store_message_and_object_tree(reply, objects.get_object_tree(reply), session)
         found = objects.get_all_nested_objects(reply)
-        for name in names:
+        for name in names[left_out:]:
             assert state.store_object(5, session, name, found[name].deflate())
 
     def sent():
@@ -223,6 +223,16 @@ def test_an_error_leaves_without_its_text_and_ours_with_it(node):
     nodeloop.answer_for(node.state, {5}, "took more than 3600 seconds")
     [reply] = node.sent()
     assert "took more than 3600 seconds" in reply.error.reason
+
+
+def test_an_app_that_ends_with_its_reply_half_sent_is_answered_for_and_costs_nothing(node):
+    node.start()
+    node.tell(node.ask(), trained(), left_out=1)
+    for task in node.state.get_tasks():
+        node.state.finish_task(task.task_id, sub_status="failed", details="it died")
+    [reply] = node.sent()
+    assert "died before it had sent its whole reply" in reply.error.reason
+    assert node.ledger.total() == 0
 
 
 def test_a_message_has_one_reply_and_a_reply_to_nothing_stays(node):

@@ -102,9 +102,15 @@ class PrivateReplies:
             return False
         self._from_apps.discard(name)
         asked = self._asked.pop(reply.metadata.reply_to_message_id, None)
-        contents = {} if reply.has_error() else _all_objects(store, name)
-        state.delete_messages(message_ids=[name])
-        store.delete(name)
+        gone = [name]
+        try:
+            contents = {} if reply.has_error() else _all_objects(store, name)
+        except _LostReplyError:
+            gone.append(reply.metadata.reply_to_message_id)  # as Flower does with a reply that it cannot send
+            raise
+        finally:
+            state.delete_messages(message_ids=gone)
+            store.delete(name)
         if asked is None:
             log.warning("A second reply, or a reply to nothing, was dropped: this site lets out one for each message.")
             return True
@@ -154,9 +160,8 @@ def _all_objects(store: Any, name: str) -> dict[str, bytes]:
                 internals.node_loop().time.sleep(_PAUSE)
         except RuntimeError as error:  # of `nodeloop.ReplyObjects`
             raise _LostReplyError from error
-        if content is None:
-            raise _LostReplyError
-        found[tree.object_id] = content
+        if content is not None:  # without it the reply is not valid
+            found[tree.object_id] = content
     return found
 
 
