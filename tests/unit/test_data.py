@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oneflower_appliance.training.data import DataError, hold_out, partition_of, share
+from oneflower_appliance.training.data import DataError, divide, hold_out, partition_of, share
 from tests.examples import examples
 
 LABELS = np.repeat(np.arange(10), 144)
@@ -42,11 +42,26 @@ def test_what_is_held_out_is_never_trained_on(count, part, seed):
     assert len(held)
 
 
-def test_nodes_of_sites_with_equally_many_nodes_have_shares_of_their_own():
-    def part(site, number):
-        config = {"partition-id": number, "num-partitions": 2, **({"site-index": site} if site else {})}
-        return partition_of(SimpleNamespace(node_config=config))
+def _asked(shares):
+    return SimpleNamespace(content=SimpleNamespace(config_records={"config": shares}))
 
-    assert part(0, 1) == (1, 2)
-    shares = [share(LABELS, *part(site, number), 0.0, 7) for site in range(1, 9) for number in range(2)]
-    assert sorted(np.concatenate(shares)) == list(range(len(LABELS)))
+
+def test_nodes_of_any_number_of_sites_with_any_number_of_nodes_have_shares_of_their_own():
+    names = {1000 + 10 * site + number: f"s{site}/{number}" for site in range(12) for number in range(1 + site % 4)}
+    own = [5, 6]
+    message = _asked(divide([*names, *own], names))
+
+    def part(node, **config):
+        return partition_of(SimpleNamespace(node_id=node, node_config=config), message)
+
+    shares = [share(LABELS, *part(node), 0.0, 7) for node in (*own, *names)]
+    assert sorted(np.concatenate(shares)) == list(range(len(LABELS))), "all of the data, each example once"
+    assert max(map(len, shares)) - min(map(len, shares)) <= 10
+    late = {"partition-id": 1, "num-partitions": 2, "site-index": 3}
+    assert part(9, **late) == (5, 16), "it came after the survey"
+
+
+def test_without_other_sites_each_node_has_its_partition():
+    assert divide([1, 2], {}) == {}
+    context = SimpleNamespace(node_id=1, node_config={"partition-id": 1, "num-partitions": 2})
+    assert partition_of(context, _asked({})) == partition_of(context) == (1, 2)

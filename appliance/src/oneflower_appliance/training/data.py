@@ -12,11 +12,12 @@ from oneflower_appliance.orders import DATA_PATH, SITE_INDEX
 from oneflower_appliance.volumes import entries
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    from flwr.app import Context
+    from flwr.app import Context, Message
     from numpy.typing import NDArray
 
+SHARES = "shares"  # the key in the config of a message: the ids of the nodes, in the order of their shares
 _SITES = 8
 
 
@@ -40,11 +41,17 @@ def data_folder(context: Context) -> Path | None:
     return folder
 
 
-def partition_of(context: Context) -> tuple[int, int]:
+def partition_of(context: Context, message: Message | None = None) -> tuple[int, int]:
     """Return this node's share of a common data set: (partition-id, num-partitions). Raises `DataError`.
 
-    Sites do not know how many there are, so each takes an eighth. With more than eight, some take the same.
+    With nodes of other sites, the server divides the data among those that answered its survey, and says so in each
+    `message`. A node that it did not ask, because it came later, does not know how many others there are: its site
+    takes an eighth, so that some nodes may train on the same.
     """
+    if message is not None and (nodes := _divided(message)):
+        node = str(context.node_id)
+        if node in nodes:
+            return nodes.index(node), len(nodes)
     config: Mapping[str, Any] = context.node_config
     if "partition-id" not in config or "num-partitions" not in config:
         raise DataError(
@@ -55,6 +62,21 @@ def partition_of(context: Context) -> tuple[int, int]:
     if site := int(config.get(SITE_INDEX, 0)):
         return (site - 1) % _SITES * count + number, _SITES * count
     return number, count
+
+
+def divide(nodes: Iterable[int], names: Mapping[int, str]) -> dict[str, list[str]]:
+    """Return what a server says to nodes so that each has its own share of a common data set; empty without sites.
+
+    Nodes that have no name are the federation's own, and know their partitions if there are no others.
+    """
+    return (
+        {SHARES: [str(node) for node in sorted(nodes, key=lambda node: (names.get(node, ""), node))]} if names else {}
+    )
+
+
+def _divided(message: Message) -> list[str]:
+    found = message.content.config_records["config"].get(SHARES)
+    return list(map(str, found)) if isinstance(found, list) else []
 
 
 def share(labels: NDArray[np.int64], number: int, count: int, alpha: float, seed: int) -> NDArray[np.int64]:

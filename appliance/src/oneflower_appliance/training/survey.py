@@ -16,6 +16,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.run_folder import DATA
+from oneflower_appliance.training.data import divide
 from oneflower_appliance.training.description import Description
 from oneflower_appliance.training.node_ids import names_of
 from oneflower_appliance.training.results import save_result
@@ -36,6 +37,7 @@ class Survey:
 
     nodes: Mapping[int, Mapping[str, Any]]
     names: Mapping[int, str] = field(default_factory=dict)
+    settings: Mapping[str, list[str]] = field(default_factory=dict)  # to be sent in each round: `data.divide`
 
     def agreed(self, name: str) -> Any:
         """Return the value of `name` that all nodes have. Raises `OneflowerError` naming those that differ."""
@@ -69,9 +71,10 @@ def ask(grid: Grid, least: int, question: Mapping[str, Any] | None = None) -> Su
     while len(nodes := list(grid.get_node_ids())) < least:
         log.info("Waiting for nodes: %d of %d are online.", len(nodes), least)
         time.sleep(1)
-    content = RecordDict({"config": ConfigRecord(dict(question or {}))})
-    messages = [Message(content, dst_node_id=node, message_type="query") for node in nodes]
     names = names_of(grid)
+    settings = divide(nodes, names)
+    content = RecordDict({"config": ConfigRecord({**(question or {}), **settings})})
+    messages = [Message(content, dst_node_id=node, message_type="query") for node in nodes]
     found, problems = _read(grid.send_and_receive(messages, timeout=_TIMEOUT), names)
     if len(found) < least:
         raise OneflowerError(
@@ -83,7 +86,7 @@ def ask(grid: Grid, least: int, question: Mapping[str, Any] | None = None) -> Su
         log.error("%s", problem)
     public = {node: {name: value for name, value in facts.items() if name[0] != "_"} for node, facts in found.items()}
     save_result(grid, DATA, json.dumps(public, indent=1) + "\n")
-    return Survey(found, names)
+    return Survey(found, names, settings)
 
 
 def _who(node: int, names: Mapping[int, str]) -> str:

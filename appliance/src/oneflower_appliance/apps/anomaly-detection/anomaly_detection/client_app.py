@@ -21,7 +21,7 @@ def describe(message: Message, context: Context) -> Message:
     """Report the columns and rows of this node, and the sums from which the scale of all nodes follows."""
 
     def look() -> dict[str, object]:
-        table = tables.load(context)
+        table = tables.load(context, message)
         trained, _ = table.split(int(context.run_config["seed"]))
         normal = trained.normal
         return {
@@ -73,7 +73,7 @@ def _arrays(message: Message) -> Arrays:
 def _data(message: Message, context: Context) -> tuple[tables.Table, tables.Table]:
     """Return the rows to train on and to test on, on the scale that all nodes share if the model needs one."""
     settings = clients.settings_of(message)
-    table = tables.load(context)
+    table = tables.load(context, message)
     if "scale" in settings:
         table = table.scaled(np.asarray(settings["mean"]), np.asarray(settings["scale"]))
     return table.split(int(context.run_config["seed"]))

@@ -32,7 +32,7 @@ def main(grid: Grid, context: Context) -> None:
     columns = nodes.agreed("columns")
     preparation = detector.preparation(nodes)
     save_result(grid, "preparation.json", json.dumps({"columns": columns, **preparation}, indent=1) + "\n")
-    settings = ConfigRecord(preparation)
+    settings = ConfigRecord({**preparation, **nodes.settings})
     start = detector.initial(len(columns))
     result = strategy.start(
         grid=grid,

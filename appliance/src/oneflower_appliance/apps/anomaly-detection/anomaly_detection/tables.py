@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pyarrow as pa
-    from flwr.app import Context
+    from flwr.app import Context, Message
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -55,12 +55,12 @@ class Table:
         return replace(self, features=self.features[indices], labels=self.labels[indices])
 
 
-def load(context: Context) -> Table:
+def load(context: Context, message: Message | None = None) -> Table:
     """Return this node's table. Raises `DataError` naming the file, the column and the row that cannot be used."""
     config = context.run_config
     folder = data_folder(context)
     if folder is None:
-        return _breast_cancer(*partition_of(context), float(config["dirichlet-alpha"]), int(config["seed"]))
+        return _breast_cancer(*partition_of(context, message), float(config["dirichlet-alpha"]), int(config["seed"]))
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _ENDINGS)
     if not paths:
         raise DataError(f"The data folder {folder} has no table ({', '.join(_ENDINGS)}).", "Put one there.")

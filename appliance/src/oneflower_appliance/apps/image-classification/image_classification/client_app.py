@@ -25,7 +25,7 @@ def describe(message: Message, context: Context) -> Message:
     def look() -> dict[str, object]:
         images.check_files(context)
         classes = images.own_classes(context)
-        train, test = images.load(context, classes or list(images.DIGITS))
+        train, test = images.load(context, classes or list(images.DIGITS), message)
         return {
             "source": "own images" if classes else "digits",
             "classes": classes or list(images.DIGITS),
@@ -79,7 +79,7 @@ def _arrays(message: Message, context: Context, framework: Framework, own: Perso
 
 
 def _data(message: Message, context: Context) -> tuple[images.Images, images.Images]:
-    return images.load(context, clients.settings_of(message)["classes"])
+    return images.load(context, clients.settings_of(message)["classes"], message)
 
 
 def _options(message: Message, context: Context) -> TrainingOptions:

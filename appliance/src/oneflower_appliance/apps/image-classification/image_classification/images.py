@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from flwr.app import Context
+    from flwr.app import Context, Message
 
 Floats = NDArray[np.floating]
 Integers = NDArray[np.int64]
@@ -70,13 +70,13 @@ def own_classes(context: Context) -> list[str] | None:
     return classes
 
 
-def load(context: Context, classes: list[str]) -> tuple[Images, Images]:
+def load(context: Context, classes: list[str], message: Message | None = None) -> tuple[Images, Images]:
     """Return what this node trains on and what it tests on; labels are positions in `classes`. Raises `DataError`."""
     config = context.run_config
     seed = int(config["seed"])
     folder = data_folder(context)
     if folder is None:
-        number, count = partition_of(context)
+        number, count = partition_of(context, message)
         train, test = digits(seed)
         alpha = float(config["dirichlet-alpha"])
         mine, tested = (part.take(share(part.labels, number, count, alpha, seed)) for part in (train, test))

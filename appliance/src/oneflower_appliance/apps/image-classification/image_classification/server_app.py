@@ -35,6 +35,7 @@ def main(grid: Grid, context: Context) -> None:
             "classes": classes,
             "epochs": int(config["local-epochs"]) or epochs,
             "rate": float(config["learning-rate"]) or rate,
+            **nodes.settings,
             LAST_ROUND: int(config["num-server-rounds"]),
             **personal.announce(grid, str(config["personalization"]), own, start),
         }

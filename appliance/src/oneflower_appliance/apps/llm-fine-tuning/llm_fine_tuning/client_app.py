@@ -21,7 +21,7 @@ def describe(message: Message, context: Context) -> Message:
     """Report how many examples this node has, and the shape of the adapter for its model."""
 
     def look() -> dict[str, object]:
-        train, test, source = texts.load(context)
+        train, test, source = texts.load(context, message)
         adapter = Adapter(context.run_config)
         arrays = adapter.arrays
         return {
@@ -39,7 +39,7 @@ def describe(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Train the adapter on this node's examples."""
     config = context.run_config
-    examples, _, _ = texts.load(context)
+    examples, _, _ = texts.load(context, message)
     options = TrainingOptions(
         epochs=int(config["local-epochs"]),
         batch=int(config["batch-size"]),
@@ -58,7 +58,7 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Test on this node's held-out examples."""
-    _, examples, _ = texts.load(context)
+    _, examples, _ = texts.load(context, message)
     loss = _adapter(message, context).evaluate(examples, int(context.run_config["batch-size"]))
     metrics = MetricRecord({"loss": loss, "perplexity": math.exp(min(loss, 50.0)), "num-examples": len(examples)})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)

@@ -33,8 +33,8 @@ def main(grid: Grid, context: Context) -> None:
         grid=grid,
         initial_arrays=ArrayRecord({name: Array(array) for name, array in start.items()}),
         num_rounds=int(config["num-server-rounds"]),
-        train_config=ConfigRecord({}),
-        evaluate_config=ConfigRecord({}),
+        train_config=ConfigRecord({**nodes.settings}),
+        evaluate_config=ConfigRecord({**nodes.settings}),
     )
     # `PeftModel.from_pretrained(model, "adapter")` loads these two.
     save_result(grid, "adapter/adapter_config.json", nodes.agreed("_config") + "\n")

@@ -14,7 +14,7 @@ from oneflower_appliance.training.data import DataError, data_folder, hold_out, 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from flwr.app import Context
+    from flwr.app import Context, Message
 
 _ENDING = ".jsonl"
 _HELD_OUT = 0.1
@@ -35,11 +35,11 @@ class Example:
     answer: str
 
 
-def load(context: Context) -> tuple[list[Example], list[Example], str]:
+def load(context: Context, message: Message | None = None) -> tuple[list[Example], list[Example], str]:
     """Return the examples to train on, those to test on, and their source. Raises `DataError`."""
     config, folder = context.run_config, data_folder(context)
     if folder is None:
-        number, count = partition_of(context)
+        number, count = partition_of(context, message)
         everything = list(_read(_download(str(config["hub-data"]))))
         mine = share(np.zeros(len(everything), dtype=np.int64), number, count, 0.0, int(config["seed"]))
         found, source = [everything[index] for index in mine], str(config["hub-data"])
