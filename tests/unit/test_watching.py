@@ -28,6 +28,7 @@ from oneflower_appliance.agent.onegate import Role as Role_
 from oneflower_appliance.agent.roster import Roster
 from oneflower_appliance.agent.shortfalls import Shortfalls
 from oneflower_appliance.agent.trust import Trust
+from oneflower_appliance.approvals import FOLDER, Asks
 from oneflower_appliance.attributes import FEATURES_OFF
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.orders import Ending, NodeReport
@@ -159,6 +160,11 @@ def test_a_supernode_that_was_told_that_it_is_stuck_is_started_again_without_ask
     node = supernode.SuperNode(machine, FOUND, lambda _: Superlinked())
     now = time.monotonic()
     NodeReport("7", now, now, watched=True, stuck=True).write(machine.home / "supernode.json")
+    held = Asks(machine.home / FOLDER)
+    (machine.home / FOLDER).mkdir()
+    held.hold(held=True)
+    node.tick()  # it waits for an approval, and answers by itself when its site's time for that is over
+    held.hold(held=False)
     with pytest.raises(diagnosis.HungError, match="did not answer in the time that its round had"):
         node.tick()
 

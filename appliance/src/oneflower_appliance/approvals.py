@@ -30,7 +30,7 @@ PATH = "/etc/oneflower/approved-apps"
 APPROVED = "FL_APPROVED"  # written by the operator's client: `HASH:PROOF HASH:PROOF`
 FOLDER = "asks"  # of the machine's home
 SUFFIX = ".fab"
-_FILE = "approved"
+_FILE, _HELD = "approved", "held"
 _HASH = re.compile(r"[0-9a-f]{64}")
 _MOST = 8  # apps that wait at a time; one more takes the place of the oldest
 _MOST_APPROVED = 20  # in the attribute: the agent keeps what it has seen
@@ -95,6 +95,19 @@ class Asks:
         """Let an app wait no longer."""
         for path in (self._folder / f"{content}.json", self.bundle(content)):
             path.unlink(missing_ok=True)
+
+    def hold(self, *, held: bool) -> None:
+        """Note that the SuperNode holds a run now, or does so no longer."""
+        with suppress(OSError):
+            if held:
+                (self._folder / _HELD).touch()
+            else:
+                (self._folder / _HELD).unlink(missing_ok=True)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the SuperNode holds a run now."""
+        return (self._folder / _HELD).exists()
 
     def approved(self) -> frozenset[str]:
         """Return the content hashes that were approved: by the operator's client, and by root on this machine."""

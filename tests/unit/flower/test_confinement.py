@@ -24,6 +24,7 @@ from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.flower import clientapp, confinement, kernel
 from oneflower_appliance.flower.confinement import NOT_CONFINED, TOO_LONG, TOO_MUCH, WHY
 from oneflower_appliance.flower.door import OwnDoor
+from oneflower_appliance.flower.relay import COMES_FROM
 from oneflower_appliance.flower.task_door import TaskDoor
 from oneflower_appliance.flower.warm.questions import ACQUIRE_TASK
 from oneflower_appliance.orders import PRIVACY_LEDGER, TASK_VARIABLE, Confinement
@@ -344,6 +345,33 @@ def test_who_takes_too_much_memory_is_ended_also_if_its_children_have_it(site):
     assert site.inside(work, memory=150) == (None, TOO_MUCH)
 
 
+def test_a_task_has_few_connections_at_a_time_whose_buffers_are_not_its_own_memory(site):
+    seen, marker = [], site.runs / "open"
+
+    def work():
+        found = [socket.create_connection(site.address) for _ in range(60)]
+        marker.touch()
+        while marker.exists():
+            time.sleep(0.05)
+        return len(found)
+
+    def count():
+        while not marker.exists():
+            time.sleep(0.05)
+        relays = struct.pack("<I", int.from_bytes(socket.inet_aton(COMES_FROM))).hex().upper()
+        while not seen or seen[-1] < 32:
+            lines = Path("/proc/net/tcp").read_text().splitlines()
+            seen.append(sum(line.split()[1].startswith(relays) for line in lines))
+        marker.unlink()
+
+    counting = threading.Thread(target=count)
+    counting.start()
+    found, _ = site.inside(work)
+    counting.join()
+    assert found == 60
+    assert seen[-1] == 32
+
+
 @pytest.mark.parametrize("where", ["memfd", "/tmp/x", "/dev/shm/x"])  # noqa: S108 - of the task's own root
 def test_files_in_memory_count_and_nothing_else_in_memory_can_be_written(site, where):
     def work():
@@ -371,7 +399,8 @@ def test_a_process_cannot_hide_from_being_measured(site, how):
             if not os.fork():
                 os.setsid()
                 if not os.fork():
-                    time.sleep(60 + 0 * len(bytearray(200 << 20)))
+                    block = b"x" * (200 << 20)
+                    time.sleep(60 + 0 * len(block))
                 os._exit(0)
         else:
             shutil.copy("/bin/dd", program)

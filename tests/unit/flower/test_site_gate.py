@@ -102,6 +102,7 @@ def test_an_app_is_held_until_it_is_approved_while_the_node_runs(node, tmp_path)
     waits = []
 
     def approve_after_two_looks(_seconds):
+        assert node.holding.asks.holds, "so the agent does not take it for a ClientApp that hangs"
         waits.append(node.holding._said)
         if len(waits) == 2:
             node.holding.asks.approve([bundle().content_hash])
@@ -110,6 +111,7 @@ def test_an_app_is_held_until_it_is_approved_while_the_node_runs(node, tmp_path)
     assert node.pull('apps = "ask"') == 5
     assert waits == ["5 me/mine%201.0"] * 2, "which its requests say meanwhile"
     assert not node.holding._said
+    assert not node.holding.asks.holds
     assert len(node.state.task_store) == 1
     assert node.holding.asks.pending() == []
 

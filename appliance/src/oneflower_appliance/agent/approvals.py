@@ -34,6 +34,15 @@ class Approvals:
         return {attributes.ASKS.name: attributes.ASKS.write(write_asks(self._waiting))}
 
     @property
+    def holds(self) -> bool:
+        """Whether the SuperNode holds a run now, so that it does not answer in the time of a round."""
+        return self._asks.holds
+
+    def forget(self) -> None:
+        """Forget what an earlier process of Flower held."""
+        self._asks.hold(held=False)
+
+    @property
     def _waiting(self) -> list[Ask]:
         approved = self._asks.approved()
         return [ask for ask in self._asks.pending() if ask.content not in approved]

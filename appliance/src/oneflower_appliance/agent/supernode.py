@@ -160,7 +160,7 @@ class SuperNode:
             self._is_heard = heard
         except OSError:
             heard, self._is_heard = True, False
-        if stuck:
+        if stuck and not self._approvals.holds:
             raise HungError("The ClientApp of this SuperNode did not answer in the time that its round had.")
         if self._silence.is_over(wrong=not heard):
             raise HungError("The SuperLink does not hear from this SuperNode any more, though its Flower runs.")
@@ -211,6 +211,7 @@ class SuperNode:
         about(node="")
         self._silence = Patience(_SILENCE)
         self._report_file.unlink(missing_ok=True)
+        self._approvals.forget()
         flower.install_helpers(machine.home)
         environment = flower.environment(machine.home, machine.settings) | gpu.environment(machine.settings)
         environment[FOLDER_VARIABLE] = str(self._shortfalls.forget())

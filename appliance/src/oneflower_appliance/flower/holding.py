@@ -71,6 +71,7 @@ class Holding:
             )
         self._said = f"{run} {quote(waiting.app)}"
         asked = 0.0
+        self.asks.hold(held=True)
         try:
             while waiting.content not in self.asks.approved():
                 now = time.monotonic()
@@ -87,5 +88,6 @@ class Holding:
                 self._wait(_LOOK)
         finally:
             self._said = ""
+            self.asks.hold(held=False)
         self.asks.remove(waiting.content)
         return True

@@ -16,7 +16,7 @@ from oneflower_appliance.flower import kernel
 
 COMES_FROM = "127.255.255.254"  # where a relay's connections come from, by which a SuperNode knows them (`task_door`)
 _BLOCK = 1 << 18
-_WAITING = 128  # connections
+_WAITING, _MOST = 128, 32  # connections: that wait, and at a time, which take memory of the relay's
 
 
 class Relay:
@@ -49,16 +49,24 @@ def _be_relay(orders: socket.socket, address: tuple[str, int]) -> NoReturn:
         _, [number], *_ = socket.recv_fds(orders, 1, 1)
         orders.send(b"x")
         with socket.socket(fileno=number) as listening:
-            while True:
+            places = threading.Semaphore(_MOST)
+            while places.acquire():
                 inner, _ = listening.accept()
-                threading.Thread(target=_pass_on, args=(inner, address), daemon=True).start()
+                threading.Thread(target=_pass_on, args=(inner, address, places), daemon=True).start()
     except (OSError, ValueError):
         os._exit(1)  # the task then reaches nothing
     finally:
         os._exit(0)
 
 
-def _pass_on(inner: socket.socket, address: tuple[str, int]) -> None:
+def _pass_on(inner: socket.socket, address: tuple[str, int], places: threading.Semaphore) -> None:
+    try:
+        _connect(inner, address)
+    finally:
+        places.release()
+
+
+def _connect(inner: socket.socket, address: tuple[str, int]) -> None:
     source = (COMES_FROM, 0) if ":" not in address[0] else None
     with inner, suppress(OSError), socket.create_connection(address, source_address=source) as outer:
         for one in (inner, outer):
