@@ -358,10 +358,11 @@ def test_a_task_has_few_connections_at_a_time_whose_buffers_are_not_its_own_memo
     def count():
         while not marker.exists():
             time.sleep(0.05)
+        port = f":{site.address[1]:04X}"
         relays = struct.pack("<I", int.from_bytes(socket.inet_aton(COMES_FROM))).hex().upper()
         while not seen or seen[-1] < 32:
-            lines = Path("/proc/net/tcp").read_text().splitlines()
-            seen.append(sum(line.split()[1].startswith(relays) for line in lines))
+            rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+            seen.append(sum(row[1].startswith(relays) and row[2].endswith(port) and row[3] == "01" for row in rows))
         marker.unlink()
 
     counting = threading.Thread(target=count)
