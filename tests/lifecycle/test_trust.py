@@ -12,6 +12,8 @@ from oneflower.cli.session import Session
 from oneflower.cloud import Cloud, Federation
 from oneflower.cloud.site import Site
 from oneflower.opennebula import COORDINATOR, NODES
+from oneflower_appliance.agent import tls
+from oneflower_appliance.agent.authority import replace_authority
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.formats import encode_pem
 from oneflower_appliance.parameters import FLOWER_TESTED
@@ -133,7 +135,7 @@ def test_a_member_does_not_find_the_private_key_of_the_superlink(world):
             assert "PRIVATE KEY" not in text
 
 
-def test_who_cannot_check_the_proof_pins_what_was_published_first(world, service):
+def test_who_cannot_check_the_proof_pins_what_was_published_first(world, service, tmp_path):
     known, link, member = service
     cloud = Cloud(world.cloud.endpoints, world.cloud.surroundings)
     cloud.core.__dict__["token_password"] = ("4711", "")
@@ -149,5 +151,13 @@ def test_who_cannot_check_the_proof_pins_what_was_published_first(world, service
     assert "published other addresses, keys or certificates than when it was used first" in refused(changed.check)
     assert str(first.pin) in changed.hint
     first.pin.unlink()
-    federation.status().trust.check()
+    # Another CA is accepted if the one that is known signed it.
+    tls.make_certificates(tmp_path, [("IP", "10.0.0.1")])
+    for replaced in (False, True):
+        if replaced:
+            replace_authority(tmp_path, tls.current_time())
+        ca = encoded((tmp_path / "ca.crt").read_text())
+        world.raw(member, "PUT", f"/vms/{link}", content=f"FL_CA_CERT={ca}")
+        federation.status().trust.check()
+        assert federation.status().trust.pin is None, "it is pinned"
     cloud.close()

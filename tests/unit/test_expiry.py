@@ -20,6 +20,8 @@ from oneflower_appliance.agent.expiry import Expiry
 from oneflower_appliance.agent.journal import Journal
 from oneflower_appliance.agent.machine import Machine
 from oneflower_appliance.agent.superlink import LEVELS, SuperLink
+from oneflower_appliance.attributes import CA_CERT
+from oneflower_appliance.ca_chain import continues
 from oneflower_appliance.expiry import warning
 from oneflower_appliance.flower import serving
 from oneflower_appliance.proof import prove, proves
@@ -66,6 +68,19 @@ def test_a_certificate_is_renewed_within_30_days_of_its_end_by_the_same_ca(made,
     assert made.ca.read_bytes() == ca
     renewed = x509.load_pem_x509_certificate(made.certificate.read_bytes())
     renewed.verify_directly_issued_by(x509.load_pem_x509_certificate(ca))
+
+
+def test_the_ca_is_replaced_when_its_operator_wishes_it_and_what_was_given_is_not(made, clock):
+    before = made.ca.read_bytes()
+    made.wish.write_text("")
+    Expiry(made, (), clock).look(busy=False)
+    assert made.ca.read_bytes() == before
+    expiry = Expiry(made, NAMES, clock)
+    assert expiry.look(busy=True)
+    assert continues(before, made.ca.read_bytes())
+    assert (made.ca.read_bytes() == before, made.wish.exists()) == (False, False)
+    assert CA_CERT.read(expiry.attributes).encode() == made.ca.read_bytes()
+    assert not expiry.look(busy=True)
 
 
 def test_while_a_run_goes_on_it_is_renewed_on_its_last_day_only(made, clock):

@@ -8,7 +8,9 @@ import stat
 import pytest
 from cryptography import x509
 
+from oneflower_appliance import ca_chain
 from oneflower_appliance.agent import tls
+from oneflower_appliance.agent.authority import replace_authority
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.settings import resolve
 
@@ -21,9 +23,15 @@ def encoded(path):
 
 def test_a_generated_certificate_is_accepted_by_a_real_tls_client(tmp_path):
     made = tls.make_certificates(tmp_path, NAMES)
+    assert greet(made, made.ca.read_text())
+
+
+def greet(made, trusted):
+    """Return the certificate that a client accepts from a server, over TLS, by the CAs that it trusts."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(made.certificate, made.key)
-    client = ssl.create_default_context(cafile=str(made.ca))
+    client = ssl.create_default_context(cadata=trusted)
+    client.verify_flags &= ~0x80000  # X509_V_FLAG_PARTIAL_CHAIN, which only newer Pythons have on
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     a = client.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
     b = server.wrap_bio(outgoing, incoming, server_side=True)
@@ -33,7 +41,55 @@ def test_a_generated_certificate_is_accepted_by_a_real_tls_client(tmp_path):
                 end.do_handshake()
             except ssl.SSLWantReadError:
                 continue
-    assert a.getpeercert()["subjectAltName"]
+    return a.getpeercert()["subjectAltName"]
+
+
+def test_who_trusts_any_of_the_cas_that_replaced_each_other_trusts_the_server_and_follows_to_the_last(tmp_path):
+    made = tls.make_certificates(tmp_path, NAMES)
+    pems = [made.ca.read_bytes()]
+    now = tls.current_time()
+    for _ in range(2):
+        replace_authority(tmp_path, now)
+        assert greet(made, made.ca.read_text()), "until the server has another certificate"
+        tls.make_certificates(tmp_path, NAMES, now)
+        pems.append(made.ca.read_bytes())
+    for before in pems:
+        assert greet(made, before.decode())
+        pin = ca_chain.fingerprint(ca_chain.newest(before, "it"))
+        followed = ca_chain.follow_pin(pems[-1], pin, "it")
+        assert greet(made, followed.decode())
+        assert ca_chain.newest(followed, "it") == ca_chain.newest(pems[-1], "it")
+    assert (tls.Ends.of(made).ca - now).days > 3600
+    assert "ca-next.key" not in {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_crash_while_the_ca_is_replaced_leaves_nobody_behind(tmp_path, monkeypatch):
+    made = tls.make_certificates(tmp_path, NAMES)
+    before, key, now = made.ca.read_bytes(), (tmp_path / "ca.key").read_bytes(), tls.current_time()
+    replace_authority(tmp_path, now)
+    after, new = made.ca.read_bytes(), (tmp_path / "ca.key").read_bytes()
+    (tmp_path / "ca-next.key").write_bytes(new)
+    for kept in (before, after):  # it ended before the chain was written, and after
+        made.ca.write_bytes(kept)
+        (tmp_path / "ca.key").write_bytes(key)
+        tls.make_certificates(tmp_path, NAMES, now)
+        assert made.ca.read_bytes() == kept
+        assert greet(made, before.decode())
+
+
+def test_a_chain_that_holds_anything_that_the_trusted_ca_did_not_sign_is_no_continuation(tmp_path):
+    made = [tls.make_certificates(tmp_path / name, NAMES) for name in ("own", "foreign")]
+    before = made[0].ca.read_bytes()
+    for folder in ("own", "foreign"):
+        replace_authority(tmp_path / folder, tls.current_time())
+    after, foreign = (each.ca.read_bytes() for each in made)
+    assert ca_chain.continues(before, after)
+    assert ca_chain.continues(after, after)
+    assert not any(ca_chain.continues(before, wrong) for wrong in (
+        foreign, before + foreign, foreign + after, after + foreign, b"", b"x", after.replace(before, b"")
+    ))  # fmt: skip
+    assert not ca_chain.continues(b"", after)
+    assert not ca_chain.continues(after, before), "not back to the one before"
 
 
 def test_keys_are_for_their_owner_only(tmp_path):

@@ -17,6 +17,7 @@ from oneflower_appliance import features_off
 from oneflower_appliance.agent import agent, backoff, diagnosis, duties, flower_process, supernode, tls
 from oneflower_appliance.agent import machine as machines
 from oneflower_appliance.agent.admission import Admission
+from oneflower_appliance.agent.authority import replace_authority
 from oneflower_appliance.agent.discovery import Found
 from oneflower_appliance.agent.journal import Journal, Step
 from oneflower_appliance.agent.link import Probe
@@ -283,6 +284,11 @@ def test_a_node_does_not_take_another_ca_from_the_same_superlink(machine, tmp_pa
     with pytest.raises(OneflowerError, match="VM 3 published another CA certificate"):
         trust(foreign)
     assert trusted() == own
+    replace_authority(tmp_path / "own", tls.current_time())
+    later = base64.b64encode((tmp_path / "own" / "ca.crt").read_bytes()).decode()
+    assert trust(later) == trust(later) == later, "the one that it trusted has signed it"
+    with pytest.raises(OneflowerError, match="VM 3 published another CA certificate"):
+        trust(own)
     assert trust(foreign, vm=9) == foreign, "a SuperLink that OneFlow replaced is another VM"
     given = dataclasses.replace(machine, settings=resolve({"FL_SSL_CA_CERTFILE": own}, supernode.LEVELS))
     assert trust("what a member published", vm=9, machine=given) == own, "a CA of the context counts"

@@ -73,6 +73,16 @@ class CertificateFiles:
     certificate: Path
     key: Path
 
+    @property
+    def are_own(self) -> bool:
+        """Whether the SuperLink's machine made them. Then certificate and key are one file."""
+        return self.certificate == self.key
+
+    @property
+    def wish(self) -> Path:
+        """The file whose existence tells the agent to replace the CA."""
+        return self.ca.with_name("replace-ca")
+
 
 @dataclass(frozen=True)
 class SuperLinkOrders:

@@ -215,6 +215,17 @@ def uninvite(
     )
 
 
+def rotate_ca(name: Name, output: Format = Output.TEXT) -> None:
+    """Replace the CA of a SuperLink by another one. Who trusts the one before follows, and nothing is restarted."""
+    found = _sites(name).replace_ca()
+    screen.show_result(
+        output,
+        {"ca": found},
+        f"The CA of {name} is another one now, with the SHA-256 {found}. Machines and invitations that name the one "
+        "before stay valid.",
+    )
+
+
 def _show(output: Output, names: list[str], what: str, nobody: str, before: str = "") -> None:
     words = {"take part": "takes part", "are suspended": "is suspended", "are removed": "is removed", "stay": "stays"}
     said = f"{before}{', '.join(names)} {words[what] if len(names) == 1 else what}." if names else nobody

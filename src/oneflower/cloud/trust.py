@@ -15,13 +15,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from oneflower.opennebula.tokens import SHORTEST_PASSWORD, make_token
-from oneflower_appliance.attributes import CERT_EXPIRES, CONTROL_ENDPOINT, ENDPOINT, VERSION
+from oneflower_appliance.attributes import CA_CERT, CERT_EXPIRES, CONTROL_ENDPOINT, ENDPOINT, VERSION
+from oneflower_appliance.ca_chain import continues
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
 from oneflower_appliance.formats import split_address
 from oneflower_appliance.proof import PROVEN, proves
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from oneflower.cloud.client import Cloud
@@ -93,6 +95,16 @@ def _foreign_address(link: Vm) -> str:
     return ""
 
 
+def _follows(before: str, known: Mapping[str, str], vm: int) -> bool:
+    """Whether only the CA differs from what was pinned, and the one that was trusted so far signed it."""
+    try:
+        said = json.loads(before)
+        same = {**said, CA_CERT.name: ""} == {"vm": vm, **known, CA_CERT.name: ""}
+        return same and continues(CA_CERT.read(said).encode(), CA_CERT.read(known).encode())
+    except (ValueError, TypeError, AttributeError):
+        return False
+
+
 def _by_pin(cloud: Cloud, service: int, name: str, link: Vm) -> Trust:
     known = {attribute: link.attributes.get(attribute, "") for attribute in PROVEN if attribute not in _CHANGING}
     pinned = json.dumps({"vm": link.id, **known}, indent=1) + "\n"
@@ -105,6 +117,8 @@ def _by_pin(cloud: Cloud, service: int, name: str, link: Vm) -> Trust:
         return Trust(note=note, pin=pin, pinned=pinned)
     if before == pinned:
         return Trust()
+    if _follows(before, known, link.id):
+        return Trust(pin=pin, pinned=pinned)
     return Trust(
         f"The SuperLink of {name} published other addresses, keys or certificates than when it was used first.",
         "Another VM of the service may have changed them, so nothing is sent there. If its VM was created "

@@ -18,9 +18,9 @@ from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.node_pb2 import Node
 from flwr.superlink import main as superlink
 
-from oneflower_appliance.agent import tls
 from oneflower_appliance.agent.node_key import NodeKey
 from oneflower_appliance.audit import AuditLog
+from oneflower_appliance.ca_chain import follow_pin
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.flower import places
 from oneflower_appliance.flower.api import superlink_api
@@ -33,6 +33,7 @@ from oneflower_appliance.flower.sitecalls import Rate, SiteCalls, SiteDoor
 from oneflower_appliance.flower.waiters import HEADER
 from oneflower_appliance.invitation import Invitation
 from oneflower_appliance.joining import JoinAnswer, JoinRequest, Reason, Standing, statement
+from oneflower_appliance.orders import CertificateFiles
 from oneflower_appliance.sites import FILE, Place
 from tests.unit.flower.test_fleet_door import SuperNode
 from tests.unit.flower_state import linkstate_factory
@@ -444,6 +445,20 @@ def test_what_is_kept_is_private_and_holds_no_secret(link, machine, tmp_path):
     assert listed["nodes"][0]["address"] == "127.0.0.1"
 
 
+def test_the_operator_has_the_ca_replaced_by_the_agent_if_it_is_the_superlinks_own(link, tmp_path):
+    def ask():
+        return httpx.post(f"{link.own}/oneflower/ca/replace", json={}, trust_env=False, verify=PLAIN)
+
+    ca, server = tmp_path / "ca.crt", tmp_path / "server.pem"
+    for files in (None, CertificateFiles(ca, server, tmp_path / "server.key")):
+        link.calls._files = files
+        assert (ask().status_code, ask().json()["code"]) == (409, ExitCode.CONFLICT)
+    link.calls._files = files = CertificateFiles(ca, server, server)
+    assert ask().status_code == 200
+    assert files.wish.exists()
+    assert "begun" in {entry["outcome"] for entry in link.entries("ca.replace")}
+
+
 # Wishes that are not valid
 
 
@@ -493,9 +508,9 @@ def test_a_later_ca_is_trusted_if_the_one_before_signed_it(tmp_path):
     second, foreign = made("second", keys[1], first, keys[0]), made("second", keys[2])
     pem = [one.public_bytes(serialization.Encoding.PEM) for one in (first, second, foreign)]
     pin = first.fingerprint(hashes.SHA256()).hex()
-    assert tls.follow_pin(pem[0] + pem[1], pin, "it") == pem[0] + pem[1]
-    assert tls.follow_pin(pem[2] + pem[0] + pem[2], pin, "it") == pem[0], "nothing before it, and nothing unsigned"
-    assert tls.follow_pin(pem[0] + pem[1], second.fingerprint(hashes.SHA256()).hex(), "it") == pem[1]
+    assert follow_pin(pem[0] + pem[1], pin, "it") == pem[0] + pem[1]
+    assert follow_pin(pem[2] + pem[0] + pem[2], pin, "it") == pem[0], "nothing before it, and nothing unsigned"
+    assert follow_pin(pem[0] + pem[1], second.fingerprint(hashes.SHA256()).hex(), "it") == pem[1]
     for other in (pem[1], pem[2]):
         with pytest.raises(OneflowerError, match="not the one that the invitation names"):
-            tls.follow_pin(other, pin, "it")
+            follow_pin(other, pin, "it")

@@ -4,7 +4,8 @@ Certificates that were made here are in one file with their key. So both are rep
 reads them again never sees a key with another certificate.
 
 The CA's key and the server's key never leave the machine and are readable by their owner only; only `ca.crt` is
-published. The CA is kept, so that SuperNodes keep trusting a SuperLink that restarted or has a new certificate.
+published. The CA is kept (`authority.py`), so that SuperNodes keep trusting a SuperLink that restarted or has a new
+certificate.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from oneflower_appliance.agent.authority import CA, SKEW, YEAR, Authority, private_pem, subject
+from oneflower_appliance.ca_chain import dump, load, replaced
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.formats import read_pem
@@ -31,9 +34,7 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
-_YEAR = datetime.timedelta(days=365)
 RENEWED = datetime.timedelta(days=30)  # how long before it expires a generated certificate is replaced
-_SKEW = datetime.timedelta(hours=24)
 CLOCK = "Check the clocks of this machine and of the SuperLink's: virtual machines need NTP. It is tried again."
 
 Name = tuple[str, str]
@@ -54,12 +55,13 @@ class Ends:
             server, ca = (path.read_bytes() for path in (certificates.certificate, certificates.ca))
         except OSError as error:
             raise OneflowerError(f"A certificate cannot be read: {error}.", "Restart this machine.") from error
-        own = _load_certificates(server, str(certificates.certificate))[0]
-        authorities = _load_certificates(ca, str(certificates.ca))
+        own = load(server, str(certificates.certificate))[0]
+        authorities = load(ca, str(certificates.ca))
+        counting = [one for one in authorities if one not in replaced(authorities)]
         return cls(
             own.not_valid_after_utc,
-            min(found.not_valid_after_utc for found in authorities),
-            max(found.not_valid_before_utc for found in (own, *authorities)),
+            min(found.not_valid_after_utc for found in counting),
+            max(found.not_valid_before_utc for found in (own, *counting)),
         )
 
     def check(self, now: datetime.datetime) -> None:
@@ -94,34 +96,35 @@ def make_certificates(folder: Path, names: Sequence[Name], now: datetime.datetim
     CA is not valid by the clock: who trusts it would not trust another.
     """
     server = folder / "server.pem"
-    paths = CertificateFiles(folder / "ca.crt", server, server)
+    paths = CertificateFiles(folder / CA, server, server)
     now = now or current_time()
     if _still_fits(paths, names, now):
         return paths
-    ca_certificate, ca_key = _ca(folder, now)
+    authority = Authority.of(folder, now)
+    ca_certificate, ca_key = authority.certificate, authority.key
     _check_time(ca_certificate, str(paths.ca), now)
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = (
         x509.CertificateBuilder()
-        .subject_name(_subject("oneflower SuperLink"))
+        .subject_name(subject("oneflower SuperLink"))
         .issuer_name(ca_certificate.subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _SKEW)
-        .not_valid_after(min(now + 2 * _YEAR, ca_certificate.not_valid_after_utc))
+        .not_valid_before(now - SKEW)
+        .not_valid_after(min(now + 2 * YEAR, ca_certificate.not_valid_after_utc))
         .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
-    write_atomic(server, certificate.public_bytes(serialization.Encoding.PEM) + _private_pem(key))
+    write_atomic(server, dump([certificate]) + authority.links + private_pem(key))
     return paths
 
 
 def forget_ca_of_later(folder: Path, now: datetime.datetime) -> None:
     """Remove a CA that is not valid yet: the clock was ahead when it was made. Call it only where nobody trusts it."""
-    path = folder / "ca.crt"
+    path = folder / CA
     try:
         begin = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_before_utc
     except (OSError, ValueError):
@@ -136,8 +139,8 @@ def use_certificates(folder: Path, ca: str, certificate: str, key: str) -> Certi
     Raises `OneflowerError` if one cannot be read, has expired, is not signed by the CA, or the key does not fit.
     """
     ca_pem, certificate_pem, key_pem = (read_pem(text) for text in (ca, certificate, key))
-    authorities = _load_certificates(ca_pem, "FL_SSL_CA_CERTFILE")
-    chain = _load_certificates(certificate_pem, "FL_SSL_CERTFILE")
+    authorities = load(ca_pem, "FL_SSL_CA_CERTFILE")
+    chain = load(certificate_pem, "FL_SSL_CERTFILE")
     private = _load_key(key_pem)
     _check_chain(chain, authorities)
     if _public_der(private) != chain[0].public_key().public_bytes(
@@ -147,7 +150,7 @@ def use_certificates(folder: Path, ca: str, certificate: str, key: str) -> Certi
             "FL_SSL_KEYFILE is not the private key of FL_SSL_CERTFILE.",
             "Give the key that the certificate was made with.",
         )
-    paths = CertificateFiles(folder / "ca.crt", folder / "server.crt", folder / "server.key")
+    paths = CertificateFiles(folder / CA, folder / "server.crt", folder / "server.key")
     write_atomic(paths.key, key_pem)
     write_atomic(paths.certificate, certificate_pem, SHARED)
     write_atomic(paths.ca, ca_pem, SHARED)
@@ -156,33 +159,8 @@ def use_certificates(folder: Path, ca: str, certificate: str, key: str) -> Certi
 
 def check_ca(pem: bytes, source: str) -> None:
     """Check that `pem` holds at least one certificate that is valid now. Raises `OneflowerError` naming `source`."""
-    for certificate in _load_certificates(pem, source):
+    for certificate in load(pem, source):
         _check_time(certificate, source, current_time())
-
-
-def follow_pin(pem: bytes, pin: str, source: str) -> bytes:
-    """Return those of a SuperLink's CA certificates that may be trusted by who knows one: from that one on.
-
-    `pin` is the SHA-256 of the known one (DER), in hex. Each later one must be signed by the one before it. Raises
-    `OneflowerError` if there is no such certificate.
-    """
-    chain = _load_certificates(pem, source)
-    first = next((place for place, one in enumerate(chain) if one.fingerprint(hashes.SHA256()).hex() == pin), None)
-    if first is None:
-        raise OneflowerError(
-            f"{source} is not the one that the invitation names. Somebody may stand between, so nothing was sent.",
-            "Check the address in the invitation. If that SuperLink's machine was created again, ask for another "
-            "invitation.",
-            ExitCode.CONFLICT,
-        )
-    trusted = [chain[first]]
-    for certificate in chain[first + 1 :]:
-        try:
-            certificate.verify_directly_issued_by(trusted[-1])
-        except (InvalidSignature, ValueError, TypeError):
-            break
-        trusted.append(certificate)
-    return b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in trusted)
 
 
 def _check_chain(chain: Sequence[x509.Certificate], authorities: Sequence[x509.Certificate]) -> None:
@@ -227,7 +205,7 @@ def _still_fits(paths: CertificateFiles, names: Sequence[Name], now: datetime.da
         authorities = x509.load_pem_x509_certificates(paths.ca.read_bytes())
         certificate = x509.load_pem_x509_certificate(paths.certificate.read_bytes())
         key = serialization.load_pem_private_key(paths.key.read_bytes(), None)
-        certificate.verify_directly_issued_by(authorities[0])
+        certificate.verify_directly_issued_by(authorities[-1])
         held = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (OSError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
         return False
@@ -239,67 +217,13 @@ def _still_fits(paths: CertificateFiles, names: Sequence[Name], now: datetime.da
     )
 
 
-def _ca(folder: Path, now: datetime.datetime) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    certificate_path, key_path = folder / "ca.crt", folder / "ca.key"
-    try:
-        certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
-        key = serialization.load_pem_private_key(key_path.read_bytes(), None)
-        if isinstance(key, ec.EllipticCurvePrivateKey) and key.public_key() == certificate.public_key():
-            return certificate, key
-    except (OSError, ValueError):
-        pass
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = _subject("oneflower federation CA")
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _SKEW)
-        .not_valid_after(now + 10 * _YEAR)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_CA_USAGE, critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    write_atomic(key_path, _private_pem(key))
-    write_atomic(certificate_path, certificate.public_bytes(serialization.Encoding.PEM), SHARED)
-    return certificate, key
-
-
-_CA_USAGE = x509.KeyUsage(
-    digital_signature=True, key_cert_sign=True, crl_sign=True, content_commitment=False, key_encipherment=False,
-    data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
-)  # fmt: skip
-
-
-def _subject(name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-
-
 def _general_name(name: Name) -> x509.GeneralName:
     kind, value = name
     return x509.IPAddress(ipaddress.ip_address(value)) if kind == "IP" else x509.DNSName(value)
 
 
-def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
 def _public_der(key: PrivateKeyTypes) -> bytes:
     return key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-
-
-def _load_certificates(pem: bytes, source: str) -> list[x509.Certificate]:
-    try:
-        return x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
-        raise OneflowerError(
-            f"{source} holds no PEM certificate that can be read.", "Give a PEM file, as it is or as base64."
-        ) from error
 
 
 def _load_key(pem: bytes) -> PrivateKeyTypes:

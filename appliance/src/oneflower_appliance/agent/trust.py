@@ -12,6 +12,7 @@ from oneflower_appliance.agent.discovery import PATIENCE, backoff
 from oneflower_appliance.agent.link import Probe
 from oneflower_appliance.agent.systemd import rest
 from oneflower_appliance.attributes import CA_CERT, NOTHING, TLS
+from oneflower_appliance.ca_chain import continues, follow_pin
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.formats import read_pem
@@ -80,7 +81,7 @@ class Trust:
             raise
         pin = f"{found.vm} {hashlib.sha256(pem).hexdigest()}"
         if not given and found.vm is not None:
-            self._check_pin(pin)
+            self._check_pin(pin, pem)
         write_atomic(self._path, pem, SHARED)
         self._greet(found.endpoint)
         if not given and found.vm is not None:
@@ -90,14 +91,14 @@ class Trust:
     def _follow(self, endpoint: str, pin: str) -> str:
         """Trust the CA whose fingerprint the invitation names, and what followed it."""
         source = f"The CA of the SuperLink at {endpoint}"
-        pem = tls.follow_pin(self._reach(endpoint, lambda: self._probe(None).fetch_ca(endpoint)), pin, source)
+        pem = follow_pin(self._reach(endpoint, lambda: self._probe(None).fetch_ca(endpoint)), pin, source)
         tls.check_ca(pem, source)
         write_atomic(self._path, pem, SHARED)
         self._greet(endpoint)
         return f"the CA that the invitation names, {pin[:16]}..."
 
-    def _check_pin(self, pin: str) -> None:
-        """Refuse another CA than the one that this VM has trusted before, from the same VM.
+    def _check_pin(self, pin: str, pem: bytes) -> None:
+        """Refuse another CA than the one that this VM has trusted before, from the same VM, unless that one signed it.
 
         A SuperLink that OneFlow replaced is another VM, as OneFlow reports; no other VM can fake that.
         """
@@ -106,6 +107,9 @@ class Trust:
         except (OSError, ValueError):
             return
         if pin != f"{vm} {ca}" and pin.startswith(f"{vm} "):
+            if continues(self._kept(ca), pem):
+                write_atomic(self._pin_path, pin)  # before the certificate: a crash in between loses nothing
+                return
             raise OneflowerError(
                 f"The SuperLink's VM {vm} published another CA certificate than the one that this SuperNode has "
                 "trusted so far.",
@@ -113,6 +117,14 @@ class Trust:
                 f"again. If that VM was created again with an empty disk, accept its CA: delete {self._pin_path} here.",
                 ExitCode.CONFLICT,
             )
+
+    def _kept(self, digest: str) -> bytes:
+        """Return the CA that was trusted so far; nothing if it is not the one with this digest."""
+        try:
+            pem = self._path.read_bytes()
+        except OSError:
+            return b""
+        return pem if hashlib.sha256(pem).hexdigest() == digest else b""
 
     @property
     def _path(self) -> Path:

@@ -44,6 +44,7 @@ _OURS = (
         re.compile(r"/oneflower/runs/(?P<run>\d+)/files/(?P<file>.+\.(?:npz|safetensors|pt|pth|h5|keras))"),
         _FETCH,
     ),
+    ("POST", re.compile(r"/oneflower/ca/replace"), "ca.replace"),
     ("POST", re.compile(r"/oneflower/nodes"), _ADMIT),
     ("DELETE", re.compile(r"/oneflower/nodes/(?P<node>\d+)"), _EVICT),
     *(

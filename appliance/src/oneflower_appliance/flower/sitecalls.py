@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from oneflower_appliance.audit import DONE, REFUSED
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.files import write_atomic
 from oneflower_appliance.flower.audited import told
 from oneflower_appliance.flower.serving import VISIT
 from oneflower_appliance.flower.sitebook import Wish
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from oneflower_appliance.audit import AuditLog
     from oneflower_appliance.flower.sitebook import SiteBook
     from oneflower_appliance.flower.visits import Visit
+    from oneflower_appliance.orders import CertificateFiles
 
 log = logging.getLogger("flwr")
 
@@ -135,16 +137,32 @@ class SiteDoor:
 class SiteCalls:
     """The operator's calls. `wake` is called when what rounds wait for may have changed."""
 
-    def __init__(self, book: SiteBook | None, wake: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, book: SiteBook | None, wake: Callable[[], None] = lambda: None, files: CertificateFiles | None = None
+    ) -> None:
         self._book = book
         self._wake = wake
+        self._files = files
 
     def routes(self) -> list[Route]:
         """Return the table of these calls."""
         return [
             Route("/oneflower/sites", self.list_sites),
             Route("/oneflower/sites/{site}/{action}", self.act, methods=["POST"]),
+            Route("/oneflower/ca/replace", self.replace_ca, methods=["POST"]),
         ]
+
+    def replace_ca(self, _: Request) -> Response:
+        """Have the agent replace the CA, which it alone may write."""
+        if self._files is None or not self._files.are_own:
+            why = "This SuperLink has no CA of its own: its certificate was given (FL_SSL_CERTFILE), or it has no TLS."
+            hint = "Give it another certificate, or deploy it with FL_TLS_ENABLED=YES."
+            return JSONResponse({"message": why, "hint": hint, "code": int(ExitCode.CONFLICT)}, 409)
+        try:
+            write_atomic(self._files.wish, "")
+        except OneflowerError as error:
+            return PlainTextResponse(f"{error.sentence}\n", 507)
+        return JSONResponse({})
 
     def list_sites(self, _: Request) -> Response:
         """Return all sites, and whether each of their nodes is online."""

@@ -121,9 +121,9 @@ class SuperLink:
         flower = self._polls if self._polls and self._superexec else self._app
         count = ByteCount() if self._orders.count_bytes else None
         self._book = book = self._site_book()
-        calls = SiteCalls(book, lambda: self._wake(*REPLIES))
-        api = superlink_api(self._link, self._runs, self._bell, count, calls) if self._link else no_api()
         files = self._orders.certificates
+        calls = SiteCalls(book, lambda: self._wake(*REPLIES), files)
+        api = superlink_api(self._link, self._runs, self._bell, count, calls) if self._link else no_api()
         sites = SiteDoor(book, files.ca if files else None, self._audit)
         fleet = FleetDoor(flower, api, Membership(self._app), sites, self._link.waiters if self._link else None)
         return [
