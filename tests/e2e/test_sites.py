@@ -101,7 +101,6 @@ def _from_the_invitations_to_the_end(lab, north, south, line):
     assert not any(secret in log for secret in secrets for log in logs)
 
     # A suspended site takes part in nothing, and then again.
-    others = {process.pid for process in south.processes()}
     lab("suspend", "lab", "south")
     assert nodes(lab)["south/0"]["online"] is False
     # The CA is replaced meanwhile. Who trusts the one before follows, also a machine that comes by an older invitation.
@@ -115,9 +114,10 @@ def _from_the_invitations_to_the_end(lab, north, south, line):
     lab("remove", "lab", "north")
     until(lambda: "refuses this SuperNode" in north.show("north")["vms"][0]["error"], 60, "being told")
     # Another one comes, with the invitation that lets its machines in without a question.
+    others = {process.pid for process in south.processes()}
     assert "west has joined" in north("join", str(lab.folder / "west")).stdout
-    trains(lab, "south/0", "west/0")
     assert others <= {process.pid for process in south.processes()}, "no node was restarted for another"
+    trains(lab, "south/0", "west/0")
     actions = {
         entry["action"] for entry in json.loads(lab("audit", "lab", "-o", "json").stdout)["SuperLink"]["entries"]
     }

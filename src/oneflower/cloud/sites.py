@@ -102,6 +102,12 @@ class SiteStatus:
         return sum(node.online for node in self.nodes)
 
     @property
+    def newcomers(self) -> list[str]:
+        """The fingerprints of those that wait for a place that is free."""
+        taken = {node.name for node in self.nodes if node.standing != Standing.ASKED}
+        return [node.fingerprint for node in self.asking if node.name not in taken]
+
+    @property
     def asking(self) -> tuple[SiteNode, ...]:
         """The nodes that wait for an answer."""
         return tuple(node for node in self.nodes if node.standing == Standing.ASKED)
@@ -176,7 +182,8 @@ class Sites:
         """Let nodes take part: those that ask, and those that were suspended. Returns the names of those that changed.
 
         `targets` are sites, such as north, and nodes of sites: north/2. With `keys`, only those with these
-        fingerprints, of these sites or of any. With neither, all that ask now.
+        fingerprints, of these sites or of any. With neither, all that ask now, but for those that
+        would replace another machine.
         """
         changed = []
         for target, own in self._chosen([Target.parse(target) for target in targets], keys):
@@ -191,7 +198,7 @@ class Sites:
             return [(targets[0], keys)]
         found = [site for site in self.all() if not targets or site.name in {target.site for target in targets}]
         if not keys:
-            return [(Target(site.name), [node.fingerprint for node in site.asking]) for site in found if site.asking]
+            return [(Target(site.name), prints) for site in found if (prints := site.newcomers)]
         known = {node.fingerprint for site in found for node in site.nodes}
         if missing := sorted(set(keys) - known):
             raise OneflowerError(

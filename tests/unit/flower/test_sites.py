@@ -6,6 +6,7 @@ import base64
 import datetime
 import json
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -268,6 +269,8 @@ def test_a_new_machine_takes_the_place_of_one_that_is_offline_and_only_when_some
     assert old.activate(link) == 200, "it was only asked for"
     assert "is online with another key" in link.act("north", "approve", code=409, number=0, keys=[new.print])["message"]
     link.link.deactivate(int(node.id))
+    for said in ({}, {"number": 0}):
+        assert "in the place of another one" in link.act("north", "approve", code=409, **said)["message"]
     assert link.act("north", "approve", number=0, keys=[new.print]) == {"nodes": ["north/0"]}
     assert (new.activate(link), old.activate(link)) == (200, 412)
 
@@ -327,6 +330,16 @@ def test_a_used_an_expired_and_a_revoked_invitation_let_nobody_in(link, machine)
     assert link.ask(machine(), north) == JoinAnswer.refused(Reason.UNKNOWN)
     assert link.ask(first, north).standing is Standing.APPROVED, "who was admitted stays"
     assert all(reason.sentence for reason in Reason)
+
+
+def test_an_invitation_for_one_lets_one_in_however_many_ask_at_the_same_moment(link, machine):
+    north = link.invite(nodes=1, approves=True)
+    bodies = [machine().request(north) for _ in range(6)]
+    with ThreadPoolExecutor(len(bodies)) as together:
+        answers = [JoinAnswer.parse(answer.json()) for answer in together.map(link.send, bodies)]
+    assert sorted(answer.standing for answer in answers) == ["approved", "asked", *["refused"] * 4]
+    assert len(link.link.nodes()) == 1
+    assert link.act("north", "approve", code=409)["code"] == ExitCode.CONFLICT, "who asks for a place that is taken"
 
 
 def test_an_invitation_that_has_expired_lets_nobody_in_without_a_question(link, machine):

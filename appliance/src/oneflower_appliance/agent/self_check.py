@@ -16,6 +16,7 @@ from oneflower_appliance.agent.data_folder import data_folder
 from oneflower_appliance.agent.link import Probe
 from oneflower_appliance.agent.site_policy_file import site_policy
 from oneflower_appliance.attributes import CHECKS
+from oneflower_appliance.ca_chain import follow_pin
 from oneflower_appliance.checks import FAIL, OK, Check, Topic, known_topics, pack, troubles
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import write_atomic
@@ -103,7 +104,7 @@ def _superlink(settings: Settings, ca: Path) -> Iterator[Check]:
         pem = read_pem(settings["FL_SSL_CA_CERTFILE"]) if settings.text("FL_SSL_CA_CERTFILE") else b""
         if invitation and not pem:
             source = f"The CA of the SuperLink at {endpoint}"
-            pem = tls.follow_pin(Probe(None, proxy).fetch_ca(endpoint), invitation.ca, source)
+            pem = follow_pin(Probe(None, proxy).fetch_ca(endpoint), invitation.ca, source)
         if pem:
             tls.check_ca(pem, "the CA")
             write_atomic(ca, pem)

@@ -203,11 +203,16 @@ class SiteBook:
     def approve(self, name: str, number: int | None = None, keys: Collection[str] = ()) -> list[SiteNode]:
         """Let nodes of a site in, or back in: all, one of them, or those with these fingerprints.
 
-        Returns those that changed. Raises `OneflowerError`.
+        Who asks for the place of another machine gets it by its fingerprint only. Returns those that changed. Raises
+        `OneflowerError`.
         """
         with self._lock:
             site = self._site(name)
             chosen = [node for node in self._chosen(site, number, keys) if node.standing is not Standing.APPROVED]
+            if not keys and (others := _replacing(site, chosen)):
+                chosen = [node for node in chosen if node not in others]
+                if not chosen:
+                    raise _needs_key(site, others[0])
             if site.suspended and number is None:
                 self._put(replace(site, suspended=False))
             return [self._approve(name, node) for node in sorted(chosen, key=_number_of)]
@@ -303,6 +308,20 @@ class SiteBook:
 
 def _answer(site: Site, node: SiteNode) -> JoinAnswer:
     return JoinAnswer(node.standing, None, site.name_of(node), node.number, site.places, site.index)
+
+
+def _replacing(site: Site, nodes: Sequence[SiteNode]) -> list[SiteNode]:
+    """Return those that ask for the place of another machine."""
+    taken = {node.number for node in site.admitted}
+    return [node for node in nodes if node.standing is Standing.ASKED and node.number in taken]
+
+
+def _needs_key(site: Site, node: SiteNode) -> OneflowerError:
+    return OneflowerError(
+        f"A machine asks to be {site.name_of(node)} in the place of another one.",
+        f"If that one was replaced, name the new one's key: `oneflower approve FEDERATION --key {node.fingerprint}`.",
+        ExitCode.CONFLICT,
+    )
 
 
 def _number_of(node: SiteNode) -> int:
