@@ -25,16 +25,19 @@ from oneflower_appliance.agent.metrics.dcgm import Dcgm
 from oneflower_appliance.agent.metrics.exporter import Exporter
 from oneflower_appliance.agent.metrics.gpu import GpuMetrics
 from oneflower_appliance.agent.metrics.machine import MachineMetrics
+from oneflower_appliance.agent.metrics.sites import nodes_online
 from oneflower_appliance.agent.metrics.superlink import Rounds, SuperLinkMetrics
 from oneflower_appliance.agent.metrics.supernode import supernode_measures
 from oneflower_appliance.agent.superlink import SuperLink
 from oneflower_appliance.agent.supernode import SuperNode
+from oneflower_appliance.joining import Standing
 from oneflower_appliance.node_reports import NodeReport, file_name, write_line
 from oneflower_appliance.node_state import NodeState
 from oneflower_appliance.roles import COORDINATOR, NODES
 from oneflower_appliance.run_folder import METRICS, ORIGIN, Origin
 from oneflower_appliance.run_state import RunState
 from oneflower_appliance.settings import resolve
+from oneflower_appliance.sites import Site, SiteNode, Sites
 
 ADDRESS = "127.77.0.6"
 ON = {"FL_METRICS_ENABLED": "YES"}
@@ -281,6 +284,32 @@ def test_rounds_are_counted_once(tmp_path):
     assert count("3")["oneflower_run_round",] == 0
 
 
+def write_sites(folder, nodes):
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {
+        name: Site(name, 1, 1, "", "", 0.0, nodes=(SiteNode(0, f"key {name}", "", Standing.APPROVED, node),))
+        for name, node in nodes.items()
+    }
+    Sites(found).save(folder)
+
+
+def test_what_sites_did_is_counted_and_never_under_too_many_names(tmp_path):
+    write_sites(tmp_path, {f"s{number:03}": str(number) for number in range(120)})
+    rounds = Rounds(tmp_path / "runs")
+    reports = [NodeReport(1, "0", "train", seconds=0.5), NodeReport(1, "0", "evaluate", fault="failed")]
+    reports += [NodeReport(1, str(number), "train", seconds=0.5) for number in (110, 111, 999)]
+    write_rows(tmp_path / "runs", "1", row(1))
+    (tmp_path / "runs" / "1" / file_name(1)).write_text(write_line(1, reports, withheld=False) + "\n")
+    rounds.look([RunState("1", "a/b", "running")])
+    found = values(rounds.readings("1"))
+    assert found["oneflower_site_tasks_total", "s000", "train"] == 1
+    assert found["oneflower_site_faults_total", "s000", "evaluate"] == 1
+    assert found["oneflower_site_tasks_total", "others", "train"] == 2
+    assert len({labels[0] for name, *labels in found if name == "oneflower_site_tasks_total"}) == 101
+    nodes = [NodeState(str(number), "online", f"s{number}/0") for number in range(120)]
+    assert len(list(nodes_online(nodes))) == 101
+
+
 def test_files_of_runs_that_cannot_be_read_do_not_keep_an_agent_from_starting(tmp_path):
     for name, content in (
         (METRICS, "{"),
@@ -306,7 +335,11 @@ class Api:
     """A SuperLink's API."""
 
     def nodes(self):
-        return [NodeState("1", "online"), NodeState("2", "online"), NodeState("3", "unregistered")]
+        return [
+            NodeState("1", "online"),
+            NodeState("2", "online", "north/0"),
+            NodeState("3", "unregistered", "north/1"),
+        ]
 
     def traffic(self):
         return 12, 34
@@ -317,6 +350,7 @@ def superlink_measures(runs):
         expected=3, refused=1, runs=[RunState("5", "tenant/secret", "finished", "failed", "a key")]
     )
     ends = SimpleNamespace(ca=time_at(9), server=time_at(8))
+    write_sites(runs.parent, {"north": "2"})
     return SuperLinkMetrics(lambda _: Api(), lambda: duties, lambda: SimpleNamespace(ends=ends), runs).measures
 
 

@@ -2,7 +2,8 @@
 
 The agent measures them (`agent/metrics/`), and the operator's side writes alert rules and dashboards over them. Names
 and units follow Prometheus' conventions. Every label has a few values that are known in advance: none has the name of a
-user, an app, a run or a machine. Prometheus adds which machine a value is from.
+user, an app, a run or a machine. Only the metrics of sites name these and their nodes, at most a hundred of each.
+Prometheus adds which machine a value is from.
 """
 
 from __future__ import annotations
@@ -107,6 +108,15 @@ PHASE_SECONDS = _counter(
 )
 NODE_TASKS = _counter("node_tasks_total", "Times that a node did its part in a phase of a round.", "phase", roles=_LINK)
 FAULTS = _counter("node_faults_total", "Times that a node did not do its part.", "phase", "kind", roles=_LINK)
+SITE_ONLINE = _gauge(
+    "site_node_online", "1 if a node of another site is online, 0 if not.", "site", "name", roles=_LINK
+)
+SITE_TASKS = _counter(
+    "site_tasks_total", "Times that a node of a site did its part in a phase.", "site", "phase", roles=_LINK
+)
+SITE_FAULTS = _counter(
+    "site_faults_total", "Times that a node of a site did not do its part.", "site", "phase", roles=_LINK
+)
 FLEET_RECEIVED = _counter("fleet_received_bytes_total", "Bytes of requests by SuperNodes.", roles=_LINK)
 FLEET_SENT = _counter("fleet_sent_bytes_total", "Bytes of answers to SuperNodes.", roles=_LINK)
 EXPIRY = _gauge("certificate_expiry_timestamp_seconds", "When a certificate expires.", "certificate", roles=_LINK)

@@ -57,6 +57,10 @@ def federation_dashboard() -> dict[str, Any]:
         Panel("SuperNodes by state", ((of(m.NODES_NOW), "{{state}}"), (of(m.NODES_REFUSED), "refused"))),
         Panel("Faults of nodes", ((f"sum by (phase, kind) (increase({of(m.FAULTS)}[$__rate_interval]))",
                                    "{{kind}} in {{phase}}"),)),
+        Panel("Nodes of other sites that are online", ((of(m.SITE_ONLINE), "{{name}}"),)),
+        Panel("Tasks of sites", ((_rate(of(m.SITE_TASKS)), "{{site}} {{phase}}, a second"),)),
+        Panel("Faults of sites", ((f"sum by (site, phase) (increase({of(m.SITE_FAULTS)}[$__rate_interval]))",
+                                   "{{site}} in {{phase}}"),)),
         Panel("Runs by state", ((of(m.RUNS), "{{state}}"),)),
         Panel("Bytes between the SuperLink and its nodes", (
             (_rate(of(m.FLEET_RECEIVED)), "from nodes"),

@@ -8,8 +8,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from oneflower_appliance import metrics as m
+from oneflower_appliance.agent.metrics.sites import SiteTasks, nodes_online
 from oneflower_appliance.node_reports import lines_after, read_line
-from oneflower_appliance.node_state import OFFLINE, ONLINE, REGISTERED
+from oneflower_appliance.node_state import OFFLINE, ONLINE, REGISTERED, UNREGISTERED
 from oneflower_appliance.run_folder import METRICS, Origin
 from oneflower_appliance.run_state import COMPLETED, FAILED, STOPPED
 from oneflower_appliance.runs import FAULT_KINDS, PHASES, lines_of, read_rows
@@ -58,9 +59,11 @@ class SuperLinkMetrics:
 
     def _of_nodes(self) -> Iterator[Reading]:
         if api := self._api(_PATIENCE):
-            found = Counter(node.status for node in api.nodes())
+            nodes = api.nodes()
+            found = Counter(node.status for node in nodes)
             for state in (REGISTERED, ONLINE, OFFLINE):
                 yield m.NODES_NOW.is_(found[state], state)
+            yield from nodes_online(node for node in nodes if node.status != UNREGISTERED)
 
     def _of_traffic(self) -> Iterator[Reading]:
         if api := self._api(_PATIENCE):
@@ -96,6 +99,7 @@ class Rounds:
         self._rounds, self._seconds = 0, 0.0
         self._phases = dict.fromkeys((*PHASES, _OTHER), 0.0)
         self._tasks = dict.fromkeys(PHASES, 0)
+        self._sites = SiteTasks(runs.parent)
         self._faults = dict.fromkeys(((phase, kind) for phase in PHASES for kind in FAULT_KINDS), 0)
         for run in self._known.values():
             self._new_rows(run)
@@ -106,7 +110,9 @@ class Rounds:
         for run in self._known.values():
             rows = self._new_rows(run)
             if rows:
-                spent = self._count_reports(run.reports(rows[0].round, rows[-1].round))
+                reports = list(run.reports(rows[0].round, rows[-1].round))
+                self._sites.count(reports)
+                spent = self._count_reports(reports)
                 self._phases[_OTHER] += max(0.0, sum(row.seconds for row in rows) - spent)
             for row in rows:
                 self._rounds += 1
@@ -146,6 +152,7 @@ class Rounds:
             yield m.NODE_TASKS.is_(count, phase)
         for (phase, kind), count in self._faults.items():
             yield m.FAULTS.is_(count, phase, kind.replace(" ", "_"))
+        yield from self._sites.readings()
         if (run := self._known.get(newest)) is None:
             return
         yield m.PROGRESS.is_(run.progress)
