@@ -9,6 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from oneflower_appliance.agent import supernode, tls
+from oneflower_appliance.agent.authority import replace_authority
 from oneflower_appliance.agent.discovery import Discovery
 from oneflower_appliance.agent.joining import Joining
 from oneflower_appliance.agent.journal import Journal
@@ -134,6 +135,24 @@ def test_who_shows_the_right_ca_and_has_not_its_key_gets_nothing_either(door, ce
     with pytest.raises(OneflowerError, match="not to be trusted"):
         Trust(here).settle(Discovery(here).find())
     assert answers.bodies == []
+
+
+def test_a_machine_that_was_off_while_the_ca_was_replaced_follows_and_trusts_no_ca_that_it_did_not_sign(tmp_path):
+    made, foreign = (tls.make_certificates(tmp_path / name, [("IP", ADDRESS)]) for name in ("own", "foreign"))
+    first, pin = made.ca.read_bytes(), fingerprint(made.ca)
+    replace_authority(made.ca.parent, tls.current_time())
+    tls.make_certificates(made.ca.parent, [("IP", ADDRESS)])
+    door = Door(made.ca)
+    with Served(door, door, made) as served:
+        invitation = Invitation.make("north", 1, f"{ADDRESS}:{served.fleet[1]}", pin)
+        here = machine(tmp_path, invitation)
+        found, trust = Discovery(here).find(), Trust(here)
+        trust.settle(found)
+        assert trust.path.read_bytes() == made.ca.read_bytes()
+        door.ca = tmp_path / "forged.crt"
+        door.ca.write_bytes(first + foreign.ca.read_bytes())
+        trust.settle(found)
+        assert trust.path.read_bytes() == first, "the server shows how it leads to the later one"
 
 
 @pytest.mark.parametrize("reason", [reason for reason in Reason if reason not in (Reason.USED, Reason.BUSY)])

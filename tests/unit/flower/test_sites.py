@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import datetime
 import json
+import socket
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -408,6 +409,11 @@ def test_a_key_of_another_kind_and_signatures_that_are_none_are_refused(link, ma
 def test_a_large_body_and_one_without_a_length_are_not_read(link):
     assert link.send(bytes(8193)).status_code == 413
     assert link.send(iter([b"x"])).status_code == 411
+    both = {"Content-Length": "10", "Transfer-Encoding": "chunked"}
+    lines = ["POST /oneflower/join HTTP/1.1", "Host: x", *(f"{name}: {value}" for name, value in both.items()), "", ""]
+    with socket.create_connection(httpx.URL(link.url).netloc.decode().split(":")) as stranger:
+        stranger.sendall("\r\n".join(lines).encode() + b"100000\r\n")
+        assert stranger.recv(100).startswith(b"HTTP/1.1 400"), "it says two lengths"
     assert httpx.get(f"{link.url}/oneflower/join", trust_env=False, verify=PLAIN).status_code == 411
 
 
