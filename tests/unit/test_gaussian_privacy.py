@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from oneflower_appliance import attributes
+from oneflower_appliance import attributes, privacy_ledger
 from oneflower_appliance.agent.spending import Spending
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.gaussian_privacy import cost_of, epsilon_of
@@ -49,6 +49,16 @@ def test_what_was_spent_outlives_the_process_and_a_period_begins_with_nothing(tm
     assert (found.total(), found.of("7"), found.entries()[0].replies) == (9.0, 8.0, 2)
     PrivacyLedger(path, "2027").charge("7", 2.0)
     assert (PrivacyLedger(path, "2027").total(), found.total()) == (2.0, 9.0)
+
+
+def test_the_ledger_stays_small_and_its_sum_right(tmp_path, monkeypatch):
+    monkeypatch.setattr(privacy_ledger, "_MOST", 2)
+    ledger = PrivacyLedger(tmp_path / "privacy.json")
+    for number in range(1, 7):
+        ledger.charge(str(number), 1.0)
+    PrivacyLedger(tmp_path / "privacy.json", "2027").charge("9", 4.0)
+    assert ledger.total() == 6.0
+    assert len(json.loads(ledger.path.read_text())) <= 4
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '[{"run": "7"}]', "negative", "nan"])

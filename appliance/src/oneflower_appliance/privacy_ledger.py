@@ -8,7 +8,7 @@ node then refuses.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,11 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
+
+_MOST = 1000  # runs: older ones count together
+_EARLIER = "0"  # their run, which no run of Flower's is
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class PrivacyLedger:
         entries = {(one.run, one.period): one for one in self._all()}
         old = entries.get((run, self._period), Spent(run, self._period, 0.0, 0, now, now))
         entries[run, self._period] = Spent(run, self._period, old.cost + cost, old.replies + 1, old.first, now)
-        write_atomic(self.path, json.dumps([asdict(one) for one in entries.values()], indent=1) + "\n")
+        write_atomic(self.path, json.dumps([asdict(one) for one in _few(entries.values())], indent=1) + "\n")
 
     def _all(self) -> list[Spent]:
         try:
@@ -73,3 +77,15 @@ class PrivacyLedger:
                 ExitCode.ENVIRONMENT,
             ) from error
         return found
+
+
+def _few(entries: Iterable[Spent]) -> list[Spent]:
+    """Return the last runs as they are, and the older ones of each period together, so that the file stays small."""
+    newest = sorted(entries, key=lambda one: (one.run != _EARLIER, one.last), reverse=True)
+    older: dict[str, Spent] = {}
+    for one in newest[_MOST:]:
+        both = older.get(one.period, Spent(_EARLIER, one.period, 0.0, 0, one.first, one.last))
+        older[one.period] = replace(
+            both, cost=both.cost + one.cost, replies=both.replies + one.replies, first=min(both.first, one.first)
+        )
+    return [*newest[:_MOST], *older.values()]
