@@ -61,6 +61,15 @@ def test_a_round_with_fewer_replies_that_is_over_the_budget_changes_nothing(reco
     assert "a model of 1 results is over FL_DP_MAX_EPSILON" in str(row["faults"])
 
 
+def test_what_nodes_send_with_noise_of_their_own_is_spent_even_if_no_model_is_made_of_it(record, form):  # noqa: F811
+    form(FL_PRIVACY="dp-local", FL_DP_NOISE="4", FL_DP_MAX_EPSILON="4", FL_ROUND_QUORUM="1.0")
+    run(Grid(unwell=True), make_strategy({}))
+    found = [RunPrivacy.in_row(row) for row in rows(record)]
+    assert [one.cost for one in found] == [cost_of(4), 2 * cost_of(4), 3 * cost_of(4)]
+    assert found[-1].epsilon <= 4 < epsilon_of(4 * cost_of(4), 1e-5)
+    assert "if the app uses privacy_mod" in found[-1].sentence
+
+
 def test_every_node_counts_the_same_however_many_examples_it_claims(record, form):  # noqa: F811
     form(**CENTRAL | {"FL_DP_NOISE": "0.0000001", "FL_DP_CLIP": "100"})
     grid = Grid()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from bisect import bisect_left
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -115,12 +116,11 @@ class Accounting:
 
     def rounds(self, left: int) -> int:
         """Return for how many of the rounds that are left the budget is enough. Raises `OneflowerError` if for none."""
-        each, most = self._cost(self._asked), self.privacy.max_epsilon
+        each, most = self._cost(self._asked, self._asked or 1), self.privacy.max_epsilon
         if not most or not each or not left:
             return left
-        enough = left
-        while enough and not self._fits(self.privacy.cost + enough * each):
-            enough -= 1
+        rounds = range(1, left + 1)
+        enough = bisect_left(rounds, True, key=lambda number: not self._fits(self.privacy.cost + number * each))
         if not enough:
             spent = epsilon_of(self.privacy.cost + each, self.privacy.delta)
             raise OneflowerError(
@@ -137,23 +137,25 @@ class Accounting:
 
     def allows(self, replies: int) -> bool:
         """Whether the budget is enough for a model made of a number of replies."""
-        return not self.privacy.max_epsilon or self._fits(self.privacy.cost + self._cost(replies))
+        if not self.privacy.max_epsilon or self.privacy.mechanism == LOCAL:  # then they have left their nodes already
+            return True
+        return self._fits(self.privacy.cost + self._cost(replies, replies))
 
-    def charge(self, replies: int) -> RunPrivacy:
-        """Add what a model made of a number of replies costs, and return what is spent now."""
+    def charge(self, aggregated: int, asked: int) -> RunPrivacy:
+        """Add what a round costs whose model is made of some replies of the nodes asked; return what is spent now."""
         nodes = {**self.privacy.nodes, **{str(node): one for node, one in _SPENT.items()}}
-        self.privacy = replace(self.privacy, cost=self.privacy.cost + self._cost(replies), nodes=nodes)
+        self.privacy = replace(self.privacy, cost=self.privacy.cost + self._cost(aggregated, asked), nodes=nodes)
         return self.privacy
 
     def _fits(self, cost: float) -> bool:
         return epsilon_of(cost, self.privacy.delta) <= self.privacy.max_epsilon
 
-    def _cost(self, replies: int) -> float:
-        if not self.privacy.mechanism or self.privacy.unknown or not replies:
+    def _cost(self, aggregated: int, asked: int) -> float:
+        if not self.privacy.mechanism or self.privacy.unknown:
             return 0.0
         if self.privacy.mechanism == LOCAL:
-            return cost_of(self.privacy.noise)
-        return cost_of(self.privacy.noise * replies / self._asked)
+            return cost_of(self.privacy.noise) if asked else 0.0
+        return cost_of(self.privacy.noise * aggregated / self._asked) if aggregated else 0.0
 
 
 def _begun(strategy: Any, form: Settings) -> RunPrivacy:

@@ -127,7 +127,7 @@ class MessageRun(SupervisedRun):
         lost = faults_of(self._strategy)
         self._asked.add(lost)
         count = len(sound) - len(lost)
-        self._note_privacy(self._accounting.charge(0 if arrays is None else count))
+        self._note_privacy(self._accounting.charge(0 if arrays is None else count, len(self._asked)))
         self._trained(number, count, arrays, _plain(metrics), self._told_in(good))
         return arrays, metrics
 
