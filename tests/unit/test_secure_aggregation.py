@@ -355,7 +355,7 @@ def test_with_central_noise_the_nodes_clip_and_the_noise_is_that_of_the_form(mon
     ]
     noise = 0.3 * 0.02 / 3 * np.sqrt(650)  # the norm of the noise on 650 values
     spent = Accounting(make_strategy(config), resolve({"FL_PRIVACY": "dp-central"}, (Level.SUPERLINK,)), [])
-    assert spent.charge(2).cost == pytest.approx(cost_of(0.3 * 2 / 3)), "of two nodes each moves the mean more"
+    assert spent.charge(2, 3).cost == pytest.approx(cost_of(0.3 * 2 / 3)), "of two nodes each moves the mean more"
     assert norms[0] > 0.2
     assert norms[1] == pytest.approx(np.hypot(noise, 0.02), rel=0.15)
 
