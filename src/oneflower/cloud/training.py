@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -219,10 +219,11 @@ def finish(link: SuperLinkClient, run_id: str, app: str, save: Path, observer: O
     try:
         observer.notify(RunBegan(run_id, _hash_of_app(link, run_id)))
         results.prepare()
-        run_id = following.follow(link, run_id, observer)
+        run_id = following.follow(link, run_id, _with_names(link, observer))
     except KeyboardInterrupt:
         _stop(link, run_id, observer)
         raise
+    observer = _with_names(link, observer)
     places = results.Places.within(save.with_name(f"{save.name}-{run_id}"))
     result = results.collect(link, run_id, app, places, Machines(observer.names, observer.partitions))
     if wrong := shortcoming(result.rows):
@@ -233,6 +234,14 @@ def finish(link: SuperLinkClient, run_id: str, app: str, save: Path, observer: O
             ExitCode.RUN_FAILED,
         )
     return result
+
+
+def _with_names(link: SuperLinkClient, observer: Observer) -> Observer:
+    """Return it with the names of nodes that have joined since its names were published."""
+    with suppress(OneflowerError, httpx.HTTPError):  # then they are shown by their ids
+        found = {node.id: node.name for node in link.nodes() if node.name}
+        return replace(observer, names={**observer.names, **found})
+    return observer
 
 
 def _hash_of_app(link: SuperLinkClient, run_id: str) -> str:

@@ -16,6 +16,7 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.features import Feature
+from oneflower_appliance.flower.linkstate import called
 from oneflower_appliance.run_folder import CHOICE
 from oneflower_appliance.site_choice import SiteChoice
 
@@ -105,7 +106,8 @@ class ChosenNodes:
             run, node = message.metadata.run_id, message.metadata.dst_node_id
             choice = self.of(run)
             if choice.sites and not choice.admits(self._site_of.get(node, "")) and node != _superlink():
-                log.warning("Run %d may not send to node %d: its site was not chosen (FL_SITES, --sites).", run, node)
+                who = called(state, node)
+                log.warning("Run %d may not send to %s: its site was not chosen (FL_SITES, --sites).", run, who)
                 return None
             return store(state, message)
 

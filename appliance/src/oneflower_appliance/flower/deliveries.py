@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.flower import internals
+from oneflower_appliance.flower.linkstate import called
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +54,9 @@ def forget_lost_deliveries(on_change: Callable[[], None]) -> HalfReplies:
             found = set(session.scalars(lost).all())
         self.delete_messages(found)
         if found:
-            log.warning("Node %d is back; its unfinished work is lost (messages: %d).", node_id, len(found))
+            log.warning(
+                "The unfinished work of %s is lost: it is back (messages: %d).", called(self, node_id), len(found)
+            )
             on_change()
         return bool(activate(self, node_id, heartbeat_interval))
 

@@ -132,8 +132,7 @@ class LinkState:
 
     def called(self, node: int) -> str:
         """Return what to call a node in a log: by its name, if it has one, and its id."""
-        names = [found.name for found in self._state.get_node_info(node_ids=[node]) if found.name]
-        return f"{names[0]} (node {node})" if names else f"node {node}"
+        return called(self._state, node)
 
     def runs(self) -> list[RunState]:
         """Return all runs, oldest first."""
@@ -256,6 +255,12 @@ class LinkState:
             raise OneflowerError("Flower did not start the run.", "See the SuperLink's log.", ExitCode.RUN_FAILED)
         self._on_start()
         return str(number)
+
+
+def called(state: Any, node: int) -> str:
+    """Return what to call a node in a log: by its name, if it has one, and its id."""
+    names = [found.name for found in state.get_node_info(node_ids=[node]) if found.name]
+    return f"{names[0]} (node {node})" if names else f"node {node}"
 
 
 def _node(info: Any) -> NodeState:
