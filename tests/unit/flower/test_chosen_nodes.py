@@ -151,3 +151,6 @@ def test_what_a_run_waits_for_names_the_sites_that_are_there_and_those_that_are_
     waiting = made.link.waits_for_sites(made.start(SiteChoice((), 3)))
     assert "needs nodes of 3 sites (FL_MIN_SITES). There: north, south. Not there: east." in waiting
     assert made.link.waits_for_sites(made.start(SiteChoice((), 2))) == ""
+    waiting = made.link.waits_for_sites(made.start(SiteChoice(("east",))))
+    assert waiting == "No node of the chosen sites is online (east)."
+    assert made.link.waits_for_sites(made.start(SiteChoice(("east", "-")))) == ""

@@ -81,16 +81,16 @@ class ChosenNodes:
                 "nodes.", ExitCode.NOT_FOUND,
             )  # fmt: skip
 
-    def waits_for(self, run: int, online: Callable[[int], bool]) -> str:
+    def waits_for(self, run: int, online: Callable[[], set[int]]) -> str:
         """Return why a run has no nodes now, if that is because of its sites; otherwise an empty text."""
         choice = self.of(run)
         if choice.is_open:
             return ""
-        known = self._sites()
-        admitted = [
-            (site.name, int(node.node)) for site, node in known.nodes() if node.node and choice.admits(site.name)
-        ]
-        return choice.shortage({name for name, node in admitted if online(node)}, known.of)
+        sites = self._site_of
+        there = [sites.get(node, "") for node in online() if choice.admits(sites.get(node, ""))]
+        if not there and choice.sites:
+            return f"No node of the chosen sites is online ({', '.join(choice.sites)})."
+        return choice.shortage(set(there) - {""}, self._sites().of)
 
     def restrict(self) -> None:
         """Have Flower's state keep to the choices: it lists no other nodes for a run, and takes no message to them."""

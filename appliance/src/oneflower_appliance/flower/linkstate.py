@@ -229,7 +229,10 @@ class LinkState:
 
     def waits_for_sites(self, number: int) -> str:
         """Return why a run has no nodes now, if that is because of the sites that it needs; otherwise an empty text."""
-        return self._chosen.waits_for(number, self.is_online) if self._chosen else ""
+        return self._chosen.waits_for(number, self._online) if self._chosen else ""
+
+    def _online(self) -> set[int]:
+        return {int(node.id) for node in self.nodes() if node.online}
 
     @property
     def _form(self) -> SiteChoice:
