@@ -26,7 +26,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.fleet_http_connection import http_request_response
 
 from oneflower_appliance.agent.link import Probe
-from oneflower_appliance.flower.warm.bundle_client import Kept, _fetching, _sending, send_in_bundles
+from oneflower_appliance.flower.warm.bundle_client import _fetching, _sending, send_in_bundles
+from oneflower_appliance.flower.warm.kept import Kept
 from oneflower_appliance.flower.warm.pulse import spare_heartbeats
 from oneflower_appliance.flower.warm.waits import ask_to_wait
 from oneflower_appliance.flower.warm.whole_client import _sending as _to_send

@@ -11,7 +11,7 @@ from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.superlink.config_loader import get_federation_manager, get_objectstore_linkstate_factories
 
-from oneflower_appliance.flower import places
+from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.warm.objectstore import keep_objects_out_of_database
 
 
@@ -44,4 +44,6 @@ def objects_in_memory(patch, folder):
     patch.setattr(ObjectStoreFactory, "store", ObjectStoreFactory.store)
     for name in (*places.SESSIONS, "__init__", "delete_messages", "finish_task"):
         patch.setattr(SqlLinkState, name, getattr(SqlLinkState, name))
+    sessions = internals.node_core_states()
+    patch.setattr(sessions, "OBJECT_PUSH_SESSION_TTL_SECONDS", sessions.OBJECT_PUSH_SESSION_TTL_SECONDS)
     keep_objects_out_of_database(folder / "objects")

@@ -43,6 +43,7 @@ from oneflower_appliance.flower.nodeloop import answer_in_turn
 from oneflower_appliance.flower.serving import VISIT
 from oneflower_appliance.flower.warm import bundle_client, bundles
 from oneflower_appliance.flower.warm.bundle_server import BundleServer
+from oneflower_appliance.flower.warm.kept import Kept
 from oneflower_appliance.flower.warm.longpoll import PREFER, LongPoll
 from oneflower_appliance.flower.warm.questions import REPLIES
 from oneflower_appliance.runs import plain_reason
@@ -300,7 +301,7 @@ class Loop:
 
     def __init__(self, node):
         self._node = node
-        self.state, self.kept = internals.node_state(), bundle_client.Kept()
+        self.state, self.kept = internals.node_state(), Kept()
         self.store = self.state.object_store
         self.state.set_node_id(node.id)
         self.replies, self.pushed = [], []

@@ -8,6 +8,7 @@ import errno
 import os
 import struct
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,9 +38,13 @@ from flwr.supernode import main as stock_supernode
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.flower import deliveries, internals
 from oneflower_appliance.flower.warm import bundle_client, bundles, objectstore
+from oneflower_appliance.flower.warm import kept as kept_module
 from oneflower_appliance.flower.warm.arrays import Parts, copy_arrays_once
 from oneflower_appliance.flower.warm.bundle_server import BundleServer
+from oneflower_appliance.flower.warm.headers import BUNDLE
+from oneflower_appliance.flower.warm.kept import Kept, check_once
 from oneflower_appliance.flower.warm.objectstore import object_store
+from oneflower_appliance.flower.warm.pace import Pace
 from oneflower_appliance.flower.warm.shared_memory import SharedMemory
 from tests.unit.flower_state import objects_in_memory
 from tests.unit.served import PROTOBUF
@@ -84,7 +89,7 @@ class Client:
     """Flower's client of one API, before an application in this process. `lose` is how many answers get lost."""
 
     def __init__(self, fleet, app, api):
-        self.fleet, self.app, self.api, self.lose, self.posted = fleet, app, api, 0, []
+        self.fleet, self.app, self.api, self.lose, self.posted, self.most = fleet, app, api, 0, [], ""
 
     def _unary_unary(self, *, path, rpc_method, request, response_type):
         assert rpc_method.split("/")[2].lower() == path.split("/")[3].replace("-", "")
@@ -108,7 +113,7 @@ class Client:
         async def send(message):
             sent.append(message)
 
-        headers = [(b"flwr-task-token", (token or self.fleet.token).encode())]
+        headers = [(b"flwr-task-token", (token or self.fleet.token).encode()), (BUNDLE.encode(), self.most.encode())]
         asyncio.run(self.app({"type": "http", "method": "POST", "path": path, "headers": headers}, receive, send))
         return sent[0]["status"], sent[1]["body"]
 
@@ -272,6 +277,26 @@ def test_a_large_one_travels_in_parts_and_a_lost_answer_costs_one_of_them(wire, 
     assert len(wire.flower.asked) - asked > 3
 
 
+@pytest.mark.parametrize("lost", [0, 1])
+def test_two_bundles_are_on_their_way_at_a_time_as_large_as_the_line_can_carry(wire, monkeypatch, lost):
+    monkeypatch.setattr(bundles, "PART", 600)
+    pace = Pace()
+    pace.size = 300
+    wire.push = bundle_client._sending(inflatable_utils.push_object_contents_from_iterable, pace)
+    wire.pull = bundle_client._fetching(inflatable_utils.pull_objects, overlaps=True)
+    wire.hand(wire.task, wire.model, wire.session)
+    assert wire.session not in wire.open_sessions()
+    wire.node.most, wire.node.lose = "300", lost
+    if lost:
+        with pytest.raises(httpx.ReadError):
+            wire.fetch(wire.node, wire.model)
+    assert wire.fetch(wire.node, wire.model) == wire.model
+    assert len(wire.node.posted) > 5
+    for wrong in ("many", "-1", "9" * 99, "²"):
+        wire.node.most = wrong
+        assert wire.fetch(wire.node, wire.model) == wire.model
+
+
 def test_what_is_not_there_yet_is_asked_for_again_and_what_never_comes_is_an_error(wire, monkeypatch):
     half = dict(list(wire.model.items())[:9])
     wire.hand(wire.task, half, wire.session)
@@ -279,7 +304,7 @@ def test_what_is_not_there_yet_is_asked_for_again_and_what_never_comes_is_an_err
     def meanwhile(_seconds):
         wire.hand(wire.task, {name: wire.model[name] for name in wire.model if name not in half}, wire.session)
 
-    monkeypatch.setattr(bundle_client, "time", SimpleNamespace(sleep=meanwhile))
+    monkeypatch.setattr(bundle_client, "time", SimpleNamespace(sleep=meanwhile, monotonic=time.monotonic))
     assert wire.fetch(wire.node, wire.model) == wire.model
     wire.state.object_store.delete(wire.message)
     with pytest.raises(ObjectPullError):
@@ -288,7 +313,7 @@ def test_what_is_not_there_yet_is_asked_for_again_and_what_never_comes_is_an_err
 
 def test_a_model_that_a_node_has_is_not_fetched_again(wire, monkeypatch):
     wire.hand(wire.task, wire.model, wire.session)
-    kept = bundle_client.Kept()
+    kept = Kept()
     wire.pull = bundle_client._fetching(inflatable_utils.pull_objects, kept)
     assert wire.fetch(wire.node, wire.model) == wire.model
     kept.expire()
@@ -309,7 +334,7 @@ def test_a_model_that_a_node_has_is_not_fetched_again(wire, monkeypatch):
     found.clear()  # as Flower does
     kept.expire()
     assert kept.objects == again
-    monkeypatch.setattr(bundle_client, "KEPT_FOR", -1.0)
+    monkeypatch.setattr(kept_module, "KEPT_FOR", -1.0)
     kept.expire()
     assert kept.objects == {}
 
@@ -407,6 +432,8 @@ def test_a_bundle_that_is_cut_off_or_lies_about_its_length_is_refused(wire):
 def test_a_message_whose_objects_do_not_come_is_forgotten_as_flower_does(wire, monkeypatch):
     """A session that expires, the end of a run, and a node that dies with its reply half sent."""
     fleet = wire.fleet
+    left = wire.state._object_push_sessions[wire.session].expires_at - datetime.datetime.now(tz=datetime.UTC)
+    assert left > datetime.timedelta(minutes=9), "an object may need minutes on its way"
     deliveries.forget_lost_deliveries(lambda: fleet.changes.append(1))
     name = next(iter(wire.model))
     wire.hand(wire.task, {name: wire.model[name]}, wire.session)
@@ -573,9 +600,9 @@ def test_what_is_kept_goes_when_other_large_contents_come(tmp_path):
 
 
 def test_a_node_checks_the_hash_of_an_object_once(monkeypatch):
-    store_class, kept = type(internals.object_store()), bundle_client.Kept()
+    store_class, kept = type(internals.object_store()), Kept()
     monkeypatch.setattr(store_class, "put", store_class.put)
-    bundle_client.check_once(kept)
+    check_once(kept)
     hashed = []
     module = sys.modules[store_class.__module__]
     stock = module.get_object_id

@@ -28,6 +28,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.warm import bundle_client, bundles, whole_client, whole_server
 from oneflower_appliance.flower.warm.bundle_server import BundleServer
+from oneflower_appliance.flower.warm.kept import Kept
 from oneflower_appliance.flower.warm.shortcuts import Shortcuts
 from tests.unit.flower_state import objects_in_memory
 from tests.unit.served import PROTOBUF
@@ -86,7 +87,7 @@ class Link:
             member = SuperNode()
             self.nodes.append(self.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, member.key, 30))
             assert self.state.activate_node(self.nodes[-1], 30)
-            self.clients.append(self.ours("fleet", member.headers, bundle_client.Kept()))
+            self.clients.append(self.ours("fleet", member.headers, Kept()))
         token = internals.core_constants().TASK_TOKEN_HEADER
         self.task = self.ours("runtime", lambda: {token: fleet.token})
 
@@ -285,7 +286,7 @@ def test_a_message_of_a_run_that_was_stopped_brings_no_objects(link):
 
 
 def test_stock_flower_at_the_other_end_is_asked_once_and_gets_its_own_requests(link):
-    node, client = link.nodes[0], link.ours("fleet", link.clients[0].headers, bundle_client.Kept(), link.flower)
+    node, client = link.nodes[0], link.ours("fleet", link.clients[0].headers, Kept(), link.flower)
     for _ in range(2):
         assert link.fetch(client, node) == (None, {})
     assert client.made == [PULL, "pull-messages", "pull-messages"]

@@ -208,6 +208,7 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_at(internals.node_state, *SESSIONS, "_object_push_sessions", "_object_push_session_by_root",
              "_lock_object_push_sessions"),
         *_takes(internals.node_core_states, "ObjectPushSession", "run_id", "pending_object_ids"),
+        *_at(internals.node_core_states, "OBJECT_PUSH_SESSION_TTL_SECONDS"),
     ),
     Feature.DEAD_SERVERAPPS: _at(internals.link_state, "get_task_by_token", "finish_task", "get_run_info"),
     Feature.NODE_DOOR: _at(internals.supernode_command, "flower_supernode", "uvicorn"),

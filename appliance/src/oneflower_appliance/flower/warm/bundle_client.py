@@ -25,22 +25,28 @@ from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.warm import bundles
 from oneflower_appliance.flower.warm.arrays import Parts, in_parts
 from oneflower_appliance.flower.warm.contents import Contents
+from oneflower_appliance.flower.warm.pace import two_at_a_time
 from oneflower_appliance.flower.warm.shared_memory import SharedMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-KEPT_FOR = 600.0  # seconds
+    from oneflower_appliance.flower.warm.kept import Kept
+    from oneflower_appliance.flower.warm.pace import Pace
+
+    _Object = tuple[str, bytes | Parts]
+
 _PAUSE = 0.1  # seconds between two requests if the other end does not hold them
 _UNKNOWN = "oneflower_unknown_calls"  # the attribute of a client: those that the other end does not know
 
 
 @dataclass
 class _Fetching:
-    """Objects to fetch, and the contents of those that came."""
+    """Objects to fetch, and the contents of those that came. `overlaps`: two requests at a time."""
 
     names: list[str]
     contents: dict[str, bytes]
+    overlaps: bool = False
 
 
 @dataclass
@@ -72,79 +78,20 @@ def _at(work: _Fetching | _Sending) -> Iterator[None]:
 CAME: dict[str, dict[str, bytes]] = {}  # the objects of messages that came with them (`whole_client`)
 
 
-class Kept:
-    """What a SuperNode fetched last. The model that it evaluates is the one that it trains next.
-
-    It is kept when it is confirmed: then all of it is in the store of the SuperNode, which has checked the hashes.
-    """
-
-    def __init__(self) -> None:
-        self.objects: dict[str, bytes] = {}
-        self.tops: list[str] = []
-        self._fetched: dict[str, bytes] = {}
-        self._tree: Any = None
-        self._since = 0.0
-
-    def fetched(self, objects: dict[str, bytes]) -> None:
-        """Keep these objects, and no others, as soon as they are confirmed."""
-        self._fetched = objects
-
-    def found(self, tree: Any) -> None:
-        """Note the objects of a message that comes."""
-        self._tree = tree
-
-    def confirm(self) -> None:
-        """Keep what was fetched. `tops` are the records of which everything is there; other messages may have them."""
-        self.objects, self._fetched, self._since = self._fetched, {}, time.monotonic()
-        records = [record for content in self._tree.children for record in content.children] if self._tree else []
-        self.tops = [
-            record.object_id for record in records if all(name in self.objects for name in bundles.below(record))
-        ]
-        self._tree = None
-
-    def has(self, name: str, content: bytes) -> bool:
-        """Whether this very object, which cannot change, is one that was kept, and so was checked."""
-        return self.objects.get(name) is content
-
-    def expire(self) -> None:
-        """Drop what nobody has needed for long. Called from time to time while there is nothing to do."""
-        self._fetched = {}
-        if time.monotonic() - self._since > KEPT_FOR:
-            self.objects, self.tops = {}, []
-
-
-def check_once(kept: Kept) -> None:
-    """Have the store of this SuperNode take what was kept without computing its hash: it did when that was fetched.
-
-    It checks all else. What a ClientApp hands over may be anything, and another run may have the same object there.
-    """
-    store: Any = type(internals.object_store())
-    stock = store.put
-
-    @functools.wraps(stock)
-    def put(self: Any, object_id: str, object_content: bytes) -> None:
-        with self.lock_store:
-            entry = self.store.get(object_id)
-            if entry is not None and not entry.is_available and kept.has(object_id, object_content):
-                entry.content, entry.is_available = object_content, True
-                return
-        stock(self, object_id, object_content)
-
-    store.put = put
-
-
 def send_in_bundles(
-    *modules: Any, kept: Kept | None = None, place: Callable[[], dict[str, bytes]] = dict[str, bytes]
-) -> None:
+    *modules: Any, kept: Kept | None = None, place: Callable[[], dict[str, bytes]] = dict[str, bytes],
+    pace: Pace | None = None,
+) -> None:  # fmt: skip
     """Make Flower's functions in these modules, and its clients, use bundles, in this process.
 
-    What is in `kept` is not fetched again. The objects of each message that is fetched come into a new `place`.
+    What is in `kept` is not fetched again. The objects of each message that is fetched come into a new `place`. What
+    is sent has the size of `pace`, if there is one.
     """
     inflatables = internals.inflatables()
     for module in modules:
         for name, better in (
-            ("pull_objects", _fetching(inflatables.pull_objects, kept, place)),
-            ("push_object_contents_from_iterable", _sending(inflatables.push_object_contents_from_iterable)),
+            ("pull_objects", _fetching(inflatables.pull_objects, kept, place, overlaps=pace is not None)),
+            ("push_object_contents_from_iterable", _sending(inflatables.push_object_contents_from_iterable, pace)),
         ):
             if hasattr(module, name):
                 setattr(module, name, better)
@@ -157,6 +104,8 @@ def _fetching(
     stock: Callable[..., dict[str, bytes]],
     kept: Kept | None = None,
     place: Callable[[], dict[str, bytes]] = dict[str, bytes],
+    *,
+    overlaps: bool = False,
 ) -> Callable[..., dict[str, bytes]]:
     not_there_yet, never = internals.inflatables().ObjectUnavailableError, internals.inflatables().ObjectPullError
 
@@ -164,7 +113,7 @@ def _fetching(
     def pull_objects(object_ids: list[str], pull_object_fn: Callable[[str], bytes], **limits: Any) -> dict[str, bytes]:
         known = kept.objects if kept is not None else {}
         came = CAME.pop(object_ids[-1], None) if object_ids else None
-        work = _Fetching(object_ids, place() if came is None else came)
+        work = _Fetching(object_ids, place() if came is None else came, overlaps)
         work.contents |= {name: known[name] for name in object_ids if name in known and name not in work.contents}
         if len(object_ids) > len(work.contents):
             try:
@@ -184,19 +133,30 @@ def _fetching(
     return pull_objects
 
 
-def _sending(stock: Callable[..., None]) -> Callable[..., None]:
+def _sending(stock: Callable[..., None], pace: Pace | None = None) -> Callable[..., None]:
     @functools.wraps(stock)
     def push_object_contents_from_iterable(
         object_contents: Iterable[tuple[str, bytes]], push_object_fn: Callable[[str, bytes], None], **limits: Any
     ) -> None:
         contents = iter(object_contents)
-        while part := _part(in_parts(contents)):
-            work = _Sending(part)
+
+        def hand_over(part: list[_Object]) -> list[_Object]:
+            """Send a bundle. Returns what the other end did not take."""
+            work, began = _Sending(part), time.monotonic()
             with _at(work):
                 push_object_fn(part[0][0], b"")  # its content is copied only where it travels in that request
-            if not work.done:
-                stock(itertools.chain(whole(part[1:]), contents), push_object_fn, **limits)
+            if pace:
+                pace.note(sum(len(content) for _, content in part), time.monotonic() - began)
+            return [] if work.done else part[1:]
+
+        parts = iter(lambda: _part(in_parts(contents), pace.size if pace else bundles.PART), [])
+        for part in itertools.islice(parts, 1):  # which shows whether the other end knows the call
+            if left := hand_over(part):
+                stock(itertools.chain(whole(left), contents), push_object_fn, **limits)
                 return
+        others = two_at_a_time(hand_over, parts) if pace else map(hand_over, parts)
+        if left := list(itertools.chain.from_iterable(others)):
+            stock(whole(left), push_object_fn, **limits)
 
     return push_object_contents_from_iterable
 
@@ -206,13 +166,13 @@ def whole(objects: Iterable[tuple[str, bytes | Parts]]) -> list[tuple[str, bytes
     return [(name, bytes(content)) for name, content in objects]
 
 
-def _part(contents: Iterator[tuple[str, bytes | Parts]]) -> list[tuple[str, bytes | Parts]]:
-    """Return the objects of the next bundle."""
+def _part(contents: Iterator[_Object], most: int) -> list[_Object]:
+    """Return the objects of the next bundle: it ends with the first one with which it has `most` bytes or more."""
     part, size = [], 0
     for name, content in contents:
         part.append((name, content))
         size += len(content)
-        if size >= bundles.PART or len(part) == bundles.MOST:
+        if size >= most or len(part) == bundles.MOST:
             break
     return part
 
@@ -251,17 +211,30 @@ def _push_object(stock: Callable[..., Any], api: str) -> Callable[..., Any]:
 
 def _fetch(client: Any, api: str, request: Any, work: _Fetching) -> bool:
     """Fetch what is left of some objects, until all are there or one cannot come. False: the other end is stock."""
-    while left := [name for name in work.names if name not in work.contents]:
-        in_place = isinstance(work.contents, Contents)
-        found = _get(client, api, request, bundles.write_wanted(left[: bundles.MOST]), in_place=in_place)
-        if found is None:
-            return False
-        work.contents |= {name: content for name, content in found.items() if content is not None}
-        if None in found.values():
-            return True  # Flower's own function then says so
-        if not found:
-            time.sleep(_PAUSE)
-    return True
+    in_place = isinstance(work.contents, Contents)
+
+    def fetch(names: list[str], most: int | None = None) -> bool:
+        for _ in itertools.count() if most is None else range(most):
+            left = [name for name in names if name not in work.contents]
+            if not left:
+                break
+            found = _get(client, api, request, bundles.write_wanted(left[: bundles.MOST]), in_place=in_place)
+            if found is None:
+                return False
+            work.contents |= {name: content for name, content in found.items() if content is not None}
+            if None in found.values():
+                break  # Flower's own function then says so
+            if not found:
+                time.sleep(_PAUSE)
+        return True
+
+    if not work.overlaps:
+        return fetch(work.names)
+    if not fetch(work.names, 1):
+        return False
+    left = [name for name in work.names if name not in work.contents]
+    halves = [half for half in (left[: len(left) // 2], left[len(left) // 2 :]) if half]
+    return not halves or all(two_at_a_time(fetch, halves))
 
 
 def _get(client: Any, api: str, who: Any, wanted: bytes, *, in_place: bool) -> Mapping[str, Any] | None:

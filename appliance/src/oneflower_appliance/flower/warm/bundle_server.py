@@ -15,6 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.warm import bundles
+from oneflower_appliance.flower.warm.headers import BUNDLE
 from oneflower_appliance.flower.warm.longpoll import ask, body_of
 from oneflower_appliance.flower.warm.shared_memory import PLACE, AlreadyWrittenError, NotSharedError, SharedMemory
 
@@ -108,7 +109,7 @@ class BundleServer:
             its_own = who.object_id in store.run_objects_mapping.get(run, ())
         own = _below(store, who.object_id) if its_own else set()
         found: list[tuple[str, bytes | None]] = []
-        size = 0
+        size, most = 0, _most(headers)
         for name in bundles.read_wanted(asked.payload):
             # If it is not there yet, and never will be, Flower forgets it.
             content = state.get_object(run, name) if name in own else None
@@ -117,7 +118,7 @@ class BundleServer:
             if content != b"":
                 found.append((name, content))
                 size += len(content or b"")
-            if size >= bundles.PART:
+            if size >= most:
                 break
         if fleet and size:
             store.fetched(name for name, content in found if content)
@@ -148,6 +149,12 @@ class BundleServer:
             raise ValueError("the task has ended")
         run: int = task.run_id
         return run
+
+
+def _most(headers: Headers) -> int:
+    """Return how many bytes of objects an answer may have."""
+    wanted = headers.get(BUNDLE, "")
+    return min(int(wanted), bundles.PART) if wanted.isdecimal() and wanted.isascii() else bundles.PART
 
 
 def _is_for(state: Any, message: str, node: int) -> bool:

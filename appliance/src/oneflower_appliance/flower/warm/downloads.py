@@ -24,6 +24,8 @@ import httpx
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.bodies import PATIENCE, SLOWEST
 from oneflower_appliance.flower.warm.bundles import PULL_OBJECTS
+from oneflower_appliance.flower.warm.headers import BUNDLE
+from oneflower_appliance.flower.warm.pace import Pace
 from oneflower_appliance.flower.wires import kept, notice_death
 from oneflower_appliance.proxy import TunnelledConnection
 
@@ -62,19 +64,23 @@ class Downloads:
         self._proxy = proxy
         self._context = context
         self._kept = kept()
+        self._pace = Pace()
         self._idle: list[tuple[float, http.client.HTTPSConnection]] = []
 
     def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
         """Make a request and return its answer, with its whole body. Raises `httpx.HTTPError`."""
         if options or not request.url.path.endswith(f"/{PULL_OBJECTS}"):
             return self._stock.send(request, **options)
+        request.headers[BUNDLE] = str(self._pace.size)
         connection = self._idle_connection()
         try:
             begun = _begin_again(connection, request) if connection else None
             if connection is None or begun is None:
                 connection = self._new_connection(request)
                 begun = _begin(connection, request)
+            began = time.monotonic()
             found = _finish(begun, request)
+            self._pace.note(len(found.content), time.monotonic() - began)
         except (OSError, http.client.HTTPException) as error:
             if connection:
                 connection.close()

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.nodeloop import UNFINISHED, answer_for
-from oneflower_appliance.flower.warm.bundle_client import Kept, check_once, send_in_bundles
+from oneflower_appliance.flower.warm.bundle_client import send_in_bundles
 from oneflower_appliance.flower.warm.bundle_server import BundleServer
 from oneflower_appliance.flower.warm.downloads import download_directly
+from oneflower_appliance.flower.warm.kept import Kept, check_once
 from oneflower_appliance.flower.warm.longpoll import LongPoll
+from oneflower_appliance.flower.warm.pace import Pace
 from oneflower_appliance.flower.warm.pulse import spare_heartbeats
 from oneflower_appliance.flower.warm.questions import ACQUIRE_TASK
 from oneflower_appliance.flower.warm.runwatch import BETWEEN_LOOKS, RunWatch
@@ -61,10 +63,11 @@ class WarmNode:
             if places.have(Feature.SPARED_HEARTBEATS):
                 spare_heartbeats(self._listener)
         if places.have(Feature.BUNDLES):
-            send_in_bundles(internals.node_loop(), kept=self._kept)
+            pace = Pace()
+            send_in_bundles(internals.node_loop(), kept=self._kept, pace=pace)
             check_once(self._kept)
             if places.have(Feature.WHOLE_MESSAGES):
-                send_whole_messages(kept=self._kept)
+                send_whole_messages(kept=self._kept, pace=pace)
                 if places.have(Feature.WHOLE_REPLIES):
                     note_store(internals.node_loop())
             if places.have(Feature.DOWNLOADS):

@@ -29,6 +29,7 @@ log = logging.getLogger("flwr")
 _SHARE, _ENOUGH = 4, 512 * 2**20  # contents may have a quarter of the machine's memory, at most so many bytes
 _SMALL = 64 * 1024  # bytes: what is smaller stays in memory, since a file of its own would free little
 _LOST = 100  # objects
+_UNFINISHED = 600  # seconds without an object, until the rest of a message is given up; Flower waits for 180
 _RESERVE = 64 * 2**20  # bytes of the disk that are left free, for the database and the logs on the same disk
 
 
@@ -63,6 +64,7 @@ def _keep_sessions_in_memory() -> None:
         self._lock_object_push_sessions = threading.RLock()
 
     state.__init__ = __init__  # type: ignore[method-assign]
+    internals.node_core_states().OBJECT_PUSH_SESSION_TTL_SECONDS = _UNFINISHED
     for name in SESSIONS:
         setattr(state, name, getattr(memory, name))
     state.store_object = _giving_up(state.store_object)  # type: ignore[method-assign]

@@ -1,12 +1,23 @@
-"""How many bytes travel in one request: as many as a line carries in twenty seconds.
+"""How much of a message is on its way at a time: requests of twenty seconds, two of them at once.
 
 A request that takes minutes is lost as a whole when the line is cut, and its reply when Flower waits no longer for the
-rest. On a fast line every request has a price of its own, so there a bundle is as large as it may be.
+rest. On a fast line every request has a price of its own, so there a bundle is as large as it may be. With one request
+after the other, a long line would be idle while an answer is on its way.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
 from oneflower_appliance.flower.warm.bundles import PART
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 AIM = 20.0  # seconds for a request
 SMALLEST, FIRST = 64 * 2**10, 2**20  # bytes; the second as long as nothing is known
@@ -25,3 +36,15 @@ class Pace:
         if size < self.size // 2:  # most of its time was perhaps not that of its bytes
             fits = max(fits, self.size)
         self.size = min(max(fits, SMALLEST), PART)
+
+
+def two_at_a_time(do: Callable[[T], R], each: Iterable[T]) -> Iterator[R]:
+    """Yield what `do` returns for each. The second one has begun when the first one ends."""
+    with ThreadPoolExecutor(2) as lanes:
+        under_way: deque[Future[R]] = deque()
+        for one in each:
+            under_way.append(lanes.submit(do, one))
+            if len(under_way) > 1:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()

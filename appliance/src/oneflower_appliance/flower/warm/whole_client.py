@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.flower import internals
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from oneflower_appliance.flower.warm.arrays import Parts
-    from oneflower_appliance.flower.warm.bundle_client import Kept
+    from oneflower_appliance.flower.warm.kept import Kept
+    from oneflower_appliance.flower.warm.pace import Pace
 
 SMALL = 64 * 1024  # bytes: the larger objects of what a ServerApp sends may be in the SuperLink already
 
@@ -42,13 +44,16 @@ class _Sending(threading.local):
 _sending = _Sending()
 
 
-def send_whole_messages(*, kept: Kept | None = None, place: Callable[[], dict[str, bytes]] = dict[str, bytes]) -> None:
+def send_whole_messages(
+    *, kept: Kept | None = None, place: Callable[[], dict[str, bytes]] = dict[str, bytes], pace: Pace | None = None
+) -> None:
     """Make Flower's clients in this process use these requests. What is in `kept` is not fetched again.
 
-    The objects of each message that is fetched come into a new `place`.
+    The objects of each message that is fetched come into a new `place`. What is sent has at most the size of `pace`,
+    if there is one.
     """
     for client, api in ((internals.fleet_client(), "fleet"), (internals.runtime_client(), "runtime")):
-        calls = _Calls(api, kept, place)
+        calls = _Calls(api, kept, place, pace)
         acts = {f"/v1/{api}/pull-messages": calls.pull, f"/v1/{api}/push-messages": calls.push,
                 f"/v1/{api}/confirm-message-received": calls.confirm}  # fmt: skip
         client._unary_unary = _instead(client._unary_unary, acts)  # type: ignore[method-assign] # noqa: SLF001
@@ -108,10 +113,13 @@ def _instead(stock: Callable[..., Any], acts: dict[str, Callable[..., Any]]) -> 
 class _Calls:
     """The calls of one API. Each returns None if Flower's own has to be made."""
 
-    def __init__(self, api: str, kept: Kept | None, place: Callable[[], dict[str, bytes]]) -> None:
+    def __init__(
+        self, api: str, kept: Kept | None, place: Callable[[], dict[str, bytes]], pace: Pace | None = None
+    ) -> None:
         self._api = api
         self._kept = kept
         self._place = place
+        self._pace = pace
         self._confirmed: set[str] = set()
 
     def pull(self, client: Any, request: Any, response_type: Any) -> Any:
@@ -158,12 +166,15 @@ class _Calls:
         messages, _sending.messages = _sending.messages, []
         known, _sending.objects = _sending.objects, {}
         found = _of_store(request) if _sending.store is not None else _of_task(messages, known)
-        objects = dict(_few(in_parts(found)))
+        objects = dict(_few(in_parts(found), self._pace.size if self._pace else bundles.PART))
         if not objects:
             return None
         if self._api == "fleet":
-            parts = bundles.write_objects(whole(objects.items()))
-            return ask(client, self._api, bundles.PUSH_WHOLE, request, parts, response_type)
+            parts, began = bundles.write_objects(whole(objects.items())), time.monotonic()
+            answer = ask(client, self._api, bundles.PUSH_WHOLE, request, parts, response_type)
+            if self._pace:
+                self._pace.note(sum(map(len, parts)), time.monotonic() - began)
+            return answer
         if memory := memory_for(client, bundles.PUSH_WHOLE):
             with memory:
                 table = bundles.write_table(objects, memory.write(objects.values()))
@@ -196,11 +207,11 @@ def _of_store(request: Any) -> Iterator[tuple[str, bytes]]:
         yield name, content
 
 
-def _few(objects: Iterator[tuple[str, bytes | Parts]]) -> Iterator[tuple[str, bytes | Parts]]:
-    """Yield objects, as many as a bundle has."""
+def _few(objects: Iterator[tuple[str, bytes | Parts]], most: int) -> Iterator[tuple[str, bytes | Parts]]:
+    """Yield objects, as many as a bundle of `most` bytes has."""
     size = 0
     for number, (name, content) in enumerate(objects):
         size += len(content)
-        if size > bundles.PART or number == bundles.MOST:
+        if size > most or number == bundles.MOST:
             return
         yield name, content
