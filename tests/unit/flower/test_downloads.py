@@ -11,7 +11,8 @@ from flwr.proto.message_pb2 import PullObjectRequest
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
 from oneflower_appliance.agent import tls
-from oneflower_appliance.flower.warm import downloads
+from oneflower_appliance.flower.warm import bundles, downloads, pace
+from oneflower_appliance.flower.warm.headers import BUNDLE
 from tests.unit.served import ADDRESS, Served
 
 BODY = os.urandom(3 * 2**20 + 7)
@@ -21,12 +22,13 @@ class Giving:
     """An application that gives `body`, of which it says that it has `missing` bytes more, and may be silent then."""
 
     def __init__(self):
-        self.asked, self.missing, self.status, self.silent = [], 0, 200, False
+        self.asked, self.most, self.missing, self.status, self.silent = [], [], 0, 200, False
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
             return
         await receive()
+        self.most.append(int(dict(scope["headers"]).get(BUNDLE.encode(), 0)))
         self.asked.append((scope["path"], scope["client"][1], dict(scope["headers"]).get(b"x-signature")))
         length = str(len(BODY) + self.missing).encode()
         await send({"type": "http.response.start", "status": self.status, "headers": [(b"content-length", length)]})
@@ -89,6 +91,16 @@ def test_a_bundle_comes_whole_and_signed_through_a_connection_that_is_kept_for_a
     monkeypatch.setattr(node._client, "_kept", -1.0)
     assert get(node) == BODY
     assert app.asked[-1][1] not in (first, other)
+
+
+def test_a_bundle_is_as_large_as_the_line_can_carry(giving, monkeypatch):
+    app, client = giving
+    node = client()
+    for aim in (1e-9, pace.AIM, pace.AIM):
+        monkeypatch.setattr(pace, "AIM", aim)
+        get(node)
+    get(node, "pull-object")
+    assert app.most == [pace.FIRST, pace.SMALLEST, bundles.PART, 0]
 
 
 def test_a_kept_connection_that_was_closed_costs_no_request(giving, monkeypatch):
