@@ -99,12 +99,14 @@ class Downloads:
         self._stock.close()
 
     def _idle_connection(self) -> http.client.HTTPSConnection | None:
-        while self._idle:
-            since, connection = self._idle.pop()
+        while True:
+            try:
+                since, connection = self._idle.pop()  # another thread may have taken the last one
+            except IndexError:
+                return None
             if time.monotonic() - since < self._kept and not _has_news(connection.sock):
                 return connection
             connection.close()
-        return None
 
     def _new_connection(self, request: httpx.Request) -> http.client.HTTPSConnection:
         patience = request.extensions.get("timeout", {}).get("read")
