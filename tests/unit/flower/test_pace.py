@@ -6,8 +6,7 @@ import threading
 
 import pytest
 
-from oneflower_appliance.flower.warm import bundles
-from oneflower_appliance.flower.warm.pace import AIM, FIRST, SMALLEST, Pace, two_at_a_time
+from oneflower_appliance.flower.warm.pace import AIM, FIRST, LARGEST, SMALLEST, Pace, two_at_a_time
 
 SLOW = 1e6 / 8  # bytes a second: 1 Mbit/s
 
@@ -15,23 +14,23 @@ SLOW = 1e6 / 8  # bytes a second: 1 Mbit/s
 def test_a_fast_line_gets_whole_bundles_after_one_request_and_a_slow_one_what_it_can_carry():
     fast, slow = Pace(), Pace()
     fast.note(FIRST, FIRST / 100e6)
-    assert fast.size == bundles.PART
+    assert fast.size == LARGEST
     for _ in range(3):
         slow.note(slow.size, slow.size / SLOW)
         assert slow.size == pytest.approx(AIM * SLOW, rel=0.01)
     slow.note(slow.size, 4 * AIM)  # the line was cut meanwhile
     assert slow.size == pytest.approx(AIM * SLOW / 4, rel=0.01)
     slow.note(slow.size, slow.size / 100e6)
-    assert slow.size == bundles.PART
+    assert slow.size == LARGEST
     slow.note(2**23, 1e9)
     assert slow.size == SMALLEST
 
 
 def test_little_that_takes_long_does_not_make_bundles_smaller():
     pace = Pace()
-    pace.note(bundles.PART, 1.0)
+    pace.note(LARGEST, 1.0)
     pace.note(1000, 5.0)
-    assert pace.size == bundles.PART
+    assert pace.size == LARGEST
 
 
 def test_the_second_begins_before_the_first_has_ended_and_no_third():

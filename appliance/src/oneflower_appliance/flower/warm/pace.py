@@ -1,8 +1,8 @@
 """How much of a message is on its way at a time: requests of twenty seconds, two of them at once.
 
 A request that takes minutes is lost as a whole when the line is cut, and its reply when Flower waits no longer for the
-rest. On a fast line every request has a price of its own, so there a bundle is as large as it may be. With one request
-after the other, a long line would be idle while an answer is on its way.
+rest. On a fast line every request has a price of its own, so there the two have together what a bundle may have. With
+one request after the other, a long line would be idle while an answer is on its way.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 AIM = 20.0  # seconds for a request
-SMALLEST, FIRST = 64 * 2**10, 2**20  # bytes; the second as long as nothing is known
+SMALLEST, FIRST, LARGEST = 64 * 2**10, 2**20, PART // 2  # bytes; the second as long as nothing is known
 _AT_ONCE = 0.001  # seconds: less cannot be measured
 
 
@@ -35,7 +35,7 @@ class Pace:
         fits = int(size * AIM / max(seconds, _AT_ONCE))
         if size < self.size // 2:  # most of its time was perhaps not that of its bytes
             fits = max(fits, self.size)
-        self.size = min(max(fits, SMALLEST), PART)
+        self.size = min(max(fits, SMALLEST), LARGEST)
 
 
 def two_at_a_time(do: Callable[[T], R], each: Iterable[T]) -> Iterator[R]:
