@@ -1,4 +1,4 @@
-"""How much of a message is on its way at a time: requests of twenty seconds, two of them at once.
+"""How much of a message is on its way at a time: requests of twenty seconds, on fast lines two of them.
 
 A request that takes minutes is lost as a whole when the line is cut, and its reply when Flower waits no longer for the
 rest. On a fast line every request has a price of its own, so there the two have together what a bundle may have. With
@@ -29,6 +29,11 @@ class Pace:
 
     def __init__(self) -> None:
         self.size = FIRST
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether the line has room for two requests at a time. On a slow one each would only take twice as long."""
+        return self.size >= LARGEST
 
     def note(self, size: int, seconds: float) -> None:
         """Note that a request with so many bytes took so long."""
