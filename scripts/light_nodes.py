@@ -26,8 +26,11 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.fleet_http_connection import http_request_response
 
 from oneflower_appliance.agent.link import Probe
+from oneflower_appliance.flower.connections import keep_connections
 from oneflower_appliance.flower.warm.bundle_client import _fetching, _sending, send_in_bundles
+from oneflower_appliance.flower.warm.downloads import download_directly
 from oneflower_appliance.flower.warm.kept import Kept
+from oneflower_appliance.flower.warm.pace import Pace
 from oneflower_appliance.flower.warm.pulse import spare_heartbeats
 from oneflower_appliance.flower.warm.waits import ask_to_wait
 from oneflower_appliance.flower.warm.whole_client import _sending as _to_send
@@ -38,8 +41,9 @@ _lock = threading.Lock()
 
 def be_a_node(address: str, ca: str) -> None:
     """Answer messages until this process ends."""
-    kept = Kept()
-    fetch, hand = _fetching(inflatable_utils.pull_objects, kept), _sending(push_object_contents_from_iterable)
+    kept, pace = Kept(), Pace()
+    fetch = _fetching(inflatable_utils.pull_objects, kept, pace=pace)
+    hand = _sending(push_object_contents_from_iterable, pace)
     with http_request_response(address, False, ca) as (node, receive, send, _, _, pull_object, push_object, confirm):
         working = threading.Event()
         threading.Thread(target=_watch, args=(address, ca, node, working), daemon=True).start()
@@ -97,6 +101,8 @@ def main() -> None:
     spare_heartbeats()
     send_in_bundles()  # the clients; the functions are of each node
     send_whole_messages()
+    keep_connections()
+    download_directly()
     for _ in range(int(number)):
         threading.Thread(target=be_a_node, args=(address, ca), daemon=True).start()
     signal.pause()
