@@ -10,6 +10,7 @@ from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 from oneflower.cli.rounds import show_sites
+from oneflower.cloud.card import Judged, model_card
 from oneflower_appliance.best_round import best_of, metrics_of
 from oneflower_appliance.joining import Standing
 from oneflower_appliance.node_reports import EVALUATE, TRAIN, NodeReport
@@ -52,6 +53,17 @@ def test_nodes_of_a_site_count_together_by_their_examples_and_others_alone(capsy
     show_sites(scores_in([one for one in REPORTS if "/" not in one.name]))
     assert capsys.readouterr().out == "", "the nodes of one service are no sites"
     assert scores_in(REPORTS, 1).mean == {"accuracy": 0.1}
+
+
+def test_the_card_has_the_table_the_worst_site_and_the_layers_that_are_not_in_the_model():
+    row = RunRow.parse(json.dumps({"round": 2, "rounds": 2, "seconds": 1, "nodes": 4, "failures": 0}))
+    layers = {"kind": "fedbn", "arrays": {"1.weight": [16]}, "parameters": 16, "all": 100}
+    card = model_card("app", "17", [row], {"personal": layers}, {}, None, Judged(across=scores_in(REPORTS)))
+    assert "## On the data of each site\n\nThe model of round 2, as each site tested it." in card
+    assert "| north | 2 | 40 | 0.8000 | 0.3000 |" in card
+    assert "- accuracy 0.7000 on all together; worst on south: 0.6000 (-0.1000)" in card
+    assert "Each node has its own (fedbn): 16 of 100 parameters. They are not in this model." in card
+    assert "| `1.weight` | 16 |" in card
 
 
 def test_without_examples_all_count_the_same_and_what_is_not_finite_is_worst():

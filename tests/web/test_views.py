@@ -39,6 +39,7 @@ def trained(run, *, on_row, on_reports, on_log, notify):
     """Follow a run as the API would: it has two nodes, and all of its text is hostile."""
     on_row(ROW)
     on_reports([report(1, FOREIGN, 1.0, metrics={FOREIGN: 1.0}, fault="failed", reason=FOREIGN)])
+    on_reports([NodeReport(1, "9", "evaluate", examples=4, name="north/0", metrics={FOREIGN: 1.0, "accuracy": 0.5})])
     on_log(f"{FOREIGN}\r\n\nevent: overview\rdata: <b>{FOREIGN}\n")
     notify(Note(FOREIGN))
     notify(Exchanged(FOREIGN))
@@ -105,6 +106,7 @@ def test_the_stream_brings_each_round_once_and_what_is_wrong_with_a_node(fake):
     assert (rows[-1]["rows"][0]["loss"], rows[-1]["rows"][0]["accuracy"]) == (0.25, None)
     assert "supernode_0: Flower has died." in text
     assert text.count("What to do") == 2, "for the machine, and for the node"
+    assert "<td>north</td><td>1</td><td>4</td>" in text, "the model on the data of each site"
     assert made.follow.call_count == 1
 
 
