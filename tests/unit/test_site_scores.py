@@ -52,6 +52,8 @@ def test_nodes_of_a_site_count_together_by_their_examples_and_others_alone(capsy
     assert "south" in capsys.readouterr().out
     show_sites(scores_in([one for one in REPORTS if "/" not in one.name]))
     assert capsys.readouterr().out == "", "the nodes of one service are no sites"
+    show_sites(scores_in([report("1", "supernode_0", 9, accuracy=0.5, fine_tuned_accuracy=0.75)]))
+    assert "0.5000    0.7500" in capsys.readouterr().out, "before and after"
     assert scores_in(REPORTS, 1).mean == {"accuracy": 0.1}
 
 

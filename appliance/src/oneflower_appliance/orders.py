@@ -49,6 +49,9 @@ SITE, SITE_INDEX = "site", "site-index"
 # The key in what a ServerApp tells nodes for the number of the last round, in which they may do something more.
 LAST_ROUND = "last-round"
 
+# How the names of metrics begin that a node reports of a model of its own, trained further from the last one.
+FINE_TUNED = "fine_tuned_"
+
 # Seconds. Each heartbeat makes the SuperLink list the node as online for 60 s. Flower sends one every 23 s at most. A
 # request for messages counts as one, too, but is answered only after 25 s, and the next one as much later.
 _RECENT = 55.0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from oneflower.cli.living import LivingLine
 from oneflower.cli.screen import note, say, show, show_table, warn
 from oneflower.events import Note
+from oneflower_appliance.orders import FINE_TUNED
 from oneflower_appliance.runs import list_faults
 
 if TYPE_CHECKING:
@@ -53,11 +54,11 @@ class RunTable:
 
 
 def show_sites(scores: SiteScores) -> None:
-    """Show how good a model is on the data of each site, if any node is of a site."""
-    if not scores.has_sites:
+    """Show how good a model is on the data of each site, if any node is of a site or has a model of its own."""
+    if not scores.has_sites and not any(name.startswith(FINE_TUNED) for name in scores.names):
         return
     head, *lines = scores.table
-    show(f"Round {scores.round} on the data of each site:")
+    show(f"Round {scores.round} on the data of each {head[0]}:")
     show_table([f"  {head[0]}", *head[1:]], [(f"  {name}", *rest) for name, *rest in lines])
     for worst in scores.worst:
         show(f"  {worst.sentence}")

@@ -10,6 +10,7 @@ from flwr.clientapp import ClientApp
 
 from image_classification import images
 from image_classification.models import Arrays, Framework, TrainingOptions, framework_of
+from oneflower_appliance.orders import FINE_TUNED
 from oneflower_appliance.training import clients
 from oneflower_appliance.training.description import answer
 from oneflower_appliance.training.personal import Personal, keep_model
@@ -62,7 +63,8 @@ def evaluate(message: Message, context: Context) -> Message:
     metrics = MetricRecord({"loss": loss, "accuracy": accuracy, "num-examples": len(data)})
     if epochs := clients.fine_tune_epochs(message, context):
         arrays, _ = framework.train(arrays, train, replace(options, epochs=epochs, mu=0.0))
-        metrics["fine_tuned_loss"], metrics["fine_tuned_accuracy"] = framework.evaluate(arrays, data, options)
+        tuned = framework.evaluate(arrays, data, options)
+        metrics[f"{FINE_TUNED}loss"], metrics[f"{FINE_TUNED}accuracy"] = tuned
     if epochs or (own.any and clients.is_last_round(message)):
         keep_model(arrays)
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
