@@ -39,7 +39,7 @@ def main() -> None:
         axes.bar(np.arange(len(found)) + width * index, found, width, label=f"{name} (mean {np.mean(found):.2f})")
     axes.set_xticks(np.arange(len(LOOKS)) + 0.4 - width / 2, LOOKS)
     axes.set(ylabel="accuracy on the node's own images", ylim=(0, 1.05))
-    axes.legend(loc="lower left", ncols=2)
+    figure.legend(loc="outside upper center", ncols=len(options.runs))
     figure.savefig(options.output)
 
 

@@ -135,6 +135,4 @@ def trains(lab, *names):
     [path] = (lab.folder / "results").rglob("reports.jsonl")
     seen = {json.loads(line)["name"] for line in path.read_text().splitlines()}
     assert seen == set(names), done.stdout + done.stderr
-    compared = done.stdout.partition("on the data of each site")[2]
-    assert all(f"  {name.partition('/')[0]} " in compared for name in names), done.stdout
     shutil.rmtree(lab.folder / "results")

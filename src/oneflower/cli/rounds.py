@@ -59,9 +59,9 @@ def show_sites(scores: SiteScores) -> None:
         return
     head, *lines = scores.table
     show(f"Round {scores.round} on the data of each {head[0]}:")
-    show_table([f"  {head[0]}", *head[1:]], [(f"  {name}", *rest) for name, *rest in lines])
+    show_table(head, lines)
     for worst in scores.worst:
-        show(f"  {worst.sentence}")
+        show(worst.sentence)
 
 
 def show_files(result: RunResult) -> None:
