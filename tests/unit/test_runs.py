@@ -325,6 +325,7 @@ def test_what_a_run_left_is_saved(link, tmp_path):
         link, "5", "result.json", b'{"seconds": 3.5, "rounds": 2, "strategy": "Krum", "versions": {"flwr": "1.41.0"}}'
     )
     leave(link, "5", "data.json", b'{"7": {"source": "digits", "examples": 900}}')
+    leave(link, "5", "site-choice.json", b'{"sites": ["north", "-"], "least": 1}')
     leave(link, "5", "adapter/weights", b"abc")
     leave(link, "5", "../escape", b"no")
     leave(link, "5", "reports-00001.jsonl", b"the SuperLink's own file")
@@ -346,7 +347,14 @@ def test_what_a_run_left_is_saved(link, tmp_path):
     assert result.seconds == 3.5
     card = result.card.read_text()
     assert all(
-        text in card for text in ("| Strategy | Krum |", "| supernode_1 | 900 | digits |", "| flwr | 1.41.0 |", "0.9")
+        text in card
+        for text in (
+            "| Strategy | Krum |",
+            "| supernode_1 | 900 | digits |",
+            "| Sites that were chosen | north, - |",
+            "| flwr | 1.41.0 |",
+            "0.9",
+        )
     )
     assert [path.relative_to(tmp_path) for path in result.more] == [Path("out/adapter/weights")]
     assert [(r.round, r.name, r.partition, r.seconds) for r in result.node_reports] == [

@@ -56,6 +56,7 @@ def model_card(
         "Loss": _number(last.loss),
         "Accuracy": _number(last.accuracy),
         "Seconds": f"{summary.get('seconds', 0):.0f}",
+        **_choice(summary.get("site_choice") or {}),
     }
     parts = [f"# {app}, run {number}", _table(("", ""), facts.items())]
     measured = {name: value for name, value in _tested(last).items() if isinstance(value, int | float)}
@@ -102,6 +103,14 @@ def _privacy(found: RunPrivacy, names: Mapping[str, str]) -> list[str]:
             _table(SITE_HEAD, found.sites(names)),
         ]
     return ["## Privacy", *parts, "Metrics are not counted in epsilon."] if parts else []
+
+
+def _choice(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return which sites were chosen for the run, if any were."""
+    if not said:
+        return {}
+    names = ", ".join(map(str, said.get("sites") or ())) or "all"
+    return {"Sites that were chosen": names, "Different sites that each round needs": said.get("least", 0)}
 
 
 def _tested(row: RunRow) -> Mapping[str, Any]:

@@ -25,7 +25,7 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, replacing, write_atomic
 from oneflower_appliance.node_findings import find
 from oneflower_appliance.node_reports import is_file
-from oneflower_appliance.run_folder import DATA, MESSAGES, METRICS, MODEL, PERSONAL, RESULT, Messages, is_ours
+from oneflower_appliance.run_folder import CHOICE, DATA, MESSAGES, METRICS, MODEL, PERSONAL, RESULT, Messages, is_ours
 from oneflower_appliance.run_privacy import RunPrivacy
 from oneflower_appliance.runs import ACROSS, SOURCES, RunRow, read_rows
 from oneflower_appliance.site_scores import NO_SCORES, SiteScores, scores_in
@@ -204,8 +204,9 @@ def collect(
     rows = tuple(row.named(machines.names) for row in read)
     summary: dict[str, Any] = link.json(f"/runs/{number}/files/{RESULT}") or {}
     data: dict[str, Any] = link.json(f"/runs/{number}/files/{DATA}") or {}
-    if PERSONAL in left:
-        summary["personal"] = link.json(f"/runs/{number}/files/{PERSONAL}")
+    for key, path in (("personal", PERSONAL), ("site_choice", CHOICE)):
+        if path in left:
+            summary[key] = link.json(f"/runs/{number}/files/{path}")
     best = usual_best(rows)
     model, chosen = (MODEL, None) if by is None else best_model_file(number, rows, left, by)
     last = rows[-1].round if rows else 0
