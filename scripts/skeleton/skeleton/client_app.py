@@ -26,7 +26,7 @@ def describe(message: Message, context: Context) -> Message:
     """Report what this node has. `source` and `examples` are always there; the rest is for your server."""
 
     def look() -> dict[str, object]:
-        (rows, _), (held, _) = task.load(context)
+        (rows, _), (held, _) = task.load(context, message)
         return {"source": "diabetes", "examples": len(rows) + len(held), "columns": rows.shape[1]}
 
     return answer(message, look)
@@ -35,7 +35,7 @@ def describe(message: Message, context: Context) -> Message:
 @app.train(mods=[secure_aggregation_mod, clients.privacy_mod])
 def train(message: Message, context: Context) -> Message:
     """Train the global model on this node's data."""
-    (rows, targets), _ = task.load(context)
+    (rows, targets), _ = task.load(context, message)
     config = context.run_config
     rate = clients.learning_rate(config, float(config["learning-rate"]))
     trained = task.train(_arrays(message), rows, targets, _batches(len(rows), message, context), rate)
@@ -47,7 +47,7 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Test the global model on data of this node that is never trained on."""
-    _, (rows, targets) = task.load(context)
+    _, (rows, targets) = task.load(context, message)
     metrics = MetricRecord({"loss": task.loss_of(_arrays(message), rows, targets), "num-examples": len(rows)})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
 

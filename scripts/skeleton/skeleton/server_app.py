@@ -24,6 +24,6 @@ def main(grid: Grid, context: Context) -> None:
         grid=grid,
         initial_arrays=ArrayRecord({name: Array(array) for name, array in start.items()}),
         num_rounds=int(config["num-server-rounds"]),
-        train_config=ConfigRecord({}),
-        evaluate_config=ConfigRecord({}),
+        train_config=ConfigRecord({**nodes.settings}),
+        evaluate_config=ConfigRecord({**nodes.settings}),
     )

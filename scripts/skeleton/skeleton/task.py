@@ -16,7 +16,7 @@ from oneflower_appliance.training.data import DataError, data_folder, hold_out, 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from flwr.app import Context
+    from flwr.app import Context, Message
 
 Floats = NDArray[np.float64]
 Arrays = dict[str, Floats]
@@ -28,7 +28,7 @@ def initial(columns: int) -> Arrays:
     return {"weights": np.zeros(columns), "bias": np.zeros(1)}
 
 
-def load(context: Context) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
+def load(context: Context, message: Message) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
     """Return the rows and targets to train on, and those to test on. Raises `DataError`."""
     if folder := data_folder(context):
         raise DataError(f"This use case does not read {folder} yet.", "Unset FL_DATA_PATH.")
@@ -36,7 +36,7 @@ def load(context: Context) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]
     rows, targets = rows / rows.std(axis=0), (targets - targets.mean()) / targets.std()
     config = context.run_config
     labels = (targets > 0).astype(np.int64)
-    mine = share(labels, *partition_of(context), float(config["dirichlet-alpha"]), int(config["seed"]))
+    mine = share(labels, *partition_of(context, message), float(config["dirichlet-alpha"]), int(config["seed"]))
     trained, held = hold_out(len(mine), _HELD_OUT, int(config["seed"]))
     return (rows[mine[trained]], targets[mine[trained]]), (rows[mine[held]], targets[mine[held]])
 
