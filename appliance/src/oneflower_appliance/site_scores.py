@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from oneflower_appliance.node_reports import NodeReport
     from oneflower_appliance.runs import RunRow
 
-_SITES = "sites"
+_SITES = "worst_sites"  # in the row of a round
 _LONGEST = 64
 _FEWEST = 2  # sites, of which one can be the worst
 
@@ -126,19 +126,21 @@ def scores_in(reports: Sequence[NodeReport], number: int | None = None) -> SiteS
 
 
 def row_entry(scores: SiteScores) -> dict[str, Any]:
-    """Return what the row of a round has under `ACROSS`, empty if there is nothing to compare.
+    """Return what the row of a round says of its sites, empty if there is nothing to compare.
 
-    The values on the worst site are metrics, by which a round can be the best one. Of sites, not of nodes without a
-    site, it also has the names.
+    Under `ACROSS` are the values on the worst site, which are metrics by which a round can be the best one. Of sites,
+    not of nodes without a site, the names are there, too.
     """
-    found: dict[str, Any] = {f"{WORST}{one.metric}": one.value for one in scores.worst}
-    return found | ({_SITES: [asdict(one) for one in scores.worst]} if found and scores.has_sites else {})
+    if not scores.worst:
+        return {}
+    values = {ACROSS: {f"{WORST}{one.metric}": one.value for one in scores.worst}}
+    return values | ({_SITES: [asdict(one) for one in scores.worst]} if scores.has_sites else {})
 
 
 def worst_in(row: RunRow) -> tuple[Worst, ...]:
     """Return what `row_entry` said of sites in a round. What cannot be read is left out."""
     try:
-        return read_worst(row.metrics[ACROSS][_SITES])
+        return read_worst(row.metrics[_SITES])
     except GARBAGE:
         return ()
 

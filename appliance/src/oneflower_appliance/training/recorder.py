@@ -3,7 +3,8 @@
 - metrics.jsonl: one JSON object per round: round, rounds, seconds; ended, in seconds since 1970; asked, nodes (that
   trained), failures (those that did not), train; evaluate_asked, evaluated, evaluate; server; columns: from which of
   these loss and accuracy are taken, the same in every round; faults: node, phase, kind and reason, for each node that
-  failed, was left out or did not answer; and evaluate_again, if a resumed run must evaluate this round again
+  failed, was left out or did not answer; across and worst_sites: the values on the worst site, and which one it is
+  (`site_scores`); and evaluate_again, if a resumed run must evaluate this round again
 - reports-*.jsonl: what each node did in each round (`node_reports`)
 - model.npz: the arrays of the final global model, under their names
 - best-*.npz: those of the models after the best rounds, if these are not the last one (`best_models`)

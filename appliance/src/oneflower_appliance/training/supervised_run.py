@@ -19,7 +19,7 @@ from oneflower_appliance.log_lines import about
 from oneflower_appliance.node_reports import EVALUATE, TRAIN
 from oneflower_appliance.round_state import Phase
 from oneflower_appliance.run_folder import NODES, Origin
-from oneflower_appliance.runs import ACROSS, RunRow
+from oneflower_appliance.runs import RunRow
 from oneflower_appliance.settings import run_config_keys, uncounted
 from oneflower_appliance.training.abandoned import Abandoned
 from oneflower_appliance.training.across import compared
@@ -242,7 +242,7 @@ class SupervisedRun:
         """Record how good the model is on the worst site, by all that evaluated in this round so far."""
         self._told |= told
         if not self._withheld and (found := compared(self._told, self._home)):
-            self._record.note(**{ACROSS: found})
+            self._record.note(**found)
 
     def _note_nodes(self, number: int, phase: str, told: Mapping[int, Told]) -> None:
         self._record.report(phase, told, self._asked.faults, self._exchange.measured)
