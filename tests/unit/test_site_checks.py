@@ -16,7 +16,7 @@ from oneflower_appliance.agent.answers import answer
 from oneflower_appliance.agent.data_folder import data_folder
 from oneflower_appliance.agent.data_summary import DataSummary
 from oneflower_appliance.agent.self_check import check_without_joining
-from oneflower_appliance.agent.site_checks import look_at_machine, look_at_superlink, refusal
+from oneflower_appliance.agent.site_checks import look_at_data, look_at_machine, look_at_superlink, refusal
 from oneflower_appliance.checks import FAIL, OK, WARN, Check, Topic, known_topics, pack, troubles, unpack
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.invitation import Invitation
@@ -76,6 +76,15 @@ def test_large_data_delays_no_boot(tmp_path):
     times = iter([0.0, 9.0])
     found = summary(tmp_path, 5.0, clock=lambda: next(times, 9.0))
     assert (OK, "2 more tables were not looked into, for lack of time") in found
+
+
+def test_the_agent_looks_through_a_process_of_its_own_and_survives_its_end(tmp_path, monkeypatch):
+    (tmp_path / "a.csv").write_text("age,label\n1,0\n2,1\n")
+    found = list(look_at_data(tmp_path, 5.0))
+    assert (OK, "a.csv: 2 rows, 2 columns; label: 1 of 0, 1 of 1") in [(each.status, each.detail) for each in found]
+    monkeypatch.setattr("oneflower_appliance.agent.data_summary.sys.executable", "/bin/false")
+    [failed] = look_at_data(tmp_path, 5.0)
+    assert (failed.status, "could not be looked into" in failed.detail) == (WARN, True)
 
 
 def test_an_empty_folder_fails_and_one_that_does_not_exist_is_refused(tmp_path):

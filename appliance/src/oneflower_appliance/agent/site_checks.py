@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from cryptography import x509
 
-from oneflower_appliance.agent.data_summary import DataSummary
+from oneflower_appliance.agent.data_summary import summarise
 from oneflower_appliance.agent.hardware import total_memory
 from oneflower_appliance.checks import FAIL, OK, WARN, Check, Topic
 from oneflower_appliance.expiry import warning
@@ -84,7 +84,12 @@ def look_at_data(folder: Path | None, patience: float) -> Iterator[Check]:
     if folder is None:
         yield Check(OK, Topic.DATA, "none of its own: the app brings data, or uses its sample")
         return
-    yield from DataSummary(folder, patience).checks()
+    found = summarise(folder, patience)
+    yield from found or [
+        Check(
+            WARN, Topic.DATA, f"{folder} could not be looked into: a file may be damaged", "Look at the newest files."
+        )
+    ]
 
 
 def refusal(topic: Topic, error: OSError) -> Check:
