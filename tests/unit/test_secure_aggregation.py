@@ -16,6 +16,7 @@ from oneflower_appliance.node_reports import lines_after, read_line
 from oneflower_appliance.parameter import Level
 from oneflower_appliance.settings import resolve
 from oneflower_appliance.training.accounting import Accounting
+from oneflower_appliance.training.memory import Watched
 from oneflower_appliance.training.secure import secrets
 from oneflower_appliance.training.secure.aggregation import Choices
 from oneflower_appliance.training.secure.encoding import Update, decode
@@ -380,9 +381,12 @@ def test_a_strategy_that_needs_each_update_is_refused(name):
         SecAgg(make_strategy({"strategy": name, "min-available-nodes": 3}))
 
 
-def test_a_strategy_of_the_mean_gets_it():
+def test_a_strategy_of_the_mean_gets_it_and_what_it_remembers_can_be_saved():
     grid = Nodes(3)
-    adam = flower.FedAdam(min_train_nodes=3, min_available_nodes=3, eta=0.1)
-    _, result, _ = train(grid, adam)
+    made = SecAgg(flower.FedAdam(min_train_nodes=3, min_available_nodes=3, eta=0.1))
+    watched = Watched(made, flower.Strategy)
+    messages = list(made.configure_train(1, arrays(), ConfigRecord({}), grid))
+    result, _ = made.aggregate_train(1, grid.send_and_receive(messages))
     step = result["weights"].numpy() - BEFORE["weights"]
     assert np.all(np.sign(step[np.abs(step) > 1e-2]) == np.sign(grid.mean(1, 2, 3)[np.abs(step) > 1e-2]))
+    assert (sorted(watched.look().attributes), watched.look().unfit) == (["strategy.m_t", "strategy.v_t"], "")
