@@ -285,7 +285,7 @@ def test_secure_aggregation_learns_without_a_node_that_is_killed_after_it_shared
     def asked_for_its_update():
         return console.read_text().count("Receiving: train") - before >= 3 and training(user, number)
 
-    chosen = ("local-epochs=2000", "secure-aggregation=YES", "min-train-nodes=3", "min-available-nodes=4")
+    chosen = ("local-epochs=6000", "secure-aggregation=YES", "min-train-nodes=3", "min-available-nodes=4")
     words = [word for each in chosen for word in ("-c", each)]
     result = while_training(user, number, lambda: kill(named(user, number, TASK)[0]), *words, busy=asked_for_its_update)
     rows = result["rows"]
