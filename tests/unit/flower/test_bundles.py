@@ -277,14 +277,14 @@ def test_a_large_one_travels_in_parts_and_a_lost_answer_costs_one_of_them(wire, 
     assert len(wire.flower.asked) - asked > 3
 
 
-class Fast(Pace):
-    is_fast = True
+class Long(Pace):
+    overlaps = True
 
 
 @pytest.mark.parametrize("lost", [0, 1])
 def test_two_bundles_are_on_their_way_at_a_time_as_large_as_the_line_can_carry(wire, monkeypatch, lost):
     monkeypatch.setattr(bundles, "PART", 600)
-    pace = Fast()
+    pace = Long()
     pace.size = 300
     wire.push = bundle_client._sending(inflatable_utils.push_object_contents_from_iterable, pace)
     wire.pull = bundle_client._fetching(inflatable_utils.pull_objects, pace=pace)

@@ -11,7 +11,7 @@ from flwr.proto.message_pb2 import PullObjectRequest
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
 from oneflower_appliance.agent import tls
-from oneflower_appliance.flower.warm import downloads, pace
+from oneflower_appliance.flower.warm import bundles, downloads, pace
 from oneflower_appliance.flower.warm.headers import BUNDLE
 from tests.unit.served import ADDRESS, Served
 
@@ -100,7 +100,7 @@ def test_a_bundle_is_as_large_as_the_line_can_carry(giving, monkeypatch):
         monkeypatch.setattr(pace, "AIM", aim)
         get(node)
     get(node, "pull-object")
-    assert app.most == [pace.FIRST, pace.SMALLEST, pace.LARGEST, 0]
+    assert app.most == [pace.FIRST, pace.SMALLEST, bundles.PART, 0]
 
 
 def test_a_kept_connection_that_was_closed_costs_no_request(giving, monkeypatch):

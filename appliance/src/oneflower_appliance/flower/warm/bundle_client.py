@@ -113,7 +113,7 @@ def _fetching(
     def pull_objects(object_ids: list[str], pull_object_fn: Callable[[str], bytes], **limits: Any) -> dict[str, bytes]:
         known = kept.objects if kept is not None else {}
         came = CAME.pop(object_ids[-1], None) if object_ids else None
-        work = _Fetching(object_ids, place() if came is None else came, pace is not None and pace.is_fast)
+        work = _Fetching(object_ids, place() if came is None else came, pace is not None and pace.overlaps)
         work.contents |= {name: known[name] for name in object_ids if name in known and name not in work.contents}
         if len(object_ids) > len(work.contents):
             try:
@@ -154,7 +154,7 @@ def _sending(stock: Callable[..., None], pace: Pace | None = None) -> Callable[.
             if left := hand_over(part):
                 stock(itertools.chain(whole(left), contents), push_object_fn, **limits)
                 return
-        others = two_at_a_time(hand_over, parts) if pace and pace.is_fast else map(hand_over, parts)
+        others = two_at_a_time(hand_over, parts) if pace and pace.overlaps else map(hand_over, parts)
         if left := list(itertools.chain.from_iterable(others)):
             stock(whole(left), push_object_fn, **limits)
 

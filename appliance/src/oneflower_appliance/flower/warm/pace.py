@@ -1,8 +1,8 @@
-"""How much of a message is on its way at a time: requests of twenty seconds, on fast lines two of them.
+"""How much of a message is on its way at a time: requests of twenty seconds, two of them if the line is fast and long.
 
 A request that takes minutes is lost as a whole when the line is cut, and its reply when Flower waits no longer for the
-rest. On a fast line every request has a price of its own, so there the two have together what a bundle may have. With
-one request after the other, a long line would be idle while an answer is on its way.
+rest. On a fast line every request has a price of its own, so there a bundle is as large as it may be. With one request
+after the other, a long line would be idle while an answer is on its way. On a short one, two would only cost more.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 AIM = 20.0  # seconds for a request
-SMALLEST, FIRST, LARGEST = 64 * 2**10, 2**20, PART // 2  # bytes; the second as long as nothing is known
+SMALLEST, FIRST = 64 * 2**10, 2**20  # bytes; the second as long as nothing is known
+LONG = 0.04  # seconds that the shortest request takes, there and back
 _AT_ONCE = 0.001  # seconds: less cannot be measured
 
 
@@ -29,18 +30,20 @@ class Pace:
 
     def __init__(self) -> None:
         self.size = FIRST
+        self._shortest = float("inf")
 
     @property
-    def is_fast(self) -> bool:
-        """Whether the line has room for two requests at a time. On a slow one each would only take twice as long."""
-        return self.size >= LARGEST
+    def overlaps(self) -> bool:
+        """Whether to have two requests on their way at a time. On a slow line each would only take twice as long."""
+        return self.size >= PART and LONG < self._shortest < AIM
 
     def note(self, size: int, seconds: float) -> None:
         """Note that a request with so many bytes took so long."""
         fits = int(size * AIM / max(seconds, _AT_ONCE))
         if size < self.size // 2:  # most of its time was perhaps not that of its bytes
             fits = max(fits, self.size)
-        self.size = min(max(fits, SMALLEST), LARGEST)
+        self.size = min(max(fits, SMALLEST), PART)
+        self._shortest = min(self._shortest, seconds)
 
 
 def two_at_a_time(do: Callable[[T], R], each: Iterable[T]) -> Iterator[R]:
