@@ -8,6 +8,7 @@ import threading
 
 import httpx
 import pytest
+from flwr.supercore.protobuf.client import ProtobufClient
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from starlette.responses import PlainTextResponse
 
@@ -15,6 +16,7 @@ from oneflower_appliance.agent import tls
 from oneflower_appliance.agent.link import Probe
 from oneflower_appliance.flower import connections, serving, wires
 from oneflower_appliance.flower.connections import keep_connections
+from oneflower_appliance.flower.warm import waits
 from oneflower_appliance.flower.warm.downloads import download_directly
 from oneflower_appliance.proxy import Proxy
 from tests.unit.served import Served
@@ -145,6 +147,18 @@ def test_a_connection_that_is_closed_under_a_request_costs_nothing(ask):
     server = Answering([WHOLE, b""], [WHOLE, WHOLE])
     assert ask(server, 3) == [b"ok"] * 3
     assert server.asked == [0, 0, 1, 1]
+
+
+def test_requests_are_held_on_these_connections_too(monkeypatch):
+    monkeypatch.setattr(ProtobufClient, "__init__", ProtobufClient.__init__)
+    monkeypatch.setattr(FleetHttpClient, "__init__", None)
+    del FleetHttpClient.__init__  # as Flower has it
+    monkeypatch.setattr(connections.urllib.request, "getproxies", dict)
+    connections.keep_connections()
+    waits.ask_to_wait()  # a SuperNode does so later
+    with FleetHttpClient("http://127.0.0.1:9", verify=True) as client:
+        assert waits.WAITS in client._interceptors
+        assert isinstance(client._client._transport, connections.Connections)
 
 
 @pytest.mark.parametrize("script", [([b""],), ([WHOLE, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"],)])

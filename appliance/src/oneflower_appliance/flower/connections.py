@@ -30,11 +30,13 @@ _CLOSED = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 def keep_connections(proxy: Proxy | None = None) -> None:
     """Make each client of the Fleet API that this process creates from now on use such connections."""
     client = internals.fleet_client()
-    stock = client.__init__
+    own = vars(client).get("__init__")
 
-    @functools.wraps(stock)
+    @functools.wraps(client.__init__)
     def __init__(self: Any, base_url: str, *, verify: Any = True, **settings: Any) -> None:  # noqa: N807
-        stock(self, base_url, verify=verify, **settings)
+        # Flower's has none of its own. That of its parent is replaced later (`warm.waits`): it is looked up each time.
+        begin = functools.partial(own, self) if own else super(client, self).__init__
+        begin(base_url, verify=verify, **settings)
         first = vars(self).get("_client")
         if not isinstance(first, httpx.Client):
             if proxy:
