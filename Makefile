@@ -61,7 +61,8 @@ image-tools:
 		while read -r tool package; do scripts/need "$$tool" "$$package" </dev/null || exit; done; fi
 
 e2e: image-tools
-	@if [ "$$(id -u)" = 0 ]; then scripts/need ruby ruby; scripts/need promtool prometheus; scripts/need chromium chromium; scripts/need tinyproxy tinyproxy; fi
+	@if [ "$$(id -u)" = 0 ]; then scripts/need ruby ruby; scripts/need promtool prometheus; scripts/need chromium chromium; scripts/need tinyproxy tinyproxy; \
+		scripts/need haproxy haproxy; scripts/need nft nftables; scripts/need ip iproute2; fi
 	$(RUN) --group browser pytest -m '(e2e or hypothesis) and not frameworks' --hypothesis-profile=all
 
 frameworks:

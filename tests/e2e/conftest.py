@@ -47,16 +47,21 @@ class Lines:
 
 
 class User:
-    """A user at the command line, with their own home. The runtime is shared through the cache."""
+    """A user at the command line, with their own home. The runtime is shared through the cache.
 
-    def __init__(self, folder: Path):
+    `within` begins each of their commands: with it, they and their machines are in a network namespace.
+    """
+
+    def __init__(self, folder: Path, within=()):
         self.folder = folder
+        self._within = within
         self.home = LocalHome(folder / "home", LocalHome.of_user().cache)
         self.environment = {**os.environ, "ONEFLOWER_HOME": str(self.home.state), "NO_COLOR": "1"}
 
     def command(self, *arguments):
         setting = ("--set", f"FLOWER_VERSION={RELEASE}") if arguments[0] in {"up", "demo"} else ()
-        return [sys.executable, "-c", "from oneflower.cli import main; main()", *arguments, *setting]
+        program = [sys.executable, "-c", "from oneflower.cli import main; main()"]
+        return [*self._within, *program, *arguments, *setting]
 
     def __call__(self, *arguments, code=0, **environment):
         done = subprocess.run(

@@ -142,24 +142,33 @@ class Line:
             await writer.drain()
 
 
+def free_address():
+    """Return an address of this machine that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()
+
+
 class HttpProxy:
-    """tinyproxy, a real HTTP proxy, which wants a password and passes CONNECT on to some ports."""
+    """tinyproxy, a real HTTP proxy, which wants a password and passes CONNECT on to some ports.
+
+    It listens on the loopback, or on an `address` of a network namespace.
+    """
 
     user, password = "north", "not-in-a-log"
 
-    def __init__(self, folder, ports):
+    def __init__(self, folder, ports, space=None, address=""):
         self.log = folder / "tinyproxy.log"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = free.getsockname()
+        self.address = (address, 3128) if space else free_address()
         lines = [
-            f"Port {self.address[1]}", "Listen 127.0.0.1", "Timeout 600", f'LogFile "{self.log}"', "LogLevel Connect",
-            "Allow 127.0.0.1", f"BasicAuth {self.user} {self.password}", *(f"ConnectPort {port}" for port in ports),
+            f"Port {self.address[1]}", f"Listen {self.address[0]}", "Timeout 600", f'LogFile "{self.log}"',
+            "LogLevel Connect", f"BasicAuth {self.user} {self.password}", *(f"ConnectPort {port}" for port in ports),
         ]  # fmt: skip
         (folder / "tinyproxy.conf").write_text("\n".join(lines) + "\n")
-        self._process = subprocess.Popen(["tinyproxy", "-d", "-c", str(folder / "tinyproxy.conf")])
+        within = space.within if space else ()
+        self._process = subprocess.Popen([*within, "tinyproxy", "-d", "-c", str(folder / "tinyproxy.conf")])
         deadline = time.monotonic() + 10
-        while not self._answers():
+        while not (space.finds(*self.address) == "open" if space else self._answers()):
             assert self._process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline
             time.sleep(0.05)
