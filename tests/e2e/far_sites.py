@@ -74,7 +74,7 @@ def train(message, context):
     if name in context.run_config["held"].split() and number == 1:
         wait_for(f"{notes}/{name}-continues")
     if name == context.run_config["hangs"] and number == 1:
-        wait_for("/nowhere")
+        wait_for(f"{notes}/never")
     arrays = [array + np.float32(1) for array in message.content["arrays"].to_numpy_ndarrays()]
     return Message(RecordDict({"arrays": ArrayRecord(arrays), "metrics": MetricRecord({"num-examples": 1})}), reply_to=message)
 
@@ -156,9 +156,9 @@ class World:
         found = json.loads(self.users["lab"]("sites", "lab", "-o", "json").stdout)
         return {node["name"]: node for site in found for node in site["nodes"]}
 
-    def log(self, *what):
-        """Return what the coordinator's machine logged."""
-        return self.users["lab"]("logs", "lab", *what).stdout
+    def log(self, run):
+        """Return what the ServerApp of a run logged."""
+        return self.users["lab"]("logs", "lab", "--run", run).stdout
 
 
 def sets(**settings):
@@ -192,7 +192,7 @@ class Run:
     def log(self):
         """Return what its ServerApp logged."""
         number = (self.notes / "run").read_text() if self.has("run") else ""
-        return self._world.log("--run", number) if number else ""
+        return self._world.log(number) if number else ""
 
     def rows(self):
         """Return what it did in each round, once it has ended."""

@@ -1,7 +1,7 @@
 """Networks of their own: namespaces of Linux, lines that are slow, far and lossy, and a proxy that routes TLS by name.
 
 Not every kernel can delay packets (netem). So a `Wire` has a TUN device at each end, and what carries the packets from
-one to the other is this process: it delays them, loses some, and can be cut. TCP in the kernel sees a real line.
+one to the other is this process: it delays them and loses some. TCP in the kernel sees a real line.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Wire:
     def __init__(self, near, far, *, delay=0.0, loss=0.0, up="", down=""):
         self.delay, self.loss = delay, loss
         self.carried = {"up": 0, "down": 0}
-        self.is_cut = self._over = False
+        self._over = False
         self._random = random.Random(0)
         self._ends = {way: self._end(*end, rate) for way, end, rate in (("up", near, up), ("down", far, down))}
         (space, _), (_, beyond) = near, far
@@ -126,14 +126,13 @@ class Wire:
                 for key, _ in selector.select(max(0.0, min(wait, 0.2))):
                     with contextlib.suppress(BlockingIOError):
                         while packet := os.read(key.fd, 65536):
-                            if not self.is_cut and self._random.random() >= self.loss:
+                            if self._random.random() >= self.loss:
                                 heapq.heappush(due, (time.monotonic() + self.delay, next(number), key.data, packet))
                 while due and due[0][0] <= time.monotonic():
                     _, _, way, packet = heapq.heappop(due)
-                    if not self.is_cut:
-                        self.carried[way] += len(packet)
-                        with contextlib.suppress(OSError):
-                            os.write(others[way], packet)
+                    self.carried[way] += len(packet)
+                    with contextlib.suppress(OSError):
+                        os.write(others[way], packet)
 
     def close(self):
         """Remove it."""

@@ -1,7 +1,4 @@
-"""A line that is cut while a model and a reply are on their way: no reply is lost, and little is sent twice.
-
-test_far_sites has lines that go silent, and for longer.
-"""
+"""A line that is cut while a model and a reply are on their way: no reply is lost, and little is sent twice."""
 
 from __future__ import annotations
 
@@ -59,7 +56,7 @@ def main(grid, context):
 """
 
 
-def test_a_cut_costs_no_reply_and_what_has_arrived_is_not_sent_again(user, fed, line, tmp_path):  # noqa: F811
+def test_a_cut_of_a_minute_costs_no_reply_and_what_has_arrived_is_not_sent_again(user, fed, line, tmp_path):  # noqa: F811
     config = 'notes = ""\nbusy = 0.0\n'
     app = write_app(tmp_path / "app", "large", {"apps": APP}, server="apps:server", client="apps:client", config=config)
     notes = tmp_path / "notes"
@@ -75,11 +72,15 @@ def test_a_cut_costs_no_reply_and_what_has_arrived_is_not_sent_again(user, fed, 
     reader = threading.Thread(target=lambda: output.append(process.communicate()[0]))
     reader.start()
     try:
-        for way in ("from", "to"):  # while models go out, and while replies come in
-            until(lambda way=way: carried(way) > SIZE or output, 120, "a phase of the run")
+        phases = [  # when it is cut, for how many seconds, and whether the ends are told
+            (lambda: carried("from") > SIZE, 3, True),
+            (lambda: carried("to") > SIZE, 60, False),
+        ]
+        for begins, seconds, told in phases:
+            until(lambda now=begins: now() or output, 120, "a phase of the run")
             assert not output, output
-            with line.is_cut():
-                time.sleep(3)
+            with line.is_cut(silently=not told):
+                time.sleep(seconds)
     finally:
         reader.join()
         line.rate = 0
