@@ -78,21 +78,12 @@ def train(message, context):
     arrays = [array + np.float32(1) for array in message.content["arrays"].to_numpy_ndarrays()]
     return Message(RecordDict({"arrays": ArrayRecord(arrays), "metrics": MetricRecord({"num-examples": 1})}), reply_to=message)
 
-class Held(FedAvg):
-    def configure_train(self, server_round, arrays, config, grid):
-        notes = grid.notes
-        if server_round > 1:
-            open(f"{notes}/between-rounds", "w").close()
-            wait_for(f"{notes}/round-{server_round}")
-        return super().configure_train(server_round, arrays, config, grid)
-
 @server.main()
 def main(grid, context):
     config = context.run_config
-    grid.notes = config["notes"]
-    with open(f"{grid.notes}/run", "w") as file:
+    with open(f"{config['notes']}/run", "w") as file:
         file.write(str(context.run_id))
-    strategy = Held(fraction_evaluate=0.0, min_train_nodes=3, min_available_nodes=4)
+    strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=3, min_available_nodes=4)
     start = ArrayRecord([np.random.default_rng(1).random(config["size"] // 4, dtype=np.float32)])
     strategy.start(grid, start, num_rounds=config["rounds"], timeout=config["timeout"])
 """
@@ -205,5 +196,4 @@ class Run:
         """Let it end."""
         for node in self._held.split():
             self.tell(f"{node}-continues")
-        self.tell("round-2")
         self._reader.join(60)
