@@ -22,6 +22,7 @@ from .networks import Line
 pytestmark = pytest.mark.e2e
 
 ONE = [word for name in ("FIT", "EVALUATE", "AVAILABLE") for word in ("--set", f"FL_MIN_{name}_CLIENTS=1")]
+DIGITS = 1797  # in the sample data
 FROM_INVITATION_TO_MODEL = 60  # seconds on one machine
 
 
@@ -102,6 +103,10 @@ def _from_the_invitations_to_the_end(lab, north, south, line):
     assert logs
     assert not any(secret in log for secret in secrets for log in logs)
 
+    # A run has the sites that were chosen for it.
+    refused = lab("run", "image-classification", "--federation", "lab", "--sites", "north,west", code=4)
+    assert "There is no site west here. Known: north, south. No run was started." in refused.stderr
+    trains(lab, "south/0", sites="south")
     # A suspended site takes part in nothing, and then again.
     lab("suspend", "lab", "south")
     assert nodes(lab)["south/0"]["online"] is False
@@ -131,10 +136,14 @@ def nodes(lab):
     return {node["name"]: node for site in found for node in site["nodes"]}
 
 
-def trains(lab, *names):
-    """Train for one round, with just these nodes."""
-    done = lab("run", "image-classification", "--federation", "lab", "--rounds", "1", "--save", "results")
+def trains(lab, *names, sites=""):
+    """Train for one round, with just these nodes, which have all of the sample data: each example is one node's."""
+    chosen = ("--sites", sites) if sites else ()
+    done = lab("run", "image-classification", "--federation", "lab", "--rounds", "1", "--save", "results", *chosen)
     [path] = (lab.folder / "results").rglob("reports.jsonl")
     seen = {json.loads(line)["name"] for line in path.read_text().splitlines()}
     assert seen == set(names), done.stdout + done.stderr
+    found = json.loads(path.with_name("metrics.json").read_text())
+    assert {found["machines"][node] for node in found["data"]} == set(names)
+    assert sum(said["examples"] for said in found["data"].values()) == DIGITS
     shutil.rmtree(lab.folder / "results")
