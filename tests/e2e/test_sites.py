@@ -143,6 +143,8 @@ def trains(lab, *names, sites=""):
     [path] = (lab.folder / "results").rglob("reports.jsonl")
     seen = {json.loads(line)["name"] for line in path.read_text().splitlines()}
     assert seen == set(names), done.stdout + done.stderr
+    compared = done.stdout.partition("on the data of each site")[2]
+    assert all(f"\n{name.partition('/')[0]} " in compared for name in names), done.stdout
     found = json.loads(path.with_name("metrics.json").read_text())
     assert {found["machines"][node] for node in found["data"]} == set(names)
     assert sum(said["examples"] for said in found["data"].values()) == DIGITS

@@ -19,6 +19,8 @@ from .conftest import RELEASE
 
 pytestmark = pytest.mark.e2e
 
+PERSONAL = "personal-model.npz"  # on each node: the whole model with its own layers
+
 
 def deploy(user, name, supernodes=2, **settings):
     words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
@@ -65,8 +67,17 @@ def test_pytorch_classifies_images_and_finds_anomalies(user):
     try:
         images = results(user, "torch", "image-classification", "-r", "1")
         tumours = results(user, "torch", "anomaly-detection", "-r", "1")
+        config = ("model=cnn-bn", "personalization=fedbn", "fine-tune-epochs=1", "dirichlet-alpha=0.2")
+        own = results(user, "torch", "image-classification", "-r", "1", *(word for c in config for word in ("-c", c)))
+        kept = [dict(np.load(path)) for path in user.home.state.rglob(PERSONAL)]
+        modes = {path.stat().st_mode & 0o777 for path in user.home.state.rglob("personal-*.npz")}
     finally:
         user("down", "torch")
+    assert_layers_stay_at_the_nodes(np.load(user.folder / own["model"]), kept)
+    assert modes == {0o600}
+    assert "| `1.running_mean` | 16 |" in (user.folder / own["card"]).read_text()
+    before_and_after = {"loss", "accuracy", "fine_tuned_loss", "fine_tuned_accuracy"}
+    assert [set(node["metrics"]) for node in own["across"]["scores"]] == [before_and_after] * 2
     assert outcome(images)["accuracy"] > 0.9
     assert "0.weight" in np.load(user.folder / images["model"])
     assert outcome(tumours)["roc_auc"] > 0.94
@@ -97,6 +108,14 @@ def test_scikit_learn_finds_anomalies_by_the_form_alone(user, tmp_path):
     assert preparation["columns"] == ["a", "b", "c"]
     hidden = (np.zeros(3) - preparation["mean"]) / preparation["scale"] @ model["0.weight"] + model["0.bias"]
     assert np.isfinite(hidden).all()
+
+
+def assert_layers_stay_at_the_nodes(model, kept):
+    """FedBN: the model lacks batch normalisation, and each node has a whole one with layers of its own."""
+    assert set(model) == {"0.weight", "0.bias", "4.weight", "4.bias", "9.weight", "9.bias"}
+    one, other = kept
+    assert set(one) == set(other) > set(model)
+    assert not np.allclose(one["1.running_mean"], other["1.running_mean"])
 
 
 @pytest.mark.frameworks
