@@ -61,14 +61,9 @@ image-tools:
 		while read -r tool package; do scripts/need "$$tool" "$$package" </dev/null || exit; done; fi
 
 e2e: image-tools
-<<<<<<< Updated upstream
 	@if [ "$$(id -u)" = 0 ]; then scripts/need ruby ruby; scripts/need promtool prometheus; scripts/need chromium chromium; scripts/need tinyproxy tinyproxy; \
 		scripts/need haproxy haproxy; scripts/need nft nftables; scripts/need ip iproute2; fi
-	$(RUN) --group browser pytest -m '(e2e or hypothesis) and not frameworks' --hypothesis-profile=all
-=======
-	@if [ "$$(id -u)" = 0 ]; then scripts/need ruby ruby; scripts/need promtool prometheus; scripts/need chromium chromium; scripts/need tinyproxy tinyproxy; fi
 	$(RUN) --group browser pytest -m '(e2e or hypothesis) and not frameworks' --hypothesis-profile=all -n 2 --dist loadfile --durations=25
->>>>>>> Stashed changes
 
 frameworks:
 	$(RUN) pytest -m frameworks
