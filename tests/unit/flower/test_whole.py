@@ -26,6 +26,7 @@ from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 from flwr.supercore.task_identity import TaskIdentity
 
 from oneflower_appliance.flower import internals
+from oneflower_appliance.flower.redelivery import Redeliveries
 from oneflower_appliance.flower.warm import bundle_client, bundles, whole_client, whole_server
 from oneflower_appliance.flower.warm.bundle_server import BundleServer
 from oneflower_appliance.flower.warm.kept import Kept
@@ -201,6 +202,52 @@ def test_a_message_and_its_reply_take_one_request_each_way_and_hop(link):
     assert link.replies()[1] == reply
     assert link.state.object_store.store.keys().isdisjoint(reply)
     assert (link.task.made, client.made) == ([PUSH, PULL], [PULL, PUSH])
+
+
+def lose(client, node):
+    """Ask for a message as a SuperNode does, and do not receive the answer."""
+    asked = PullMessagesRequest(node=Node(node_id=node)).SerializeToString()
+    assert client.post(f"/v1/fleet/{PULL}", bundles.Request.write(asked, bundles.write_wanted(())))[0] == 200
+
+
+@pytest.fixture
+def again(link, monkeypatch):
+    """The SuperLink gives lost messages again."""
+    for name in ("get_message_ins", "store_message_and_object_tree"):
+        monkeypatch.setattr(internals.link_state(), name, getattr(internals.link_state(), name))
+    found = Redeliveries()
+    found.start(link.fleet.link, link.fleet.late)
+    link.app._redeliveries = found
+    return found
+
+
+@pytest.mark.usefixtures("again")
+def test_a_message_whose_answer_was_lost_is_given_again_with_its_objects(link):
+    """As when a line is cut in silence while a SuperNode waits: it asks again, and knows of no message."""
+    link.sent = message = link.message()
+    link.send(message)
+    node, client = link.nodes[0], link.clients[0]
+    lose(client, node)
+    assert link.fetch(client, node) == (message.object_id, contents(message))
+    assert client.made == [PULL, PULL], "with its objects, and no request more"
+    assert link.state.object_store.store.keys() >= contents(message).keys(), "until it has replied"
+    _, reply = link.reply(client, node, RecordDict({"arrays": ArrayRecord([np.ones(5)])}))
+    assert link.state.object_store.store.keys().isdisjoint(contents(message))
+    assert link.replies()[1] == reply
+    assert link.fetch(client, node) == (None, {}), "a message that is answered does not come again"
+
+
+@pytest.mark.usefixtures("again")
+def test_a_lost_message_that_nobody_waits_for_does_not_come_again(link):
+    node, client = link.nodes[0], link.clients[0]
+    link.send(late := link.message())
+    lose(client, node)
+    link.fleet.abandoned.note({node: late.object_id})
+    assert link.fetch(client, node) == (None, {})
+    link.send(link.message(RecordDict({"config": ConfigRecord({"round": 2})})))
+    lose(client, node)
+    link.state.stop_run(link.fleet.run)
+    assert link.fetch(client, node)[1] == {}
 
 
 def test_what_a_node_has_does_not_come_again(link):

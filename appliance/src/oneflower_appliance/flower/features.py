@@ -23,6 +23,7 @@ class Feature(Enum):
     FRONT_DOOR = "The front door of the SuperLink"
     API = "The API next to Flower's own"
     FORGET_LOST_DELIVERIES = "Forgetting messages that a restarted SuperNode had not answered"
+    REDELIVERY = "Giving a message again whose delivery was lost on the way"
     STUCK_NODES = "Noticing SuperNodes that are stuck in a round that has ended"
     SITE_CHOICE = "Choosing the sites of a run (FL_SITES, FL_MIN_SITES)"
     SUBMISSION = "Starting a run of an app that a client sends"

@@ -94,6 +94,13 @@ class LinkState:
             return False
         return not self._warm or sql.int64_to_uint64(run) in self.going()
 
+    def take_back(self, message: str) -> None:
+        """Let a message count as not delivered."""
+        sql = internals.link_states()
+        sent = sql.MessageInsModel
+        with self._state.session() as session:
+            session.execute(sql.update(sent).where(sent.message_id == message).values(delivered_at=""))
+
     def give_up(self, node: int, message: str) -> None:
         """Delete a message to a node, with its reply and all objects, if they are still there."""
         if self._replies is not None:

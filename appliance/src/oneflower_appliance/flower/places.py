@@ -154,6 +154,12 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_takes(internals.link_state, "activate_node", "node_id", "heartbeat_interval"),
         *_takes(internals.link_state, "_cleanup_push_session", "cleanup_messages"),
     ),
+    Feature.REDELIVERY: (
+        *_MESSAGES,
+        *_at(internals.link_states, "update"),
+        *_takes(internals.link_state, "get_message_ins", "node_id"),
+        *_takes(internals.link_state, "store_message_and_object_tree", "message"),
+    ),
     Feature.STUCK_NODES: (
         *_MESSAGES,
         *_at(internals.link_states, "int64_to_uint64"),

@@ -32,6 +32,7 @@ from oneflower_appliance.flower.late_replies import LateReplies
 from oneflower_appliance.flower.linkstate import LinkState
 from oneflower_appliance.flower.membership import Membership
 from oneflower_appliance.flower.news import Bell, Ringing
+from oneflower_appliance.flower.redelivery import Redeliveries
 from oneflower_appliance.flower.serving import Server, fleet_entrance, listen, own_entrance
 from oneflower_appliance.flower.sitebook import SiteBook
 from oneflower_appliance.flower.sitecalls import SiteCalls, SiteDoor
@@ -80,6 +81,7 @@ class SuperLink:
         self._served = False
         self._bell = Bell()
         self._in_memory = False  # the objects of messages
+        self._redeliveries = Redeliveries()
         self._book: SiteBook | None = None
         self._chosen = ChosenNodes(form, orders.runs, lambda: self._book.sites if self._book else Sites())
 
@@ -158,7 +160,7 @@ class SuperLink:
         if self._in_memory and places.have(Feature.BUNDLES) and places.have(Feature.SUPERLINK_BUNDLES):
             app = BundleServer(app, self._state.linkstate_factory)
             if places.have(Feature.WHOLE_MESSAGES):
-                app = WholeServer(app, self._state.linkstate_factory)
+                app = WholeServer(app, self._state.linkstate_factory, self._redeliveries)
         polls = LongPoll(app)
         if places.have(Feature.HEARTBEATS):
             polls.heartbeats = Heartbeats(self._app, self._state.linkstate_factory, polls.turn)
@@ -180,6 +182,8 @@ class SuperLink:
         late = LateReplies(link, Abandoned.beside(self._runs))
         if replies is not None:
             late.refuse()
+            if warm and places.have(Feature.REDELIVERY):
+                self._redeliveries.start(link, late)
         if self._polls and places.have(Feature.WORK):
             self._polls.look_after_work(link, late)
         for number in link.going():

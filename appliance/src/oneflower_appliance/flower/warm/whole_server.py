@@ -21,16 +21,22 @@ from oneflower_appliance.flower.warm.shared_memory import PLACE
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from oneflower_appliance.flower.redelivery import Redeliveries
+
 FLEET, RUNTIME = "/v1/fleet/", "/v1/runtime/"
 _MEDIA = "application/protobuf"  # what Flower's client expects
 LITTLE = 2 * 2**20  # bytes of objects that come with a message to a SuperNode; more comes faster by `downloads`
 
 
 class WholeServer:
-    """ASGI middleware before a `BundleServer`, whose states come from `states`."""
+    """ASGI middleware before a `BundleServer`, whose states come from `states`.
 
-    def __init__(self, app: ASGIApp, states: Any) -> None:
+    If `redeliveries` are active, messages that SuperNodes fetch are confirmed by them.
+    """
+
+    def __init__(self, app: ASGIApp, states: Any, redeliveries: Redeliveries | None = None) -> None:
         self._app = app
+        self._redeliveries = redeliveries
         self._states = states
         self._messages = internals.object_messages()
         self._here = internals.constants().SUPERLINK_NODE_ID
@@ -82,13 +88,19 @@ class WholeServer:
                 handed = await ask(self._app, scope, api + call, payload)
                 objects = handed.body if handed.status == 200 else b""
             if objects and _count(objects, shared=bool(shared)) == len(wanted):
-                confirm = self._messages.ConfirmMessageReceivedRequest(
-                    node=who.node, run_id=who.run_id, message_object_id=who.object_id
-                )
-                body = confirm.SerializeToString()
-                confirmed = await ask(self._app, scope, f"{api}confirm-message-received", body)
-                whole = who.object_id if confirmed.status == 200 else whole
+                whole = who.object_id if await self._confirms(scope, api, who) else whole
         return Response(bundles.write_whole(given.body, whole, objects), media_type=_MEDIA)
+
+    async def _confirms(self, scope: Scope, api: str, who: Any) -> bool:
+        """Confirm a message, now or when its reply comes."""
+        if api == FLEET and self._redeliveries and self._redeliveries.is_active:
+            self._redeliveries.came_whole(who.node.node_id, who.object_id)
+            return True
+        confirm = self._messages.ConfirmMessageReceivedRequest(
+            node=who.node, run_id=who.run_id, message_object_id=who.object_id
+        )
+        confirmed = await ask(self._app, scope, f"{api}confirm-message-received", confirm.SerializeToString())
+        return confirmed.status == 200
 
     async def _push(self, scope: Scope, asked: bundles.Request) -> Answer | Response:
         api, request, response = self._pushes[scope["path"]]
