@@ -25,8 +25,8 @@ _OFTEN = 10.0  # seconds: an app that waits asks again sooner
 _PATIENCE = 5.0  # seconds between two looks: a node that is started again is back soon
 
 _DO = (
-    "The run continues when there are enough. Start more with `oneflower scale`, or end the run with Ctrl-C and let it "
-    "need fewer."
+    "The run continues when there are enough. Start more with `oneflower scale`, or have another site join; or end the "
+    "run with Ctrl-C and let it need fewer."
 )
 _NEEDED = {  # the attributes of a strategy, of either of Flower's APIs, that say how many nodes a phase needs
     "train": ("min_available_nodes", "min_train_nodes", "min_available_clients", "min_fit_clients"),
