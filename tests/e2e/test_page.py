@@ -51,7 +51,9 @@ def deploy(person):
     page.keyboard.type("2")
     person.reach("details:has(#FLOWER_VERSION) > summary")
     page.keyboard.press("Enter")
-    person.write("#FLOWER_VERSION", RELEASE)
+    person.write("#FLOWER_VERSION", RELEASE[:-1])  # while somebody is writing, it may be looked at
+    page.locator("#problems [data-field=FLOWER_VERSION]").wait_for()
+    page.keyboard.type(RELEASE[-1])  # and again when it is whole, also if it is what stood there before
     person.reach("#deploy button")
     page.locator("#problems li").wait_for(state="detached")
     page.keyboard.press("Enter")
