@@ -28,6 +28,7 @@ from oneflower_appliance.errors import EXIT_CODE_MEANINGS
 from oneflower_appliance.metrics import METRICS
 from oneflower_appliance.parameter import Level, Parameter
 from oneflower_appliance.parameters import of_level
+from oneflower_appliance.removed import REMOVED
 from oneflower_appliance.use_cases import FRAMEWORKS, USE_CASES
 
 if TYPE_CHECKING:
@@ -46,6 +47,12 @@ report all errors at once.
 
 There is no variable for MLflow or TensorBoard: [no machine sends anything to them](see-it.md#mlflow-and-tensorboard).
 `oneflower track` sends what the SuperLink records.
+"""
+GONE = """## Removed
+
+Earlier releases listed these variables. None of them ever had an effect. `oneflower up --set` refuses them. A machine
+whose context still has one, from an older template, boots and says so in its log.
+
 """
 RULES = """## Frameworks
 
@@ -110,7 +117,7 @@ def parameter_rows(parameters: list[Parameter]) -> list[tuple[str, ...]]:
             str(p.kind),
             f"`{p.default}`" if p.default else "empty",
             p.expects,
-            p.meaning + (f". *Not in effect yet: {p.planned}.*" if p.planned else "."),
+            f"{p.meaning}.",
         )
         for p in parameters
     ]
@@ -131,6 +138,7 @@ def parameters_page() -> str:
         rows = parameter_rows(of_level(level))
         parts.append(f"## {level}\n\n{head}\n\n" + table(("variable", "type", "default", "expects", "meaning"), rows))
     parts.append(RULES.format(use_cases=_use_cases(), frameworks=_frameworks()))
+    parts.append(GONE + table(("variable", "why"), [(f"`{name}`", f"{why}.") for name, why in REMOVED.items()]))
     return "\n".join(parts)
 
 

@@ -153,8 +153,10 @@ def test_packages_that_cannot_be_installed_keep_a_machine_from_ready(agent, gate
 
 
 def test_all_wrong_settings_are_published_together_and_the_agent_asks_not_to_be_restarted(agent, gate, tmp_path):
-    process = agent("supernode", FL_TLS_ENABLED="maybe", FL_MAX_RETRIES="-1", FL_USE_CASE="llm-fine-tuning")
+    wrong = {"FL_TLS_ENABLED": "maybe", "FL_MAX_RETRIES": "-1", "FL_USE_CASE": "llm-fine-tuning"}
+    process = agent("supernode", **wrong, FL_ISOLATION="process")
     assert process.wait(10) == 78
+    assert "FL_ISOLATION" not in confession(gate), "a template of an earlier release may still set it"
     for part in ("FL_TLS_ENABLED: is 'maybe'", "FL_MAX_RETRIES: is '-1'", "ML_FRAMEWORK: is 'sklearn'"):
         assert part in confession(gate)
     assert never_ready(gate)

@@ -10,7 +10,8 @@ from oneflower_appliance.form import Group
 from oneflower_appliance.formats import split_node_config
 from oneflower_appliance.parameter import Kind, Level
 from oneflower_appliance.parameters import PARAMETERS, form_fields, of_level
-from oneflower_appliance.settings import Bounds, InvalidParametersError, ignored, remarks, resolve
+from oneflower_appliance.removed import REMOVED
+from oneflower_appliance.settings import Bounds, InvalidParametersError, ignored, resolve
 
 INVALID = {
     "FLOWER_VERSION": ["", "1.41", "latest", "0.9.0", "1.25.0", "1.41.0; rm -rf /"],
@@ -99,7 +100,6 @@ INVALID = {
     "FL_CUDA_VISIBLE_DEVICES": ["", "0,,1", "0;1"],
     "FL_GPU_MEMORY_FRACTION": ["0", "1.1"],
     "FL_DCGM_ENABLED": ["x"],
-    "FL_ISOLATION": ["docker"],
     "FL_PACKAGES": [
         "-r x.txt",
         "--index-url=https://evil.org",
@@ -111,8 +111,6 @@ INVALID = {
     "FL_PACKAGE_HASHES": ["no", ""],
     "FL_WIRE_DTYPE": ["float64", "half", ""],
     "FL_EXECUTION": ["hot", ""],
-    "FL_GRPC_KEEPALIVE_TIME": ["0"],
-    "FL_GRPC_KEEPALIVE_TIMEOUT": ["0"],
 }
 
 
@@ -136,7 +134,12 @@ def test_the_defaults_are_valid():
     assert settings.integer("FL_NUM_ROUNDS") == 3
     assert settings.flag("FL_TLS_ENABLED") is True
     assert settings.real("FL_TRIM_BETA") == 0.2
-    assert remarks(settings) == []
+
+
+def test_a_variable_that_was_removed_is_refused_with_the_reason():
+    with pytest.raises(InvalidParametersError, match="FL_ISOLATION: is no longer a variable: app code always runs in"):
+        resolve({"FL_ISOLATION": "process"})
+    assert not set(REMOVED) & set(PARAMETERS)
 
 
 def test_all_errors_come_in_one_message():
@@ -237,8 +240,6 @@ def test_a_node_config_reaches_flower_as_it_reads_it(text, for_flower):
 
 
 def test_what_has_no_effect_is_said():
-    [line] = remarks(resolve({"FL_ISOLATION": "process"}))
-    assert "FL_ISOLATION=process has no effect" in line
     [line] = ignored(resolve({"FL_METRICS_ALLOWED": "10.0.0.0/24"}))
     assert "FL_METRICS_ALLOWED=10.0.0.0/24 is ignored with FL_METRICS_ENABLED=NO" in line
     [line] = ignored(resolve({"FL_CUDA_VISIBLE_DEVICES": "0"}))

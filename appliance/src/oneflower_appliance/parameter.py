@@ -48,9 +48,8 @@ class Parameter:
 
     `expects` completes the sentence "NAME is 'x': expected ...". `check` takes the typed value and says whether it is
     acceptable. `key` is its name in the run config of a Flower app. `only` names another variable and the values of
-    that variable for which this one has an effect. If the variable has no effect in this release, `planned` says
-    what is still missing. `field` is its place in the form, None if the form does not ask for it. A `secret` must reach
-    the machine that needs it and no other.
+    that variable for which this one has an effect. `field` is its place in the form, None if the form does not ask for
+    it. A `secret` must reach the machine that needs it and no other.
     """
 
     name: str
@@ -63,7 +62,6 @@ class Parameter:
     check: Callable[[Value], bool] | None = None
     key: str = ""
     only: tuple[str, tuple[str, ...]] | None = None
-    planned: str = ""
     field: Field | None = None
     secret: bool = False
 

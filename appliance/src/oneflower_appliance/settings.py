@@ -12,6 +12,7 @@ from oneflower_appliance.formats import split_address
 from oneflower_appliance.packages import is_folder, read_packages
 from oneflower_appliance.parameter import Level
 from oneflower_appliance.parameters import MEAN_STRATEGIES, PARAMETERS, STRATEGIES, of_level
+from oneflower_appliance.removed import REMOVED
 from oneflower_appliance.run_privacy import not_counted
 from oneflower_appliance.site_choice import SiteChoice, read_sites
 from oneflower_appliance.use_cases import (
@@ -179,6 +180,8 @@ def uncounted(form: Settings, used: Mapping[str, str]) -> str:
 
 
 def _unknown(name: str) -> str:
+    if name in REMOVED:
+        return f"is no longer a variable: {REMOVED[name]}."
     close = difflib.get_close_matches(name.upper(), PARAMETERS, n=1)
     return "is not a variable of oneflower" + (f"; did you mean {close[0]}?" if close else ".")
 
@@ -379,15 +382,6 @@ def _bounds_problems(settings: Settings, bounds: Bounds, wrong: set[str]) -> lis
             )
         )
     return problems
-
-
-def remarks(settings: Settings) -> list[str]:
-    """Return one line for each variable that was set and has no effect given the others."""
-    return [
-        f"{name}={raw} has no effect in this release: {planned}."
-        for name, raw in settings.items()
-        if (planned := PARAMETERS[name].planned) and raw.strip() != PARAMETERS[name].default
-    ]
 
 
 def ignored(settings: Settings) -> list[str]:

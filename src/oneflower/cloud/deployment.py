@@ -15,7 +15,7 @@ from oneflower.opennebula import ServiceKind, defaults_of, kind_of, merge_templa
 from oneflower.printable import counted
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.log_lines import parse, text_of
-from oneflower_appliance.settings import InvalidParametersError, ignored, remarks, resolve
+from oneflower_appliance.settings import InvalidParametersError, ignored, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,7 +57,7 @@ def check(cloud: Cloud, name: str | None, settings: Mapping[str, str], size: Siz
     body = cloud.oneflow.service_template(template)
     kind, bounds = kind_of(body), size.bounds(body, settings)
     wanted = _resolve(kind, settings, defaults_of(body), bounds)
-    return Checked(template, body, kind, wanted, bounds, (*remarks(wanted), *ignored(wanted)))
+    return Checked(template, body, kind, wanted, bounds, tuple(ignored(wanted)))
 
 
 def _resolve(kind: ServiceKind, given: Mapping[str, str], usual: Mapping[str, str], bounds: Bounds | None) -> Settings:

@@ -144,7 +144,7 @@ def questions(defaults: Mapping[str, str], given: Mapping[str, str], error: Onef
         )
     parts.append(Part("Limits of scaling", "", tuple(_limits(given, found)), more=True))
     for level, title in _LEVELS.items():
-        rest = [p for p in PARAMETERS.values() if p.level is level and p not in asked and not p.planned]
+        rest = [p for p in PARAMETERS.values() if p.level is level and p not in asked]
         parts.append(Part(title, "", tuple(_question(p, "", defaults, given, found) for p in rest), more=True))
     return parts
 

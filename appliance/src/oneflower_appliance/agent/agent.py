@@ -38,9 +38,10 @@ from oneflower_appliance.files import private_directory
 from oneflower_appliance.log_lines import about
 from oneflower_appliance.parameters import PARAMETERS
 from oneflower_appliance.process import die_with_parent, use_huge_pages
+from oneflower_appliance.removed import REMOVED
 from oneflower_appliance.roles import COORDINATOR, NODES
 from oneflower_appliance.scripts import check_scripts
-from oneflower_appliance.settings import ignored, remarks, resolve
+from oneflower_appliance.settings import ignored, resolve
 from oneflower_appliance.volumes import HOME, VARIABLES, check_volumes
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def run_role(name: str, home: Path, context_folder: Path, logs: AgentLog) -> int
                 onegate.service()  # from here on, lines have the federation's name
         settings = _settings(name, context)
         logs.set_up(settings, quiet=bool(last))
-        machine = _check(Machine(home, context, settings, journal, onegate), quiet=bool(last))
+        machine = _check(Machine(home, context, settings, journal, onegate))
         role = ROLES[name][0](machine)
         exporter = _exporter(role, machine)
         if exporter:
@@ -170,8 +171,8 @@ def _no_role(name: str, context_folder: Path) -> OneflowerError:
 
 def _settings(name: str, context: Mapping[str, str]) -> Settings:
     """Return the settings of a role. Raises `OneflowerError` for a variable that this image does not know, too."""
-    unknown = sorted(key for key in context if key.startswith(("FL_", "ONEFLOWER_")) and key not in KNOWN)
-    if unknown:
+    ours = sorted(key for key in context if key.startswith(("FL_", "ONEFLOWER_")))
+    if unknown := [key for key in ours if key not in KNOWN and key not in REMOVED]:
         raise OneflowerError(
             f"The context sets {', '.join(unknown)}, which this image does not know. Its oneflower is {__version__}.",
             "If the names are right, the template is of another version than the image: register the image of the same "
@@ -180,7 +181,7 @@ def _settings(name: str, context: Mapping[str, str]) -> Settings:
     return resolve({key: value for key, value in context.items() if key in PARAMETERS}, ROLES[name][1])
 
 
-def _check(machine: Machine, *, quiet: bool) -> Machine:
+def _check(machine: Machine) -> Machine:
     """Check what Flower needs, before it starts. Raises `OneflowerError`."""
     settings = machine.settings
     check_hardware()
@@ -190,7 +191,8 @@ def _check(machine: Machine, *, quiet: bool) -> Machine:
         check_framework(settings.text("FL_USE_CASE"), settings.text("ML_FRAMEWORK"))
     check_scripts()
     check_volumes(machine.context)
-    machine.journal.remark(remarks(settings), logged=quiet)
+    if gone := [key for key in sorted(machine.context) if key in REMOVED]:
+        log.info("The context sets %s, without effect: no longer variables, see docs/parameters.md.", ", ".join(gone))
     for line in ignored(settings):
         log.info("%s", line)
     return machine
