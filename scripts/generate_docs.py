@@ -50,7 +50,7 @@ There is no variable for MLflow or TensorBoard: [no machine sends anything to th
 """
 GONE = """## Removed
 
-Earlier releases listed these variables. None of them ever had an effect. `oneflower up --set` refuses them. A machine
+Earlier releases listed these variables. None of them ever had an effect. `--set` refuses them. A machine
 whose context still has one, from an older template, boots and says so in its log.
 
 """
