@@ -91,6 +91,7 @@ INVALID = {
         "http://x:y@proxy:0",
     ],
     "FL_INVITATION": ["none", "oneflower-invitation-1.e30.00000000"],
+    "FL_DRAIN_TIMEOUT": ["-1", "86401", "1.5", ""],
     "FL_OFFLINE_AFTER": ["59", "-1", "3601", "1.5"],
     "FL_MAX_RETRIES": ["-1", "many"],
     "FL_MAX_WAIT_TIME": ["-1"],

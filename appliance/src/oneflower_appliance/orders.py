@@ -8,6 +8,7 @@ file that its orders name, and by its exit status.
 from __future__ import annotations
 
 import json
+import signal
 import time
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
@@ -57,6 +58,9 @@ FINE_TUNED = "fine_tuned_"
 _RECENT = 55.0
 
 _AWHILE = 10.0  # seconds for which a node may work without anybody looking whether its round has ended
+
+
+DRAIN = signal.SIGUSR1  # to a SuperNode's process: end what was begun, take nothing more, and stop
 
 
 class Ending(IntEnum):

@@ -139,6 +139,11 @@ class Child:
         """Process id, also the id of the process group."""
         return self._process.pid
 
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the program, but not to what it started. It is not an error if the program has ended."""
+        with suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
     @property
     def status(self) -> int | None:
         """Exit status, negative for a signal, None while it runs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from types import SimpleNamespace
 
 import pytest
 from flwr.proto.fleet_pb2 import PullMessagesResponse, PushMessagesRequest
@@ -16,6 +17,7 @@ from flwr.proto.message_pb2 import (
 )
 from flwr.proto.runtime_pb2 import AcquireTaskResponse, PullAppMessagesRequest, PullAppMessagesResponse
 
+from oneflower_appliance.flower.serving import VISIT
 from oneflower_appliance.flower.warm import bundles
 from oneflower_appliance.flower.warm.longpoll import LongPoll
 from oneflower_appliance.flower.warm.questions import ACQUIRE_TASK
@@ -47,8 +49,9 @@ class Flower:
 class Client:
     """One request at a time, as a server would hand it over."""
 
-    def __init__(self, poll):
+    def __init__(self, poll, who=""):
         self.poll, self.gone = poll, asyncio.Event()
+        self.state = {VISIT: SimpleNamespace(who=who)}
 
     async def ask(self, path, body=b"", wait=None, parts=None):
         headers = [(b"prefer", f"respond-async, wait={wait}".encode())] if wait else []
@@ -67,7 +70,7 @@ class Client:
             sent.append(message)
 
         started = time.monotonic()
-        await self.poll({"type": "http", "path": path, "headers": headers}, receive, send)
+        await self.poll({"type": "http", "path": path, "headers": headers, "state": self.state}, receive, send)
         seconds = time.monotonic() - started
         if not sent:
             return None, {}, seconds

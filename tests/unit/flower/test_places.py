@@ -48,13 +48,14 @@ IN_SUPERLINK = (
     Feature.FRONT_DOOR, Feature.API, Feature.FORGET_LOST_DELIVERIES, Feature.STUCK_NODES, Feature.RETENTION,
     Feature.WARM_SUPERLINK, Feature.LIMIT_TASK_CLEANUP, Feature.DEAD_SERVERAPPS, Feature.HELD_QUESTIONS,
     Feature.SHORTCUTS, Feature.LOG_LEVEL, Feature.OBJECT_STORE, Feature.BUNDLES, Feature.SUPERLINK_BUNDLES,
-    Feature.HEARTBEATS, Feature.WHOLE_MESSAGES, Feature.WORK, Feature.SITE_CHOICE,
+    Feature.HEARTBEATS, Feature.WHOLE_MESSAGES, Feature.WORK, Feature.SITE_CHOICE, Feature.LEAVING,
 )  # fmt: skip
 IN_SUPERNODE = (
     Feature.NODE_DOOR, Feature.NODE_ID, Feature.HEARTBEAT_REPORT, Feature.ANSWER_IN_TURN, Feature.FORGET_ENDED_RUNS,
     Feature.CLOSE_SESSION, Feature.WARM_SUPERNODE,
     Feature.DEAD_CLIENTAPPS, Feature.NODE_QUESTIONS, Feature.END_WITH_RUN, Feature.HELD_QUESTIONS, Feature.LOG_LEVEL,
     Feature.BUNDLES, Feature.DOWNLOADS, Feature.SPARED_HEARTBEATS, Feature.WHOLE_MESSAGES, Feature.WHOLE_REPLIES,
+    Feature.DRAINING,
 )  # fmt: skip
 
 
@@ -365,7 +366,7 @@ def prepared_supernode(policy=""):
         ],
         "spares": pulse.__file__ in sources(getattr(client, "SendNodeHeartbeat", None)),
         "whole": internals.fleet_client()._unary_unary.__code__.co_filename == whole_client.__file__,
-        "downloads": internals.fleet_client().__init__.__code__.co_filename == downloads.__file__,
+        "downloads": downloads.__file__ in sources(internals.fleet_client().__init__),
         "holds": type(loop.time).__name__ == "_Clock" if hasattr(loop, "time") else False,
     }
 
@@ -374,6 +375,7 @@ def prepared_supernode(policy=""):
 SUPERNODE = {
     Feature.HEARTBEAT_REPORT: (0, 0, {"reports": [False, False]}),
     Feature.ANSWER_IN_TURN: (1, 1, {}),
+    Feature.DRAINING: (1, 0, {}),
     Feature.FORGET_ENDED_RUNS: (1, 0, {}),
     Feature.NODE_QUESTIONS: (1, 0, {"holds": False, "spares": False}),
     Feature.HELD_QUESTIONS: (1, 0, {"holds": False, "spares": False}),

@@ -100,6 +100,8 @@ def run_role(name: str, home: Path, context_folder: Path, logs: AgentLog) -> int
         watch_over(role, machine, exporter)
     except Stopped:
         log.info("stopping")
+        if isinstance(role, supernode.SuperNode):
+            role.leave()
         return ExitCode.OK
     except OneflowerError as error:
         journal.broken(Health.ERROR, error.sentence, news=last.is_news(error.sentence, journal.failed))

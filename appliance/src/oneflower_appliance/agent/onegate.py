@@ -153,6 +153,13 @@ class OneGate:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise self._garbage() from error
 
+    def service_state(self) -> int:
+        """Return the state of this VM's service, as OneFlow numbers it."""
+        try:
+            return int(self._json("/service")["SERVICE"]["state"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._garbage() from error
+
     def publish(self, values: Mapping[str, str]) -> None:
         """Set attributes of this VM, all in one request."""
         for key, value in values.items():

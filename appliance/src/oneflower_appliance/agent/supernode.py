@@ -17,6 +17,7 @@ from oneflower_appliance.agent.confined import confinement
 from oneflower_appliance.agent.data_folder import data_folder
 from oneflower_appliance.agent.diagnosis import HungError, RefusedError
 from oneflower_appliance.agent.discovery import CLOSELY, PATIENCE, Discovery
+from oneflower_appliance.agent.drain import drain
 from oneflower_appliance.agent.joining import Joining
 from oneflower_appliance.agent.journal import Step
 from oneflower_appliance.agent.link import Probe
@@ -165,6 +166,11 @@ class SuperNode:
         if self._silence.is_over(wrong=not heard):
             raise HungError("The SuperLink does not hear from this SuperNode any more, though its Flower runs.")
         return _ASKING if asks else _HEARING
+
+    def leave(self) -> None:
+        """End what this node has begun, before its machine goes down."""
+        if self.child and self._is_heard and not self._approvals.holds:
+            drain(self._machine, self.child, self._report_file)
 
     def measures(self) -> tuple[Measure, ...]:
         """Return what measures this SuperNode."""

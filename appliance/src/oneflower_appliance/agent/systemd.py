@@ -30,6 +30,11 @@ def alive() -> None:
     tell("WATCHDOG=1")
 
 
+def stopping() -> None:
+    """Say that this process is ending and needs more time. Otherwise systemd kills it after TimeoutStopSec."""
+    tell("STOPPING=1", f"EXTEND_TIMEOUT_USEC={_SLICE * 1e6:.0f}")
+
+
 def rest(seconds: float) -> None:
     """Sleep, and keep telling systemd that this process is not stuck."""
     while seconds > 0:

@@ -18,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 
+from oneflower_appliance.flower import leaving
 from oneflower_appliance.flower.bodies import PATIENCE, SLOWEST, Bodies
 from oneflower_appliance.flower.membership import NotAMemberError, unauthorized
 from oneflower_appliance.flower.serving import VISIT
@@ -28,6 +29,7 @@ from oneflower_appliance.joining import LARGEST
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from oneflower_appliance.flower.leaving import Leaving
     from oneflower_appliance.flower.membership import Membership
     from oneflower_appliance.flower.sitecalls import SiteDoor
     from oneflower_appliance.flower.visits import Visit
@@ -74,9 +76,10 @@ class FleetDoor:
 
     def __init__(
         self, flower: ASGIApp, api: ASGIApp, membership: Membership, sites: SiteDoor | None = None,
-        waiters: Waiters | None = None,
+        waiters: Waiters | None = None, leaving: Leaving | None = None,
     ) -> None:  # fmt: skip
         self._waiters = waiters
+        self._leaving = leaving
         self._flower = flower
         self._api = api
         self._membership = membership
@@ -131,9 +134,14 @@ class FleetDoor:
             self._giving += Counter()  # which forgets those who are receiving none
 
     def _note(self, scope: Scope) -> None:
-        """Note what the node says that it holds (`waiters`)."""
-        if self._waiters and (who := _visit(scope).who) and (said := Headers(scope=scope).get(HEADER)):
+        """Note what the node says that it holds (`waiters`), and whether it is about to leave."""
+        if not (who := _visit(scope).who):
+            return
+        headers = Headers(scope=scope)
+        if self._waiters and (said := headers.get(HEADER)):
             self._waiters.note(who, said)
+        if self._leaving:
+            self._leaving.note(who, scope["path"], headers.get(leaving.HEADER))
 
     def _is_barred(self, visit: Visit) -> bool:
         return self._sites is not None and visit.who in self._sites.barred

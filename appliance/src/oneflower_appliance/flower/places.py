@@ -170,6 +170,7 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_takes(internals.link_state, "store_message_ins", "message"),
         *_at(internals.constants, "SUPERLINK_NODE_ID"),
     ),
+    Feature.LEAVING: _takes(internals.link_state, "get_nodes", "run_id"),
     Feature.SUBMISSION: (
         *_takes(internals.app_builder, "build_fab_from_files", "files"),
         *_at(internals.control_handlers, "start_run"),
@@ -248,6 +249,12 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_takes(internals.fleet_client, "SendNodeHeartbeat", "request"),
         *_takes(internals.http_client, "__init__", "interceptors"),
         *_at(internals.heartbeat_messages, "SendNodeHeartbeatResponse"),
+        *_at(internals.fleet_connection, "HEARTBEAT_DEFAULT_INTERVAL"),
+    ),
+    Feature.DRAINING: (
+        *_PULL, *_takes(internals.fleet_client, "SendNodeHeartbeat", "request"),
+        *_takes(internals.http_client, "__init__", "interceptors"),
+        *_at(internals.heartbeat_messages, "SendNodeHeartbeatRequest"),
         *_at(internals.fleet_connection, "HEARTBEAT_DEFAULT_INTERVAL"),
     ),
     Feature.ANSWER_IN_TURN: (

@@ -29,6 +29,7 @@ from oneflower_appliance.flower.deliveries import forget_lost_deliveries
 from oneflower_appliance.flower.door import FleetDoor, OwnDoor
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.late_replies import LateReplies
+from oneflower_appliance.flower.leaving import Leaving
 from oneflower_appliance.flower.linkstate import LinkState
 from oneflower_appliance.flower.membership import Membership
 from oneflower_appliance.flower.news import Bell, Ringing
@@ -42,7 +43,7 @@ from oneflower_appliance.flower.warm.cleanup import limit_task_cleanup
 from oneflower_appliance.flower.warm.heartbeats import Heartbeats
 from oneflower_appliance.flower.warm.longpoll import LongPoll
 from oneflower_appliance.flower.warm.objectstore import keep_objects_out_of_database
-from oneflower_appliance.flower.warm.questions import ACQUIRE_TASK, REPLIES
+from oneflower_appliance.flower.warm.questions import ACQUIRE_TASK, NODE_PULL, NODE_PULL_WHOLE, REPLIES
 from oneflower_appliance.flower.warm.shortcuts import Shortcuts
 from oneflower_appliance.flower.warm.whole_server import WholeServer
 from oneflower_appliance.orders import FORM_VARIABLE, LEVEL_VARIABLE, SuperLinkOrders
@@ -82,6 +83,7 @@ class SuperLink:
         self._bell = Bell()
         self._in_memory = False  # the objects of messages
         self._redeliveries = Redeliveries()
+        self._leaving = Leaving(lambda: self._wake(NODE_PULL, NODE_PULL_WHOLE))
         self._book: SiteBook | None = None
         self._chosen = ChosenNodes(form, orders.runs, lambda: self._book.sites if self._book else Sites())
 
@@ -112,6 +114,7 @@ class SuperLink:
         self._app, self._state = app, places.application_state(app)
         if places.have(Feature.SITE_CHOICE):
             self._chosen.restrict()
+        self._leaving.hide()
         self._polls = self._make_polls()
         self._link = self._make_link()
         settings["access_log"] = os.environ.get(LEVEL_VARIABLE) == "DEBUG"
@@ -127,7 +130,8 @@ class SuperLink:
         calls = SiteCalls(book, lambda: self._wake(*REPLIES), files)
         api = superlink_api(self._link, self._runs, self._bell, count, calls) if self._link else no_api()
         sites = SiteDoor(book, files.ca if files else None, self._audit)
-        fleet = FleetDoor(flower, api, Membership(self._app), sites, self._link.waiters if self._link else None)
+        waiters = self._link.waiters if self._link else None
+        fleet = FleetDoor(flower, api, Membership(self._app), sites, waiters, self._leaving)
         return [
             own_entrance(self._control, self._audited(OwnDoor(Ringing(flower, self._bell), api))),
             fleet_entrance(self._fleet, count.watch(fleet) if count else fleet),
@@ -161,7 +165,7 @@ class SuperLink:
             app = BundleServer(app, self._state.linkstate_factory)
             if places.have(Feature.WHOLE_MESSAGES):
                 app = WholeServer(app, self._state.linkstate_factory, self._redeliveries)
-        polls = LongPoll(app)
+        polls = LongPoll(app, leaving=self._leaving)
         if places.have(Feature.HEARTBEATS):
             polls.heartbeats = Heartbeats(self._app, self._state.linkstate_factory, polls.turn)
         return polls

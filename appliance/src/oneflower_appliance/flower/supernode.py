@@ -17,6 +17,7 @@ from oneflower_appliance.flower import confinement, internals, places
 from oneflower_appliance.flower.commands import supernode_arguments
 from oneflower_appliance.flower.connections import keep_connections
 from oneflower_appliance.flower.door import OwnDoor
+from oneflower_appliance.flower.draining import Draining
 from oneflower_appliance.flower.ended_tasks import answer_for_ended_tasks
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.holding import Holding
@@ -62,7 +63,7 @@ def run(orders: str, superexec: WarmSuperExec | None) -> None:
         _close_session(node.superlink, node.ca, node.key, node.previous_id)
     if node.offline_after and places.have(Feature.PATIENCE):
         be_patient(node.offline_after)
-    reporter = Reporter(node.report)
+    draining, reporter = Draining(), Reporter(node.report)
     reporter.start()
     if node.policy:
         policy = SitePolicy.parse(node.policy)
@@ -72,6 +73,7 @@ def run(orders: str, superexec: WarmSuperExec | None) -> None:
             PrivateReplies(policy.privacy, PrivacyLedger(node.ledger, policy.privacy.period)).start()
         keep_to(policy, holding, SiteRecord(AuditLog(node.report.with_name(FOLDER))))
     prepare(superexec, reporter, proxy)
+    draining.start()
     if (said := os.environ.get(TASK_VARIABLE)) and (folder := Confinement.read(said).ended):
         answer_for_ended_tasks(Path(folder))
     internals.supernode_command().flower_supernode()

@@ -29,7 +29,7 @@ class Driver(Protocol):
     subnet: Subnet
     """The network of the machines, as their context describes it."""
     stop_limit: float
-    """How many seconds a machine has to shut down before it is killed."""
+    """How many seconds a machine has to shut down before it is killed, besides those for its running task."""
 
     def address(self, used: Collection[str]) -> str:
         """Return a free address for a machine. Raises `OneflowerError`."""

@@ -20,6 +20,8 @@ from oneflower.opennebula.text import context_sh
 from oneflower.process import launch
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import private_directory, write_atomic
+from oneflower_appliance.parameters import PARAMETERS
+from oneflower_appliance.roles import NODES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -167,8 +169,9 @@ class Machines:
                     os.kill(vm.pid, signal.SIGKILL)
                 else:
                     await asyncio.to_thread(self._driver.shut_down, vm.pid, self._home.machine(vm.id))
+            limit = self._driver.stop_limit + (0 if hard else drain_limit(vm))
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._ended[vm.id].wait(), self._driver.stop_limit)
+                await asyncio.wait_for(self._ended[vm.id].wait(), limit)
             if forget := self._watched.get(vm.id):
                 forget()
         self._ended.pop(vm.id, None)
@@ -189,3 +192,14 @@ class Machines:
             for old in sorted(self._home.logs.iterdir())[:-_KEPT_CONSOLES]:
                 old.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def drain_limit(vm: Vm) -> int:
+    """Return how many seconds a machine may take to end its running task before it shuts down (FL_DRAIN_TIMEOUT)."""
+    if vm.context.get("ONEFLOWER_ROLE") != NODES:
+        return 0
+    asked = PARAMETERS["FL_DRAIN_TIMEOUT"]
+    try:
+        return int(asked.parse(vm.context.get(asked.name) or asked.default))
+    except ValueError:  # its agent refuses it, so no task runs there
+        return 0

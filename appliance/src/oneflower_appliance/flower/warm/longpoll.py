@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from oneflower_appliance.flower.late_replies import LateReplies
+    from oneflower_appliance.flower.leaving import Leaving
     from oneflower_appliance.flower.linkstate import LinkState
     from oneflower_appliance.flower.visits import Visit
     from oneflower_appliance.flower.warm.heartbeats import Heartbeat, Heartbeats
@@ -58,10 +59,14 @@ class LongPoll:
     """ASGI middleware before one of Flower's applications. `on_change` is called after a possible answer.
 
     `heartbeats` records those of SuperNodes, if they are not left to the application. `turn` is that of a request.
+    Nodes that are `leaving` are not held.
     """
 
-    def __init__(self, app: ASGIApp, on_change: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, app: ASGIApp, on_change: Callable[[], None] = lambda: None, leaving: Leaving | None = None
+    ) -> None:
         self._app = app
+        self._leaving = leaving
         self._on_change = on_change
         self._questions, self._changes = catalogue()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -154,7 +159,12 @@ class LongPoll:
     def _is_final(self, question: Question, answer: Answer, scope: Scope, body: bytes) -> bool:
         """Whether an answer is sent as it is."""
         nothing = answer.status == 200 and question.has_no_answer(answer.body)
-        return self._closing or not nothing or self._is_stuck(scope, body)
+        return self._closing or not nothing or self._is_stuck(scope, body) or self._leaves(scope)
+
+    def _leaves(self, scope: Scope) -> bool:
+        """Whether a request for messages is from a node that is about to leave: it gets what there is, at once."""
+        asks = scope["path"] in (NODE_PULL, NODE_PULL_WHOLE)
+        return asks and self._leaving is not None and self._leaving.has(scope["state"][VISIT].who)
 
     def _is_stuck(self, scope: Scope, body: bytes) -> bool:
         return scope["path"] == GET_RUN and self._work is not None and self._work.is_stuck(body)

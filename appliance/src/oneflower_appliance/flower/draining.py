@@ -1,0 +1,108 @@
+"""Lets a SuperNode end what it has begun before it stops: the SuperNode's side.
+
+Its agent asks for that with a signal. The node then tells its SuperLink that it is about to leave (`leaving`), and gets
+no further messages. It ends its task, sends the reply, takes what was already there for it, and stops when nothing is
+left. A message that was on its way at that moment still comes within a second.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from oneflower_appliance.flower import internals, places
+from oneflower_appliance.flower.features import Feature
+from oneflower_appliance.flower.leaving import HEADER
+from oneflower_appliance.orders import DRAIN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+log = logging.getLogger("flwr")
+
+_ON_THE_WAY = 1.0  # seconds after which a message has arrived that a run had sent before it knew
+_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds between two requests
+
+
+class Draining:
+    """Whether this process's SuperNode is about to leave. Must be made before anything else changes its client."""
+
+    def __init__(self, stop: Callable[[], object] = lambda: signal.raise_signal(signal.SIGTERM)) -> None:
+        self._stop = stop
+        self._asked = False
+        self._told: float | None = None
+        self._fleet: Any = None
+        self._state: Any = None
+        self._heartbeat: Any = getattr(internals.fleet_client(), "SendNodeHeartbeat", None)
+
+    def start(self) -> None:
+        """Obey the signal from now on, after everything else has changed the loop. Without the feature, stop at it."""
+        if places.have(Feature.DRAINING):
+            self._add_header()
+            self._watch_loop()
+            signal.signal(DRAIN, self._begin)
+        else:
+            signal.signal(DRAIN, lambda *_: self._stop())
+
+    def intercept(self, context: Any, call_next: Callable[[Any], Any]) -> Any:
+        """Add the header to a request. Flower calls this around every request."""
+        if self._asked:
+            context.request.headers[HEADER] = "1"
+        return call_next(context)
+
+    def _begin(self, _signal: int, _frame: FrameType | None) -> None:
+        if not self._asked:
+            self._asked = True
+            log.info("This node is about to leave: it takes no further messages.")
+            threading.Thread(target=self._tell, name="draining", daemon=True).start()
+
+    def _tell(self) -> None:
+        """Tell the SuperLink, however long it does not answer. It then answers a request that it holds."""
+        pause = _PAUSE
+        while self._told is None:
+            try:
+                self._send_heartbeat()
+                self._told = time.monotonic()
+            except Exception as error:  # noqa: BLE001 - any error: the next try may be better, and the agent's time is limited
+                log.debug("The SuperLink does not know yet that this node leaves: %s", error)
+                time.sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _send_heartbeat(self) -> None:
+        request = internals.heartbeat_messages().SendNodeHeartbeatRequest(
+            node={"node_id": self._state.get_node_id()},
+            heartbeat_interval=internals.fleet_connection().HEARTBEAT_DEFAULT_INTERVAL,
+        )
+        self._heartbeat(self._fleet, request)
+
+    def _add_header(self) -> None:
+        client: Any = internals.fleet_client()
+        create = client.__init__
+
+        @functools.wraps(create)
+        def __init__(fleet: Any, *args: Any, interceptors: Any = (), **kwargs: Any) -> None:  # noqa: N807
+            create(fleet, *args, interceptors=(*interceptors, self), **kwargs)
+            self._fleet = fleet
+
+        client.__init__ = __init__
+
+    def _watch_loop(self) -> None:
+        loop = internals.node_loop()
+        pull = loop._pull_and_store_message  # noqa: SLF001 - there is no other way in
+
+        @functools.wraps(pull)
+        def pulling(**arguments: Any) -> int | None:
+            self._state, told = arguments["state"], self._told
+            run_id: int | None = pull(**arguments)
+            if run_id is None and self._asked:
+                if told is not None and time.monotonic() - told > _ON_THE_WAY:
+                    self._stop()
+                time.sleep(_PAUSE)
+            return run_id
+
+        loop._pull_and_store_message = pulling  # noqa: SLF001

@@ -1,0 +1,54 @@
+"""SuperNodes that are about to leave: the SuperLink's side.
+
+A SuperNode that is to stop says so in a header of its requests (`draining`). It still gets the messages that are
+already there for it. No run is told of it any more, so it gets no further ones. It comes back when it is activated
+again. The requests are signed, so a node can say this of itself only.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from oneflower_appliance.flower import internals, places
+from oneflower_appliance.flower.features import Feature
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HEADER = "oneflower-leaving"  # in a request of a SuperNode: it is about to leave
+_ACTIVATE = "/v1/fleet/activate-node"
+
+
+class Leaving:
+    """The nodes that are about to leave, by their public keys in hexadecimal digits. `on_leave` is called for each."""
+
+    def __init__(self, on_leave: Callable[[], None] = lambda: None) -> None:
+        self._on_leave = on_leave
+        self._keys: set[str] = set()
+
+    def note(self, who: str, path: str, said: str | None) -> None:
+        """Note what a request of a node at `path` says; `said` is its header."""
+        if path == _ACTIVATE:
+            self._keys.discard(who)
+        elif said and who not in self._keys:
+            self._keys.add(who)
+            self._on_leave()
+
+    def has(self, who: str) -> bool:
+        """Whether a node is about to leave."""
+        return who in self._keys
+
+    def hide(self) -> None:
+        """Have Flower's state in this process tell no run of these nodes, as far as this Flower allows it."""
+        if not places.have(Feature.LEAVING):
+            return
+        state_class = internals.link_state()
+        listed = state_class.get_nodes
+
+        @functools.wraps(listed)
+        def get_nodes(state: Any, run_id: int) -> set[int]:
+            nodes = listed(state, run_id)
+            return nodes - {state.get_node_id_by_public_key(bytes.fromhex(key)) for key in list(self._keys)}
+
+        state_class.get_nodes = get_nodes  # type: ignore[method-assign, assignment]
