@@ -63,7 +63,7 @@ def test_a_node_says_only_of_itself_that_it_leaves_and_is_back_when_it_is_activa
         assert not leaving.has(nodes[0].key.hex())
 
 
-def test_no_run_is_told_of_a_node_that_leaves(tmp_path, monkeypatch):
+def test_no_run_sees_a_node_that_leaves(tmp_path, monkeypatch):
     monkeypatch.setattr(SqlLinkState, "get_nodes", SqlLinkState.get_nodes)
     state, leaving = linkstate_factory(tmp_path).state(), Leaving()
     keys = [b"stays", b"goes"]

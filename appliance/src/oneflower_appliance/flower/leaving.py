@@ -1,7 +1,7 @@
 """SuperNodes that are about to leave: the SuperLink's side.
 
 A SuperNode that is to stop says so in a header of its requests (`draining`). It still gets the messages that are
-already there for it. No run is told of it any more, so it gets no further ones. It comes back when it is activated
+already there for it. No run sees it any more, so it gets no further ones. It comes back when it is activated
 again. The requests are signed, so a node can say this of itself only.
 """
 
@@ -40,7 +40,7 @@ class Leaving:
         return who in self._keys
 
     def hide(self) -> None:
-        """Have Flower's state in this process tell no run of these nodes, as far as this Flower allows it."""
+        """Have Flower's state in this process show these nodes to no run, as far as this Flower allows it."""
         if not places.have(Feature.LEAVING):
             return
         state_class = internals.link_state()
