@@ -7,17 +7,14 @@ what an app sends as well as for what it is told.
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.linkstate import called
-from oneflower_appliance.run_folder import CHOICE
 from oneflower_appliance.site_choice import SiteChoice
 
 if TYPE_CHECKING:
@@ -46,7 +43,7 @@ class ChosenNodes:
             number = begin()
             if number and not choice.is_open:
                 self._of[number] = choice
-                write_atomic(self._runs / str(number) / CHOICE, json.dumps(choice.entry) + "\n", SHARED)
+                choice.write(self._runs / str(number))
             return number
 
     def of(self, run: int) -> SiteChoice:
@@ -56,17 +53,7 @@ class ChosenNodes:
 
     def earlier(self, run: int) -> SiteChoice:
         """Return the choice of a run that may have been started before this process. Raises `OneflowerError`."""
-        path = self._runs / str(run) / CHOICE
-        try:
-            return self._of.get(run) or SiteChoice.parse(json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return self.form
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise OneflowerError(
-                f"It is not known which sites take part in run {run}: {path} cannot be read.",
-                "Start another run instead of resuming it.",
-                ExitCode.CONFLICT,
-            ) from error
+        return self._of.get(run) or SiteChoice.of_run(self._runs / str(run)) or self.form
 
     def check(self, choice: SiteChoice) -> None:
         """Raise `OneflowerError` if no run can be as was chosen, with the sites that are known now."""

@@ -6,11 +6,8 @@ than that have answered with a result, the round changes nothing, because its mo
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
-from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.run_folder import CHOICE
 from oneflower_appliance.site_choice import SiteChoice
 from oneflower_appliance.sites import site_of
 from oneflower_appliance.training.node_ids import names_of
@@ -26,7 +23,7 @@ class SiteCount:
     """Counts the sites of nodes that have answered, in the run of a `folder`. `form` counts if it chose nothing."""
 
     def __init__(self, folder: Path, form: Mapping[str, str], grid: Grid) -> None:
-        self._path = folder / CHOICE
+        self._folder = folder
         self._form = form
         self._grid = grid
         self._choice: SiteChoice | None = None
@@ -35,21 +32,9 @@ class SiteCount:
     def look(self) -> None:
         """Learn the names of the nodes that are online, if sites are counted. Raises `OneflowerError`."""
         # Not before a run's first look at its nodes, which waits until its choice is written.
-        self._choice = self._choice or self._read()
+        self._choice = self._choice or SiteChoice.of_run(self._folder) or SiteChoice.of(self._form)
         if self._choice.least:
             self._names |= names_of(self._grid)
-
-    def _read(self) -> SiteChoice:
-        try:
-            return SiteChoice.parse(json.loads(self._path.read_text(encoding="utf-8")))
-        except (FileNotFoundError, NotADirectoryError):
-            return SiteChoice.of(self._form)
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise OneflowerError(
-                f"It is not known which sites take part in this run: {self._path} cannot be read.",
-                "Start it again.",
-                ExitCode.CONFLICT,
-            ) from error
 
     def lack(self, asked: Collection[int], answered: Collection[int]) -> str:
         """Return why the results of the nodes that have `answered` are of too few sites, or an empty text."""
