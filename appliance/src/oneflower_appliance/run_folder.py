@@ -11,6 +11,10 @@ import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.files import SHARED, write_atomic
+from oneflower_appliance.site_choice import SiteChoice
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -139,3 +143,22 @@ class Origin:
             return (folder / name).read_text(encoding="utf-8").strip()
         except OSError:
             return ""
+
+
+def write_choice(folder: Path, choice: SiteChoice) -> None:
+    """Write which sites were chosen for the run with a folder."""
+    write_atomic(folder / CHOICE, json.dumps(choice.entry) + "\n", SHARED)
+
+
+def read_choice(folder: Path) -> SiteChoice | None:
+    """Return which sites were chosen for the run with a folder, or None if none were. Raises `OneflowerError`."""
+    try:
+        return SiteChoice.parse(json.loads((folder / CHOICE).read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise OneflowerError(
+            f"It is not known which sites take part in run {folder.name}: {folder / CHOICE} cannot be read.",
+            "Start another run.",
+            ExitCode.CONFLICT,
+        ) from error

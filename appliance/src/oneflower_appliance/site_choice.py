@@ -5,19 +5,14 @@ The nodes of the federation itself are of no site. They are chosen as `-`, and n
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.invitation import is_site_name
-from oneflower_appliance.run_folder import CHOICE
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from pathlib import Path
 
 OWN = "-"  # the federation's own nodes
 
@@ -51,24 +46,6 @@ class SiteChoice:
         if not isinstance(said, Mapping) or not isinstance(said["sites"], list):
             raise TypeError(said)
         return cls(read_sites(",".join(map(str, said["sites"]))), max(0, int(said["least"])))
-
-    @classmethod
-    def of_run(cls, folder: Path) -> SiteChoice | None:
-        """Return what was chosen for the run with a folder, or None if nothing was. Raises `OneflowerError`."""
-        try:
-            return cls.parse(json.loads((folder / CHOICE).read_text(encoding="utf-8")))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise OneflowerError(
-                f"It is not known which sites take part in run {folder.name}: {folder / CHOICE} cannot be read.",
-                "Start another run.",
-                ExitCode.CONFLICT,
-            ) from error
-
-    def write(self, folder: Path) -> None:
-        """Write it for `of_run`."""
-        write_atomic(folder / CHOICE, json.dumps(self.entry) + "\n", SHARED)
 
     @property
     def entry(self) -> dict[str, Any]:

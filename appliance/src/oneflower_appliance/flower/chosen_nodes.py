@@ -15,6 +15,7 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.linkstate import called
+from oneflower_appliance.run_folder import read_choice, write_choice
 from oneflower_appliance.site_choice import SiteChoice
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class ChosenNodes:
             number = begin()
             if number and not choice.is_open:
                 self._of[number] = choice
-                choice.write(self._runs / str(number))
+                write_choice(self._runs / str(number), choice)
             return number
 
     def of(self, run: int) -> SiteChoice:
@@ -53,7 +54,7 @@ class ChosenNodes:
 
     def earlier(self, run: int) -> SiteChoice:
         """Return the choice of a run that may have been started before this process. Raises `OneflowerError`."""
-        return self._of.get(run) or SiteChoice.of_run(self._runs / str(run)) or self.form
+        return self._of.get(run) or read_choice(self._runs / str(run)) or self.form
 
     def check(self, choice: SiteChoice) -> None:
         """Raise `OneflowerError` if no run can be as was chosen, with the sites that are known now."""

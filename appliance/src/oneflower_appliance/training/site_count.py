@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from oneflower_appliance.run_folder import read_choice
 from oneflower_appliance.site_choice import SiteChoice
 from oneflower_appliance.sites import site_of
 from oneflower_appliance.training.node_ids import names_of
@@ -32,7 +33,7 @@ class SiteCount:
     def look(self) -> None:
         """Learn the names of the nodes that are online, if sites are counted. Raises `OneflowerError`."""
         # Not before a run's first look at its nodes, which waits until its choice is written.
-        self._choice = self._choice or SiteChoice.of_run(self._folder) or SiteChoice.of(self._form)
+        self._choice = self._choice or read_choice(self._folder) or SiteChoice.of(self._form)
         if self._choice.least:
             self._names |= names_of(self._grid)
 
