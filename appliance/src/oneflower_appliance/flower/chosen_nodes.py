@@ -16,12 +16,12 @@ from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.linkstate import called
 from oneflower_appliance.run_folder import read_choice, write_choice
-from oneflower_appliance.site_choice import SiteChoice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from oneflower_appliance.site_choice import SiteChoice
     from oneflower_appliance.sites import Sites
 
 log = logging.getLogger("flwr")
