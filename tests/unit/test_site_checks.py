@@ -16,7 +16,7 @@ from oneflower_appliance.agent.answers import answer
 from oneflower_appliance.agent.data_folder import data_folder
 from oneflower_appliance.agent.data_summary import DataSummary
 from oneflower_appliance.agent.self_check import check_without_joining
-from oneflower_appliance.agent.site_checks import look_at_data, look_at_machine, look_at_superlink, refusal
+from oneflower_appliance.agent.site_checks import look_at_data, look_at_superlink, refusal
 from oneflower_appliance.checks import FAIL, OK, WARN, Check, Topic, known_topics, pack, troubles, unpack
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.invitation import Invitation
@@ -119,20 +119,6 @@ def test_what_keeps_a_machine_away_says_how_to_correct_it():
     proxied = refusal(Topic.SUPERLINK, ProxyError("the proxy says no", 403))
     assert (proxied.status, "443" in proxied.fix) == (FAIL, True)
     assert refusal(Topic.SUPERLINK, ssl.SSLCertVerificationError("x")).what == Topic.CERTIFICATE
-
-
-def test_a_gpu_that_is_asked_for_and_missing_is_a_warning(tmp_path):
-    def gpu(**given):
-        return next(
-            check
-            for check in look_at_machine(resolve(given, supernode.LEVELS), tmp_path, tmp_path / "dev")
-            if check.what == Topic.GPU
-        )
-
-    (tmp_path / "dev").mkdir()
-    assert (gpu().status, gpu(FL_GPU_ENABLED="YES").status) == (OK, WARN)
-    (tmp_path / "dev" / "nvidia0").touch()
-    assert gpu(FL_GPU_ENABLED="YES").detail == "nvidia0"
 
 
 def test_a_check_without_joining_names_what_does_not_answer_and_goes_through_the_rest(tmp_path):

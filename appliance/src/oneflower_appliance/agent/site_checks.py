@@ -9,12 +9,12 @@ import shutil
 import ssl
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptography import x509
 
 from oneflower_appliance.agent.data_summary import summarise
+from oneflower_appliance.agent.gpu_checks import look_at_gpus
 from oneflower_appliance.agent.hardware import total_memory
 from oneflower_appliance.checks import FAIL, OK, WARN, Check, Topic
 from oneflower_appliance.expiry import warning
@@ -22,6 +22,7 @@ from oneflower_appliance.use_cases import FRAMEWORKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from oneflower_appliance.agent.link import Probe
     from oneflower_appliance.settings import Settings
@@ -65,7 +66,7 @@ def look_at_ca(ca: Path) -> Iterator[Check]:
     yield Check(WARN if line else OK, Topic.CERTIFICATE, line or f"the CA is trusted, until {ends:%Y-%m-%d}")
 
 
-def look_at_machine(settings: Settings, home: Path, devices: Path = Path("/dev")) -> Iterator[Check]:
+def look_at_machine(settings: Settings, home: Path) -> Iterator[Check]:
     """Yield whether the machine has what its settings need: memory, disk, GPU."""
     framework = FRAMEWORKS[settings.text("ML_FRAMEWORK")]
     if memory := total_memory():
@@ -76,7 +77,7 @@ def look_at_machine(settings: Settings, home: Path, devices: Path = Path("/dev")
     free = shutil.disk_usage(existing).free
     room = Check(OK, Topic.DISK, f"{free / 1e9:,.1f} GB are free in {home}")
     yield room if free >= _ROOM else Check(WARN, Topic.DISK, room.detail, "Free some, or give the machine more.")
-    yield _gpu(devices, wanted=settings.flag("FL_GPU_ENABLED"))
+    yield from look_at_gpus(settings)
 
 
 def look_at_data(folder: Path | None, patience: float) -> Iterator[Check]:
@@ -99,16 +100,3 @@ def refusal(topic: Topic, error: OSError) -> Check:
         return Check(FAIL, Topic.CERTIFICATE, f"not to be trusted: {getattr(error, 'verify_message', error)}", fix)
     fix = getattr(error, "hint", "") or "Let TCP through to that port, or set FL_PROXY to your proxy."
     return Check(FAIL, topic, f"does not answer: {error}", fix)
-
-
-def _gpu(devices: Path, *, wanted: bool) -> Check:
-    """Compare FL_GPU_ENABLED with the machine's devices."""
-    found = sorted(path.name for path in devices.glob("nvidia[0-9]*"))
-    if wanted and not found:
-        return Check(
-            WARN, Topic.GPU, "FL_GPU_ENABLED is YES, and there is none: apps train on the CPU",
-            "Pass one through to the machine, and use an image with the driver.",
-        )  # fmt: skip
-    if found and not wanted:
-        return Check(OK, Topic.GPU, f"{', '.join(found)}, not used: FL_GPU_ENABLED is NO")
-    return Check(OK, Topic.GPU, ", ".join(found) or "none, and none is asked for")
