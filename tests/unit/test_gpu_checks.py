@@ -6,6 +6,7 @@ import pynvml
 import pytest
 
 from oneflower_appliance.agent import gpu_checks, supernode
+from oneflower_appliance.agent.flower_process import prepare
 from oneflower_appliance.agent.gpu_checks import look_at_gpus, torch_cuda
 from oneflower_appliance.checks import OK, WARN, Topic
 from oneflower_appliance.orders import MEMORY_VARIABLE
@@ -108,6 +109,25 @@ def test_what_is_no_trouble(look, tmp_path):
         assert look(FakeLibrary(foreign, idle), FL_CUDA_VISIBLE_DEVICES=chosen)[0].status == OK, "another is chosen"
     assert look(FakeLibrary(FakeGpu(free=79 * GIB)), FL_GPU_MEMORY_FRACTION="1")[0].status == OK
     assert look(FakeLibrary(FakeGpu(), cuda=12020), "12.8")[0].status == OK, "within a major release any driver does"
+
+
+def test_supernodes_on_one_machine_share_its_gpus(look, tmp_path):
+    def start(process, home, share, role="supernode"):
+        folder = tmp_path / "proc" / str(process)
+        folder.mkdir(parents=True)
+        command = ["python", *prepare(role)[1:]]
+        (folder / "cmdline").write_bytes("\0".join([*command, ""]).encode())
+        (folder / "environ").write_bytes(f"FLWR_HOME={home}\0{MEMORY_VARIABLE}={share}\0".encode())
+
+    start(7, "/a", 0.5)
+    start(8, "/a", 0.5)  # its SuperExec, which is a fork
+    start(9, "/b", 0.5)
+    start(10, "/c", 0.9, "superlink")
+    assert look(FakeLibrary(FakeGpu()))[0].status == OK
+    start(11, "/d", 0.5)
+    [check] = look(FakeLibrary(FakeGpu()))
+    assert check.detail == "the 3 SuperNodes of this machine may take 1.5 times the memory of a GPU"
+    assert "FL_GPU_MEMORY_FRACTION of each to 0.33" in check.fix
 
 
 def test_the_cuda_of_pytorch_is_read_without_importing_it(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Where packages come from, and which GPUs apps may use."""
+"""Where packages come from."""
 
 from __future__ import annotations
 
@@ -17,11 +17,8 @@ import pytest
 
 from oneflower.runtimes import package_index, runtime, uv
 from oneflower.runtimes.package_index import find_links, local_torch
-from oneflower_appliance.agent import gpu
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.orders import MEMORY_VARIABLE
 from oneflower_appliance.parameters import FLOWER_MINORS, FLOWER_TESTED
-from oneflower_appliance.settings import resolve
 from oneflower_appliance.use_cases import FRAMEWORKS, Framework
 
 
@@ -236,22 +233,3 @@ def test_a_uv_of_another_hash_is_not_installed(tmp_path, checkout):
     assert done.returncode != 0
     assert "THESE PACKAGES DO NOT MATCH THE HASHES" in done.stderr
     assert not (tmp_path / "checkout" / ".tools" / "uv.txt").exists()
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ({}, {"CUDA_VISIBLE_DEVICES": ""}),
-        ({"FL_GPU_ENABLED": "YES"}, {MEMORY_VARIABLE: "0.8"}),
-        ({"FL_GPU_ENABLED": "YES", "FL_CUDA_VISIBLE_DEVICES": "0,2", "FL_GPU_MEMORY_FRACTION": "0.5"},
-         {MEMORY_VARIABLE: "0.5", "CUDA_VISIBLE_DEVICES": "0,2"}),
-    ],
-)  # fmt: skip
-def test_gpus_are_hidden_unless_asked_for(tmp_path, given, expected):
-    (tmp_path / "nvidia0").touch()
-    assert gpu.environment(resolve(given), tmp_path) == expected
-
-
-def test_a_gpu_that_is_not_there_is_a_warning(tmp_path, caplog):
-    gpu.environment(resolve({"FL_GPU_ENABLED": "YES"}), tmp_path)
-    assert "this machine has no GPU: apps train on the CPU" in caplog.text

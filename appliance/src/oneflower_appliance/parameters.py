@@ -321,7 +321,7 @@ _SUPERNODE = [
     Parameter("FL_CUDA_VISIBLE_DEVICES", Level.SUPERNODE, Kind.TEXT, "all", "GPUs to use",
               "all, or a comma-separated list of indices or UUIDs", only=_WITH_GPU,
               check=lambda v: bool(re.fullmatch(r"all|[A-Za-z0-9-]+(,[A-Za-z0-9-]+)*", str(v)))),
-    Parameter("FL_GPU_MEMORY_FRACTION", Level.SUPERNODE, Kind.FLOAT, "0.8", "Share of GPU memory for PyTorch",
+    Parameter("FL_GPU_MEMORY_FRACTION", Level.SUPERNODE, Kind.FLOAT, "0.8", "Share of a GPU's memory for a task",
               "a number above 0 and at most 1", check=_number(lambda f: 0 < f <= 1), only=_WITH_GPU),
     Parameter("FL_DCGM_ENABLED", Level.SUPERNODE, Kind.BOOLEAN, "NO",
               "With the metrics also those of NVIDIA's DCGM exporter, if it is installed", "YES or NO",

@@ -140,7 +140,9 @@ def test_a_task_sees_as_many_gpus_as_it_may_use_and_those_that_its_node_uses(tmp
     assert seen(None, None) == (["-uvm", "0", "1", "2", "ctl"], None)
     assert seen(None, 2) == (["-uvm", "ctl", "0", "1"], "0,1")
     assert seen("2,1", 1) == (["-uvm", "ctl", "2"], "0")
-    for said, most in ((None, 0), ("", 2), ("7", 1), ("GPU-8f6a", 1)):
+    assert seen("2,1", None) == (["-uvm", "ctl", "2", "1"], "0,1"), "its node does not use 0"
+    assert seen("GPU-8f6a", None) == (["-uvm", "0", "1", "2", "ctl"], None)
+    for said, most in ((None, 0), ("", 2), ("", None), ("7", 1), ("7", None), ("GPU-8f6a", 1), ("0,GPU-8f6a", 1)):
         assert seen(said, most) == ([], ""), "none, rather than one too many"
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _NVIDIA = "0x10de"  # its number among the makers of PCI devices
 _DISPLAY = "0x03"  # how the class of a PCI device begins that is a GPU
+_SUPERNODE = b"oneflower_appliance.flower.main\0supernode\0"  # in the command of its process
+_ALL = 1.001
 _RESERVED = 1 << 30  # bytes: more than the driver keeps for itself
 _EXCLUSIVE, _PROHIBITED = 3, 2  # compute modes
 _DRIVER = "Use an image with the driver (docs/gpu.md)."
@@ -56,6 +58,7 @@ def look_at_gpus(
     found = [*_by_torch(driver, cuda), *_by_choice(driver, settings.text("FL_CUDA_VISIBLE_DEVICES"))]
     for gpu in _chosen(driver, settings.text("FL_CUDA_VISIBLE_DEVICES")):
         found += _by_gpu(gpu, settings.real("FL_GPU_MEMORY_FRACTION"), system)
+    found += _by_neighbours(system)
     yield from found or [Check(OK, Topic.GPU, f"{_names(driver.gpus)}; driver {driver.release}, CUDA {_cuda(driver)}")]
 
 
@@ -196,6 +199,25 @@ def _by_gpu(gpu: Gpu, share: float, system: Path) -> Iterator[Check]:
             f"may take {_gib(gpu.memory * share)}",
             "End the other program, or choose another GPU with FL_CUDA_VISIBLE_DEVICES."
             + (f" Or set FL_GPU_MEMORY_FRACTION to {least:g} or less." if least else ""),
+        )
+
+
+def _by_neighbours(system: Path) -> Iterator[Check]:
+    """Yield that the SuperNodes of this machine together may take more memory than a GPU has. Each has one task."""
+    shares = {}
+    for folder in (system / "proc").glob("[0-9]*"):
+        try:
+            command, environment = ((folder / name).read_bytes() for name in ("cmdline", "environ"))
+        except OSError:
+            continue
+        if _SUPERNODE in command:
+            said = dict(item.partition(b"=")[::2] for item in environment.split(b"\0"))
+            if share := said.get(MEMORY_VARIABLE.encode()):
+                shares[said.get(b"FLWR_HOME", b"")] = float(share)
+    if (total := sum(shares.values())) > _ALL:
+        yield _warn(
+            f"the {len(shares)} SuperNodes of this machine may take {total:g} times the memory of a GPU",
+            f"Set FL_GPU_MEMORY_FRACTION of each to {int(100 / len(shares)) / 100:g} or less.",
         )
 
 

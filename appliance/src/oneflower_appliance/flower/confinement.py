@@ -26,7 +26,7 @@ from oneflower_appliance.flower.ended_tasks import leave, token_of
 from oneflower_appliance.flower.relay import Relay
 from oneflower_appliance.flower.task_gpus import gpus
 from oneflower_appliance.flower.task_memory import memory_of
-from oneflower_appliance.orders import TASK_VARIABLE, Confinement
+from oneflower_appliance.orders import TASK_VARIABLE, VISIBLE_VARIABLE, Confinement
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -156,7 +156,7 @@ def _make_root(wanted: Confinement) -> None:
     program = {sys.prefix, sys.base_prefix, *filter(_has_packages, sys.path)}
     readable = [*_SYSTEM, *(f"/etc/{name}" for name in _SETTINGS), *sorted(program), *wanted.readable]
     devices = [f"/dev/{name}" for name in _DEVICES]
-    own, variable = gpus(os.environ.get("CUDA_VISIBLE_DEVICES"), wanted.max_gpus)
+    own, variable = gpus(os.environ.get(VISIBLE_VARIABLE), wanted.max_gpus)
     devices += own
     os.environ.update(variable)
     os.environ["HOME"] = _OWN_PLACE  # libraries keep caches there
