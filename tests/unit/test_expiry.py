@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import datetime
 import json
+import math
 import socket
 import ssl
 import time
@@ -197,7 +198,7 @@ def test_when_certificates_end_is_proven_and_proven_again_when_one_is_renewed(ma
 
     gate, journal = Proving(), Journal("superlink", tmp_path / "status.json")
     machine = Machine(tmp_path, {}, resolve({}, LEVELS), journal, gate)
-    keeper = SimpleNamespace(following=False, runs=(), look=lambda *_: {})
+    keeper = SimpleNamespace(following=False, pause=math.inf, runs=(), look=lambda *_: {})
     link = Duties(machine, keeper, expiry=Expiry(made, NAMES, clock))
     gate.publish(link.begin({"FL_ENDPOINT": "10.0.0.1:9092"}))
     first = gate.attributes_now["FL_CERT_EXPIRES"]

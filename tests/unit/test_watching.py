@@ -7,6 +7,7 @@ import dataclasses
 import http.server
 import itertools
 import json
+import math
 import threading
 import time
 import zlib
@@ -387,7 +388,7 @@ def test_a_superlink_publishes_what_turns_out_to_be_off_while_it_runs(machine, m
             return {}
 
     class Idle:
-        following = False
+        following, pause = False, math.inf
 
         def look(self, *_):
             return {}
@@ -406,7 +407,7 @@ def test_a_superlink_that_does_not_answer_for_long_hangs(machine, monkeypatch):
     monkeypatch.setattr(backoff.time, "monotonic", lambda: now[0])
 
     class Silent:
-        following = True
+        following, pause = True, math.inf
 
         def look(self, *_):
             raise TimeoutError
@@ -428,7 +429,7 @@ def test_while_a_run_goes_on_it_is_looked_at_every_second_and_onegate_as_rarely_
             return {}
 
     class Busy:
-        following = True
+        following, pause = True, math.inf
 
         def look(self, *_):
             looked.append(now[0])
@@ -552,7 +553,7 @@ def test_partitions_and_admissions_that_could_not_be_published_are_published_lat
             return str(zlib.crc32(key.encode()))
 
     class Idle:
-        following = False
+        following, pause = False, math.inf
 
         def look(self, *_):
             return {}

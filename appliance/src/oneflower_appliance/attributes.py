@@ -115,6 +115,10 @@ SITES = Attribute(
     "FL_SITES", _LINK, Coding.PACKED, "The nodes of other sites: `SITE/NUMBER:NODE-ID:STANDING[:TOPIC+TOPIC]`"
 )
 
+SCHEDULE = Attribute(
+    "FL_SCHEDULED", _LINK, Coding.BASE64, "What its schedule has started and plans, and the model: JSON (`schedule.py`)"
+)
+
 RUN_ID = Attribute("FL_RUN_ID", _LINK, Coding.PLAIN, "Flower's id of the newest run")
 RUN_APP = Attribute("FL_RUN_APP", _LINK, Coding.PLAIN, "The app of that run, as publisher/name")
 RUN_STATUS = Attribute("FL_RUN_STATUS", _LINK, Coding.PLAIN, "Its status, in Flower's words")

@@ -45,6 +45,10 @@ class Group(Enum):
         "Survival",
         "With checkpoints, training that is interrupted continues from the last one instead of from the start.",
     )
+    SCHEDULE = (
+        "Schedule",
+        "Trains again at these times, as in 0 2 * * * for each night at 2:00. Only with a use case.",
+    )
     EXPERT = ("Expert", "A setting that is for another strategy than the chosen one has no effect.")
 
     def __init__(self, title: str, text: str) -> None:

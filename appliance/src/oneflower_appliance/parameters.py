@@ -16,6 +16,7 @@ import math
 import re
 from typing import TYPE_CHECKING
 
+from oneflower_appliance.cron import read_zone
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.form import OF_FEDERATION, Field, Group
 from oneflower_appliance.formats import (
@@ -239,6 +240,22 @@ _SUPERLINK = [
     Parameter("FL_CHECKPOINT_PATH", Level.SUPERLINK, Kind.TEXT, "",
               "Folder for checkpoints, for example on a mounted volume. Empty = inside the appliance's folder",
               "an absolute path", check=lambda v: str(v).startswith("/"), only=_CHECKPOINTS),
+    Parameter("FL_SCHEDULE", Level.SUPERLINK, Kind.TEXT, "",
+              "When the run of FL_USE_CASE is started again: cron, as in 0 2 * * *; several lines with ; between them. "
+              "Empty = never",
+              "five fields of cron, minute, hour, day, month and weekday, or several such lines with ; between them",
+              field=Field(Group.SCHEDULE, 2, "TIMES")),
+    Parameter("FL_SCHEDULE_ZONE", Level.SUPERLINK, Kind.TEXT, "UTC", "The time zone of FL_SCHEDULE",
+              "a time zone that this machine knows, like Europe/Madrid or UTC", check=_readable(read_zone),
+              field=Field(Group.SCHEDULE, 3, "ZONE")),
+    Parameter("FL_SCHEDULE_FROM", Level.SUPERLINK, Kind.LIST, "last",
+              "What a planned run begins with: the model of the federation (last), or a new model (none)",
+              "one of last, none", options=("last", "none"),
+              field=Field(Group.SCHEDULE, 1, "FROM")),
+    Parameter("FL_MIN_GAIN", Level.SUPERLINK, Kind.TEXT, "",
+              "With FL_SCHEDULE: by how much a result may be worse than the best so far, in its loss, or accuracy "
+              "without a loss, and still become the model of the federation. Empty = by any amount",
+              "a number of at least 0", check=_number(lambda n: 0 <= n < math.inf)),
     Parameter("FL_SERVER_DATA_PATH", Level.SUPERLINK, Kind.TEXT, "",
               "Folder with data that ServerApps evaluate on. Empty = data/ in the appliance",
               "an absolute path without quotes and backslashes", check=_is_data_path),

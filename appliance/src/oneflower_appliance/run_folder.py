@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 RUNS = "runs"  # has a folder for each run
 CHECKPOINTS = "checkpoints"  # beside it, unless FL_CHECKPOINT_PATH names another folder
 
+INITIAL_RUN = "initial-run"  # in a pre-built app's run config: the run whose model this one begins with, if any
+
 # In the folder of a run.
 METRICS = "metrics.jsonl"  # a row for each round
 MODEL = "model.npz"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from oneflower_appliance import schedule_rules
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.formats import split_address
 from oneflower_appliance.packages import is_folder, read_packages
@@ -356,6 +357,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Settings], str]], ...] = (
     (("FL_MIN_SITES", "FL_SITES"), _sites),
     (("FL_PACKAGES", "FL_PACKAGE_INDEX", "FL_PACKAGE_HASHES"), _packages),
     (("FL_METRICS_PORT", "FL_METRICS_ENABLED", "FL_FLEET_API_ADDRESS", "FL_CONTROL_API_ADDRESS"), _metrics_port),
+    *schedule_rules.RULES,
 )
 
 

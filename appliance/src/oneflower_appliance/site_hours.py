@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo
+
+from oneflower_appliance.cron import read_zone
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,8 +33,8 @@ class Hours:
         """Read windows, like `Mon-Fri 20:00-06:00`. Raises `ValueError`, a line for each problem."""
         problems, windows = [], []
         try:
-            ZoneInfo(zone)
-        except (ValueError, OSError, KeyError):  # an unknown zone is a KeyError
+            read_zone(zone)
+        except ValueError:
             problems.append(f"zone {zone!r} is not a time zone that this machine knows, like Europe/Madrid or UTC")
         for text in texts:
             try:
@@ -46,7 +47,7 @@ class Hours:
 
     def are_open(self, now: datetime) -> bool:
         """Whether a time, which has a zone, is in one of the windows."""
-        here = now.astimezone(ZoneInfo(self.zone))
+        here = now.astimezone(read_zone(self.zone))
         minute = here.weekday() * _DAY + here.hour * 60 + here.minute
         return any((minute - start) % (7 * _DAY) < length for start, length in self.windows)
 

@@ -150,7 +150,9 @@ def model(
     file: Annotated[Path, typer.Option("--save", metavar="FILE", help="What to save the model as.")] = Path(
         "model.npz"
     ),
-    run_id: Annotated[str | None, typer.Option("--run", help="Of which run, if not the newest with a model.")] = None,
+    run_id: Annotated[
+        str | None, typer.Option("--run", help="Of which run, if not that of the federation's model.")
+    ] = None,
     best: Annotated[bool, typer.Option("--best", help="The model of the best round, instead of the last.")] = False,
     metric: Annotated[
         str | None, typer.Option("--metric", metavar="NAME", help="Best by which metric, if not the loss.")

@@ -221,14 +221,16 @@ class Runs:
             return list(reports.fetch(link, run, after, Machines.of(status)))
 
     def fetch_model(self, path: Path, run: str | None = None, by: str | None = None) -> RunResult:
-        """Save the model of a run (None: the newest with a model) as `path`; metrics, plot and model card beside it.
+        """Save the model of a run as `path`; metrics, plot and model card beside it.
 
+        Without `run` it is the model of the federation: that of its schedule, otherwise of the newest run with a model.
         It is the model after the last round, or after the best round `by` a metric of the evaluation; an empty text
         stands for the loss, or the accuracy of a run without loss. Raises `OneflowerError`.
         """
         status = self.status()
         with self._audited("fetch a model") as said, superlink.reach(self.cloud.surroundings, status) as link:
-            number, app = results.run_with_model(link, self.name, run)
+            of_schedule = status.schedule.model if status.schedule else ""
+            number, app = results.run_with_model(link, self.name, run or of_schedule or None)
             said.update(run=number, app=app)
             return results.collect(link, number, app, results.Places.beside(path), Machines.of(status), by=by)
 

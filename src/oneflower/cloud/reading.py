@@ -19,6 +19,7 @@ from oneflower_appliance.expiry import published_end, warning
 from oneflower_appliance.privacy_budget import Budget
 from oneflower_appliance.progress import RunProgress
 from oneflower_appliance.refusals import Refusals
+from oneflower_appliance.schedule import Schedule
 from oneflower_appliance.sites import Place
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def read_status(
     vms = tuple(_vm_status(found[vm], role, now.timestamp()) for vm, role in homes(body).items() if vm in found)
     link = next((found[vm].attributes for vm in vms_of(roles.get(COORDINATOR, {})) if vm in found), {})
     nodes = roles.get(NODES, {"cardinality": 0})
+    schedule = Schedule.recall(attributes.SCHEDULE.read(link))
     sites = Place.recall(attributes.SITES.read(link))
     own = {vm.node_id: vm.name for vm in vms if vm.node_id}
     return FederationStatus(
@@ -70,6 +72,7 @@ def read_status(
         host_keys=tuple(attributes.SSH_HOST_KEYS.read(link).splitlines()),
         settings=settings,
         training=RunProgress.read(link, own | {place.node: place.name for place in sites if place.node}),
+        schedule=schedule,
         sites=sites,
         log=tuple(entry["message"] for entry in body.get("log", ())),
         errors=tuple(errors_of(body)),
@@ -79,6 +82,7 @@ def read_status(
             *_remarks(vms, nodes, link),
             *_features_off(vms, found),
             *_certificates(link, now.date()),
+            *(schedule.troubles if schedule else ()),
         ),
         packages=_packages([found[vm.id].attributes for vm in vms]),
         share=_share([vm for vm in vms if vm.role == NODES], settings),

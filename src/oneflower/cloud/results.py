@@ -248,7 +248,7 @@ def collect(
 
 
 def run_with_model(link: SuperLinkClient, name: str, wanted: str | None) -> tuple[str, str]:
-    """Return id and app of the run `wanted`, or of the newest run with a model. Raises `OneflowerError`."""
+    """Return id and app of the run `wanted` (None: the newest with a model). Raises `OneflowerError`."""
     runs = [known_run(link, name, wanted)] if wanted is not None else link.runs()
     for run in reversed(runs):
         if has_model(link, run.id):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from oneflower_appliance.checks import Check
     from oneflower_appliance.privacy_budget import Budget
     from oneflower_appliance.progress import RunProgress
+    from oneflower_appliance.schedule import Schedule
     from oneflower_appliance.sites import Place
 
 
@@ -71,6 +72,7 @@ class FederationStatus:
     `remarks` say what is unusual about a ready one, and `share` how much of the data takes part, if not all. `packages`
     are those that all its machines have besides what belongs to their image's variant: releases by normalised name.
     `releases` say which machines have another release of oneflower than this client. `sites` are the nodes of others.
+    `schedule` says what was started at planned times, and which run has the model.
     """
 
     id: int
@@ -87,6 +89,7 @@ class FederationStatus:
     host_keys: tuple[str, ...] = field(default=(), repr=False)
     settings: Mapping[str, str] = field(default_factory=dict)
     training: RunProgress | None = None
+    schedule: Schedule | None = None
     log: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
     causes: tuple[str, ...] = ()

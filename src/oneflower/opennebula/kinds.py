@@ -23,6 +23,8 @@ _HOMES = {Level.SERVICE: (COORDINATOR, NODES), Level.SUPERLINK: (COORDINATOR,), 
 _FRAMEWORK = "ML_FRAMEWORK"
 # A SuperLink starts what the SuperNodes of its own service name, and no site decides that.
 _USE_CASE = "FL_USE_CASE"
+# A coordinator has no run of its own that could be started again.
+_OF_SCHEDULE = ("FL_SCHEDULE", "FL_SCHEDULE_ZONE", "FL_SCHEDULE_FROM", "FL_MIN_GAIN")
 # How a site knows its coordinator.
 _ADDRESS, _CA, _INVITATION = "FL_SUPERLINK_ADDRESS", "FL_SSL_CA_CERTFILE", "FL_INVITATION"
 
@@ -88,6 +90,8 @@ class ServiceKind(StrEnum):
             return self.roles
         if self is ServiceKind.SITE and parameter.name == _USE_CASE:
             return ()
+        if self is ServiceKind.COORDINATOR and parameter.name in _OF_SCHEDULE:
+            return ()
         return tuple(role for role in self.roles if role in _HOMES[parameter.level])
 
     def may_ask(self, parameter: Parameter) -> bool:
@@ -106,7 +110,8 @@ class ServiceKind(StrEnum):
         """Yield what is wrong with variables that were `given`, for this kind, and what is missing in all `values`."""
         for name in given:
             if name in PARAMETERS and not self.homes(PARAMETERS[name]):
-                yield Problem(name, f"is not a variable of a {self}: {_DECIDED[self]}.")
+                why = "it starts no run by itself" if name in _OF_SCHEDULE else _DECIDED[self]
+                yield Problem(name, f"is not a variable of a {self}: {why}.")
         if self is not ServiceKind.SITE or values.get(_INVITATION):  # which names both
             return
         if not values.get(_ADDRESS):

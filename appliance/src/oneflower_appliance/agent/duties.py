@@ -117,7 +117,7 @@ class Duties:
             raise HungError("The SuperLink no longer answers, although its Flower runs.")
         if due:
             self._due = time.monotonic() + next(self._delays)
-        pause = max(0.0, self._due - time.monotonic())
+        pause = min(max(0.0, self._due - time.monotonic()), self._keeper.pause)
         return min(pause, _CLOSE_LOOK) if self._keeper.following else pause
 
     def _look_at_certificates(self) -> None:

@@ -1,7 +1,7 @@
 """Which runs a SuperLink keeps: the newest FL_KEEP_RUNS, with their files and checkpoints.
 
 It also keeps runs that have not ended, the runs that these resume, and the newest run of each pre-built app. That one
-tells the agent that it has started what the form asks for.
+tells the agent that it has started what the form asks for. With a schedule it keeps the run that has the model, too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from oneflower_appliance.run_folder import Origin
 from oneflower_appliance.use_cases import publisher_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from oneflower_appliance.agent.link import SuperLinkApi
@@ -24,10 +24,13 @@ log = logging.getLogger(__name__)
 
 
 class Retention:
-    """Removes old files of one SuperLink's runs in the folders `runs` and `checkpoints`."""
+    """Removes old files of one SuperLink's runs in the folders `runs` and `checkpoints`, but `also` keeps some."""
 
-    def __init__(self, api: SuperLinkApi, keep: int, runs: Path, checkpoints: Path) -> None:
+    def __init__(
+        self, api: SuperLinkApi, keep: int, runs: Path, checkpoints: Path, also: Callable[[], set[str]] = set
+    ) -> None:
         self._api = api
+        self._also = also
         self._keep = keep
         self._runs = runs
         self._checkpoints = checkpoints
@@ -66,7 +69,7 @@ class Retention:
         return True
 
     def _kept(self, runs: Sequence[RunState]) -> set[str]:
-        kept = {run.id for run in runs[-self._keep :]}
+        kept = {run.id for run in runs[-self._keep :]} | self._also()
         kept |= set({run.app: run.id for run in runs if run.app.startswith(publisher_name(""))}.values())
         for run in runs:
             number = "" if run.finished else run.id

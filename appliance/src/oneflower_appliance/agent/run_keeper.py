@@ -1,29 +1,31 @@
 """What a SuperLink's agent does about runs: it starts the one that the form asks for, resumes lost ones, and reports.
 
-The agent remembers nothing about runs. It reads each time from the SuperLink's own state which runs were started and
-resumed. So an agent that restarts neither starts a run twice nor forgets one.
+It reads each time from the SuperLink's own state which runs were started and resumed. So an agent that restarts neither
+starts a run twice nor forgets one. With FL_SCHEDULE, the form's run is started again at planned times (`scheduler`).
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import TYPE_CHECKING
 
 from oneflower_appliance import attributes
+from oneflower_appliance.agent.form_run import FormRun
+from oneflower_appliance.agent.scheduler import Scheduler
+from oneflower_appliance.agent.tls import current_time
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.node_findings import findings_in
-from oneflower_appliance.parameters import PARAMETERS
 from oneflower_appliance.progress import RunProgress
 from oneflower_appliance.run_folder import GIVEN_UP, METRICS, MODEL, Origin
 from oneflower_appliance.run_state import COMPLETED, FAILED, FINISHED, RunState
 from oneflower_appliance.runs import lines_of, read_rows, shortcoming
-from oneflower_appliance.settings import run_config_keys
-from oneflower_appliance.use_cases import NO_USE_CASE, publisher_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
     from pathlib import Path
 
     from oneflower_appliance.agent.link import SuperLinkApi
@@ -42,13 +44,16 @@ _URGENT = {attributes.RUN_ID.name, attributes.RUN_STATUS.name, attributes.RUN_WA
 class RunKeeper:
     """Looks after the runs of one SuperLink, which write into the folders of `runs`."""
 
-    def __init__(self, api: SuperLinkApi, settings: Settings, runs: Path) -> None:
+    def __init__(
+        self, api: SuperLinkApi, settings: Settings, runs: Path, clock: Callable[[], datetime] = current_time
+    ) -> None:
         self._api = api
         self._settings = settings
         self._runs = runs
         self.runs: list[RunState] = []  # all runs, as they were at the last look
         self._given_up: set[str] = set()  # even if that cannot be written to the folder
-        self._wanted: tuple[str, str] | None = None
+        self._form = FormRun(api, settings)
+        self._scheduler = Scheduler(self._form, settings, runs, clock) if settings.text("FL_SCHEDULE") else None
         self._refused: RunState | None = None
         self._reported: dict[str, str] = {}
         self._reported_at = 0.0
@@ -65,6 +70,18 @@ class RunKeeper:
     def report_again(self) -> None:
         """Report everything at the next look, because the last report could not be published."""
         self._reported = {}
+        if self._scheduler:
+            self._scheduler.report_again()
+
+    @property
+    def pause(self) -> float:
+        """Seconds until a run is planned to start."""
+        return self._scheduler.pause if self._scheduler else math.inf
+
+    @property
+    def kept(self) -> set[str]:
+        """The runs to keep, however old they are."""
+        return {self._scheduler.model} if self._scheduler else set()
 
     def look(self, onegate: OneGate | None, nodes: Sequence[int]) -> dict[str, str]:
         """Do what is due now, and return the attributes to publish.
@@ -75,13 +92,13 @@ class RunKeeper:
         Raises `OneGateError`, `OSError` when the SuperLink does not answer, and `ValueError` when it refuses.
         """
         runs = self._api.runs()
-        changed = self._resume_lost(runs) or self._begin(runs, onegate, nodes)
-        if changed:
+        scheduler = self._scheduler
+        if self._resume_lost(runs) or self._begin(runs, onegate, nodes) or (scheduler and scheduler.look(runs)):
             runs = self._api.runs()
         self._going = any(not run.finished for run in runs)
         self.runs = runs
         newest = runs[-1] if runs else self._refused
-        return self._report(newest) if newest else {}
+        return (scheduler.news() if scheduler else {}) | (self._report(newest) if newest else {})
 
     def _resume_lost(self, runs: Sequence[RunState]) -> bool:
         """Resume every lost run that was not resumed yet. Returns whether there was one."""
@@ -114,7 +131,7 @@ class RunKeeper:
         """Return why a lost run must not be resumed, empty if it can be."""
         if self._fruitless(run.id) >= _FRUITLESS:
             return f"It was lost {_FRUITLESS} times in a row without a new round; something ends it every time."
-        if self._settings.flag("FL_CHECKPOINT_ENABLED") or run.app == self._app or self._is_trained(run.id):
+        if self._settings.flag("FL_CHECKPOINT_ENABLED") or run.app == self._form.app or self._is_trained(run.id):
             return ""
         return "It has no checkpoints; with FL_CHECKPOINT_ENABLED=YES it would be resumed."
 
@@ -130,33 +147,19 @@ class RunKeeper:
         line = Origin.line(self._runs / number)
         return any((folder / MODEL).exists() for folder in line)  # it is written then
 
-    @property
-    def _app(self) -> str:
-        return publisher_name(self._wanted[0]) if self._wanted else ""
-
     def _begin(self, runs: Sequence[RunState], onegate: OneGate | None, nodes: Sequence[int]) -> bool:
         """Start the run that the form asks for, once, when enough nodes are online."""
-        if self._wanted is None and onegate is not None and nodes:
-            published = onegate.attributes(nodes[0])
-            if attributes.READY.is_set(published):
-                use_case = attributes.USE_CASE.read(published) or NO_USE_CASE
-                self._wanted = (use_case, attributes.FRAMEWORK.read(published))
-        if self._wanted is None or self._wanted[0] == NO_USE_CASE or any(run.app == self._app for run in runs):
+        self._form.learn(onegate, nodes)
+        app = self._form.app
+        if not app or self._refused or any(run.app == app for run in runs) or self._form.lacks_nodes():
             return False
-        if self._api.nodes_online() < self._settings.integer("FL_MIN_AVAILABLE_CLIENTS"):
-            return False
-        use_case, framework = self._wanted
-        config = {
-            key: PARAMETERS[name].parse(self._settings[name]) for name, key in run_config_keys(self._settings).items()
-        }
         try:
-            number = self._api.start(use_case, config | {PARAMETERS["ML_FRAMEWORK"].key: framework})
+            number = self._form.start()
         except ValueError as error:
-            log.error("%s cannot be started, as the form asks (FL_USE_CASE): %s", use_case, error)  # noqa: TRY400
-            self._refused = RunState("-", self._app, FINISHED, FAILED, str(error))
-            self._wanted = (NO_USE_CASE, "")
+            log.error("%s cannot be started, as the form asks (FL_USE_CASE): %s", self._form.use_case, error)  # noqa: TRY400
+            self._refused = RunState("-", app, FINISHED, FAILED, str(error))
             return False
-        log.info("Run %s: %s, as the form asks (FL_USE_CASE).", number, use_case)
+        log.info("Run %s: %s, as the form asks (FL_USE_CASE).", number, self._form.use_case)
         return True
 
     def _report(self, run: RunState) -> dict[str, str]:

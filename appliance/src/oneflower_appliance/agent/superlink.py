@@ -138,10 +138,12 @@ class SuperLink:
         checkpoints = Path(machine.settings.text("FL_CHECKPOINT_PATH") or machine.home / CHECKPOINTS)
         partitions = self._partitions_before() if machine.onegate else Partitions()
         admits = machine.onegate is not None and self._authenticates and self._ca is not None
+        keeper = RunKeeper(api, machine.settings, runs, self._clock)
+        keep = machine.settings.integer("FL_KEEP_RUNS")
         self._duties = Duties(
             machine,
-            RunKeeper(api, machine.settings, runs),
-            retention=Retention(api, machine.settings.integer("FL_KEEP_RUNS"), runs, checkpoints),
+            keeper,
+            retention=Retention(api, keep, runs, checkpoints, lambda: keeper.kept),
             admission=Admission(api, self._members) if admits else None,
             expiry=self._expiry,
             partitions=partitions,

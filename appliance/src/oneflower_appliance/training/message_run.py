@@ -17,6 +17,7 @@ from oneflower_appliance.training.accounting import Accounting, keep_common_metr
 from oneflower_appliance.training.across import LONGEST, evaluation, is_due, messages_to
 from oneflower_appliance.training.asked import Asked
 from oneflower_appliance.training.guard import sift, update_of
+from oneflower_appliance.training.initial_model import initial_arrays
 from oneflower_appliance.training.node_record import Told, told_in
 from oneflower_appliance.training.secure.strategy import faults_of, guard_of
 from oneflower_appliance.training.supervised_run import SupervisedRun
@@ -43,6 +44,7 @@ class MessageRun(SupervisedRun):
             given["num_rounds"] = self._usual_rounds()
         self._begin(given["num_rounds"])
         given["num_rounds"] = self._within_budget(given["num_rounds"])
+        given["initial_arrays"] = initial_arrays(self._config, self._folder.parent, given["initial_arrays"])
         self._enter(given["initial_arrays"])
         if found := self._beginning.checkpoint:
             given["num_rounds"] -= self._beginning.done
