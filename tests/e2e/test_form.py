@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import numpy as np
@@ -58,6 +59,36 @@ def check_log(user, status):
         assert (user.machine(vm["id"]) / "context" / "token.txt").read_text().strip() not in text
 
 
+def check_schedule(user, status, folder):
+    """Check that a planned time that passed while the agent was away is made up for, and not once more after that."""
+    link, first = status["vms"][0]["id"], status["training"]["id"]
+    record = user.machine(link) / "var" / "schedule.json"
+
+    def schedule():
+        return json.loads(record.read_text())
+
+    def away(since):
+        """Let the agent be away for that long, as far as it knows."""
+        agent = user.process(link, "oneflower_appliance.agent", without=("init.py",))
+        agent.suspend()
+        said = schedule() | {"looked": since.isoformat(timespec="seconds")}
+        record.write_text(json.dumps(said | {"following": said["looked"]}))
+        agent.kill()
+
+    away(datetime.now(UTC) - timedelta(days=365))
+    until(lambda: schedule()["model"] not in ("", first), 60, "the end of the planned run")
+    [begun, planned] = schedule()["results"]
+    assert (begun["run"], planned["outcome"], schedule()["model"]) == (first, "completed", planned["run"])
+    until(lambda: user.show("filled")["schedule"]["model"] == planned["run"], 60, "that it is published")
+    assert "planned time was missed" in " ".join(user.show("filled")["remarks"])
+    user("model", "filled", "--save", str(folder / "model.npz"))
+    metrics = json.loads((folder / "model-metrics.json").read_text())
+    assert (metrics["run"], metrics["config"]["initial-run"]) == (planned["run"], first)
+    away(datetime.fromisoformat(planned["planned"]) - timedelta(days=1))
+    until(lambda: schedule()["looked"] > planned["begun"], 60, "the look after the reboot")
+    assert [one["run"] for one in schedule()["results"]] == [first, planned["run"]], "no time is run twice"
+
+
 def check_audit(user, status):
     """Check that both logs have what was done, with the app, and that a change on the SuperLink's machine shows."""
     found = json.loads(user("audit", "filled", "-o", "json").stdout)
@@ -74,8 +105,9 @@ def check_audit(user, status):
     assert "was changed" in user("audit", "filled", code=11).stderr
 
 
-def test_up_fills_in_the_form(user):
+def test_up_fills_in_the_form(user, tmp_path):
     given = ("FL_USE_CASE=image-classification", "FL_NUM_ROUNDS=1", "FL_LOG_FORMAT=json", "FL_LOG_LEVEL=DEBUG")
+    given += ("FL_SCHEDULE=0 0 1 1,7 *",)
     words = [word for value in given for word in ("--set", value)]
     try:
         done = user("up", "filled", "--template", "oneflower-form", *words)
@@ -84,6 +116,7 @@ def test_up_fills_in_the_form(user):
         context = (user.machine(status["vms"][0]["id"]) / "context" / "context.sh").read_text()
         check_log(user, status)
         check_audit(user, status)
+        check_schedule(user, status, tmp_path)
     finally:
         user("down", "filled")
     assert "completed, round 1 of 1" in done.stdout

@@ -152,6 +152,14 @@ def test_a_time_waits_for_nodes_also_after_a_reboot(fed):
     assert (fed.runs, fed.schedule.troubles) == (2, [])
 
 
+def test_a_form_without_a_use_case_is_told_at_once(tmp_path):
+    fed = Federation(tmp_path)
+    fed.gate.found["FL_USE_CASE"] = "none"
+    assert "the form has no use case (FL_USE_CASE)" in fed.look().troubles[0]
+    fed.look(DAY)
+    assert fed.runs == 0
+
+
 @pytest.mark.parametrize("started", [True, False])
 def test_a_crash_between_the_start_of_a_run_and_its_record(fed, monkeypatch, started):
     real = Door.start

@@ -45,8 +45,15 @@ class FormRun:
         """The app of its runs, empty as long as it is not known."""
         return publisher_name(self.use_case) if self.use_case else ""
 
+    @property
+    def is_nothing(self) -> bool:
+        """Whether it is known that the form asks for no run."""
+        return self._wanted is not None and not self.use_case
+
     def lacks_nodes(self) -> str:
         """Return that too few nodes are online, empty if there are enough. Raises `OSError` or `ValueError`."""
+        if self._wanted is None:
+            return "no SuperNode is ready"
         needed, online = self._settings.integer("FL_MIN_AVAILABLE_CLIENTS"), self._api.nodes_online()
         return f"{online} of {needed} SuperNodes are online" if online < needed else ""
 

@@ -143,6 +143,9 @@ class Scheduler:
 
     def _start_due(self, runs: Sequence[RunState], now: datetime) -> bool:
         """Start the run of the planned time that has passed, or say why it waits. Returns whether it was started."""
+        if self._form.is_nothing:
+            self._state = replace(self._state, waiting="nothing is started: the form has no use case (FL_USE_CASE).")
+            return False
         last = self._state.results[-1] if self._state.results else None
         unsure = last is not None and not last.run and not last.outcome
         planned = datetime.fromisoformat(last.planned if last and unsure else self._state.following)
@@ -162,8 +165,6 @@ class Scheduler:
         return self._save() and self._start(planned)
 
     def _waits(self, runs: Sequence[RunState]) -> str:
-        if not self._form.app:
-            return "no SuperNode is ready"
         going = [run.id for run in runs if run.app == self._form.app and (not run.finished or _comes_back(run))]
         return f"run {going[-1]} is going" if going else self._form.lacks_nodes()
 
