@@ -135,8 +135,9 @@ class LocalSurroundings(_Runtimes):
 
     def template(self, cloud: Cloud) -> int:
         """Return the id of the service template, registering it if necessary: this cloud is the user's own."""
-        from oneflower.cloud.register import Registration, Wishes  # noqa: PLC0415
+        from oneflower.cloud.register import Registration  # noqa: PLC0415
         from oneflower.cloud.registered import find_registered  # noqa: PLC0415
+        from oneflower.cloud.wishes import Wishes  # noqa: PLC0415
 
         if self._image():
             self.provide_ssh_key(cloud)

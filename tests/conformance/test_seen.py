@@ -12,7 +12,7 @@ import pytest
 
 from oneflower.local.oned.models import Vm
 from oneflower.local.oneflow import policies
-from oneflower.local.oneflow.cron import Cron, CronError
+from oneflower.opennebula.cron import Cron, CronError
 from oneflower.opennebula.states import LcmState, VmState
 from oneflower.opennebula.states import ServiceState as S
 

@@ -16,8 +16,8 @@ import uvicorn
 from oneflower.cloud import Cloud, Endpoints
 from oneflower.local import daemon, wire
 from oneflower.local.home import LocalHome
-from oneflower.local.oneflow import expressions
 from oneflower.local.serving import ByPort, Server, bound_waiting
+from oneflower.opennebula import expressions
 from tests.conformance.cloud import SECRET, LocalServers
 
 from .strangers import stranger

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneflower.local.oned.models import Vm
-from oneflower.local.oneflow import expressions, policies
+from oneflower.local.oneflow import policies
+from oneflower.opennebula import expressions
 from oneflower.opennebula.states import LcmState, VmState
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NOTHING = "-"  # not valid base64 either
 _DIGITS = re.compile(r"[0-9]{1,20}")
+_NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{1,3})?")
 
 
 class Publisher(StrEnum):
@@ -34,6 +35,7 @@ class Coding(StrEnum):
     PLAIN = "plain"
     FLAG = "YES or NO"
     DIGITS = "digits"
+    NUMBER = "number"
     BASE64 = "base64"
     PACKED = "packed"
 
@@ -68,6 +70,8 @@ class Attribute:
             return ""
         if self.coding is Coding.DIGITS:
             return value if _DIGITS.fullmatch(value) else ""
+        if self.coding is Coding.NUMBER:
+            return value if _NUMBER.fullmatch(value) else ""
         if self.coding is not Coding.BASE64:
             return value
         try:
@@ -174,9 +178,22 @@ PRIVACY = Attribute(
 ASKS = Attribute(
     "FL_ASKS", _NODE, Coding.BASE64, "The apps that wait for the approval of the node's site: JSON (`approvals.py`)"
 )
+CPU = Attribute("FL_CPU", _NODE, Coding.NUMBER, "How much of the VM's cores Flower and its tasks used, in percent")
+MEMORY = Attribute("FL_MEMORY", _NODE, Coding.NUMBER, "How much of the VM's memory is in use, in percent")
+GPU = Attribute("FL_GPU", _NODE, Coding.NUMBER, "How busy the VM's GPUs are, in percent. Only with GPUs")
+BUSY = Attribute("FL_BUSY", _NODE, Coding.NUMBER, "How much of the last minute the node had a task, in percent")
+TASK_SECONDS = Attribute(
+    "FL_TASK_SECONDS",
+    _NODE,
+    Coding.NUMBER,
+    "How long the last training task took, or the running one takes so far. 0 after two minutes without a task",
+)
 USE_CASE = Attribute("FL_USE_CASE", _NODE, Coding.PLAIN, "The variable of the same name, for the SuperLink")
 FRAMEWORK = Attribute("ML_FRAMEWORK", _NODE, Coding.PLAIN, "The variable of the same name, for the SuperLink")
 
 ATTRIBUTES: dict[str, Attribute] = {
     found.name: found for found in list(globals().values()) if isinstance(found, Attribute)
 }
+
+# The numbers of a SuperNode, which a scaling policy can compare.
+NUMBERS = frozenset(name for name, found in ATTRIBUTES.items() if found.coding is Coding.NUMBER)

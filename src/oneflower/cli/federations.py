@@ -10,6 +10,7 @@ import typer
 
 from oneflower.cli import screen
 from oneflower.cli.rounds import RunTable, progress_line
+from oneflower.cli.scaling_options import Autoscale, Schedule, When, limits_of
 from oneflower.cli.screen import Output
 from oneflower.cli.session import Session
 from oneflower.cli.steps import Steps, step
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from oneflower.cloud import Cloud, Federation, FederationStatus
+    from oneflower.cloud.scaling import Limits
 
 Name = Annotated[str | None, typer.Argument(help="Name or id of the federation; may be left out when there is one.")]
 Format = Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")]
@@ -78,6 +80,9 @@ def up(
         int | None, typer.Option(help="Never fewer SuperNodes than this; usually 2, of a site 1.")
     ] = None,
     max_vms: Annotated[int | None, typer.Option(help="Never more SuperNodes than this; usually 10.")] = None,
+    autoscale: Autoscale = "",
+    when: When = None,
+    schedule: Schedule = None,
     template: Annotated[
         str, typer.Option(help="Name of a registered service template. Without --kind it decides the kind.")
     ] = NAME,
@@ -99,7 +104,8 @@ def up(
     from oneflower.cloud.names import check_name  # noqa: PLC0415 - as everything of the client
 
     check_name(name)
-    given, limits = settings_of(settings) | policy_setting(policy), (min_vms, max_vms)
+    given = settings_of(settings) | policy_setting(policy)
+    limits = limits_of(autoscale, when, schedule, min_vms, max_vms)
     cloud = Session.cloud(kind.template_name(template) if kind else template)
     federation = deploy(cloud, name, supernodes, given, limits, timeout, keep=keep)
     status = federation.status()
@@ -158,7 +164,7 @@ def deploy(
     name: str,
     supernodes: int | None,
     settings: dict[str, str],
-    limits: tuple[int | None, int | None],
+    limits: tuple[int | None, int | None] | Limits,
     timeout: float,
     *,
     keep: bool,

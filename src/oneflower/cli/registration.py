@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oneflower.cli import screen
+from oneflower.cli.scaling_options import NONE as NO_POLICIES
+from oneflower.cli.scaling_options import Autoscale, Schedule, When, limits_of
 from oneflower.cli.screen import Output
 from oneflower.cli.session import Session
 from oneflower.opennebula import COORDINATOR, NAME, NODES, Rendering, ServiceKind, VmOptions
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
-    from oneflower.cloud.register import Registered, Wishes
+    from oneflower.cloud.scaling import Limits
+    from oneflower.cloud.wishes import Registered, Wishes
     from oneflower_appliance.settings import Bounds
 
 Kinds = Annotated[
@@ -76,6 +79,9 @@ def register(
     max_vms: Annotated[
         int | None, typer.Option(help="Never more than this; usually 10.", rich_help_panel=_SCALING)
     ] = None,
+    autoscale: Autoscale = "",
+    when: When = None,
+    schedule: Schedule = None,
     cooldown: Annotated[
         int | None,
         typer.Option(min=0, help="Seconds that OneFlow rests after each scaling; usually 5.", rich_help_panel=_SCALING),
@@ -90,11 +96,12 @@ def register(
     SuperNodes). Each has all variables on three levels, and beside it (NAME-form) there is the form for Sunstone.
     OpenNebula reads a FILE on its front-end, and downloads a URL from there.
     You can run this again at any time. It changes what differs, and keeps what somebody changed by hand and what an
-    earlier run chose and this one does not mention. For an option with a name, `none` removes it again.
+    earlier run chose and this one does not mention. For an option with a name, `none` removes it again, and
+    `--autoscale none` the scaling policies.
     """
     from oneflower.cli.image_option import ImageOption, volume  # noqa: PLC0415
-    from oneflower.cloud.register import Wishes  # noqa: PLC0415
     from oneflower.cloud.register import register as apply  # noqa: PLC0415
+    from oneflower.cloud.wishes import Wishes  # noqa: PLC0415
 
     cloud = Session.cloud()
     chosen = ImageOption(cloud, image, manifest)
@@ -111,15 +118,30 @@ def register(
             disk=supernode_disk and supernode_disk << 10, volume=volume(supernode_volume),
         ),
     }  # fmt: skip
+    bare = autoscale == NO_POLICIES
+    limits = limits_of("" if bare else autoscale, when, schedule, min_vms, max_vms)
+    kinds = _kinds(kind, limits)
     wishes = Wishes(
-        name, machines, images, datastore, _bounds(min_vms, max_vms, supernodes), cooldown, group,
-        tuple(kind or ServiceKind),
+        name, machines, images, datastore, _bounds(limits.least, limits.most, supernodes), cooldown, group, kinds,
+        limits.policies if bare or limits.policies.entries else None,
     )  # fmt: skip
     done = apply(cloud, wishes, force=force, dry_run=dry_run, notify=screen.say)
     if output is Output.JSON:
         screen.show_json(done)
         return
     _show(done, wishes, dry_run=dry_run)
+
+
+def _kinds(asked: list[ServiceKind] | None, limits: Limits) -> tuple[ServiceKind, ...]:
+    """Return the kinds to register. Raises `OneflowerError` if policies are asked for where nothing can be scaled."""
+    kinds = tuple(asked or ServiceKind)
+    if limits.policies.entries and not any(NODES in kind.roles for kind in kinds):
+        raise OneflowerError(
+            "A coordinator has no SuperNodes of its own to scale.",
+            "Register the policies with `--kind site` or `--kind federation`.",
+            ExitCode.USAGE,
+        )
+    return kinds
 
 
 def _bounds(*asked: int | None) -> dict[ServiceKind, Bounds]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from oneflower.cloud import Cloud, FederationStatus, VmStatus
+    from oneflower.cloud.autoscaling import Autoscaling
     from oneflower.cloud.surroundings import Installed
     from oneflower.contexts import Context
     from oneflower_appliance.progress import RunProgress
@@ -96,6 +97,8 @@ def show(name: Name = None, output: Format = Output.TEXT) -> None:
     for vm in status.vms:
         if vm.budget:
             screen.show_line(f"Privacy of {vm.name}: {vm.budget.sentence}")
+    for line in _scaling(status.autoscaling):
+        screen.show_line(line)
     if status.training:
         _show_training(status.training)
     for line in schedule_lines(status):
@@ -128,6 +131,13 @@ def show(name: Name = None, output: Format = Output.TEXT) -> None:
     if status.sites:
         nodes = [(place.name, place.standing, place.node or "-") for place in status.sites]
         screen.show_table(("AT A SITE", "STANDING", "NODE"), nodes)
+
+
+def _scaling(found: Autoscaling | None) -> Iterator[str]:
+    """Yield a line with the limits, and one for each policy with what OneFlow saw last."""
+    if found:
+        yield f"Scaling: {found.sentence}"
+        yield from (f"  {policy.line}: {policy.sentence}" for policy in found.policies)
 
 
 def _show_training(found: RunProgress) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from oneflower.cli import screen
+from oneflower.cli.scaling_options import Autoscale, Schedule, When, limits_of
 from oneflower.cli.screen import Output
 from oneflower.opennebula import ServiceKind
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -30,6 +31,9 @@ def render(
         int | None, typer.Option(help="Never fewer SuperNodes than this; usually 2, of a site 1.")
     ] = None,
     max_vms: Annotated[int | None, typer.Option(help="Never more SuperNodes than this; usually 10.")] = None,
+    autoscale: Autoscale = "",
+    when: When = None,
+    schedule: Schedule = None,
     superlink_template: Annotated[int | None, typer.Option(help="Id of the SuperLink's VM template.")] = None,
     supernode_template: Annotated[int | None, typer.Option(help="Id of the SuperNodes' VM template.")] = None,
     form: Annotated[
@@ -51,14 +55,16 @@ def render(
     )
     from oneflower_appliance.files import SHARED, write_atomic  # noqa: PLC0415
 
+    limits = limits_of(autoscale, when, schedule, min_vms, max_vms)
     given = {COORDINATOR: superlink_template, NODES: supernode_template}
     options = ServiceOptions(
         name=kind.template_name(NAME),
-        bounds=kind.bounds(min_vms, max_vms, supernodes),
+        bounds=kind.bounds(limits.least, limits.most, supernodes),
         compat=compat,
         template_ids={role: number for role, number in given.items() if number is not None},
         rendering=Rendering.FORM if form else Rendering.LEVELS,
         kind=kind,
+        policies=limits.policies,
     )
     text = json.dumps(service_template(options), indent=2)
     if compat == _SIX:

@@ -85,7 +85,7 @@ def begin(cloud: Cloud, name: str, settings: Mapping[str, str], size: Size, noti
     cloud.surroundings.prepare(wanted["FLOWER_VERSION"], wanted["ML_FRAMEWORK"], lambda text: notify(Step(text)))
     _check_free(cloud, name)  # which may have taken minutes
     notify(Step(f"deploying {name}{_with(checked)}"))
-    merge = merge_template(checked.body, name, wanted, checked.bounds)
+    merge = merge_template(checked.body, name, wanted, checked.bounds, size.policies)
     made = Answer(lambda: cloud.oneflow.instantiate(checked.template, merge))
     try:
         number = made.wait()

@@ -21,7 +21,7 @@ from oneflower.cloud.audit import audited
 from oneflower.cloud.federation_runs import Runs
 from oneflower.cloud.logs import Wanted, follow_logs, read_logs
 from oneflower.cloud.names import check_name
-from oneflower.cloud.scaling import Size, leaving
+from oneflower.cloud.scaling import Limits, Size, leaving
 from oneflower.cloud.service import Service
 from oneflower.cloud.sites import Sites
 from oneflower.events import Note, StepEnded, ignore
@@ -106,7 +106,7 @@ class Federation(Runs):
         supernodes: int | None = None,
         settings: Mapping[str, str] | None = None,
         name: str | None = None,
-        limits: tuple[int | None, int | None] = (None, None),
+        limits: tuple[int | None, int | None] | Limits = (None, None),
     ) -> tuple[str, ...]:
         """Check what `deploy` would be asked for, and start nothing. Returns what a person should know about it.
 
@@ -153,7 +153,7 @@ class Federation(Runs):
         settings: Mapping[str, str] | None = None,
         name: str | None = None,
         *,
-        limits: tuple[int | None, int | None] = (None, None),
+        limits: tuple[int | None, int | None] | Limits = (None, None),
         timeout: float = 600,
         watch: Watch = ignore,
         notify: Notify = ignore,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from packaging.version import Version
 
 from oneflower.cloud import releases
+from oneflower.cloud.autoscaling import Autoscaling
 from oneflower.cloud.document import errors_of, homes, roles_of, vms_of
 from oneflower.cloud.status import FederationStatus, VmStatus
 from oneflower.opennebula import COORDINATOR, NODES, ServiceKind, kind_of, variables_of
@@ -74,6 +75,7 @@ def read_status(
         training=RunProgress.read(link, own | {place.node: place.name for place in sites if place.node}),
         schedule=schedule,
         sites=sites,
+        autoscaling=Autoscaling.of(nodes),
         log=tuple(entry["message"] for entry in body.get("log", ())),
         errors=tuple(errors_of(body)),
         causes=tuple(causes),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from oneflower.cloud.audit import audited
@@ -13,17 +13,19 @@ from oneflower.cloud.registered import SECTION, Document, template_names
 from oneflower.cloud.sharing import group_id, share
 from oneflower.cloud.undo import Undo
 from oneflower.cloud.vm_templates import VmTemplates, Wanted
+from oneflower.cloud.wishes import Registered, Wishes
 from oneflower.opennebula import (
     COORDINATOR,
-    NAME,
     NODES,
     Carried,
+    Policies,
     Rendering,
     ServiceKind,
     ServiceOptions,
     VmOptions,
     service_template,
 )
+from oneflower.opennebula.autoscale import ELASTIC, SCHEDULED
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
@@ -33,48 +35,8 @@ if TYPE_CHECKING:
     from oneflower.cloud.image_source import ImageSource, Stored
     from oneflower.cloud.objects import Image
     from oneflower.cloud.vm_templates import Settled
-    from oneflower_appliance.settings import Bounds
 
 _SERVICE = "service"
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What an operator wants registered, and under which name. Networks and images are given by name, too.
-
-    What is left open stays as it is registered. `bounds` are those of the kinds that have SuperNodes. `group` is one
-    that may use it all. `kinds` are those to register; kinds that are registered already are kept up to date, too.
-    """
-
-    name: str = NAME
-    machines: Mapping[str, VmOptions] = field(default_factory=dict)
-    images: Mapping[str, ImageSource] = field(default_factory=dict)
-    datastore: str = "default"
-    bounds: Mapping[ServiceKind, Bounds] = field(default_factory=dict)
-    cooldown: int | None = None
-    group: str = ""
-    kinds: tuple[ServiceKind, ...] = tuple(ServiceKind)
-
-    def vm_template_name(self, role: str) -> str:
-        """Return the name of a role's VM template."""
-        return f"{self.name}-{role}"
-
-
-@dataclass(frozen=True)
-class Registered:
-    """What is registered now: ids, and what was changed for it.
-
-    `templates` are the service templates with the three levels, and `forms` those with the form, which OpenNebula 6
-    does not have. The machines of `diskless` roles have nothing to boot from. The VM templates of `asking` roles ask
-    for inputs themselves, so that Sunstone cannot deploy.
-    """
-
-    templates: Mapping[ServiceKind, int]
-    forms: Mapping[ServiceKind, int]
-    vm_templates: Mapping[str, int]
-    changes: tuple[Change, ...]
-    diskless: tuple[str, ...] = ()
-    asking: tuple[str, ...] = ()
 
 
 def register(
@@ -273,13 +235,18 @@ class Registration:
         cooldown = ServiceOptions.cooldown if wishes.cooldown is None else wishes.cooldown
         own = {role: each for role, each in settled.items() if role in kind.roles}
         ids, bounds = {role: each.id for role, each in own.items()}, wishes.bounds.get(kind)
-        ours = service_template(ServiceOptions(name, bounds, cooldown, compat, ids, rendering, self._offered(), kind))
+        policies = wishes.policies or Policies()
+        ours = service_template(
+            ServiceOptions(name, bounds, cooldown, compat, ids, rendering, self._offered(), kind, policies)
+        )
         machines = {role: dict(each.base) for role, each in own.items()} if rendering is Rendering.LEVELS else {}
         if stored.number is None:
             self._changes.append(Change("create", what))
             return -1 if self._dry_run else self._create(what, ours | {SECTION: machines | {_SERVICE: digests(ours)}})
         scaling = [("roles", f"[{NODES}]", key) for key in ("cardinality", "min_vms", "max_vms")]
         open_ = [] if bounds or NODES not in own else scaling
+        if wishes.policies is None and NODES in own:
+            open_ += [("roles", f"[{NODES}]", key) for key in (ELASTIC, SCHEDULED)]
         if wishes.cooldown is None:
             open_ += [("roles", f"[{role}]", "cooldown") for role in own]
         base = stored.base.get(_SERVICE, {})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from oneflower.cloud.document import bounds_of, roles_of
-from oneflower.opennebula import NODES, kind_of
+from oneflower.opennebula import NODES, Policies, kind_of
+from oneflower.opennebula.autoscale import has_policies
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.settings import Bounds
 
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
     from oneflower.cloud.status import FederationStatus, VmStatus
 
 
+class Limits(NamedTuple):
+    """The limits of scaling, None where the service template decides, and policies by which OneFlow scales."""
+
+    least: int | None = None
+    most: int | None = None
+    policies: Policies = Policies()
+
+
 @dataclass(frozen=True)
 class Size:
     """How many SuperNodes a service is to have, and the limits of scaling; None where its template decides."""
@@ -23,21 +32,29 @@ class Size:
     supernodes: int | None = None
     least: int | None = None
     most: int | None = None
+    policies: Policies = field(default_factory=Policies)
 
     def bounds(self, template: Mapping[str, Any], settings: Mapping[str, str]) -> Bounds | None:
         """Return the bounds for scaling a service that is deployed from this template, None if it has no SuperNodes.
 
         A federation must not be scaled below what a round needs, so the lower bound follows FL_MIN_AVAILABLE_CLIENTS.
-        Raises `OneflowerError` if SuperNodes are wanted of a service that has none.
+        Raises `OneflowerError` if SuperNodes are wanted of a service that has none, or policies cannot work.
         """
         usual = bounds_of(template)
         if usual is None:
             return kind_of(template).bounds(self.least, self.most, self.supernodes)
-        number = usual.cardinality if self.supernodes is None else self.supernodes
+        if self.policies.entries and has_policies(roles_of(template)[NODES]):
+            raise OneflowerError(
+                "The service template has scaling policies of its own.",
+                "Leave --when and --schedule out, or deploy from a template without policies (--template).",
+                ExitCode.CONFLICT,
+            )
         least, needed = usual.minimum if self.least is None else self.least, nodes_needed(settings)
-        return Bounds(
-            needed if least < needed <= number else least, usual.maximum if self.most is None else self.most, number
-        )
+        number = max(usual.cardinality, least) if self.supernodes is None else self.supernodes
+        least = needed if least < needed <= number else least
+        most = usual.maximum if self.most is None else self.most
+        self.policies.check(least, most)
+        return Bounds(least, most, number)
 
 
 def nodes_needed(settings: Mapping[str, str]) -> int:

@@ -15,6 +15,7 @@ from oneflower_appliance.parameters import PARAMETERS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from oneflower.cloud.autoscaling import Autoscaling
     from oneflower.cloud.releases import Mismatch
     from oneflower_appliance.approvals import Ask
     from oneflower_appliance.checks import Check
@@ -73,6 +74,7 @@ class FederationStatus:
     are those that all its machines have besides what belongs to their image's variant: releases by normalised name.
     `releases` say which machines have another release of oneflower than this client. `sites` are the nodes of others.
     `schedule` says what was started at planned times, and which run has the model.
+    `autoscaling` is by what OneFlow scales the SuperNodes, if there is any policy.
     """
 
     id: int
@@ -98,6 +100,7 @@ class FederationStatus:
     packages: Mapping[str, str] = field(default_factory=dict)
     releases: tuple[Mismatch, ...] = ()
     sites: tuple[Place, ...] = ()
+    autoscaling: Autoscaling | None = None
     trust: Trust = field(default=Trust(), repr=False)
 
     @property

@@ -7,6 +7,8 @@ import re
 from json.encoder import encode_basestring
 from typing import Any, NoReturn
 
+from oneflower.opennebula.text import number_text
+
 MOST_NESTED = 100
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"|([\[{])|[\]}]', re.DOTALL)
 _INDENT = "  "
@@ -59,12 +61,6 @@ def _float(digits: str) -> float:
     return number
 
 
-def float_text(number: float) -> str:
-    """Return a number as Ruby's Float#to_s writes it: always with a fraction, even before an exponent."""
-    digits, exponent, power = repr(number).partition("e")
-    return f"{digits}.0e{power}" if exponent and "." not in digits else digits + exponent + power
-
-
 def pretty(value: Any, margin: str = "") -> str:
     """Return JSON text as JSON.pretty_generate writes it."""
     inner = margin + _INDENT
@@ -77,7 +73,7 @@ def pretty(value: Any, margin: str = "") -> str:
     if isinstance(value, str):
         return str(encode_basestring(value))
     if isinstance(value, float):
-        return float_text(value)
+        return number_text(value)
     return "null" if value is None else str(value).lower()
 
 
@@ -97,7 +93,7 @@ def inspect(value: Any) -> str:
     if isinstance(value, str):
         return _quoted(value)
     if isinstance(value, float):
-        return float_text(value)
+        return number_text(value)
     return "nil" if value is None else str(value).lower()
 
 

@@ -1,5 +1,6 @@
 """Builds and lints what OpenNebula is given: the OneFlow service template and the two VM templates."""
 
+from oneflower.opennebula.autoscale import Policies
 from oneflower.opennebula.carried import Carried
 from oneflower.opennebula.inputs import defaults_of, kind_of, merge_template, variables_of
 from oneflower.opennebula.kinds import ServiceKind
@@ -15,6 +16,7 @@ __all__ = [
     "NODES",
     "Carried",
     "Finding",
+    "Policies",
     "Rendering",
     "ServiceKind",
     "ServiceOptions",

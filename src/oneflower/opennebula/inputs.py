@@ -22,6 +22,7 @@ from oneflower_appliance.settings import InvalidParametersError, Problem
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from oneflower.opennebula.autoscale import Policies
     from oneflower_appliance.settings import Bounds, Settings
 
 _NOT_IN_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -93,12 +94,14 @@ def kind_of(body: Mapping[str, Any]) -> ServiceKind:
     )
 
 
-def merge_template(template: Mapping[str, Any], name: str, settings: Settings, bounds: Bounds | None) -> dict[str, Any]:
+def merge_template(
+    template: Mapping[str, Any], name: str, settings: Settings, bounds: Bounds | None, policies: Policies | None = None
+) -> dict[str, Any]:
     """Return the `merge_template` with which one service is instantiated from `template` on OpenNebula 7.
 
     OneFlow applies no defaults and requires a value for every declared input. The values of a role belong in the
     role's entry. OneFlow takes the cardinality from that entry and requires min_vms <= cardinality <= max_vms.
-    `bounds` are those of the SuperNodes, None if there are none.
+    `bounds` are those of the SuperNodes, None if there are none, and `policies` are added to those of the template.
     A variable that the template does not ask for is given to the role that needs it, if it is set: OneFlow accepts
     values that nobody declared. A secret goes into that role's CONTEXT and nowhere else: a value would become an
     attribute of the VM, too, which every machine of the service reads through OneGate. Raises `OneflowerError` if a
@@ -128,7 +131,7 @@ def merge_template(template: Mapping[str, Any], name: str, settings: Settings, b
         "roles": [
             {
                 "name": role,
-                **(_scaling(bounds) if role == NODES and bounds is not None else {}),
+                **(_scaling(bounds, policies) if role == NODES and bounds is not None else {}),
                 "user_inputs_values": values[role],
                 **_context(secrets[role]),
             }
@@ -137,8 +140,9 @@ def merge_template(template: Mapping[str, Any], name: str, settings: Settings, b
     }
 
 
-def _scaling(bounds: Bounds) -> dict[str, int]:
-    return {"cardinality": bounds.cardinality, "min_vms": bounds.minimum, "max_vms": bounds.maximum}
+def _scaling(bounds: Bounds, policies: Policies | None) -> dict[str, Any]:
+    limits = {"cardinality": bounds.cardinality, "min_vms": bounds.minimum, "max_vms": bounds.maximum}
+    return {**limits, **(policies.entries if policies else {})}
 
 
 def _lost(value: str) -> str:

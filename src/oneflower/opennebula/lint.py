@@ -1,11 +1,11 @@
-"""Finds the traps in a template that OneFlow accepts without a warning (`rules.py`, and `sunstone.py` for Sunstone)."""
+"""Finds the traps that OneFlow accepts without a warning: `rules.py`, `policy_rules.py` and `sunstone.py`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from oneflower.opennebula import sunstone
+from oneflower.opennebula import policy_rules, sunstone
 from oneflower.opennebula.linted import Template, mapping
 from oneflower.opennebula.rules import RULES
 from oneflower.opennebula.service import PLACEHOLDERS
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from oneflower.opennebula.kinds import ServiceKind
+
+
+_RULES = RULES | policy_rules.RULES | sunstone.RULES
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ def lint(template: Any, release: int = 7, kind: ServiceKind | None = None) -> li
         return [Finding("not-a-template", "file", "The JSON is not an object.", "Give one service template.")]
     body = template.get("DOCUMENT", {}).get("TEMPLATE", {}).get("BODY") if "DOCUMENT" in template else None
     read = Template(body if isinstance(body, dict) else template, release)
-    findings = [Finding(name, *found) for name, check in (RULES | sunstone.RULES).items() for found in check(read)]
+    findings = [Finding(name, *found) for name, check in _RULES.items() for found in check(read)]
     if kind is not None and read.kind not in (kind, None):
         roles = " and ".join(kind.roles)
         findings.append(

@@ -2,7 +2,8 @@
 
 A rule yields where the trap is, why it is one, and how to fix it. OneFlow checks little (a missing `type`, cardinality
 outside its bounds) and stores the rest as it comes. What is wrong shows later: the service hangs, trains on the wrong
-data, or starts before its coordinator. The traps of Sunstone are in `sunstone.py`.
+data, or starts before its coordinator. The traps of Sunstone are in `sunstone.py`,
+those in scaling policies in `policy_rules.py`.
 """
 
 from __future__ import annotations
@@ -81,12 +82,6 @@ def _singleton(template: Template) -> Iterator[Found]:
             "It may be deployed or scaled to something other than one; two coordinators split the federation.",
             "Set cardinality, min_vms and max_vms to 1.",
         )
-
-
-def _policies(template: Template) -> Iterator[Found]:
-    role = template.role(COORDINATOR)
-    if role and (role.data.get("elasticity_policies") or role.data.get("scheduled_policies")):
-        yield role.where, "It has scaling policies, and a SuperLink cannot be scaled.", "Remove them."
 
 
 def _parents(template: Template) -> Iterator[Found]:
@@ -274,7 +269,6 @@ RULES: dict[str, Callable[[Template], Iterator[Found]]] = {
     "deployment-none": _deployment,
     "gate-off": _gate,
     "superlink-not-singleton": _singleton,
-    "superlink-policies": _policies,
     "parents": _parents,
     "cardinality": _cardinality,
     "min-clients": _min_clients,

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from oneflower.opennebula.autoscale import Policies
 from oneflower.opennebula.carried import Carried
 from oneflower.opennebula.kinds import ServiceKind
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -70,7 +71,7 @@ class ServiceOptions:
     """What may differ between two service templates.
 
     `bounds` are the usual ones of the kind, if there are none. `cooldown` is how long, in seconds, OneFlow waits after
-    each scaling, including manual ones. `carried` is what the image of the SuperNodes has.
+    each scaling, including manual ones. `carried` is what the image of the SuperNodes has. `policies` scale SuperNodes.
     """
 
     name: str = NAME
@@ -81,12 +82,14 @@ class ServiceOptions:
     rendering: Rendering = Rendering.LEVELS
     carried: Carried = field(default_factory=Carried)
     kind: ServiceKind = ServiceKind.FEDERATION
+    policies: Policies = field(default_factory=Policies)
 
 
 def service_template(options: ServiceOptions) -> dict[str, Any]:
     """Return the service template as JSON-able data.
 
-    Raises `InvalidParametersError` for impossible bounds, and `OneflowerError` for a form on OpenNebula 6.
+    Raises `InvalidParametersError` for impossible bounds, and `OneflowerError` for a form on OpenNebula 6 and for
+    policies that cannot work.
     """
     kind = options.kind
     bounds = options.bounds or kind.bounds()
@@ -97,7 +100,7 @@ def service_template(options: ServiceOptions) -> dict[str, Any]:
             "Leave --form or --compat 6 out.",
             ExitCode.USAGE,
         )
-    roles = _roles(kind, bounds)
+    roles = _roles(kind, bounds, options.policies)
     common = {
         "name": options.name,
         "description": _DESCRIPTIONS[kind],
@@ -116,12 +119,14 @@ def service_template(options: ServiceOptions) -> dict[str, Any]:
     return {**common, "user_inputs": asked, "roles": [_role_of_7(role, options) for role in roles]}
 
 
-def _roles(kind: ServiceKind, bounds: Bounds | None) -> list[dict[str, Any]]:
+def _roles(kind: ServiceKind, bounds: Bounds | None, policies: Policies) -> list[dict[str, Any]]:
     roles: list[dict[str, Any]] = []
     if COORDINATOR in kind.roles:
         roles.append({"name": COORDINATOR, "cardinality": 1, "min_vms": 1, "max_vms": 1})
     if bounds is not None:
-        nodes = {"cardinality": bounds.cardinality, "min_vms": bounds.minimum, "max_vms": bounds.maximum}
+        policies.check(bounds.minimum, bounds.maximum)
+        limits = {"cardinality": bounds.cardinality, "min_vms": bounds.minimum, "max_vms": bounds.maximum}
+        nodes = {**limits, **policies.entries}
         roles.append({"name": NODES, **({"parents": [COORDINATOR]} if roles else {}), **nodes})
     return roles
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from oneflower.api import opennebula_cloud
 from oneflower.cloud import Federation
-from oneflower.cloud.register import Registration, Wishes
+from oneflower.cloud.register import Registration
 from oneflower.cloud.tunnel import SshOptions, make_key
+from oneflower.cloud.wishes import Wishes
 from oneflower.images.app_image import contents, manifest_of, read_image
 from oneflower.local import daemon
 from oneflower.local.home import LocalHome

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from dateutil import parser as dates
 
 from oneflower.local.oned.corexml import vm_data
-from oneflower.local.oneflow import expressions
-from oneflower.local.oneflow.cron import Cron, CronError
+from oneflower.opennebula import expressions
+from oneflower.opennebula.cron import Cron, CronError
 
 if TYPE_CHECKING:
     from oneflower.local.oned.models import Vm

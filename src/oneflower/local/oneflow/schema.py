@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower.local import ruby
 from oneflower.local.errors import CloudError, internal
-from oneflower.local.oneflow import expressions
 from oneflower.local.oneflow.legacy import convert, is_legacy
 from oneflower.local.oneflow.policies import parse_time, valid_recurrence
+from oneflower.opennebula import expressions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,9 +15,9 @@ from __future__ import annotations
 import operator
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from oneflower.local import ruby
+from oneflower.opennebula.text import number_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,11 +47,12 @@ class Number:
     """A constant."""
 
     text: str
+    names: ClassVar[frozenset[str]] = frozenset()
 
     def value(self, _lookup: Lookup) -> tuple[float, str]:
         """Return the number, and how it is written."""
         number = float(self.text) if "." in self.text else int(self.text)
-        return number, ruby.text(number)
+        return number, number_text(number)
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,15 @@ class Variable:
 
     name: str
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The attributes in it."""
+        return frozenset({self.name})
+
     def value(self, lookup: Lookup) -> tuple[float | None, str]:
         """Return the mean over the VMs, or None if none has it, and how that is written."""
         found = lookup(self.name)
-        return found, f"{self.name}[{'--' if found is None else ruby.text(found)}]"
+        return found, f"{self.name}[{'--' if found is None else number_text(found)}]"
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,11 @@ class Comparison:
     left: Number | Variable
     sign: str
     right: Number | Variable
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The attributes in it."""
+        return self.left.names | self.right.names
 
     def value(self, lookup: Lookup) -> tuple[bool, str]:
         """Return whether it holds, and the comparison with its values."""
@@ -88,6 +99,12 @@ class Joined:
     sign: str
     right: Any
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The attributes in it."""
+        found: frozenset[str] = self.left.names | self.right.names
+        return found
+
     def value(self, lookup: Lookup) -> tuple[bool, str]:
         """Return whether it holds, and the expression with its values."""
         (a, left), (b, right) = self.left.value(lookup), self.right.value(lookup)
@@ -100,6 +117,12 @@ class Nested:
 
     inner: Any
     negated: bool
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The attributes in it."""
+        found: frozenset[str] = self.inner.names
+        return found
 
     def value(self, lookup: Lookup) -> tuple[bool, str]:
         """Return whether it holds, and the expression with its values."""
