@@ -208,7 +208,8 @@ class NodeReport:
     `heard` is when it sent the last heartbeat that the SuperLink acknowledged, in seconds of this machine's monotonic
     clock. It is None before the first, and after one that was not acknowledged. `working_since` is when the node took a
     message, by the same clock, and None once it asks for the next. `watched` says whether the SuperLink looks whether
-    the round of that message has ended, and `stuck` that it has.
+    the round of that message has ended, and `stuck` that it has. `trains` says whether that message asks for training.
+    `worked` is how many seconds of tasks have ended, all together, and `trained` how long the last training took.
     """
 
     node_id: str
@@ -216,6 +217,9 @@ class NodeReport:
     working_since: float | None = None
     watched: bool = False
     stuck: bool = False
+    trains: bool = False
+    worked: float = 0.0
+    trained: float = 0.0
 
     @property
     def shows_online(self) -> bool:

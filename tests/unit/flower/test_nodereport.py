@@ -123,3 +123,22 @@ def test_a_report_that_cannot_be_written_does_not_end_the_heartbeats(node, link)
     path.parent.touch()
     link.answer = SimpleNamespace(success=True)
     assert client.SendNodeHeartbeat(None).success
+
+
+def test_how_long_tasks_took_is_reported_and_which_of_them_were_trainings(node, link, monkeypatch):
+    client, path = node
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for kind, seconds, worked, trained in (
+        ("train", 8.0, 8.0, 8.0),
+        ("evaluate", 2.0, 10.0, 8.0),
+        ("train.head", 5.0, 15.0, 5.0),
+    ):
+        link.answer = SimpleNamespace(messages_list=[SimpleNamespace(metadata=SimpleNamespace(message_type=kind))])
+        client.PullMessages(None)
+        assert NodeReport.read(path).trains is (kind != "evaluate")
+        now += seconds
+        link.answer = SimpleNamespace(messages_list=[])
+        client.PullMessages(None)
+        report = NodeReport.read(path)
+        assert (report.working_since, report.worked, report.trained) == (None, worked, trained)

@@ -21,6 +21,7 @@ from oneflower_appliance.agent.drain import drain
 from oneflower_appliance.agent.joining import Joining
 from oneflower_appliance.agent.journal import Step
 from oneflower_appliance.agent.link import Probe
+from oneflower_appliance.agent.load import Load
 from oneflower_appliance.agent.membership import Membership
 from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.agent.partition import Partitions
@@ -91,6 +92,7 @@ class SuperNode:
         self._policy: SitePolicy | None = None
         self._approvals = Approvals(machine)
         self._spending = Spending(machine)
+        self._load = Load(machine, lambda: self.child)
         self._node_id = ""
         self._silence = Patience(_SILENCE)
         self._is_heard = False
@@ -153,6 +155,7 @@ class SuperNode:
         if asks := self._policy is not None and self._policy.apps == ASK:
             self._approvals.look()
         report = NodeReport.read(self._report_file)
+        self._load.publish_news(report)
         try:
             heard = bool(report and (report.stuck or report.shows_online)) or self._probe.lists_online(
                 endpoint, self._node_id
@@ -354,6 +357,7 @@ class SuperNode:
             **self._shortfalls.look(),
             **self._approvals.said,
             **self._spending.said(self._policy),
+            **self._load.said(NodeReport.read(self._report_file)),
         }
         for key, attribute in (("partition-id", PARTITION_ID), ("num-partitions", NUM_PARTITIONS)):
             if re.fullmatch(r"\d+", self._node_config.get(key, "")):

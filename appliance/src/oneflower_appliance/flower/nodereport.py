@@ -100,13 +100,29 @@ class Reporter:
 
         @functools.wraps(stock)
         def pull_messages(fleet: Any, request: Any) -> Any:
-            self._tell(working_since=None, stuck=False)
+            self._tell(working_since=None, stuck=False, **self._done())
             try:
                 answer = stock(fleet, request)
             except BaseException:
                 self._tell(heard=None)
                 raise
-            self._tell(working_since=time.monotonic() if answer.messages_list else None)
+            if messages := answer.messages_list:
+                trains = any(_trains(message) for message in messages)
+                self._tell(working_since=time.monotonic(), trains=trains)
             return answer
 
         client.PullMessages = pull_messages
+
+    def _done(self) -> dict[str, float]:
+        """Return what changes in the report when the node has finished its task: it asks for the next message."""
+        if (since := self._report.working_since) is None:
+            return {}
+        took = time.monotonic() - since
+        done = {"worked": self._report.worked + took}
+        return done | {"trained": took} if self._report.trains else done
+
+
+def _trains(message: Any) -> bool:
+    """Whether a message asks for training, as `train` and `train.head`. One that does not tell counts as such."""
+    kind = getattr(getattr(message, "metadata", None), "message_type", "train")
+    return str(kind).partition(".")[0] == "train"
