@@ -92,12 +92,7 @@ def show(name: Name = None, output: Format = Output.TEXT) -> None:
     screen.show_line(_superlink(status))
     for line in package_lines(installed, status.framework, status.packages):
         screen.show_line(line)
-    for policy, names in status.policies.items():
-        screen.show_line(f"Site policy {policy}: on {', '.join(names)}")
-    for vm in status.vms:
-        if vm.budget:
-            screen.show_line(f"Privacy of {vm.name}: {vm.budget.sentence}")
-    for line in _scaling(status.autoscaling):
+    for line in (*_policies(status), *_scaling(status.autoscaling)):
         screen.show_line(line)
     if status.training:
         _show_training(status.training)
@@ -131,6 +126,12 @@ def show(name: Name = None, output: Format = Output.TEXT) -> None:
     if status.sites:
         nodes = [(place.name, place.standing, place.node or "-") for place in status.sites]
         screen.show_table(("AT A SITE", "STANDING", "NODE"), nodes)
+
+
+def _policies(status: FederationStatus) -> Iterator[str]:
+    """Yield a line for each policy of a site, and one for each node that keeps account of its privacy."""
+    yield from (f"Site policy {policy}: on {', '.join(names)}" for policy, names in status.policies.items())
+    yield from (f"Privacy of {vm.name}: {vm.budget.sentence}" for vm in status.vms if vm.budget)
 
 
 def _scaling(found: Autoscaling | None) -> Iterator[str]:
