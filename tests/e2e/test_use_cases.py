@@ -63,10 +63,12 @@ def test_every_strategy_trains(user):
 
 
 def test_pytorch_classifies_images_and_finds_anomalies(user):
-    deploy(user, "torch", ML_FRAMEWORK="pytorch")
+    deploy(user, "torch", ML_FRAMEWORK="pytorch", FL_MIXED_PRECISION="bf16")
     try:
         images = results(user, "torch", "image-classification", "-r", "1")
-        tumours = results(user, "torch", "anomaly-detection", "-r", "1")
+        in_half_precision = user("logs", "torch").stdout.count("Training in mixed precision, bf16.")
+        tumours = results(user, "torch", "anomaly-detection", "-r", "1", "-c", "mixed-precision=fp16")
+        in_full_precision = user("logs", "torch").stdout.count("Training in full precision: fp16 is for GPUs")
         config = ("model=cnn-bn", "personalization=fedbn", "fine-tune-epochs=1", "dirichlet-alpha=0.2")
         own = results(user, "torch", "image-classification", "-r", "1", *(word for c in config for word in ("-c", c)))
         kept = [dict(np.load(path)) for path in user.home.state.rglob(PERSONAL)]
@@ -78,8 +80,9 @@ def test_pytorch_classifies_images_and_finds_anomalies(user):
     assert "| `1.running_mean` | 16 |" in (user.folder / own["card"]).read_text()
     before_and_after = {"loss", "accuracy", "fine_tuned_loss", "fine_tuned_accuracy"}
     assert [set(node["metrics"]) for node in own["across"]["scores"]] == [before_and_after] * 2
+    assert (in_half_precision, in_full_precision) == (2, 2), "one task on each node"
     assert outcome(images)["accuracy"] > 0.9
-    assert "0.weight" in np.load(user.folder / images["model"])
+    assert np.load(user.folder / images["model"])["0.weight"].dtype == np.float32
     assert outcome(tumours)["roc_auc"] > 0.94
     assert "| roc_auc |" in (user.folder / tumours["card"]).read_text()
 

@@ -7,6 +7,7 @@ import importlib.metadata
 import pytest
 
 from oneflower_appliance.agent import gpu
+from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.orders import MEMORY_VARIABLE
 from oneflower_appliance.settings import resolve
 
@@ -38,3 +39,12 @@ def test_gpus_are_hidden_unless_asked_for_and_shared_by_memory(given, torch, exp
         return torch
 
     assert gpu.environment(resolve(given), release) == expected
+
+
+@pytest.mark.parametrize("framework", ["pytorch", "lightning", "monai"])
+def test_mixed_precision_is_for_pytorch(framework):
+    given = {"FL_USE_CASE": "anomaly-detection", "FL_MIXED_PRECISION": "fp16"}
+    resolve(given | {"ML_FRAMEWORK": framework})
+    with pytest.raises(OneflowerError, match="jax trains in full precision, so use 'no', or PyTorch"):
+        resolve(given | {"ML_FRAMEWORK": "jax"})
+    resolve({"FL_MIXED_PRECISION": "bf16"})  # an app of one's own follows its own configuration

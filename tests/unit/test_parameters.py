@@ -35,6 +35,7 @@ INVALID = {
     "FL_FAIRNESS_Q": ["-1", "fair"],
     "FL_ROUND_TIMEOUT": ["0", "1.5"],
     "FL_SITE_EVALUATION": ["yes", "rounds", "END"],
+    "FL_MIXED_PRECISION": ["NO", "bfloat16"],
     "FL_PERSONALIZATION": ["FedBN", "yes"],
     "FL_PERSONAL_LAYERS": ["head/*", "a b", ",", "a,,b"],
     "FL_FINE_TUNE_EPOCHS": ["-1", "1.5", "all"],

@@ -27,6 +27,7 @@ from oneflower_appliance.formats import (
     split_networks,
     split_node_config,
 )
+from oneflower_appliance.gpu_parameters import GPU, MIXED_PRECISION
 from oneflower_appliance.invitation import Invitation
 from oneflower_appliance.metrics import DCGM_PORT
 from oneflower_appliance.packages import check_index, read_packages
@@ -87,7 +88,6 @@ _ADAPTIVE = ("FedAdam", "FedYogi", "FedAdagrad")
 _PRIVATE = ("FL_PRIVACY", ("dp-central", "dp-local"))
 _SECURE = ("FL_SECURE_AGGREGATION", ("YES",))
 _METRICS = ("FL_METRICS_ENABLED", ("YES",))
-_WITH_GPU = ("FL_GPU_ENABLED", ("YES",))
 
 _SERVICE = [
     Parameter("FLOWER_VERSION", Level.SERVICE, Kind.TEXT, FLOWER_TESTED, "Flower release on every VM",
@@ -203,6 +203,7 @@ _SUPERLINK = [
     Parameter("FL_FINE_TUNE_EPOCHS", Level.SUPERLINK, Kind.NUMBER, "0",
               "Epochs for which each node, after the last round, trains a model of its own that stays there. 0 = none",
               "an integer of at least 0", check=_NOT_NEGATIVE, key="fine-tune-epochs"),
+    MIXED_PRECISION,
     Parameter("FL_PRIVACY", Level.SUPERLINK, Kind.LIST, "none",
               "Differential privacy: noise added by the SuperLink (central) or by every node (local)",
               f"one of {', '.join(PRIVACY)}", options=PRIVACY, key="privacy",
@@ -333,16 +334,7 @@ _SUPERNODE = [
     Parameter("FL_SITE_POLICY", Level.SUPERNODE, Kind.TEXT, "",
               "What this site allows on its SuperNodes: a site policy, as TOML or its base64. Empty = everything",
               "a site policy that `oneflower policy check` accepts, as TOML or base64", check=_readable(check_value)),
-    Parameter("FL_GPU_ENABLED", Level.SUPERNODE, Kind.BOOLEAN, "NO", "Use the GPU that is passed through", "YES or NO",
-              field=Field(Group.NODES, 3, "GPU")),
-    Parameter("FL_CUDA_VISIBLE_DEVICES", Level.SUPERNODE, Kind.TEXT, "all", "GPUs to use",
-              "all, or a comma-separated list of indices or UUIDs", only=_WITH_GPU,
-              check=lambda v: bool(re.fullmatch(r"all|[A-Za-z0-9-]+(,[A-Za-z0-9-]+)*", str(v)))),
-    Parameter("FL_GPU_MEMORY_FRACTION", Level.SUPERNODE, Kind.FLOAT, "0.8", "Share of a GPU's memory for a task",
-              "a number above 0 and at most 1", check=_number(lambda f: 0 < f <= 1), only=_WITH_GPU),
-    Parameter("FL_DCGM_ENABLED", Level.SUPERNODE, Kind.BOOLEAN, "NO",
-              "With the metrics also those of NVIDIA's DCGM exporter, if it is installed", "YES or NO",
-              only=_WITH_GPU),
+    *GPU,
 ]  # fmt: skip
 
 

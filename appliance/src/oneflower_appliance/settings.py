@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from oneflower_appliance import schedule_rules
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.formats import split_address
+from oneflower_appliance.gpu_parameters import FULL
 from oneflower_appliance.packages import is_folder, read_packages
 from oneflower_appliance.parameter import Level
 from oneflower_appliance.parameters import MEAN_STRATEGIES, PARAMETERS, STRATEGIES, of_level
@@ -297,9 +298,16 @@ def _personal(settings: Settings) -> str:
         return ""
     if problem := impersonal(use_case):
         return f"is {kind!r}; {problem}"
-    if kind == "fedbn" and (model != BATCH_NORM or "pytorch" not in (framework, FRAMEWORKS[framework].base)):
+    if kind == "fedbn" and not (model == BATCH_NORM and FRAMEWORKS[framework].is_pytorch):
         return f"is {kind!r}; it needs a model with batch normalisation: FL_MODEL={BATCH_NORM} and PyTorch."
     return ""
+
+
+def _precision(settings: Settings) -> str:
+    kind, framework = settings.text("FL_MIXED_PRECISION"), settings.text("ML_FRAMEWORK")
+    if kind == FULL or settings.text("FL_USE_CASE") == NO_USE_CASE or FRAMEWORKS[framework].is_pytorch:
+        return ""
+    return f"is {kind!r}; {framework} trains in full precision, so use {FULL!r}, or PyTorch."
 
 
 def _fine_tuned(settings: Settings) -> str:
@@ -350,6 +358,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[Settings], str]], ...] = (
     (("FL_STRATEGY", "ML_FRAMEWORK", "FL_USE_CASE"), _strategy),
     (("FL_PRIVACY", "FL_STRATEGY"), _of_trees),
     (("FL_PERSONALIZATION", "FL_USE_CASE", "ML_FRAMEWORK", "FL_MODEL"), _personal),
+    (("FL_MIXED_PRECISION", "FL_USE_CASE", "ML_FRAMEWORK"), _precision),
     (("FL_FINE_TUNE_EPOCHS", "FL_USE_CASE"), _fine_tuned),
     (("FL_SUPERNODE_AUTH", "FL_TLS_ENABLED"), _authentication),
     (("FL_PROXY", "FL_TLS_ENABLED"), _proxy),

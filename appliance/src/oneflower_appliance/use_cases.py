@@ -36,6 +36,11 @@ class Framework:
         """The package that is installed where the framework is."""
         return self.imports[0].partition(".")[0]
 
+    @property
+    def is_pytorch(self) -> bool:
+        """Whether pre-built apps train on PyTorch with it."""
+        return "torch" in self.packages
+
 
 @dataclass(frozen=True)
 class UseCase:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from oneflower_appliance.gpu_parameters import FULL
 from oneflower_appliance.training import clients
 from oneflower_appliance.training.frameworks import framework_name
 
@@ -33,13 +34,14 @@ _MODULES = {"pytorch": "torch_model", "jax": "jax_model", "sklearn": "sklearn_mo
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How a node trains in a round. `mu` is the weight of FedProx's proximal term."""
+    """How a node trains in a round. `mu` is the weight of FedProx's proximal term, `precision` FL_MIXED_PRECISION."""
 
     epochs: int
     batch: int
     rate: float
     mu: float = 0.0
     seed: int = 0
+    precision: str = FULL
 
     def batches(self, count: int) -> Iterator[NDArray[np.int64]]:
         """Yield the indices of each batch of all epochs, reshuffled each epoch."""
@@ -98,6 +100,7 @@ class Autoencoder:
             rate=clients.learning_rate(config, float(config["learning-rate"])),
             mu=clients.proximal_mu(message),
             seed=seed,
+            precision=str(config["mixed-precision"]),
         )
         return framework_of(config).train(arrays, rows.normal, options)
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from oneflower_appliance.training.devices import torch_device
+from oneflower_appliance.training.precision import Precision
 
 if TYPE_CHECKING:
     from anomaly_detection.autoencoder import TrainingOptions
@@ -26,15 +27,16 @@ def train(arrays: Arrays, rows: Floats, options: TrainingOptions) -> tuple[Array
     start = [parameter.detach().clone() for parameter in net.parameters()]
     optimiser = torch.optim.SGD(net.parameters(), options.rate, momentum=0.9)
     data = torch.from_numpy(rows).float().to(device)
+    precision = Precision(options.precision, device)
     for indices in options.batches(len(rows)):
         optimiser.zero_grad()
         batch = data[torch.from_numpy(indices).to(device)]
-        loss = functional.mse_loss(net(batch), batch)
+        with precision.forward():
+            loss = functional.mse_loss(net(batch), batch)
         if options.mu:
             pairs = zip(net.parameters(), start, strict=True)
             loss = loss + options.mu / 2 * sum(((now - then) ** 2).sum() for now, then in pairs)
-        loss.backward()
-        optimiser.step()
+        precision.step(loss, optimiser)
     trained = {}
     for number, layer in enumerate(_layers(net)):
         trained[f"{number}.weight"] = layer.weight.detach().cpu().numpy().T.astype(np.float64)

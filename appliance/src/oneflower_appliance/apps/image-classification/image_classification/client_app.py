@@ -93,4 +93,5 @@ def _options(message: Message, context: Context) -> TrainingOptions:
         rate=clients.learning_rate(context.run_config, settings["rate"]),
         mu=clients.proximal_mu(message),
         seed=clients.seed_of(message, context),
+        precision=str(context.run_config["mixed-precision"]),
     )

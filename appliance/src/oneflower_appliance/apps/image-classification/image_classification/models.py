@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.gpu_parameters import FULL
 from oneflower_appliance.training.frameworks import framework_name
 from oneflower_appliance.use_cases import BATCH_NORM
 
@@ -31,7 +32,7 @@ _SMALL = 48
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How a node trains in a round. `mu` is the weight of FedProx's proximal term."""
+    """How a node trains in a round. `mu` is the weight of FedProx's proximal term, `precision` FL_MIXED_PRECISION."""
 
     model: str
     epochs: int
@@ -39,6 +40,7 @@ class TrainingOptions:
     rate: float
     mu: float = 0.0
     seed: int = 0
+    precision: str = FULL
 
     def batches(self, count: int) -> Iterator[Integers]:
         """Yield the indices of each batch of all epochs, reshuffled each epoch."""

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from image_classification.models import in_order
 from oneflower_appliance.training.devices import torch_device
+from oneflower_appliance.training.precision import Precision
 
 if TYPE_CHECKING:
     from image_classification.images import Images
@@ -89,17 +90,18 @@ def train(arrays: Arrays, data: Images, options: TrainingOptions) -> tuple[Array
     net = _net(arrays, data, options).to(device).train()
     start = [parameter.detach().clone() for parameter in net.parameters()]
     optimiser = torch.optim.SGD(net.parameters(), options.rate, momentum=0.9)
+    precision = Precision(options.precision, device)
     losses, seen = [], 0
     for indices in options.batches(len(data)):
         optimiser.zero_grad()
-        loss = functional.cross_entropy(net(_tensor(data, indices, device)), _labels(data, indices, device))
+        with precision.forward():
+            loss = functional.cross_entropy(net(_tensor(data, indices, device)), _labels(data, indices, device))
         losses.append(float(loss.detach()) * len(indices))
         seen += len(indices)
         if options.mu:
             pairs = zip(net.parameters(), start, strict=True)
             loss = loss + options.mu / 2 * sum(((now - then) ** 2).sum() for now, then in pairs)
-        loss.backward()
-        optimiser.step()
+        precision.step(loss, optimiser)
     last = -(-len(data) // options.batch)
     return _arrays(net), sum(losses[-last:]) / len(data)
 

@@ -46,6 +46,7 @@ def train(message: Message, context: Context) -> Message:
         rate=clients.learning_rate(config, float(config["learning-rate"])),
         mu=clients.proximal_mu(message),
         seed=clients.seed_of(message, context),
+        precision=str(config["mixed-precision"]),
     )
     most = int(config["max-examples"]) or len(examples)
     adapter = _adapter(message, context)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -17,7 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.gpu_parameters import FULL
 from oneflower_appliance.training.devices import torch_device
+from oneflower_appliance.training.precision import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -33,13 +36,14 @@ _IGNORED = -100  # the label that transformers ignores
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How a node trains in a round. `mu` is the weight of FedProx's proximal term."""
+    """How a node trains in a round. `mu` is the weight of FedProx's proximal term, `precision` FL_MIXED_PRECISION."""
 
     epochs: int
     batch: int
     rate: float
     mu: float = 0.0
     seed: int = 0
+    precision: str = FULL
 
 
 class Adapter:
@@ -96,20 +100,19 @@ class Adapter:
         trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
         start = [parameter.detach().clone() for parameter in trained]
         optimiser = torch.optim.AdamW(trained, options.rate, weight_decay=0.0)
-        rng = np.random.default_rng(options.seed)
+        rng, precision = np.random.default_rng(options.seed), Precision(options.precision, self._device)
         loss = 0.0
         for _ in range(options.epochs):
             losses = []
             for batch in self._batches([examples[index] for index in rng.permutation(len(examples))], options.batch):
                 optimiser.zero_grad()
-                found = self._model(**batch).loss
+                with precision.forward():
+                    found = self._model(**batch).loss
                 losses.append(float(found.detach()))
                 if options.mu:
                     pairs = zip(trained, start, strict=True)
                     found = found + options.mu / 2 * sum(((now - then) ** 2).sum() for now, then in pairs)
-                found.backward()
-                torch.nn.utils.clip_grad_norm_(trained, 1.0)
-                optimiser.step()
+                precision.step(found, optimiser, partial(torch.nn.utils.clip_grad_norm_, trained, 1.0))
             loss = float(np.mean(losses))
         return loss
 
