@@ -15,12 +15,35 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from oneflower_appliance.invitation import Invitation
+from tests.flower_apps import write_app
 
 from .conftest import User, until
 from .networks import Line
 
 pytestmark = pytest.mark.e2e
 
+GPUS = """
+import os
+import numpy as np
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+from flwr.serverapp.strategy import FedAvg
+
+server = ServerApp()
+client = ClientApp()
+
+@client.train()
+def train(message, context):
+    visible, share = os.environ["CUDA_VISIBLE_DEVICES"], os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", "0")
+    said = MetricRecord({"num-examples": 1, "gpus": len(visible.split(",")) if visible else 0, "share": float(share)})
+    return Message(RecordDict({"arrays": message.content["arrays"], "metrics": said}), reply_to=message)
+
+@server.main()
+def main(grid, context):
+    FedAvg(fraction_evaluate=0.0).start(grid, ArrayRecord([np.zeros(1, dtype=np.float32)]), num_rounds=1)
+"""
+WITH_GPUS = ("FL_GPU_ENABLED=YES", "FL_CUDA_VISIBLE_DEVICES=0,1", "FL_GPU_MEMORY_FRACTION=0.5")
 ONE = [word for name in ("FIT", "EVALUATE", "AVAILABLE") for word in ("--set", f"FL_MIN_{name}_CLIENTS=1")]
 DIGITS = 1797  # in the sample data
 FROM_INVITATION_TO_MODEL = 60  # seconds on one machine
@@ -71,7 +94,8 @@ def _from_the_invitations_to_the_end(lab, north, south, line):
     lab("invite", "lab", "--site", "north", "--site", "south", "--endpoint", address, "--file", str(lab.folder))
     invitations = {site: lab.folder / f"{site}.invitation" for site in ("north", "south")}
     secrets = [path.read_text().split(".")[1] for path in invitations.values()]
-    joining = [home.say("join", str(invitations[home.folder.name])) for home in (north, south)]
+    more = {"north": [word for each in WITH_GPUS for word in ("--set", each)], "south": ()}
+    joining = [home.say("join", str(invitations[home.folder.name]), *more[home.folder.name]) for home in (north, south)]
     keys = [
         until(lambda lines=lines: re.search("its key is ([0-9a-f]{32})[.]", "".join(lines)), 60)[1]
         for _, lines in joining
@@ -86,6 +110,17 @@ def _from_the_invitations_to_the_end(lab, north, south, line):
     assert took < FROM_INVITATION_TO_MODEL
     for process, lines in joining:
         assert (process.wait(60), "has joined" in lines.all()) == (0, True), lines.all()
+
+    # Nodes with GPUs and nodes without take part in one run, and each app hears what its node has.
+    app = write_app(lab.folder / "app", "gpus", {"apps": GPUS}, server="apps:server", client="apps:client")
+    lab("run", str(app), "--federation", "lab", "--save", "results")
+    [path] = (lab.folder / "results").rglob("reports.jsonl")
+    said = {each["name"]: each["metrics"] for each in map(json.loads, path.read_text().splitlines())}
+    assert {name: (metrics["gpus"], metrics["share"]) for name, metrics in said.items()} == {
+        "north/0": (2, 0.5), "south/0": (0, 0.0),
+    }  # fmt: skip
+    assert "FL_GPU_ENABLED is YES, and there is no GPU" in json.dumps(north.show("north"))
+    shutil.rmtree(lab.folder / "results")
 
     # No key and no secret has moved, or is to be seen.
     theirs = {home.folder.name: private_bytes(home) for home in (north, south)}

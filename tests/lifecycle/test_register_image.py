@@ -275,9 +275,11 @@ def test_a_gpu_boots_by_uefi_and_a_second_disk_is_a_volume(world, name, folder):
     assert node["DISK"][1] == {"TYPE": "fs", "SIZE": "20480", "FORMAT": "raw", "DEV_PREFIX": "vd"}
     assert node["CONTEXT"]["ONEFLOWER_DATA"] == link["CONTEXT"]["ONEFLOWER_CHECKPOINTS"] == "disk:vdb"
     assert register(world, name).changes == ()
+    register(world, name, gpu="10de:2236/588")
     build(folder / "new", content=b"two")
     register(world, name, folder / "new")
     node = vm_template(world, done, NODES)
+    assert node["PCI"] == {"VENDOR": "10de", "DEVICE": "2236", "PROFILE": "588"}
     assert (node["OS"]["FIRMWARE"], node["PCI"]["VENDOR"], len(node["DISK"])) == ("UEFI", "10de", 2), "they stay"
     register(world, name, gpu="none", volume="none")
     node = vm_template(world, done, NODES)

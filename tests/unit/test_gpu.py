@@ -47,4 +47,4 @@ def test_mixed_precision_is_for_pytorch(framework):
     resolve(given | {"ML_FRAMEWORK": framework})
     with pytest.raises(OneflowerError, match="jax trains in full precision, so use 'no', or PyTorch"):
         resolve(given | {"ML_FRAMEWORK": "jax"})
-    resolve({"FL_MIXED_PRECISION": "bf16"})  # an app of one's own follows its own configuration
+    resolve({"FL_MIXED_PRECISION": "bf16"})  # an app of your own follows its own configuration

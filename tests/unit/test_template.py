@@ -13,6 +13,7 @@ from oneflower.opennebula import (
     Rendering,
     ServiceOptions,
     VmOptions,
+    gpu_of,
     lint,
     lint_vm_template,
     placeholders,
@@ -136,10 +137,38 @@ def test_vm_templates_are_valid_opennebula_text():
     assert not {"NIC", "DISK", "PCI"} & set(vm_template(COORDINATOR))
 
 
-@pytest.mark.parametrize("device", ["nvidia", "10de", "10de:23", "0x10de:0x2331", "41:00"])
-def test_what_is_no_pci_device_is_refused(device):
-    with pytest.raises(OneflowerError, match="is not a valid PCI device"):
+@pytest.mark.parametrize(
+    "device", ["10de:2331:0302", "10de:2331", "41:00.0", "10de:2236:0302/588", "41:00.4/nvidia-588"]
+)
+def test_a_gpu_is_read_as_it_was_written(device):
+    template = parse_template(render(vm_template(NODES, VmOptions(gpu=device))))
+    assert gpu_of(template["PCI"]) == device
+    assert lint_vm_template(template) == []
+
+
+@pytest.mark.parametrize(
+    "device", ["nvidia", "10de", "10de:23", "0x10de:0x2331", "41:00", "41:00.0,10de:2331", "/588", "10de:2331/a"]
+)
+def test_what_is_no_gpu_is_refused(device):
+    with pytest.raises(OneflowerError, match="is not a valid (PCI device|profile of a vGPU)"):
         vm_template(NODES, VmOptions(gpu=device))
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('PCI=[VENDOR="10de",DEVICE="2331",SHORT_ADDRESS="41:00.0"]', "OpenNebula ignores SHORT_ADDRESS"),
+        ('PCI=[PROFILE="588"]', "names no device"),
+        ('PCI=[VENDOR="nvidia"]', "'nvidia' is not hexadecimal"),
+        ('PCI=[SHORT_ADDRESS="0000:41:00.0"]', "is not like 41:00.0"),
+        ('PCI=[VENDOR="10de",PROFILE="A10-4Q"]', "'A10-4Q' is not the number of a profile"),
+        ('PCI=[VENDOR="10de"]\nPCI=[CLASS="x"]', "'x' is not hexadecimal"),
+        ('PCI=[VENDOR="10de"]\nCONTEXT=[ONEFLOWER_ROLE="superlink"]', "A superlink trains nothing"),
+    ],
+)
+def test_the_traps_of_a_gpu_in_a_vm_template(text, why):
+    [finding] = lint_vm_template(parse_template(text))
+    assert (finding.rule, why in str(finding), bool(finding.fix)) == ("pci", True, True)
 
 
 def broken(change):
@@ -241,6 +270,16 @@ TRAPS = {
     "inputs in what is laid over a VM template": (
         "vm-template-inputs",
         broken(lambda t: nodes(t)["template_contents"].update(USER_INPUTS={"FL_SITE": "O|text|Site||"})),
+    ),
+    "a GPU in a role": (
+        "pci-in-role",
+        broken(lambda t: nodes(t)["template_contents"].update(PCI={"VENDOR": "10de"})),
+    ),
+    "a GPU in a role, release 6": (
+        "pci-in-role",
+        broken6(
+            lambda t: nodes(t).update(vm_template_contents=nodes(t)["vm_template_contents"] + '\nPCI=[CLASS="0302"]')
+        ),
     ),
     "a secret on service level": (
         "secret-on-service",

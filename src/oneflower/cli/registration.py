@@ -11,7 +11,7 @@ from oneflower.cli.scaling_options import NONE as NO_POLICIES
 from oneflower.cli.scaling_options import Autoscale, Schedule, When, limits_of
 from oneflower.cli.screen import Output
 from oneflower.cli.session import Session
-from oneflower.opennebula import COORDINATOR, NAME, NODES, Rendering, ServiceKind, VmOptions
+from oneflower.opennebula import COORDINATOR, NAME, NODES, Rendering, ServiceKind, VmOptions, is_address
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
@@ -68,7 +68,11 @@ def register(
         str, typer.Option(help="Second disk, for data: an image's name, or a size like 20G.", rich_help_panel=_NODE)
     ] = "",
     gpu: Annotated[
-        str, typer.Option(help="PCI device to pass through: VENDOR:DEVICE[:CLASS] or ADDRESS.", rich_help_panel=_NODE)
+        str,
+        typer.Option(
+            help="PCI device to pass through: VENDOR:DEVICE[:CLASS] or ADDRESS, with /PROFILE for a vGPU.",
+            rich_help_panel=_NODE,
+        ),
     ] = "",
     supernodes: Annotated[
         int | None, typer.Option(help="SuperNodes at first; usually 2.", rich_help_panel=_SCALING)
@@ -130,6 +134,7 @@ def register(
         screen.show_json(done)
         return
     _show(done, wishes, dry_run=dry_run)
+    _explain_gpu(gpu)
 
 
 def _kinds(asked: list[ServiceKind] | None, limits: Limits) -> tuple[ServiceKind, ...]:
@@ -173,6 +178,22 @@ def _show(done: Registered, wishes: Wishes, *, dry_run: bool) -> None:
     kind = next(iter(done.templates))
     more += "" if kind is ServiceKind.FEDERATION else f" --kind {kind}"
     screen.show(f"Deploy with: oneflower --cloud opennebula up{more}")
+
+
+def _explain_gpu(gpu: str) -> None:
+    """Say what a GPU means where it does not mean what one expects."""
+    if gpu in ("", "none"):
+        return
+    if Session.is_local():
+        screen.note(
+            "the machines of the local cloud are on this one and use its GPUs, whatever --gpu says: deploy with "
+            "`--set FL_GPU_ENABLED=YES`."
+        )
+    elif is_address(gpu):
+        screen.note(
+            f"{gpu} is one device of one host: one SuperNode has it, and others wait for it. With VENDOR:DEVICE:CLASS "
+            "each gets one that is free."
+        )
 
 
 def unregister(

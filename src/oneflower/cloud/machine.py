@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from oneflower.cloud.image_source import ImageFacts
-from oneflower.opennebula import vm_template
+from oneflower.opennebula import gpu_of, vm_template
 from oneflower_appliance.errors import OneflowerError
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ _DECIDES: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "gpu": (("PCI",),),
 }  # fmt: skip
-_PCI = ("VENDOR", "DEVICE", "CLASS")
 
 
 def is_size(volume: str) -> bool:
@@ -76,7 +75,7 @@ class Machine:
             image=image.id if image and disk else "",
             disk=self._size(facts),
             volume=self._volume(),
-            gpu="" if options.gpu == NONE else options.gpu or self._gpu(),
+            gpu="" if options.gpu == NONE else options.gpu or gpu_of(self._theirs.get("PCI")),
             serial=admin,
         )
         undecided: list[tuple[str, ...]] = [path for key, paths in _DECIDES.items() if not given[key] for path in paths]
@@ -108,10 +107,3 @@ class Machine:
             return ""
         second = self._disks[1]
         return second.get("IMAGE_ID") or f"{second.get('SIZE', '')}M"
-
-    def _gpu(self) -> str:
-        """Return the PCI device that the machines have now, as an operator would write it."""
-        there = self._theirs.get("PCI")
-        if not isinstance(there, dict):
-            return ""
-        return str(there.get("SHORT_ADDRESS") or ":".join(there[key] for key in _PCI if there.get(key)))

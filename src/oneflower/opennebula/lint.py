@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from oneflower.opennebula import policy_rules, sunstone
+from oneflower.opennebula import pci, policy_rules, sunstone
 from oneflower.opennebula.linted import Template, mapping
 from oneflower.opennebula.rules import RULES
 from oneflower.opennebula.service import PLACEHOLDERS
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from oneflower.opennebula.kinds import ServiceKind
 
 
-_RULES = RULES | policy_rules.RULES | sunstone.RULES
+_RULES = RULES | pci.RULES | policy_rules.RULES | sunstone.RULES
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ def lint(template: Any, release: int = 7, kind: ServiceKind | None = None) -> li
 
 def lint_vm_template(template: Mapping[str, Any]) -> list[Finding]:
     """Return every trap found in the VM template of a role."""
-    return [Finding("vm-template-inputs", *found) for found in sunstone.asking(template)]
+    asked = [Finding("vm-template-inputs", *found) for found in sunstone.asking(template)]
+    return asked + [Finding("pci", *found) for found in pci.traps(template)]
 
 
 def placeholders(template: Any) -> list[str]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
+from oneflower.opennebula.pci import pci_of
 from oneflower.opennebula.service import infrastructure
-from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.roles import COORDINATOR, NODES
 
 _CPU, _MEMORY = 2.0, {COORDINATOR: 2048}
@@ -17,8 +16,6 @@ _VOLUME = {COORDINATOR: "ONEFLOWER_CHECKPOINTS", NODES: "ONEFLOWER_DATA"}
 _SECOND_DISK = "disk:vdb"
 # OpenNebula gives machines no serial console of their own; `virsh console` on the host reads this one.
 _SERIAL = "<devices><serial type='pty'><target port='0'/></serial><console type='pty'/></devices>"
-_TRIPLE = re.compile(r"([0-9a-f]{4}):([0-9a-f]{4})(?::([0-9a-f]{4}))?", re.IGNORECASE)
-_SHORT = re.compile(r"[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -28,8 +25,8 @@ class VmOptions:
     `cpu` is in cores and may be a fraction. `memory` and `disk` are in MB; without `disk`, a disk has its image's size.
     `network` and `image` are ids, because OpenNebula would look up names among the tenant's own. `volume` is a second
     disk, for data or checkpoints: the id of an image, or MB of an empty disk that goes with the machine, as `20480M`.
-    `gpu` is a PCI device, `VENDOR:DEVICE[:CLASS]` or an address like `41:00.0`. `serial` adds a serial console, which
-    only administrators may.
+    `gpu` is a PCI device, `VENDOR:DEVICE[:CLASS]` or an address like `41:00.0`, with `/PROFILE` for a vGPU. `serial`
+    adds a serial console, which only administrators may.
     """
 
     cpu: float | None = None
@@ -70,7 +67,7 @@ def vm_template(role: str, options: VmOptions = VmOptions()) -> dict[str, Any]:
     if options.network:
         template |= {"NIC": {"NETWORK_ID": options.network}, "NIC_DEFAULT": {"MODEL": "virtio"}}
     if options.gpu:
-        template["PCI"] = _pci(options.gpu)
+        template["PCI"] = pci_of(options.gpu)
     if options.gpu and options.image:
         template["OS"] |= {"MACHINE": "q35", "FIRMWARE": "UEFI", "FIRMWARE_SECURE": "NO"}
     return template
@@ -80,16 +77,3 @@ def _volume(volume: str) -> dict[str, str]:
     if volume.endswith("M"):
         return {"TYPE": "fs", "SIZE": volume.removesuffix("M"), "FORMAT": "raw", "DEV_PREFIX": "vd"}
     return {"IMAGE_ID": volume, "DEV_PREFIX": "vd"}
-
-
-def _pci(device: str) -> dict[str, str]:
-    if _SHORT.fullmatch(device):
-        return {"SHORT_ADDRESS": device.lower()}
-    if match := _TRIPLE.fullmatch(device):
-        names = zip(("VENDOR", "DEVICE", "CLASS"), match.groups(), strict=True)
-        return {name: value.lower() for name, value in names if value}
-    raise OneflowerError(
-        f"{device!r} is not a valid PCI device.",
-        "Give VENDOR:DEVICE or VENDOR:DEVICE:CLASS in hexadecimal (10de:2331:0302), or an address (41:00.0); "
-        "`onehost show` lists them.",
-    )
