@@ -111,16 +111,7 @@ def _from_the_invitations_to_the_end(lab, north, south, line):
     for process, lines in joining:
         assert (process.wait(60), "has joined" in lines.all()) == (0, True), lines.all()
 
-    # Nodes with GPUs and nodes without take part in one run, and each app hears what its node has.
-    app = write_app(lab.folder / "app", "gpus", {"apps": GPUS}, server="apps:server", client="apps:client")
-    lab("run", str(app), "--federation", "lab", "--save", "results")
-    [path] = (lab.folder / "results").rglob("reports.jsonl")
-    said = {each["name"]: each["metrics"] for each in map(json.loads, path.read_text().splitlines())}
-    assert {name: (metrics["gpus"], metrics["share"]) for name, metrics in said.items()} == {
-        "north/0": (2, 0.5), "south/0": (0, 0.0),
-    }  # fmt: skip
-    assert "FL_GPU_ENABLED is YES, and there is no GPU" in json.dumps(north.show("north"))
-    shutil.rmtree(lab.folder / "results")
+    each_app_hears_what_its_node_has(lab, north)
 
     # No key and no secret has moved, or is to be seen.
     theirs = {home.folder.name: private_bytes(home) for home in (north, south)}
@@ -166,6 +157,19 @@ def _from_the_invitations_to_the_end(lab, north, south, line):
         entry["action"] for entry in json.loads(lab("audit", "lab", "-o", "json").stdout)["SuperLink"]["entries"]
     }
     assert {"site.invite", "site.ask", "site.approve", "site.suspend", "site.remove"} <= actions
+
+
+def each_app_hears_what_its_node_has(lab, north):
+    """Nodes with GPUs and nodes without take part in one run."""
+    app = write_app(lab.folder / "app", "gpus", {"apps": GPUS}, server="apps:server", client="apps:client")
+    lab("run", str(app), "--federation", "lab", "--save", "results")
+    [path] = (lab.folder / "results").rglob("reports.jsonl")
+    said = {each["name"]: each["metrics"] for each in map(json.loads, path.read_text().splitlines())}
+    assert {name: (metrics["gpus"], metrics["share"]) for name, metrics in said.items()} == {
+        "north/0": (2, 0.5), "south/0": (0, 0.0),
+    }  # fmt: skip
+    assert "FL_GPU_ENABLED is YES, and there is no GPU" in json.dumps(north.show("north"))
+    shutil.rmtree(lab.folder / "results")
 
 
 def nodes(lab):
