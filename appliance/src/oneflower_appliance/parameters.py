@@ -33,6 +33,7 @@ from oneflower_appliance.metrics import DCGM_PORT
 from oneflower_appliance.packages import check_index, read_packages
 from oneflower_appliance.parameter import Kind, Level, Parameter, Value
 from oneflower_appliance.proxy import Proxy
+from oneflower_appliance.roles import PROFILES, STANDARD
 from oneflower_appliance.run_privacy import CENTRAL, LOCAL
 from oneflower_appliance.site_choice import read_sites
 from oneflower_appliance.site_policy import check_value
@@ -321,11 +322,15 @@ _SUPERNODE = [
     Parameter("FL_DRAIN_TIMEOUT", Level.SUPERNODE, Kind.NUMBER, "120",
               "Seconds that the running task of a node may still take when its machine is shut down. 0 = none",
               "an integer from 0 to 86400", check=_number(lambda n: 0 <= n <= 86400)),
+    Parameter("FL_PROFILE", Level.SUPERNODE, Kind.LIST, STANDARD,
+              "What the machine is made for. edge: as little memory as possible, from 512 MB and half a core on",
+              f"one of {', '.join(PROFILES)}", options=PROFILES),
     Parameter("FL_EDGE_BACKOFF", Level.SUPERNODE, Kind.LIST, "exponential",
               "How the wait between discovery attempts grows",
               "one of exponential, fixed", options=("exponential", "fixed")),
     Parameter("FL_EDGE_MAX_BACKOFF", Level.SUPERNODE, Kind.NUMBER, "300",
-              "Longest wait between discovery attempts, in seconds",
+              "Longest wait between discovery attempts, in seconds. With FL_PROFILE=edge also between looks at a "
+              "SuperLink that cannot be reached",
               "an integer of at least 1", check=_AT_LEAST_ONE),
     Parameter("FL_DATA_PATH", Level.SUPERNODE, Kind.TEXT, "",
               "Folder with the node's data; {partition} stands for the node's number. Empty = data/ in the appliance",

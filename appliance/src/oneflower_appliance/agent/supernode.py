@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oneflower_appliance import __version__, attributes
+from oneflower_appliance.agent import edge, gpu, packages
 from oneflower_appliance.agent import flower_process as flower
-from oneflower_appliance.agent import gpu, packages
 from oneflower_appliance.agent.approvals import Approvals
 from oneflower_appliance.agent.backoff import Patience
 from oneflower_appliance.agent.confined import confinement
@@ -95,6 +95,7 @@ class SuperNode:
         self._load = Load(machine, lambda: self.child)
         self._node_id = ""
         self._silence = Patience(_SILENCE)
+        self._questions = edge.Questions(machine.settings)
         self._is_heard = False
         self.child: Child | None = None
 
@@ -157,8 +158,8 @@ class SuperNode:
         report = NodeReport.read(self._report_file)
         self._load.publish_news(report)
         try:
-            heard = bool(report and (report.stuck or report.shows_online)) or self._probe.lists_online(
-                endpoint, self._node_id
+            heard = bool(report and (report.stuck or report.shows_online)) or self._questions.ask(
+                lambda: self._probe.lists_online(endpoint, self._node_id)
             )
             stuck = bool(report and report.stuck) or (not heard and self._probe.knows_stuck(endpoint, self._node_id))
             self._is_heard = heard
@@ -223,6 +224,7 @@ class SuperNode:
         self._approvals.forget()
         flower.install_helpers(machine.home)
         environment = flower.environment(machine.home, machine.settings) | gpu.environment(machine.settings)
+        environment |= edge.environment(machine.settings)
         environment[FOLDER_VARIABLE] = str(self._shortfalls.forget())
         environment[FRAMEWORK_VARIABLE] = machine.settings.text("ML_FRAMEWORK")
         if self._policy and self._policy.task:

@@ -11,6 +11,7 @@ from oneflower_appliance.flower.confinement import begin, confine
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.json_output import write_json
 from oneflower_appliance.flower.packages import find_packages_in
+from oneflower_appliance.flower.profile import is_edge
 from oneflower_appliance.flower.workplace import clientapp_works_in
 from oneflower_appliance.orders import PACKAGES_VARIABLE, RUNS_VARIABLE, WIRE_VARIABLE
 from oneflower_appliance.process import use_huge_pages
@@ -38,7 +39,7 @@ def main() -> None:
     """Run a ClientApp. If Flower's command has moved, run stock Flower's."""
     confine()
     begin()
-    use_huge_pages(wanted=True)
+    use_huge_pages(wanted=not is_edge())
     write_json(NAME)
     if not places.have(Feature.CLIENTAPP):
         os.execv(Path(sys.executable).with_name(NAME), [NAME, *sys.argv[1:]])  # noqa: S606 - becomes Flower's command

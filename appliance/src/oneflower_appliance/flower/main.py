@@ -6,16 +6,18 @@ usage: python -m oneflower_appliance.flower.main {superlink,supernode} --parent 
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import sys
 from typing import TYPE_CHECKING
 
 from oneflower_appliance.errors import OneflowerError
-from oneflower_appliance.flower import internals, places, superlink, supernode
+from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.ending import run_flower
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.json_output import write_json
+from oneflower_appliance.flower.profile import is_edge
 from oneflower_appliance.flower.spare import import_databases, put_off_databases
 from oneflower_appliance.orders import EXECUTION_VARIABLE, LEVEL_VARIABLE
 from oneflower_appliance.process import die_with_parent, raise_file_limit, use_huge_pages
@@ -41,15 +43,15 @@ def main() -> None:
     die_with_parent(options.parent)
     raise_file_limit()
     write_json(f"flower-{options.role}")
-    role = {COORDINATOR: superlink, NODES: supernode}[options.role]
+    role = importlib.import_module(f"{__package__}.{options.role}")  # only one: each imports a lot
     try:
         put_off_databases()
         role.imports()
         set_log_level()
         superexec = warm_superexec(options.role)
-        if role is superlink:
+        if options.role == COORDINATOR:
             import_databases()
-        use_huge_pages(wanted=True)  # for models; the agent, which started this process, does without
+        use_huge_pages(wanted=not is_edge())  # for models; the agent, which started this process, does without
         if line := sys.stdin.readline().strip():
             run_flower(lambda: role.run(line, superexec))
     except OneflowerError as error:

@@ -26,6 +26,7 @@ from typing import IO, TYPE_CHECKING, Any
 from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.json_output import write_json
+from oneflower_appliance.flower.profile import is_edge
 from oneflower_appliance.flower.spare import put_off_databases
 from oneflower_appliance.flower.superexec import COMMAND, ENDED, PAUSE, start_in
 from oneflower_appliance.flower.warm.standby import continue_in_fork
@@ -125,7 +126,7 @@ def _be_superexec(role: str, parent: int, orders: IO[str], reports: Reports) -> 
         replace_sleep(run, WAITS.sleep)
 
     def on_ready() -> None:
-        if alone():
+        if not is_edge() and alone():
             continue_in_fork(reports)
         name_process(COMMAND)
 

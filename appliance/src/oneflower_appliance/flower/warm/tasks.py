@@ -31,6 +31,7 @@ from oneflower_appliance.flower import clientapp, internals, places, serverapp
 from oneflower_appliance.flower.confinement import confine
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.json_output import is_json, write_json
+from oneflower_appliance.flower.profile import is_edge
 from oneflower_appliance.flower.spare import put_off_databases
 from oneflower_appliance.flower.warm import whole_client
 from oneflower_appliance.flower.warm.ahead import OnDemand, framework_here, preload
@@ -205,7 +206,7 @@ class Workers:
         """Give the task to the waiting worker, and start the next worker."""
         waiting = self.waiting is not None and self.waiting.poll() is None
         worker = self.waiting if self.waiting and waiting else self._start()
-        self.waiting = self._start()
+        self.waiting = None if is_edge() else self._start()
         assert worker.stdin is not None  # noqa: S101 - it is a pipe
         with worker.stdin as stream:
             stream.write(json.dumps(order) + "\n")
