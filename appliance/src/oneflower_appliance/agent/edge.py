@@ -24,7 +24,7 @@ def is_edge(settings: Settings) -> bool:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """Return what Flower's processes are told of it."""
+    """Return the environment of Flower's processes."""
     return {PROFILE_VARIABLE: settings.text("FL_PROFILE"), **(_FRUGAL if is_edge(settings) else {})}
 
 
