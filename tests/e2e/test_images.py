@@ -64,7 +64,7 @@ def test_an_image_is_small_and_says_what_is_in_it(built):
     assert told["size"] == built.image.stat().st_size <= 180 * 10**6
     assert told["versions"]["flwr"] == RELEASE
     names = {component["name"] for component in json.loads(built.sbom_file.read_text())["components"]}
-    assert {"flwr", "oneflower-appliance", "systemd", "openssh-server", "numpy"} <= names
+    assert {"flwr", "oneflower-appliance", "systemd", "openssh-server", "numpy", "tzdata"} <= names
     assert not {"perl", "apt", "unattended-upgrades", "uv"} & names
 
 

@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from oneflower.cli.shown import schedule_lines
 from oneflower.cloud.status import FederationStatus
 from oneflower_appliance import attributes
 from oneflower_appliance.agent.retention import Retention
@@ -258,7 +257,7 @@ def test_the_run_with_the_model_is_kept(fed, tmp_path):
 def test_a_client_shows_what_a_superlink_says_and_ignores_what_cannot_be_read(fed):
     schedule = fed.look(DAY)
     status = FederationStatus(1, "lab", "RUNNING", 2, settings=NIGHTLY, schedule=schedule)
-    first, second, third = schedule_lines(status)
+    first, second, third = status.schedule_lines
     assert first.startswith(
         "Schedule: 0 2 * * * (Europe/Madrid). Next run 2026-12-03T02:00:00+01:00. The model is that"
     )

@@ -400,6 +400,8 @@ def test_a_superlink_publishes_what_turns_out_to_be_off_while_it_runs(machine, m
     features_off.report("SERVERAPP_FOLDER", "A folder is off.")
     link.look()
     assert FEATURES_OFF.read(machine.onegate.put[-1]) == "A folder is off."
+    Idle.pause = 0.01
+    assert link.look() == 0.01, "a run is planned to start then"
 
 
 def test_a_superlink_that_does_not_answer_for_long_hangs(machine, monkeypatch):

@@ -20,12 +20,14 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.progress import RunProgress
 from oneflower_appliance.round_state import Phase, RoundState
 from oneflower_appliance.runs import Fault
+from oneflower_appliance.schedule import Result, Schedule
 from tests.web.conftest import FOREIGN, LINK, NODE, RUN, STATUS
 
 FAULT = Fault("2", "train", "failed", FOREIGN, FOREIGN)
 ROW = RunRow(1, 3, 0.5, 1, 1, 0.25, float("nan"), {}, 2, faults=(FAULT,))
 HOSTILE = replace(
     STATUS, name=FOREIGN, state=FOREIGN, endpoint=FOREIGN, version=FOREIGN, causes=(FOREIGN,), remarks=(FOREIGN,),
+    schedule=Schedule(following=FOREIGN, model=FOREIGN, results=(Result(1, FOREIGN, run=FOREIGN, why_not=FOREIGN),)),
     share=FOREIGN, settings={"ML_FRAMEWORK": FOREIGN}, training=RunProgress(FOREIGN, FOREIGN, FOREIGN),
     vms=(replace(LINK, name=FOREIGN, ip=FOREIGN), replace(NODE, name=FOREIGN, state=FOREIGN, ready=False, error=FOREIGN, partition=FOREIGN)),
 )  # fmt: skip

@@ -96,7 +96,7 @@ def show(name: Name = None, output: Format = Output.TEXT) -> None:
         screen.show_line(line)
     if status.training:
         _show_training(status.training)
-    for line in schedule_lines(status):
+    for line in status.schedule_lines:
         screen.show_line(line)
     findings = [found.sentence for found in status.training.findings] if status.training else []
     more = (
@@ -147,15 +147,6 @@ def _show_training(found: RunProgress) -> None:
         screen.show_line(f"  Privacy: {found.privacy}")
     for worst in found.worst:
         screen.show_line(f"  {worst.sentence}")
-
-
-def schedule_lines(status: FederationStatus) -> Iterator[str]:
-    """Yield what the schedule of a federation has started, and what it plans."""
-    if status.schedule:
-        times, zone = status.settings.get("FL_SCHEDULE", ""), status.settings.get("FL_SCHEDULE_ZONE", "")
-        first, *results = status.schedule.lines
-        yield f"Schedule: {times} ({zone}). {first}"
-        yield from (f"  {line}" for line in results)
 
 
 def _superlink(status: FederationStatus) -> str:

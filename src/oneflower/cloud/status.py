@@ -160,6 +160,15 @@ class FederationStatus:
         return own | {place.node: place.name for place in self.sites if place.node}
 
     @property
+    def schedule_lines(self) -> list[str]:
+        """What its schedule plans and has started, newest first."""
+        if self.schedule is None:
+            return []
+        times, zone = self.settings.get("FL_SCHEDULE", ""), self.settings.get("FL_SCHEDULE_ZONE", "")
+        first, *results = self.schedule.lines
+        return [f"Schedule: {times} ({zone}). {first}", *(f"  {line}" for line in results)]
+
+    @property
     def policies(self) -> dict[str, list[str]]:
         """The policies of sites, each with the names of the machines that keep to it."""
         found: dict[str, list[str]] = {}

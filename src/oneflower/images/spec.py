@@ -28,7 +28,7 @@ LEFT_OUT = ("uv", "watchfiles", "hf-xet", "setuptools", "libclang")
 PACKAGES = (
     "linux-image-amd64", "initramfs-tools", "systemd-sysv", "systemd-timesyncd", "systemd-resolved", "udev",
     "dbus", "libnss-myhostname", "libstdc++6", "libgomp1", "kmod", "e2fsprogs", "iproute2", "openssh-server", "python3",
-    "ca-certificates", "usr-is-merged", "python3-pip-whl",
+    "ca-certificates", "usr-is-merged", "python3-pip-whl", "tzdata",
 )  # fmt: skip
 
 # A variant is a name and the framework whose pinned list it carries.

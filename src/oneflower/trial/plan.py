@@ -38,12 +38,17 @@ class Plan:
 
     @property
     def settings(self) -> dict[str, str]:
-        """What a federation of so few SuperNodes needs, and a policy: a machine is ready only if it can confine tasks.
+        """What a federation of so few SuperNodes needs, a time zone, and a policy.
 
-        Containers of systemd cannot: they do not see the whole of /proc.
+        A machine is ready only if it knows the zone, and if it can confine tasks. Containers of systemd cannot: they do
+        not see the whole of /proc.
         """
         policy = {"FL_SITE_POLICY": _POLICY} if self.machines is Machines.QEMU else {}
-        return policy | ({} if self.whole else dict.fromkeys(_NODES_OF_A_ROUND, str(self.nodes)))
+        return (
+            policy
+            | {"FL_SCHEDULE_ZONE": "Europe/Madrid"}
+            | ({} if self.whole else dict.fromkeys(_NODES_OF_A_ROUND, str(self.nodes)))
+        )
 
     @property
     def limit(self) -> float:

@@ -81,7 +81,9 @@ class Scheduler:
         self._reported = ""
 
     def look(self, runs: Sequence[RunState]) -> bool:
-        """Do what is due now. `runs` are all runs, oldest first. Returns whether a run was started.
+        """Do what is due now. Returns whether a run was started.
+
+        `runs` are all runs, oldest first. Those that were lost have been resumed, or given up.
 
         Raises `OSError` when the SuperLink does not answer, and `ValueError` when it refuses.
         """
@@ -165,7 +167,7 @@ class Scheduler:
         return self._save() and self._start(planned)
 
     def _waits(self, runs: Sequence[RunState]) -> str:
-        going = [run.id for run in runs if run.app == self._form.app and (not run.finished or _comes_back(run))]
+        going = [run.id for run in runs if run.app == self._form.app and not run.finished]
         return f"run {going[-1]} is going" if going else self._form.lacks_nodes()
 
     def _start(self, planned: datetime) -> bool:
@@ -200,11 +202,6 @@ class Scheduler:
             log.warning("The schedule cannot be kept, so nothing is started. %s", error.sentence)
             return False
         return True
-
-
-def _comes_back(run: RunState) -> bool:
-    """Whether a run was lost, and may be resumed."""
-    return run.lost and not run.resumed_as and not run.given_up
 
 
 def _text(moment: datetime) -> str:

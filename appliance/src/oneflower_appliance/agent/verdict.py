@@ -38,7 +38,7 @@ def judged(schedule: Schedule, runs: Sequence[RunState], folder: Path, gain: str
         if result.outcome or not result.run:
             continue
         last = _last_of(known, result.run)
-        if last is not None and (not last.finished or (last.lost and not last.given_up)):
+        if last is not None and not last.finished:
             continue
         schedule = _with(schedule, place, _ended(result, last), folder, gain)
         log.info("%s", schedule.results[place].sentence)
