@@ -218,7 +218,10 @@ class World:
 
     @contextmanager
     def guests(self, silent=()):
-        """Act as every guest of our federations, while the test does something else."""
+        """Act as every guest of our federations, while the test does something else.
+
+        Those of a `silent` role, or of a (role, release of Flower), say nothing.
+        """
         stop = threading.Event()
 
         def play():
@@ -243,9 +246,10 @@ class World:
         roles = document["TEMPLATE"]["BODY"]["roles"] if document else ()
         numbers = {node["deploy_id"]: role["name"] for role in roles for node in role.get("nodes") or ()}
         for vm, found in self.cloud.core.vms(numbers).items():
-            running = (found.state, found.lcm_state) == (3, 3)
-            if running and numbers[vm] not in silent and found.attributes.get("READY") != "YES":
-                self.guest(vm).publish({"FL_ENDPOINT": "127.0.0.9:9092", "READY": "YES"})
+            running, release = (found.state, found.lcm_state) == (3, 3), found.context["FLOWER_VERSION"]
+            mute = numbers[vm] in silent or (numbers[vm], release) in silent
+            if running and not mute and found.attributes.get("READY") != "YES":
+                self.guest(vm).publish({"FL_ENDPOINT": "127.0.0.9:9092", "FL_VERSION": release, "READY": "YES"})
 
 
 def say_why(text):

@@ -31,6 +31,7 @@ CHANGING = {
     "down": (["down", "lab"], {"remove"}),
     "scale": (["scale", "lab", "3"], {"scale"}),
     "recover": (["recover", "lab"], {"recover"}),
+    "upgrade": (["upgrade", "lab"], {"upgrade"}),
     "join": (["join", "invitation"], {"deploy"}),
     "invite": (["invite", "lab", "--site", "north"], {"site.invite"}),
     "approve": (["approve", "lab", "north/2"], {"site.approve"}),
@@ -49,6 +50,7 @@ MORE = {
     "run": (["run", "--resume", "5"], {"resume"}),
     "down": (["down", "--all"], {"remove"}),
     "register": (["register", "--dry-run"], set()),
+    "upgrade": (["upgrade", "lab", "--dry-run"], set()),
     "unregister": (["unregister", "--dry-run"], set()),
 }
 READING = {"ls", "show", "logs", "audit", "sites", "connect", "doctor", "metrics render", "policy asks", "local status", "cache show",
@@ -73,6 +75,7 @@ METHODS = {
     "fetch_model": (lambda fed: fed.fetch_model("model.npz"), "fetch a model"),
     "scale": (lambda fed: fed.scale(3), "scale"),
     "recover": (lambda fed: fed.recover(), "recover"),
+    "upgrade": (lambda fed: fed.upgrade("1.42.0"), "upgrade"),
     "fetch_files": (lambda fed: fed.fetch_files(Path("files"), "5"), "fetch a model"),
     "close": (lambda fed: fed.close(), "remove"),
     "roll_back": (lambda fed: fed.roll_back(), "remove"),
@@ -80,7 +83,7 @@ METHODS = {
 }
 READERS = {
     "all", "audit", "check", "control", "defaults", "find", "follow", "follow_logs", "installed", "keeps_consoles",
-    "leaving", "logs", "remains", "reports", "runs", "sites", "status", "wait_ready", "wait_trained",
+    "leaving", "logs", "remains", "reports", "runs", "sites", "status", "upgrade_plan", "wait_ready", "wait_trained",
 }  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from oneflower.cli import (
     templates,
     track,
     training,
+    upgrade,
 )
 from oneflower.cli import (
     context as contexts,
@@ -100,6 +101,7 @@ app.command(rich_help_panel=_OPERATE)(audit.audit)
 app.command(rich_help_panel=_OPERATE)(track.track)
 app.command(rich_help_panel=_OPERATE)(federations.scale)
 app.command(rich_help_panel=_OPERATE)(federations.recover)
+app.command(rich_help_panel=_OPERATE)(upgrade.upgrade)
 app.command(rich_help_panel=_OPERATE)(training.connect)
 app.add_typer(metrics.metrics, name="metrics", rich_help_panel=_OPERATE)
 app.command(rich_help_panel=_SITES)(sites.invite)

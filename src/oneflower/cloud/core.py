@@ -74,6 +74,10 @@ class CoreClient:
         """Set an attribute of a VM, which it reads through OneGate. Others stay."""
         self._ask(lambda one: one.vm.update(number, f'{name}="{value}"', 1))
 
+    def change_vm_context(self, number: int, name: str, value: str) -> None:
+        """Set an entry of a VM's CONTEXT, which it reads when it boots. Others stay."""
+        self._ask(lambda one: one.vm.updateconf(number, f'CONTEXT=[{name}="{value}"]', 1))
+
     def set_user_attribute(self, name: str, value: str) -> None:
         """Set an attribute of the user that asks, such as SSH_PUBLIC_KEY. Others stay."""
         self._ask(lambda one: one.user.update(one.user.info(-1).ID, f'{name}="{value}"', 1))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from oneflower.cloud.answer import Answer
+from oneflower.cloud.audit import audited
 from oneflower.cloud.deletion import roll_back
 from oneflower.cloud.names import check_name
 from oneflower.cloud.refused import UnreachableError
@@ -19,6 +20,7 @@ from oneflower_appliance.settings import InvalidParametersError, ignored, resolv
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
 
     from oneflower.cloud.client import Cloud
     from oneflower.cloud.scaling import Size
@@ -100,6 +102,14 @@ def begin(cloud: Cloud, name: str, settings: Mapping[str, str], size: Size, noti
     service = Service(cloud, number, name)
     _keep_if_first(service)
     return service
+
+
+def recorded(
+    cloud: Cloud, name: str, size: Size, settings: Mapping[str, str]
+) -> AbstractContextManager[dict[str, str]]:
+    """Record a deployment: of settings, the names."""
+    asked = "" if size.supernodes is None else str(size.supernodes)
+    return audited(cloud, "deploy", name, supernodes=asked, settings=", ".join(sorted(settings)))
 
 
 def _with(checked: Checked) -> str:

@@ -12,30 +12,24 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Self
 
-from oneflower.cloud import (
-    deletion,
-    deployment,
-    waiting,
-)
-from oneflower.cloud.audit import audited
+from oneflower.cloud import deletion, deployment, names, waiting
 from oneflower.cloud.federation_runs import Runs
 from oneflower.cloud.logs import Wanted, follow_logs, read_logs
-from oneflower.cloud.names import check_name
 from oneflower.cloud.scaling import Limits, Size, leaving
 from oneflower.cloud.service import Service
 from oneflower.cloud.sites import Sites
+from oneflower.cloud.upgrade import Upgrade
 from oneflower.events import Note, StepEnded, ignore
 from oneflower.opennebula import NODES
 from oneflower.opennebula.states import ServiceState
-from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from contextlib import AbstractContextManager
     from types import TracebackType
 
     from oneflower.cloud.client import Cloud
     from oneflower.cloud.logs import LogLine, Logs
+    from oneflower.cloud.release_change import ReleaseChange
     from oneflower.cloud.status import FederationStatus, VmStatus
     from oneflower.cloud.surroundings import Installed
     from oneflower.cloud.waiting import Watch
@@ -69,29 +63,7 @@ class Federation(Runs):
     @classmethod
     def find(cls, cloud: Cloud, name: str | None = None) -> Federation:
         """Return the federation called `name`, or the only one. Raises `OneflowerError`."""
-        known = list(cls.all(cloud))
-        if name is None:
-            if len(known) == 1:
-                return known[0]
-            choice = ", ".join(sorted(federation.name for federation in known))
-            raise OneflowerError(
-                "Which federation? There are several." if known else "There is no federation.",
-                f"Name one of: {choice}." if known else "Deploy one with `oneflower up`.",
-                ExitCode.USAGE if known else ExitCode.NOT_FOUND,
-            )
-        found = [one for one in known if str(one.id) == name] or [one for one in known if one.name == name]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            ids = [str(number) for number in sorted(one.id for one in found)]
-            raise OneflowerError(
-                f"There are {len(found)} federations called {name!r}: services {', '.join(ids)}.",
-                f"Name one by its id, such as {ids[-1]}.",
-                ExitCode.USAGE,
-            )
-        raise OneflowerError(
-            f"There is no federation called {name!r}.", "`oneflower ls` shows those there are.", ExitCode.NOT_FOUND
-        )
+        return names.choose(list(cls.all(cloud)), name)
 
     @classmethod
     def all(cls, cloud: Cloud) -> Iterator[Federation]:
@@ -135,7 +107,7 @@ class Federation(Runs):
         Raises `OneflowerError`, and leaves nothing behind, when a setting is wrong or the name is taken.
         """
         size = Size() if bounds is None else Size(bounds.cardinality, bounds.minimum, bounds.maximum)
-        with _deploying(cloud, name, size, settings) as said:
+        with deployment.recorded(cloud, name, size, settings) as said:
             federation = cls._begin(cloud, name, settings, size, notify)
             said["service"] = str(federation.id)
         return federation
@@ -167,9 +139,9 @@ class Federation(Runs):
         everything is removed again, unless `keep`. Raises `OneflowerError`.
         """
         given = dict(settings or {})
-        chosen = check_name(f"federation-{secrets.token_hex(2)}" if name is None else name)
+        chosen = names.check_name(f"federation-{secrets.token_hex(2)}" if name is None else name)
         size = Size(supernodes, *limits)
-        with _deploying(cloud, chosen, size, given) as said:
+        with deployment.recorded(cloud, chosen, size, given) as said:
             federation = cls._deploy(cloud, chosen, given, size, timeout, watch, notify, keep=keep)
             said["service"] = str(federation.id)
         return federation
@@ -260,6 +232,18 @@ class Federation(Runs):
             self.cloud.oneflow.scale_service(self.id, NODES, supernodes)
             return self.wait_ready(timeout, watch, waiting.HEALING)
 
+    def upgrade_plan(self, release: str) -> ReleaseChange:
+        """Return how it would get to another release of Flower. Raises `OneflowerError` if that may not be done now."""
+        return Upgrade(self.service).plan(release)
+
+    def upgrade(self, release: str, timeout: float = 600, notify: Notify = ignore) -> ReleaseChange:
+        """Move it to another release of Flower, with its runs, models and partitions, and return how.
+
+        If a machine is not ready after `timeout` seconds, all of them go back, and `OneflowerError` is raised.
+        """
+        with self._audited("upgrade", flower=release), self.cloud.patient():
+            return Upgrade(self.service, timeout, notify).run(release)
+
     def recover(self, timeout: float = 600, watch: Watch = ignore) -> FederationStatus:
         """Retry what failed, and wait until every machine is ready. Raises `OneflowerError`."""
         status = self.status()
@@ -297,11 +281,3 @@ class Federation(Runs):
         """
         with self._audited("remove", hindered=False):
             deletion.delete(self.service, timeout)
-
-
-def _deploying(
-    cloud: Cloud, name: str, size: Size, settings: Mapping[str, str]
-) -> AbstractContextManager[dict[str, str]]:
-    """Record a deployment: of settings, the names."""
-    asked = "" if size.supernodes is None else str(size.supernodes)
-    return audited(cloud, "deploy", name, supernodes=asked, settings=", ".join(sorted(settings)))

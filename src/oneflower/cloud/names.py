@@ -1,11 +1,15 @@
-"""Names of federations: what a new one may be called, and how any name becomes part of a path."""
+"""Names of federations: what a new one may be called, which one is meant, and how a name becomes part of a path."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from oneflower_appliance.errors import OneflowerError
+from oneflower_appliance.errors import ExitCode, OneflowerError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 LONGEST = 64
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST - 1}}}", re.ASCII)
@@ -24,6 +28,50 @@ def check_name(name: str) -> str:
             "Put a letter into it.",
         )
     return name
+
+
+class Named(Protocol):
+    """Something with an id and a name."""
+
+    @property
+    def id(self) -> int:
+        """Its id."""
+
+    @property
+    def name(self) -> str:
+        """Its name, which others may have, too."""
+
+
+One = TypeVar("One", bound=Named)
+
+
+def choose(known: Sequence[One], name: str | None) -> One:
+    """Return the one of the known federations with this name or id; None stands for the only one.
+
+    Raises `OneflowerError`.
+    """
+    if name is None:
+        if len(known) == 1:
+            return known[0]
+        choice = ", ".join(sorted(federation.name for federation in known))
+        raise OneflowerError(
+            "Which federation? There are several." if known else "There is no federation.",
+            f"Name one of: {choice}." if known else "Deploy one with `oneflower up`.",
+            ExitCode.USAGE if known else ExitCode.NOT_FOUND,
+        )
+    found = [one for one in known if str(one.id) == name] or [one for one in known if one.name == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        ids = [str(number) for number in sorted(one.id for one in found)]
+        raise OneflowerError(
+            f"There are {len(found)} federations called {name!r}: services {', '.join(ids)}.",
+            f"Name one by its id, such as {ids[-1]}.",
+            ExitCode.USAGE,
+        )
+    raise OneflowerError(
+        f"There is no federation called {name!r}.", "`oneflower ls` shows those there are.", ExitCode.NOT_FOUND
+    )
 
 
 def file_name(name: str) -> str:

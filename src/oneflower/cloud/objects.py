@@ -9,7 +9,10 @@ PERMISSIONS = tuple(f"{who}_{what}" for who in ("OWNER", "GROUP", "OTHER") for w
 
 
 class Vm:
-    """A VM as the core describes it. `booted` is when it last began to run, in seconds since 1970; 0 if unknown."""
+    """A VM as the core describes it. `booted` is when it last began to run, in seconds since 1970; 0 if unknown.
+
+    `image` is the id of the image that it boots, empty if it boots none.
+    """
 
     def __init__(self, vm: Any) -> None:
         self.id: int = vm.ID
@@ -20,16 +23,13 @@ class Vm:
         self.booted: int = _last_boot(vm)
         template, user = plain(vm.TEMPLATE), plain(vm.USER_TEMPLATE)
         self.attributes: dict[str, str] = {key: value for key, value in user.items() if isinstance(value, str)}
-        nic = template.get("NIC") or []
         self.addresses: tuple[str, ...] = tuple(
-            one[key]
-            for one in (nic if isinstance(nic, list) else [nic])
-            for key in ("IP", "IP6_GLOBAL", "IP6_SITE")
-            if one.get(key)
+            one[key] for one in _listed(template.get("NIC")) for key in ("IP", "IP6_GLOBAL", "IP6_SITE") if one.get(key)
         )
         self.ip: str = self.addresses[0] if self.addresses else ""
         self.creator: str = template.get("CREATED_BY", "")
         self.context: dict[str, str] = template.get("CONTEXT") or {}
+        self.image: str = next((disk.get("IMAGE_ID", "") for disk in _listed(template.get("DISK"))), "")
 
 
 class Image:
@@ -68,6 +68,11 @@ def _last_boot(vm: Any) -> int:
     """Return when a VM last began to run: RSTIME of its last history record, 0 if there is none."""
     records = getattr(vm.HISTORY_RECORDS, "HISTORY", None) or []
     return max((int(getattr(record, "RSTIME", 0) or 0) for record in records), default=0)
+
+
+def _listed(value: Any) -> list[dict[str, str]]:
+    """Return the vectors of one name: none, one or several."""
+    return value if isinstance(value, list) else [value] if value else []
 
 
 def plain(content: Any) -> dict[str, Any]:

@@ -114,6 +114,10 @@ class OneFlowClient:
         """Scale a role, within its bounds. `force` must be sent: without it OneFlow fails."""
         self._call("POST", f"/service/{number}/scale", {"role_name": role, "cardinality": cardinality, "force": False})
 
+    def update_service(self, number: int, body: dict[str, Any]) -> None:
+        """Replace the body of a service. OneFlow refuses if its state, its machines or its inputs would change."""
+        self._call("PUT", f"/service/{number}", body)
+
     def _document(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         answer = self._call(method, path, body)
         if not isinstance(answer, dict) or not isinstance(answer.get("DOCUMENT"), dict):

@@ -22,6 +22,7 @@ from oneflower_appliance.agent.reporting import readiness
 from oneflower_appliance.agent.retention import Retention
 from oneflower_appliance.agent.run_keeper import RunKeeper
 from oneflower_appliance.agent.shortfalls import Shortfalls
+from oneflower_appliance.agent.state_release import MEMBERS, StateRelease
 from oneflower_appliance.attributes import NOTHING
 from oneflower_appliance.features_off import FOLDER_VARIABLE
 from oneflower_appliance.files import private_directory
@@ -162,7 +163,7 @@ class SuperLink:
 
     @property
     def _members(self) -> Path:
-        return self._machine.home / "members.json"
+        return self._machine.home / MEMBERS
 
     @property
     def _authenticates(self) -> bool:
@@ -189,6 +190,7 @@ class SuperLink:
         assert self.child is not None  # noqa: S101 - prepared
         database = machine.home / machine.settings.text("FL_DATABASE")
         private_directory(database.parent)
+        kept = StateRelease(machine.home, database).prepare(machine.settings.text("FLOWER_VERSION"))
         orders = SuperLinkOrders(
             fleet=self._fleet,
             control=self._control,
@@ -200,7 +202,8 @@ class SuperLink:
             count_bytes=machine.settings.flag("FL_METRICS_ENABLED"),
         )
         self.child.tell(orders.line())
-        return "flower-superlink" + (", only registered SuperNodes may join" if self._authenticates else "")
+        who = ", only registered SuperNodes may join" if self._authenticates else ""
+        return f"flower-superlink{who}{f'; {kept}' if kept else ''}"
 
     def _answer(self) -> str:
         probe = Probe(self._ca)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower.local.errors import CloudError, CoreError
 from oneflower.local.oned.compute import VERBS
+from oneflower.local.oned.configuration import configure
 from oneflower.local.oned.corexml import short_vm_xml, text, vm_xml
 from oneflower.local.oned.ownership import SharedMethods, Shelf
 from oneflower.local.oned.pools import chosen, pool
@@ -118,6 +119,15 @@ class VmMethods:
             raise CoreError(f"[{asking.call}] Cannot update template. {error.message}") from error
         return number
 
+    def configure(self, asking: Asking, number: int, content: str, append: int = 0) -> int:
+        """Change a VM's configuration, of which a machine here has only CONTEXT. It takes effect at the next boot."""
+        vm = self._may(asking, number, Right.MANAGE)
+        try:
+            configure(self._compute, vm, content, append=append == 1)
+        except CloudError as error:
+            raise CloudError(error.status, f"[{asking.call}] {error.message}") from error
+        return number
+
     def schedule(self, asking: Asking, number: int, content: str) -> int:
         """Schedule one action of a VM, once, at a time. Return its id."""
         vm = self._may(asking, number, Right.MANAGE)
@@ -162,6 +172,7 @@ class VmMethods:
             "one.vm.deploy": self.deploy,
             "one.vm.recover": self.recover,
             "one.vm.update": self.update,
+            "one.vm.updateconf": self.configure,
             "one.vm.schedadd": self.schedule,
             "one.vm.scheddelete": self.unschedule,
             "one.vm.monitoring": self.monitor,

@@ -10,7 +10,7 @@ from oneflower.local.oned.models import Access, Image, Network, Vm
 from oneflower.local.oned.vmtext import resolve_context
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from oneflower.local.oned.accounts import User
 
@@ -84,13 +84,9 @@ def new_vm(attributes: Mapping[str, Any], name: str, place: Place, access: Acces
     return Vm(place.number, name, template, theirs, place.now, number, place.addresses[0], access=access)
 
 
-def _context(
-    context: Mapping[str, Any],
-    known: Mapping[str, Any],
-    nics: list[dict[str, Any]],
-    place: Place,
-    user: Mapping[str, Any],
-) -> dict[str, str]:
+def finder(known: Mapping[str, Any], user: Mapping[str, Any]) -> Callable[[str, str, str, str], str]:
+    """Return what finds the value of a `$NAME` or `$NAME[ATTRIBUTE, KEY=value]` of a VM; `user` are its owner's."""
+
     def find(name: str, attribute: str, key: str, value: str) -> str:
         if not attribute:
             found = known.get(name, "")
@@ -103,7 +99,17 @@ def _context(
                 return str(vector.get(attribute.upper(), ""))
         return ""
 
-    resolved = resolve_context(context, find)
+    return find
+
+
+def _context(
+    context: Mapping[str, Any],
+    known: Mapping[str, Any],
+    nics: list[dict[str, Any]],
+    place: Place,
+    user: Mapping[str, Any],
+) -> dict[str, str]:
+    resolved = resolve_context(context, finder(known, user))
     if resolved.get("NETWORK", "").upper() == "YES":
         for index, nic in enumerate(nics):
             subnet = {"MASK": place.subnet.mask, "NETWORK": place.subnet.network, "GATEWAY": place.subnet.gateway}
