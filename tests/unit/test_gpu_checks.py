@@ -55,7 +55,7 @@ def test_nobody_is_asked_where_no_gpu_is_to_be_used(look, tmp_path):
     ("library", "passed", "detail", "fix"),
     [
         (None, (), "there is no GPU", "oneflower register --gpu"),
-        (None, ("0000:41:00.0",), "the GPU at 0000:41:00.0 and no driver", "an image with the driver"),
+        (None, ("0000:41:00.0",), "the GPU at 0000:41:00.0 and no driver", "Install the driver"),
         (FakeLibrary(init=9), ("0000:41:00.0",), "is installed and not loaded", "modprobe nvidia"),
         (FakeLibrary(init=9), (), "there is no GPU", "Pass one through"),
         (FakeLibrary(init=18), (), "are of two releases", "Restart the machine"),
@@ -82,7 +82,7 @@ def test_without_nvidias_binding_it_says_so(tmp_path):
     ("gpu", "given", "cuda", "words"),
     [
         (FakeGpu(), {}, "14.1", ("knows CUDA 13.0", "PyTorch is built for CUDA 14.1", "newer driver")),
-        (FakeGpu(), {}, "", ("build for CPUs", "--gpu")),
+        (FakeGpu(), {}, "", ("build for CPUs", "a build with CUDA")),
         (FakeGpu(), {"FL_CUDA_VISIBLE_DEVICES": "1,0"}, None, ("names 1, and this machine has 0", "nvidia-smi -L")),
         (FakeGpu(), {"FL_CUDA_VISIBLE_DEVICES": "GPU-9"}, None, ("names GPU-9",)),
         (FakeGpu(mode=2), {}, None, ("closed to programs", "nvidia-smi -i 0 -c 0")),

@@ -13,6 +13,7 @@ from oneflower.cli.bundle import With, find_wheels
 from oneflower.cli.screen import Output
 from oneflower.cli.steps import step
 from oneflower.trial.plan import Machines
+from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.parameters import FLOWER_TESTED
 from oneflower_appliance.use_cases import FRAMEWORKS
 
@@ -33,6 +34,9 @@ def build(
     ] = "",
     edge: Annotated[
         bool, typer.Option("--edge", help="For small devices: what `none` has, under its own name.")
+    ] = False,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="With NVIDIA's driver: not there yet, and this says what is missing.")
     ] = False,
     flower_version: Annotated[
         str, typer.Option(help="Release of Flower; every machine of a federation has the same.")
@@ -67,9 +71,16 @@ def build(
     from oneflower.images import ImageSpec  # noqa: PLC0415
     from oneflower.images import build as build_image  # noqa: PLC0415
     from oneflower.images.rootless import become_root  # noqa: PLC0415
-    from oneflower.images.spec import MIRROR, parse_size  # noqa: PLC0415
+    from oneflower.images.spec import MIRROR, SUITE, parse_size  # noqa: PLC0415
     from oneflower.local.home import LocalHome  # noqa: PLC0415
 
+    if gpu:
+        raise OneflowerError(
+            f"There is no image with NVIDIA's driver yet: that of Debian {SUITE} knows CUDA 12.2, and the PyTorch of "
+            "the pinned lists is built for CUDA 13.",
+            "docs/gpu.md has the packages of a driver, their sizes, and a PyTorch that fits, for an image of your own.",
+            ExitCode.ENVIRONMENT,
+        )
     variant = framework or ("none" if edge else "sklearn")
     wanted = ImageSpec(
         variant,

@@ -26,7 +26,7 @@ _SUPERNODE = b"oneflower_appliance.flower.main\0supernode\0"  # in the command o
 _ALL = 1.001
 _RESERVED = 1 << 30  # bytes: more than the driver keeps for itself
 _EXCLUSIVE, _PROHIBITED = 3, 2  # compute modes
-_DRIVER = "Use an image with the driver (docs/gpu.md)."
+_DRIVER = "Install the driver in the image (docs/gpu.md)."
 _PASS = "Pass one through (`oneflower register --gpu`), or set FL_GPU_ENABLED=NO."  # noqa: S105 - no password
 
 
@@ -132,13 +132,13 @@ def _by_torch(driver: Driver, cuda: str | None) -> Iterator[Check]:
     if cuda == "":
         yield _warn(
             "the PyTorch of this machine is a build for CPUs: apps train on the CPU",
-            "Use an image that was built with --gpu, or install a build with CUDA.",
+            "Install a build with CUDA in its place (docs/gpu.md).",
         )
     elif cuda and int(cuda.partition(".")[0]) > driver.cuda[0]:
         yield _warn(
             f"the driver {driver.release} knows CUDA {_cuda(driver)}, and PyTorch is built for CUDA {cuda}: apps train "
             "on the CPU",
-            "Use an image with a newer driver, or a PyTorch that is built for the driver's CUDA.",
+            "Install a newer driver, or a PyTorch that is built for the driver's CUDA (docs/gpu.md).",
         )
 
 
