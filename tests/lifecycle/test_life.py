@@ -10,7 +10,7 @@ import time
 import pytest
 
 from oneflower.cloud import Cloud, Federation, RefusedError
-from oneflower.opennebula import COORDINATOR, NODES, merge_template
+from oneflower.opennebula import COORDINATOR, NODES, Policies, merge_template
 from oneflower_appliance.agent.onegate import OneGateError
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.parameters import FLOWER_TESTED
@@ -427,29 +427,29 @@ def test_a_deployment_that_fails_leaves_nothing_unless_asked_to(world, keep):
 
 
 def test_elasticity_follows_what_the_machines_say_of_themselves(world):
-    """An attribute pushed through OneGate, averaged over the role; OneFlow looks every 90 s."""
+    """A number pushed through OneGate, averaged over the role; OneFlow looks every 90 s. Two policies, as `up` has."""
+    policies = Policies.read([
+        "FL_BUSY > 80 : +1 period=1 times=1 cooldown=1", "FL_BUSY < 5 : -1 period=1 times=1 cooldown=1"
+    ], ["0 3 1 1 * = 2"])  # fmt: skip
 
-    def elastic(body):
-        policy = {
-            "type": "CHANGE",
-            "adjust": 1,
-            "expression": "FL_LOAD > 80",
-            "period_number": 1,
-            "period": 1,
-            "cooldown": 1,
-        }
-        body["roles"][1]["elasticity_policies"] = [policy]
-
-    with world.template_with(elastic), world.federation("elastic", Bounds(2, 3, 2)) as made:
+    with (
+        world.template_with(lambda body: body["roles"][1].update(policies.entries)),
+        world.federation("elastic", Bounds(2, 3, 2)) as made,
+    ):
         world.ready(made)
-        for vm in world.nodes(made, NODES):
-            world.guest(vm).publish({"FL_LOAD": "95"})
-        with world.guests():
-            world.until(lambda: len(world.nodes(made, NODES)) == 3, 2 * PATIENCE)
-            world.until(lambda: world.state(made) == RUNNING, 2 * PATIENCE)
-        assert world.role(made, NODES)["elasticity_policies"][0]["expression_evaluated"].startswith(
-            "FL_LOAD[95.0] > 80"
-        )
+
+        def scaled(busy, number, saw):
+            for vm in world.nodes(made, NODES):
+                world.guest(vm).publish({"FL_BUSY": busy})
+            with world.guests():
+                world.until(lambda: len(world.nodes(made, NODES)) == number, 2 * PATIENCE)
+                world.until(lambda: world.state(made) == RUNNING, 2 * PATIENCE)
+            assert any(policy.saw.startswith(saw) for policy in made.status().autoscaling.policies)
+
+        scaled("95", 3, "FL_BUSY[95.0] > 80")
+        oldest = world.nodes(made, NODES)[0]
+        scaled("0", 2, "FL_BUSY[0.0] < 5")
+        assert oldest not in world.nodes(made, NODES)
 
 
 def test_a_boot_failure_is_named_and_can_be_recovered(world):

@@ -18,6 +18,7 @@ from oneflower_appliance import node_reports
 from oneflower_appliance.runs import RunRow, shortcoming
 from oneflower_appliance.training import supervised_run, supervisor, waiting
 from oneflower_appliance.training.abandoned import Abandoned
+from oneflower_appliance.training.departed import Departed
 from oneflower_appliance.training.strategies import make_strategy
 from oneflower_appliance.training.waiting import needed_by
 from tests.unit import federation
@@ -303,6 +304,20 @@ def test_a_node_that_is_away_when_the_nodes_are_asked_is_named_for_what_it_misse
 
 def faults_of(record):
     return [[(fault["node"], fault["phase"], fault["kind"]) for fault in row["faults"]] for row in rows(record)]
+
+
+def test_a_node_that_left_on_purpose_is_not_missed(record):
+    grid, rounds = Grid(), []
+    grid.get_node_ids = lambda: [1, 2] if len(rounds) < 2 else [1]
+
+    def answer(messages, *, timeout=None):
+        rounds.append(1)
+        return [grid.answer(message) for message in messages]
+
+    grid.send_and_receive = answer
+    Departed.beside(record.parent).keep({2})
+    start(grid, num_rounds=3)
+    assert faults_of(record) == [[], [], []]
 
 
 def test_a_node_that_is_back_right_after_the_strategy_has_chosen_is_named(record):

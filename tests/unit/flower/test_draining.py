@@ -24,6 +24,7 @@ from oneflower_appliance.flower.membership import Membership
 from oneflower_appliance.flower.warm.longpoll import LongPoll
 from oneflower_appliance.flower.warm.questions import NODE_PULL
 from oneflower_appliance.orders import DRAIN
+from oneflower_appliance.training.departed import Departed
 from tests.unit.flower.test_longpoll import Client, Flower, asked
 from tests.unit.flower_state import linkstate_factory
 from tests.unit.served import ADDRESS, PLAIN, Counting, Served
@@ -35,8 +36,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the 
 # The SuperLink's side
 
 
-def test_a_node_says_only_of_itself_that_it_leaves_and_is_back_when_it_is_activated():
-    app, leaving, nodes = superlink.create_app(), Leaving(), [SuperNode(), SuperNode()]
+def test_a_node_says_only_of_itself_that_it_leaves_and_is_back_when_it_is_activated(tmp_path):
+    app, leaving, nodes = superlink.create_app(), Leaving(Departed(tmp_path / "d")), [SuperNode(), SuperNode()]
     state = app.state.linkstate_factory.state()
     numbers = [state.create_node("nobody", "nobody", node.key, 0) for node in nodes]
     door = FleetDoor(app, Counting("ours"), Membership(app), leaving=leaving)
@@ -64,8 +65,10 @@ def test_a_node_says_only_of_itself_that_it_leaves_and_is_back_when_it_is_activa
 
 
 def test_no_run_sees_a_node_that_leaves(tmp_path, monkeypatch):
-    monkeypatch.setattr(SqlLinkState, "get_nodes", SqlLinkState.get_nodes)
-    state, leaving = linkstate_factory(tmp_path).state(), Leaving()
+    stock = SqlLinkState.get_nodes
+    monkeypatch.setattr(SqlLinkState, "get_nodes", stock)
+    state, departed = linkstate_factory(tmp_path).state(), Departed(tmp_path / "departed.json")
+    leaving = Leaving(departed)
     keys = [b"stays", b"goes"]
     nodes = [state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, 30) for key in keys]
     for node in nodes:
@@ -75,11 +78,23 @@ def test_no_run_sees_a_node_that_leaves(tmp_path, monkeypatch):
     assert state.get_nodes(run) == set(nodes)
     leaving.note(keys[1].hex(), NODE_PULL, "1")
     assert state.get_nodes(run) == {nodes[0]}
+    state.deactivate_node(nodes[1])
+    assert state.get_nodes(run) == {nodes[0]}
+    assert departed.nodes() == {nodes[1]}, "runs do not count it as missing"
+    leaving = Leaving(departed)  # of a SuperLink that was started again
+    leaving.hide()
+    assert state.get_nodes(run) == {nodes[0]}
+    assert departed.nodes() == {nodes[1]}
+    assert state.activate_node(nodes[1], 30)
+    monkeypatch.setattr(SqlLinkState, "get_nodes", stock)
+    leaving.hide()
+    assert state.get_nodes(run) == set(nodes)
+    assert departed.nodes() == set(), "it is back"
 
 
-def test_a_request_that_is_held_is_answered_when_its_node_leaves():
+def test_a_request_that_is_held_is_answered_when_its_node_leaves(tmp_path):
     async def scenario():
-        flower, leaving = Flower(0), Leaving(lambda: poll.wake(NODE_PULL))
+        flower, leaving = Flower(0), Leaving(Departed(tmp_path / "d"), lambda: poll.wake(NODE_PULL))
         poll = LongPoll(flower, leaving=leaving)
         question = asyncio.ensure_future(Client(poll, who="ab").ask(NODE_PULL, wait=20))
         await asked(flower, NODE_PULL, 1)

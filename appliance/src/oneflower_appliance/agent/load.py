@@ -1,7 +1,8 @@
 """How busy this node is: the numbers that a scaling policy can compare. The agent publishes them when they change.
 
 An update costs OpenNebula a write of the whole VM. So there is at most one in 30 s, and none while every number is
-within 5 % of its scale of what was published: an idle node sends nothing.
+within 5 % of its scale of what was published. A node that had no task since then sends nothing, whatever else its
+machine does: only how busy it was is brought up to date.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ _BETWEEN = 30.0  # seconds between two updates
 _CHANGE = 0.05  # of the scale of a number
 _SHORT = 10.0  # seconds: the scale of a task that takes less
 _WINDOW = 60.0  # seconds for which it counts how busy a node was
+_OF_WORK = {attributes.BUSY.name, attributes.TASK_SECONDS.name}
+_IDLE = (0.0, False)
 _FORGOTTEN = 120.0  # seconds without a task, after which the last one says nothing of this moment
 
 
@@ -47,11 +50,11 @@ class Load:
         self._cpu: tuple[float, float] | None = None
         self._told: dict[str, float] = {}
         self._due = self._look = 0.0
-        self._state: tuple[float, bool] | None = None
+        self._state = self._told_in = _IDLE
 
     def said(self, report: NodeReport | None) -> dict[str, str]:
-        """Return the attributes as they are now, which the caller publishes."""
-        self._told, self._due = self._numbers(report), self._clock() + _BETWEEN
+        """Return the attributes as they are now, which the caller publishes with others."""
+        self._told, self._told_in = self._numbers(report), _state(report)
         return _text(self._told)
 
     def publish_news(self, report: NodeReport | None) -> None:
@@ -60,12 +63,13 @@ class Load:
         self._work.note(report, now)
         if onegate is None or now < self._due:
             return
-        state = (report.worked, report.working_since is not None) if report else None
+        state = _state(report)
         if state == self._state and now < self._look:
             return
         self._state, self._look = state, now + _BETWEEN
         numbers = self._numbers(report)
-        if not any(_differs(name, value, self._told.get(name)) for name, value in numbers.items()):
+        changed = {name for name, value in numbers.items() if _differs(name, value, self._told.get(name))}
+        if not changed or (state == self._told_in == (state[0], False) and not changed & _OF_WORK):
             return
         self._due = now + _BETWEEN
         try:
@@ -73,7 +77,7 @@ class Load:
         except OneGateError as error:
             log.debug("%s", error.sentence)
         else:
-            self._told = numbers
+            self._told, self._told_in = numbers, state
 
     def _numbers(self, report: NodeReport | None) -> dict[str, float]:
         now = self._clock()
@@ -149,6 +153,11 @@ class Work:
             return 0.0
         running = now - report.working_since if report.trains and report.working_since is not None else 0.0
         return round(max(report.trained, running), 1)
+
+
+def _state(report: NodeReport | None) -> tuple[float, bool]:
+    """Return what changes when a node works: the seconds of the tasks that ended, and whether one runs."""
+    return (report.worked, report.working_since is not None) if report else _IDLE
 
 
 def _percent(share: float) -> float:

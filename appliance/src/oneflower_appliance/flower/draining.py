@@ -2,7 +2,7 @@
 
 Its agent asks for that with a signal. The node then tells its SuperLink that it is about to leave (`leaving`), and gets
 no further messages. It ends its task, sends the reply, takes what was already there for it, and stops when nothing is
-left. A message that was on its way at that moment still comes within a second.
+left. A message that was on its way at that moment still comes within two seconds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("flwr")
 
-_ON_THE_WAY = 1.0  # seconds after which a message has arrived that a run had sent before it knew
+_ON_THE_WAY = 2.0  # seconds after which a message has arrived that a run had sent before it knew
 _PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds between two requests
 
 

@@ -16,14 +16,21 @@ from oneflower_appliance.flower.features import Feature
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from oneflower_appliance.training.departed import Departed
+
 HEADER = "oneflower-leaving"  # in a request of a SuperNode: it is about to leave
 _ACTIVATE = "/v1/fleet/activate-node"
 
 
 class Leaving:
-    """The nodes that are about to leave, by their public keys in hexadecimal digits. `on_leave` is called for each."""
+    """The nodes that are about to leave, by their public keys in hexadecimal digits. `on_leave` is called for each.
 
-    def __init__(self, on_leave: Callable[[], None] = lambda: None) -> None:
+    Those that left, and are not back, are in `departed`.
+    """
+
+    def __init__(self, departed: Departed, on_leave: Callable[[], None] = lambda: None) -> None:
+        self._departed = departed
+        self._gone = departed.nodes()
         self._on_leave = on_leave
         self._keys: set[str] = set()
 
@@ -48,7 +55,15 @@ class Leaving:
 
         @functools.wraps(listed)
         def get_nodes(state: Any, run_id: int) -> set[int]:
-            nodes = listed(state, run_id)
-            return nodes - {state.get_node_id_by_public_key(bytes.fromhex(key)) for key in list(self._keys)}
+            leaving = {state.get_node_id_by_public_key(bytes.fromhex(key)) for key in list(self._keys)} - {None}
+            stay = listed(state, run_id) - leaving
+            self._note_gone(leaving | (self._gone - stay))
+            return stay
 
         state_class.get_nodes = get_nodes  # type: ignore[method-assign, assignment]
+
+    def _note_gone(self, nodes: set[int]) -> None:
+        """Tell the runs which nodes left on purpose."""
+        if nodes != self._gone:
+            self._gone = nodes
+            self._departed.keep(nodes)

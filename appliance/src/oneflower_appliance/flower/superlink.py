@@ -51,6 +51,7 @@ from oneflower_appliance.run_folder import LOST
 from oneflower_appliance.site_choice import SiteChoice
 from oneflower_appliance.sites import Sites
 from oneflower_appliance.training.abandoned import Abandoned
+from oneflower_appliance.training.departed import Departed
 
 if TYPE_CHECKING:
     from oneflower_appliance.flower.serving import Entrance
@@ -83,7 +84,7 @@ class SuperLink:
         self._bell = Bell()
         self._in_memory = False  # the objects of messages
         self._redeliveries = Redeliveries()
-        self._leaving = Leaving(lambda: self._wake(NODE_PULL, NODE_PULL_WHOLE))
+        self._leaving = Leaving(Departed.beside(orders.runs), lambda: self._wake(NODE_PULL, NODE_PULL_WHOLE))
         self._book: SiteBook | None = None
         self._chosen = ChosenNodes(form, orders.runs, lambda: self._book.sites if self._book else Sites())
 

@@ -26,6 +26,7 @@ from oneflower_appliance.training.across import compared
 from oneflower_appliance.training.beginning import EVALUATE_AGAIN, Beginning
 from oneflower_appliance.training.best_models import BestModels
 from oneflower_appliance.training.checkpoints import Checkpoints, Progress
+from oneflower_appliance.training.departed import Departed
 from oneflower_appliance.training.memory import Memory, Watched
 from oneflower_appliance.training.node_ids import NodeIds
 from oneflower_appliance.training.node_record import NodeRecord
@@ -74,7 +75,7 @@ class SupervisedRun:
         run: Run = grid.run
         self._folder = runs / str(run.run_id)
         self._waiting = Waiting(self._folder, self._node_ids)
-        self._abandoned = Abandoned.beside(runs)
+        self._abandoned, self._departed = Abandoned.beside(runs), Departed.beside(runs)
         self._form = read_form({})
         self._quorum = Quorum.of(self._form.text("FL_ROUND_QUORUM"))
         self._site_evaluation = self._form.text("FL_SITE_EVALUATION")
@@ -200,12 +201,12 @@ class SupervisedRun:
         """Record which nodes a phase asks; `online` are the nodes that were online before the strategy chose.
 
         A strategy may leave out a node that it could have asked. A node that was away, even if only while it chose, is
-        missing.
+        missing, unless it left on purpose.
         """
         self._asked = asked
         self._sites.look()
         if unasked := self._nodes - asked.nodes:
-            for node in unasked - (online & self._online()):
+            for node in unasked - (online & self._online()) - self._departed.nodes():
                 asked.blame(node, "away", "it was offline when the nodes were asked")
         if asked.nodes - self._nodes:
             self._nodes |= asked.nodes
