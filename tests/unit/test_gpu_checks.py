@@ -85,6 +85,8 @@ def test_without_nvidias_binding_it_says_so(tmp_path):
         (FakeGpu(), {}, "", ("build for CPUs", "a build with CUDA")),
         (FakeGpu(), {"FL_CUDA_VISIBLE_DEVICES": "1,0"}, None, ("names 1, and this machine has 0", "nvidia-smi -L")),
         (FakeGpu(), {"FL_CUDA_VISIBLE_DEVICES": "GPU-9"}, None, ("names GPU-9",)),
+        (FakeGpu(), {"FL_USE_CASE": "anomaly-detection", "ML_FRAMEWORK": "jax"}, None,
+         ("anomaly-detection trains with jax", "ML_FRAMEWORK to one of pytorch, lightning, monai")),
         (FakeGpu(mode=2), {}, None, ("closed to programs", "nvidia-smi -i 0 -c 0")),
         (FakeGpu(mode=3, users={7: GIB}), {}, None, ("one program at a time, and process 7 has it",)),
         (FakeGpu(instances=()), {}, None, ("MIG mode and has no instance", "-cgi")),
@@ -108,6 +110,8 @@ def test_what_is_no_trouble(look, tmp_path):
     for chosen in ("1", "GPU-b", "MIG-1"):
         assert look(FakeLibrary(foreign, idle), FL_CUDA_VISIBLE_DEVICES=chosen)[0].status == OK, "another is chosen"
     assert look(FakeLibrary(FakeGpu(free=79 * GIB)), FL_GPU_MEMORY_FRACTION="1")[0].status == OK
+    use_case = {"FL_USE_CASE": "anomaly-detection", "ML_FRAMEWORK": "monai"}
+    assert look(FakeLibrary(FakeGpu()), **use_case)[0].status == OK
     assert look(FakeLibrary(FakeGpu(), cuda=12020), "12.8")[0].status == OK, "within a major release any driver does"
 
 

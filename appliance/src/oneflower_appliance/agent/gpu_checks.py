@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from oneflower_appliance.agent import nvml
 from oneflower_appliance.checks import OK, WARN, Check, Topic
 from oneflower_appliance.orders import MEMORY_VARIABLE
+from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE, frameworks_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -55,7 +56,11 @@ def look_at_gpus(
         yield _none(driver, passed)
         return
     cuda = (cuda_of_torch or torch_cuda)()
-    found = [*_by_torch(driver, cuda), *_by_choice(driver, settings.text("FL_CUDA_VISIBLE_DEVICES"))]
+    found = [
+        *_by_framework(settings),
+        *_by_torch(driver, cuda),
+        *_by_choice(driver, settings.text("FL_CUDA_VISIBLE_DEVICES")),
+    ]
     for gpu in _chosen(driver, settings.text("FL_CUDA_VISIBLE_DEVICES")):
         found += _by_gpu(gpu, settings.real("FL_GPU_MEMORY_FRACTION"), system)
     found += _by_neighbours(system)
@@ -125,6 +130,17 @@ def _none(driver: Driver, passed: Sequence[str]) -> Check:
         f"the driver {driver.release} does not take the GPU at {', '.join(passed)}: apps train on the CPU",
         "`dmesg | grep NVRM` says why: a driver too old or too new for it, or no licence for a vGPU.",
     )
+
+
+def _by_framework(settings: Settings) -> Iterator[Check]:
+    """Yield that the use case trains with a framework that uses no GPU. Apps of your own may bring another one."""
+    use_case, name = settings.text("FL_USE_CASE"), settings.text("ML_FRAMEWORK")
+    if use_case != NO_USE_CASE and not FRAMEWORKS[name].is_pytorch:
+        fitting = [each for each in frameworks_of(use_case) if FRAMEWORKS[each].is_pytorch]
+        yield _warn(
+            f"{use_case} trains with {name}, of which machines have the build for CPUs: apps train on the CPU",
+            f"Set ML_FRAMEWORK to one of {', '.join(fitting)}, or FL_GPU_ENABLED=NO.",
+        )
 
 
 def _by_torch(driver: Driver, cuda: str | None) -> Iterator[Check]:
