@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
+from oneflower.cloud.results import run_with_model
 from oneflower.cloud.status import FederationStatus
 from oneflower_appliance import attributes
 from oneflower_appliance.agent.retention import Retention
@@ -252,6 +254,23 @@ def test_the_run_with_the_model_is_kept(fed, tmp_path):
     fed.look()
     retention.look(fed.keeper.runs)
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"1", "2"}
+
+
+def test_the_superlink_says_which_model_is_that_of_the_federation_and_no_machine_can(fed):
+    fed.look(DAY)
+    fed.end(status="failed")
+    fed.door.add("9", "me/mine", status="finished", sub_status="completed")
+    fed.end()
+    fed.look()
+    runs = fed.folder / "runs"
+    link = SimpleNamespace(
+        runs=fed.door.runs, json=lambda path: sorted(each.name for each in (runs / path.split("/")[2]).iterdir())
+    )
+    assert fed.schedule.model == "1"
+    assert run_with_model(link, "lab", None, scheduled=True) == ("1", "image-classification")
+    assert run_with_model(link, "lab", "9", scheduled=True) == run_with_model(link, "lab", None) == ("9", "mine")
+    (runs / "1" / "accepted").unlink()
+    assert run_with_model(link, "lab", None, scheduled=True) == ("9", "mine"), "before the first result"
 
 
 def test_a_client_shows_what_a_superlink_says_and_ignores_what_cannot_be_read(fed):

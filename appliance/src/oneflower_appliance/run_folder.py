@@ -41,11 +41,12 @@ CHOICE = "site-choice.json"  # which sites take part in it (`site_choice`), if t
 SUCCESSOR = "successor"  # the id of the run that resumes it
 LOST = "lost"  # why the run was lost: what died during it
 GIVEN_UP = "given-up"  # why a lost run is not resumed
+ACCEPTED = "accepted"  # of a run of a schedule: its model became that of the federation
 
 _OURS = frozenset(
     {
         METRICS, MODEL, RESULT, DATA, PERSONAL, NODES, MESSAGES, WAITING, NOW, FAILURE, ORIGIN, CHOICE, SUCCESSOR, LOST,
-        GIVEN_UP,
+        GIVEN_UP, ACCEPTED,
     }
 )  # fmt: skip
 _BEST = re.compile(r"best-(\d{5,})\.npz")

@@ -229,8 +229,8 @@ class Runs:
         """
         status = self.status()
         with self._audited("fetch a model") as said, superlink.reach(self.cloud.surroundings, status) as link:
-            of_schedule = status.schedule.model if status.schedule else ""
-            number, app = results.run_with_model(link, self.name, run or of_schedule or None)
+            scheduled = bool(status.settings.get("FL_SCHEDULE"))
+            number, app = results.run_with_model(link, self.name, run, scheduled=scheduled)
             said.update(run=number, app=app)
             return results.collect(link, number, app, results.Places.beside(path), Machines.of(status), by=by)
 

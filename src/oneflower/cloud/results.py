@@ -25,7 +25,18 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, replacing, write_atomic
 from oneflower_appliance.node_findings import find
 from oneflower_appliance.node_reports import is_file
-from oneflower_appliance.run_folder import CHOICE, DATA, MESSAGES, METRICS, MODEL, PERSONAL, RESULT, Messages, is_ours
+from oneflower_appliance.run_folder import (
+    ACCEPTED,
+    CHOICE,
+    DATA,
+    MESSAGES,
+    METRICS,
+    MODEL,
+    PERSONAL,
+    RESULT,
+    Messages,
+    is_ours,
+)
 from oneflower_appliance.run_privacy import RunPrivacy
 from oneflower_appliance.runs import ACROSS, SOURCES, RunRow, read_rows
 from oneflower_appliance.site_scores import NO_SCORES, SiteScores, scores_in
@@ -247,12 +258,16 @@ def collect(
     return RunResult(number, name, rows, float(summary.get("seconds", 0)), **saved)
 
 
-def run_with_model(link: SuperLinkClient, name: str, wanted: str | None) -> tuple[str, str]:
-    """Return id and app of the run `wanted` (None: the newest with a model). Raises `OneflowerError`."""
+def run_with_model(link: SuperLinkClient, name: str, wanted: str | None, *, scheduled: bool = False) -> tuple[str, str]:
+    """Return id and app of the run `wanted`, or of that with the federation's model. Raises `OneflowerError`.
+
+    That is the newest run whose model a schedule accepted, if there is one, otherwise the newest with a model.
+    """
     runs = [known_run(link, name, wanted)] if wanted is not None else link.runs()
-    for run in reversed(runs):
-        if has_model(link, run.id):
-            return run.id, run.app.rpartition("/")[2]
+    for file in (ACCEPTED, MODEL) if scheduled and wanted is None else (MODEL,):
+        for run in reversed(runs):
+            if _has(link, run.id, file):
+                return run.id, run.app.rpartition("/")[2]
     going = [run.id for run in runs if not run.finished]
     raise OneflowerError(
         f"Run {going[-1]} of {name} is still training." if going else f"{name} has no model yet.",
@@ -265,7 +280,11 @@ def run_with_model(link: SuperLinkClient, name: str, wanted: str | None) -> tupl
 
 def has_model(link: SuperLinkClient, number: str) -> bool:
     """Whether a run has written a model. Raises `httpx.HTTPError`."""
-    return MODEL in (link.json(f"/runs/{number}/files") or [])
+    return _has(link, number, MODEL)
+
+
+def _has(link: SuperLinkClient, number: str, name: str) -> bool:
+    return name in (link.json(f"/runs/{number}/files") or [])
 
 
 def known_run(link: SuperLinkClient, name: str, wanted: str) -> RunState:

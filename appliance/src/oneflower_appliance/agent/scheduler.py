@@ -22,6 +22,7 @@ from oneflower_appliance.agent.verdict import judged
 from oneflower_appliance.cron import Timetable
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
+from oneflower_appliance.run_folder import ACCEPTED
 from oneflower_appliance.run_state import FAILED
 from oneflower_appliance.runs import GARBAGE
 from oneflower_appliance.schedule import FILE, Result, Schedule
@@ -91,6 +92,7 @@ class Scheduler:
         self._look_at_clock(now)
         self._find(runs)
         self._state = judged(self._state, runs, self._runs, self._settings.text("FL_MIN_GAIN"))
+        self._accept()
         self._pass_by(now)
         started = self._start_due(runs, now)
         if not started and self._state != before:
@@ -165,6 +167,15 @@ class Scheduler:
             if result.on_time:
                 self._state = replace(self._state, missed=0, last_missed="")
         return self._save() and self._start(planned)
+
+    def _accept(self) -> None:
+        """Mark the run with the model, in its own folder: a client asks the SuperLink itself which one it is."""
+        folder = self._runs / self._state.model
+        if self._state.model and folder.is_dir() and not (folder / ACCEPTED).exists():
+            try:
+                write_atomic(folder / ACCEPTED, "", SHARED)
+            except OneflowerError as error:
+                log.warning("The model of run %s cannot be accepted yet. %s", folder.name, error.sentence)
 
     def _waits(self, runs: Sequence[RunState]) -> str:
         going = [run.id for run in runs if run.app == self._form.app and not run.finished]
