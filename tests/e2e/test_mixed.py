@@ -1,4 +1,7 @@
-"""Stock Flower at one end, and ours at the other: real processes, which exchange the objects of messages one by one."""
+"""Stock Flower at one end, and ours at the other: real processes, which exchange the objects of messages one by one.
+
+And one release of Flower after another on the same machines.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,12 @@ import httpx
 import psutil
 import pytest
 
+from oneflower.api import Federation, local_cloud
+from oneflower.cloud import upgrade
 from oneflower.local.home import LocalHome
 from oneflower.runtimes import runtime
 from oneflower_appliance.agent import tls
+from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.orders import (
     EXECUTION_VARIABLE,
     LEVEL_VARIABLE,
@@ -23,6 +29,7 @@ from oneflower_appliance.orders import (
     SuperLinkOrders,
     SuperNodeOrders,
 )
+from oneflower_appliance.parameters import FLOWER_MINORS, FLOWER_TESTED
 from tests.flower_apps import write_app
 from tests.unit.served import PROTOBUF
 
@@ -193,3 +200,40 @@ def answers(machine, control):
     with contextlib.suppress(httpx.HTTPError):
         return machine.client.get(f"https://{ADDRESS}:{control}/health").status_code == 200
     return False
+
+
+def test_a_federation_gets_another_release_with_its_runs_and_nodes_and_goes_back_before_if_a_node_fails(
+    newcomer, monkeypatch
+):
+    """The tables of the newer release, which the older one refuses, are there only with real Flower."""
+    old = f"{FLOWER_MINORS[0]}.0"
+    one = dict.fromkeys(("FL_MIN_FIT_CLIENTS", "FL_MIN_EVALUATE_CLIENTS", "FL_MIN_AVAILABLE_CLIENTS"), "1")
+    monkeypatch.setattr(upgrade, "GRACE", 0)
+    cloud = local_cloud(home=newcomer.home)
+    lab = Federation.deploy(cloud, 1, {"FLOWER_VERSION": old, **one}, "lab", limits=(1, 2))
+    first = lab.run("image-classification", 1, save=newcomer.folder / "first")
+    before = lab.status()
+    link, node = before.vms
+    helpers = newcomer.machine(node.id) / "var" / "bin"
+
+    def hinder(event):
+        """Let the SuperNode fail with the newer release only."""
+        if "supernode_0: Flower" in str(event) and FLOWER_TESTED in str(event):
+            helpers.rename(helpers.with_name("away"))
+            helpers.touch()
+        elif "go back" in str(event):
+            helpers.unlink()
+            helpers.with_name("away").rename(helpers)
+
+    with pytest.raises(OneflowerError, match=f"supernode_0.*It is back on Flower {old}") as failed:
+        lab.upgrade(FLOWER_TESTED, notify=hinder)
+    assert failed.value.code is ExitCode.DEPLOY_FAILED
+    assert "again as Flower" in newcomer.home.console(link.id).read_text(), "the older one got its own tables back"
+    for release in (old, FLOWER_TESTED):
+        lab.upgrade(release)
+        now = lab.status()
+        assert (now.version, now.partitions) == (release, before.partitions)
+        assert [run.id for run in lab.runs()] == [first.id]
+    assert lab.fetch_model(newcomer.folder / "model.npz").rows == first.rows
+    assert lab.run("image-classification", 1, save=newcomer.folder / "second").rows
+    cloud.close()

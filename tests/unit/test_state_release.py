@@ -59,7 +59,7 @@ def test_it_does_not_go_back_over_a_run_or_a_node_and_keeps_what_there_is(tmp_pa
     write(database, "new")
     (tmp_path / what).parent.mkdir(exist_ok=True)
     (tmp_path / what).write_text("since then")
-    with pytest.raises(OneflowerError, match="since then there were runs") as refused:
+    with pytest.raises(OneflowerError, match="there were runs or other nodes since then") as refused:
         state.prepare(OLD)
     assert refused.value.code is ExitCode.CONFLICT
     assert read(database) == "new"

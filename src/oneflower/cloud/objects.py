@@ -31,6 +31,11 @@ class Vm:
         self.context: dict[str, str] = template.get("CONTEXT") or {}
         self.image: str = next((disk.get("IMAGE_ID", "") for disk in _listed(template.get("DISK"))), "")
 
+    @property
+    def short_name(self) -> str:
+        """Its name without that of its service."""
+        return self.name.partition("_(")[0]
+
 
 class Image:
     """An image as the core describes it. `size` is in MB; `error` says why it could not be made."""

@@ -187,7 +187,7 @@ def _vm_status(vm: Vm, role: str, now: float) -> VmStatus:
     published = attributes.ERROR.read(vm.attributes) or vm.attributes.get("ERROR", "")
     return VmStatus(
         id=vm.id,
-        name=vm.name.partition("_(")[0],
+        name=vm.short_name,
         role=role,
         state=state,
         ready=ready,

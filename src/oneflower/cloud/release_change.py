@@ -65,7 +65,7 @@ def change(name: str, body: Mapping[str, Any], found: Mapping[int, Vm], after: s
     """Return how to bring the machines that were `found` to a release."""
     before, here = release_of(body), homes(body)
     all_ = [
-        Move(vm.id, vm.name.partition("_(")[0], here[number], vm.context.get(RELEASE) or FLOWER_TESTED,
+        Move(vm.id, vm.short_name, here[number], vm.context.get(RELEASE) or FLOWER_TESTED,
              vm.image, off=vm.state == VmState.POWEROFF)
         for number, vm in found.items()
     ]  # fmt: skip

@@ -137,7 +137,8 @@ class Upgrade:
             for group in plan.groups:
                 self._notify(Step(f"{_whom(group)}: Flower {release}"))
                 self._switch(group, release)
-            self._keep(release)
+            if plan.before != release:
+                self._keep(release)
         self._notify(Step(f"waiting until {self._service.name} is ready"))
         waiting.wait_ready(waiting.changes(self._service), self._limit, grace=waiting.HEALING)
         self._notify(StepEnded())
@@ -214,7 +215,9 @@ class _Readiness:
 
     def __call__(self, vm: Vm) -> str:
         if vm.lcm_state in _FAILED and vm.state == VmState.ACTIVE:
-            raise OneflowerError(f"{vm.name} cannot boot: {LcmState(vm.lcm_state).name}.", "", ExitCode.DEPLOY_FAILED)
+            raise OneflowerError(
+                f"{vm.short_name} cannot boot: {LcmState(vm.lcm_state).name}.", "", ExitCode.DEPLOY_FAILED
+            )
         said = vm.attributes
         if READY.is_set(said) and VERSION.read(said) == self._release:
             return ""
@@ -222,7 +225,7 @@ class _Readiness:
         if not error:
             self._since.pop(vm.id, None)
         elif time.monotonic() - self._since.setdefault(vm.id, time.monotonic()) > GRACE:
-            raise OneflowerError(f"{vm.name}: {error}", "", ExitCode.DEPLOY_FAILED)
+            raise OneflowerError(f"{vm.short_name}: {error}", "", ExitCode.DEPLOY_FAILED)
         return f"is not ready with Flower {self._release}{f' ({error})' if error else ''}"
 
 

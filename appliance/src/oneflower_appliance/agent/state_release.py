@@ -52,7 +52,7 @@ class StateRelease:
         except (sqlite3.Error, OSError) as error:
             raise OneflowerError(
                 f"The SuperLink's state cannot be copied before Flower {release} opens it: {error}.",
-                "Make room on the machine's disk. Or go back to the release before: `oneflower upgrade`.",
+                "Make room on the machine's disk.",
                 ExitCode.ENVIRONMENT,
             ) from error
         self._write({"now": release, "before": said.get("now", ""), "since": self._happened()})
@@ -60,12 +60,10 @@ class StateRelease:
 
     def _go_back(self, release: str, said: dict[str, str]) -> str:
         if said.get("since") != self._happened():
-            now = said["now"]
             raise OneflowerError(
-                f"Flower {release} cannot read the state that Flower {now} wrote, and since then there were runs or "
-                "other nodes, which the copy from before does not have.",
-                f"Keep Flower {now}: `oneflower upgrade FEDERATION --flower-version {now}`. Or fetch the models and "
-                "deploy again.",
+                f"Flower {release} cannot read the state that Flower {said['now']} wrote, and there were runs or other "
+                "nodes since then, which would be lost.",
+                f"Fetch the models and deploy again to use Flower {release}.",
                 ExitCode.CONFLICT,
             )
         fresh = self._database.with_name(f"{self._database.name}.new")
