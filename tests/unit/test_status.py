@@ -28,7 +28,7 @@ class Vm:
     state, lcm_state, ip, booted = 3, 3, "10.0.0.1", 0
 
     def __init__(self, number, **attributes):
-        self.id, self.name, self.attributes = number, f"vm_{number}_(service_1)", {"READY": "YES", **attributes}
+        self.id, self.short_name, self.attributes = number, f"vm_{number}", {"READY": "YES", **attributes}
 
 
 def status(nodes, settings=None, **link):

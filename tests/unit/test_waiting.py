@@ -23,7 +23,7 @@ from oneflower_appliance.runs import RunRow
 class Vm:
     """A running VM that published something."""
 
-    state, lcm_state, id, name, ip = 3, 3, 1, "superlink_0_(service_1)", "10.0.0.1"
+    state, lcm_state, id, short_name, ip = 3, 3, 1, "superlink_0", "10.0.0.1"
 
     def __init__(self, **attributes):
         self.attributes = attributes
