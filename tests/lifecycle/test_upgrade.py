@@ -62,6 +62,7 @@ def test_what_was_interrupted_is_finished_by_the_same_command(world, lab):
 
     with pytest.raises(KeyboardInterrupt):
         lab.upgrade(NEW, notify=interrupt)
+    assert lab.upgrade_plan(OLD).other == NEW
     assert releases(world, lab) == [NEW, OLD, OLD]
     assert lab.upgrade_plan(OLD).moves[0].role == COORDINATOR, "it may go back, too"
     world.cloud.core.act_on_vm(world.nodes(lab, NODES)[0], "poweroff")

@@ -46,7 +46,7 @@ def upgrade(
 def _text(plan: ReleaseChange) -> str:
     if plan.done:
         return f"Federation {plan.name} runs Flower {plan.after}: nothing to do."
-    lines = [f"Federation {plan.name}: Flower {plan.before} -> {plan.after}"]
+    lines = [f"Federation {plan.name}: Flower {plan.other} -> {plan.after}"]
     lines += [
         f"  {number}. {', '.join(f'{move.name} ({move.before})' for move in group)}"
         for number, group in enumerate(plan.groups, 1)

@@ -39,7 +39,10 @@ class Move:
 
 @dataclass(frozen=True)
 class ReleaseChange:
-    """The way of a service from one release to another. `moves` are the machines to change, in their order."""
+    """The way of a service from one release to another. `moves` are the machines to change, in their order.
+
+    `before` is what its document says, and `begun` whether machines differ from that: an upgrade was interrupted.
+    """
 
     name: str
     before: str
@@ -51,6 +54,11 @@ class ReleaseChange:
     def done(self) -> bool:
         """Whether nothing is left to do."""
         return not self.moves and self.before == self.after
+
+    @property
+    def other(self) -> str:
+        """The release that it comes from: of the machines, where the document has that to which they go."""
+        return next((move.before for move in self.moves if move.before != self.after), self.before)
 
     @property
     def groups(self) -> list[tuple[Move, ...]]:

@@ -70,14 +70,11 @@ class Upgrade:
         framework = settings.get("ML_FRAMEWORK", PARAMETERS["ML_FRAMEWORK"].default)
         service.cloud.surroundings.prepare(plan.after, framework, lambda text: self._notify(Step(text)))
         try:
-            self._bring(plan.after)
+            self._bring_or_go_back(plan)
         except KeyboardInterrupt:
             self._notify(StepEnded(well=False))
-            self._notify(Note(f"{service.name} is between Flower {plan.before} and {plan.after}. {_again(plan)}"))
+            self._notify(Note(f"{service.name} is between Flower {plan.other} and {plan.after}. {_again(plan)}"))
             raise
-        except OneflowerError as error:
-            self._notify(StepEnded(well=False))
-            raise self._back(plan, error) from error
         return plan
 
     def _left(self, release: str) -> ReleaseChange:
@@ -181,12 +178,21 @@ class Upgrade:
             time.sleep(_LOOK)
         self._service.cloud.oneflow.update_service(self._service.id, release_change.with_release(body, release))
 
+    def _bring_or_go_back(self, plan: ReleaseChange) -> None:
+        try:
+            self._bring(plan.after)
+        except OneflowerError as error:
+            self._notify(StepEnded(well=False))
+            raise self._back(plan, error) from error
+
     def _back(self, plan: ReleaseChange, cause: OneflowerError) -> OneflowerError:
         """Put every machine back, and return the error to raise."""
         name, look = self._service.name, f"Look with `oneflower logs {self._service.name}`"
         why = cause.message.rstrip(".")
         if plan.before == plan.after:
-            return OneflowerError(f"{name} is not whole on Flower {plan.after}: {why}.", f"{look}.", cause.code)
+            return OneflowerError(
+                f"{name} could not go back to Flower {plan.after}: {why}.", f"{look}. {_again(plan)}", cause.code
+            )
         self._notify(Note(f"{why}. All go back to Flower {plan.before}."))
         self._limit = max(self._limit, _BACK)
         try:
@@ -201,7 +207,7 @@ class Upgrade:
         return OneflowerError(
             f"{name} could not be moved to Flower {plan.after}: {why}. It is back on Flower {plan.before}, and every "
             "machine is ready. No run and no model is lost.",
-            f"{look} why that is, then upgrade it again.",
+            f"{look}. When the cause is gone, upgrade it again.",
             ExitCode.DEPLOY_FAILED,
         )
 
@@ -241,4 +247,4 @@ def _whom(group: Sequence[Move]) -> str:
 
 def _again(plan: ReleaseChange) -> str:
     command = f"oneflower upgrade {plan.name} --flower-version"
-    return f"Finish it: `{command} {plan.after}`. Or go back: `{command} {plan.before}`."
+    return f"Finish it: `{command} {plan.after}`. Or go back: `{command} {plan.other}`."
