@@ -201,7 +201,7 @@ class Upgrade:
             self._notify(StepEnded(well=False))
             return OneflowerError(
                 f"{name} could not be moved to Flower {plan.after}: {why}. It could not be put back: {error.message}",
-                f"{look}, then run `oneflower upgrade {name} --flower-version {plan.before}` again.",
+                f"{look}. {_again(plan)}",
                 ExitCode.DEPLOY_FAILED,
             )
         return OneflowerError(
