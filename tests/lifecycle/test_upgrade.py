@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from oneflower.cloud import RefusedError, upgrade
+from oneflower.cloud.release_change import release_of, with_release
 from oneflower.events import Note
-from oneflower.opennebula import COORDINATOR, NODES
+from oneflower.opennebula import COORDINATOR, NODES, Carried, Rendering, ServiceOptions, service_template, variables_of
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.settings import Bounds
 
@@ -53,6 +54,15 @@ def test_every_machine_gets_the_release_and_machines_that_are_made_later_too(wor
     world.cloud.oneflow.scale_service(lab.id, NODES, 3)
     [fresh] = world.until(lambda: set(world.nodes(lab, NODES)) - set(nodes))
     assert world.context(fresh)["FLOWER_VERSION"] == NEW
+
+
+def test_a_service_of_the_form_keeps_the_release_too():
+    options = ServiceOptions(rendering=Rendering.FORM, carried=Carried(flower=OLD))
+    service = service_template(options) | {"user_inputs_values": {"ONEAPP_FLOWER_TRAINING_ROUNDS": "5"}}
+    assert release_of(service) == OLD
+    changed = with_release(service, NEW)
+    assert release_of(changed) == variables_of(changed)["FLOWER_VERSION"] == NEW
+    assert release_of(service) == OLD
 
 
 def test_what_was_interrupted_is_finished_by_the_same_command(world, lab):
