@@ -10,7 +10,8 @@ from oneflower.cloud import RefusedError
 from oneflower.cloud.image_source import ImageSource
 from oneflower.cloud.register import Registration, Wishes
 from oneflower.cloud.registered import find_registered, unregister
-from oneflower.opennebula import COORDINATOR, NODES, ServiceKind, VmOptions, render
+from oneflower.opennebula import COORDINATOR, NODES, Policies, ServiceKind, VmOptions, render
+from oneflower.opennebula.autoscale import ELASTIC, SCHEDULED, has_policies
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.parameters import form_fields
 from oneflower_appliance.settings import Bounds
@@ -101,6 +102,24 @@ def test_what_differs_is_updated_and_what_is_not_mentioned_stays(world, name):
     nodes = body(world, done.templates[ServiceKind.FEDERATION])["roles"][1]
     assert [nodes[key] for key in ("cardinality", "min_vms", "max_vms")] == [3, 2, 20]
     assert find_registered(world.cloud, name)[1] == Bounds(2, 20, 3), "what `up` goes by"
+
+
+def test_policies_are_registered_for_all_that_have_supernodes_stay_and_can_be_removed(world, name):
+    policies, limits = Policies.read(["FL_BUSY < 5 : -1"], ["0 20 * * * = 6"]), Bounds(2, 6, 2)
+
+    def registered(**wishes):
+        done = Registration(world.cloud, Wishes(name, **wishes)).apply()
+        numbers = [number for each in (done.templates, done.forms) for number in each.values()]
+        roles = [role for number in numbers for role in body(world, number)["roles"]]
+        assert not any(has_policies(role) for role in roles if role["name"] == COORDINATOR)
+        return [
+            {key: role[key] for key in (ELASTIC, SCHEDULED) if key in role} for role in roles if role["name"] == NODES
+        ]
+
+    every = {kind: limits for kind in ServiceKind if NODES in kind.roles}
+    assert registered(bounds=every, policies=policies) == [policies.entries] * 4, "and for Sunstone's forms"
+    assert registered() == [policies.entries] * 4
+    assert registered(policies=Policies()) == [{}] * 4
 
 
 def test_what_was_changed_by_hand_stays_unless_forced(world, name):
