@@ -11,22 +11,32 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from oneflower_appliance.gpu_parameters import BF16, FP16, FULL
+from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.gpu_parameters import BF16, FP16, FULL, PRECISIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 log = logging.getLogger("flwr")
 
+_TYPES = {FULL: None, BF16: torch.bfloat16, FP16: torch.float16}
+
 
 class Precision:
     """How a node trains on `device`: as `wanted`, or in full precision where the device has no use for that.
 
-    fp16 is for GPUs: its small gradients need to be scaled, and CPUs are slow with it. bf16 works on CPUs, too.
+    fp16 is for GPUs: its small gradients need to be scaled, and CPUs are slow with it. bf16 works on CPUs, too. Raises
+    `OneflowerError` for a precision that there is not.
     """
 
     def __init__(self, wanted: str, device: torch.device) -> None:
-        self._type = {BF16: torch.bfloat16, FP16: torch.float16, FULL: None}[wanted]
+        if wanted not in _TYPES:
+            raise OneflowerError(
+                f"The run config asks for mixed-precision={wanted!r}.",
+                f"Give one of {', '.join(PRECISIONS)}.",
+                ExitCode.INVALID_INPUT,
+            )
+        self._type = _TYPES[wanted]
         self._device = device.type
         if why := _useless(wanted, device.type):
             log.info("Training in full precision: %s.", why)
