@@ -14,7 +14,7 @@ import pytest
 
 from oneflower_appliance.agent.hardware import WriteProbe, check_disk, check_hardware, full_disks, is_emulated
 from oneflower_appliance.agent.journal import Health, Journal
-from oneflower_appliance.agent.systemd import Prioritised, rest, tell
+from oneflower_appliance.agent.systemd import Prioritised, rest, stopping, tell
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 V2 = "fpu sse sse2 cx16 lahf_lm popcnt pni ssse3 sse4_1 sse4_2"
@@ -52,6 +52,11 @@ def test_systemd_hears_that_the_agent_lives_and_how_it_is(told, tmp_path):
 def test_a_long_rest_is_no_reason_to_be_started_again(told):
     rest(0.01)
     assert told() == ["WATCHDOG=1"]
+
+
+def test_an_agent_that_waits_for_its_task_before_it_ends_is_not_killed(told):
+    stopping()
+    assert told() == ["STOPPING=1", "WATCHDOG=1", "EXTEND_TIMEOUT_USEC=30000000"]
 
 
 def test_without_systemd_nothing_is_said(monkeypatch):

@@ -32,7 +32,7 @@ def alive() -> None:
 
 def stopping() -> None:
     """Say that this process is ending and needs more time. Otherwise systemd kills it after TimeoutStopSec."""
-    tell("STOPPING=1", f"EXTEND_TIMEOUT_USEC={_SLICE * 1e6:.0f}")
+    tell("STOPPING=1", "WATCHDOG=1", f"EXTEND_TIMEOUT_USEC={_SLICE * 1e6:.0f}")
 
 
 def rest(seconds: float) -> None:
