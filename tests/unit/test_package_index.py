@@ -131,6 +131,18 @@ def test_a_release_that_is_not_pinned_is_refused_unless_switched_on(tmp_path, in
     assert {"flwr", "tiny"} <= set(runtime.ensure(home, "9.9.9", "sklearn").packages())
 
 
+def test_a_framework_without_wheels_for_this_processor_is_refused_before_anything_is_built(tmp_path, monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(runtime, "Uv", lambda *_: pytest.fail("uv was asked"))
+    with pytest.raises(
+        OneflowerError, match=r"TensorFlow has no packages for .* \(aarch64\), only for x86-64"
+    ) as caught:
+        runtime.ensure(tmp_path / "cache", FLOWER_TESTED, "tensorflow")
+    assert "sklearn, pytorch" in caught.value.hint
+    assert "tensorflow" not in caught.value.hint
+    assert not (tmp_path / "cache").exists()
+
+
 def test_what_the_registry_tells_of_an_unpinned_release_must_be_what_it_gives(tmp_path, index, monkeypatch):
     monkeypatch.setenv("ONEFLOWER_UNPINNED", "1")
     wheel_of(tmp_path / "index" / "tiny", "tiny", "9.9.9")  # the same again, with another time in it

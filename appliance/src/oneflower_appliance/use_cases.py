@@ -18,7 +18,8 @@ class Framework:
 
     A `threaded` framework starts threads when it is imported, so a fork of a process that has imported it hangs.
     Pre-built apps train it with one of `strategies` only, if it has its own. If it is built on another one, its `base`,
-    they train with that. `memory` and `disk` are what a machine with it needs, in megabytes.
+    they train with that. `memory` and `disk` are what a machine with it needs, in megabytes. One that is `x86_only` has
+    wheels for no other processor.
     """
 
     title: str
@@ -30,6 +31,7 @@ class Framework:
     base: str = ""
     memory: int = 2048
     disk: int = 8192
+    x86_only: bool = False
 
     @property
     def package(self) -> str:
@@ -82,6 +84,7 @@ FRAMEWORKS = {
         threaded=True,
         memory=4096,
         disk=16384,
+        x86_only=True,
     ),
     "lightning": Framework(
         "PyTorch Lightning",

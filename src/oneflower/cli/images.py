@@ -38,6 +38,9 @@ def build(
     gpu: Annotated[
         bool, typer.Option("--gpu", help="With NVIDIA's driver: not there yet, and this says what is missing.")
     ] = False,
+    architecture: Annotated[
+        str, typer.Option("--arch", metavar="ARCH", help="amd64. There is no arm64 yet, and this says what is missing.")
+    ] = "amd64",
     flower_version: Annotated[
         str, typer.Option(help="Release of Flower; every machine of a federation has the same.")
     ] = FLOWER_TESTED,
@@ -79,6 +82,12 @@ def build(
             f"There is no image with NVIDIA's driver yet: that of Debian {SUITE} knows CUDA 12.2, and the PyTorch of "
             "the pinned lists is built for CUDA 13.",
             "docs/gpu.md has the packages of a driver, their sizes, and a PyTorch that fits, for an image of your own.",
+            ExitCode.ENVIRONMENT,
+        )
+    if architecture != "amd64":
+        raise OneflowerError(
+            f"There is no image for {architecture} yet, only for amd64.",
+            "Leave out --arch. docs/images.md says, under arm64, which parts are there and which are missing.",
             ExitCode.ENVIRONMENT,
         )
     variant = framework or ("none" if edge else "sklearn")

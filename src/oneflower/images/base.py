@@ -64,7 +64,7 @@ def make(spec: ImageSpec, target: Path, scratch: Path) -> None:
         f"--include={','.join(PACKAGES)}",
         *(f"--dpkgopt={option}" for option in ("force-unsafe-io", *paths)),
         *(f"--{name}-hook={script}" for name, script in hooks.items()),
-        SUITE, str(root), *_sources(spec.mirror),
+        SUITE, str(root), *sources(spec.mirror),
     ]  # fmt: skip
     try:
         tool(command, "install the Debian packages", {"SOURCE_DATE_EPOCH": str(spec.epoch)}, hint=_HINT)
@@ -79,7 +79,8 @@ def make(spec: ImageSpec, target: Path, scratch: Path) -> None:
         remove(root)
 
 
-def _sources(mirror: str) -> list[str]:
+def sources(mirror: str) -> list[str]:
+    """Return the lines of sources.list for a mirror."""
     security = mirror.replace("/debian", "/debian-security")
     return [
         f"deb {mirror} {SUITE} main",

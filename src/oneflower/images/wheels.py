@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _HINT = "Check the names and releases of the packages, and that the package registry can be reached. Then try again."
 # What markers are evaluated with. Debian's Python of the suite is of this series.
-_MACHINE = {
+MACHINE = {
     "extra": "", "implementation_name": "cpython", "os_name": "posix", "platform_machine": ARCHITECTURE,
     "platform_python_implementation": "CPython", "platform_system": "Linux", "python_full_version": f"{PYTHON}.2",
     "python_version": PYTHON, "sys_platform": "linux",
@@ -63,7 +63,7 @@ def pins(flower: str, framework: str) -> dict[str, str]:
     for line in runtime.pinned_packages(flower, framework).splitlines():
         if line[:1].isalnum():
             pin = Requirement(line.partition(" \\")[0].partition(" --hash")[0])
-            if pin.marker is None or pin.marker.evaluate(_MACHINE):
+            if pin.marker is None or pin.marker.evaluate(MACHINE):
                 found[canonicalize_name(pin.name)] = str(pin.specifier).removeprefix("==")
     return found
 
@@ -76,7 +76,7 @@ def resolve(wanted: Mapping[str, str], flower: str, framework: str, app: Path | 
     """
     have = pins(flower, framework)
     requirements = [(Requirement(line), who) for line, who in wanted.items()]
-    asked = [(each, who) for each, who in requirements if not each.marker or each.marker.evaluate(_MACHINE)]
+    asked = [(each, who) for each, who in requirements if not each.marker or each.marker.evaluate(MACHINE)]
     if away := [f"{each.name} ({who})" for each, who in asked if each.url]:
         raise OneflowerError(
             f"{', '.join(away)} comes from an address of its own, from which nothing is taken.",
@@ -133,8 +133,10 @@ def read_lock(app: Path) -> dict[str, tuple[str, frozenset[str]]]:
     return found
 
 
-def choose(package: Mapping[str, Any], locked: Mapping[str, tuple[str, frozenset[str]]]) -> Wheel:
-    """Return the wheel of a package that fits the machines best."""
+def choose(
+    package: Mapping[str, Any], locked: Mapping[str, tuple[str, frozenset[str]]], architecture: str = ARCHITECTURE
+) -> Wheel:
+    """Return the wheel of a package that fits the machines best. Raises `OneflowerError` when none does."""
     places = ((wheel.get("url") or wheel.get("path", ""), wheel) for wheel in package.get("wheels", ()))
     found = [
         Wheel(
@@ -142,7 +144,7 @@ def choose(package: Mapping[str, Any], locked: Mapping[str, tuple[str, frozenset
         )
         for place, wheel in places
     ]
-    ranks = {tag: rank for rank, tag in enumerate(_tags())}
+    ranks = {tag: rank for rank, tag in enumerate(_tags(architecture))}
 
     def rank(wheel: Wheel) -> int:
         return min((ranks[tag] for tag in parse_wheel_filename(wheel.file)[3] if tag in ranks), default=len(ranks))
@@ -150,7 +152,7 @@ def choose(package: Mapping[str, Any], locked: Mapping[str, tuple[str, frozenset
     fitting = [wheel for wheel in found if rank(wheel) < len(ranks)]
     if not fitting:
         raise OneflowerError(
-            f"{package['name']} {package['version']} has no wheel for Python {PYTHON} on {ARCHITECTURE}.",
+            f"{package['name']} {package['version']} has no wheel for Python {PYTHON} on {architecture}.",
             "Nothing is built from source. Choose another release of it.",
         )
     wheel = min(fitting, key=lambda wheel: (rank(wheel), wheel.file))
@@ -163,15 +165,15 @@ def choose(package: Mapping[str, Any], locked: Mapping[str, tuple[str, frozenset
     return wheel
 
 
-def _tags() -> Sequence[Any]:
+def _tags(architecture: str) -> Sequence[Any]:
     version = tuple(map(int, PYTHON.split(".")))
     old = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
     platforms = [
-        f"{name}_{ARCHITECTURE}"
+        f"{name}_{architecture}"
         for minor in range(GLIBC, 4, -1)
         for name in (f"manylinux_2_{minor}", old.get(minor))
         if name
     ]
-    platforms.append(f"linux_{ARCHITECTURE}")
+    platforms.append(f"linux_{architecture}")
     interpreter = f"cp{PYTHON.replace('.', '')}"
     return [*cpython_tags(version, platforms=platforms), *compatible_tags(version, interpreter, platforms)]

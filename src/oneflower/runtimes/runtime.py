@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import platform
 import shutil
 import sys
 import tempfile
@@ -130,6 +131,7 @@ def ensure(runtimes: Path, version: str, framework: str, notify: Callable[[str],
     """Return the runtime, building it first if necessary. Raises `OneflowerError` when it cannot be built."""
     if runtime := find(runtimes, version, framework):
         return runtime
+    _check_processor(framework)
     if not pinned_list(version, framework).is_file() and os.environ.get(UNPINNED) != "1":
         raise OneflowerError(
             f"There is no list of pinned packages for Flower {version} and {framework}.",
@@ -146,6 +148,18 @@ def ensure(runtimes: Path, version: str, framework: str, notify: Callable[[str],
     runtime = find(runtimes, version, framework)
     assert runtime is not None  # noqa: S101 - just built
     return runtime
+
+
+def _check_processor(framework: str) -> None:
+    """Raise `OneflowerError` when this machine's processor is one for which the framework has no wheels."""
+    known, processor = FRAMEWORKS.get(framework), platform.machine()
+    if known and known.x86_only and processor.lower() not in {"x86_64", "amd64"}:
+        others = ", ".join(name for name, other in FRAMEWORKS.items() if not other.x86_only)
+        raise OneflowerError(
+            f"{known.title} has no packages for the processor of this machine ({processor}), only for x86-64.",
+            f"Set ML_FRAMEWORK to one of {others}, or use a machine with x86-64.",
+            ExitCode.ENVIRONMENT,
+        )
 
 
 def folder_name(version: str, framework: str) -> str:
