@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
+import contextlib
 import time
 from datetime import datetime
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+from oneflower_appliance.formats import read_duration
 
 
 def since(text: str, now: float | None = None) -> float:
@@ -17,8 +15,8 @@ def since(text: str, now: float | None = None) -> float:
 
     A time without a zone is in this machine's. Raises `OneflowerError`.
     """
-    if found := _DURATION.fullmatch(text.strip()):
-        return (time.time() if now is None else now) - float(found[1]) * _UNITS[found[2]]
+    with contextlib.suppress(ValueError):
+        return (time.time() if now is None else now) - read_duration(text)
     try:
         return datetime.fromisoformat(text.strip()).timestamp()
     except (ValueError, OverflowError, OSError) as error:
@@ -31,9 +29,11 @@ def since(text: str, now: float | None = None) -> float:
 
 def duration(text: str, option: str) -> float:
     """Return how many seconds `text` means, such as 12h or 7d. Raises `OneflowerError` that names the option."""
-    if found := _DURATION.fullmatch(text.strip()):
-        return float(found[1]) * _UNITS[found[2]]
-    raise OneflowerError(f"{option} {text!r} is not a duration.", "Write 30m, 12h or 7d.", ExitCode.USAGE)
+    try:
+        return read_duration(text)
+    except ValueError as error:
+        hint = "Write 30m, 12h or 7d."
+        raise OneflowerError(f"{option} {text!r} is not a duration.", hint, ExitCode.USAGE) from error
 
 
 def seconds_of(text: str) -> float | None:

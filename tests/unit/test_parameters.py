@@ -96,6 +96,7 @@ INVALID = {
     "FL_OFFLINE_AFTER": ["59", "-1", "3601", "1.5"],
     "FL_MAX_RETRIES": ["-1", "many"],
     "FL_MAX_WAIT_TIME": ["-1"],
+    "FL_NODE_KEY_LIFETIME": ["soon", "9s", "36501d", "-5m", "1y"],
     "FL_PROFILE": ["tiny"],
     "FL_EDGE_BACKOFF": ["linear"],
     "FL_EDGE_MAX_BACKOFF": ["0"],

@@ -52,6 +52,17 @@ def split_node_config(config: str) -> dict[str, str]:
     return pairs
 
 
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def read_duration(text: str) -> float:
+    """Return how many seconds a text such as `30s`, `10m`, `12h` or `7d` means. Raises `ValueError`."""
+    if found := _DURATION.fullmatch(text.strip()):
+        return float(found[1]) * _UNITS[found[2]]
+    raise ValueError(text)
+
+
 def read_quorum(text: str) -> tuple[float, int]:
     """Return a share of nodes and a number of nodes, of which one is 0: `0.5` is a share, `2` a number.
 

@@ -21,6 +21,7 @@ from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.form import OF_FEDERATION, Field, Group
 from oneflower_appliance.formats import (
     is_loopback,
+    read_duration,
     read_quorum,
     split_address,
     split_names,
@@ -59,6 +60,13 @@ def _readable(split: Callable[[str], object]) -> Callable[[Value], bool]:
 
 def _number(accepts: Callable[[float], bool]) -> Callable[[Value], bool]:
     return lambda value: accepts(float(value))
+
+
+def _is_lifetime(value: Value) -> bool:
+    try:
+        return 10 <= read_duration(str(value)) <= 36500 * 86400
+    except ValueError:
+        return False
 
 
 def _version(value: Value) -> bool:
@@ -322,6 +330,9 @@ _SUPERNODE = [
     Parameter("FL_DRAIN_TIMEOUT", Level.SUPERNODE, Kind.NUMBER, "120",
               "Seconds that the running task of a node may still take when its machine is shut down. 0 = none",
               "an integer from 0 to 86400", check=_number(lambda n: 0 <= n <= 86400)),
+    Parameter("FL_NODE_KEY_LIFETIME", Level.SUPERNODE, Kind.TEXT, "",
+              "How long a SuperNode of the service keeps its key. At half of it, it makes another one between two "
+              "tasks. Empty = no limit", "a time from 10s to 36500d, such as 12h or 90d", check=_is_lifetime),
     Parameter("FL_PROFILE", Level.SUPERNODE, Kind.LIST, STANDARD,
               "What the machine is made for. edge: as little memory as possible, from 512 MB and half a core on",
               f"one of {', '.join(PROFILES)}", options=PROFILES),

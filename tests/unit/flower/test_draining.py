@@ -67,6 +67,7 @@ def test_a_node_says_only_of_itself_that_it_leaves_and_is_back_when_it_is_activa
 def test_no_run_sees_a_node_that_leaves(tmp_path, monkeypatch):
     stock = SqlLinkState.get_nodes
     monkeypatch.setattr(SqlLinkState, "get_nodes", stock)
+    monkeypatch.setattr(SqlLinkState, "delete_node", SqlLinkState.delete_node)
     state, departed = linkstate_factory(tmp_path).state(), Departed(tmp_path / "departed.json")
     leaving = Leaving(departed)
     keys = [b"stays", b"goes"]
@@ -90,6 +91,19 @@ def test_no_run_sees_a_node_that_leaves(tmp_path, monkeypatch):
     leaving.hide()
     assert state.get_nodes(run) == set(nodes)
     assert departed.nodes() == set(), "it is back"
+
+
+def test_a_node_that_left_and_was_unregistered_before_any_run_looked_is_missed_by_none(tmp_path, monkeypatch):
+    for name in ("get_nodes", "delete_node"):
+        monkeypatch.setattr(SqlLinkState, name, getattr(SqlLinkState, name))
+    state, departed = linkstate_factory(tmp_path).state(), Departed(tmp_path / "departed.json")
+    leaving = Leaving(departed)
+    left, evicted = (state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, 30) for key in (b"left", b"evicted"))
+    leaving.hide()
+    leaving.note(b"left".hex(), NODE_PULL, "1")
+    for node in (left, evicted):
+        state.delete_node(NOOP_FLWR_AID, node)
+    assert departed.nodes() == {left}
 
 
 def test_a_request_that_is_held_is_answered_when_its_node_leaves(tmp_path):

@@ -216,7 +216,8 @@ def watch_over(role: Role, machine: Machine, exporter: Exporter | None = None) -
             exporter.look()
         machine.journal.remark(full_disks(machine.home, machine.context), "disk")
         try:
-            if not role.child.ended.wait(role.tick()):
+            pause = role.tick()  # which may start Flower again
+            if not role.child.ended.wait(pause):
                 continue
             cause = role.diagnose(explain(role.child))
         except HungError as hung:

@@ -17,6 +17,7 @@ from oneflower_appliance.agent.systemd import stopping
 from oneflower_appliance.orders import DRAIN, NodeReport
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from oneflower_appliance.agent.machine import Machine
@@ -30,10 +31,10 @@ _ASKED_EVERY = 5.0  # seconds between two questions whether the service is being
 _PULSE = 1.0
 
 
-def drain(machine: Machine, child: Child, report: Path) -> bool:
+def drain(machine: Machine, child: Child, report: Path, pulse: Callable[[], None] = stopping) -> bool:
     """Wait until `child`, the process of the SuperNode, has ended by itself. Returns whether it has.
 
-    `report` is the file in which it says whether it works.
+    `report` is the file in which it says whether it works. `pulse` is called about once a second.
     """
     limit = machine.settings.integer("FL_DRAIN_TIMEOUT")
     if not limit or child.ended.is_set() or _is_removed(machine):
@@ -42,7 +43,7 @@ def drain(machine: Machine, child: Child, report: Path) -> bool:
     child.send(DRAIN)
     begun = asked = busy = time.monotonic()
     while (now := time.monotonic()) - begun < limit:
-        stopping()
+        pulse()
         if child.ended.wait(_PULSE):
             log.info("This node has ended what it had begun.")
             return True

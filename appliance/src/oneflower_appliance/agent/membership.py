@@ -17,6 +17,8 @@ from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.refusals import Reason, Refusals
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from oneflower_appliance.agent.discovery import Found
     from oneflower_appliance.agent.link import Probe
     from oneflower_appliance.agent.machine import Machine
@@ -39,6 +41,20 @@ class Membership:
     def is_lost(self) -> bool:
         """Whether its key was dropped, so it has to introduce itself again."""
         return self.key is not None and not self.key.path.exists()
+
+    @property
+    def renewable(self) -> NodeKey | None:
+        """The key, if it can be changed without a person: if the SuperLink of this service admitted it."""
+        return self.key if self._admitted_as else None
+
+    def retire(self) -> None:
+        """Have this node introduce itself with another key. It keeps the one before until the other is admitted."""
+        if self.key is not None:
+            self.key.path.replace(self._before)
+
+    @property
+    def _before(self) -> Path:
+        return self._machine.home / "tls" / "node.key.before"
 
     def introduce(self) -> str:
         """Publish the key of this node; make one if there is none."""
@@ -88,13 +104,26 @@ class Membership:
                 key = self._make_key()
                 onegate.publish({PUBLIC_KEY.name: key.published})
                 raise OneGateError("The SuperLink refused this SuperNode's key; it makes another.", "", heals=True)
+            if refused == key.public.fingerprint and reason is Reason.MANY and self._before.exists():
+                key = self._take_back()
+                onegate.publish({PUBLIC_KEY.name: key.published})
+                raise OneGateError("The SuperLink takes no other key; the node keeps its key.", "", heals=True)
             member = Roster.recall(NODES.read(published)).members.get(vm_id)
             if member is None or member.key != key.public.fingerprint:
                 raise OneGateError("The SuperLink has not registered this SuperNode yet.", "", heals=True)
             return member.node_id
 
         self._admitted_as = machine.insist(admitted, PATIENCE, CLOSELY)
+        self._before.unlink(missing_ok=True)
         return f"as node {self._admitted_as}"
+
+    def _take_back(self) -> NodeKey:
+        """Return the key before, which lives from now on."""
+        log.warning("The SuperLink has had too many keys of this machine. Replace the VM to have its key changed.")
+        self._before.replace(self._machine.home / "tls" / "node.key")
+        key = self._make_key()
+        key.path.touch()
+        return key
 
     def diagnose(self, cause: OneflowerError, endpoint: str, probe: Probe) -> OneflowerError:
         """Return why Flower ended, and correct it if possible: a refused key is dropped.

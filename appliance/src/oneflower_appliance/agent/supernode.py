@@ -20,6 +20,7 @@ from oneflower_appliance.agent.discovery import CLOSELY, PATIENCE, Discovery
 from oneflower_appliance.agent.drain import drain
 from oneflower_appliance.agent.joining import Joining
 from oneflower_appliance.agent.journal import Step
+from oneflower_appliance.agent.key_renewal import KeyRenewal
 from oneflower_appliance.agent.link import Probe
 from oneflower_appliance.agent.load import Load
 from oneflower_appliance.agent.membership import Membership
@@ -30,6 +31,7 @@ from oneflower_appliance.agent.self_check import SelfCheck
 from oneflower_appliance.agent.shortfalls import Shortfalls
 from oneflower_appliance.agent.site_policy_file import site_policy
 from oneflower_appliance.agent.spending import Spending
+from oneflower_appliance.agent.systemd import alive
 from oneflower_appliance.agent.trust import Trust
 from oneflower_appliance.attributes import NUM_PARTITIONS, PARTITION_ID, PARTITIONS
 from oneflower_appliance.errors import ExitCode, OneflowerError
@@ -67,6 +69,7 @@ log = logging.getLogger(__name__)
 LEVELS = (Level.SERVICE, Level.SUPERNODE)
 _ASKING = 2.0  # seconds between two looks for what waits for an approval, and for approvals
 _HEARING, _SILENCE = 10.0, 45.0  # how often it is asked whether this node is heard, and how long it may not be
+_GRACE = 8.0  # seconds that Flower may take to stop
 _FAR = 180  # seconds: more than a cut of a minute, the time since the heartbeat before and that until the next
 
 
@@ -84,6 +87,7 @@ class SuperNode:
         self._make_probe = probe or partial(Probe, proxy=Proxy.parse(given) if given else None)
         self._trust = Trust(machine, self._make_probe)
         self._membership = Membership(machine)
+        self._renewal = KeyRenewal(machine.settings)
         invitation = machine.settings.text("FL_INVITATION")
         self._joining = Joining(machine, Invitation.parse(invitation)) if invitation else None
         self._shortfalls = Shortfalls(machine)
@@ -169,7 +173,18 @@ class SuperNode:
             raise HungError("The ClientApp of this SuperNode did not answer in the time that its round had.")
         if self._silence.is_over(wrong=not heard):
             raise HungError("The SuperLink does not hear from this SuperNode any more, though its Flower runs.")
+        if heard and not self._approvals.holds and self._renewal.is_due(self._membership.renewable, report):
+            self._renew_key()
         return _ASKING if asks else _HEARING
+
+    def _renew_key(self) -> None:
+        assert self.child is not None  # noqa: S101 - Flower runs
+        log.info("Half of the life of this node's key is over (FL_NODE_KEY_LIFETIME): it makes another one.")
+        drain(self._machine, self.child, self._report_file, alive)
+        self.child.stop(_GRACE)
+        self._session_file.unlink(missing_ok=True)
+        self._membership.retire()
+        self._machine.journal.run(self.restart_steps())
 
     def leave(self) -> None:
         """End what this node has begun, before its machine goes down."""

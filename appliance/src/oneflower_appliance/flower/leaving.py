@@ -51,16 +51,26 @@ class Leaving:
         if not places.have(Feature.LEAVING):
             return
         state_class = internals.link_state()
-        listed = state_class.get_nodes
+        listed, delete = state_class.get_nodes, state_class.delete_node
 
         @functools.wraps(listed)
         def get_nodes(state: Any, run_id: int) -> set[int]:
-            leaving = {state.get_node_id_by_public_key(bytes.fromhex(key)) for key in list(self._keys)} - {None}
+            leaving = self._leaving(state)
             stay = listed(state, run_id) - leaving
             self._note_gone(leaving | (self._gone - stay))
             return stay
 
+        @functools.wraps(delete)
+        def delete_node(state: Any, owner_aid: str, node_id: int) -> None:
+            self._note_gone(self._gone | (self._leaving(state) & {node_id}))  # afterwards its key leads nowhere
+            delete(state, owner_aid, node_id)
+
         state_class.get_nodes = get_nodes  # type: ignore[method-assign, assignment]
+        state_class.delete_node = delete_node  # type: ignore[method-assign, assignment]
+
+    def _leaving(self, state: Any) -> set[int]:
+        nodes = (state.get_node_id_by_public_key(bytes.fromhex(key)) for key in list(self._keys))
+        return {node for node in nodes if node is not None}
 
     def _note_gone(self, nodes: set[int]) -> None:
         """Tell the runs which nodes left on purpose."""

@@ -170,7 +170,10 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_takes(internals.link_state, "store_message_ins", "message"),
         *_at(internals.constants, "SUPERLINK_NODE_ID"),
     ),
-    Feature.LEAVING: _takes(internals.link_state, "get_nodes", "run_id"),
+    Feature.LEAVING: (
+        *_takes(internals.link_state, "get_nodes", "run_id"),
+        *_takes(internals.link_state, "delete_node", "owner_aid", "node_id"),
+    ),
     Feature.SUBMISSION: (
         *_takes(internals.app_builder, "build_fab_from_files", "files"),
         *_at(internals.control_handlers, "start_run"),
