@@ -38,7 +38,7 @@ _COMPILE = (
 def resolve(listed: str) -> dict[str, Any]:
     """Return all wheels that the package registry has for a pinned list, as PEP 751 writes them."""
     command = [find_uv_bin(), *_COMPILE]
-    return tomllib.loads(subprocess.run(command, input=listed, capture_output=True, text=True, check=True).stdout)
+    return tomllib.loads(subprocess.run(command, input=listed, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
 def wheels_for(machine: str, locked: dict[str, Any], listed: str) -> tuple[int, list[str]]:
@@ -69,15 +69,15 @@ def debian(architecture: str, folder: Path) -> tuple[int, int]:
     settings = {
         "APT::Architecture": architecture, "APT::Architectures::": architecture, "APT::Install-Recommends": "false",
         "Dir::State": folder, "Dir::State::lists": folder / "lists", "Dir::State::status": folder / "status",
-        "Dir::Cache": folder / "cache", "Dir::Etc::sourcelist": folder / "sources", "Dir::Etc::sourceparts": "-",
-        "Dir::Etc::preferences": "-", "Dir::Etc::preferencesparts": "-", "Acquire::Languages": "none",
-        "APT::Sandbox::User": "", "APT::Update::Error-Mode": "any",
+        "Dir::Cache": folder / "cache", "Dir::Etc::sourcelist": folder / "sources",
+        "Dir::Etc::sourceparts": "/dev/null", "Dir::Etc::preferences": "/dev/null", "Dir::Etc::preferencesparts": "/dev/null",
+        "Acquire::Languages": "none", "APT::Sandbox::User": "", "APT::Update::Error-Mode": "any",
     }  # fmt: skip
     apt = ["apt-get", "-qq", *(word for name, value in settings.items() for word in ("-o", f"{name}={value}"))]
     subprocess.run([*apt, "update"], check=True)
     wanted = [name.replace("linux-image-amd64", f"linux-image-{architecture}") for name in PACKAGES]
     command = [*apt, "install", "--print-uris", "--yes", "?essential", *wanted]
-    found = _BYTES.findall(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    found = _BYTES.findall(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
     return len(found), sum(map(int, found))
 
 
@@ -94,11 +94,23 @@ def check_list(path: Path) -> bool:
     return not found["amd64"][1] and bool(found["arm64"][1]) == x86_only
 
 
-if __name__ == "__main__":
+def check() -> None:
+    """Print the table. Ends with a sentence when something is missing."""
     print(f"{'wheels, MB':26}", *(f"{name:>9}" for name in ARCHITECTURES))
     wrong = [path.stem for path in sorted(PINNED.glob("flwr-*.txt")) if not check_list(path)]
     with tempfile.TemporaryDirectory() as scratch:
         debs = [debian(name, Path(scratch) / name) for name in ARCHITECTURES]
     print(f"{'Debian packages, MB':26}", *(f"{size / 10**6:9.1f}" for _, size in debs))
     print(f"{'Debian packages':26}", *(f"{count:9}" for count, _ in debs))
-    sys.exit(f"Not as FRAMEWORKS in use_cases.py says: {', '.join(wrong)}." if wrong else 0)
+    sys.exit(
+        f"These lists lack wheels, or are complete where `x86_only` says that they are not: {', '.join(wrong)}."
+        if wrong
+        else 0
+    )
+
+
+if __name__ == "__main__":
+    try:
+        check()
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"{Path(error.cmd[0]).name} failed: see its message above, and that its registry or mirror answers.")
