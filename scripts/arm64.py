@@ -70,8 +70,9 @@ def debian(architecture: str, folder: Path) -> tuple[int, int]:
         "APT::Architecture": architecture, "APT::Architectures::": architecture, "APT::Install-Recommends": "false",
         "Dir::State": folder, "Dir::State::lists": folder / "lists", "Dir::State::status": folder / "status",
         "Dir::Cache": folder / "cache", "Dir::Etc::sourcelist": folder / "sources",
-        "Dir::Etc::sourceparts": "/dev/null", "Dir::Etc::preferences": "/dev/null", "Dir::Etc::preferencesparts": "/dev/null",
-        "Acquire::Languages": "none", "APT::Sandbox::User": "", "APT::Update::Error-Mode": "any",
+        "Dir::Etc::sourceparts": "/dev/null", "Dir::Etc::preferences": "/dev/null",
+        "Dir::Etc::preferencesparts": "/dev/null", "Acquire::Languages": "none",
+        "APT::Sandbox::User": "", "APT::Update::Error-Mode": "any",
     }  # fmt: skip
     apt = ["apt-get", "-qq", *(word for name, value in settings.items() for word in ("-o", f"{name}={value}"))]
     subprocess.run([*apt, "update"], check=True)
