@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from oneflower.cli.app import app
+from oneflower.cli.scaling_options import limits_of
 from oneflower.cloud.autoscaling import Autoscaling
 from oneflower.cloud.scaling import Limits, Size
 from oneflower.local.oneflow.schema import check_template
@@ -109,29 +110,29 @@ def test_a_federation_is_not_deployed_with_policies_beside_those_of_its_template
         Size(None, *Limits(3, 6, BOTH)).bounds(bare, {})
 
 
-def run(*arguments):
-    return CliRunner().invoke(app, arguments)
-
-
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (("--when", SLOW), "--when and --schedule need limits"),
-        (("--autoscale", "2"), "is not MIN:MAX"),
-        (("--autoscale", "8:2"), "the fewest are more than the most"),
-        (("--autoscale", "2:8", "--max-vms", "9"), "--autoscale gives the limits, too"),
-        (("--autoscale", "2:8", "--kind", "coordinator"), "A coordinator has no SuperNodes of its own"),
-        (("--autoscale", "2:8", "--when", "FL_LOAD > 1 : +1"), "No SuperNode publishes FL_LOAD"),
+        (("", [SLOW], None, None, None), "--when and --schedule need limits"),
+        (("2", None, None, None, None), "is not MIN:MAX"),
+        (("8:2", None, None, None, None), "the fewest are more than the most"),
+        (("2:8", None, None, None, 9), "--autoscale gives the limits, too"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options, why):
-    error = run("render", *options).exception
-    assert isinstance(error, OneflowerError)
-    assert why in error.message
+    with pytest.raises(OneflowerError, match=why):
+        limits_of(*options)
+
+
+def test_a_coordinator_has_nothing_to_scale():
+    with pytest.raises(OneflowerError, match="A coordinator has no SuperNodes of its own"):
+        CliRunner().invoke(
+            app, ["render", "--kind", "coordinator", "--autoscale", "2:8"], catch_exceptions=False
+        )  # fmt: skip
 
 
 def test_render_writes_what_the_options_say():
-    done = run("render", "--autoscale", "2:8", "--when", SLOW, "--schedule", NIGHT)
+    done = CliRunner().invoke(app, ["render", "--autoscale", "2:8", "--when", SLOW, "--schedule", NIGHT])
     assert done.exit_code == 0, done.output
     assert {key: nodes(json.loads(done.stdout))[key] for key in BOTH.entries} == BOTH.entries
 

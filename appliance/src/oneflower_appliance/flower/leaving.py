@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 HEADER = "oneflower-leaving"  # in a request of a SuperNode: it is about to leave
 _ACTIVATE = "/v1/fleet/activate-node"
+_MOST = 1000  # nodes that left that are remembered
 
 
 class Leaving:
@@ -56,8 +57,8 @@ class Leaving:
         @functools.wraps(listed)
         def get_nodes(state: Any, run_id: int) -> set[int]:
             leaving = self._leaving(state)
-            stay = listed(state, run_id) - leaving
-            self._note_gone(leaving | (self._gone - stay))
+            stay: set[int] = listed(state, run_id) - leaving
+            self._note_gone(leaving | set(sorted(self._gone - stay)[-_MOST:]))
             return stay
 
         @functools.wraps(delete)
@@ -69,8 +70,9 @@ class Leaving:
         state_class.delete_node = delete_node  # type: ignore[method-assign, assignment]
 
     def _leaving(self, state: Any) -> set[int]:
-        nodes = (state.get_node_id_by_public_key(bytes.fromhex(key)) for key in list(self._keys))
-        return {node for node in nodes if node is not None}
+        found = {key: state.get_node_id_by_public_key(bytes.fromhex(key)) for key in list(self._keys)}
+        self._keys -= {key for key, node in found.items() if node is None}  # they were unregistered
+        return {node for node in found.values() if node is not None}
 
     def _note_gone(self, nodes: set[int]) -> None:
         """Tell the runs which nodes left on purpose."""
