@@ -2,13 +2,15 @@
 
 Its agent asks for that with a signal. The node then tells its SuperLink that it is about to leave (`leaving`), and gets
 no further messages. It ends its task, sends the reply, takes what was already there for it, and stops when nothing is
-left. A message that was on its way at that moment still comes within two seconds.
+left. A message that was on its way at that moment still comes within two seconds. Nor does it stop before its run has
+fetched the reply: Flower gives a run no reply of a node that is offline, even if it is there.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
+import math
 import signal
 import threading
 import time
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("flwr")
 
 _ON_THE_WAY = 2.0  # seconds after which a message has arrived that a run had sent before it knew
+_FETCHED = 4.0  # seconds after a reply in which its run has fetched it: Flower asks every 3 s
 _PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds between two requests
 
 
@@ -36,6 +39,8 @@ class Draining:
         self._stop = stop
         self._asked = False
         self._told: float | None = None
+        self._took = False
+        self._replied = -math.inf
         self._fleet: Any = None
         self._state: Any = None
         self._heartbeat: Any = getattr(internals.fleet_client(), "SendNodeHeartbeat", None)
@@ -98,9 +103,13 @@ class Draining:
         @functools.wraps(pull)
         def pulling(**arguments: Any) -> int | None:
             self._state, told = arguments["state"], self._told
+            if self._took:
+                self._replied = time.monotonic()
             run_id: int | None = pull(**arguments)
+            self._took = run_id is not None
             if run_id is None and self._asked:
-                if told is not None and time.monotonic() - told > _ON_THE_WAY:
+                now = time.monotonic()
+                if told is not None and now - told > _ON_THE_WAY and now - self._replied > _FETCHED:
                     self._stop()
                 time.sleep(_PAUSE)
             return run_id
