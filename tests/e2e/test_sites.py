@@ -138,8 +138,8 @@ def _from_the_invitations_to_the_end(lab, north, south, line):
     assert nodes(lab)["south/0"]["online"] is False
     # The CA is replaced meanwhile. Who trusts the one before follows, also a machine that comes by an older invitation.
     lab("invite", "lab", "--site", "west", "--approve", "--file", "west")
-    lab("rotate-ca", "lab")
-    assert Invitation.parse((lab.folder / "west").read_text()).ca not in lab("rotate-ca", "lab", "-o", "json").stdout
+    lab("rotate", "lab")
+    assert Invitation.parse((lab.folder / "west").read_text()).ca not in lab("rotate", "lab", "-o", "json").stdout
     trains(lab, "north/0")
     assert lab("approve", "lab", "south").stdout == "south/0 takes part.\n"
     until(lambda: nodes(lab)["south/0"]["online"], 60, "coming back")

@@ -37,7 +37,7 @@ CHANGING = {
     "approve": (["approve", "lab", "north/2"], {"site.approve"}),
     "suspend": (["suspend", "lab", "north"], {"site.suspend"}),
     "remove": (["remove", "lab", "north"], {"site.remove"}),
-    "rotate-ca": (["rotate-ca", "lab"], {"ca.replace"}),
+    "rotate": (["rotate", "lab"], {"ca.replace"}),
     "uninvite": (["uninvite", "lab", "north"], {"site.uninvite"}),
     "register": (["register"], {"register"}),
     "unregister": (["unregister"], {"unregister"}),

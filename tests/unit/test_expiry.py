@@ -15,7 +15,9 @@ import httpx
 import pytest
 from cryptography import x509
 
+from oneflower_appliance import ca_chain
 from oneflower_appliance.agent import tls
+from oneflower_appliance.agent.authority import Lifetimes
 from oneflower_appliance.agent.duties import Duties
 from oneflower_appliance.agent.expiry import Expiry
 from oneflower_appliance.agent.journal import Journal
@@ -58,57 +60,57 @@ def served_until(certificates):
     return x509.load_pem_x509_certificate(certificates.certificate.read_bytes()).not_valid_after_utc
 
 
-def test_a_certificate_is_renewed_within_30_days_of_its_end_by_the_same_ca(made, clock):
+def test_a_certificate_is_renewed_at_half_of_its_life_by_the_same_ca(made, clock):
     expiry, ca, first = Expiry(made, NAMES, clock), made.ca.read_bytes(), served_until(made)
-    clock.now = first - 31 * DAY
-    expiry.look(busy=False)
+    clock.now = first - 366 * DAY
+    expiry.look()
     assert served_until(made) == first
     clock.now += 2 * DAY
-    expiry.look(busy=False)
-    assert served_until(made) > first + 600 * DAY
+    expiry.look()
+    assert served_until(made) > first + 300 * DAY
     assert made.ca.read_bytes() == ca
     renewed = x509.load_pem_x509_certificate(made.certificate.read_bytes())
     renewed.verify_directly_issued_by(x509.load_pem_x509_certificate(ca))
 
 
+@pytest.mark.parametrize("life", [DAY / 1440, 20 * DAY, 3650 * DAY])
+def test_a_ca_is_replaced_at_half_of_its_life_and_who_trusts_it_follows_in_the_other_half(tmp_path, clock, life):
+    lifetimes = Lifetimes(life, life)
+    made = tls.make_certificates(tmp_path, NAMES, clock(), lifetimes)
+    expiry, trusted = Expiry(made, NAMES, clock, lifetimes), made.ca.read_bytes()
+    for _ in range(12):  # six lives
+        clock.now += life * 0.49
+        expiry.look()
+        assert made.ca.read_bytes() == trusted
+        clock.now += life * 0.02
+        expiry.look()
+        assert continues(trusted, made.ca.read_bytes())
+        assert tls.Ends.of(made).server > clock.now + life * 0.9
+        assert expiry.remarks == []
+        trusted = made.ca.read_bytes()
+    assert len(ca_chain.load(trusted, "it")) <= 5, "those that have expired are forgotten"
+    for key in ("ca.key", "server.pem"):
+        assert (tmp_path / key).stat().st_mode & 0o777 == 0o600
+
+
 def test_the_ca_is_replaced_when_its_operator_wishes_it_and_what_was_given_is_not(made, clock):
     before = made.ca.read_bytes()
     made.wish.write_text("")
-    Expiry(made, (), clock).look(busy=False)
+    Expiry(made, (), clock).look()
     assert made.ca.read_bytes() == before
     expiry = Expiry(made, NAMES, clock)
-    assert expiry.look(busy=True)
+    assert expiry.look()
     assert continues(before, made.ca.read_bytes())
     assert (made.ca.read_bytes() == before, made.wish.exists()) == (False, False)
     assert CA_CERT.read(expiry.attributes).encode() == made.ca.read_bytes()
-    assert not expiry.look(busy=True)
-
-
-def test_while_a_run_goes_on_it_is_renewed_on_its_last_day_only(made, clock):
-    expiry, first = Expiry(made, NAMES, clock), served_until(made)
-    for left in (29, 14, 2):
-        clock.now = first - left * DAY
-        expiry.look(busy=True)
-        assert served_until(made) == first
-    clock.now = first - DAY / 2
-    expiry.look(busy=True)
-    assert served_until(made) > first
-
-
-def test_what_is_due_is_renewed_as_soon_as_the_run_has_ended(made, clock):
-    expiry, first = Expiry(made, NAMES, clock), served_until(made)
-    clock.now = first - 29 * DAY
-    expiry.look(busy=True)
-    clock.now += datetime.timedelta(seconds=5)
-    expiry.look(busy=False)
-    assert served_until(made) > first
+    assert not expiry.look()
 
 
 def test_it_looks_once_a_day(made, clock):
     expiry = Expiry(made, NAMES, clock)
     looks = []
     for _ in range(96):
-        looks.append(expiry.look(busy=False))
+        looks.append(expiry.look())
         clock.now += DAY / 24
     assert sum(looks) == 4
 
@@ -117,30 +119,24 @@ def test_given_certificates_are_never_replaced_and_reported_14_days_ahead(made, 
     expiry, content, end = Expiry(made, (), clock), made.certificate.read_bytes(), served_until(made)
     for left, reported in ((20, False), (14, True), (1, True), (0, True), (-3, True)):
         clock.now = end - left * DAY
-        expiry.look(busy=False)
+        expiry.look()
         assert bool(expiry.remarks) is reported, left
     assert made.certificate.read_bytes() == content
     assert "ended 3 days ago" in expiry.remarks[0]
-    assert expiry.attributes == {"FL_CERT_EXPIRES": end.date().isoformat()}
+    assert expiry.attributes == {"FL_CERT_EXPIRES": end.date().isoformat(), "FL_CERT_RENEWED": "NO"}
 
 
-def test_the_end_of_the_ca_is_reported_and_no_certificate_outlives_it(made, clock):
-    expiry, ca = Expiry(made, NAMES, clock), x509.load_pem_x509_certificate(made.ca.read_bytes()).not_valid_after_utc
-    clock.now = ca - 400 * DAY
-    expiry.look(busy=False)
-    assert served_until(made) == ca
-    assert expiry.remarks == []
-    clock.now = ca - 10 * DAY
-    before = made.certificate.read_bytes()
-    expiry.look(busy=False)
-    assert "in 10 days" in expiry.remarks[0]
-    assert made.certificate.read_bytes() == before, "another would end on the same day"
+def test_what_should_have_been_replaced_and_has_ended_is_reported(clock):
+    said = warning((clock.now - DAY).date(), clock.now.date(), renewed=True)
+    assert "ended 1 days ago" in said
+    assert "these were not: look at the log" in said
+    assert not warning((clock.now + DAY).date(), clock.now.date(), renewed=True)
 
 
 def test_a_certificate_that_cannot_be_read_ends_nothing(made, clock):
     expiry = Expiry(made, NAMES, clock)
     made.certificate.write_text("garbage")
-    expiry.look(busy=False)
+    expiry.look()
     assert expiry.attributes == {}
 
 
@@ -148,8 +144,9 @@ def test_a_certificate_that_cannot_be_read_ends_nothing(made, clock):
     ("left", "said"), [(15, ""), (14, "end in 14 days, on 2027-"), (1, "end on 2027-"), (-2, "ended 2 days ago")]
 )
 def test_the_warning_names_the_day(clock, left, said):
-    assert said in warning((clock.now + left * DAY).date(), clock.now.date())
-    assert bool(warning((clock.now + left * DAY).date(), clock.now.date())) is bool(said)
+    found = warning((clock.now + left * DAY).date(), clock.now.date(), renewed=False)
+    assert said in found
+    assert bool(found) is bool(said)
 
 
 class Gate:
@@ -232,7 +229,7 @@ def test_a_running_server_takes_a_renewed_certificate_and_open_connections_go_on
         with httpx.Client(verify=trusting, trust_env=False) as client:
             url = f"https://{ADDRESS}:{served.control[1]}"
             assert client.get(url).text == "flower"
-            Expiry(made, NAMES).look(busy=False)
+            Expiry(made, NAMES).look()
             deadline = time.monotonic() + 10
             while True:
                 with connect(served.control) as new:

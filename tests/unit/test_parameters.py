@@ -97,6 +97,8 @@ INVALID = {
     "FL_MAX_RETRIES": ["-1", "many"],
     "FL_MAX_WAIT_TIME": ["-1"],
     "FL_NODE_KEY_LIFETIME": ["soon", "9s", "36501d", "-5m", "1y"],
+    "FL_CERT_LIFETIME": ["", "soon", "9s", "36501d"],
+    "FL_CA_LIFETIME": ["", "10", "-5m", "200y"],
     "FL_PROFILE": ["tiny"],
     "FL_EDGE_BACKOFF": ["linear"],
     "FL_EDGE_MAX_BACKOFF": ["0"],

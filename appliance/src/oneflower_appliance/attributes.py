@@ -108,6 +108,9 @@ CA_CERT = Attribute("FL_CA_CERT", _LINK, Coding.BASE64, "The CA certificate to t
 CERT_EXPIRES = Attribute(
     "FL_CERT_EXPIRES", _LINK, Coding.PLAIN, "The day on which the first of its certificates expires", proven=True
 )
+CERT_RENEWED = Attribute(
+    "FL_CERT_RENEWED", _LINK, Coding.FLAG, "Whether its certificates are replaced before they expire", proven=True
+)
 SSH_HOST_KEYS = Attribute(
     "FL_SSH_HOST_KEYS", _LINK, Coding.BASE64, "The machine's SSH host keys, one per line", proven=True
 )

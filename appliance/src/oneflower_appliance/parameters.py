@@ -292,6 +292,12 @@ _SUPERLINK = [
               secret=True),
     Parameter("FL_CERT_EXTRA_SAN", Level.SUPERLINK, Kind.TEXT, "", "More names for the generated certificate",
               "a comma-separated list of IP:address and DNS:name", check=_readable(split_names)),
+    Parameter("FL_CERT_LIFETIME", Level.SUPERLINK, Kind.TEXT, "730d",
+              "How long a server certificate is valid that the SuperLink made. At half of it, another one takes its "
+              "place", "a time from 10s to 36500d, such as 12h or 90d", check=_is_lifetime),
+    Parameter("FL_CA_LIFETIME", Level.SUPERLINK, Kind.TEXT, "3650d",
+              "How long a CA is valid that the SuperLink made. At half of it, another one takes its place, which it "
+              "signs", "a time from 10s to 36500d, such as 12h or 90d", check=_is_lifetime),
 ]  # fmt: skip
 
 _SUPERNODE = [

@@ -215,8 +215,11 @@ def uninvite(
     )
 
 
-def rotate_ca(name: Name, output: Format = Output.TEXT) -> None:
-    """Replace the CA of a SuperLink by another one. Who trusts the one before follows, and nothing is restarted."""
+def rotate(name: Name, output: Format = Output.TEXT) -> None:
+    """Replace the CA and the certificate of a SuperLink now. Who trusts the CA before follows; nothing is restarted.
+
+    Both are replaced by themselves at half of their lives (FL_CA_LIFETIME, FL_CERT_LIFETIME).
+    """
     found = _sites(name).replace_ca()
     screen.show_result(
         output,

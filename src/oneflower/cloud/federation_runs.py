@@ -93,7 +93,9 @@ class Runs:
         what = chosen if isinstance(chosen, str) else "objects of a notebook"
         with self._audited("run", app=what, sites=", ".join(sites or ())) as said:
             watched = _noting(said, step)
-            observer = Observer(row, on_log, watched, status.names, self._superlink, shown, status.partitions)
+            observer = Observer(
+                row, on_log, watched, status.names, self._superlink, shown, status.partitions, ca=self._ca
+            )
             return training.train(self.cloud.surroundings, status, wanted, observer)
 
     def submit(
@@ -136,7 +138,14 @@ class Runs:
         """
         status = self.status()
         observer = Observer(
-            on_row, on_log, notify, status.names, self._superlink, partitions=status.partitions, reports=on_reports
+            on_row,
+            on_log,
+            notify,
+            status.names,
+            self._superlink,
+            partitions=status.partitions,
+            reports=on_reports,
+            ca=self._ca,
         )
         with superlink.reach(self.cloud.surroundings, status, notify=notify) as link:
             return following.follow(link, results.known_run(link, self.name, run).id, observer)
@@ -165,8 +174,19 @@ class Runs:
         row, step = notebook.observers(on_row, notify)
         with self._audited("resume", resumes=run) as said:
             watched = _noting(said, step)
-            observer = Observer(row, on_log, watched, status.names, self._superlink, shown, status.partitions)
+            observer = Observer(
+                row, on_log, watched, status.names, self._superlink, shown, status.partitions, ca=self._ca
+            )
             return training.resume(self.cloud.surroundings, status, run, save, observer)
+
+    def _ca(self) -> str:
+        """Return the CA that the SuperLink has by now, in PEM; empty if that is not known."""
+        try:
+            status = self.status()
+            status.trust.check()
+        except OneflowerError:
+            return ""
+        return status.ca
 
     def _superlink(self) -> str:
         """Return what the cloud knows of the SuperLink's machine."""

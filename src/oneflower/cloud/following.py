@@ -11,7 +11,7 @@ import httpx
 from oneflower.cloud.app_output import Shown, last_lines
 from oneflower.cloud.news import Feed
 from oneflower.cloud.reports import Machines, fetch
-from oneflower.cloud.superlink import TIMEOUT
+from oneflower.cloud.superlink import TIMEOUT, is_untrusted
 from oneflower.events import Exchanged, InRound, Note
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.progress import with_names
@@ -36,7 +36,8 @@ class Observer:
 
     `machine` is asked what the cloud knows of the SuperLink's machine when the SuperLink does not answer. `shown`
     is what a person sees of the log as it comes, which an error does not repeat. `partitions` are those of the nodes.
-    `reports` receives what each node did in the rounds that have ended, if anybody wants to know.
+    `reports` receives what each node did in the rounds that have ended, if anybody wants to know. `ca` is asked for the
+    CA that the SuperLink has by now, in PEM; it answers nothing if it does not know.
     """
 
     row: Callable[[RunRow], None]
@@ -47,6 +48,7 @@ class Observer:
     shown: Shown = Shown.NOTHING
     partitions: Mapping[str, str] = field(default_factory=dict)
     reports: Callable[[list[NodeReport]], None] | None = None
+    ca: Callable[[], str] = lambda: ""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ def follow(link: SuperLinkClient, number: str, observer: Observer, patience: Pat
                 if following.look(silence.ends):
                     return following.number
             except httpx.HTTPError as error:
+                if is_untrusted(error):
+                    link.trust(observer.ca())  # a run may be longer than the life of a CA
                 silence.goes_on(error)
             if not following.held:
                 time.sleep(patience.pulse)

@@ -16,7 +16,7 @@ from oneflower.opennebula.states import LcmState, RoleState, ServiceState, VmSta
 from oneflower_appliance import attributes
 from oneflower_appliance.approvals import read_asks
 from oneflower_appliance.checks import unpack
-from oneflower_appliance.expiry import published_end, warning
+from oneflower_appliance.expiry import is_renewed, published_end, warning
 from oneflower_appliance.privacy_budget import Budget
 from oneflower_appliance.progress import RunProgress
 from oneflower_appliance.refusals import Refusals
@@ -128,7 +128,7 @@ def _is_release(text: str) -> bool:
 def _certificates(link: Mapping[str, str], today: date) -> list[str]:
     """Return that the SuperLink's certificates end soon, if they do."""
     end = published_end(link)
-    line = warning(end, today) if end else ""
+    line = warning(end, today, renewed=is_renewed(link)) if end else ""
     return [line] if line else []
 
 

@@ -40,6 +40,13 @@ _CHANGE = 60.0  # seconds for a request that changes a run
 _NO_SUCH_CALL = (httpx.codes.BAD_REQUEST, httpx.codes.NOT_IMPLEMENTED)
 
 
+def is_untrusted(error: BaseException | None) -> bool:
+    """Whether a request failed because the server's certificate is not to be trusted."""
+    while error and not isinstance(error, ssl.SSLCertVerificationError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 class TooLongError(Exception):
     """An answer is longer than it may be."""
 
@@ -55,11 +62,21 @@ class SuperLinkClient:
     _http: httpx.Client = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self._connect()
+
+    def _connect(self) -> None:
         context = ssl.create_default_context(cadata=self.ca) if self.ca else False
         scheme = "https" if self.ca else "http"
         url = f"{scheme}://{self.address}"
         headers = {WHO_HEADER: person()}
         self._http = httpx.Client(base_url=url, verify=context, timeout=TIMEOUT, trust_env=False, headers=headers)
+
+    def trust(self, ca: str) -> None:
+        """Trust the CA that the SuperLink has by now, in PEM."""
+        if ca and ca != self.ca:
+            self.close()
+            self.ca = ca
+            self._connect()
 
     def __enter__(self) -> Self:
         return self

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from oneflower.opennebula.tokens import SHORTEST_PASSWORD, make_token
-from oneflower_appliance.attributes import CA_CERT, CERT_EXPIRES, CONTROL_ENDPOINT, ENDPOINT, VERSION
+from oneflower_appliance.attributes import CA_CERT, CERT_EXPIRES, CERT_RENEWED, CONTROL_ENDPOINT, ENDPOINT, VERSION
 from oneflower_appliance.ca_chain import continues
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from oneflower.cloud.objects import Vm
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-_CHANGING = (VERSION.name, CERT_EXPIRES.name)  # as time goes by, without another SuperLink
+_CHANGING = (VERSION.name, CERT_EXPIRES.name, CERT_RENEWED.name)  # as time goes by, without another SuperLink
 
 
 @dataclass(frozen=True)

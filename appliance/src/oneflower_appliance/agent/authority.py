@@ -16,14 +16,42 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from oneflower_appliance.ca_chain import dump, signed
+from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
+from oneflower_appliance.formats import read_duration
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from oneflower_appliance.settings import Settings
+
 YEAR = datetime.timedelta(days=365)
 SKEW = datetime.timedelta(hours=24)
+TLS_FOLDER = "tls"  # in the home of a machine
 CA, _KEY, _NEXT_KEY = "ca.crt", "ca.key", "ca-next.key"
+
+
+@dataclass(frozen=True)
+class Lifetimes:
+    """How long what is made here is valid: a CA, and a server certificate."""
+
+    ca: datetime.timedelta = 10 * YEAR
+    server: datetime.timedelta = 2 * YEAR
+
+    @classmethod
+    def of(cls, settings: Settings) -> Lifetimes:
+        """Return those of a SuperLink's settings."""
+        texts = (settings.text("FL_CA_LIFETIME"), settings.text("FL_CERT_LIFETIME"))
+        return cls(*(datetime.timedelta(seconds=read_duration(text)) for text in texts))
+
+
+USUAL = Lifetimes()
+
+
+def half_life(certificate: x509.Certificate) -> datetime.datetime:
+    """Return when half of the life of a certificate that was made here is over."""
+    made, end = certificate.not_valid_before_utc + SKEW, certificate.not_valid_after_utc
+    return made + (end - made) / 2
 
 
 @dataclass(frozen=True)
@@ -44,15 +72,21 @@ class Authority:
         return dump([one for one in reversed(self.chain) if not signed(one, one)])
 
     @classmethod
-    def of(cls, folder: Path, now: datetime.datetime) -> Authority:
+    def of(cls, folder: Path, now: datetime.datetime, life: datetime.timedelta) -> Authority:
         """Return the CA in `folder`. If there is none that can be used, make one. Raises `OneflowerError`."""
-        return _kept(folder) or _made(folder, now)
+        return _kept(folder) or _made(folder, now, life)
 
 
-def replace_authority(folder: Path, now: datetime.datetime) -> None:
+def replace_authority(folder: Path, now: datetime.datetime, lifetimes: Lifetimes = USUAL) -> None:
     """Replace the CA in `folder` by another one, which it signs. Raises `OneflowerError`."""
-    old, key = Authority.of(folder, now), ec.generate_private_key(ec.SECP256R1())
-    end = now + 10 * YEAR
+    old, key = Authority.of(folder, now, lifetimes.ca), ec.generate_private_key(ec.SECP256R1())
+    if now >= old.certificate.not_valid_after_utc:
+        raise OneflowerError(
+            "The CA of this SuperLink has expired, so nobody would trust another that it signs.",
+            "Deploy the federation again.",
+            ExitCode.CONFLICT,
+        )
+    end = now + lifetimes.ca
     link = _certificate(key, old.key, now, min(end, old.certificate.not_valid_after_utc))
     known = [one for one in old.chain if now < one.not_valid_after_utc]
     write_atomic(folder / _NEXT_KEY, private_pem(key))
@@ -76,9 +110,9 @@ def _kept(folder: Path) -> Authority | None:
     return None
 
 
-def _made(folder: Path, now: datetime.datetime) -> Authority:
+def _made(folder: Path, now: datetime.datetime, life: datetime.timedelta) -> Authority:
     key = ec.generate_private_key(ec.SECP256R1())
-    chain = [_certificate(key, key, now, now + 10 * YEAR)]
+    chain = [_certificate(key, key, now, now + life)]
     write_atomic(folder / _KEY, private_pem(key))
     write_atomic(folder / CA, dump(chain), SHARED)
     return Authority(chain, key)

@@ -121,7 +121,7 @@ class Duties:
         return min(pause, _CLOSE_LOOK) if self._keeper.following else pause
 
     def _look_at_certificates(self) -> None:
-        if self._expiry and self._expiry.look(busy=self._keeper.following):
+        if self._expiry and self._expiry.look():
             self._machine.journal.remark(self._expiry.remarks, "certificates")
 
     def _look_at_nodes(self, onegate: OneGate) -> Sequence[int]:

@@ -1,10 +1,10 @@
 """When the certificates of a SuperLink expire, and what its agent does about it while Flower runs.
 
-It looks once a day. A server certificate that was made here is replaced 30 days before it expires, by the same CA,
-while no run is active; on its last day it is replaced in any case. Flower's server reads it again
-(`flower/serving.py`), so SuperNodes do not notice. Nor do they when the CA is replaced, as its operator wishes: the
-server shows how the CA before leads to it. A given certificate cannot be replaced. It is reported from 14 days before
-it expires.
+What was made here is replaced when half of its life is over: the server certificate by another one of the same CA, and
+the CA by another one that it signs. The CA is replaced when its operator wishes it, too. Flower's server reads the
+files again (`flower/serving.py`) and shows how the CA before leads to this one, so no connection fails, and SuperNodes
+have the other half of its life to follow (`trust.py`). A given certificate cannot be replaced. It is reported from 14
+days before it expires.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from oneflower_appliance.agent import tls
-from oneflower_appliance.agent.authority import replace_authority
-from oneflower_appliance.attributes import CA_CERT, CERT_EXPIRES
+from oneflower_appliance.agent.authority import USUAL, Lifetimes, replace_authority
+from oneflower_appliance.attributes import CA_CERT, CERT_EXPIRES, CERT_RENEWED
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.expiry import warning
 
@@ -37,10 +37,12 @@ class Expiry:
         certificates: CertificateFiles,
         names: Sequence[tls.Name],
         clock: Callable[[], datetime.datetime] = tls.current_time,
+        lifetimes: Lifetimes = USUAL,
     ) -> None:
         self._certificates = certificates
         self._names = names
         self._clock = clock
+        self._lifetimes = lifetimes
         self._looked: datetime.datetime | None = None
         self._ends: tls.Ends | None = None
         self._ca = ""  # what to publish, once it was replaced
@@ -56,16 +58,17 @@ class Expiry:
         if self._ends is None:
             return {}
         ca = {CA_CERT.name: CA_CERT.write(self._ca)} if self._ca else {}
-        return ca | {CERT_EXPIRES.name: self._ends.first.date().isoformat()}
+        renewed = {CERT_RENEWED.name: CERT_RENEWED.flag(value=bool(self._names))}
+        return ca | renewed | {CERT_EXPIRES.name: self._ends.first.date().isoformat()}
 
     @property
     def remarks(self) -> list[str]:
         """Why the machine counts as degraded, if it does."""
-        line = warning(self._ends.first.date(), self._clock().date()) if self._ends else ""
+        line = warning(self._ends.first.date(), self._clock().date(), renewed=bool(self._names)) if self._ends else ""
         return [line] if line else []
 
-    def look(self, *, busy: bool) -> bool:
-        """Check once a day, and renew what is due. `busy` while a run is active. Returns whether it checked.
+    def look(self) -> bool:
+        """Check once a day, and replace what is due. Returns whether it checked.
 
         Raises `OneflowerError` when the clock went back to before the certificates, which nobody accepts then.
         """
@@ -74,23 +77,28 @@ class Expiry:
             self._ends.check(now)
         looks = self._looked is None or not _DAY > now - self._looked >= datetime.timedelta(0)
         try:
-            if self._names and self._certificates.wish.exists():
-                self._replace_ca(now)
-                looks = True
             if looks:
                 self._looked, self._ends = now, tls.Ends.of(self._certificates)
-            if self._names and self._ends and self._ends.are_due(now) and not (busy and self._ends.server - now > _DAY):
-                tls.make_certificates(self._certificates.ca.parent, self._names, now)
-                self._ends, looks = tls.Ends.of(self._certificates), True
-                log.info("The server certificate was renewed. It expires on %s.", self._ends.server.date())
+            if self._names and self._ends:
+                looks |= self._renew(self._ends, now)
         except OneflowerError as error:
             log.warning("The certificates cannot be checked: %s", error.sentence)
         return looks
 
-    def _replace_ca(self, now: datetime.datetime) -> None:
-        folder = self._certificates.ca.parent
-        replace_authority(folder, now)
-        tls.make_certificates(folder, self._names, now)
-        self._certificates.wish.unlink()
-        self._ca = self._certificates.ca.read_text(encoding="ascii")
-        log.info("The CA was replaced by another one, which it signed.")
+    def _renew(self, ends: tls.Ends, now: datetime.datetime) -> bool:
+        """Replace what is due. Returns whether anything was."""
+        folder, wish = self._certificates.ca.parent, self._certificates.wish
+        wished = wish.exists()
+        if ca_is_due := wished or ends.is_due_to_follow(now):
+            replace_authority(folder, now, self._lifetimes)
+        elif not ends.is_due(now):
+            return False
+        tls.make_certificates(folder, self._names, now, self._lifetimes)
+        wish.unlink(missing_ok=True)
+        self._ends = tls.Ends.of(self._certificates)
+        if ca_is_due:
+            self._ca = self._certificates.ca.read_text(encoding="ascii")
+            log.info("The CA was replaced by another one, which it signed. It expires on %s.", self._ends.ca.date())
+        else:
+            log.info("The server certificate was renewed. It expires on %s.", self._ends.server.date())
+        return True

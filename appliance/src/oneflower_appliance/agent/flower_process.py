@@ -16,13 +16,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oneflower_appliance.agent import packages
+from oneflower_appliance.agent.authority import CA, TLS_FOLDER
 from oneflower_appliance.agent.diagnosis import explain
 from oneflower_appliance.agent.hardware import is_emulated
 from oneflower_appliance.agent.systemd import alive
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
 from oneflower_appliance.log_lines import Joiner
-from oneflower_appliance.orders import EXECUTION_VARIABLE, FORMAT_VARIABLE, LEVEL_VARIABLE, RUNS_VARIABLE, WIRE_VARIABLE
+from oneflower_appliance.orders import (
+    CA_VARIABLE,
+    EXECUTION_VARIABLE,
+    FORMAT_VARIABLE,
+    LEVEL_VARIABLE,
+    RUNS_VARIABLE,
+    WIRE_VARIABLE,
+)
 from oneflower_appliance.run_folder import RUNS
 from oneflower_appliance.use_cases import FRAMEWORKS, NO_USE_CASE
 
@@ -78,6 +86,7 @@ def environment(home: Path, settings: Settings) -> dict[str, str]:
         LEVEL_VARIABLE: settings.text("FL_LOG_LEVEL"),
         FORMAT_VARIABLE: settings.text("FL_LOG_FORMAT"),
         EXECUTION_VARIABLE: settings.text("FL_EXECUTION"),
+        **({CA_VARIABLE: str(home / TLS_FOLDER / CA)} if settings.flag("FL_TLS_ENABLED") else {}),
         WIRE_VARIABLE: settings.text("FL_WIRE_DTYPE"),
     } | packages.environment(home, settings)
 

@@ -10,6 +10,7 @@ import urllib.request
 from contextlib import closing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from oneflower_appliance.formats import split_address
@@ -108,7 +109,10 @@ class Probe:
         """
         unverified = ssl.create_default_context()
         unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
-        return self._exchange(self._connection(address, unverified), CA_PATH, None, _LONGEST)[1]
+        answer, content = self._exchange(self._connection(address, unverified), CA_PATH, None, _LONGEST)
+        if answer.status != HTTPStatus.OK:
+            raise ConnectionError(f"it does not tell its CA ({answer.status} {answer.reason})")
+        return content
 
 
 class KeyRefusedError(ValueError):

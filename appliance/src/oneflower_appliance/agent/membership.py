@@ -6,6 +6,7 @@ import itertools
 import logging
 from typing import TYPE_CHECKING
 
+from oneflower_appliance.agent.authority import TLS_FOLDER
 from oneflower_appliance.agent.diagnosis import EARLIEST, LATEST, RefusedError
 from oneflower_appliance.agent.discovery import CLOSELY, PATIENCE
 from oneflower_appliance.agent.node_key import NodeKey
@@ -71,7 +72,7 @@ class Membership:
         return machine.publish({PUBLIC_KEY.name: key.published})
 
     def _make_key(self) -> NodeKey:
-        folder = self._machine.home / "tls"
+        folder = self._machine.home / TLS_FOLDER
         self.key = NodeKey.of(folder / "node.key")
         write_atomic(folder / "node.pub", self.key.public.pem, SHARED)
         return self.key
@@ -82,9 +83,10 @@ class Membership:
             return "not needed (FL_SUPERNODE_AUTH=NO)"
         machine, superlink = self._machine, found.vm
         if machine.onegate is None or superlink is None:
+            path = machine.home / TLS_FOLDER / "node.pub"
             log.warning(
                 "This SuperNode is not a VM of the SuperLink's service. Register it by hand, on the SuperLink's "
-                "machine: flwr supernode register %s (the file is on this machine)", machine.home / "tls" / "node.pub",
+                "machine: flwr supernode register %s (the file is on this machine)", path,
             )  # fmt: skip
             return "to be registered by hand"
         vm_id, key, tries = int(machine.context["VMID"]), self.key, itertools.count(1)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from cryptography import x509
 
+from oneflower_appliance.agent.authority import half_life
 from oneflower_appliance.agent.data_summary import summarise
 from oneflower_appliance.agent.gpu_checks import look_at_gpus
 from oneflower_appliance.agent.hardware import total_memory
@@ -58,11 +59,12 @@ def look_at_superlink(endpoint: str, probe: Probe, through: str = "") -> Iterato
 def look_at_ca(ca: Path) -> Iterator[Check]:
     """Yield until when the CA of the SuperLink is valid."""
     try:
-        ends = min(one.not_valid_after_utc for one in x509.load_pem_x509_certificates(ca.read_bytes()))
+        newest = x509.load_pem_x509_certificates(ca.read_bytes())[-1]
     except (OSError, ValueError) as error:
         yield Check(FAIL, Topic.CERTIFICATE, f"the CA cannot be read: {error}", "Restart this machine.")
         return
-    line = warning(ends.date(), datetime.now(UTC).date())
+    now, half, ends = datetime.now(UTC), half_life(newest), newest.not_valid_after_utc
+    line = warning(ends.date(), now.date(), renewed=now < half + (ends - half) / 2)
     yield Check(WARN if line else OK, Topic.CERTIFICATE, line or f"the CA is trusted, until {ends:%Y-%m-%d}")
 
 

@@ -11,6 +11,7 @@ from oneflower_appliance import __version__, attributes
 from oneflower_appliance.agent import flower_process as flower
 from oneflower_appliance.agent import packages, tls
 from oneflower_appliance.agent.admission import Admission
+from oneflower_appliance.agent.authority import TLS_FOLDER, Lifetimes
 from oneflower_appliance.agent.data_folder import data_folder
 from oneflower_appliance.agent.duties import Duties
 from oneflower_appliance.agent.expiry import Expiry
@@ -118,7 +119,7 @@ class SuperLink:
         machine, settings = self._machine, self._machine.settings
         if not settings.flag("FL_TLS_ENABLED"):
             return "TLS is switched off (FL_TLS_ENABLED=NO)"
-        folder = private_directory(machine.home / "tls")
+        folder = private_directory(machine.home / TLS_FOLDER)
         given = [settings[f"FL_SSL_{part}"] for part in ("CA_CERTFILE", "CERTFILE", "KEYFILE")]
         if all(given):
             self._certificates = tls.use_certificates(folder, *given)
@@ -128,8 +129,9 @@ class SuperLink:
         names |= set(split_names(settings.text("FL_CERT_EXTRA_SAN")))
         if self._authenticates and not self._members.exists() and not (machine.home / SITES).exists():
             tls.forget_ca_of_later(folder, self._clock())
-        self._certificates = tls.make_certificates(folder, sorted(names), self._clock())
-        self._expiry = Expiry(self._certificates, sorted(names), self._clock)
+        lifetimes = Lifetimes.of(settings)
+        self._certificates = tls.make_certificates(folder, sorted(names), self._clock(), lifetimes)
+        self._expiry = Expiry(self._certificates, sorted(names), self._clock, lifetimes)
         return "for " + ", ".join(name for _, name in sorted(names))
 
     def _recall(self) -> str:
@@ -229,6 +231,7 @@ class SuperLink:
             attributes.CA_CERT.name: attributes.CA_CERT.write(ca),
             attributes.SSH_HOST_KEYS.name: attributes.SSH_HOST_KEYS.write(keys),
             attributes.CERT_EXPIRES.name: NOTHING,
+            attributes.CERT_RENEWED.name: NOTHING,
             attributes.ROLE.name: self.name,
             attributes.ENDPOINT.name: self._endpoint,
             attributes.CONTROL_ENDPOINT.name: join_address(self._control),

@@ -156,6 +156,7 @@ class SuperNode:
         """
         endpoint, stuck = self._superlink.endpoint, False
         self._shortfalls.publish_news()
+        follows = self._trust.follow(endpoint)
         self._spending.publish_news(self._policy)
         if asks := self._policy is not None and self._policy.apps == ASK:
             self._approvals.look()
@@ -175,7 +176,7 @@ class SuperNode:
             raise HungError("The SuperLink does not hear from this SuperNode any more, though its Flower runs.")
         if heard and not self._approvals.holds and self._renewal.is_due(self._membership.renewable, report):
             self._renew_key()
-        return _ASKING if asks else _HEARING
+        return max(0.1, min(_ASKING if asks else _HEARING, follows))
 
     def _renew_key(self) -> None:
         assert self.child is not None  # noqa: S101 - Flower runs

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from oneflower_appliance.agent.authority import CA, SKEW, YEAR, Authority, private_pem, subject
+from oneflower_appliance.agent.authority import CA, SKEW, USUAL, Authority, Lifetimes, half_life, private_pem, subject
 from oneflower_appliance.ca_chain import dump, load, replaced
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
-RENEWED = datetime.timedelta(days=30)  # how long before it expires a generated certificate is replaced
 CLOCK = "Check the clocks of this machine and of the SuperLink's: virtual machines need NTP. It is tried again."
 
 Name = tuple[str, str]
@@ -42,11 +41,13 @@ Name = tuple[str, str]
 
 @dataclass(frozen=True)
 class Ends:
-    """When the server certificate and its CA expire, and from when on both are valid."""
+    """When the server certificate and its CA expire, when half of their lives is over, and when both are valid."""
 
     server: datetime.datetime
     ca: datetime.datetime
     begin: datetime.datetime
+    half_of_server: datetime.datetime
+    half_of_ca: datetime.datetime
 
     @classmethod
     def of(cls, certificates: CertificateFiles) -> Ends:
@@ -62,6 +63,8 @@ class Ends:
             own.not_valid_after_utc,
             min(found.not_valid_after_utc for found in counting),
             max(found.not_valid_before_utc for found in (own, *counting)),
+            half_life(own),
+            half_life(authorities[-1]),
         )
 
     def check(self, now: datetime.datetime) -> None:
@@ -79,9 +82,13 @@ class Ends:
         """When the first of them expires."""
         return min(self.server, self.ca)
 
-    def are_due(self, now: datetime.datetime) -> bool:
-        """Whether the server certificate expires soon, and another from the same CA would last longer."""
-        return now + RENEWED >= self.server and self.server < self.ca
+    def is_due(self, now: datetime.datetime) -> bool:
+        """Whether half of the server certificate's life is over, and another from the same CA would last longer."""
+        return now >= self.half_of_server and self.server < self.ca
+
+    def is_due_to_follow(self, now: datetime.datetime) -> bool:
+        """Whether half of the CA's life is over, so that another one is to follow it, and it can still sign that."""
+        return self.half_of_ca <= now < self.ca
 
 
 def current_time() -> datetime.datetime:
@@ -89,18 +96,20 @@ def current_time() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
-def make_certificates(folder: Path, names: Sequence[Name], now: datetime.datetime | None = None) -> CertificateFiles:
+def make_certificates(
+    folder: Path, names: Sequence[Name], now: datetime.datetime | None = None, lifetimes: Lifetimes = USUAL
+) -> CertificateFiles:
     """Return a server certificate for `names`, signed by a CA of this machine. Make what `folder` does not have.
 
-    A certificate that expires soon, or is not valid yet, is replaced, by the same CA. Raises `OneflowerError` when the
-    CA is not valid by the clock: who trusts it would not trust another.
+    A certificate of whose life half is over, or that is not valid yet, is replaced, by the same CA. Raises
+    `OneflowerError` when the CA is not valid by the clock: who trusts it would not trust another.
     """
     server = folder / "server.pem"
     paths = CertificateFiles(folder / CA, server, server)
     now = now or current_time()
     if _still_fits(paths, names, now):
         return paths
-    authority = Authority.of(folder, now)
+    authority = Authority.of(folder, now, lifetimes.ca)
     ca_certificate, ca_key = authority.certificate, authority.key
     _check_time(ca_certificate, str(paths.ca), now)
     key = ec.generate_private_key(ec.SECP256R1())
@@ -111,7 +120,7 @@ def make_certificates(folder: Path, names: Sequence[Name], now: datetime.datetim
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - SKEW)
-        .not_valid_after(min(now + 2 * YEAR, ca_certificate.not_valid_after_utc))
+        .not_valid_after(min(now + lifetimes.server, ca_certificate.not_valid_after_utc))
         .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -158,9 +167,15 @@ def use_certificates(folder: Path, ca: str, certificate: str, key: str) -> Certi
 
 
 def check_ca(pem: bytes, source: str) -> None:
-    """Check that `pem` holds at least one certificate that is valid now. Raises `OneflowerError` naming `source`."""
-    for certificate in load(pem, source):
-        _check_time(certificate, source, current_time())
+    """Check that the certificates in `pem` are valid now. Raises `OneflowerError` naming `source`.
+
+    One that another has replaced may have expired: nobody is trusted by it then.
+    """
+    certificates = load(pem, source)
+    before = replaced(certificates)
+    for certificate in certificates:
+        if certificate not in before:
+            _check_time(certificate, source, current_time())
 
 
 def _check_chain(chain: Sequence[x509.Certificate], authorities: Sequence[x509.Certificate]) -> None:
@@ -210,7 +225,7 @@ def _still_fits(paths: CertificateFiles, names: Sequence[Name], now: datetime.da
     except (OSError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
         return False
     return (
-        not Ends.of(paths).are_due(now)
+        not Ends.of(paths).is_due(now)
         and certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc
         and {_general_name(name) for name in names} <= set(held)
         and key.public_key() == certificate.public_key()

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import ssl
 import time
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from oneflower_appliance.agent import tls
+from oneflower_appliance.agent.authority import CA, TLS_FOLDER, half_life
 from oneflower_appliance.agent.discovery import PATIENCE, backoff
 from oneflower_appliance.agent.link import Probe
 from oneflower_appliance.agent.systemd import rest
 from oneflower_appliance.attributes import CA_CERT, NOTHING, TLS
-from oneflower_appliance.ca_chain import continues, follow_pin
+from oneflower_appliance.ca_chain import continues, follow_pin, load
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.formats import read_pem
@@ -28,7 +32,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 _HINT = "Check that the network between the machines lets TCP through to that port."
+_AGAIN = timedelta(hours=1)
 _TIME = (9, 10)  # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED
 
 
@@ -38,6 +45,7 @@ class Trust:
     def __init__(self, machine: Machine, probe: Callable[[Path | None], Probe] = Probe) -> None:
         self._machine = machine
         self._probe = probe
+        self._again = datetime.min.replace(tzinfo=UTC)  # when the SuperLink is asked for its CA again
 
     @property
     def path(self) -> Path | None:
@@ -79,7 +87,7 @@ class Trust:
             if not given and error.code is ExitCode.INVALID_INPUT:  # what is published may be right the next time
                 raise OneflowerError(error.message, error.hint, ExitCode.CLOUD) from error
             raise
-        pin = f"{found.vm} {hashlib.sha256(pem).hexdigest()}"
+        pin = _pin(str(found.vm), pem)
         if not given and found.vm is not None:
             self._check_pin(pin, pem)
         write_atomic(self._path, pem, SHARED)
@@ -88,14 +96,67 @@ class Trust:
             write_atomic(self._pin_path, pin)
         return f"the CA from {source.split(',', maxsplit=1)[0]}"
 
+    def follow(self, endpoint: str) -> float:
+        """Trust the CA that has taken the place of the one that is trusted now, if that one signed it.
+
+        The SuperLink is asked only when half of the life of the CA is over, for then it has another one. Returns in how
+        many seconds to look again.
+        """
+        settings = self._machine.settings
+        given = settings.text("FL_SSL_CA_CERTFILE")
+        if not settings.flag("FL_TLS_ENABLED") or given or not self._path.exists():
+            return _AGAIN.total_seconds()
+        try:
+            self._look(endpoint)
+        except OSError as error:
+            log.debug("The SuperLink cannot be asked for its CA: %s", error)
+        except OneflowerError as error:
+            log.warning("%s", error.sentence)
+        return (self._again - tls.current_time()).total_seconds()
+
+    def _look(self, endpoint: str) -> None:
+        before = self._path.read_bytes()
+        last = load(before, str(self._path))[-1]
+        half, end = half_life(last), last.not_valid_after_utc
+        now = tls.current_time()
+        if now < half:
+            self._again = half
+        if now < self._again:
+            return
+        self._again = now + min((end - half) / 8, _AGAIN)
+        after = self._probe(None).fetch_ca(endpoint)
+        if after == before:
+            return
+        if not continues(before, after):
+            log.warning("The SuperLink shows a CA that the one which is trusted here did not sign. It is ignored.")
+            return
+        tls.check_ca(after, f"The CA of the SuperLink at {endpoint}")
+        with suppress(OSError, ValueError):
+            known, _ = self._pin_path.read_text(encoding="ascii").split()
+            write_atomic(self._pin_path, _pin(known, after))  # first: after a crash in between, it is still followed
+        write_atomic(self._path, after, SHARED)
+        log.info("The SuperLink has another CA, which the one before signed. It is trusted from now on.")
+        self._again = half_life(load(after, str(self._path))[-1])
+
     def _follow(self, endpoint: str, pin: str) -> str:
         """Trust the CA whose fingerprint the invitation names, and what followed it."""
         source = f"The CA of the SuperLink at {endpoint}"
-        pem = follow_pin(self._reach(endpoint, lambda: self._probe(None).fetch_ca(endpoint)), pin, source)
+        pem = self._reach(endpoint, lambda: self._probe(None).fetch_ca(endpoint))
+        if not continues(self._followed(pin), pem):
+            pem = follow_pin(pem, pin, source)
         tls.check_ca(pem, source)
+        write_atomic(self._pin_path, _pin(pin, pem))
         write_atomic(self._path, pem, SHARED)
         self._greet(endpoint)
         return f"the CA that the invitation names, {pin[:16]}..."
+
+    def _followed(self, pin: str) -> bytes:
+        """Return what has been trusted so far by an invitation that names the CA `pin`, if anything."""
+        with suppress(OSError, ValueError):
+            known, ca = self._pin_path.read_text(encoding="ascii").split()
+            if known == pin:
+                return self._kept(ca)
+        return b""
 
     def _check_pin(self, pin: str, pem: bytes) -> None:
         """Refuse another CA than the one that this VM has trusted before, from the same VM, unless that one signed it.
@@ -128,11 +189,11 @@ class Trust:
 
     @property
     def _path(self) -> Path:
-        return self._machine.home / "tls" / "ca.crt"
+        return self._machine.home / TLS_FOLDER / CA
 
     @property
     def _pin_path(self) -> Path:
-        return self._machine.home / "tls" / "superlink.pin"
+        return self._machine.home / TLS_FOLDER / "superlink.pin"
 
     def _greet(self, endpoint: str) -> None:
         probe = self._probe(self.path)
@@ -163,6 +224,11 @@ class Trust:
             self._machine.journal.waiting(f"The SuperLink at {endpoint} does not answer: {reason}. Trying again.")
             rest(delay)
         raise AssertionError  # delays never end
+
+
+def _pin(source: str, pem: bytes) -> str:
+    """Return what is noted of a CA: by what it is trusted, and the SHA-256 of its file."""
+    return f"{source} {hashlib.sha256(pem).hexdigest()}"
 
 
 def _unreachable(endpoint: str, reason: str, hint: str, code: ExitCode) -> OneflowerError:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from oneflower_appliance.flower import internals, places
+from oneflower_appliance.flower.ca_following import following
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.wires import OPTIONS, kept
 
@@ -45,7 +46,9 @@ def keep_connections(proxy: Proxy | None = None) -> None:
         if proxy is None and urllib.request.getproxies():
             return  # Flower's client knows how to use them
         self._client = httpx.Client(
-            transport=Connections(verify, proxy), timeout=first.timeout, follow_redirects=first.follow_redirects
+            transport=Connections(following(verify), proxy),
+            timeout=first.timeout,
+            follow_redirects=first.follow_redirects,
         )
         first.close()
 

@@ -49,6 +49,7 @@ class Feature(Enum):
     ANSWER_IN_TURN = "Sending each reply in its own turn"
     FORGET_ENDED_RUNS = "Forgetting runs that have ended, in a SuperNode"
     CLOSE_SESSION = "Closing the session of an earlier process of this SuperNode"
+    CA_FOLLOWING = "Trusting another CA of the SuperLink without a new start"
     PATIENCE = "Letting a SuperNode be silent for longer (FL_OFFLINE_AFTER)"
     CONNECTIONS = "Keeping connections to the SuperLink, and noticing dead ones early"
     PROXY = "Reaching the SuperLink through a proxy (FL_PROXY)"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.flower import internals, places
+from oneflower_appliance.flower.ca_following import follow_ca
 from oneflower_appliance.flower.ending import run_flower
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.json_output import write_json
@@ -48,6 +49,7 @@ def main() -> None:
         put_off_databases()
         role.imports()
         set_log_level()
+        follow_ca()
         superexec = warm_superexec(options.role)
         if options.role == COORDINATOR:
             import_databases()

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from oneflower_appliance.flower import internals, places
+from oneflower_appliance.flower.ca_following import follow_ca
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.json_output import write_json
 from oneflower_appliance.flower.packages import find_packages_in
@@ -40,6 +41,7 @@ def main() -> None:
     from oneflower_appliance.training.supervisor import supervise  # noqa: PLC0415 - imports Flower
 
     use_huge_pages(wanted=True)
+    follow_ca()
     write_json(NAME)
     if not places.have(Feature.SUPERVISED_SERVERAPP):
         os.execv(Path(sys.executable).with_name(NAME), [NAME, *sys.argv[1:]])  # noqa: S606 - becomes Flower's command

@@ -90,11 +90,12 @@ class SiteDoor:
 
     async def _answer(self, request: Request) -> Response:
         visit: Visit = request.scope["state"][VISIT]
-        if self._book is None or self._ca is None:
+        asks_for_ca = request.url.path == CA_PATH
+        if self._ca is None or (self._book is None and not asks_for_ca):
             return PlainTextResponse("Other sites cannot join here.\n", 403)
         if not self._rate.allows(visit.address):
             return PlainTextResponse("Ask less often.\n", 429, {"Retry-After": "2"})
-        if request.url.path == CA_PATH:
+        if self._book is None or asks_for_ca:
             return PlainTextResponse(await run_in_threadpool(self._ca.read_text, encoding="ascii"))
         return _unreadable(request) or await self._hear(self._book, request, visit.address)
 

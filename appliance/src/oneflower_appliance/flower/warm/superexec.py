@@ -24,6 +24,7 @@ import time
 from typing import IO, TYPE_CHECKING, Any
 
 from oneflower_appliance.flower import internals, places
+from oneflower_appliance.flower.ca_following import follow_ca
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.json_output import write_json
 from oneflower_appliance.flower.profile import is_edge
@@ -147,6 +148,7 @@ def main() -> None:
     options = parser.parse_args()
     os.set_inheritable(options.reports, False)
     put_off_databases()
+    follow_ca()
     _be_superexec(options.role, options.parent, sys.stdin, Reports(options.reports))
 
 

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from oneflower_appliance.flower import clientapp, internals, places, serverapp
+from oneflower_appliance.flower.ca_following import follow_ca
 from oneflower_appliance.flower.confinement import confine
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.json_output import is_json, write_json
@@ -343,6 +344,7 @@ def main() -> None:
     if role == NODES:
         confine()  # while it has one thread
     put_off_databases()
+    follow_ca()
     if places.have(Feature.HELD_QUESTIONS):
         ask_to_wait()
     preload(role)

@@ -1,0 +1,69 @@
+"""Has Flower's clients trust the CA that a file has when they connect, not when they were made.
+
+A SuperLink replaces its CA while Flower runs, several times in a long life. Flower reads the file once.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import ssl
+from pathlib import Path
+from typing import Any, Self
+
+from oneflower_appliance.flower import internals, places
+from oneflower_appliance.flower.features import Feature
+from oneflower_appliance.orders import CA_VARIABLE
+
+
+def follow_ca() -> None:
+    """Make each client that this process creates from now on follow the file with the CA, if there is one."""
+    client = internals.http_client()
+    if CA_VARIABLE not in os.environ or not places.have(Feature.CA_FOLLOWING):
+        return
+    original = client.__init__
+    if hasattr(original, "follows_ca"):  # in the process that this one was forked from
+        return
+
+    @functools.wraps(original)
+    def __init__(self: Any, *args: Any, verify: Any = True, **settings: Any) -> None:  # noqa: N807
+        original(self, *args, verify=following(verify), **settings)
+
+    __init__.follows_ca = True  # type: ignore[attr-defined]
+    client.__init__ = __init__  # type: ignore[method-assign]
+
+
+def following(verify: Any) -> Any:
+    """Return how to verify a server by the CA in the file, instead of by one that was read from it."""
+    path = os.environ.get(CA_VARIABLE)
+    is_read = isinstance(verify, str) or (isinstance(verify, ssl.SSLContext) and not isinstance(verify, CaFile))
+    return CaFile(path) if path and is_read else verify
+
+
+class CaFile(ssl.SSLContext):
+    """How a client verifies a server by the CA in a file. One that has expired is not trusted, as always with TLS."""
+
+    def __new__(cls, _: str) -> Self:
+        """Create it, with the checks of a client."""
+        return super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._known: tuple[int, int] | None = None
+        self._look()
+
+    def _look(self) -> None:
+        found = Path(self._path).stat()
+        if (found.st_ino, found.st_mtime_ns) != self._known:
+            self.load_verify_locations(self._path)
+            self._known = found.st_ino, found.st_mtime_ns
+
+    def wrap_socket(self, *args: Any, **settings: Any) -> ssl.SSLSocket:
+        """Begin a handshake."""
+        self._look()
+        return super().wrap_socket(*args, **settings)
+
+    def wrap_bio(self, *args: Any, **settings: Any) -> ssl.SSLObject:
+        """Begin a handshake."""
+        self._look()
+        return super().wrap_bio(*args, **settings)
