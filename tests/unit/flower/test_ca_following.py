@@ -12,9 +12,10 @@ from starlette.responses import PlainTextResponse
 
 from oneflower_appliance.agent import tls
 from oneflower_appliance.agent.authority import Lifetimes, replace_authority
+from oneflower_appliance.ca_file import CaFile
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.flower import serving
-from oneflower_appliance.flower.ca_following import CaFile, follow_ca
+from oneflower_appliance.flower.ca_following import follow_ca
 from oneflower_appliance.orders import CA_VARIABLE
 from tests.unit.served import ADDRESS, Served
 

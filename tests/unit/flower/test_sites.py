@@ -444,8 +444,10 @@ def test_requests_without_number_fill_neither_the_state_nor_the_audit_log(link, 
 
 def test_without_tls_or_keys_no_site_can_join(link):
     link.door._book = link.calls._book = None
-    for path in ("join", "ca"):
-        assert httpx.post(f"{link.url}/oneflower/{path}", trust_env=False, verify=PLAIN).status_code == 403
+    assert httpx.post(f"{link.url}/oneflower/join", trust_env=False, verify=PLAIN).status_code == 403
+    assert "the certificate of the CA" in httpx.get(f"{link.url}/oneflower/ca", trust_env=False, verify=PLAIN).text
+    link.door._ca = None
+    assert httpx.get(f"{link.url}/oneflower/ca", trust_env=False, verify=PLAIN).status_code == 403
     invite = httpx.post(f"{link.own}/oneflower/sites/north/invite", json={}, trust_env=False, verify=PLAIN)
     assert (invite.status_code, "FL_TLS_ENABLED=YES" in invite.text) == (409, True)
     assert httpx.get(f"{link.own}/oneflower/sites", trust_env=False, verify=PLAIN).json() == []

@@ -13,6 +13,7 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from oneflower_appliance.ca_file import CaFile
 from oneflower_appliance.formats import split_address
 from oneflower_appliance.joining import CA_PATH, JOIN_PATH
 from oneflower_appliance.node_state import NodeState
@@ -39,7 +40,7 @@ class Probe:
     """
 
     def __init__(self, ca: Path | None, proxy: Proxy | None = None) -> None:
-        self._context = ssl.create_default_context(cafile=str(ca)) if ca else None
+        self._context = CaFile(str(ca)) if ca else None
         self._proxy = proxy
 
     def _connection(self, address: str, context: ssl.SSLContext | None) -> http.client.HTTPConnection:
@@ -132,7 +133,7 @@ class SuperLinkApi:
 
     def __init__(self, ca: Path | None, control: str, patience: float = 30) -> None:
         self._patience = patience
-        self._context = ssl.create_default_context(cafile=str(ca)) if ca else None
+        self._context = CaFile(str(ca)) if ca else None
         self._url = f"{'https' if ca else 'http'}://{control}/oneflower"
 
     def register(self, public_key: str) -> str:

@@ -23,6 +23,7 @@ import httpx
 
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.bodies import PATIENCE, SLOWEST
+from oneflower_appliance.flower.ca_following import following
 from oneflower_appliance.flower.warm.bundles import PULL_OBJECTS
 from oneflower_appliance.flower.warm.headers import BUNDLE
 from oneflower_appliance.flower.warm.pace import Pace
@@ -50,6 +51,7 @@ def download_directly(proxy: Proxy | None = None) -> None:
         trusted = isinstance(verify, str | ssl.SSLContext)
         direct = proxy is not None or not urllib.request.getproxies()
         if base_url.startswith("https:") and trusted and "_client" in vars(self) and direct:
+            verify = following(verify)
             context = ssl.create_default_context(cafile=verify) if isinstance(verify, str) else verify
             self._client = Downloads(self._client, context, proxy)
 
