@@ -55,7 +55,7 @@ class Membership:
 
     @property
     def _before(self) -> Path:
-        return self._machine.home / "tls" / "node.key.before"
+        return self._machine.home / TLS_FOLDER / "node.key.before"
 
     def introduce(self) -> str:
         """Publish the key of this node; make one if there is none."""
@@ -122,7 +122,7 @@ class Membership:
     def _take_back(self) -> NodeKey:
         """Return the key before, which lives from now on."""
         log.warning("The SuperLink has had too many keys of this machine. Replace the VM to have its key changed.")
-        self._before.replace(self._machine.home / "tls" / "node.key")
+        self._before.replace(self._machine.home / TLS_FOLDER / "node.key")
         key = self._make_key()
         key.path.touch()
         return key

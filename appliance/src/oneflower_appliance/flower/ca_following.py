@@ -26,8 +26,9 @@ def follow_ca() -> None:
         return
 
     @functools.wraps(original)
-    def __init__(self: Any, *args: Any, verify: Any = True, **settings: Any) -> None:  # noqa: N807
-        original(self, *args, verify=following(verify), **settings)
+    def __init__(self: Any, *args: Any, **settings: Any) -> None:  # noqa: N807
+        trusted = {"verify": following(settings["verify"])} if "verify" in settings else {}
+        original(self, *args, **settings | trusted)
 
     __init__.follows_ca = True  # type: ignore[attr-defined]
     client.__init__ = __init__  # type: ignore[method-assign]

@@ -343,7 +343,7 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_at(internals.inflatable_objects, "HEAD_BODY_DIVIDER", "get_object_type_from_object_content",
              "get_object_children_ids_from_object_content", "get_object_body"),
     ),
-    Feature.CA_FOLLOWING: (*_takes(internals.http_client, "__init__", "verify"),),
+    Feature.CA_FOLLOWING: _takes(internals.fleet_client, "__init__", "verify"),
     Feature.PATIENCE: (
         *_at(internals.fleet_connection, "HEARTBEAT_DEFAULT_INTERVAL"),
         *_at(internals.constants, "HEARTBEAT_PATIENCE"),
