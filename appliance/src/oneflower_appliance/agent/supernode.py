@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import re
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oneflower_appliance import __version__, attributes
@@ -14,9 +12,8 @@ from oneflower_appliance.agent import flower_process as flower
 from oneflower_appliance.agent.approvals import Approvals
 from oneflower_appliance.agent.backoff import Patience
 from oneflower_appliance.agent.confined import confinement
-from oneflower_appliance.agent.data_folder import data_folder
 from oneflower_appliance.agent.diagnosis import HungError, RefusedError
-from oneflower_appliance.agent.discovery import CLOSELY, PATIENCE, Discovery
+from oneflower_appliance.agent.discovery import Discovery
 from oneflower_appliance.agent.drain import drain
 from oneflower_appliance.agent.joining import Joining
 from oneflower_appliance.agent.journal import Step
@@ -24,8 +21,7 @@ from oneflower_appliance.agent.key_renewal import KeyRenewal
 from oneflower_appliance.agent.link import Probe
 from oneflower_appliance.agent.load import Load
 from oneflower_appliance.agent.membership import Membership
-from oneflower_appliance.agent.onegate import OneGateError
-from oneflower_appliance.agent.partition import Partitions
+from oneflower_appliance.agent.node_config import NodeConfig
 from oneflower_appliance.agent.reporting import readiness
 from oneflower_appliance.agent.self_check import SelfCheck
 from oneflower_appliance.agent.shortfalls import Shortfalls
@@ -33,18 +29,13 @@ from oneflower_appliance.agent.site_policy_file import site_policy
 from oneflower_appliance.agent.spending import Spending
 from oneflower_appliance.agent.systemd import alive
 from oneflower_appliance.agent.trust import Trust
-from oneflower_appliance.attributes import NUM_PARTITIONS, PARTITION_ID, PARTITIONS
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.features_off import FOLDER_VARIABLE
 from oneflower_appliance.files import write_atomic
-from oneflower_appliance.formats import split_node_config
 from oneflower_appliance.invitation import Invitation
 from oneflower_appliance.log_lines import about
 from oneflower_appliance.orders import (
-    DATA_PATH,
     FRAMEWORK_VARIABLE,
-    SITE,
-    SITE_INDEX,
     NodeReport,
     SuperNodeOrders,
 )
@@ -57,10 +48,10 @@ from oneflower_appliance.site_policy import ASK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from oneflower_appliance.agent.discovery import Found
     from oneflower_appliance.agent.machine import Machine
-    from oneflower_appliance.agent.onegate import OneGate
     from oneflower_appliance.metrics import Measure
     from oneflower_appliance.site_policy import SitePolicy
 
@@ -92,7 +83,7 @@ class SuperNode:
         self._joining = Joining(machine, Invitation.parse(invitation)) if invitation else None
         self._shortfalls = Shortfalls(machine)
         self._self_check = SelfCheck(machine)
-        self._node_config: dict[str, str] = {}
+        self._node_config = NodeConfig(machine)
         self._policy: SitePolicy | None = None
         self._approvals = Approvals(machine)
         self._spending = Spending(machine)
@@ -114,7 +105,7 @@ class SuperNode:
             Step("trust", lambda: self._trust.settle(self._superlink)),
             *([self._admittance] if self._joining else ()),
             Step("partition", self._partition),
-            Step("data", self._data),
+            Step("data", self._node_config.data),
             Step("check", self._check),
             *(() if self._joining else [self._admittance]),
             *self._run_flower,
@@ -249,59 +240,12 @@ class SuperNode:
         return f"Flower in process {self.child.pid}"
 
     def _partition(self) -> str:
-        machine = self._machine
-        joined = self._joining.node_config if self._joining else {}
-        if given := machine.settings.text("FL_NODE_CONFIG"):
-            self._node_config = {
-                **split_node_config(given),
-                **{key: joined[key] for key in (SITE, SITE_INDEX) if joined},
-            }
-            about(partition=self._node_config.get("partition-id", ""))
-            return "FL_NODE_CONFIG, as given"
-        if joined:
-            self._node_config = joined
-            about(partition=joined["partition-id"])
-            return f"{joined['partition-id']} of {joined['num-partitions']} of the site {joined[SITE]}"
-        if machine.onegate is None or self._superlink.vm is None:
-            log.info("Outside a service no partition is computed; set FL_NODE_CONFIG if the app needs one.")
-            return "outside a service: none"
-        vm_id, superlink = int(machine.context["VMID"]), self._superlink.vm
-
-        known = iter([PARTITIONS.read(self._superlink.published)])
-
-        def mine(onegate: OneGate) -> Partitions:
-            text = next(known, "") or PARTITIONS.read(onegate.attributes(superlink))
-            try:
-                partitions = Partitions.parse(text)
-            except ValueError as error:
-                raise OneGateError("The SuperLink published no partitions.", "Recover its VM.", heals=True) from error
-            if vm_id not in partitions.ids:
-                raise OneGateError("The SuperLink has not given this VM a partition yet.", "", heals=True)
-            return partitions
-
-        partitions = machine.insist(mine, PATIENCE, CLOSELY)
-        self._node_config = {
-            "partition-id": str(partitions.ids[vm_id]),
-            "num-partitions": str(partitions.count),
-        }
-        about(partition=self._node_config["partition-id"])
-        return f"{self._node_config['partition-id']} of {partitions.count}"
-
-    def _data(self) -> str:
-        """Tell the ClientApp where this node's own data is, if there is any."""
-        given = self._machine.settings.text("FL_DATA_PATH")
-        own = given.replace("{partition}", self._node_config.get("partition-id", ""))
-        folder = data_folder("FL_DATA_PATH", own, self._machine.home)
-        if folder is None:
-            return "none of its own"
-        self._node_config.setdefault(DATA_PATH, str(folder))
-        return f"in {folder}"
+        return self._node_config.partition(self._superlink, self._joining.node_config if self._joining else {})
 
     def _check(self) -> str:
         """Look at what would make this node a burden for the others. A node that can train is ready all the same."""
-        folder = self._node_config.get(DATA_PATH)
         endpoint, check = self._superlink.endpoint, self._self_check
-        said = check.look(endpoint, self._probe, self._trust.path, Path(folder) if folder else None)
+        said = check.look(endpoint, self._probe, self._trust.path, self._node_config.folder)
         if self._joining:
             self._joining.tell(endpoint, self._probe, check.topics)
         return said
@@ -326,7 +270,7 @@ class SuperNode:
         orders = SuperNodeOrders(
             superlink=self._superlink.endpoint,
             ca=self._trust.path,
-            node_config=self._node_config,
+            node_config=self._node_config.values,
             listen=(machine.loopback, SUPERNODE_PORT),
             key=key.path if key else None,
             report=self._report_file,
@@ -366,18 +310,15 @@ class SuperNode:
             attributes.VERSION.name: settings.text("FLOWER_VERSION"),
             attributes.RELEASE.name: __version__,
             attributes.NODE_ID.name: self._node_id,
-            attributes.OWN_DATA.name: attributes.OWN_DATA.flag(value=DATA_PATH in self._node_config),
             attributes.USE_CASE.name: settings.text("FL_USE_CASE"),
             attributes.POLICY.name: attributes.POLICY.write(self._policy.summary if self._policy else ""),
             attributes.FRAMEWORK.name: settings.text("ML_FRAMEWORK"),
             **packages.published(self._machine.home, settings),
+            **self._node_config.published,
             **self._self_check.published,
             **self._shortfalls.look(),
             **self._approvals.said,
             **self._spending.said(self._policy),
             **self._load.said(NodeReport.read(self._report_file)),
         }
-        for key, attribute in (("partition-id", PARTITION_ID), ("num-partitions", NUM_PARTITIONS)):
-            if re.fullmatch(r"\d+", self._node_config.get(key, "")):
-                values[attribute.name] = self._node_config[key]
         return self._machine.publish(values | readiness())
