@@ -78,6 +78,16 @@ def test_a_strategy_that_the_framework_does_not_have_is_refused_before_anything_
     assert app.run_config(form, None, {"strategy": "FedXgbCyclic"})["framework"] == "xgboost"
 
 
+def test_a_precision_that_the_framework_does_not_have_is_refused_before_anything_is_sent():
+    form = {"FL_MIXED_PRECISION": "bf16", "ML_FRAMEWORK": "sklearn"}
+    app = load_app("image-classification", form)
+    with pytest.raises(OneflowerError, match="is 'bf16'; sklearn trains in full precision"):
+        app.run_config(form, None, {})
+    assert app.run_config(form, None, {"mixed-precision": "no"})["mixed-precision"] == "no"
+    form["ML_FRAMEWORK"] = "pytorch"
+    assert app.run_config(form, None, {})["mixed-precision"] == "bf16"
+
+
 def test_anybodys_app_is_changed_only_where_asked(tmp_path):
     app = load_app(folder(tmp_path, GOOD), FORM)
     assert app.run_config(FORM, None, {}) == {}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from oneflower_appliance.agent import edge
+from oneflower_appliance.agent import edge, site_checks
+from oneflower_appliance.agent.site_checks import look_at_machine
+from oneflower_appliance.checks import OK, WARN, Topic
 from oneflower_appliance.flower.profile import is_edge
 from oneflower_appliance.flower.warm.tasks import Workers
-from oneflower_appliance.settings import Settings
+from oneflower_appliance.settings import Settings, resolve
 
 
 def unreachable():
@@ -61,6 +63,13 @@ def test_after_an_answer_it_asks_as_often_as_before():
     clock.now += 11
     with pytest.raises(ConnectionRefusedError):
         questions.ask(unreachable, clock)
+
+
+@pytest.mark.parametrize(("profile", "status"), [("standard", WARN), ("edge", OK)])
+def test_a_machine_with_512_mb_is_enough_for_the_profile_that_is_made_for_it(monkeypatch, tmp_path, profile, status):
+    monkeypatch.setattr(site_checks, "total_memory", lambda: 480 << 20)  # the kernel keeps the rest
+    found = {check.what: check for check in look_at_machine(resolve({"FL_PROFILE": profile}), tmp_path)}
+    assert found[Topic.MEMORY].status == status, found[Topic.MEMORY]
 
 
 @pytest.mark.parametrize(("profile", "waiting"), [("standard", 1), ("edge", 0)])

@@ -43,6 +43,7 @@ EXIT_CODE_MEANINGS: dict[ExitCode, str] = {
     ExitCode.TIMEOUT: "It took longer than `--timeout` allows.",
     ExitCode.TAMPERED: "An audit log was changed or cut; the first line that does not fit is named.",
     ExitCode.INTERRUPTED: "Ctrl-C. What the command had begun was rolled back; the message names what could not be. "
+    "An upgrade stays where it is, and the message names the command that finishes it. "
     "Training that the form started continues, and the message says so.",
 }
 

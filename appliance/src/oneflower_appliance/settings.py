@@ -303,11 +303,17 @@ def _personal(settings: Settings) -> str:
     return ""
 
 
-def _precision(settings: Settings) -> str:
-    kind, framework = settings.text("FL_MIXED_PRECISION"), settings.text("ML_FRAMEWORK")
-    if kind == FULL or settings.text("FL_USE_CASE") == NO_USE_CASE or FRAMEWORKS[framework].is_pytorch:
+def precision_problem(precision: str, framework: str) -> str:
+    """Return why a pre-built app cannot train in this precision (FL_MIXED_PRECISION), or an empty text."""
+    if precision == FULL or FRAMEWORKS[framework].is_pytorch:
         return ""
-    return f"is {kind!r}; {framework} trains in full precision, so use {FULL!r}, or PyTorch."
+    return f"is {precision!r}; {framework} trains in full precision, so use {FULL!r}, or PyTorch."
+
+
+def _precision(settings: Settings) -> str:
+    if settings.text("FL_USE_CASE") == NO_USE_CASE:
+        return ""
+    return precision_problem(settings.text("FL_MIXED_PRECISION"), settings.text("ML_FRAMEWORK"))
 
 
 def _fine_tuned(settings: Settings) -> str:

@@ -35,7 +35,7 @@ Schedule = Annotated[
     typer.Option(
         "--schedule", metavar="'CRON = N'", rich_help_panel=PANEL,
         help="Scale to N SuperNodes at these times, like '0 20 * * * = 8': minute, hour, day, month and weekday by "
-        "the clock of the OneFlow server. Repeatable.",
+        "the clock of the OneFlow server. Repeatable. Training at planned times is FL_SCHEDULE.",
     ),
 ]  # fmt: skip
 NONE = "none"

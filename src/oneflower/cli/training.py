@@ -151,7 +151,10 @@ def model(
         "model.npz"
     ),
     run_id: Annotated[
-        str | None, typer.Option("--run", help="Of which run, if not that of the federation's model.")
+        str | None,
+        typer.Option(
+            "--run", help="Of this run. Otherwise the result that the schedule accepted last, or the newest model."
+        ),
     ] = None,
     best: Annotated[bool, typer.Option("--best", help="The model of the best round, instead of the last.")] = False,
     metric: Annotated[

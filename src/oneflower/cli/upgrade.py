@@ -31,6 +31,7 @@ def upgrade(
     """Move a federation to another release of Flower: the SuperLink, one SuperNode, then a few at a time.
 
     Runs, models and partitions stay. If a machine does not become ready, all go back. After Ctrl-C, run it again.
+    Machines that boot an image run the one release that it has: for these it is refused.
     """
     federation = find(name)
     if dry_run:

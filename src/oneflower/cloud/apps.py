@@ -13,8 +13,9 @@ from oneflower.cloud.dependencies import check_lines
 from oneflower.cloud.overrides import flatten, read
 from oneflower_appliance.app_packages import Declaration
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.gpu_parameters import FULL
 from oneflower_appliance.parameters import PARAMETERS
-from oneflower_appliance.settings import run_config_keys, strategy_problem
+from oneflower_appliance.settings import precision_problem, run_config_keys, strategy_problem
 from oneflower_appliance.use_cases import FRAMEWORKS, USE_CASES
 
 if TYPE_CHECKING:
@@ -51,7 +52,15 @@ class App:
             values[_ROUNDS] = str(rounds)
         merged = read(values, self.config) | read(given, self.config)
         self._check_strategy(merged)
+        self._check_precision(merged)
         return merged
+
+    def _check_precision(self, values: Mapping[str, Value]) -> None:
+        kind, framework = (str(values.get(PARAMETERS[name].key, "")) for name in ("FL_MIXED_PRECISION", "ML_FRAMEWORK"))
+        if self.prebuilt and framework in FRAMEWORKS and (problem := precision_problem(kind or FULL, framework)):
+            raise OneflowerError(
+                f"{self.name}: FL_MIXED_PRECISION {problem}", "Choose it: `--config mixed-precision=no`."
+            )
 
     def _check_strategy(self, values: Mapping[str, Value]) -> None:
         strategy, framework = (str(values.get(PARAMETERS[name].key, "")) for name in ("FL_STRATEGY", "ML_FRAMEWORK"))

@@ -60,7 +60,8 @@ class Autoscaling:
     @property
     def sentence(self) -> str:
         """The limits and the rest after each scaling."""
-        return f"OneFlow scales between {self.least} and {self.most} SuperNodes, and rests {self.cooldown} s after that"
+        limits = f"{self.least} and {self.most} SuperNodes"
+        return f"OneFlow scales between {limits}, and waits {self.cooldown} s after each change"
 
 
 def _status(policy: Mapping[str, Any]) -> PolicyStatus:

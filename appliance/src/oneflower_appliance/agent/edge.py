@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from oneflower_appliance.settings import Settings
 
+EDGE_MEMORY = 512  # megabytes that a small machine needs
+
 # Each thread of a library for arrays has buffers of its own, and so has each thread of malloc's.
 _FRUGAL = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
 

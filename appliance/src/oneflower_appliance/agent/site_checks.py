@@ -15,10 +15,12 @@ from cryptography import x509
 
 from oneflower_appliance.agent.authority import half_life
 from oneflower_appliance.agent.data_summary import summarise
+from oneflower_appliance.agent.edge import EDGE_MEMORY, is_edge
 from oneflower_appliance.agent.gpu_checks import look_at_gpus
 from oneflower_appliance.agent.hardware import total_memory
 from oneflower_appliance.checks import FAIL, OK, WARN, Check, Topic
 from oneflower_appliance.expiry import warning
+from oneflower_appliance.roles import EDGE
 from oneflower_appliance.use_cases import FRAMEWORKS
 
 if TYPE_CHECKING:
@@ -72,8 +74,9 @@ def look_at_machine(settings: Settings, home: Path) -> Iterator[Check]:
     """Yield whether the machine has what its settings need: memory, disk, GPU."""
     framework = FRAMEWORKS[settings.text("ML_FRAMEWORK")]
     if memory := total_memory():
-        detail = f"{memory >> 20:,} MB; {framework.title} needs {framework.memory:,} MB"
-        enough = memory >= framework.memory * 0.9 * 2**20  # the kernel keeps some of it
+        what, need = (f"FL_PROFILE={EDGE}", EDGE_MEMORY) if is_edge(settings) else (framework.title, framework.memory)
+        detail = f"{memory >> 20:,} MB; {what} needs {need:,} MB"
+        enough = memory >= need * 0.9 * 2**20  # the kernel keeps some of it
         yield Check(OK if enough else WARN, Topic.MEMORY, detail, "" if enough else "Give the machine more memory.")
     existing = next(parent for parent in (home, *home.parents) if parent.exists())
     free = shutil.disk_usage(existing).free
