@@ -25,6 +25,7 @@ from oneflower_appliance.agent.machine import Machine
 from oneflower_appliance.agent.superlink import LEVELS, SuperLink
 from oneflower_appliance.attributes import CA_CERT
 from oneflower_appliance.ca_chain import continues
+from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.expiry import warning
 from oneflower_appliance.flower import serving
 from oneflower_appliance.proof import prove, proves
@@ -253,3 +254,37 @@ def test_a_server_keeps_its_certificate_while_the_one_in_the_files_cannot_be_use
             time.sleep(0.2)
             url = f"https://{ADDRESS}:{served.control[1]}"
             assert httpx.get(url, verify=trusting, trust_env=False).text == "flower"
+
+
+def test_a_clock_that_was_ahead_at_boot_replaces_no_ca(made, clock):
+    before, right = made.ca.read_bytes(), clock.now
+    clock.now += 6 * 365 * DAY
+    Expiry(made, NAMES, clock).look()
+    assert made.ca.read_bytes() == before
+    clock.now = right
+    assert not Expiry(made, NAMES, clock).remarks
+
+
+def test_what_cannot_be_replaced_is_said_before_it_has_ended_and_is_not_done_twice(tmp_path, clock, monkeypatch):
+    lifetimes = Lifetimes(10 * DAY, 10 * DAY)
+    made = tls.make_certificates(tmp_path, NAMES, clock(), lifetimes)
+    expiry, before = Expiry(made, NAMES, clock, lifetimes), made.ca.read_bytes()
+    expiry.look()
+    clock.now += 6 * DAY
+
+    def full(*_):
+        raise OneflowerError("The disk is full.", "Free some.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tls, "make_certificates", full)
+        assert expiry.look()
+        assert expiry.remarks == ["The certificates cannot be looked after: The disk is full. Free some."]
+        after = made.ca.read_bytes()
+        assert after != before
+        for _ in range(5):
+            clock.now += DAY / 24
+            expiry.look()
+        assert made.ca.read_bytes() == after
+    assert expiry.look()
+    assert expiry.remarks == []
+    assert CA_CERT.read(expiry.attributes).encode() == after

@@ -203,8 +203,11 @@ def test_nothing_starts_when_it_cannot_be_written_down(fed, monkeypatch):
     assert fed.runs == 2
 
 
-def test_a_record_that_is_damaged_makes_nothing_run_again(fed, caplog):
-    (fed.folder / FILE).write_text('{"results": [1]}')
+@pytest.mark.parametrize(
+    "damaged", ['{"results": [1]}', '{"following": "tomorrow"}', '{"looked": "2026-12-01T12:00:00"}', "[]"]
+)
+def test_a_record_that_is_damaged_makes_nothing_run_again(fed, caplog, damaged):
+    (fed.folder / FILE).write_text(damaged)
     fed.now += DAY
     fed.reboot()
     fed.look()

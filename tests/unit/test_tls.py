@@ -193,3 +193,21 @@ def test_a_ca_of_a_clock_that_was_ahead_goes_while_nobody_trusts_it(tmp_path):
     tls.Ends.of(made).check(now)
     tls.forget_ca_of_later(tmp_path, now)
     assert made.ca.exists()
+
+
+def test_an_ordinary_certificate_of_the_same_ca_leads_to_no_other_ca(tmp_path):
+    made = tls.make_certificates(tmp_path, NAMES)
+    ca, server = made.ca.read_bytes(), made.certificate.read_bytes()
+    leaf = server[: server.index(b"-----BEGIN PRIVATE")]
+    assert not ca_chain.continues(ca, ca + leaf)
+    pin = ca_chain.fingerprint(ca_chain.newest(ca, "it"))
+    assert ca_chain.follow_pin(ca + leaf, pin, "it") == ca
+
+
+def test_a_ca_whose_key_cannot_be_read_is_not_replaced_by_one_that_nobody_trusts(tmp_path):
+    made = tls.make_certificates(tmp_path, NAMES)
+    before = made.ca.read_bytes()
+    (tmp_path / "ca.key").write_bytes(b"")
+    with pytest.raises(OneflowerError, match="or its key, cannot be read"):
+        replace_authority(tmp_path, tls.current_time())
+    assert made.ca.read_bytes() == before

@@ -89,7 +89,15 @@ def continues(before: bytes, after: bytes) -> bool:
 def _followed(chain: list[x509.Certificate]) -> list[x509.Certificate]:
     trusted = chain[:1]
     for certificate in chain[1:]:
-        if not signed(certificate, trusted[-1]):
+        if not signed(certificate, trusted[-1]) or not _is_ca(certificate):
             break
         trusted.append(certificate)
     return trusted
+
+
+def _is_ca(certificate: x509.Certificate) -> bool:
+    """Whether a certificate may sign others. One of a server may not, though the same CA signed it."""
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, ValueError):
+        return False

@@ -239,10 +239,10 @@ class NodeReport:
 
     @classmethod
     def read(cls, path: Path) -> NodeReport | None:
-        """Return what was reported, None while there is nothing."""
+        """Return what was reported, None while there is nothing that can be read."""
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError, TypeError):
             return None
 
 

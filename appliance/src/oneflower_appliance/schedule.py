@@ -101,6 +101,10 @@ class Schedule:
     def parse(cls, text: str) -> Schedule:
         """Read what `text` wrote. Raises one of `GARBAGE`."""
         said = json.loads(text)
+        planned = [one.get("planned") for one in said.get("results", ())]
+        for when in (said.get("looked"), said.get("following"), *planned):
+            if when and datetime.fromisoformat(when).tzinfo is None:
+                raise ValueError(when)
         results = tuple(Result(**_known(Result, entry)) for entry in said.pop("results", ()))
         return cls(**_known(cls, said), results=results)
 

@@ -69,6 +69,7 @@ class Upgrade:
         service, settings = self._service, self._service.status().settings
         framework = settings.get("ML_FRAMEWORK", PARAMETERS["ML_FRAMEWORK"].default)
         service.cloud.surroundings.prepare(plan.after, framework, lambda text: self._notify(Step(text)))
+        self._check(plan, self._service.status())  # to build may have taken minutes
         try:
             self._bring_or_go_back(plan)
         except KeyboardInterrupt:
@@ -136,6 +137,12 @@ class Upgrade:
                 self._switch(group, release)
             if plan.before != release:
                 self._keep(release)
+        if not self._left(release).done:
+            raise OneflowerError(
+                f"{self._service.name} still has a machine, or a document, that is not on Flower {release}.",
+                f"Look with `oneflower show {self._service.name}`: machines may be added all the time.",
+                ExitCode.CONFLICT,
+            )
         self._notify(Step(f"waiting until {self._service.name} is ready"))
         waiting.wait_ready(waiting.changes(self._service), self._limit, grace=waiting.HEALING)
         self._notify(StepEnded())

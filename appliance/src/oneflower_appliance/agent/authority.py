@@ -79,7 +79,11 @@ class Authority:
 
 def replace_authority(folder: Path, now: datetime.datetime, lifetimes: Lifetimes = USUAL) -> None:
     """Replace the CA in `folder` by another one, which it signs. Raises `OneflowerError`."""
-    old, key = Authority.of(folder, now, lifetimes.ca), ec.generate_private_key(ec.SECP256R1())
+    old, key = _kept(folder), ec.generate_private_key(ec.SECP256R1())
+    if old is None:
+        raise OneflowerError(
+            "The CA of this SuperLink, or its key, cannot be read.", "Restart its machine.", ExitCode.ENVIRONMENT
+        )
     if now >= old.certificate.not_valid_after_utc:
         raise OneflowerError(
             "The CA of this SuperLink has expired, so nobody would trust another that it signs.",

@@ -31,15 +31,18 @@ _ASKED_EVERY = 5.0  # seconds between two questions whether the service is being
 _PULSE = 1.0
 
 
-def drain(machine: Machine, child: Child, report: Path, pulse: Callable[[], None] = stopping) -> bool:
+def drain(
+    machine: Machine, child: Child, report: Path, pulse: Callable[[], None] = stopping, limit: int | None = None
+) -> bool:
     """Wait until `child`, the process of the SuperNode, has ended by itself. Returns whether it has.
 
-    `report` is the file in which it says whether it works. `pulse` is called about once a second.
+    `report` is the file in which it says whether it works. `pulse` is called about once a second. `limit` is how many
+    seconds it may take, if not FL_DRAIN_TIMEOUT.
     """
-    limit = machine.settings.integer("FL_DRAIN_TIMEOUT")
+    limit = machine.settings.integer("FL_DRAIN_TIMEOUT") if limit is None else limit
     if not limit or child.ended.is_set() or _is_removed(machine):
         return False
-    log.info("This node is about to leave. A running task has %d s to end (FL_DRAIN_TIMEOUT).", limit)
+    log.info("This node is about to leave. A running task has %d s to end.", limit)
     child.send(DRAIN)
     begun = asked = busy = time.monotonic()
     while (now := time.monotonic()) - begun < limit:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_DAY = datetime.timedelta(days=1)
+_DAY, _HOUR = datetime.timedelta(days=1), datetime.timedelta(hours=1)
 
 
 class Expiry:
@@ -43,9 +43,12 @@ class Expiry:
         self._names = names
         self._clock = clock
         self._lifetimes = lifetimes
+        self._begun = clock()
         self._looked: datetime.datetime | None = None
         self._ends: tls.Ends | None = None
         self._ca = ""  # what to publish, once it was replaced
+        self._trouble = ""  # why something that is due cannot be replaced
+        self._unfinished = False  # whether the CA was replaced, and the server certificate not yet
 
     @property
     def ends(self) -> tls.Ends | None:
@@ -65,7 +68,7 @@ class Expiry:
     def remarks(self) -> list[str]:
         """Why the machine counts as degraded, if it does."""
         line = warning(self._ends.first.date(), self._clock().date(), renewed=bool(self._names)) if self._ends else ""
-        return [line] if line else []
+        return [said for said in (line, self._trouble) if said]
 
     def look(self) -> bool:
         """Check once a day, and replace what is due. Returns whether it checked.
@@ -76,27 +79,34 @@ class Expiry:
         if self._ends:
             self._ends.check(now)
         looks = self._looked is None or not _DAY > now - self._looked >= datetime.timedelta(0)
+        trouble, self._trouble = self._trouble, ""
         try:
             if looks:
                 self._looked, self._ends = now, tls.Ends.of(self._certificates)
             if self._names and self._ends:
                 looks |= self._renew(self._ends, now)
-        except OneflowerError as error:
-            log.warning("The certificates cannot be checked: %s", error.sentence)
-        return looks
+        except (OneflowerError, OSError) as error:
+            said = error.sentence if isinstance(error, OneflowerError) else f"{error}."
+            self._trouble = f"The certificates cannot be looked after: {said}"
+        return looks or self._trouble != trouble
+
+    def _is_settled(self, now: datetime.datetime) -> bool:
+        """Whether the clock may be believed: a machine that has just booted may have a wrong one for a while."""
+        return now - self._begun >= min(_HOUR, self._lifetimes.ca / 8)
 
     def _renew(self, ends: tls.Ends, now: datetime.datetime) -> bool:
         """Replace what is due. Returns whether anything was."""
         folder, wish = self._certificates.ca.parent, self._certificates.wish
-        wished = wish.exists()
-        if ca_is_due := wished or ends.is_due_to_follow(now):
+        if wish.exists() or (self._is_settled(now) and ends.is_due_to_follow(now)):
             replace_authority(folder, now, self._lifetimes)
-        elif not ends.is_due(now):
+            wish.unlink(missing_ok=True)
+            self._unfinished, self._ends = True, tls.Ends.of(self._certificates)
+        elif not (self._unfinished or ends.is_due(now)):
             return False
         tls.make_certificates(folder, self._names, now, self._lifetimes)
-        wish.unlink(missing_ok=True)
         self._ends = tls.Ends.of(self._certificates)
-        if ca_is_due:
+        if self._unfinished:
+            self._unfinished = False
             self._ca = self._certificates.ca.read_text(encoding="ascii")
             log.info("The CA was replaced by another one, which it signed. It expires on %s.", self._ends.ca.date())
         else:

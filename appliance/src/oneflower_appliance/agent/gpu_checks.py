@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -229,7 +230,8 @@ def _by_neighbours(system: Path) -> Iterator[Check]:
         if _SUPERNODE in command:
             said = dict(item.partition(b"=")[::2] for item in environment.split(b"\0"))
             if share := said.get(MEMORY_VARIABLE.encode()):
-                shares[said.get(b"FLWR_HOME", b"")] = float(share)
+                with suppress(ValueError):  # another process may have anything in its environment
+                    shares[said.get(b"FLWR_HOME", b"")] = float(share)
     if (total := sum(shares.values())) > _ALL:
         yield _warn(
             f"the {len(shares)} SuperNodes of this machine may take {total:g} times the memory of a GPU",

@@ -68,6 +68,8 @@ class StateRelease:
             )
         fresh = self._database.with_name(f"{self._database.name}.new")
         _copy(self._copy, fresh)
+        with closing(sqlite3.connect(self._database)) as database:  # if this ends half-way, it is whole without the log
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         for left in ("-wal", "-shm"):  # of the database that goes: SQLite would add them to the other one
             self._database.with_name(self._database.name + left).unlink(missing_ok=True)
         fresh.replace(self._database)

@@ -22,7 +22,8 @@ from oneflower_appliance.agent.link import Probe
 from oneflower_appliance.agent.load import Load
 from oneflower_appliance.agent.membership import Membership
 from oneflower_appliance.agent.node_config import NodeConfig
-from oneflower_appliance.agent.reporting import readiness
+from oneflower_appliance.agent.onegate import OneGateError
+from oneflower_appliance.agent.reporting import readiness, withdraw_ready
 from oneflower_appliance.agent.self_check import SelfCheck
 from oneflower_appliance.agent.shortfalls import Shortfalls
 from oneflower_appliance.agent.site_policy_file import site_policy
@@ -61,6 +62,7 @@ LEVELS = (Level.SERVICE, Level.SUPERNODE)
 _ASKING = 2.0  # seconds between two looks for what waits for an approval, and for approvals
 _HEARING, _SILENCE = 10.0, 45.0  # how often it is asked whether this node is heard, and how long it may not be
 _GRACE = 8.0  # seconds that Flower may take to stop
+_UNHURRIED = 86400  # seconds that a task may take to end before a key is changed: nothing forces that
 _FAR = 180  # seconds: more than a cut of a minute, the time since the heartbeat before and that until the next
 
 
@@ -165,14 +167,23 @@ class SuperNode:
             raise HungError("The ClientApp of this SuperNode did not answer in the time that its round had.")
         if self._silence.is_over(wrong=not heard):
             raise HungError("The SuperLink does not hear from this SuperNode any more, though its Flower runs.")
-        if heard and not self._approvals.holds and self._renewal.is_due(self._membership.renewable, report):
-            self._renew_key()
+        if heard and not self._approvals.holds:
+            self._renew_key(NodeReport.read(self._report_file))  # it may have begun a task meanwhile
         return max(0.1, min(_ASKING if asks else _HEARING, follows))
 
-    def _renew_key(self) -> None:
+    def _renew_key(self, report: NodeReport | None) -> None:
+        """Make another key, if that is due. Without OneGate nobody could admit it, so the node keeps the one it has."""
+        onegate = self._machine.onegate
+        if onegate is None or not self._renewal.is_due(self._membership.renewable, report):
+            return
+        try:
+            withdraw_ready(onegate)
+        except OneGateError as error:
+            log.debug("%s", error.sentence)
+            return
         assert self.child is not None  # noqa: S101 - Flower runs
         log.info("Half of the life of this node's key is over (FL_NODE_KEY_LIFETIME): it makes another one.")
-        drain(self._machine, self.child, self._report_file, alive)
+        drain(self._machine, self.child, self._report_file, alive, _UNHURRIED)
         self.child.stop(_GRACE)
         self._session_file.unlink(missing_ok=True)
         self._membership.retire()

@@ -16,7 +16,7 @@ from oneflower_appliance.agent.discovery import PATIENCE, backoff
 from oneflower_appliance.agent.link import Probe
 from oneflower_appliance.agent.systemd import rest
 from oneflower_appliance.attributes import CA_CERT, NOTHING, TLS
-from oneflower_appliance.ca_chain import continues, follow_pin, load
+from oneflower_appliance.ca_chain import continues, fingerprint, follow_pin, load
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
 from oneflower_appliance.formats import read_pem
@@ -111,22 +111,27 @@ class Trust:
         except OSError as error:
             log.debug("The SuperLink cannot be asked for its CA: %s", error)
         except OneflowerError as error:
+            self._again = tls.current_time() + _AGAIN
             log.warning("%s", error.sentence)
         return (self._again - tls.current_time()).total_seconds()
 
     def _look(self, endpoint: str) -> None:
+        now = tls.current_time()
+        self._again = min(self._again, now + _AGAIN)  # also after the clock was ahead
+        if now < self._again:
+            return
         before = self._path.read_bytes()
         last = load(before, str(self._path))[-1]
         half, end = half_life(last), last.not_valid_after_utc
-        now = tls.current_time()
         if now < half:
-            self._again = half
-        if now < self._again:
+            self._again = min(half, now + _AGAIN)
             return
         self._again = now + min((end - half) / 8, _AGAIN)
         after = self._probe(None).fetch_ca(endpoint)
         if after == before:
             return
+        with suppress(OneflowerError):  # older ones, which are not known here, may come first
+            after = after if continues(before, after) else follow_pin(after, fingerprint(last), endpoint)
         if not continues(before, after):
             log.warning("The SuperLink shows a CA that the one which is trusted here did not sign. It is ignored.")
             return
@@ -136,7 +141,7 @@ class Trust:
             write_atomic(self._pin_path, _pin(known, after))  # first: after a crash in between, it is still followed
         write_atomic(self._path, after, SHARED)
         log.info("The SuperLink has another CA, which the one before signed. It is trusted from now on.")
-        self._again = half_life(load(after, str(self._path))[-1])
+        self._again = min(half_life(load(after, str(self._path))[-1]), now + _AGAIN)
 
     def _follow(self, endpoint: str, pin: str) -> str:
         """Trust the CA whose fingerprint the invitation names, and what followed it."""
