@@ -159,14 +159,25 @@ def newcomer(tmp_path):
     somebody.leave()
 
 
-@pytest.fixture(scope="session")
-def _shared(user):
+def _deploy(user):
     user("up", "fed", "--set", "FL_NUM_ROUNDS=2", "--set", "FL_METRICS_ENABLED=YES")
     return "fed"
 
 
+@pytest.fixture(scope="session")
+def _shared(user):
+    return _deploy(user)
+
+
 @pytest.fixture
 def fed(user, _shared):
-    """A federation of one SuperLink and two SuperNodes, shared by many tests and complete at the start of each."""
+    """A federation of one SuperLink and two SuperNodes, shared by many tests and complete at the start of each.
+
+    After a test has scaled it, a node may have a partition that is none of the first two: then it is deployed again.
+    """
     until(lambda: user.is_ready(_shared), 60, "the recovery from the test before")
+    nodes = [vm for vm in user.show(_shared)["vms"] if vm["role"] == "supernode"]
+    if sorted((vm["partition"], vm["partitions"]) for vm in nodes) != [("0", "2"), ("1", "2")]:
+        user("down", _shared)
+        _deploy(user)
     return _shared

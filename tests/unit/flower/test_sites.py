@@ -521,6 +521,7 @@ def test_a_later_ca_is_trusted_if_the_one_before_signed_it(tmp_path):
         return (
             x509.CertificateBuilder().subject_name(subject).issuer_name(issuer.subject if issuer else subject)
             .public_key(key.public_key()).serial_number(1).not_valid_before(now).not_valid_after(now.replace(year=2099))
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .sign(by or key, hashes.SHA256())
         )  # fmt: skip
 
