@@ -50,8 +50,8 @@ def test_five_lives_of_a_ca_pass_within_a_run_that_notices_nothing(user, tmp_pat
     app = write_app(
         tmp_path / "app", "long", {"apps": APP}, server="apps:server", client="apps:client", config="rounds=0"
     )
-    user("up", "fed", "--supernodes", "2", "--set", f"FL_CA_LIFETIME={LIFE}s", "--set", f"FL_CERT_LIFETIME={LIFE}s")
-    link, *nodes = (vm["id"] for vm in user.show("fed")["vms"])
+    user("up", "rotates", "--supernodes", "2", "--set", f"FL_CA_LIFETIME={LIFE}s", "--set", f"FL_CERT_LIFETIME={LIFE}s")
+    link, *nodes = (vm["id"] for vm in user.show("rotates")["vms"])
 
     def made(number=link):
         path = user.machine(number) / "var" / "tls" / "ca.crt"
@@ -60,7 +60,7 @@ def test_five_lives_of_a_ca_pass_within_a_run_that_notices_nothing(user, tmp_pat
     first, seen = made(), set()
     rounds = LIFE * LIVES  # of a second at least
     output = []
-    process = user.start("run", str(app), "-f", "fed", "-c", f"rounds={rounds}", "-o", "json")
+    process = user.start("run", str(app), "-f", "rotates", "-c", f"rounds={rounds}", "-o", "json")
     reader = threading.Thread(target=lambda: output.append(process.communicate()[0]))
     reader.start()
     while reader.is_alive():
@@ -71,9 +71,9 @@ def test_five_lives_of_a_ca_pass_within_a_run_that_notices_nothing(user, tmp_pat
     assert [(row["nodes"], row.get("faults", [])) for row in rows] == [(2, [])] * rounds
     assert len(seen - {first}) >= 2 * LIVES - 1, "one at each half of a life"
     failed = re.compile(r"CERTIFICATE_VERIFY_FAILED|certificate has expired|Connection attempt failed")
-    assert not [line for line in user("logs", "fed").stdout.splitlines() if failed.search(line)]
+    assert not [line for line in user("logs", "rotates").stdout.splitlines() if failed.search(line)]
     # A node that is off while the CA is replaced learns of it from OneGate when it comes back.
     before = made(nodes[0])
     kill(user.process(nodes[0], "oneflower_appliance.agent", "boot"))
-    until(lambda: user.is_ready("fed") and made(nodes[0]) != before, 60, "coming back")
-    user("down", "fed")
+    until(lambda: user.is_ready("rotates") and made(nodes[0]) != before, 60, "coming back")
+    user("down", "rotates")
