@@ -13,7 +13,6 @@ from oneflower.cloud.dependencies import check_lines
 from oneflower.cloud.overrides import flatten, read
 from oneflower_appliance.app_packages import Declaration
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.gpu_parameters import FULL
 from oneflower_appliance.parameters import PARAMETERS
 from oneflower_appliance.settings import precision_problem, run_config_keys, strategy_problem
 from oneflower_appliance.use_cases import FRAMEWORKS, USE_CASES
@@ -51,22 +50,24 @@ class App:
         if rounds is not None:
             values[_ROUNDS] = str(rounds)
         merged = read(values, self.config) | read(given, self.config)
-        self._check_strategy(merged)
-        self._check_precision(merged)
+        self._check_framework(merged)
         return merged
 
-    def _check_precision(self, values: Mapping[str, Value]) -> None:
-        kind, framework = (str(values.get(PARAMETERS[name].key, "")) for name in ("FL_MIXED_PRECISION", "ML_FRAMEWORK"))
-        if self.prebuilt and framework in FRAMEWORKS and (problem := precision_problem(kind or FULL, framework)):
-            raise OneflowerError(
-                f"{self.name}: FL_MIXED_PRECISION {problem}", "Choose it: `--config mixed-precision=no`."
-            )
+    def _check_framework(self, values: Mapping[str, Value]) -> None:
+        """Raise `OneflowerError` for a value of the form that the framework of this pre-built app cannot train with."""
 
-    def _check_strategy(self, values: Mapping[str, Value]) -> None:
-        strategy, framework = (str(values.get(PARAMETERS[name].key, "")) for name in ("FL_STRATEGY", "ML_FRAMEWORK"))
-        known = self.prebuilt and strategy and framework in FRAMEWORKS
-        if known and (problem := strategy_problem(strategy, framework)):
-            raise OneflowerError(f"{self.name}: FL_STRATEGY {problem}", "Choose it: `--config strategy=NAME`.")
+        def value(name: str) -> str:
+            return str(values.get(PARAMETERS[name].key, ""))
+
+        framework = value("ML_FRAMEWORK")
+        if not self.prebuilt or framework not in FRAMEWORKS:
+            return
+        for name, find_problem, choice in (
+            ("FL_STRATEGY", strategy_problem, "strategy=NAME"),
+            ("FL_MIXED_PRECISION", precision_problem, "mixed-precision=no"),
+        ):
+            if (said := value(name)) and (problem := find_problem(said, framework)):
+                raise OneflowerError(f"{self.name}: {name} {problem}", f"Choose it: `--config {choice}`.")
 
 
 def load_app(name: str, form: Mapping[str, str]) -> App:
