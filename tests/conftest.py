@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 
 import pytest
 
@@ -12,6 +13,7 @@ examples.register_profiles()
 
 
 gc.disable()  # until all is imported
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would all below
 
 
 def pytest_collection_finish():

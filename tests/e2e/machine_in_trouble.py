@@ -88,6 +88,11 @@ class Machine:
                 boot.command, env=boot.environment, stdin=subprocess.DEVNULL, stdout=console, stderr=console
             )
 
+    def switch_off(self):
+        self.driver.shut_down(self.process.pid, self.folder)
+        self.process.wait(LIMIT)
+        self.driver.sweep(self.folder)
+
     def cut_the_power(self):
         self.process.kill()
         self.process.wait()
@@ -178,6 +183,12 @@ def live(machine):
     assert "ready=0" not in machine.run("/usr/lib/oneflower/ready; echo ready=$?")
     machine.run("umount /var/lib/oneflower")
     until(lambda: machine.is_ready, "READY on a disk that can be written")
+
+    said("a machine that is switched off is not ready any more")
+    machine.switch_off()
+    assert not machine.is_ready
+    machine.boot()
+    until(lambda: machine.is_ready, "READY after it was switched on again")
 
     said("a power cut takes nothing that SuperNodes know it by")
     known = {name: machine.published[name] for name in ("FL_CA_CERT", "FL_SSH_HOST_KEYS")}

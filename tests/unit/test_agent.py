@@ -22,8 +22,10 @@ from pathlib import Path
 import pytest
 
 from oneflower.opennebula.text import context_sh
-from oneflower_appliance.agent import tls
+from oneflower_appliance.agent import agent as module
+from oneflower_appliance.agent import reporting, supernode, tls
 from oneflower_appliance.agent.last_error import LastError
+from oneflower_appliance.agent.logs import AgentLog
 from oneflower_appliance.agent.onegate import OneGate, OneGateError
 from oneflower_appliance.agent.wording import no_such_vm
 from oneflower_appliance.context import read_token
@@ -400,6 +402,37 @@ def test_a_ready_of_an_earlier_life_is_taken_back_at_once(agent, gate):
     agent("supernode")
     until(lambda: gate["put"])
     assert gate["put"][0] == {"READY": "NO"}
+
+
+def test_a_machine_that_stops_takes_ready_back_before_it_ends_its_last_task(gate, tmp_path, monkeypatch):
+    gate["answers"] |= {"/vm": vm(READY="YES")}
+    then = []
+
+    class Leaving(supernode.SuperNode):
+        def leave(self):
+            then.extend(gate["put"])
+
+    def stop(*_):
+        raise module.Stopped
+
+    monkeypatch.setitem(module.ROLES, "supernode", (Leaving, supernode.LEVELS))
+    monkeypatch.setattr(module, "_boot", stop)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    context = tmp_path / "context"
+    context.mkdir()
+    given = {"ONEGATE_ENDPOINT": gate["url"], "VMID": "7", "ETH0_IP": ADDRESS, "ONEFLOWER_ROLE": "supernode"}
+    (context / "context.sh").write_text(context_sh(given))
+    (context / "token.txt").write_text("secret")
+    assert module.run_role("supernode", tmp_path / "var", context, AgentLog(context)) == 0
+    assert then == [{"READY": "NO"}]
+
+
+def test_a_onegate_that_is_silent_does_not_keep_a_machine_from_stopping(gate, monkeypatch):
+    monkeypatch.setattr(reporting, "_PARTING", 0.1)
+    gate["delay"] = 3
+    begun = time.monotonic()
+    reporting.part(OneGate(gate["url"], "secret", "7"))
+    assert time.monotonic() - begun < 2
 
 
 def link(gate, endpoint, **attributes):

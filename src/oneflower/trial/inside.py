@@ -107,11 +107,11 @@ def _work(federation: Federation, state: Path, lesson: Lesson, plan: Plan, diary
     with diary.timed("reboot each machine"):
         for vm in federation.status().vms:
             federation.cloud.core.act_on_vm(vm.id, "reboot")
-            wait_back(federation, vm.name, plan.limit)
+            wait_back(federation, vm, plan.limit)
     with diary.timed("kill each agent"):
         for vm in federation.status().vms:
             ssh(vm.ip, state, "systemctl", "kill", "--kill-who=main", "--signal=KILL", "oneflower-agent")
-            wait_back(federation, vm.name, plan.limit)
+            wait_back(federation, vm, plan.limit)
     with diary.timed(f"scale to {plan.nodes + 1} SuperNodes and back"):
         federation.scale(plan.nodes + 1, plan.limit)
         federation.scale(plan.nodes, plan.limit)

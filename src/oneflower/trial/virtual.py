@@ -59,7 +59,7 @@ def cut_power(federation: Federation, state: Path, limit: float) -> None:
     (link,) = [vm for vm in before.vms if vm.role == COORDINATOR]
     ssh(link.ip, state, f"echo kept >{_WITNESS} && sync {_WITNESS}")
     federation.cloud.core.act_on_vm(link.id, "reboot-hard")
-    wait_back(federation, link.name, limit, seen=limit)
+    wait_back(federation, link, limit, seen=limit)
     after = federation.status()
     if (after.ca, after.host_keys) != (before.ca, before.host_keys):
         raise OneflowerError("The SuperLink came back with another certificate or host key.", "", ExitCode.CLOUD)

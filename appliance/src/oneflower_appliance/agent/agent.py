@@ -29,7 +29,7 @@ from oneflower_appliance.agent.last_error import LastError
 from oneflower_appliance.agent.logs import AgentLog
 from oneflower_appliance.agent.machine import Machine
 from oneflower_appliance.agent.onegate import OneGate, OneGateError
-from oneflower_appliance.agent.reporting import report, report_for_good, withdraw, withdraw_ready
+from oneflower_appliance.agent.reporting import part, report, report_for_good, withdraw, withdraw_ready
 from oneflower_appliance.agent.systemd import alive, rest
 from oneflower_appliance.attributes import ERROR, NOTHING
 from oneflower_appliance.context import read_context, read_token
@@ -100,6 +100,7 @@ def run_role(name: str, home: Path, context_folder: Path, logs: AgentLog) -> int
         watch_over(role, machine, exporter)
     except Stopped:
         log.info("stopping")
+        part(onegate)  # a machine that goes down, or ends its last task, takes no part in what begins now
         if isinstance(role, supernode.SuperNode):
             role.leave()
         return ExitCode.OK

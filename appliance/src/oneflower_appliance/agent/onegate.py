@@ -96,6 +96,10 @@ class OneGate:
         handlers = (urllib.request.ProxyHandler({}), _OnThisMachine()) if is_loopback(host) else ()
         self._open = urllib.request.build_opener(_NoRedirect, *handlers).open
 
+    def within(self, seconds: float) -> OneGate:
+        """Return the same client, whose every request has `seconds` for an answer."""
+        return OneGate(self.endpoint, self._token, self._vm_id, seconds)
+
     def attributes(self, vm_id: int | None = None) -> dict[str, str]:
         """Return the published attributes (USER_TEMPLATE) of this VM, or of another VM of the same service."""
         reply = self._json("/vm" if vm_id is None else f"/vms/{vm_id}")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_PARTING = 2.0  # seconds that OneGate may take to hear that this machine stops
+
 
 def readiness() -> dict[str, str]:
     """Return what says that this machine is ready from now on."""
@@ -41,6 +43,13 @@ def withdraw_ready(onegate: OneGate) -> None:
     """Take back READY only: why the machine was not ready still holds. Raises `OneGateError`."""
     if READY.is_set(onegate.attributes()):
         onegate.publish({READY.name: READY.flag(value=False)})
+
+
+def part(onegate: OneGate | None) -> None:
+    """Take back READY because this machine is about to stop. A OneGate that does not answer keeps nobody from that."""
+    if onegate is not None:
+        with suppress(OneGateError):
+            withdraw_ready(onegate.within(_PARTING))
 
 
 def report(onegate: OneGate | None, error: OneflowerError) -> None:
