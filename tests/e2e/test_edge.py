@@ -17,7 +17,7 @@ from .test_faults import kill
 pytestmark = pytest.mark.e2e
 
 MEMORY, CORES = 512 << 20, 0.5
-IDLE, TRAINING = 180, 250  # megabytes; 151 and 179 were measured
+IDLE, TRAINING = 140, 250  # megabytes; 130 and 215 were measured
 ROUNDS = 6
 
 

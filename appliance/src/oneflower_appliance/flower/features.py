@@ -55,6 +55,7 @@ class Feature(Enum):
     PROXY = "Reaching the SuperLink through a proxy (FL_PROXY)"
     SUPERNODE_SUPEREXEC = "Starting the SuperExec of a SuperNode again when it dies (FL_EXECUTION=stock)"
     WARM_SUPERNODE = "Warm execution of ClientApps (FL_EXECUTION=warm)"
+    SUPEREXEC_ON_DEMAND = "Having a SuperExec only while there is work (FL_PROFILE=edge)"
     DEAD_CLIENTAPPS = "Answering as soon as a ClientApp dies"
     WHOLE_REPLIES = "Sending a reply together with its objects, from a SuperNode"
     DOWNLOADS = "Receiving bundles without copying them several times"

@@ -25,7 +25,7 @@ from oneflower_appliance.process import die_with_parent, raise_file_limit, use_h
 from oneflower_appliance.roles import COORDINATOR, NODES, ROLES
 
 if TYPE_CHECKING:
-    from oneflower_appliance.flower.warm.superexec import WarmSuperExec
+    from oneflower_appliance.flower.warm.program import SuperExecProgram
 
 log = logging.getLogger("flwr")
 
@@ -61,10 +61,14 @@ def main() -> None:
         sys.exit(error.code)
 
 
-def warm_superexec(role: str) -> WarmSuperExec | None:
+def warm_superexec(role: str) -> SuperExecProgram | None:
     """Return the SuperExec for this process, or None if stock Flower's is used."""
     if os.environ.get(EXECUTION_VARIABLE) != "warm" or not places.have(_WARM[role]):
         return None
+    if role == NODES and is_edge() and places.have(Feature.SUPEREXEC_ON_DEMAND):
+        from oneflower_appliance.flower.warm.ondemand import OnDemandSuperExec  # noqa: PLC0415 - not needed elsewhere
+
+        return OnDemandSuperExec(role)
     from oneflower_appliance.flower.warm.superexec import WarmSuperExec  # noqa: PLC0415 - not needed by stock Flower
 
     return WarmSuperExec(role)

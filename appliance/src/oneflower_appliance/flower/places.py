@@ -284,6 +284,7 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
     ),
     Feature.SUPERNODE_SUPEREXEC: _at(internals.node_loop, "subprocess"),
     Feature.WARM_SUPERNODE: (*_SUPEREXEC, *_at(internals.node_loop, "subprocess")),
+    Feature.SUPEREXEC_ON_DEMAND: _takes(internals.node_loop, "_pull_and_store_message", "receive"),
     Feature.DEAD_CLIENTAPPS: (*_PULL, *_ANSWER_FOR, *_at(internals.node_state, "get_task_by_token", "finish_task")),
     Feature.END_WITH_RUN: (
         *_PULL,

@@ -55,7 +55,7 @@ from oneflower_appliance.training.departed import Departed
 
 if TYPE_CHECKING:
     from oneflower_appliance.flower.serving import Entrance
-    from oneflower_appliance.flower.warm.superexec import WarmSuperExec
+    from oneflower_appliance.flower.warm.program import SuperExecProgram
 
 
 def imports() -> None:
@@ -63,7 +63,7 @@ def imports() -> None:
     internals.superlink_command()
 
 
-def run(orders: str, superexec: WarmSuperExec | None) -> None:
+def run(orders: str, superexec: SuperExecProgram | None) -> None:
     """Be a SuperLink. Raises `OneflowerError` if that would not be safe."""
     SuperLink(SuperLinkOrders.read(orders), superexec).run()
 
@@ -71,7 +71,7 @@ def run(orders: str, superexec: WarmSuperExec | None) -> None:
 class SuperLink:
     """A SuperLink in this process."""
 
-    def __init__(self, orders: SuperLinkOrders, superexec: WarmSuperExec | None) -> None:
+    def __init__(self, orders: SuperLinkOrders, superexec: SuperExecProgram | None) -> None:
         places.demand(Feature.FRONT_DOOR)
         form = SiteChoice.of(json.loads(os.environ.get(FORM_VARIABLE, "{}")))
         if not form.is_open:

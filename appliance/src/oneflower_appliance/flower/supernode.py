@@ -37,7 +37,7 @@ from oneflower_appliance.proxy import Proxy
 from oneflower_appliance.site_policy import SitePolicy
 
 if TYPE_CHECKING:
-    from oneflower_appliance.flower.warm.superexec import WarmSuperExec
+    from oneflower_appliance.flower.warm.program import SuperExecProgram
 
 
 def imports() -> None:
@@ -45,7 +45,7 @@ def imports() -> None:
     internals.supernode_command()
 
 
-def run(orders: str, superexec: WarmSuperExec | None) -> None:
+def run(orders: str, superexec: SuperExecProgram | None) -> None:
     """Be a SuperNode. Raises `OneflowerError` if that would not be safe."""
     places.demand(Feature.NODE_DOOR, Feature.NODE_ID)
     node = SuperNodeOrders.read(orders)
@@ -79,7 +79,7 @@ def run(orders: str, superexec: WarmSuperExec | None) -> None:
     internals.supernode_command().flower_supernode()
 
 
-def prepare(superexec: WarmSuperExec | None, reporter: Reporter, proxy: Proxy | None = None) -> None:
+def prepare(superexec: SuperExecProgram | None, reporter: Reporter, proxy: Proxy | None = None) -> None:
     """Correct Flower's loop, put a door before its tasks, and make it run warm, as far as this Flower allows.
 
     `reporter` is told what the SuperLink says of this node.

@@ -31,8 +31,8 @@ from oneflower_appliance.flower.warm.whole_server import WholeServer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from oneflower_appliance.flower.warm.program import SuperExecProgram
     from oneflower_appliance.flower.warm.pulse import Listener
-    from oneflower_appliance.flower.warm.superexec import WarmSuperExec
     from oneflower_appliance.proxy import Proxy
 
 log = logging.getLogger("flwr")
@@ -44,7 +44,7 @@ class WarmNode:
     `listener` is told what the SuperLink says of this node.
     """
 
-    def __init__(self, superexec: WarmSuperExec, listener: Listener, proxy: Proxy | None = None) -> None:
+    def __init__(self, superexec: SuperExecProgram, listener: Listener, proxy: Proxy | None = None) -> None:
         self._superexec = superexec
         self._listener = listener
         self._proxy = proxy

@@ -11,17 +11,14 @@ usage: python -m oneflower_appliance.flower.warm.superexec ROLE --parent PID --r
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import json
 import logging
 import os
-import signal
-import subprocess
 import sys
 import threading
 import time
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.ca_following import follow_ca
@@ -29,11 +26,12 @@ from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.json_output import write_json
 from oneflower_appliance.flower.profile import is_edge
 from oneflower_appliance.flower.spare import put_off_databases
-from oneflower_appliance.flower.superexec import COMMAND, ENDED, PAUSE, start_in
+from oneflower_appliance.flower.superexec import COMMAND, ENDED, PAUSE
+from oneflower_appliance.flower.warm.program import SuperExecProgram, tell
 from oneflower_appliance.flower.warm.standby import continue_in_fork
 from oneflower_appliance.flower.warm.tasks import TaskExecutor, alone, finish
 from oneflower_appliance.flower.warm.waits import WAITS, ask_to_wait, replace_sleep
-from oneflower_appliance.flower.warm.watch import Reports, TaskWatch
+from oneflower_appliance.flower.warm.watch import Reports
 from oneflower_appliance.process import die_with_parent, name_process
 from oneflower_appliance.roles import ROLES
 
@@ -43,53 +41,29 @@ if TYPE_CHECKING:
 log = logging.getLogger("flwr")
 
 
-class WarmSuperExec:
+class WarmSuperExec(SuperExecProgram):
     """The SuperExec of this process's SuperLink or SuperNode. Must be created while this process has one thread."""
 
     def __init__(self, role: str) -> None:
-        self._role = role
-        self._ending = threading.Event()
-        self.tasks = TaskWatch()
+        super().__init__(role)
         gc.collect()
         gc.freeze()  # a garbage collection would touch, and so copy, all shared memory
         self._waiting = _Waiting(role)
         self.pid = self._waiting.pid
 
-    def replace_in(self, module: Any) -> None:
-        """Make one of Flower's modules start this SuperExec instead of its own."""
-        start_in(module, lambda command, **_settings: self.start(command))
-
-    def start(self, command: Sequence[str]) -> WarmSuperExec:
+    def start(self, command: Sequence[str]) -> SuperExecProgram:
         """Make the waiting process run `command`, and watch it from now on."""
         self.tasks.listen(self._waiting.hearing)
-        _tell(self._waiting.orders, command)
+        tell(self._waiting.orders, command)
         threading.Thread(target=self._look_after, args=(command,), name="superexec", daemon=True).start()
         return self
 
     def _look_after(self, command: Sequence[str]) -> None:
         os.waitpid(self.pid, 0)
-        while not self._ending.is_set():
+        while not self.ending.is_set():
             log.warning(ENDED)
             time.sleep(PAUSE)
-            hearing, telling = os.pipe()
-            again = [sys.executable, "-P", "-m", __name__, self._role, "--parent", str(os.getpid()),
-                     "--reports", str(telling)]  # fmt: skip
-            with subprocess.Popen(again, stdin=subprocess.PIPE, text=True, pass_fds=[telling]) as process:
-                self.pid = process.pid
-                os.close(telling)
-                self.tasks.listen(hearing)
-                assert process.stdin is not None  # noqa: S101 - it is a pipe
-                _tell(process.stdin, command)
-                process.wait()
-
-    def terminate(self) -> None:
-        """End it. This and `wait` are what Flower uses of a process that it started."""
-        self._ending.set()
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGTERM)
-
-    def wait(self, timeout: float | None = None) -> None:
-        """Return at once, because it ends by itself, at the latest with this process."""
+            self.run(command)
 
 
 class _Waiting:
@@ -107,11 +81,6 @@ class _Waiting:
         os.close(reading)
         os.close(telling)
         self.orders: IO[str] = os.fdopen(writing, "w")
-
-
-def _tell(stream: IO[str], command: Sequence[str]) -> None:
-    with contextlib.suppress(BrokenPipeError), stream:
-        stream.write(json.dumps(list(command)) + "\n")
 
 
 def _be_superexec(role: str, parent: int, orders: IO[str], reports: Reports) -> None:
