@@ -9,21 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from oneflower.cloud import app_source, apps, following, results, submission, superlink
+from oneflower.cloud import app_source, apps, attendance, following, results, submission, superlink
 from oneflower.cloud.answer import Answer
 from oneflower.cloud.app_copy import names_federations
 from oneflower.cloud.dependencies import compare
 from oneflower.cloud.names import file_name
 from oneflower.cloud.packing import Objects, packed
 from oneflower.cloud.reports import Machines
-from oneflower.cloud.scaling import nodes_needed
 from oneflower.events import Note, RunBegan, Step
 from oneflower.opennebula import ServiceKind
 from oneflower.printable import counted
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.runs import shortcoming
 from oneflower_appliance.site_choice import SiteChoice, read_sites
-from oneflower_appliance.sites import site_of
 from oneflower_appliance.use_cases import NO_USE_CASE
 
 if TYPE_CHECKING:
@@ -134,21 +132,8 @@ def _sent(
     _provide(surroundings, status, wanted, app, {**packages, **status.packages}, observer)
     with superlink.reach(surroundings, status, flwr, observer.notify) as link:
         choice, nodes = wanted.choice(status.settings), link.nodes()
-        needed = nodes_needed(status.settings)
-        online = sum(node.online and choice.admits(site_of(node.name)) for node in nodes)
-        if not any(node.online for node in nodes) and status.kind is ServiceKind.COORDINATOR:
-            raise OneflowerError(
-                f"{status.name} is a coordinator, and no SuperNode is connected to it.",
-                f"See who asks and who is away: `oneflower sites {status.name}`. To have a site deploy some: "
-                f"`oneflower invite {status.name} --site NAME --file .`",
-                ExitCode.CONFLICT,
-            )
-        if online < needed:
-            observer.notify(Note(f"{online} of {needed} SuperNodes are online; the first round waits for the others."))
-        known = {site_of(node.name) for node in nodes} - {""}
-        there = {site_of(node.name) for node in nodes if node.online} & {site for site in known if choice.admits(site)}
-        if (shortage := choice.shortage(there, known)) and not choice.problem(known):
-            observer.notify(Note(f"{shortage} The first round waits for them."))
+        for remark in attendance.remarks(status, nodes, choice, overrides):
+            observer.notify(Note(remark))
         ignored = ""
         if names_federations(app.folder):
             ignored = f"the federations in the app's pyproject.toml are ignored: it trains on {status.name}."
@@ -156,9 +141,9 @@ def _sent(
             None, (status.trust.note, status.share, *status.troubles, *map(str, status.releases), ignored)
         ):
             observer.notify(Note(note))
-        observer.notify(
-            Step(f"submitting {app.name} to {status.name} ({counted(status.supernodes or online, 'SuperNode')})")
-        )
+        taking = attendance.number_online(nodes, choice)
+        count = taking if choice.sites else status.supernodes or taking
+        observer.notify(Step(f"submitting {app.name} to {status.name} ({counted(count, 'SuperNode')})"))
         submitted = Answer(lambda: submission.submit(link, app, overrides, wanted.chosen))
         try:
             run_id = submitted.wait()
