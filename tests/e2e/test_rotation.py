@@ -76,4 +76,18 @@ def test_five_lives_of_a_ca_pass_within_a_run_that_notices_nothing(user, tmp_pat
     before = made(nodes[0])
     kill(user.process(nodes[0], "oneflower_appliance.agent", "boot"))
     until(lambda: user.is_ready("rotates") and made(nodes[0]) != before, 60, "coming back")
+    # The operator has the nodes make other keys: they are the same nodes, with other ids.
+    known = places(user)
+    told = json.loads(user("rotate", "rotates", "--node-keys", "-o", "json").stdout)
+    assert told["nodes"] == list(known)
+    changed = places(user)
+    assert {name: partition for name, (_, partition) in changed.items()} == {
+        name: partition for name, (_, partition) in known.items()
+    }
+    assert not {node for node, _ in changed.values()} & {node for node, _ in known.values()}
     user("down", "rotates")
+
+
+def places(user):
+    nodes = [vm for vm in user.show("rotates")["vms"] if vm["role"] == "supernode"]
+    return {vm["name"]: (vm["node_id"], vm["partition"]) for vm in nodes}

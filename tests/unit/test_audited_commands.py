@@ -51,6 +51,7 @@ MORE = {
     "down": (["down", "--all"], {"remove"}),
     "register": (["register", "--dry-run"], set()),
     "upgrade": (["upgrade", "lab", "--dry-run"], set()),
+    "rotate": (["rotate", "lab", "--node-keys"], {"node.keys"}),
     "unregister": (["unregister", "--dry-run"], set()),
 }
 READING = {"ls", "show", "logs", "audit", "sites", "connect", "doctor", "metrics render", "policy asks", "local status", "cache show",
@@ -83,7 +84,7 @@ METHODS = {
 }
 READERS = {
     "all", "audit", "check", "control", "defaults", "find", "follow", "follow_logs", "installed", "keeps_consoles",
-    "leaving", "logs", "remains", "reports", "runs", "sites", "status", "upgrade_plan", "wait_ready", "wait_trained",
+    "leaving", "logs", "remains", "reports", "rotation", "runs", "sites", "status", "upgrade_plan", "wait_ready", "wait_trained",
 }  # fmt: skip
 
 
@@ -112,7 +113,8 @@ def cloud(tmp_path, monkeypatch):
     monkeypatch.setattr(Federation, "status", lambda _: status)
     monkeypatch.setattr("oneflower.cloud.service.Service.status", lambda _: status)
     monkeypatch.setattr("oneflower.cloud.sites._endpoint", lambda *_: "192.0.2.1:9092")
-    monkeypatch.setattr("oneflower.cloud.sites._fingerprint", lambda _: "0" * 64)
+    monkeypatch.setattr("oneflower.cloud.sites.ca_fingerprint", lambda _: "0" * 64)
+    monkeypatch.setattr("oneflower.cloud.rotation.ca_fingerprint", lambda _: "0" * 64)
     monkeypatch.setattr(Federation, "leaving", lambda *_: [])
     link = SimpleNamespace(runs=lambda: [RunState("5", "a/b", "running")], json=lambda _: [MODEL])
     monkeypatch.setattr("oneflower.cloud.superlink.reach", lambda *_: nullcontext(link))

@@ -13,7 +13,7 @@ from oneflower_appliance.agent import machine as machines
 from oneflower_appliance.agent import supernode
 from oneflower_appliance.agent.discovery import Found
 from oneflower_appliance.agent.journal import Journal
-from oneflower_appliance.agent.key_renewal import KeyRenewal
+from oneflower_appliance.agent.key_renewal import KeyRenewal, obey
 from oneflower_appliance.agent.machine import Machine
 from oneflower_appliance.agent.membership import Membership
 from oneflower_appliance.agent.node_key import NodeKey
@@ -63,6 +63,27 @@ def test_no_key_is_changed_without_a_life_or_where_a_person_admits_keys(tmp_path
     renewal.now = 10.0**9
     assert not renewal.renewal.is_due(None, IDLE)
     assert not renewal.renewal.is_due(renewal.key, None)
+
+
+def ordered(given, name="first", **more):
+    return NodeReport("7", key_order=name, key_order_given=float(given), **more)
+
+
+def test_an_order_makes_a_key_due_between_two_tasks_without_a_life_and_not_for_all_nodes_at_once(tmp_path):
+    renewal = Renewal(tmp_path, life="")
+    assert not renewal.due(100, ordered(100, working_since=1.0)), "never in the middle of a task"
+    assert renewal.due(100, ordered(100))
+    assert [renewal.due(now, ordered(100), "ffff") for now in (109, 110)] == [False, True]
+
+
+def test_an_order_counts_once_and_not_for_keys_that_are_younger(tmp_path):
+    renewal = Renewal(tmp_path, life="")
+    assert not renewal.due(100, ordered(-1)), "the key was made after it"
+    obey(renewal.key, ordered(100))
+    assert not renewal.due(10**9, ordered(100)), "also if a clock was wrong, and the new key looks older"
+    assert renewal.due(10**9, ordered(100, "second"))
+    obey(renewal.key, IDLE)
+    assert not renewal.due(10**9, ordered(100)), "a key that is changed for its age forgets no order"
 
 
 class SuperLink:

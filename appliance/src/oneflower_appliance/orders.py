@@ -212,6 +212,8 @@ class NodeReport:
     message, by the same clock, and None once it asks for the next. `watched` says whether the SuperLink looks whether
     the round of that message has ended, and `stuck` that it has. `trains` says whether that message asks for training.
     `worked` is how many seconds of tasks have ended, all together, and `trained` how long the last training took.
+    `key_order` names the SuperLink's last order to make another key, and `key_order_given` is when that was, by this
+    machine's time of day.
     """
 
     node_id: str
@@ -222,6 +224,8 @@ class NodeReport:
     trains: bool = False
     worked: float = 0.0
     trained: float = 0.0
+    key_order: str = ""
+    key_order_given: float = 0.0
 
     @property
     def shows_online(self) -> bool:

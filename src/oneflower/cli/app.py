@@ -23,6 +23,7 @@ from oneflower.cli import (
     page,
     policy,
     registration,
+    rotation,
     shown,
     sites,
     templates,
@@ -111,7 +112,7 @@ app.command("sites", rich_help_panel=_SITES)(sites.sites)
 app.command(rich_help_panel=_SITES)(sites.approve)
 app.command(rich_help_panel=_SITES)(sites.suspend)
 app.command(rich_help_panel=_SITES)(sites.remove)
-app.command("rotate", rich_help_panel=_OPERATE)(sites.rotate)
+app.command("rotate", rich_help_panel=_OPERATE)(rotation.rotate)
 app.command(rich_help_panel=_SITE)(bundle.bundle)
 app.command(rich_help_panel=_SITE)(registration.register)
 app.command(rich_help_panel=_SITE)(registration.unregister)

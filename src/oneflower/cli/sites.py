@@ -215,20 +215,6 @@ def uninvite(
     )
 
 
-def rotate(name: Name, output: Format = Output.TEXT) -> None:
-    """Replace the CA and the certificate of a SuperLink now. Who trusts the CA before follows; nothing is restarted.
-
-    Both are replaced by themselves at half of their lives (FL_CA_LIFETIME, FL_CERT_LIFETIME).
-    """
-    found = _sites(name).replace_ca()
-    screen.show_result(
-        output,
-        {"ca": found},
-        f"The CA of {name} is another one now, with the SHA-256 {found}. Machines and invitations that name the one "
-        "before stay valid.",
-    )
-
-
 def _show(output: Output, names: list[str], what: str, nobody: str, before: str = "") -> None:
     words = {"take part": "takes part", "are suspended": "is suspended", "are removed": "is removed", "stay": "stays"}
     said = f"{before}{', '.join(names)} {words[what] if len(names) == 1 else what}." if names else nobody

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 from oneflower.cloud import deletion, deployment, names, waiting
 from oneflower.cloud.federation_runs import Runs
 from oneflower.cloud.logs import Wanted, follow_logs, read_logs
+from oneflower.cloud.rotation import Rotation
 from oneflower.cloud.scaling import Limits, Size, leaving
 from oneflower.cloud.service import Service
 from oneflower.cloud.sites import Sites
@@ -214,6 +215,11 @@ class Federation(Runs):
     def sites(self) -> Sites:
         """The other sites that were invited to it, and how to change that."""
         return Sites(self.cloud, self.service)
+
+    @property
+    def rotation(self) -> Rotation:
+        """How to replace its CA and the keys of its SuperNodes before their time."""
+        return Rotation(self.cloud, self.service)
 
     # -- changing ----------------------------------------------------------------------------------------------------
 

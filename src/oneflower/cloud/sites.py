@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower.cloud import superlink
 from oneflower.cloud.audit import audited
-from oneflower_appliance.ca_chain import fingerprint, newest
+from oneflower.cloud.rotation import ca_fingerprint
 from oneflower_appliance.checks import known_topics
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.formats import split_address
@@ -158,7 +158,7 @@ class Sites:
         SuperLink, if that is not what it published.
         """
         status = self._service.status()
-        invitation = Invitation.make(site, nodes, _endpoint(status, endpoint), _fingerprint(status))
+        invitation = Invitation.make(site, nodes, _endpoint(status, endpoint), ca_fingerprint(status))
         said = {"nodes": nodes, "seconds": seconds, "id": invitation.id, "verifier": invitation.verifier}
         with self._audited("site.invite", site, nodes=str(nodes), approves="YES" if approves else ""):
             self._ask(status, site, "invite", said | {"approves": approves})
@@ -231,26 +231,6 @@ class Sites:
         """Revoke an invitation. Returns the names of the nodes that stay."""
         return self._change("uninvite", Target.parse(site))
 
-    def replace_ca(self, seconds: float = 60) -> str:
-        """Replace the SuperLink's CA by another one, which it signs. Returns the fingerprint of the new one."""
-        with audited(self._cloud, "ca.replace", self._service.name, service=str(self._service.id)) as said:
-            status = self._service.status()
-            before = _fingerprint(status)
-            with superlink.reach(self._cloud.surroundings, status) as link:
-                if link.change("/ca/replace", {}) is None:
-                    raise _older()
-            deadline = time.monotonic() + seconds
-            while (now := _fingerprint(self._service.status())) == before:
-                if time.monotonic() > deadline:
-                    raise OneflowerError(
-                        f"The SuperLink has not replaced its CA within {seconds:.0f} s.",
-                        f"Look with `oneflower logs {self._service.name}`. It may still do so.",
-                        ExitCode.TIMEOUT,
-                    )
-                time.sleep(_BETWEEN)
-            said["ca"] = now
-            return now
-
     def _change(self, action: str, target: Target, keys: Sequence[str] = ()) -> list[str]:
         with self._audited(f"site.{action}", str(target), hindered=action == "approve", keys=", ".join(keys)) as said:
             asked = {"number": target.number, "keys": list(keys)}
@@ -295,14 +275,3 @@ def _endpoint(status: FederationStatus, given: str) -> str:
             f"{status.name} has no SuperLink that is ready.", "Look with `oneflower show`.", ExitCode.CONFLICT
         ) from error
     return given or status.endpoint
-
-
-def _fingerprint(status: FederationStatus) -> str:
-    """Return the SHA-256 of the CA's certificate, by which a site recognises the SuperLink."""
-    if not status.ca:
-        raise OneflowerError(
-            f"{status.name} has no CA certificate, so another site could not tell it from others.",
-            "Deploy it with FL_TLS_ENABLED=YES.",
-            ExitCode.CONFLICT,
-        )
-    return fingerprint(newest(status.ca.encode(), f"The CA of {status.name}"))

@@ -55,7 +55,7 @@ IN_SUPERNODE = (
     Feature.CLOSE_SESSION, Feature.WARM_SUPERNODE,
     Feature.DEAD_CLIENTAPPS, Feature.NODE_QUESTIONS, Feature.END_WITH_RUN, Feature.HELD_QUESTIONS, Feature.LOG_LEVEL,
     Feature.BUNDLES, Feature.DOWNLOADS, Feature.SPARED_HEARTBEATS, Feature.WHOLE_MESSAGES, Feature.WHOLE_REPLIES,
-    Feature.DRAINING,
+    Feature.DRAINING, Feature.KEY_ORDER,
 )  # fmt: skip
 
 

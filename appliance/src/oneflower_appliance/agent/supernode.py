@@ -17,7 +17,7 @@ from oneflower_appliance.agent.discovery import Discovery
 from oneflower_appliance.agent.drain import drain
 from oneflower_appliance.agent.joining import Joining
 from oneflower_appliance.agent.journal import Step
-from oneflower_appliance.agent.key_renewal import KeyRenewal
+from oneflower_appliance.agent.key_renewal import KeyRenewal, obey
 from oneflower_appliance.agent.link import Probe
 from oneflower_appliance.agent.load import Load
 from oneflower_appliance.agent.membership import Membership
@@ -173,8 +173,8 @@ class SuperNode:
 
     def _renew_key(self, report: NodeReport | None) -> None:
         """Make another key, if that is due. Without OneGate nobody could admit it, so the node keeps the one it has."""
-        onegate = self._machine.onegate
-        if onegate is None or not self._renewal.is_due(self._membership.renewable, report):
+        onegate, key = self._machine.onegate, self._membership.renewable
+        if onegate is None or key is None or report is None or not self._renewal.is_due(key, report):
             return
         try:
             withdraw_ready(onegate)
@@ -182,10 +182,11 @@ class SuperNode:
             log.debug("%s", error.sentence)
             return
         assert self.child is not None  # noqa: S101 - Flower runs
-        log.info("Half of the life of this node's key is over (FL_NODE_KEY_LIFETIME): it makes another one.")
+        log.info("The key of this node is due (FL_NODE_KEY_LIFETIME, or `oneflower rotate`): it makes another one.")
         drain(self._machine, self.child, self._report_file, alive, _UNHURRIED)
         self.child.stop(_GRACE)
         self._session_file.unlink(missing_ok=True)
+        obey(key, report)
         self._membership.retire()
         self._machine.journal.run(self.restart_steps())
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from oneflower_appliance.flower.bytecount import ByteCount
+    from oneflower_appliance.flower.key_order import KeyOrder
     from oneflower_appliance.flower.linkstate import LinkState
     from oneflower_appliance.run_state import RunState
 
@@ -71,16 +72,19 @@ def superlink_api(
     bell: Bell | None = None,
     count: ByteCount | None = None,
     sites: SiteCalls | None = None,
+    order: KeyOrder | None = None,
 ) -> ASGIApp:
     """Return the API over a SuperLink's state and the folder with the files of its runs.
 
     `bell` rings when there may be news of a run. `count` counts the bytes of SuperNodes, if that is wanted. `sites` are
-    the calls about other sites.
+    the calls about other sites, and `order` is the one to make other keys.
     """
     late = LateReplies(link, Abandoned.beside(runs))
     routes = [*NodeCalls(link, late).routes(), *RunCalls(link, runs, bell or Bell()).routes()]
     if sites:
         routes += sites.routes()
+    if order:
+        routes += order.routes()
     if count:
         routes.append(Route("/oneflower/traffic", count.show))
     return Starlette(routes=routes, middleware=[Middleware(_Excusing, folder=runs)])

@@ -45,6 +45,7 @@ _OURS = (
         _FETCH,
     ),
     ("POST", re.compile(r"/oneflower/ca/replace"), "ca.replace"),
+    ("POST", re.compile(r"/oneflower/keys/replace"), "node.keys"),
     ("POST", re.compile(r"/oneflower/nodes"), _ADMIT),
     ("DELETE", re.compile(r"/oneflower/nodes/(?P<node>\d+)"), _EVICT),
     *(

@@ -29,6 +29,7 @@ from oneflower_appliance.joining import LARGEST
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from oneflower_appliance.flower.key_order import KeyOrder
     from oneflower_appliance.flower.leaving import Leaving
     from oneflower_appliance.flower.membership import Membership
     from oneflower_appliance.flower.sitecalls import SiteDoor
@@ -76,8 +77,9 @@ class FleetDoor:
 
     def __init__(
         self, flower: ASGIApp, api: ASGIApp, membership: Membership, sites: SiteDoor | None = None,
-        waiters: Waiters | None = None, leaving: Leaving | None = None,
+        waiters: Waiters | None = None, leaving: Leaving | None = None, order: KeyOrder | None = None,
     ) -> None:  # fmt: skip
+        self._order = order
         self._waiters = waiters
         self._leaving = leaving
         self._flower = flower
@@ -95,6 +97,7 @@ class FleetDoor:
             if answer is None:
                 self._note(scope)
                 bring = self._give if path == _PULL_OBJECTS else self._bring
+                send = self._order.tell(send) if self._order else send
                 await bring(scope, *self._while_served(scope, receive, send))
                 return
         elif path.startswith(_NODE_HEALTH):

@@ -46,6 +46,7 @@ class Feature(Enum):
     HEARTBEAT_REPORT = "Telling the agent that the SuperLink hears from this SuperNode, so that it need not ask"
     SPARED_HEARTBEATS = "Sending no heartbeats while a request for messages waits"
     DRAINING = "Ending the task of a SuperNode before it stops (FL_DRAIN_TIMEOUT)"
+    KEY_ORDER = "Making another key when the operator asks for it (oneflower rotate --node-keys)"
     ANSWER_IN_TURN = "Sending each reply in its own turn"
     FORGET_ENDED_RUNS = "Forgetting runs that have ended, in a SuperNode"
     CLOSE_SESSION = "Closing the session of an earlier process of this SuperNode"

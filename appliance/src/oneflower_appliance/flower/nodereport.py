@@ -53,6 +53,11 @@ class Reporter:
         """Report that the round of the node's message has ended."""
         self._tell(stuck=True)
 
+    def note_key_order(self, name: str, ago: float) -> None:
+        """Report that the SuperLink ordered another key, so many seconds ago."""
+        if name != self._report.key_order:
+            self._tell(key_order=name, key_order_given=time.time() - ago)
+
     def _tell(self, **news: Any) -> None:
         """Write what has changed. An error is logged: the agent then asks the SuperLink."""
         with self._lock:

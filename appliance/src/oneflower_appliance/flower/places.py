@@ -260,6 +260,7 @@ PLACES: dict[Feature, tuple[Place, ...]] = {
         *_at(internals.heartbeat_messages, "SendNodeHeartbeatRequest"),
         *_at(internals.fleet_connection, "HEARTBEAT_DEFAULT_INTERVAL"),
     ),
+    Feature.KEY_ORDER: _takes(internals.http_client, "__init__", "interceptors"),
     Feature.ANSWER_IN_TURN: (
         *_IN_TURN,
         *_ANSWER_FOR,

@@ -28,6 +28,7 @@ from oneflower_appliance.flower.commands import superlink_arguments
 from oneflower_appliance.flower.deliveries import forget_lost_deliveries
 from oneflower_appliance.flower.door import FleetDoor, OwnDoor
 from oneflower_appliance.flower.features import Feature
+from oneflower_appliance.flower.key_order import KeyOrder
 from oneflower_appliance.flower.late_replies import LateReplies
 from oneflower_appliance.flower.leaving import Leaving
 from oneflower_appliance.flower.linkstate import LinkState
@@ -129,10 +130,11 @@ class SuperLink:
         self._book = book = self._site_book()
         files = self._orders.certificates
         calls = SiteCalls(book, lambda: self._wake(*REPLIES), files)
-        api = superlink_api(self._link, self._runs, self._bell, count, calls) if self._link else no_api()
+        order = KeyOrder(self._runs.with_name("key-order.json"))
+        api = superlink_api(self._link, self._runs, self._bell, count, calls, order) if self._link else no_api()
         sites = SiteDoor(book, files.ca if files else None, self._audit)
         waiters = self._link.waiters if self._link else None
-        fleet = FleetDoor(flower, api, Membership(self._app), sites, waiters, self._leaving)
+        fleet = FleetDoor(flower, api, Membership(self._app), sites, waiters, self._leaving, order)
         return [
             own_entrance(self._control, self._audited(OwnDoor(Ringing(flower, self._bell), api))),
             fleet_entrance(self._fleet, count.watch(fleet) if count else fleet),

@@ -21,6 +21,7 @@ from oneflower_appliance.flower.draining import Draining
 from oneflower_appliance.flower.ended_tasks import answer_for_ended_tasks
 from oneflower_appliance.flower.features import Feature
 from oneflower_appliance.flower.holding import Holding
+from oneflower_appliance.flower.key_order import Hearing
 from oneflower_appliance.flower.nodeloop import answer_in_turn
 from oneflower_appliance.flower.nodereport import Reporter
 from oneflower_appliance.flower.noderuns import forget_what_has_ended
@@ -65,6 +66,7 @@ def run(orders: str, superexec: SuperExecProgram | None) -> None:
         be_patient(node.offline_after)
     draining, reporter = Draining(), Reporter(node.report)
     reporter.start()
+    Hearing(reporter).start()
     if node.policy:
         policy = SitePolicy.parse(node.policy)
         holding = Holding(node.asks, policy.ask_seconds)
