@@ -3,7 +3,8 @@
 For each pinned list: each package has a wheel for Debian's Python on aarch64, and its hash is in the list. A framework
 may lack one only if `FRAMEWORKS` says that it is `x86_only`. Then the Debian packages of the image are resolved with
 Debian's own metadata. The table has the sizes of what an image downloads, in MB, for both architectures; PyTorch is the
-registry's build for GPUs. It needs the package registry, a Debian mirror and apt, but not root.
+registry's build for GPUs. The lists of images with NVIDIA's driver are for amd64 only, and checked for that. It needs
+the package registry, a Debian mirror and apt, but not root.
 
 usage: python scripts/arm64.py
 """
@@ -23,7 +24,7 @@ from uv import find_uv_bin
 
 from oneflower.images import base, wheels
 from oneflower.images.spec import KEYRING, LEFT_OUT, MIRROR, PACKAGES, PYTHON
-from oneflower.runtimes.runtime import NO_FRAMEWORK, PINNED
+from oneflower.runtimes.runtime import GPU, NO_FRAMEWORK, PINNED
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.use_cases import FRAMEWORKS
 
@@ -86,6 +87,10 @@ def check_list(path: Path) -> bool:
     """Print the line of a pinned list. Return whether it is as `FRAMEWORKS` says."""
     listed = path.read_text(encoding="utf-8")
     locked = resolve(listed)
+    if path.stem.endswith(GPU):
+        size, lacking = wheels_for(ARCHITECTURES["amd64"], locked, listed)
+        print(f"{path.stem:26} {size / 10**6:9.1f}  no image for arm64", *lacking, sep="\n    " if lacking else "")
+        return not lacking
     found = {name: wheels_for(machine, locked, listed) for name, machine in ARCHITECTURES.items()}
     print(f"{path.stem:26}", *(f"{size / 10**6:9.1f}" for size, _ in found.values()))
     for _, lacking in found.values():

@@ -1,5 +1,7 @@
 """Build every variant of the image and try each. The next is done also when one fails; a table at the end tells all.
 
+A variant with NVIDIA's driver (pytorch-gpu, llm-gpu) takes a quarter of an hour and is built only when it is named.
+
 usage: python scripts/images.py [--save FOLDER] [--flower-version RELEASE] [VARIANT ...]
 """
 
@@ -14,6 +16,7 @@ from pathlib import Path
 
 from oneflower.cli import screen
 from oneflower.images import VARIANTS
+from oneflower.runtimes.runtime import GPU
 from oneflower_appliance.parameters import FLOWER_TESTED
 
 COMMAND = [Path(sys.executable).with_name("oneflower"), "image"]
@@ -38,7 +41,8 @@ def main() -> int:
 def make(variant: str, folder: str, release: str) -> list[str]:
     """Build an image and try it. Returns its row of the table."""
     screen.say(f"\n{variant}, Flower {release}")
-    options = ["--edge"] if variant == EDGE else ["--framework", variant]
+    options = ["--edge"] if variant == EDGE else ["--framework", variant.removesuffix(GPU)]
+    options += ["--gpu"] if variant.endswith(GPU) else []
     started = time.monotonic()
     built = subprocess.run(
         [*COMMAND, "build", *options, "--flower-version", release, "--save", folder, "-o", "json"],

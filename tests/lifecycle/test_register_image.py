@@ -45,17 +45,17 @@ def folder():
     shutil.rmtree(made)
 
 
-def build(folder, variant="sklearn", framework="sklearn", flower="1.41.0", content=b"one"):
+def build(folder, variant="sklearn", framework="sklearn", flower="1.41.0", content=b"one", driver=""):
     """Write what `oneflower image build` writes; of the image only the head."""
     folder.mkdir(exist_ok=True)
     head = b"QFI\xfb" + b"\0" * 20 + (4 * GIGABYTE).to_bytes(8, "big") + content
     title = f"oneflower-{variant}-flwr-{flower}"
     image = folder / f"{title}.qcow2"
     image.write_bytes(head)
-    needs = {"sklearn": (2, 2048, 8192), "pytorch": (2, 4096, 16384)}[variant]
+    needs = {"sklearn": (2, 2048, 8192), "pytorch": (2, 4096, 16384)}[framework]
     about = {
         "name": title, "file": image.name, "variant": variant, "framework": framework,
-        "versions": {"flwr": flower, "oneflower": "0.1.0"}, "created": 1767225600,
+        "versions": {"flwr": flower, "oneflower": "0.1.0"} | ({"nvidia": driver} if driver else {}), "created": 1767225600,
         "size": len(head), "disk": 4 * GIGABYTE, **dict(zip(("cpu", "memory_mb", "disk_mb"), needs, strict=True)),
         "md5": md5_of(image), "sha256": hashlib.sha256(head).hexdigest(),
     }  # fmt: skip
@@ -288,6 +288,25 @@ def test_a_gpu_boots_by_uefi_and_a_second_disk_is_a_volume(world, name, folder):
     assert "ONEFLOWER_DATA" not in node["CONTEXT"]
     with pytest.raises(OneflowerError, match="A disk of 2048 MB is too small: the image has 4096 MB"):
         register(world, name, disk=2048)
+
+
+def test_a_gpu_for_an_image_without_its_driver_is_named_and_a_driver_is_written_where_it_can_be_read(
+    world, name, folder
+):
+    build(folder)
+    done = register(world, name, folder, gpu="10de:2331:0302")
+    [without] = images_of(world, name)
+    assert done.driverless == without
+    assert register(world, name).driverless == without, "what is registered already counts"
+    assert register(world, name, gpu="none").driverless == ""
+    build(folder / "gpu", "pytorch-gpu", "pytorch", driver="535.309.01")
+    for dry_run in (True, False):
+        assert register(world, name, folder / "gpu", gpu="10de:2331:0302", dry_run=dry_run).driverless == ""
+    assert register(world, name).driverless == "", "what an image has stays known"
+    [number] = [number for image, number in images_of(world, name).items() if "pytorch-gpu" in image]
+    attributes = world.cloud.core.image(number).attributes
+    assert attributes["DESCRIPTION"] == "oneflower: an appliance image, with NVIDIA's driver 535.309.01"
+    assert attributes["ONEFLOWER"]["DRIVER"] == "535.309.01"
 
 
 def test_nodes_do_not_share_a_disk_that_one_machine_uses_at_a_time(world, name):

@@ -55,7 +55,7 @@ def test_nobody_is_asked_where_no_gpu_is_to_be_used(look, tmp_path):
     ("library", "passed", "detail", "fix"),
     [
         (None, (), "there is no GPU", "oneflower register --gpu"),
-        (None, ("0000:41:00.0",), "the GPU at 0000:41:00.0 and no driver", "Install the driver"),
+        (None, ("0000:41:00.0",), "the GPU at 0000:41:00.0 and no driver", "oneflower image build --gpu"),
         (FakeLibrary(init=9), ("0000:41:00.0",), "is installed and not loaded", "modprobe nvidia"),
         (FakeLibrary(init=9), (), "there is no GPU", "Pass one through"),
         (FakeLibrary(init=18), (), "are of two releases", "Restart the machine"),

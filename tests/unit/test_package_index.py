@@ -53,16 +53,35 @@ def test_a_build_of_pytorch_that_lies_there_is_taken(tmp_path):
 
 def test_every_package_of_every_list_has_its_hashes():
     lists = sorted(runtime.PINNED.glob("*.txt"))
-    assert [path.name for path in lists] == [
-        f"flwr-{minor}.0-{framework}.txt"
-        for minor in FLOWER_MINORS
-        for framework in sorted([*FRAMEWORKS, runtime.NO_FRAMEWORK])
-    ]
+    names = [*FRAMEWORKS, runtime.NO_FRAMEWORK, *(f"{name}-gpu" for name in runtime.GPU_PACKAGES)]
+    assert [path.name for path in lists] == sorted(
+        f"flwr-{minor}.0-{name}.txt" for minor in FLOWER_MINORS for name in names
+    )
     for path in lists:
         packages = re.split(r"\n(?=\S)", path.read_text().strip())
         assert len(packages) > 50
         for package in packages:
             assert re.match(r"[\w.-]+==[\w.]+( ; [^\\]+)?( \\\n    --hash=sha256:[0-9a-f]{64})+$", package), package
+
+
+def test_a_list_for_a_gpu_differs_from_its_framework_s_in_pytorch_and_what_that_needs_of_cuda_12_only():
+    for minor in FLOWER_MINORS:
+        usual, gpu = (runtime.pinned_packages(f"{minor}.0", name) for name in ("pytorch", "pytorch-gpu"))
+        assert package_index.torch_release(gpu).startswith("2.10.")
+        names = [re.split(r"\s|;", line)[0] for line in gpu.splitlines() if line[:1].isalnum()]
+        cuda = [name for name in names if name.startswith(("nvidia-", "cuda-")) and not name.startswith("nvidia-ml-py")]
+        assert len(cuda) > 10
+        assert [name for name in cuda if "-cu12==" not in name and not name.startswith("cuda-")] == []
+        assert next(name for name in names if name.startswith("cuda-bindings")).startswith("cuda-bindings==12.")
+        others = [
+            {
+                re.split(r"\s|;", line)[0]
+                for line in package_index.without_torch(text).splitlines()
+                if line[:1].isalnum()
+            }
+            for text in (usual, gpu)
+        ]
+        assert others[0] == others[1]
 
 
 def wheel_of(folder, name, version):

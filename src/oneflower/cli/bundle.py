@@ -51,6 +51,9 @@ def bundle(
     framework: Annotated[
         str, typer.Option(help="ML_FRAMEWORK of the federation: what its machines have is not in the bundle.")
     ] = PARAMETERS["ML_FRAMEWORK"].default,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="The machines boot an image with NVIDIA's driver (`image build --gpu`).")
+    ] = False,
     flower_version: Annotated[str, typer.Option(help="FLOWER_VERSION of the federation.")] = FLOWER_TESTED,
     output: Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")] = Output.TEXT,
 ) -> None:
@@ -60,14 +63,22 @@ def bundle(
     Put it on the data disk of each machine: they install from it without a network.
     """
     from oneflower.images.bundle import write_bundle  # noqa: PLC0415
+    from oneflower.runtimes.runtime import GPU, GPU_PACKAGES  # noqa: PLC0415
 
     if app is None and not more:
         raise OneflowerError(
             "There is nothing to bundle.", "Name the folder of an app, or a package: --with pandas.", ExitCode.USAGE
         )
-    wheels = find_wheels(app, more, flower_version, framework)
+    if gpu and framework not in GPU_PACKAGES:
+        raise OneflowerError(
+            f"There is no image with NVIDIA's driver for {framework}.",
+            f"Give --framework {' or '.join(GPU_PACKAGES)}, or leave out --gpu.",
+            ExitCode.USAGE,
+        )
+    has = f"{framework}{GPU}" if gpu else framework
+    wheels = find_wheels(app, more, flower_version, has)
     if not wheels:
-        screen.show_result(output, {"wheels": []}, f"Nothing is missing in Flower {flower_version} with {framework}.")
+        screen.show_result(output, {"wheels": []}, f"Nothing is missing in Flower {flower_version} with {has}.")
         return
     with step(f"fetching {len(wheels)} wheels"):
         written = write_bundle(wheels, save)

@@ -138,6 +138,7 @@ def _source(source: str, about: AppImage | None, checksum: str) -> ImageSource:
         max(about.needs.disk, about.size >> 20),
         about.size >> 20,
         about.oneflower,
+        about.driver,
     )
     title = about.name.removeprefix("oneflower-")
     return ImageSource(source, checksum or f"md5:{about.md5}", title, facts, about.length)

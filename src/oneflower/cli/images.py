@@ -28,7 +28,7 @@ def build(
     framework: Annotated[
         str,
         typer.Option(
-            help=f"What the image carries beside Flower: none, {', '.join(FRAMEWORKS)} (for CPUs; sklearn is the "
+            help=f"What the image carries beside Flower: none, {', '.join(FRAMEWORKS)} (sklearn is the "
             "default), or llm (PyTorch, transformers, PEFT)."
         ),
     ] = "",
@@ -36,7 +36,10 @@ def build(
         bool, typer.Option("--edge", help="For small devices: what `none` has, under its own name.")
     ] = False,
     gpu: Annotated[
-        bool, typer.Option("--gpu", help="With NVIDIA's driver: not there yet, and this says what is missing.")
+        bool,
+        typer.Option(
+            "--gpu", help="With NVIDIA's driver, and a PyTorch that it runs: pytorch (then the default) or llm."
+        ),
     ] = False,
     architecture: Annotated[
         str, typer.Option("--arch", metavar="ARCH", help="amd64. There is no arm64 yet, and this says what is missing.")
@@ -74,33 +77,27 @@ def build(
     from oneflower.images import ImageSpec  # noqa: PLC0415
     from oneflower.images import build as build_image  # noqa: PLC0415
     from oneflower.images.rootless import become_root  # noqa: PLC0415
-    from oneflower.images.spec import MIRROR, SUITE, parse_size  # noqa: PLC0415
+    from oneflower.images.spec import MIRROR, parse_size  # noqa: PLC0415
     from oneflower.local.home import LocalHome  # noqa: PLC0415
 
-    if gpu:
-        raise OneflowerError(
-            f"There is no image with NVIDIA's driver yet: that of Debian {SUITE} knows CUDA 12.2, and the PyTorch of "
-            "the pinned lists is built for CUDA 13.",
-            "docs/gpu.md has the packages of a driver, their sizes, and a PyTorch that fits, for an image of your own.",
-            ExitCode.ENVIRONMENT,
-        )
     if architecture != "amd64":
         raise OneflowerError(
             f"There is no image for {architecture} yet, only for amd64.",
             "Leave out --arch. docs/images.md says, under arm64, which parts are there and which are missing.",
             ExitCode.ENVIRONMENT,
         )
-    variant = framework or ("none" if edge else "sklearn")
+    variant = framework or ("none" if edge else "pytorch" if gpu else "sklearn")
     wanted = ImageSpec(
         variant,
         edge=edge,
+        gpu=gpu,
         flower=flower_version,
         size=parse_size(size) if size else None,
         mirror=mirror or MIRROR,
     )
     become_root()
     if app or more:
-        wheels = find_wheels(app, more, flower_version, wanted.framework)
+        wheels = find_wheels(app, more, flower_version, wanted.packages)
         wanted = replace(wanted, added=tuple(wheel.line for wheel in wheels))
     built = build_image(wanted, folder, LocalHome.of_user().images, step, fresh=fresh)
     if output is Output.JSON:

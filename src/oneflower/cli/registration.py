@@ -161,6 +161,11 @@ def _show(done: Registered, wishes: Wishes, *, dry_run: bool) -> None:
         screen.show(str(change))
     if done.diskless and not Session.is_local():
         screen.note(f"the machines of {' and '.join(done.diskless)} have no image to boot from; give --image.")
+    if done.driverless and not Session.is_local():
+        screen.note(
+            f"the SuperNodes get a GPU, and their image {done.driverless} has no driver for it: they will train on "
+            "their CPU. Build one that has it with `oneflower image build --gpu`, and give it with --supernode-image."
+        )
     for role in done.asking:
         screen.note(
             f"VM template {wishes.vm_template_name(role)} asks for inputs (USER_INPUTS, INPUTS_ORDER). "

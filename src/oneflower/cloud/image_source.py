@@ -24,7 +24,7 @@ class ImageFacts:
     """What is known of an image: what it carries, and what a machine needs that boots it. 0 where that is not known.
 
     `cpu` is in cores, `memory` and `disk` are in MB. `least` is how large the image's own disk is, in MB. `release` is
-    that of oneflower.
+    that of oneflower, and `driver` that of NVIDIA's driver, empty if it has none.
     """
 
     carried: Carried = field(default_factory=Carried)
@@ -33,12 +33,18 @@ class ImageFacts:
     disk: int = 0
     least: int = 0
     release: str = ""
+    driver: str = ""
+
+    @property
+    def no_driver(self) -> bool:
+        """Whether it is known that the image has no driver for a GPU: of somebody else's image nothing is known."""
+        return bool(self.carried.flower) and not self.driver
 
     def attributes(self, owner: str) -> dict[str, Any]:
         """Return the attributes of an image that keep these facts, and for which registration it was made."""
         known = {
             "FLOWER": self.carried.flower, "FRAMEWORK": self.carried.framework, "RELEASE": self.release,
-            "CPU": self.cpu, "MEMORY": self.memory, "DISK": self.disk,
+            "CPU": self.cpu, "MEMORY": self.memory, "DISK": self.disk, "DRIVER": self.driver,
         }  # fmt: skip
         return {_SECTION: {"NAME": owner} | {key: str(value) for key, value in known.items() if value}}
 
@@ -49,8 +55,8 @@ class ImageFacts:
         if not isinstance(said, dict):
             return cls()
         numbers = {key: int(said[key.upper()]) for key in ("cpu", "memory", "disk") if _is_number(said, key)}
-        release = said.get("RELEASE", "")
-        return cls(Carried(said.get("FLOWER", ""), said.get("FRAMEWORK", "")), release=release, **numbers)
+        carried = Carried(said.get("FLOWER", ""), said.get("FRAMEWORK", ""))
+        return cls(carried, release=said.get("RELEASE", ""), driver=said.get("DRIVER", ""), **numbers)
 
 
 @dataclass(frozen=True)
@@ -134,8 +140,9 @@ class ImageSource:
     def template(self, name: str, owner: str) -> str:
         """Return the image's template as OpenNebula's text."""
         algorithm, _, value = self.checksum.partition(":")
+        with_driver = f", with NVIDIA's driver {self.facts.driver}" if self.facts.driver else ""
         content = {
             "NAME": name, "PATH": self.source, "TYPE": "OS", "PERSISTENT": "NO", "DEV_PREFIX": "vd", "FORMAT": "qcow2",
-            "DESCRIPTION": "oneflower: an appliance image", **self.facts.attributes(owner),
+            "DESCRIPTION": f"oneflower: an appliance image{with_driver}", **self.facts.attributes(owner),
         }  # fmt: skip
         return render(content | ({algorithm.upper(): value} if algorithm in _VERIFIED else {}))

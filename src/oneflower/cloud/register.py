@@ -90,6 +90,7 @@ class Registration:
         self._templates = VmTemplates(cloud, self._undo, force=force, dry_run=dry_run)
         self._changes: list[Change] = []
         self._carried: dict[str, Carried] = {}
+        self._driverless = ""
 
     def apply(self) -> Registered:
         """Apply it. If something fails on the way, everything is as it was before."""
@@ -119,6 +120,7 @@ class Registration:
             tuple(self._changes),
             tuple(role for role, each in settled.items() if each.diskless),
             tuple(role for role, each in settled.items() if each.asking),
+            self._driverless if "PCI" in settled[NODES].content else "",
         )
 
     @property
@@ -209,6 +211,8 @@ class Registration:
             found = self._images.stored(int(machine.image))
         if found is not None:
             self._carried[role] = found.facts.carried
+            if role == NODES and found.facts.no_driver:
+                self._driverless = found.name
         return found
 
     def _begun(self, image: Image) -> None:

@@ -45,7 +45,8 @@ class Registered:
 
     `templates` are the service templates with the three levels, and `forms` those with the form, which OpenNebula 6
     does not have. The machines of `diskless` roles have nothing to boot from. The VM templates of `asking` roles ask
-    for inputs themselves, so that Sunstone cannot deploy.
+    for inputs themselves, so that Sunstone cannot deploy. `driverless` is the name of the SuperNodes' image if they get
+    a GPU for which it has no driver.
     """
 
     templates: Mapping[ServiceKind, int]
@@ -54,3 +55,4 @@ class Registered:
     changes: tuple[Change, ...]
     diskless: tuple[str, ...] = ()
     asking: tuple[str, ...] = ()
+    driverless: str = ""

@@ -30,7 +30,7 @@ class Contents:
 class AppImage:
     """One image. `size` is that of its disk in bytes, as catalogues expect, and `length` that of its file.
 
-    `needs` is what a machine that boots it needs.
+    `needs` is what a machine that boots it needs. `driver` is the version of NVIDIA's driver in it, empty without one.
     """
 
     name: str
@@ -45,6 +45,7 @@ class AppImage:
     sha256: str
     created: int
     needs: Needs
+    driver: str = ""
 
     @property
     def contents(self) -> Contents:
@@ -160,6 +161,7 @@ def parse_manifest(text: str, manifest: str) -> AppImage:
             memory=_number(manifest, said, "memory_mb") if "memory_mb" in said else usual.memory,
             disk=_number(manifest, said, "disk_mb") if "disk_mb" in said else usual.disk,
         ),
+        driver=_text(manifest, versions, "nvidia", r"[\d.]+") if versions.get("nvidia") else "",
     )
 
 

@@ -1,18 +1,24 @@
-"""What of an image is Debian: a kernel, systemd, Python, an SSH server. It is the same for all variants."""
+"""What of an image is Debian: a kernel, systemd, Python, an SSH server, and NVIDIA's driver if it is for a GPU.
+
+It is the same for all variants with a GPU, and for all without.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oneflower.images import bytecode, modules, trim
+from oneflower.images import bytecode, modules, nvidia, trim
 from oneflower.images.scratch import remove
 from oneflower.images.spec import KEYRING, PACKAGES, PYTHON, SUITE
 from oneflower.images.tools import APART, tool
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from oneflower.images.spec import ImageSpec
 
 # Of the documentation the copyright files stay: they are the licences.
@@ -44,9 +50,9 @@ chroot "$1" dpkg --purge --force-remove-essential --force-depends {packages}
 
 def key(spec: ImageSpec) -> str:
     """Return a name for the content of the base."""
-    files = (__file__, bytecode.__file__, modules.__file__)
+    files = (__file__, bytecode.__file__, modules.__file__, *((nvidia.__file__,) if spec.gpu else ()))
     code = [Path(file or "").read_text(encoding="utf-8") for file in files]
-    content = [SUITE, PACKAGES, PYTHON, KEYRING, spec.mirror, spec.epoch, trim.DEBIAN, *code]
+    content = [SUITE, PACKAGES, PYTHON, KEYRING, spec.mirror, spec.epoch, spec.gpu, trim.DEBIAN, *code]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
 
@@ -58,16 +64,14 @@ def make(spec: ImageSpec, target: Path, scratch: Path) -> None:
         "customize": _FINISH.format(packages=" ".join(_NOT_NEEDED)),
     }
     paths = [*(f"path-exclude={path}" for path in _LEFT_OUT), *(f"path-include={path}" for path in _KEPT)]
-    command = [
-        *APART, "mmdebstrap", "--mode=root", "--skip=chroot/mount/sys", "--variant=essential",
-        "--format=directory", f"--keyring={KEYRING}", "--components=main", "--architectures=amd64",
-        f"--include={','.join(PACKAGES)}",
-        *(f"--dpkgopt={option}" for option in ("force-unsafe-io", *paths)),
-        *(f"--{name}-hook={script}" for name, script in hooks.items()),
-        SUITE, str(root), *sources(spec.mirror),
-    ]  # fmt: skip
     try:
-        tool(command, "install the Debian packages", {"SOURCE_DATE_EPOCH": str(spec.epoch)}, hint=_HINT)
+        _bootstrap(spec, root, (*PACKAGES, *(nvidia.PACKAGES if spec.gpu else ())), hooks, paths)
+        if spec.gpu:
+
+            def install(folder: Path, packages: tuple[str, ...], script: str) -> None:
+                _bootstrap(spec, folder, packages, {"customize": script})
+
+            nvidia.add_modules(root, scratch, install, os.cpu_count() or 1)
         tool(["find", root / "dev", "-mindepth", "1", "-delete"], "empty /dev")  # the kernel fills it
         modules.keep(root)
         trim.debian(root)
@@ -79,11 +83,27 @@ def make(spec: ImageSpec, target: Path, scratch: Path) -> None:
         remove(root)
 
 
-def sources(mirror: str) -> list[str]:
+def _bootstrap(
+    spec: ImageSpec, root: Path, packages: Sequence[str], hooks: Mapping[str, str], paths: Sequence[str] = ()
+) -> None:
+    """Make a root with Debian packages. `hooks` are scripts of mmdebstrap, `paths` what dpkg leaves out."""
+    components = ("main", *(nvidia.COMPONENTS if spec.gpu else ()))
+    command = [
+        *APART, "mmdebstrap", "--mode=root", "--skip=chroot/mount/sys", "--variant=essential",
+        "--format=directory", f"--keyring={KEYRING}", f"--components={','.join(components)}", "--architectures=amd64",
+        f"--include={','.join(packages)}",
+        *(f"--dpkgopt={option}" for option in ("force-unsafe-io", *paths)),
+        *(f"--{name}-hook={script}" for name, script in hooks.items()),
+        SUITE, str(root), *sources(spec.mirror, components),
+    ]  # fmt: skip
+    tool(command, "install the Debian packages", {"SOURCE_DATE_EPOCH": str(spec.epoch)}, hint=_HINT)
+
+
+def sources(mirror: str, components: Sequence[str] = ("main",)) -> list[str]:
     """Return the lines of sources.list for a mirror."""
-    security = mirror.replace("/debian", "/debian-security")
+    security, parts = mirror.replace("/debian", "/debian-security"), " ".join(components)
     return [
-        f"deb {mirror} {SUITE} main",
-        f"deb {mirror} {SUITE}-updates main",
-        f"deb {security} {SUITE}-security main",
+        f"deb {mirror} {SUITE} {parts}",
+        f"deb {mirror} {SUITE}-updates {parts}",
+        f"deb {security} {SUITE}-security {parts}",
     ]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from oneflower.images import base, disk, manifest, overlay, sbom, software
+from oneflower.images import base, disk, manifest, nvidia, overlay, sbom, software
 from oneflower.images.app_image import manifest_of
 from oneflower.images.appliance import installed
 from oneflower.images.laying import usual_permissions
@@ -77,11 +77,11 @@ def build(spec: ImageSpec, folder: Path, cache: Path, step: Step = _silent, *, f
 def assemble(spec: ImageSpec, root: Path, cache: Path, step: Step = _silent, *, fresh: bool = False) -> None:
     """Lay out the root folder of an image: what a container boots from, and what the file system is made of."""
     root.mkdir(parents=True, mode=0o755)
-    kind = f"flwr-{spec.flower}-{spec.framework}{'-more' if spec.added else ''}"
+    kind = f"flwr-{spec.flower}-{spec.packages}{'-more' if spec.added else ''}"
     software_kept = _kept(cache, f"{kind}-{software.key(spec)}.tar", fresh=fresh)
-    base_kept = _kept(cache, f"base-{base.key(spec)}.tar", fresh=fresh)
+    base_kept = _kept(cache, f"base{'-gpu' if spec.gpu else ''}-{base.key(spec)}.tar", fresh=fresh)
     if not base_kept.exists():
-        with step("Debian packages"):
+        with step("Debian packages, and NVIDIA's modules for their kernel" if spec.gpu else "Debian packages"):
             base.make(spec, base_kept, root.parent)
     with step("unpack the base"):
         _unpack(base_kept, root)
@@ -89,12 +89,14 @@ def assemble(spec: ImageSpec, root: Path, cache: Path, step: Step = _silent, *, 
         with step("unpack Flower and its packages"):
             _unpack(software_kept, root)
     else:
-        with step(f"Flower {spec.flower} and {spec.framework}, by hash"):
+        with step(f"Flower {spec.flower} and {spec.packages}, by hash"):
             software.install(spec, root, root.parent)
             _pack(root, software.PREFIX, software_kept)
     with step("the appliance and its units"):
         software.lay_appliance(root)
         overlay.lay(spec, root)
+    if spec.gpu:
+        nvidia.check(root)
     for path in (base_kept, software_kept):
         _forget_older(cache, path)
 

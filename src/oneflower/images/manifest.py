@@ -6,6 +6,7 @@ import hashlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from oneflower.images import nvidia
 from oneflower.images.spec import ARCHITECTURE, PYTHON, SUITE
 from oneflower_appliance import __version__
 from oneflower_appliance.packages import ADDED
@@ -23,11 +24,12 @@ _CHUNK = 1 << 20
 def description(spec: ImageSpec, found: list[Package]) -> dict[str, Any]:
     """Return what an image says of itself, in it (`DESCRIPTION`) and in its manifest."""
     versions = {package.name: package.version for package in found}
+    driver = versions.get(nvidia.SOURCES, "").partition("-")[0]
     kernel = next((package.version for package in found if package.name.startswith("linux-image-")), "")
     return {
         "name": spec.name,
         "architecture": ARCHITECTURE,
-        "variant": "edge" if spec.edge else spec.variant,
+        "variant": spec.label,
         "framework": spec.framework,
         "cpu": spec.needs.cpu,
         "memory_mb": spec.needs.memory,
@@ -38,9 +40,11 @@ def description(spec: ImageSpec, found: list[Package]) -> dict[str, Any]:
             "python": PYTHON,
             "debian": SUITE,
             "linux": kernel,
+            **({"nvidia": driver} if driver else {}),
         },
         "firmware": ["bios", "uefi"],
         "created": spec.epoch,
+        "non_free": [package.name for package in found if package.is_non_free],
         ADDED: list(spec.added),
         "packages": {kind: sum(package.kind == kind for package in found) for kind in ("deb", "pypi")},
     }

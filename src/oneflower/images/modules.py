@@ -26,7 +26,7 @@ KEPT = (
     "drivers/firmware/qemu_fw_cfg.ko", "drivers/watchdog/i6300esb.ko", "drivers/ptp/ptp_kvm.ko",
     "net/vmw_vsock/*virtio*", "drivers/input/mouse/psmouse.ko", "drivers/input/evdev.ko", "drivers/acpi/button.ko",
     "drivers/usb/host/xhci*", "drivers/hid/hid.ko", "drivers/hid/hid-generic.ko", "drivers/hid/usbhid/usbhid.ko",
-    "drivers/gpu/drm/tiny/bochs.ko", "drivers/gpu/drm/virtio/*",
+    "drivers/gpu/drm/tiny/bochs.ko", "drivers/gpu/drm/virtio/*", "drivers/gpu/nvidia/*",
     # network cards: virtual ones, and functions of real ones that are passed through
     "drivers/net/virtio_net.ko", "drivers/net/net_failover.ko", "drivers/net/bonding/*", "drivers/net/dummy.ko",
     "drivers/net/veth.ko", "drivers/net/tun.ko", "drivers/net/wireguard/*", "drivers/net/ethernet/intel/e1000/*",

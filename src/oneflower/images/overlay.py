@@ -12,12 +12,15 @@ from oneflower.images.laying import lay_folder
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from oneflower.images.spec import ImageSpec
 
 OVERLAY = Path(__file__).parent / "overlay"
+OVERLAY_GPU = Path(__file__).parent / "overlay_gpu"  # laid over it where there is NVIDIA's driver
 EXECUTABLE = ("usr/lib/oneflower/ready",)
 USER = "oneflower"
-_ID = 900
+USER_ID = 900
 
 # Units by the target that wants them; those of Debian that are not here are not enabled.
 ENABLED = {
@@ -34,6 +37,7 @@ ENABLED = {
     "network-online.target": ("systemd-networkd-wait-online.service",),
     "timers.target": ("fstrim.timer",),
 }  # fmt: skip
+ENABLED_GPU = {"multi-user.target": ("oneflower-gpu.service",)}
 # Nobody can log in at a console, for no account has a password; the keys of the host are ours to make. The kernel's
 # module for other binary formats is not in an image.
 _MASKED = (
@@ -48,6 +52,9 @@ def lay(spec: ImageSpec, root: Path) -> None:
     """Lay our files over the packages and enable our units."""
     lay_folder(OVERLAY, root, EXECUTABLE)
     _enable(root)
+    if spec.gpu:
+        lay_folder(OVERLAY_GPU, root)
+        _want(root, ENABLED_GPU)
     _add_user(root)
     filesystem = spec.identifier("filesystem")
     _write(root / "etc/fstab", "# The root is mounted as the kernel's command line says: /boot/grub/grub.cfg\n")
@@ -98,23 +105,27 @@ def _enable(root: Path) -> None:
     settings = root / "etc/systemd/system"
     for folder in settings.glob("*.wants"):
         shutil.rmtree(folder)
-    for target, units in ENABLED.items():
-        folder = settings / f"{target}.wants"
-        folder.mkdir()
-        for unit in units:
-            name, at, rest = unit.partition("@")
-            file = f"{name}@.{rest.rpartition('.')[2]}" if at else unit  # an instance is a link to its template
-            (folder / unit).symlink_to(f"/lib/systemd/system/{file}")
+    _want(root, ENABLED)
     for unit in _MASKED:
         (settings / unit).unlink(missing_ok=True)
         (settings / unit).symlink_to("/dev/null")
 
 
+def _want(root: Path, enabled: Mapping[str, Sequence[str]]) -> None:
+    for target, units in enabled.items():
+        folder = root / "etc/systemd/system" / f"{target}.wants"
+        folder.mkdir(exist_ok=True)
+        for unit in units:
+            name, at, rest = unit.partition("@")
+            file = f"{name}@.{rest.rpartition('.')[2]}" if at else unit  # an instance is a link to its template
+            (folder / unit).symlink_to(f"/lib/systemd/system/{file}")
+
+
 def _add_user(root: Path) -> None:
     lines = {
-        "passwd": f"{USER}:x:{_ID}:{_ID}:oneflower:/var/lib/oneflower:/usr/sbin/nologin",
+        "passwd": f"{USER}:x:{USER_ID}:{USER_ID}:oneflower:/var/lib/oneflower:/usr/sbin/nologin",
         "shadow": f"{USER}:!*:20454::::::",
-        "group": f"{USER}:x:{_ID}:",
+        "group": f"{USER}:x:{USER_ID}:",
         "gshadow": f"{USER}:!::",
     }
     for name, line in lines.items():

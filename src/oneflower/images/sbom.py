@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from email.parser import HeaderParser
 from typing import TYPE_CHECKING
 
+from oneflower.images import nvidia
 from oneflower.images.software import SITE
 from oneflower.images.spec import SUITE
 
@@ -22,18 +23,27 @@ BILL = "usr/share/oneflower/sbom.cdx.json"  # in the image
 
 @dataclass(frozen=True)
 class Package:
-    """One package of an image. `kind` is deb or pypi. `licence` is the package's own text."""
+    """One package of an image. `kind` is deb or pypi. `licence` is the package's own text.
+
+    A `section` of Debian tells whether it is free software: its copyright file says what one may do with it.
+    """
 
     kind: str
     name: str
     version: str
     architecture: str = ""
     licence: str = ""
+    section: str = ""
+
+    @property
+    def is_non_free(self) -> bool:
+        """Whether Debian counts it among what is not free software."""
+        return self.section.startswith("non-free")
 
 
 def packages(root: Path) -> list[Package]:
     """Return what is installed under the root of an image."""
-    return sorted([*_debian(root), *_python(root)], key=lambda package: (package.kind, package.name))
+    return sorted([*_debian(root), *_built(root), *_python(root)], key=lambda package: (package.kind, package.name))
 
 
 def _debian(root: Path) -> Iterator[Package]:
@@ -41,7 +51,15 @@ def _debian(root: Path) -> Iterator[Package]:
     for paragraph in re.split(r"\n\n+", status.strip()):
         fields = HeaderParser().parsestr(paragraph)
         if fields["Status"] == "install ok installed":
-            yield Package("deb", fields["Package"], fields["Version"], fields["Architecture"])
+            yield Package(
+                "deb", fields["Package"], fields["Version"], fields["Architecture"], section=fields["Section"] or ""
+            )
+
+
+def _built(root: Path) -> Iterator[Package]:
+    """Yield the package whose sources were compiled into modules of the kernel: it is not installed itself."""
+    if version := nvidia.package_version(root):
+        yield Package("deb", nvidia.SOURCES, version, "amd64", section="non-free/kernel")
 
 
 def _python(root: Path) -> Iterator[Package]:
@@ -64,6 +82,8 @@ def bill(spec: ImageSpec, found: list[Package]) -> str:
         qualifiers = {"arch": package.architecture, "distro": SUITE} if debian else None
         url = PackageURL(package.kind, "debian" if debian else None, package.name, package.version, qualifiers)
         brief = package.licence.splitlines()[0][:100] if package.licence else ""
+        if package.is_non_free:
+            brief = f"not free software: /usr/share/doc/{package.name}/copyright"
         return Component(
             name=package.name, version=package.version, purl=url, bom_ref=str(url),
             licenses=[DisjunctiveLicense(name=brief)] if brief else [],

@@ -40,9 +40,12 @@ TORCH_INDEX = "https://download.pytorch.org/whl/cpu"  # the builds for CPUs, of 
 def listed(spec: ImageSpec) -> str:
     """Return the packages of an image with their hashes. Raises `OneflowerError` when nothing pins them.
 
-    PyTorch is among them if pip is set to find it in a folder. The registry's build, for GPUs, never is.
+    PyTorch is among them if pip is set to find it in a folder. The registry's build, for GPUs, is in an image with
+    NVIDIA's driver only.
     """
     text = without(_pinned(spec), LEFT_OUT)
+    if spec.gpu:
+        return text
     wheel = _local_torch(spec)
     return package_index.with_torch(text, wheel) if wheel else package_index.without_torch(text)
 
@@ -54,7 +57,7 @@ def _local_torch(spec: ImageSpec) -> Path | None:
 
 
 def _pinned(spec: ImageSpec) -> str:
-    return runtime.pinned_packages(spec.flower, spec.framework)
+    return runtime.pinned_packages(spec.flower, spec.packages)
 
 
 def without(text: str, names: tuple[str, ...]) -> str:
@@ -79,10 +82,10 @@ def install(spec: ImageSpec, root: Path, scratch: Path) -> None:
     site = root / SITE
     site.mkdir(parents=True)
     links = [word for link in package_index.find_links() for word in ("--find-links", link)]
-    wanted = [*links, "--require-hashes", "--requirement", str(packages)]
-    install_wheels(site, wanted, f"install Flower {spec.flower} and {spec.framework}", _HINT)
+    wanted = [*(() if spec.gpu else links), "--require-hashes", "--requirement", str(packages)]
+    install_wheels(site, wanted, f"install Flower {spec.flower} and {spec.packages}", _HINT)
     release = package_index.torch_release(_pinned(spec))
-    if release and not _local_torch(spec):
+    if release and not spec.gpu and not _local_torch(spec):
         install_wheels(site, ["--index", TORCH_INDEX, f"torch=={release}"], f"install PyTorch {release}", _TORCH_HINT)
     folder = root / PREFIX
     (folder / "bin").mkdir()

@@ -8,7 +8,8 @@ import re
 import uuid
 from dataclasses import dataclass
 
-from oneflower.runtimes.runtime import NO_FRAMEWORK
+from oneflower.images import nvidia
+from oneflower.runtimes.runtime import GPU, GPU_PACKAGES, NO_FRAMEWORK
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.parameters import FLOWER_TESTED
 from oneflower_appliance.use_cases import FRAMEWORKS
@@ -21,8 +22,9 @@ ARCHITECTURE = "x86_64"
 GLIBC = 36  # the C library of the suite is 2.36
 PLATFORM = f"{ARCHITECTURE}-manylinux_2_{GLIBC}"
 # Flower would install an app's dependencies with uv, and a server would watch its files: machines do neither. Without
-# hf-xet, models are downloaded over plain HTTP. Nothing is built, so setuptools and TensorFlow's libclang have no use.
-LEFT_OUT = ("uv", "watchfiles", "hf-xet", "setuptools", "libclang")
+# hf-xet, models are downloaded over plain HTTP. Nothing is built, so setuptools and TensorFlow's libclang have no use,
+# and neither has Triton, which needs a compiler of C.
+LEFT_OUT = ("uv", "watchfiles", "hf-xet", "setuptools", "libclang", "triton")
 
 # Debian packages beside the essential ones. There is no apt: an image is replaced by a newer one, not upgraded.
 PACKAGES = (
@@ -52,6 +54,7 @@ NEEDS = {
     "llm": Needs(4, 8192, 32768),
 }
 
+_GPU_NEEDS = Needs(4, 8192, 32768)  # at least, with NVIDIA's driver and what PyTorch needs of CUDA: seven gigabytes
 _EPOCH = 1767225600  # 2026-01-01: the date of every file, unless SOURCE_DATE_EPOCH says another
 _NAMESPACE = uuid.UUID("5f2d1c1e-7a0b-5c39-9d55-0f1e2d3c4b5a")
 _UNITS = {"M": 20, "G": 30, "T": 40}
@@ -61,12 +64,13 @@ _UNITS = {"M": 20, "G": 30, "T": 40}
 class ImageSpec:
     """One image.
 
-    `size` is that of the virtual disk in bytes; None means what is in it and room to work. `added` are the packages
-    besides those of the variant, each as name==version with its hash.
+    `gpu` is whether it has NVIDIA's driver. `size` is that of the virtual disk in bytes; None means what is in it and
+    room to work. `added` are the packages besides those of the variant, each as name==version with its hash.
     """
 
     variant: str = "sklearn"
     edge: bool = False
+    gpu: bool = False
     flower: str = FLOWER_TESTED
     size: int | None = None
     added: tuple[str, ...] = ()
@@ -80,6 +84,13 @@ class ImageSpec:
             raise OneflowerError(
                 f"An edge image carries no framework, and {self.variant} is one.", "Leave out --framework or --edge."
             )
+        if self.gpu and self.framework not in GPU_PACKAGES:
+            able = [name for name, framework in VARIANTS.items() if framework in GPU_PACKAGES]
+            raise OneflowerError(
+                f"There is no image with NVIDIA's driver for {'edge' if self.edge else self.variant}: nothing in it "
+                "would use a GPU.",
+                f"Give --framework {' or '.join(able)}, or leave out --gpu.",
+            )
 
     @property
     def framework(self) -> str:
@@ -87,14 +98,29 @@ class ImageSpec:
         return VARIANTS[self.variant]
 
     @property
+    def label(self) -> str:
+        """The variant as manifests and catalogues call it."""
+        return "edge" if self.edge else f"{self.variant}{GPU if self.gpu else ''}"
+
+    @property
+    def packages(self) -> str:
+        """The name of the pinned list of packages that is installed."""
+        return f"{self.framework}{GPU if self.gpu else ''}"
+
+    @property
     def needs(self) -> Needs:
         """What a machine that boots it needs."""
-        return NEEDS["edge" if self.edge else self.variant]
+        usual = NEEDS["edge" if self.edge else self.variant]
+        if not self.gpu:
+            return usual
+        least = _GPU_NEEDS
+        return Needs(max(usual.cpu, least.cpu), max(usual.memory, least.memory), max(usual.disk, least.disk))
 
     @property
     def name(self) -> str:
         """What the files of the image are called."""
-        usual = f"oneflower-{'edge' if self.edge else self.variant}-flwr-{self.flower}"
+        driver = f"-nvidia{nvidia.SERIES}" if self.gpu else ""
+        usual = f"oneflower-{self.label}{driver}-flwr-{self.flower}"
         if not self.added:
             return usual
         return f"{usual}-with-{hashlib.sha256(' '.join(self.added).encode()).hexdigest()[:8]}"

@@ -61,8 +61,14 @@ class Written:
 def render(image: AppImage, publisher: Publisher, folder: Path) -> Written:
     """Write the contribution for an image into a folder, which may be a checkout of the marketplace.
 
-    Raises `OneflowerError`, and writes nothing, if there is no pinned list of packages for the image.
+    Raises `OneflowerError`, and writes nothing, if there is no pinned list of packages for the image, or if it has
+    NVIDIA's driver: the marketplace builds its images itself, and the files of a contribution build none with that.
     """
+    if image.driver:
+        raise OneflowerError(
+            f"{image.name} has NVIDIA's driver, which a contribution to the community's marketplace cannot build.",
+            "Publish it in a private marketplace: --private.",
+        )
     app = f"oneflower-{image.variant}"
     content = _contribution(app, image, publisher)
     for name, text in content.items():

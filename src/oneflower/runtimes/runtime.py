@@ -38,6 +38,12 @@ if TYPE_CHECKING:
 
 PINNED = Path(__file__).parent / "locks"
 NO_FRAMEWORK = "none"  # Flower alone, which images have for apps that bring no framework
+GPU = "-gpu"  # how the name of a list ends that is for images with NVIDIA's driver
+# What these lists have in place of a framework's packages: the last PyTorch in the registry that is built for CUDA 12,
+# which is what the driver of Debian 12 knows.
+GPU_PACKAGES = {
+    "pytorch": tuple({"torch": "torch==2.10.*"}.get(name, name) for name in FRAMEWORKS["pytorch"].packages),
+}
 UNPINNED = "ONEFLOWER_UNPINNED"
 _HINT = "Check that the package registry can be reached and that there is disk space, then retry."
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oneflower.runtimes.runtime import NO_FRAMEWORK
+from oneflower.runtimes.runtime import GPU, NO_FRAMEWORK
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.runs import SOURCES
 from oneflower_appliance.use_cases import FRAMEWORKS, USE_CASES
@@ -51,7 +51,7 @@ class Lesson:
 
 def lesson_of(image: Contents) -> Lesson:
     """Return what an image is tried with."""
-    if image.variant == "llm":
+    if image.variant.removesuffix(GPU) == "llm":
         tunes_any_model = next(name for name, use_case in USE_CASES.items() if use_case.models is None)
         return Lesson(
             tunes_any_model, 1, {"learning-rate": "0.01", "local-epochs": "10"},

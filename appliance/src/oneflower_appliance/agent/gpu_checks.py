@@ -28,7 +28,7 @@ _SUPERNODE = b"oneflower_appliance.flower.main\0supernode\0"  # in the command o
 _ALL = 1.001
 _RESERVED = 1 << 30  # bytes: more than the driver keeps for itself
 _EXCLUSIVE, _PROHIBITED = 3, 2  # compute modes
-_DRIVER = "Install the driver in the image (docs/gpu.md)."
+_DRIVER = "Boot an image that has it: `oneflower image build --gpu`, or one of your own (docs/gpu.md)."
 _PASS = "Pass one through (`oneflower register --gpu`), or set FL_GPU_ENABLED=NO."  # noqa: S105 - no password
 
 
