@@ -9,7 +9,8 @@ from oneflower_appliance.agent.site_checks import look_at_machine
 from oneflower_appliance.checks import OK, WARN, Topic
 from oneflower_appliance.flower.profile import is_edge
 from oneflower_appliance.flower.warm.tasks import Workers
-from oneflower_appliance.settings import Settings, resolve
+from oneflower_appliance.settings import resolve
+from oneflower_appliance.values import Settings
 
 
 def unreachable():

@@ -14,7 +14,8 @@ from oneflower.cloud.overrides import flatten, read
 from oneflower_appliance.app_packages import Declaration
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.parameters import PARAMETERS
-from oneflower_appliance.settings import precision_problem, run_config_keys, strategy_problem
+from oneflower_appliance.setting_rules import precision_problem, strategy_problem
+from oneflower_appliance.settings import run_config_keys
 from oneflower_appliance.use_cases import FRAMEWORKS, USE_CASES
 
 if TYPE_CHECKING:

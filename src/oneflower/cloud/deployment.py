@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from oneflower.cloud.client import Cloud
     from oneflower.cloud.scaling import Size
     from oneflower.events import Notify
-    from oneflower_appliance.settings import Bounds, Settings
+    from oneflower_appliance.settings import Bounds
+    from oneflower_appliance.values import Settings
 
 _LINES = 15  # of the console of a machine that failed
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from oneflower.opennebula.autoscale import Policies
-    from oneflower_appliance.settings import Bounds, Settings
+    from oneflower_appliance.settings import Bounds
+    from oneflower_appliance.values import Settings
 
 _NOT_IN_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _LONGEST = 65_536

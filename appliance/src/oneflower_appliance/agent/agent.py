@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from oneflower_appliance.agent.metrics.exporter import Exporter
     from oneflower_appliance.parameter import Level
-    from oneflower_appliance.settings import Settings
+    from oneflower_appliance.values import Settings
 
     Role = superlink.SuperLink | supernode.SuperNode
 

@@ -23,7 +23,7 @@ from oneflower_appliance.formats import read_duration
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from oneflower_appliance.settings import Settings
+    from oneflower_appliance.values import Settings
 
 YEAR = datetime.timedelta(days=365)
 SKEW = datetime.timedelta(hours=24)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from oneflower_appliance.agent.machine import Machine
     from oneflower_appliance.agent.onegate import OneGate
-    from oneflower_appliance.settings import Settings
+    from oneflower_appliance.values import Settings
 
 PATIENCE = 600.0
 CLOSELY = Backoff(first=0.1, cap=5, factor=1.5)  # for attributes that the SuperLink is about to publish

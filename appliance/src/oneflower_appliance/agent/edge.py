@@ -12,7 +12,7 @@ from oneflower_appliance.roles import EDGE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from oneflower_appliance.settings import Settings
+    from oneflower_appliance.values import Settings
 
 EDGE_MEMORY = 512  # megabytes that a small machine needs
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from oneflower_appliance.process import Child
-    from oneflower_appliance.settings import Settings
+    from oneflower_appliance.values import Settings
 
 START_LIMIT = 180.0  # seconds
 _EMULATED = 5  # times as much, where the processor is emulated: one on a busy host was seen to need more

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from oneflower_appliance.agent.link import SuperLinkApi
     from oneflower_appliance.agent.onegate import OneGate
-    from oneflower_appliance.settings import Settings
+    from oneflower_appliance.values import Settings
 
 
 class FormRun:

@@ -11,7 +11,7 @@ from oneflower_appliance.orders import MEMORY_VARIABLE, VISIBLE_VARIABLE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from oneflower_appliance.settings import Settings
+    from oneflower_appliance.values import Settings
 
 _SHARES = (2, 10)  # PyTorch reads its share from the environment since this release; an older one would refuse it
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from oneflower_appliance.agent.nvml import Driver, Gpu
-    from oneflower_appliance.settings import Settings
+    from oneflower_appliance.values import Settings
 
 _NVIDIA = "0x10de"  # its number among the makers of PCI devices
 _DISPLAY = "0x03"  # how the class of a PCI device begins that is a GPU

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from oneflower_appliance.agent.node_key import NodeKey
     from oneflower_appliance.orders import NodeReport
-    from oneflower_appliance.settings import Settings
+    from oneflower_appliance.values import Settings
 
 _SPREAD = 10.0  # seconds after an order within which the nodes make their keys
 _QUIET = 60.0  # seconds without a task after which no run is expected to send one

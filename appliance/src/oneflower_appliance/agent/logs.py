@@ -15,7 +15,7 @@ from oneflower_appliance.log_lines import JSON, JsonLines, TextLines, about, ent
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from oneflower_appliance.settings import Settings
+    from oneflower_appliance.values import Settings
 
 _FORMAT = "FL_LOG_FORMAT"
 _ERROR, _INFO = 3, 6  # of the journal

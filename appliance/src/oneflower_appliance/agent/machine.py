@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from oneflower_appliance.agent.journal import Journal
     from oneflower_appliance.agent.onegate import OneGate
-    from oneflower_appliance.settings import Settings
+    from oneflower_appliance.values import Settings
 
 T = TypeVar("T")
 

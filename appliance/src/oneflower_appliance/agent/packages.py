@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from oneflower_appliance.agent.machine import Machine
-    from oneflower_appliance.settings import Settings
+    from oneflower_appliance.values import Settings
 
 log = logging.getLogger(__name__)
 

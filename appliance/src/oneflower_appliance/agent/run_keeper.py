@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from oneflower_appliance.agent.onegate import OneGate
     from oneflower_appliance.node_findings import Finding
     from oneflower_appliance.runs import RunRow
-    from oneflower_appliance.settings import Settings
+    from oneflower_appliance.values import Settings
 
 log = logging.getLogger(__name__)
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from oneflower_appliance.agent.form_run import FormRun
     from oneflower_appliance.run_state import RunState
-    from oneflower_appliance.settings import Settings
+    from oneflower_appliance.values import Settings
 
 log = logging.getLogger(__name__)
 

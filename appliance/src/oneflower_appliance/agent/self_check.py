@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from oneflower_appliance.agent.machine import Machine
-    from oneflower_appliance.settings import Settings
+    from oneflower_appliance.values import Settings
 
 _AT_BOOT, _IF_ASKED = 3.0, 60.0  # seconds for the data
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from oneflower_appliance.agent.link import Probe
-    from oneflower_appliance.settings import Settings
+    from oneflower_appliance.values import Settings
 
 _CLOCK_MAY = 5.0  # seconds: Flower accepts no message from further in the future
 _CLOCK_MUST = 300.0  # seconds: beyond that it refuses what a node signed

@@ -10,7 +10,7 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.site_policy import PATH, SitePolicy, read_text
 
 if TYPE_CHECKING:
-    from oneflower_appliance.settings import Settings
+    from oneflower_appliance.values import Settings
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 

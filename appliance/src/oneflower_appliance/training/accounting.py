@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from flwr.app import ArrayRecord, MetricRecord
     from flwr.serverapp.strategy import Strategy
 
-    from oneflower_appliance.settings import Settings
+    from oneflower_appliance.values import Settings
 
 log = logging.getLogger("flwr")
 

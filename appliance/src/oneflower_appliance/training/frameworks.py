@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.settings import strategy_problem
+from oneflower_appliance.setting_rules import strategy_problem
 from oneflower_appliance.use_cases import FRAMEWORKS
 
 if TYPE_CHECKING:

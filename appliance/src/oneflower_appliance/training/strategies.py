@@ -24,7 +24,7 @@ from oneflower_appliance.corrections import ADAPTIVE_CLIPPING
 from oneflower_appliance.orders import FORM_VARIABLE
 from oneflower_appliance.parameter import Level
 from oneflower_appliance.parameters import PARAMETERS, of_level
-from oneflower_appliance.settings import Settings, ignored, resolve, run_config_keys
+from oneflower_appliance.settings import ignored, resolve, run_config_keys
 from oneflower_appliance.training.accounting import EvenClipping, EvenNoise
 from oneflower_appliance.training.secure.aggregation import Choices
 from oneflower_appliance.training.secure.strategy import SecAgg
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from flwr.serverapp.strategy import Strategy
+
+    from oneflower_appliance.values import Settings
 
 log = logging.getLogger("flwr")
 

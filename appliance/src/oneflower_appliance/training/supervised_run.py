@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 
     from flwr.serverapp import Grid
 
-    from oneflower_appliance.settings import Settings
     from oneflower_appliance.training.asked import Asked
     from oneflower_appliance.training.node_record import Told
+    from oneflower_appliance.values import Settings
 
 log = logging.getLogger("flwr")
 

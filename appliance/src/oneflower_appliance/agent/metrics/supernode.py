@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from oneflower_appliance.metrics import Measure, Reading
-    from oneflower_appliance.settings import Settings
+    from oneflower_appliance.values import Settings
 
 
 def supernode_measures(settings: Settings, is_heard: Callable[[], bool]) -> tuple[Measure, ...]:
