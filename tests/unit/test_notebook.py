@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from oneflower.cloud import notebook
-from oneflower.cloud.results import RunResult
+from oneflower.cloud.run_result import RunResult
 from oneflower.events import Note, RunBegan, Step, StepEnded, ignore
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.runs import Fault, RunRow

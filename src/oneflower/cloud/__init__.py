@@ -6,7 +6,7 @@ from oneflower.cloud.federation import Federation
 from oneflower.cloud.logs import Logs
 from oneflower.cloud.outages import Limits
 from oneflower.cloud.refused import RefusedError
-from oneflower.cloud.results import RunResult
+from oneflower.cloud.run_result import RunResult
 from oneflower.cloud.sites import SiteStatus
 from oneflower.cloud.status import FederationStatus, VmStatus
 from oneflower_appliance.progress import RunProgress

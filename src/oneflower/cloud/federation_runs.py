@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from oneflower.cloud.client import Cloud
     from oneflower.cloud.overrides import Overrides
-    from oneflower.cloud.results import RunResult
+    from oneflower.cloud.run_result import RunResult
     from oneflower.cloud.service import Service
     from oneflower.cloud.status import FederationStatus
     from oneflower.events import Event, Notify

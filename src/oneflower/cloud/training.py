@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from oneflower.cloud.following import Observer
     from oneflower.cloud.overrides import Overrides
+    from oneflower.cloud.run_result import RunResult
     from oneflower.cloud.status import FederationStatus
     from oneflower.cloud.superlink import SuperLinkClient
     from oneflower.cloud.surroundings import Surroundings
@@ -82,9 +83,7 @@ class Request:
         return SiteChoice(sites, said.least if self.least is None else self.least)
 
 
-def train(
-    surroundings: Surroundings, status: FederationStatus, wanted: Request, observer: Observer
-) -> results.RunResult:
+def train(surroundings: Surroundings, status: FederationStatus, wanted: Request, observer: Observer) -> RunResult:
     """Run an app on a federation to its end and fetch its files. An interrupt stops the run.
 
     Raises `OneflowerError`.
@@ -155,7 +154,7 @@ def _sent(
 
 def resume(
     surroundings: Surroundings, status: FederationStatus, run_id: str, save: Path, observer: Observer
-) -> results.RunResult:
+) -> RunResult:
     """Resume a run that was stopped, lost or failed, from its last checkpoint to its end. Otherwise as `train`.
 
     Raises `OneflowerError`.
@@ -196,7 +195,7 @@ def _flwr(surroundings: Surroundings, status: FederationStatus, observer: Observ
     return surroundings.flwr(status.version, status.framework, lambda text: observer.notify(Step(text)))
 
 
-def finish(link: SuperLinkClient, run_id: str, app: str, save: Path, observer: Observer) -> results.RunResult:
+def finish(link: SuperLinkClient, run_id: str, app: str, save: Path, observer: Observer) -> RunResult:
     """Follow a run of `app` to its end and save its files in the folder `save`-RUN. An interrupt stops the run.
 
     Raises `OneflowerError`.
