@@ -234,6 +234,9 @@ def test_manifest_and_bill_of_materials_name_the_driver_and_what_is_not_free_sof
     assert (described["variant"], described["framework"]) == ("pytorch-gpu", "pytorch")
     assert described["versions"]["nvidia"] == DRIVER
     assert described["non_free"] == ["libcuda1", nvidia.SOURCES]
+    torch = manifest.description(GPU, [*found, sbom.Package("pypi", "torch", "2.10.0")])
+    assert torch["instead"] == ["torch==2.10.0"]
+    assert manifest.description(ImageSpec("pytorch"), [sbom.Package("pypi", "torch", "2.15.0")])["instead"] == []
     components = json.loads(sbom.bill(GPU, found))["components"]
     licences = {each["name"]: each.get("licenses") for each in components}
     assert licences["libc6"] is None

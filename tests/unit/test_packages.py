@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.metadata
+import json
 import os
 import subprocess
 import sys
@@ -102,6 +103,14 @@ def test_what_the_runtime_has_is_not_installed_again(machine):
     booted = machine(f"numpy=={importlib.metadata.version('numpy')} --hash=sha256:{ONE}")
     assert packages.install(booted) == "0 installed, 1 are in the runtime"
     assert PACKAGES.read(packages.published(booted.home, booted.settings)) == ""
+
+
+def test_what_an_image_has_besides_or_instead_of_what_its_framework_brings_is_published(machine, tmp_path, monkeypatch):
+    booted = machine("")
+    image = tmp_path / "image.json"
+    monkeypatch.setattr(packages, "IMAGE", image)
+    image.write_text(json.dumps({"added": [f"extra==1.0 --hash=sha256:{ONE}"], "instead": ["torch==2.10.0"]}))
+    assert PACKAGES.read(packages.published(booted.home, booted.settings)) == "extra==1.0\ntorch==2.10.0"
 
 
 def test_a_list_that_is_not_the_one_that_was_asked_for_is_refused(machine, wheels):

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 IMAGE = Path("/usr/share/oneflower/image.json")  # what an image says of itself
 ADDED = "added"  # the key in it for the packages that it has besides those of its variant
+INSTEAD = "instead"  # the same for those of which it has another release than others with its framework
 LIST = "packages.txt"  # the list in a folder of wheels
 
 _NAME = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from oneflower.images import nvidia
 from oneflower.images.spec import ARCHITECTURE, PYTHON, SUITE
 from oneflower_appliance import __version__
-from oneflower_appliance.packages import ADDED
+from oneflower_appliance.packages import ADDED, INSTEAD
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from oneflower.images.spec import ImageSpec
 
 DESCRIPTION = "usr/share/oneflower/image.json"  # in the image
+_INSTEAD = ("torch",)  # of which an image for a GPU has another release
 _CHUNK = 1 << 20
 
 
@@ -46,6 +47,7 @@ def description(spec: ImageSpec, found: list[Package]) -> dict[str, Any]:
         "created": spec.epoch,
         "non_free": [package.name for package in found if package.is_non_free],
         ADDED: list(spec.added),
+        INSTEAD: [f"{name}=={versions[name]}" for name in _INSTEAD if spec.gpu and name in versions],
         "packages": {kind: sum(package.kind == kind for package in found) for kind in ("deb", "pypi")},
     }
 

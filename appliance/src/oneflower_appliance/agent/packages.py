@@ -30,6 +30,7 @@ from oneflower_appliance.files import private_directory, write_atomic
 from oneflower_appliance.packages import (
     ADDED,
     IMAGE,
+    INSTEAD,
     Wanted,
     digest_of,
     is_folder,
@@ -69,9 +70,10 @@ def environment(home: Path, settings: Settings) -> dict[str, str]:
 
 
 def published(home: Path, settings: Settings) -> dict[str, str]:
-    """Return what is to be published of what the machine has besides what belongs to its image's variant."""
+    """Return what is to be published of what the machine has besides or instead of what its framework brings."""
     try:
-        lines = json.loads(IMAGE.read_text(encoding="utf-8")).get(ADDED, ())
+        said = json.loads(IMAGE.read_text(encoding="utf-8"))
+        lines = [*said.get(ADDED, ()), *said.get(INSTEAD, ())]
         found = [package.text for package in read_packages("\n".join(lines))]
     except (OSError, ValueError):
         found = []
