@@ -12,11 +12,11 @@ import time
 
 import pytest
 
-from oneflower.api import OpenNebulaSurroundings
 from oneflower.cloud import Cloud, Endpoints, Federation, Limits, RefusedError, opennebula_endpoints
 from oneflower.cloud.outages import USUAL
 from oneflower.cloud.refused import UnreachableError
 from oneflower.cloud.tunnel import SshOptions
+from oneflower.clouds import OpenNebulaSurroundings
 from oneflower_appliance.agent import tls
 from oneflower_appliance.errors import ExitCode, OneflowerError
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from oneflower.api import OpenNebulaSurroundings
 from oneflower.cli import shown
 from oneflower.cloud import training
 from oneflower.cloud.dependencies import compare
@@ -14,6 +13,7 @@ from oneflower.cloud.following import Observer
 from oneflower.cloud.status import FederationStatus
 from oneflower.cloud.surroundings import Installed
 from oneflower.cloud.tunnel import SshOptions
+from oneflower.clouds import OpenNebulaSurroundings
 from oneflower_appliance.app_packages import Declaration, excluded_by
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.parameters import FLOWER_TESTED

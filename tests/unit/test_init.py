@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from oneflower.api import LocalSurroundings
+from oneflower.clouds import LocalSurroundings
 from oneflower.local.host import init, processes
 from oneflower_appliance.log_lines import parse
 

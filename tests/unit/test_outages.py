@@ -12,8 +12,9 @@ import time
 
 import pytest
 
-from oneflower.api import LocalSurroundings, local_cloud
+from oneflower.api import local_cloud
 from oneflower.cloud import Cloud, Federation, Limits
+from oneflower.clouds import LocalSurroundings
 from oneflower.local import daemon
 from oneflower.local.home import LocalHome
 from oneflower.opennebula import COORDINATOR, NODES, ServiceOptions, render, service_template, vm_template

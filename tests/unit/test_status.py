@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from oneflower.api import OpenNebulaSurroundings
 from oneflower.cli import rounds, screen, shown
 from oneflower.cli.session import Session
 from oneflower.cloud import Federation
 from oneflower.cloud.diagnosis import causes
 from oneflower.cloud.reading import read_status
 from oneflower.cloud.tunnel import SshOptions
+from oneflower.clouds import OpenNebulaSurroundings
 from oneflower_appliance import __version__
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)

@@ -15,7 +15,7 @@ import asyncssh
 import httpx
 import pytest
 
-from oneflower import api
+from oneflower import clouds
 from oneflower.cloud import FederationStatus, VmStatus
 from oneflower.cloud.tunnel import SshOptions, tunnel
 from oneflower_appliance.agent.host_keys import host_keys
@@ -93,7 +93,7 @@ def test_a_container_of_the_local_cloud_is_reached_as_a_machine_of_opennebula_is
 ):
     monkeypatch.setenv("ONEFLOWER_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("ONEFLOWER_SSH_PORT", str(server.port))
-    here = api.LocalSurroundings()
+    here = clouds.LocalSurroundings()
     asked = {"SSH_PUBLIC_KEY": ""}
     core = SimpleNamespace(own_settings=lambda: asked, set_user_attribute=asked.__setitem__)
     found = SimpleNamespace(image=None)

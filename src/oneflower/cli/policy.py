@@ -268,8 +268,8 @@ def sign(
 
 def _recorded(action: str, folder: SiteFolder, **more: str) -> AbstractContextManager[dict[str, str]]:
     """Record in the operator's audit log what is done here to a policy."""
-    from oneflower.api import audit_of  # noqa: PLC0415
     from oneflower.cloud.audit import recorded  # noqa: PLC0415
+    from oneflower.clouds import audit_of  # noqa: PLC0415
 
     said: dict[str, Any] = {"policy": str(folder.path), **more}
     return recorded(audit_of(Session.home()), screen.say, action, **said)

@@ -36,9 +36,9 @@ class Session:
     @classmethod
     def home(cls) -> LocalHome:
         """Return the folders of the local cloud that was chosen."""
-        from oneflower import api  # noqa: PLC0415 - costs time that --help need not spend
+        from oneflower.clouds import home_of  # noqa: PLC0415 - costs time that --help need not spend
 
-        return api.home_of(cls.chosen)
+        return home_of(cls.chosen)
 
     @classmethod
     def cloud(cls, template: str = NAME) -> Cloud:

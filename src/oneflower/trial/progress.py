@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from oneflower.api import LocalSurroundings
+from oneflower.clouds import LocalSurroundings
 from oneflower.printable import in_a_line
 from oneflower_appliance.files import write_atomic
 
