@@ -42,6 +42,13 @@ class Limits:
         for folder in self._folders:
             (folder / "cgroup.procs").write_text(str(process.pid))
 
+    def holds(self, process):
+        """Whether a process is held."""
+        names = {folder.name for folder in self._folders}
+        return names <= {
+            line.rpartition("/")[2] for line in Path(f"/proc/{process.pid}/cgroup").read_text().splitlines()
+        }
+
     @property
     def killed(self):
         """How many of its processes the kernel killed, because there was no memory left."""

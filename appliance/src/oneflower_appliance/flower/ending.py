@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import sqlite3
 import ssl
 import sys
 import threading
@@ -31,7 +30,7 @@ _RECENT = 30.0  # seconds for which something that was only logged may be why th
 _LOGS = ("flwr", "uvicorn.error")
 REFUSALS = (2001, 2004)  # codes of Flower's errors: a key must be registered; this node cannot be activated
 _NO_STATE = frozenset({errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO})
-_NO_DATABASE = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY})
+_NO_DATABASE = frozenset({8, 10, 13, 14})  # READONLY, IOERR, FULL, CANTOPEN of SQLite, whose module takes 1 MB
 
 
 def ending_of(error: BaseException) -> Ending | None:
@@ -44,7 +43,7 @@ def _ending(error: BaseException) -> Ending | None:
         return Ending.UNTRUSTED
     if isinstance(error, httpx.HTTPStatusError) and _refuses(error.response):
         return Ending.REFUSED
-    if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _NO_DATABASE:
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NO_DATABASE:  # only SQLite's errors have one
         return Ending.NO_STATE
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
         return Ending.ADDRESS_TAKEN

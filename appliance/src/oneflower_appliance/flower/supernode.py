@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 
 from oneflower_appliance.audit import FOLDER, AuditLog
 from oneflower_appliance.corrections import ANSWER_IN_TURN, ENDED_RUNS_ARE_KEPT
-from oneflower_appliance.flower import confinement, internals, places
+from oneflower_appliance.flower import confinement, internals, places, warm
 from oneflower_appliance.flower.commands import supernode_arguments
 from oneflower_appliance.flower.connections import keep_connections
 from oneflower_appliance.flower.door import OwnDoor
@@ -27,6 +28,7 @@ from oneflower_appliance.flower.nodereport import Reporter
 from oneflower_appliance.flower.noderuns import forget_what_has_ended
 from oneflower_appliance.flower.patience import be_patient
 from oneflower_appliance.flower.private_replies import PrivateReplies
+from oneflower_appliance.flower.profile import is_edge
 from oneflower_appliance.flower.serving import Server, listen, own_entrance
 from oneflower_appliance.flower.site_gate import keep_to
 from oneflower_appliance.flower.site_record import SiteRecord
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 def imports() -> None:
     """Import the part of Flower that this process needs."""
     internals.supernode_command()
+    if warm.is_wanted() and not places.missing(Feature.WARM_SUPERNODE) and not places.missing(Feature.NODE_QUESTIONS):
+        from oneflower_appliance.flower.warm import node  # noqa: F401, PLC0415 - not needed by stock Flower
 
 
 def run(orders: str, superexec: SuperExecProgram | None) -> None:
@@ -106,7 +110,8 @@ def guard_runtime_api() -> None:
         app: Any = config.app
         return Server(config, [own_entrance(listen((config.host, config.port)), OwnDoor(TaskDoor(app)))])
 
-    internals.supernode_command().uvicorn = SimpleNamespace(Config=uvicorn.Config, Server=server)
+    config = functools.partial(uvicorn.Config, loop="asyncio") if is_edge() else uvicorn.Config  # uvloop takes 2 MB
+    internals.supernode_command().uvicorn = SimpleNamespace(Config=config, Server=server)
 
 
 def _close_session(superlink: str, ca: Path, key: Path, node: str) -> None:

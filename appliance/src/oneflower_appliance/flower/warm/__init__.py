@@ -5,3 +5,12 @@ has already imported Flower and the framework, and forks for each task (`superex
 answer yet is held until it has one (`longpoll` in the server, `waits` in the client). This uses Flower's own executor
 interface, interceptors and ASGI applications. The names in Flower that must be replaced are in `flower.places`.
 """
+
+import os
+
+from oneflower_appliance.orders import EXECUTION_VARIABLE
+
+
+def is_wanted() -> bool:
+    """Return whether tasks are to be executed warm."""
+    return os.environ.get(EXECUTION_VARIABLE) == "warm"
