@@ -88,6 +88,11 @@ class LocalHome:
         return self.machine(vm_id) / "console.log"
 
     @property
+    def unpacked(self) -> Path:
+        """The files of the images that containers boot, beside the one that all of them boot."""
+        return self.state / "unpacked"
+
+    @property
     def images(self) -> Path:
         """The parts of which the next image is built."""
         return self.cache / "images"

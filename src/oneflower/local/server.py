@@ -26,6 +26,7 @@ from oneflower.local.host import container_driver, init, qemu_driver
 from oneflower.local.host.bridge import Bridge
 from oneflower.local.host.machines import Machines
 from oneflower.local.host.process_driver import ProcessDriver
+from oneflower.local.oned import hotplug
 from oneflower.local.oned.compute import Compute
 from oneflower.local.oned.xmlrpc import xmlrpc_app
 from oneflower.local.oneflow.calls import oneflow_app
@@ -108,7 +109,7 @@ class _Cloud:
         if image is None:
             driver = ProcessDriver(home.runtimes, network, self._documents.input_of)
         elif image.is_dir():
-            driver = container_driver.ContainerDriver(image, Bridge(network))
+            driver = container_driver.ContainerDriver(image, Bridge(network), home.unpacked)
         else:
             driver = qemu_driver.QemuDriver(image, Bridge(network))
         self.gateway = driver.gateway
@@ -130,6 +131,7 @@ class _Cloud:
     def carry_on(self) -> None:
         """Continue where an earlier daemon stopped."""
         self._machines.adopt()
+        hotplug.resume(self.compute)
         self.compute.resume()
         self._lifecycle.start()
 

@@ -74,7 +74,10 @@ class LcmState(IntEnum):
     SHUTDOWN = 12
     CLEANUP_RESUBMIT = 15
     UNKNOWN = 16
+    HOTPLUG = 17
     CLEANUP_DELETE = 23
+    HOTPLUG_PROLOG_POWEROFF = 33
+    HOTPLUG_EPILOG_POWEROFF = 34
     BOOT_FAILURE = 36
     BOOT_MIGRATE_FAILURE = 37
     PROLOG_MIGRATE_FAILURE = 38
@@ -121,6 +124,8 @@ TRANSIENT = frozenset({
 FAILED = frozenset(state for state in ServiceState if state.name.startswith("FAILED"))
 # States from which a VM can be resumed.
 PARKED = frozenset({VmState.STOPPED, VmState.SUSPENDED, VmState.POWEROFF, VmState.UNDEPLOYED})
+# A disk of a VM is being attached or detached.
+PLUGGING = frozenset({LcmState.HOTPLUG, LcmState.HOTPLUG_PROLOG_POWEROFF, LcmState.HOTPLUG_EPILOG_POWEROFF})
 VM_FAILED = frozenset(state for state in LcmState if state.name.endswith("FAILURE"))
 # A VM in one of these ends by itself.
 VM_ENDING = frozenset({LcmState.EPILOG, LcmState.SHUTDOWN, LcmState.CLEANUP_RESUBMIT, LcmState.CLEANUP_DELETE})

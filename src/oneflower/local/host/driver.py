@@ -21,6 +21,19 @@ class Boot:
     environment: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class Disk:
+    """A disk of a machine that is laid over an image: its DISK_ID, the image's file, its size in MB if that is given.
+
+    `boots` says whether the machine boots from it.
+    """
+
+    number: int
+    image: Path
+    size: int | None = None
+    boots: bool = True
+
+
 class Driver(Protocol):
     """One kind of machine. `folder` is where a machine's files are on the host: `context/`, and its disk."""
 
@@ -34,8 +47,17 @@ class Driver(Protocol):
     def address(self, used: Collection[str]) -> str:
         """Return a free address for a machine. Raises `OneflowerError`."""
 
-    async def prepare(self, vm: Vm, folder: Path) -> Boot:
-        """Make ready what the machine boots from, and return how to boot it. Raises `OneflowerError` and `OSError`."""
+    async def prepare(self, vm: Vm, folder: Path, disks: Sequence[Disk]) -> Boot:
+        """Make ready what the machine boots from, and return how to boot it. Raises `OneflowerError` and `OSError`.
+
+        Without `disks` it boots what this driver was given for all machines.
+        """
+
+    async def lay(self, folder: Path, disks: Sequence[Disk]) -> None:
+        """Lay those disks over their images that are not there yet. Raises `OneflowerError` and `OSError`."""
+
+    async def remove(self, folder: Path, number: int, *, running: bool) -> None:
+        """Take a disk from the machine, and remove what is on it. Raises `OneflowerError` and `OSError`."""
 
     def shut_down(self, pid: int, folder: Path) -> None:
         """Ask a machine, which is process `pid`, to shut down by itself. Raises `ProcessLookupError`."""

@@ -14,8 +14,9 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from oneflower.local.host.images import disks_of_machine
 from oneflower.local.host.processes import born
-from oneflower.opennebula.states import LcmState
+from oneflower.opennebula.states import PLUGGING, LcmState
 from oneflower.opennebula.text import context_sh
 from oneflower.process import launch
 from oneflower_appliance.errors import OneflowerError
@@ -60,7 +61,7 @@ class Machines:
                 self.stop(vm, hard=False, keep=False)
             elif vm.running and not alive:
                 self._lost(vm, "The machine was no longer running when the local cloud started again.")
-            elif not vm.running and not vm.parked and not alive:
+            elif not vm.running and not vm.parked and not alive and vm.lcm_state not in PLUGGING:
                 self._do(vm, self._boot_clean(vm))
 
     def address(self) -> str:
@@ -83,6 +84,21 @@ class Machines:
         self._ended.setdefault(vm.id, asyncio.Event())
         self._do(vm, self._shut_down(vm, hard=hard, keep=keep))
 
+    def attach(self, vm: Vm, ended: Callable[[str], None]) -> None:
+        """Make ready what a machine was given as another disk. `ended` receives why that failed, or an empty text."""
+
+        async def lay() -> None:
+            disks = disks_of_machine(vm, self._compute.catalogue.images)
+            await self._driver.lay(self._home.machine(vm.id), disks)
+
+        self._do(vm, _told(lay, ended))
+
+    def detach(self, vm: Vm, number: int, ended: Callable[[str], None]) -> None:
+        """Take a disk from a machine, and remove what is on it. `ended` receives why that failed, or an empty text."""
+        running = vm.lcm_state is LcmState.HOTPLUG
+        folder = self._home.machine(vm.id)
+        self._do(vm, _told(lambda: self._driver.remove(folder, number, running=running), ended))
+
     def discard(self, vm: Vm) -> None:
         """Remove what was prepared for a machine that never ran anything."""
         shutil.rmtree(self._home.machine(vm.id), ignore_errors=True)
@@ -103,7 +119,8 @@ class Machines:
 
     async def _boot(self, vm: Vm) -> None:
         try:
-            boot = await self._driver.prepare(vm, self._home.machine(vm.id))
+            disks = disks_of_machine(vm, self._compute.catalogue.images)
+            boot = await self._driver.prepare(vm, self._home.machine(vm.id), disks)
             if vm.lcm_state is not LcmState.PROLOG or vm.id not in self._compute.vms:
                 return
             vm.pid = launch(boot.command, self._home.console(vm.id), boot.environment)
@@ -192,6 +209,18 @@ class Machines:
             for old in sorted(self._home.logs.iterdir())[:-_KEPT_CONSOLES]:
                 old.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _told(work: Callable[[], Coroutine[Any, Any, None]], ended: Callable[[str], None]) -> None:
+    """Do something with a disk, and say how it ended."""
+    try:
+        await work()
+    except OneflowerError as error:
+        ended(error.sentence)
+    except OSError as error:
+        ended(f"The disk cannot be made ready: {error}.")
+    else:
+        ended("")
 
 
 def drain_limit(vm: Vm) -> int:

@@ -25,9 +25,10 @@ from oneflower_appliance.orders import PACKAGES_VARIABLE
 from oneflower_appliance.parameters import FLEET_PORT, FLOWER_TESTED, PARAMETERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
+    from oneflower.local.host.driver import Disk
     from oneflower.local.oned.models import Vm
 
 _FRAMEWORK = "ML_FRAMEWORK"
@@ -52,7 +53,7 @@ class ProcessDriver:
         """Return a free loopback address. Raises `OneflowerError`."""
         return self._addresses.next_free(used)
 
-    async def prepare(self, vm: Vm, folder: Path) -> Boot:
+    async def prepare(self, vm: Vm, folder: Path, _disks: Sequence[Disk] = ()) -> Boot:
         """Build the runtime that the machine asks for, if it is not there yet. Raises `OneflowerError`."""
         version, framework = self._image(vm)
         found = runtime.find(self._runtimes, version, framework)
@@ -73,6 +74,12 @@ class ProcessDriver:
             "--home", str(folder / "var"), "--context", str(folder / "context"),
         ]  # fmt: skip
         return Boot(command, environment)
+
+    async def lay(self, _folder: Path, _disks: Sequence[Disk]) -> None:
+        """Do nothing: these machines have no disks."""
+
+    async def remove(self, _folder: Path, _number: int, *, running: bool) -> None:
+        """Do nothing: these machines have no disks."""
 
     def _image(self, vm: Vm) -> tuple[str, str]:
         """Return Flower's version and the framework. A SuperLink gets the framework of its service's SuperNodes."""

@@ -24,6 +24,7 @@ CODE, VARIABLES = OVMF / "OVMF_CODE_4M.fd", OVMF / "OVMF_VARS_4M.fd"
 _HOST = "host-passthrough"
 _PLAIN_CPU = "qemu64"  # what a VM gets whose template names no CPU model
 _MEMORY = 1024  # MB, likewise
+_ONE_DISK = {0: True}
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,18 @@ def has_kvm(processors: Path = Path("/proc/cpuinfo"), device: Path = Path("/dev/
     )
 
 
-def command(hardware: Hardware, nics: Sequence[Nic], *, kvm: bool, cd: bool = True) -> list[str]:
-    """Return the command that is the machine. It has a serial line, and no screen."""
+def disk_file(number: int) -> str:
+    """Return the name of the file of a disk, by its DISK_ID."""
+    return f"disk-{number}.qcow2" if number else DISK
+
+
+def command(
+    hardware: Hardware, nics: Sequence[Nic], *, kvm: bool, cd: bool = True, disks: Mapping[int, bool] = _ONE_DISK
+) -> list[str]:
+    """Return the command that is the machine. It has a serial line, and no screen.
+
+    `disks` says of each whether the machine boots from it.
+    """
     cpu = hardware.cpu
     if cpu == _HOST:
         cpu = "host" if kvm else "max"
@@ -104,9 +115,10 @@ def command(hardware: Hardware, nics: Sequence[Nic], *, kvm: bool, cd: bool = Tr
         "-cpu", cpu, "-smp", str(hardware.cores), "-m", str(hardware.memory),
         "-chardev", f"file,id=console,path={CONSOLE},append=on", "-serial", "chardev:console",
         "-qmp", f"unix:{MONITOR},server=on,wait=off",
-        "-drive", f"if=none,id=disk,file={DISK},format=qcow2,discard=unmap",
-        "-device", "virtio-blk-pci,drive=disk,bootindex=1",
     ]  # fmt: skip
+    for number, boots in disks.items():
+        words += ["-drive", f"if=none,id=drive{number},file={disk_file(number)},format=qcow2,discard=unmap"]
+        words += ["-device", f"virtio-blk-pci,id=disk{number},drive=drive{number}{',bootindex=1' if boots else ''}"]
     if hardware.uefi:
         words += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={CODE}"]
         words += ["-drive", f"if=pflash,unit=1,format=raw,file={UEFI_VARIABLES}"]

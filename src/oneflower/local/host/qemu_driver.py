@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oneflower.local.host import qemu
-from oneflower.local.host.driver import Boot
-from oneflower.local.host.monitor import press_power_button
+from oneflower.local.host.driver import Boot, Disk
+from oneflower.local.host.monitor import press_power_button, unplug_disk
 from oneflower.local.host.processes import MARK, sweep
 from oneflower.prerequisites import require_packages, require_root
 from oneflower.process import run
 from oneflower_appliance.errors import ExitCode, OneflowerError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from oneflower.local.host.bridge import Bridge
     from oneflower.local.oned.models import Vm
@@ -51,16 +51,31 @@ class QemuDriver:
         """Return a free address on the bridge. Raises `OneflowerError`."""
         return self._bridge.address(used)
 
-    async def prepare(self, vm: Vm, folder: Path) -> Boot:
-        """Make the machine's disk, CD and network cards. Raises `OneflowerError`."""
+    async def prepare(self, vm: Vm, folder: Path, disks: Sequence[Disk] = ()) -> Boot:
+        """Make the machine's disks, CD and network cards. Raises `OneflowerError`."""
         hardware = qemu.Hardware.of(vm.template)
         found = vm.template["NIC"]
         addresses = [nic["MAC"] for nic in (found if isinstance(found, list) else [found])]
-        await asyncio.to_thread(make_disk, self._image, folder, hardware)
+        if hardware.uefi:
+            await asyncio.to_thread(_make_variables, folder)
+        one = Disk(0, self._image, hardware.disk_size >> 20 if hardware.disk_size else None)
+        await self.lay(folder, disks or [one])
         await asyncio.to_thread(make_cd, folder)
         taps = await asyncio.to_thread(self._bridge.taps, vm.id, len(addresses))
         nics = [qemu.Nic(tap, address) for tap, address in zip(taps, addresses, strict=True)]
-        return boot(qemu.command(hardware, nics, kvm=self._kvm), folder)
+        boots = {disk.number: disk.boots for disk in disks or [one]}
+        return boot(qemu.command(hardware, nics, kvm=self._kvm, disks=boots), folder)
+
+    async def lay(self, folder: Path, disks: Sequence[Disk]) -> None:
+        """Lay those disks over their images that are not there yet. Raises `OneflowerError`."""
+        for disk in disks:
+            await asyncio.to_thread(make_disk, disk, folder)
+
+    async def remove(self, folder: Path, number: int, *, running: bool) -> None:
+        """Take a disk from the machine, and remove what is on it. Raises `OneflowerError` and `OSError`."""
+        if running:
+            await asyncio.to_thread(unplug_disk, folder, f"disk{number}")
+        (folder / qemu.disk_file(number)).unlink(missing_ok=True)
 
     def shut_down(self, pid: int, folder: Path) -> None:
         """Press the machine's power button, or end it where it has none any more."""
@@ -81,14 +96,18 @@ def boot(command: list[str], folder: Path) -> Boot:
     return Boot(["env", "-C", str(folder), *command], environment)
 
 
-def make_disk(image: Path, folder: Path, hardware: qemu.Hardware) -> None:
-    """Lay the machine's own disk over the image, unless it is there. Raises `OneflowerError`."""
-    disk, variables = folder / qemu.DISK, folder / qemu.UEFI_VARIABLES
-    if not disk.exists():
-        size = max(hardware.disk_size or 0, image_size(image))
+def make_disk(disk: Disk, folder: Path) -> None:
+    """Lay a machine's own disk over the image, unless it is there. Raises `OneflowerError`."""
+    file, image = folder / qemu.disk_file(disk.number), disk.image
+    if not file.exists():
+        size = max((disk.size or 0) << 20, image_size(image))
         layers = ["-f", "qcow2", "-F", "qcow2", "-b", str(image)]
-        run(["qemu-img", "create", "-q", *layers, str(disk), str(size)], "make a machine's disk", f"Check {image}.")
-    if hardware.uefi and not variables.exists():
+        run(["qemu-img", "create", "-q", *layers, str(file), str(size)], "make a machine's disk", f"Check {image}.")
+
+
+def _make_variables(folder: Path) -> None:
+    variables = folder / qemu.UEFI_VARIABLES
+    if not variables.exists():
         shutil.copyfile(qemu.VARIABLES, variables)
 
 

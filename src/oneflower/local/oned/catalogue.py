@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower.local.errors import CloudError
 from oneflower.local.oned.accounts import Accounts
+from oneflower.local.oned.disks import complete
 from oneflower.local.oned.models import ONEADMINS, Access, Datastore, Image, Network, VmTemplate
 from oneflower.local.oned.rights import Asking, Kind, Right, Rights, Want
-from oneflower.local.oned.vms import images_of, networks_of
+from oneflower.local.oned.vms import disks_of, images_of, networks_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,6 +106,15 @@ class Catalogue:
         for _, part in parts:
             if isinstance(part, CloudError):
                 raise part
+
+    def disks(self, attributes: Mapping[str, Any], user: User) -> dict[str, list[dict[str, Any]]]:
+        """Return the disks that a new VM with these attributes has, as its attribute DISK. Raises `CloudError`."""
+        found: list[dict[str, Any]] = []
+        for number, disk in enumerate(disks_of(attributes)):
+            image = next((image for image in images_of({"DISK": disk}, self.images, user)), None)
+            used = {each["TARGET"] for each in found}
+            found.append(complete(disk, number, None if isinstance(image, CloudError) else image, used))
+        return {"DISK": found} if found else {}
 
     def save_image(self, template: dict[str, Any], state: int, access: Access = ONEADMINS) -> int:
         """Store the description of a new image and return its id."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from oneflower.local.errors import CloudError
 from oneflower.local.oned.accounts import ONEADMIN, TOKEN_PASSWORD
 from oneflower.local.oned.catalogue import Catalogue
+from oneflower.local.oned.disks import ordered
 from oneflower.local.oned.memory import VmMemory
 from oneflower.local.oned.rights import Asking
 from oneflower.local.oned.vms import LOOPBACK, Place, Subnet, merge_extra, new_vm, nics_of
@@ -104,11 +105,12 @@ class Compute:
             laid_over = parse_template(extra)
             attributes = merge_extra(template.content, laid_over)
             self.catalogue.need_parts(asking, template, attributes, laid_over=bool(laid_over))
+            attributes |= self.catalogue.disks(attributes, owner)
             addresses = tuple(self.host.address() for _ in nics_of(attributes))
             place = Place(self._store.next_id("vm"), addresses, self.onegate, int(self.clock.now()), self.subnet)
             access, name = self.catalogue.access_of(owner), name or f"{template.name or 'one'}-{place.number}"
             vm = new_vm(attributes, name, place, access, owner.template)
-            vm.template["TEMPLATE_ID"] = str(template_id)
+            vm.template = ordered(vm.template) | {"TEMPLATE_ID": str(template_id)}
             if hold:
                 vm.state = VmState.HOLD
             self._prepare(vm)
@@ -117,7 +119,7 @@ class Compute:
         except OneflowerError as error:
             raise CloudError(500, f"[{asking.call}] {error.sentence}") from error
         self.vms[vm.id] = vm
-        self.clock.later(0, lambda: self._emit(vm) if hold else self._schedule(vm))
+        self.clock.later(0, lambda: self.announce(vm) if hold else self._schedule(vm))
         return vm
 
     def _prepare(self, vm: Vm) -> None:
@@ -148,7 +150,7 @@ class Compute:
             self._terminate(vm, hard=hard)
         elif verb == "hold" and vm.state is VmState.PENDING:
             vm.state = VmState.HOLD
-            self._later(0, vm, lambda: self._emit(vm))
+            self._later(0, vm, lambda: self.announce(vm))
         elif verb == "release" and vm.state is VmState.HOLD:
             vm.state = VmState.PENDING
             self._later(0, vm, lambda: self._schedule(vm))
@@ -260,7 +262,7 @@ class Compute:
         def parked(_: Vm) -> None:
             if not vm.gone and vm.lcm_state is not LcmState.SHUTDOWN:
                 vm.state, vm.lcm_state = state, LcmState.LCM_INIT
-                self._emit(vm)
+                self.announce(vm)
 
         self._stop(vm, parked, hard=hard, keep=True)
 
@@ -280,29 +282,30 @@ class Compute:
         self.vms.pop(vm.id, None)
         if not self.has_guest(vm):
             self.host.discard(vm)
-        self._emit(vm)
+        self.announce(vm)
 
     def vm_running(self, vm: Vm) -> None:
         """Record that a machine is up."""
         vm.state, vm.lcm_state, vm.error = VmState.ACTIVE, LcmState.RUNNING, ""
         vm.rstime = int(self.clock.now())
-        self._emit(vm)
+        self.announce(vm)
 
     def vm_failed(self, vm: Vm, reason: str) -> None:
         """Record that a machine could not be booted."""
         vm.state, vm.lcm_state, vm.error = VmState.ACTIVE, LcmState.BOOT_FAILURE, reason
-        self._emit(vm)
+        self.announce(vm)
 
     def vm_lost(self, vm: Vm, reason: str) -> None:
         """Record that a machine went down by itself."""
         vm.state, vm.lcm_state, vm.error = VmState.POWEROFF, LcmState.LCM_INIT, reason
-        self._emit(vm)
+        self.announce(vm)
 
     def vm_stopped(self, vm: Vm) -> None:
         """Record that a machine has been shut down, and do what comes next; by default the VM is DONE."""
         self._after_stop.pop(vm.id, self._done)(vm)
 
-    def _emit(self, vm: Vm) -> None:
+    def announce(self, vm: Vm) -> None:
+        """Keep a new state of a VM, and tell the listener."""
         self._memory.save(vm)
         self.listener.vm_changed(vm)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from oneflower.local.oned.models import Vm
 
 
@@ -22,6 +24,12 @@ class Host(Protocol):
 
     def discard(self, vm: Vm) -> None:
         """Remove what was prepared for a machine that never ran anything."""
+
+    def attach(self, vm: Vm, ended: Callable[[str], None]) -> None:
+        """Make ready what a VM was given as another disk. `ended` receives why that failed, or an empty text."""
+
+    def detach(self, vm: Vm, number: int, ended: Callable[[str], None]) -> None:
+        """Take a disk from a VM, and remove what is on it. `ended` receives why that failed, or an empty text."""
 
     def address(self) -> str:
         """Return a free address for a machine. Raises `OneflowerError`."""

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from oneflower.local.errors import CloudError, CoreError
+from oneflower.local.oned import hotplug
 from oneflower.local.oned.compute import VERBS
 from oneflower.local.oned.configuration import configure
 from oneflower.local.oned.corexml import short_vm_xml, text, vm_xml
 from oneflower.local.oned.ownership import SharedMethods, Shelf
 from oneflower.local.oned.pools import chosen, pool
 from oneflower.local.oned.rights import WHOSE_ALL, Asking, Kind, Right, Want
+from oneflower.local.oned.vms import disks_of, images_of
 from oneflower.local.oned.vmtext import parse_template
 from oneflower.opennebula.states import VmState
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from oneflower.local.oned.compute import Compute
     from oneflower.local.oned.models import Vm
     from oneflower.local.oned.ownership import Method
@@ -31,6 +36,15 @@ _DEPLOYABLE = (VmState.PENDING, VmState.HOLD, VmState.STOPPED, VmState.UNDEPLOYE
 def vm_shelf(compute: Compute) -> Shelf:
     """Return access to the VMs, for the operations on anything that has an owner."""
     return Shelf(Kind.VM, "one.vm", compute.find, compute.vms.values, compute.keep, unique=False)
+
+
+@contextmanager
+def _named(asking: Asking) -> Iterator[None]:
+    """Begin the text of a refusal with the name of the call, as the core does."""
+    try:
+        yield
+    except CloudError as error:
+        raise CloudError(error.status, f"[{asking.call}] {error.message}") from error
 
 
 class VmMethods:
@@ -120,12 +134,37 @@ class VmMethods:
         return number
 
     def configure(self, asking: Asking, number: int, content: str, append: int = 0) -> int:
-        """Change a VM's configuration, of which a machine here has only CONTEXT. It takes effect at the next boot."""
+        """Change a VM's CONTEXT and OS, which take effect at the next boot."""
         vm = self._may(asking, number, Right.MANAGE)
-        try:
+        with _named(asking):
             configure(self._compute, vm, content, append=append == 1)
-        except CloudError as error:
-            raise CloudError(error.status, f"[{asking.call}] {error.message}") from error
+        return number
+
+    def attach(self, asking: Asking, number: int, content: str) -> int:
+        """Attach a disk to a VM that is running or powered off."""
+        vm = self._compute.find(number, asking.call)
+        if vm.state in (VmState.INIT, VmState.PENDING, VmState.HOLD):
+            raise CloudError(500, f"[{asking.call}] VM is not running in any host")
+        catalogue, fresh = self._compute.catalogue, parse_template(content)
+        found = images_of(fresh, catalogue.images, asking.user)
+        wants = [Want(Right.USE, Kind.IMAGE, it.id, it.access) for it in found if not isinstance(it, CloudError)]
+        self._rights.need(asking, Want(Right.MANAGE, Kind.VM, number, vm.access), *wants)
+        with _named(asking):
+            for disk in disks_of(fresh)[:1]:
+                image = next(iter(found), None)
+                if isinstance(image, CloudError):
+                    raise image
+                if image is None and "IMAGE_ID" in disk:
+                    raise CloudError(500, f"Image with ID: {disk['IMAGE_ID']} does not exist")
+                hotplug.attach(self._compute, vm, disk, image)
+                return number
+            raise CloudError(500, "Internal error parsing DISK attribute")
+
+    def detach(self, asking: Asking, number: int, disk: int) -> int:
+        """Detach a disk of a VM that is running or powered off."""
+        vm = self._may(asking, number, Right.MANAGE)
+        with _named(asking):
+            hotplug.detach(self._compute, vm, disk)
         return number
 
     def schedule(self, asking: Asking, number: int, content: str) -> int:
@@ -173,6 +212,8 @@ class VmMethods:
             "one.vm.recover": self.recover,
             "one.vm.update": self.update,
             "one.vm.updateconf": self.configure,
+            "one.vm.attach": self.attach,
+            "one.vm.detach": self.detach,
             "one.vm.schedadd": self.schedule,
             "one.vm.scheddelete": self.unschedule,
             "one.vm.monitoring": self.monitor,

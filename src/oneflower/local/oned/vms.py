@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from oneflower.local.errors import CloudError
@@ -117,7 +118,13 @@ def _context(
             resolved |= {f"ETH{index}_{key}": values.get(key, "") for key in _ETHERNET}
     if resolved.get("TOKEN", "").upper() == "YES":
         resolved |= {"VMID": str(place.number), "ONEGATE_ENDPOINT": place.onegate}
-    return {"DISK_ID": "1", "TARGET": "hda", **resolved}
+    return {"DISK_ID": str(len(disks_of(known)) or 1), "TARGET": _cd(known), **resolved}
+
+
+def _cd(template: Mapping[str, Any]) -> str:
+    """Return the target of the CD with the context: the first that is free."""
+    used = [disk.get("TARGET") for disk in disks_of(template)]
+    return next(name for letter in ascii_lowercase if (name := f"hd{letter}") not in used)
 
 
 def mac(number: int, index: int = 0) -> str:
