@@ -12,6 +12,8 @@ import xmlrpc.client
 
 import pytest
 
+from oneflower.opennebula.states import LcmState, VmState
+
 from .cloud import SECRET, LocalServers
 
 ALICE, BOB = "alice:in wonder", "bob:builder"
@@ -763,3 +765,67 @@ def test_a_locked_vm_holds_up_a_scale_down(world, flows):
     world.cloud.clock.advance(15)
     service = flows["admin"].http.get(path).json()["DOCUMENT"]["TEMPLATE"]["BODY"]
     assert (service["state"], [node["deploy_id"] for node in service["roles"][0]["nodes"]]) == (2, [2])
+
+
+# -- disks -----------------------------------------------------------------------------------------------------------
+
+
+def disks_of(world, vm):
+    info = world.xml("one.vm.info", vm)
+    state = VmState(int(info.findtext("STATE"))), LcmState(int(info.findtext("LCM_STATE")))
+    wanted = ("DISK_ID", "IMAGE_ID", "TARGET", "ORDER")
+    return state, [tuple(disk.findtext(name) or "" for name in wanted) for disk in info.findall("TEMPLATE/DISK")]
+
+
+def test_a_disk_is_attached_and_detached_and_the_machine_boots_from_it(world):
+    """Sources: DispatchManagerActions.cc, VirtualMachineDisk.cc, and set_boot_order of VirtualMachine.cc."""
+    other = world("one.image.allocate", 'NAME="new"\nSIZE="20"\nDEV_PREFIX="vd"', 1)
+    template = world(
+        "one.template.allocate",
+        'NAME="disk"\nDISK=[IMAGE_ID="0", DEV_PREFIX="vd"]\nOS=[BOOT="disk0", ARCH="x86_64"]\nCONTEXT=[A="$DISK[IMAGE_ID]"]',
+    )
+    vm = world("one.template.instantiate", template, "it")
+    world.cloud.clock.advance(15)
+    running, off = (VmState.ACTIVE, LcmState.RUNNING), (VmState.POWEROFF, LcmState.LCM_INIT)
+    assert disks_of(world, vm) == (running, [("0", "0", "vda", "1")])
+    assert world.xml("one.vm.info", vm).findtext("TEMPLATE/CONTEXT/DISK_ID") == "1"
+    assert world("one.vm.action", "poweroff", vm) is not None
+    world.cloud.clock.advance(15)
+    assert world("one.vm.attach", vm, f'DISK=[IMAGE_ID="{other}"]') == vm
+    state, _ = disks_of(world, vm)
+    assert state == (VmState.ACTIVE, LcmState.HOTPLUG_PROLOG_POWEROFF)
+    assert world.refused(SECRET, "one.vm.attach", vm, f'DISK=[IMAGE_ID="{other}"]') == (
+        f"Could not attach a new disk to VM {vm}, wrong state HOTPLUG_PROLOG_POWEROFF.", ACTION,
+    )  # fmt: skip
+    world("one.vm.updateconf", vm, 'OS=[BOOT="disk2"]', 1)
+    world.cloud.clock.advance(1)
+    assert disks_of(world, vm) == (off, [("0", "0", "vda", ""), ("2", str(other), "vdb", "1")])
+    info = world.xml("one.vm.info", vm)
+    assert [info.findtext(f"TEMPLATE/OS/{name}") for name in ("BOOT", "ARCH")] == ["disk2", "x86_64"]
+    assert world.refused(SECRET, "one.vm.updateconf", vm, 'OS=[BOOT="disk7"]', 1) == (
+        "Wrong OS/BOOT value. Device with DISK_ID 7 not found", INTERNAL,
+    )  # fmt: skip
+    assert world.refused(SECRET, "one.vm.updateconf", vm, 'OS=[BOOT="sda"]', 1)[1] == INTERNAL
+    world("one.vm.action", "resume", vm)
+    world.cloud.clock.advance(15)
+    world("one.vm.detach", vm, 0)
+    assert disks_of(world, vm)[0] == (VmState.ACTIVE, LcmState.HOTPLUG)
+    world.cloud.clock.advance(1)
+    assert disks_of(world, vm) == (running, [("2", str(other), "vdb", "1")])
+    assert world.refused(SECRET, "one.vm.detach", vm, 0) == ("VM disk does not exist", ACTION)
+
+
+def test_who_may_attach_what(world):
+    world("one.vm.chown", 0, world.alice, -1)
+    assert world.refused(ALICE, "one.vm.attach", 0, 'DISK=[IMAGE_ID="0"]') == (
+        "User [2] : Not authorized to perform USE IMAGE [0].", AUTHORIZATION,
+    )  # fmt: skip
+    assert world.refused(BOB, "one.vm.detach", 0, 0)[1] == AUTHORIZATION
+    world("one.image.chmod", 0, *octet("604"))
+    small = world.refused(ALICE, "one.vm.attach", 0, 'DISK=[IMAGE_ID="0", SIZE="5"]')
+    assert small == ("SIZE of 5MB is less than the image [0] size of 10MB.", ACTION)
+    assert world("one.vm.attach", 0, 'DISK=[IMAGE_ID="0"]', session=ALICE) == 0
+    held = world("one.template.instantiate", 0, "held", True)
+    assert world.refused(SECRET, "one.vm.attach", held, 'DISK=[IMAGE_ID="0"]') == (
+        "VM is not running in any host", ACTION,
+    )  # fmt: skip

@@ -62,7 +62,7 @@ class Machine:
         self.folder, self.published = folder, {}
         bridge = Bridge(77)
         self.gateway = bridge.gateway
-        self.driver = ContainerDriver(image, bridge)
+        self.driver = ContainerDriver(image, bridge, folder / "unpacked")
         network = next(name for _, name in socket.if_nameindex() if name.startswith("oneflower"))
         subprocess.run(["ip", "address", "add", f"{PROXY}/32", "dev", network], check=True)
         (folder / "context").mkdir(parents=True)

@@ -105,7 +105,7 @@ def test_a_dry_run_changes_nothing_and_nothing_is_begun_while_a_run_trains_or_a_
     world.cloud.core.act_on_vm(world.nodes(lab, NODES)[1], "suspend")
     world.until(lambda: not lab.status().ready)
     with pytest.raises(RefusedError, match="configuration cannot be updated in state SUSPENDED"):
-        world.cloud.core.change_vm_context(world.nodes(lab, NODES)[1], "FL_LOG_LEVEL", "DEBUG")
+        world.cloud.core.configure_vm(world.nodes(lab, NODES)[1], {"FL_LOG_LEVEL": "DEBUG"})
     with pytest.raises(OneflowerError, match="not ready") as unready:
         lab.upgrade(NEW)
     assert {busy.value.code, image_error.value.code, unready.value.code} == {ExitCode.CONFLICT}

@@ -9,11 +9,12 @@ from oneflower.cloud import direct
 from oneflower.cloud.answer import Answer
 from oneflower.cloud.objects import PERMISSIONS, Datastore, Image, Vm, plain
 from oneflower.cloud.refused import RefusedError, chain, foreign, reason, unreachable
+from oneflower.opennebula import render
 from oneflower.opennebula.states import ImageState, VmState
 from oneflower_appliance.peers import StrangerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from xml.etree.ElementTree import Element
 
     from oneflower.cloud.credentials import Endpoints
@@ -74,9 +75,18 @@ class CoreClient:
         """Set an attribute of a VM, which it reads through OneGate. Others stay."""
         self._ask(lambda one: one.vm.update(number, f'{name}="{value}"', 1))
 
-    def change_vm_context(self, number: int, name: str, value: str) -> None:
-        """Set an entry of a VM's CONTEXT, which it reads when it boots. Others stay."""
-        self._ask(lambda one: one.vm.updateconf(number, f'CONTEXT=[{name}="{value}"]', 1))
+    def configure_vm(self, number: int, context: Mapping[str, str], boot: int | None = None) -> None:
+        """Set entries of a VM's CONTEXT, and the disk from which it boots. Others stay. It counts at the next boot."""
+        system = {"OS": {"BOOT": f"disk{boot}"}} if boot is not None else {}
+        self._ask(lambda one: one.vm.updateconf(number, render({"CONTEXT": dict(context)} | system), 1))
+
+    def attach_disk(self, number: int, disk: Mapping[str, str]) -> None:
+        """Have a disk attached to a VM, which is running or powered off."""
+        self._ask(lambda one: one.vm.attach(number, render({"DISK": dict(disk)})), again=False)
+
+    def detach_disk(self, number: int, disk: int) -> None:
+        """Have a disk detached from a VM, with what is on it."""
+        self._ask(lambda one: one.vm.detach(number, disk), again=False)
 
     def set_user_attribute(self, name: str, value: str) -> None:
         """Set an attribute of the user that asks, such as SSH_PUBLIC_KEY. Others stay."""

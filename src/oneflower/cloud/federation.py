@@ -238,17 +238,21 @@ class Federation(Runs):
             self.cloud.oneflow.scale_service(self.id, NODES, supernodes)
             return self.wait_ready(timeout, watch, waiting.HEALING)
 
-    def upgrade_plan(self, release: str) -> ReleaseChange:
-        """Return how it would get to another release of Flower. Raises `OneflowerError` if that may not be done now."""
-        return Upgrade(self.service).plan(release)
+    def upgrade_plan(self, release: str = "", image: str = "", *, back: bool = False) -> ReleaseChange:
+        """Return how it would get to another release or image. Raises `OneflowerError` if that may not be done now."""
+        return Upgrade(self.service).plan(release, image, back=back)
 
-    def upgrade(self, release: str, timeout: float = 600, notify: Notify = ignore) -> ReleaseChange:
-        """Move it to another release of Flower, with its runs, models and partitions, and return how.
+    def upgrade(
+        self, release: str = "", timeout: float = 600, notify: Notify = ignore, *, image: str = "", back: bool = False
+    ) -> ReleaseChange:
+        """Move it to another release of Flower or another image, with its runs, models and partitions; return how.
 
-        If a machine is not ready after `timeout` seconds, all of them go back, and `OneflowerError` is raised.
+        Machines that boot an image get `image`, a name or an id, or the one that is registered today. With `back`, an
+        upgrade that was interrupted is taken back. If a machine is not ready after `timeout` seconds, all of them go
+        back, and `OneflowerError` is raised.
         """
-        with self._audited("upgrade", flower=release), self.cloud.patient():
-            return Upgrade(self.service, timeout, notify).run(release)
+        with self._audited("upgrade", flower=release, image=image, back="YES" if back else ""), self.cloud.patient():
+            return Upgrade(self.service, timeout, notify).run(release, image, back=back)
 
     def recover(self, timeout: float = 600, watch: Watch = ignore) -> FederationStatus:
         """Retry what failed, and wait until every machine is ready. Raises `OneflowerError`."""

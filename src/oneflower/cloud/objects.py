@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 _IMAGES = 0  # TYPE of a datastore that holds images
 PERMISSIONS = tuple(f"{who}_{what}" for who in ("OWNER", "GROUP", "OTHER") for what in ("U", "M", "A"))
 
 
+@dataclass(frozen=True)
+class Disk:
+    """A disk of a VM: its number, the id of its image, empty if it has none, its size in MB, and its name there."""
+
+    number: int
+    image: str
+    size: int
+    target: str
+
+    @classmethod
+    def read(cls, said: dict[str, str]) -> Disk:
+        """Return a disk as the core describes it."""
+        size = said.get("SIZE", "")
+        return cls(
+            int(said.get("DISK_ID", "-1")), said.get("IMAGE_ID", ""), int(size) if size.isdigit() else 0,
+            said.get("TARGET", ""),
+        )  # fmt: skip
+
+
 class Vm:
     """A VM as the core describes it. `booted` is when it last began to run, in seconds since 1970; 0 if unknown.
 
-    `image` is the id of the image that it boots, empty if it boots none.
+    `boots` is the disk from which it boots, None if it has no disks, and `image` the id of that disk's image, or empty.
     """
 
     def __init__(self, vm: Any) -> None:
@@ -29,7 +49,9 @@ class Vm:
         self.ip: str = self.addresses[0] if self.addresses else ""
         self.creator: str = template.get("CREATED_BY", "")
         self.context: dict[str, str] = template.get("CONTEXT") or {}
-        self.image: str = next((disk.get("IMAGE_ID", "") for disk in _listed(template.get("DISK"))), "")
+        self.disks: tuple[Disk, ...] = tuple(Disk.read(each) for each in _listed(template.get("DISK")))
+        self.boots: Disk | None = _boots(self.disks, template)
+        self.image: str = self.boots.image if self.boots else ""
 
     @property
     def short_name(self) -> str:
@@ -73,6 +95,13 @@ def _last_boot(vm: Any) -> int:
     """Return when a VM last began to run: RSTIME of its last history record, 0 if there is none."""
     records = getattr(vm.HISTORY_RECORDS, "HISTORY", None) or []
     return max((int(getattr(record, "RSTIME", 0) or 0) for record in records), default=0)
+
+
+def _boots(disks: tuple[Disk, ...], template: dict[str, Any]) -> Disk | None:
+    """Return the disk from which a VM boots: the first device of OS/BOOT if that is a disk, else its first disk."""
+    system = template.get("OS")
+    first = str(system.get("BOOT", "")).partition(",")[0].strip().lower() if isinstance(system, dict) else ""
+    return next((disk for disk in disks if first == f"disk{disk.number}"), disks[0] if disks else None)
 
 
 def _listed(value: Any) -> list[dict[str, str]]:

@@ -1,24 +1,24 @@
-"""Which release of Flower the machines of a service run, which one it should be, and what is left to do for that.
+"""Which release of Flower and which images the machines of a service run, what they should, and what is left to do.
 
-A machine runs the release in its CONTEXT. What the service's document says counts for machines that are made later. It
-is changed last: until then it says which release to go back to.
+A machine runs the release in its CONTEXT, and boots one of its disks. What the service's document says counts for
+machines that are made later. It is changed last: until then it says what to go back to.
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from oneflower.cloud.document import homes, roles_of
 from oneflower.opennebula import COORDINATOR
 from oneflower.opennebula.carried import RELEASE
 from oneflower.opennebula.linted import mapping
-from oneflower.opennebula.states import VmState
+from oneflower.opennebula.states import PLUGGING, VmState
 from oneflower_appliance.parameters import FLOWER_TESTED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from oneflower.cloud.objects import Vm
 
@@ -26,8 +26,38 @@ FEW = 3  # SuperNodes that are changed at a time, after the first
 
 
 @dataclass(frozen=True)
+class Destination:
+    """What the machines of a service should run: a release of Flower, and the image of each role, by id.
+
+    `images` is empty for machines that boot no image. `titles` are their names, and `releases` those of oneflower that
+    they carry, by id, where known.
+    """
+
+    release: str
+    images: Mapping[str, str] = field(default_factory=dict)
+    titles: Mapping[str, str] = field(default_factory=dict)
+    releases: Mapping[str, str] = field(default_factory=dict)
+
+    def image_of(self, role: str) -> str:
+        """Return the image that a role should boot, empty if that does not matter."""
+        return self.images.get(role, "")
+
+    def same(self, other: Destination) -> bool:
+        """Whether both want the same of the machines."""
+        return (self.release, dict(self.images)) == (other.release, dict(other.images))
+
+    def __str__(self) -> str:
+        names = list(dict.fromkeys(self.titles.get(image, image) for image in self.images.values()))
+        of = f" of the image{'s' if len(names) > 1 else ''} {', '.join(names)}" if names else ""
+        return f"Flower {self.release}{of}"
+
+
+@dataclass(frozen=True)
 class Move:
-    """A machine that gets another release of Flower. It boots `image` (its id), and is `off` if it is powered off."""
+    """A machine that gets another release of Flower or another image. It boots `image` (an id) now.
+
+    `off` if it is powered off.
+    """
 
     id: int
     name: str
@@ -39,21 +69,29 @@ class Move:
 
 @dataclass(frozen=True)
 class ReleaseChange:
-    """The way of a service from one release to another. `moves` are the machines to change, in their order.
+    """The way of a service to another release or image. `moves` are the machines to change, in their order.
 
-    `before` is what its document says, and `begun` whether machines differ from that: an upgrade was interrupted.
+    `before` is the release that its document says, and `begun` whether machines differ from the document: an upgrade
+    was interrupted. `origin` is all that the document says, and `to` what the machines are to run.
     """
 
     name: str
     before: str
     after: str
+    origin: Destination
+    to: Destination
     moves: tuple[Move, ...] = ()
     begun: bool = False
 
     @property
     def done(self) -> bool:
         """Whether nothing is left to do."""
-        return not self.moves and self.before == self.after
+        return not self.moves and self.origin.same(self.to)
+
+    @property
+    def back(self) -> bool:
+        """Whether it goes back to what the document says, after an upgrade that was interrupted."""
+        return self.origin.same(self.to)
 
     @property
     def other(self) -> str:
@@ -69,17 +107,26 @@ class ReleaseChange:
         return [group for group in (links, nodes[:1], *few) if group]
 
 
-def change(name: str, body: Mapping[str, Any], found: Mapping[int, Vm], after: str) -> ReleaseChange:
-    """Return how to bring the machines that were `found` to a release."""
-    before, here = release_of(body), homes(body)
+def change(
+    name: str, body: Mapping[str, Any], found: Mapping[int, Vm], to: Destination, origin: Destination
+) -> ReleaseChange:
+    """Return how to bring the machines that were `found` to where they should be. `origin` is what `body` says."""
+    here = homes(body)
     all_ = [
-        Move(vm.id, vm.short_name, here[number], vm.context.get(RELEASE) or FLOWER_TESTED,
-             vm.image, off=vm.state == VmState.POWEROFF)
+        Move(
+            vm.id, vm.short_name, here[number], vm.context.get(RELEASE) or FLOWER_TESTED, vm.image,
+            off=vm.state == VmState.POWEROFF or vm.lcm_state in PLUGGING,
+        )
         for number, vm in found.items()
     ]  # fmt: skip
-    moves = [move for move in all_ if move.before != after or move.off]
+    moves = [move for move in all_ if move.off or not _is_at(move, to)]
     moves.sort(key=lambda move: (move.role != COORDINATOR, move.id))
-    return ReleaseChange(name, before, after, tuple(moves), any(move.off or move.before != before for move in all_))
+    begun = any(move.off or not _is_at(move, origin) for move in all_)
+    return ReleaseChange(name, origin.release, to.release, origin, to, tuple(moves), begun)
+
+
+def _is_at(move: Move, place: Destination) -> bool:
+    return move.before == place.release and place.image_of(move.role) in ("", move.image)
 
 
 def release_of(body: Mapping[str, Any]) -> str:
@@ -92,12 +139,16 @@ def release_of(body: Mapping[str, Any]) -> str:
     return FLOWER_TESTED
 
 
-def with_release(body: Mapping[str, Any], release: str) -> dict[str, Any]:
-    """Return the document of a service whose new machines get this release."""
+def with_release(
+    body: Mapping[str, Any], release: str, disks: Mapping[str, Sequence[Mapping[str, str]]] | None = None
+) -> dict[str, Any]:
+    """Return the document of a service whose new machines get this release, and of each role these disks."""
     changed = copy.deepcopy(dict(body))
-    for role in roles_of(changed).values():
+    for name, role in roles_of(changed).items():
         contents = role.setdefault("template_contents", {})
         contents[RELEASE] = release
         contents.setdefault("CONTEXT", {})[RELEASE] = f"${RELEASE}"
         role.setdefault("user_inputs_values", {})[RELEASE] = release
+        if disks and name in disks:
+            contents["DISK"] = [dict(disk) for disk in disks[name]]
     return changed

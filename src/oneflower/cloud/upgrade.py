@@ -1,7 +1,8 @@
-"""Moves a federation to another release of Flower, machine by machine, and back if one does not become ready.
+"""Moves a federation to another release of Flower, or to another image, machine by machine, and back if one fails.
 
-Each machine is powered off, its CONTEXT is changed, and it boots again. So it keeps its disk, its keys and its address:
-the runs and models of the SuperLink, and the partition of each SuperNode. docs/upgrades.md says why it is done so.
+Each machine is powered off, its CONTEXT is changed, and it boots again: from its disk, or from a disk of another image
+that takes over the state of the one before. So it keeps its keys and its address: the runs and models of the SuperLink,
+and the partition of each SuperNode. docs/upgrades.md says why it is done so.
 """
 
 from __future__ import annotations
@@ -10,22 +11,26 @@ import time
 from typing import TYPE_CHECKING
 
 from oneflower.cloud import release_change, superlink, waiting
+from oneflower.cloud.disk_change import DiskChange
 from oneflower.cloud.document import homes
-from oneflower.cloud.image_source import ImageFacts
+from oneflower.cloud.happened import check_nothing_happened, remember
+from oneflower.cloud.target_images import TargetImages
 from oneflower.events import Note, Step, StepEnded, ignore
 from oneflower.opennebula import COORDINATOR, ServiceKind
 from oneflower.opennebula.carried import RELEASE
 from oneflower.opennebula.states import LcmState, ServiceState, VmState
 from oneflower.printable import counted
-from oneflower_appliance.attributes import ERROR, NOTHING, READY, VERSION
+from oneflower_appliance.attributes import ERROR, NOTHING, READY, READY_TIME, VERSION
+from oneflower_appliance.attributes import RELEASE as APPLIANCE
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.parameters import PARAMETERS
+from oneflower_appliance.previous_disk import VARIABLE as TAKE_OVER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from oneflower.cloud.objects import Vm
-    from oneflower.cloud.release_change import Move, ReleaseChange
+    from oneflower.cloud.release_change import Destination, Move, ReleaseChange
     from oneflower.cloud.service import Service
     from oneflower.cloud.status import FederationStatus
     from oneflower.events import Notify
@@ -47,24 +52,25 @@ class Upgrade:
         self._limit = limit
         self._notify = notify
 
-    def plan(self, release: str) -> ReleaseChange:
-        """Return what is left to do, and change nothing. Raises `OneflowerError` if it may not be done now."""
-        try:
-            release = str(PARAMETERS[RELEASE].parse(release))
-        except ValueError as error:
-            raise OneflowerError(f"{release!r} is not a release of Flower: {error}", "", ExitCode.USAGE) from error
-        plan, status = self._left(release), self._service.status()
+    def plan(self, release: str = "", image: str = "", *, back: bool = False) -> ReleaseChange:
+        """Return what is left to do, and change nothing. Raises `OneflowerError` if it may not be done now.
+
+        It goes to a release, to an image, to what is registered today, or `back` to what the document says.
+        """
+        images = self._images()
+        plan, status = self._left(images.origin() if back else images.target(release, image)), self._service.status()
         if not plan.done:
             self._check(plan, status)
         return plan
 
-    def run(self, release: str) -> ReleaseChange:
-        """Bring every machine to this release, and return what was planned.
+    def run(self, release: str = "", image: str = "", *, back: bool = False) -> ReleaseChange:
+        """Bring every machine to where it should be, and return what was planned.
 
         Raises `OneflowerError` if a machine does not become ready; then all are as they were, or it says which are not.
         """
-        plan = self.plan(release)
+        plan = self.plan(release, image, back=back)
         if plan.done:
+            self._tidy(plan)
             return plan
         service, settings = self._service, self._service.status().settings
         framework = settings.get("ML_FRAMEWORK", PARAMETERS["ML_FRAMEWORK"].default)
@@ -74,13 +80,18 @@ class Upgrade:
             self._bring_or_go_back(plan)
         except KeyboardInterrupt:
             self._notify(StepEnded(well=False))
-            self._notify(Note(f"{service.name} is between Flower {plan.other} and {plan.after}. {_again(plan)}"))
+            self._notify(Note(f"{service.name} is between {_both(plan)}. {_again(plan)}"))
             raise
+        self._tidy(plan)
         return plan
 
-    def _left(self, release: str) -> ReleaseChange:
+    def _images(self) -> TargetImages:
+        return TargetImages(self._core, self._service.name, self._service.body())
+
+    def _left(self, to: Destination) -> ReleaseChange:
         body = self._service.body()
-        return release_change.change(self._service.name, body, self._core.vms(homes(body)), release)
+        origin = TargetImages(self._core, self._service.name, body).origin()
+        return release_change.change(self._service.name, body, self._core.vms(homes(body)), to, origin)
 
     # -- what must be so before --------------------------------------------------------------------------------------
 
@@ -99,7 +110,13 @@ class Upgrade:
                 f"Look with `oneflower show {name}` and repair it first, or `oneflower recover {name}`.",
                 ExitCode.CONFLICT,
             )
-        self._check_images(plan)
+        by_name = next((move.name for move in plan.moves if move.image and not plan.to.images), "")
+        if by_name:
+            raise OneflowerError(
+                f"{by_name} boots an image, which the VM template of its service does not name by its id (IMAGE_ID).",
+                "Deploy another federation: docs/upgrades.md.",
+                ExitCode.CONFLICT,
+            )
         link = status.superlink
         if status.kind is ServiceKind.SITE or link is None or not link.ready:
             return
@@ -112,34 +129,22 @@ class Upgrade:
                 ExitCode.CONFLICT,
             )
 
-    def _check_images(self, plan: ReleaseChange) -> None:
-        """Raise `OneflowerError` if a machine's image is known to carry another release only."""
-        for move in plan.moves:
-            image = self._core.find_image(int(move.image)) if move.image.isdigit() else None
-            carried = ImageFacts.read(image.attributes).carried.flower if image else ""
-            if image and carried and carried != plan.after:
-                raise OneflowerError(
-                    f"{move.name} boots the image {image.name}, which carries Flower {carried} and no other release.",
-                    "Another image for machines that exist: docs/upgrades.md#another-image says how.",
-                    ExitCode.CONFLICT,
-                )
-
     # -- the change --------------------------------------------------------------------------------------------------
 
-    def _bring(self, release: str) -> None:
-        """Bring every machine to a release, and the document, so that later machines get it, too."""
+    def _bring(self, to: Destination, *, back: bool) -> None:
+        """Bring every machine to where it should be, and the document, so that later machines get it, too."""
         for _ in range(_TRIES):  # machines may have been added meanwhile
-            plan = self._left(release)
+            plan = self._left(to)
             if plan.done:
                 break
             for group in plan.groups:
-                self._notify(Step(f"{_whom(group)}: Flower {release}"))
-                self._switch(group, release)
-            if plan.before != release:
-                self._keep(release)
-        if not self._left(release).done:
+                self._notify(Step(f"{_whom(group)}: {to}"))
+                self._switch(group, to, back=back)
+            if not plan.origin.same(to):
+                self._keep(to)
+        if not self._left(to).done:
             raise OneflowerError(
-                f"{self._service.name} still has a machine, or a document, that is not on Flower {release}.",
+                f"{self._service.name} still has a machine, or a document, that is not on {to}.",
                 f"Look with `oneflower show {self._service.name}`: machines may be added all the time.",
                 ExitCode.CONFLICT,
             )
@@ -147,21 +152,45 @@ class Upgrade:
         waiting.wait_ready(waiting.changes(self._service), self._limit, grace=waiting.HEALING)
         self._notify(StepEnded())
 
-    def _switch(self, group: Sequence[Move], release: str) -> None:
-        numbers = {move.id: move.name for move in group}
+    def _switch(self, group: Sequence[Move], to: Destination, *, back: bool) -> None:
+        numbers, disks = {move.id: move.name for move in group}, DiskChange(self._core, self._limit, to.titles)
+        others = {move.id for move in group if to.image_of(move.role) not in ("", move.image)}
+        if group[0].role == COORDINATOR and others:
+            self._mind_the_state(group[0], back=back)
         for vm in self._core.vms(numbers).values():
             if (vm.state, vm.lcm_state) == (VmState.ACTIVE, LcmState.RUNNING):
                 self._core.act_on_vm(vm.id, "poweroff")
         self._wait(numbers, lambda vm: "" if _is_down(vm) else "is not powered off")
+        boots = {
+            move.id: disks.ready(self._core.vms([move.id])[move.id], to.image_of(move.role), back=back)
+            for move in group if move.id in others
+        }  # fmt: skip
         for number, vm in self._core.vms(numbers).items():
-            self._core.change_vm_context(number, RELEASE, release)
-            for name, value in ((READY.name, "NO"), (ERROR.name, NOTHING)):  # of before
+            for name, value in ((READY.name, "NO"), (ERROR.name, NOTHING), (READY_TIME.name, NOTHING)):  # of before
                 self._core.set_vm_attribute(number, name, value)
+            boot, fresh = boots.get(number, (None, False))
+            take_over = {TAKE_OVER: "YES" if fresh else "NO"} if boot is not None else {}
+            self._core.configure_vm(number, {RELEASE: to.release} | take_over, boot)
             if vm.state == VmState.POWEROFF:
                 self._core.act_on_vm(number, "resume")
             else:
                 self._core.recover_vm(number, 2)
-        self._wait(numbers, _Readiness(release))
+        self._wait(numbers, _Readiness(to, {move.id: move.role for move in group}))
+
+    def _mind_the_state(self, link: Move, *, back: bool) -> None:
+        """Before the SuperLink boots another disk: keep which runs there are, or see that none would be lost."""
+        if self._service.status().kind is ServiceKind.SITE:
+            return
+        (check_nothing_happened if back else remember)(self._service, self._core.vms([link.id])[link.id])
+
+    def _tidy(self, plan: ReleaseChange) -> None:
+        """Take away the disks from which machines do not boot any more. What cannot be stays, and is told."""
+        if not plan.to.images:
+            return
+        disks = DiskChange(self._core, self._limit, {**plan.origin.titles, **plan.to.titles})
+        for vm in self._core.vms(homes(self._service.body())).values():
+            if left := disks.tidy(vm):
+                self._notify(Note(left))
 
     def _wait(self, numbers: dict[int, str], missing: Callable[[Vm], str]) -> None:
         """Wait until nothing is missing. Raises `OneflowerError` after the limit, or if waiting makes no sense."""
@@ -178,16 +207,18 @@ class Upgrade:
                 raise OneflowerError(f"{'; '.join(texts)}{limit}.", "", ExitCode.TIMEOUT)
             time.sleep(_LOOK)
 
-    def _keep(self, release: str) -> None:
-        """Write the release into the document, which OneFlow refuses while the service is being scaled."""
+    def _keep(self, to: Destination) -> None:
+        """Write it into the document, which OneFlow refuses while the service is being scaled."""
         deadline = time.monotonic() + self._limit
         while (body := self._service.body())["state"] not in _QUIET and time.monotonic() < deadline:
             time.sleep(_LOOK)
-        self._service.cloud.oneflow.update_service(self._service.id, release_change.with_release(body, release))
+        disks = TargetImages(self._core, self._service.name, body).disks_for(to)
+        fresh = release_change.with_release(body, to.release, disks)
+        self._service.cloud.oneflow.update_service(self._service.id, fresh)
 
     def _bring_or_go_back(self, plan: ReleaseChange) -> None:
         try:
-            self._bring(plan.after)
+            self._bring(plan.to, back=plan.back)
         except OneflowerError as error:
             self._notify(StepEnded(well=False))
             raise self._back(plan, error) from error
@@ -196,23 +227,24 @@ class Upgrade:
         """Put every machine back, and return the error to raise."""
         name, look = self._service.name, f"Look with `oneflower logs {self._service.name}`"
         why = cause.message.rstrip(".")
-        if plan.before == plan.after:
+        if plan.back:
             return OneflowerError(
-                f"{name} could not go back to Flower {plan.after}: {why}.", f"{look}. {_again(plan)}", cause.code
+                f"{name} could not go back to {plan.to}: {why}.", f"{look}. {_again(plan)}", cause.code
             )
-        self._notify(Note(f"{why}. All go back to Flower {plan.before}."))
+        self._notify(Note(f"{why}. All go back to {plan.origin}."))
         self._limit = max(self._limit, _BACK)
         try:
-            self._bring(plan.before)
+            self._bring(plan.origin, back=True)
         except OneflowerError as error:
             self._notify(StepEnded(well=False))
             return OneflowerError(
-                f"{name} could not be moved to Flower {plan.after}: {why}. It could not be put back: {error.message}",
+                f"{name} could not be moved to {plan.to}: {why}. It could not be put back: {error.message}",
                 f"{look}. {_again(plan)}",
                 ExitCode.DEPLOY_FAILED,
             )
+        self._tidy(plan)
         return OneflowerError(
-            f"{name} could not be moved to Flower {plan.after}: {why}. It is back on Flower {plan.before}, and every "
+            f"{name} could not be moved to {plan.to}: {why}. It is back on {plan.origin}, and every "
             "machine is ready. No run and no model is lost.",
             f"{look}. When the cause is gone, upgrade it again.",
             ExitCode.DEPLOY_FAILED,
@@ -220,10 +252,11 @@ class Upgrade:
 
 
 class _Readiness:
-    """Tells what a machine lacks until it is ready with this release. An error that stays counts after `GRACE`."""
+    """Tells what a machine lacks until it runs what it should. An error that stays counts after `GRACE`."""
 
-    def __init__(self, release: str) -> None:
-        self._release = release
+    def __init__(self, to: Destination, roles: Mapping[int, str]) -> None:
+        self._to = to
+        self._roles = roles
         self._since: dict[int, float] = {}
 
     def __call__(self, vm: Vm) -> str:
@@ -232,14 +265,17 @@ class _Readiness:
                 f"{vm.short_name} cannot boot: {LcmState(vm.lcm_state).name}.", "", ExitCode.DEPLOY_FAILED
             )
         said = vm.attributes
-        if READY.is_set(said) and VERSION.read(said) == self._release:
+        appliance = self._to.releases.get(self._to.image_of(self._roles[vm.id]), "")
+        right = VERSION.read(said) == self._to.release and (not appliance or APPLIANCE.read(said) == appliance)
+        if READY.is_set(said) and right:
             return ""
         error = ERROR.read(said)
         if not error:
             self._since.pop(vm.id, None)
         elif time.monotonic() - self._since.setdefault(vm.id, time.monotonic()) > GRACE:
             raise OneflowerError(f"{vm.short_name}: {error}", "", ExitCode.DEPLOY_FAILED)
-        return f"is not ready with Flower {self._release}{f' ({error})' if error else ''}"
+        of = f" and oneflower {appliance}" if appliance else ""
+        return f"is not ready with Flower {self._to.release}{of}{f' ({error})' if error else ''}"
 
 
 def _is_down(vm: Vm) -> bool:
@@ -252,6 +288,19 @@ def _whom(group: Sequence[Move]) -> str:
     return group[0].name if len(group) == 1 else f"{counted(len(group), 'SuperNode')}, from {group[0].name} on"
 
 
+def _both(plan: ReleaseChange) -> str:
+    if plan.to.images:
+        return f"{plan.origin} and {plan.to}" if not plan.back else f"{plan.to} and another image"
+    return f"Flower {plan.other} and {plan.after}"
+
+
 def _again(plan: ReleaseChange) -> str:
-    command = f"oneflower upgrade {plan.name} --flower-version"
-    return f"Finish it: `{command} {plan.after}`. Or go back: `{command} {plan.other}`."
+    command = f"oneflower upgrade {plan.name}"
+    if not plan.to.images:
+        release = f"{command} --flower-version"
+        return f"Finish it: `{release} {plan.after}`. Or go back: `{release} {plan.other}`."
+    if plan.back:
+        return f"Finish it: `{command} --back`."
+    images = set(plan.to.images.values())
+    chosen = f" --image {images.pop()}" if len(images) == 1 else ""
+    return f"Finish it: `{command}{chosen}`. Or go back: `{command} --back`."

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from oneflower.images.tools import GRUB, tool
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.previous_disk import ROOT_PARTITION  # by which systemd-repart knows what to grow
 
 if TYPE_CHECKING:
     import uuid
@@ -19,7 +20,6 @@ SECTOR = 512
 MEBIBYTE = 1 << 20
 _BIOS_BOOT = "21686148-6449-6E6F-744E-656564454649"
 _ESP = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
-_ROOT = "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709"  # by which systemd-repart knows what to grow
 
 _COMMON = ("part_gpt", "ext2", "search_fs_uuid", "normal", "linux", "echo", "test", "serial", "terminal", "configfile")
 _MODULES = {"i386-pc": ("biosdisk", *_COMMON), "x86_64-efi": ("efi_gop", "efi_uga", "all_video", *_COMMON)}
@@ -57,7 +57,7 @@ def layout(size: int) -> tuple[Partition, Partition, Partition]:
     return (
         Partition("bios", mebi, mebi, _BIOS_BOOT),
         Partition("esp", 2 * mebi, 16 * mebi, _ESP),
-        Partition("root", root, end - root, _ROOT),
+        Partition("root", root, end - root, ROOT_PARTITION),
     )
 
 

@@ -37,6 +37,7 @@ from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import private_directory
 from oneflower_appliance.log_lines import about
 from oneflower_appliance.parameters import PARAMETERS
+from oneflower_appliance.previous_disk import check_previous_disk
 from oneflower_appliance.process import die_with_parent, use_huge_pages
 from oneflower_appliance.removed import REMOVED
 from oneflower_appliance.roles import COORDINATOR, NODES
@@ -187,6 +188,7 @@ def _settings(name: str, context: Mapping[str, str]) -> Settings:
 def _check(machine: Machine) -> Machine:
     """Check what Flower needs, before it starts. Raises `OneflowerError`."""
     settings = machine.settings
+    check_previous_disk()
     check_hardware()
     check_disk(machine.home)
     check_installed(settings.text("FLOWER_VERSION"))

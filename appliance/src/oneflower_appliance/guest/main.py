@@ -14,11 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oneflower_appliance import scripts
+from oneflower_appliance import previous_disk, scripts
 from oneflower_appliance.context import FAILED, read_context, read_token
 from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import SHARED, write_atomic
-from oneflower_appliance.guest import confining, disc, identity, mounting, reserve, start_script
+from oneflower_appliance.guest import confining, disc, identity, mounting, previous, reserve, start_script
 from oneflower_appliance.guest.network import network_files
 from oneflower_appliance.log_lines import JSON, about, entry, line_of
 from oneflower_appliance.process import call
@@ -61,6 +61,7 @@ def prepare() -> None:
         return
     (disc.FOLDER / FAILED).unlink(missing_ok=True)
     say(f"the context of VM {context.get('VMID', '(without a number)')} is read")
+    take_over(context, group)
     if disc.own_context_is_installed():
         say("one-context is installed, and sets up network, name and keys")
         later = False  # it runs the scripts, too
@@ -70,6 +71,18 @@ def prepare() -> None:
     missing = [volume for volume in _volumes(context) if volume.online or _mount(volume)]
     if missing or later:
         call(["systemctl", "start", "--no-block", ONLINE])
+
+
+def take_over(context: Mapping[str, str], group: int) -> None:
+    """Take over the state of the disk before if the context says so. If that fails, the agent starts nothing."""
+    try:
+        if done := previous.take_over(context, previous.Place(group)):
+            say(done)
+    except (OneflowerError, OSError) as error:
+        say(_sentence(error), 3)
+        write_atomic(previous_disk.FAILED, _sentence(error), SHARED)
+        return
+    previous_disk.FAILED.unlink(missing_ok=True)
 
 
 def _confine(context: Mapping[str, str]) -> None:

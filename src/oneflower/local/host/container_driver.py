@@ -20,6 +20,7 @@ from oneflower.local.host.processes import MARK, sweep
 from oneflower.prerequisites import require_packages, require_root
 from oneflower.process import run
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.previous_disk import CONTAINER as OTHER_DISKS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from oneflower.local.oned.models import Vm
 
 NEEDED = {"systemd-nspawn": "systemd-container", "ip": "iproute2", "mount": "mount"}
-OTHER_DISKS = "/disks"  # where a container sees the disks from which it has not booted
 
 
 class ContainerDriver:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from oneflower.local.errors import CloudError
+from oneflower.local.errors import CloudError, CoreError
 from oneflower.local.oned.disks import BOOT_ATTRIBUTES, ordered
 from oneflower.local.oned.vms import finder
 from oneflower.local.oned.vmtext import parse_template, resolve_context
@@ -33,7 +33,7 @@ def configure(compute: Compute, vm: Vm, content: str, *, append: bool) -> None:
     """Change a VM's CONTEXT and OS. Raises `CloudError`: 500 as the core refuses, 501 for what is not implemented."""
     fresh = parse_template(content)
     if vm.state not in _STATES and (vm.state is not VmState.ACTIVE or vm.lcm_state not in _ACTIVE):
-        raise CloudError(500, f"configuration cannot be updated in state {compute.state_name(vm)}")
+        raise CoreError(f"configuration cannot be updated in state {compute.state_name(vm)}")
     vectors = [value for value in fresh.values() if isinstance(value, dict)]
     if not append or not fresh or not set(fresh) <= {"CONTEXT", "OS"} or len(vectors) != len(fresh):
         raise CloudError(501, "The local cloud implements only the change of CONTEXT and OS, with append")
@@ -56,7 +56,7 @@ def _system(vm: Vm, fresh: Mapping[str, str] | None) -> dict[str, Any]:
 def _context(compute: Compute, vm: Vm, fresh: Mapping[str, str]) -> dict[str, str]:
     before = vm.context
     if not before:
-        raise CloudError(500, "Virtual machine does not have context, cannot add a new one.")
+        raise CoreError("Virtual machine does not have context, cannot add a new one.")
     wanted = {key.upper(): value for key, value in fresh.items()}
     new = {key: value for key, value in wanted.items() if before.get(key) != value and key not in _KEPT}
     known = {**vm.user_template, **vm.template, "NAME": vm.name, **vm.access.owner()}

@@ -9,7 +9,7 @@ import re
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
-from oneflower.local.errors import CloudError
+from oneflower.local.errors import CloudError, CoreError
 from oneflower.local.oned.vms import disks_of
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def targets(vm: Vm) -> set[str]:
 def ordered(template: Mapping[str, Any]) -> dict[str, Any]:
     """Return a VM's template with the place of each device in the boot order (ORDER), as OS/BOOT says.
 
-    Raises `CloudError` 500 if that names a device which is not there.
+    Raises `CoreError` if that names a device which is not there.
     """
     system = template.get("OS")
     order = str(system.get("BOOT", "")) if isinstance(system, dict) else ""
@@ -62,10 +62,10 @@ def ordered(template: Mapping[str, Any]) -> dict[str, Any]:
     for place, word in enumerate(filter(None, order.split(",")), 1):
         match = _DEVICE.fullmatch(word)
         if match is None:
-            raise CloudError(500, f'Wrong OS/BOOT value: "{order}" should be a comma-separated list of disk# or nic#')
+            raise CoreError(f'Wrong OS/BOOT value: "{order}" should be a comma-separated list of disk# or nic#')
         kind, number = match[1].upper(), str(int(match[2]))
         if number not in [str(device.get(_ID_OF[kind])) for device in _devices(template, kind)]:
-            raise CloudError(500, f"Wrong OS/BOOT value. Device with {_ID_OF[kind]} {number} not found")
+            raise CoreError(f"Wrong OS/BOOT value. Device with {_ID_OF[kind]} {number} not found")
         places[kind, number] = str(place)
     changed = dict(template)
     for kind, name in _ID_OF.items():

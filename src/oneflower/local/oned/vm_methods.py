@@ -43,6 +43,8 @@ def _named(asking: Asking) -> Iterator[None]:
     """Begin the text of a refusal with the name of the call, as the core does."""
     try:
         yield
+    except CoreError as error:
+        raise CoreError(f"[{asking.call}] {error.message}") from error
     except CloudError as error:
         raise CloudError(error.status, f"[{asking.call}] {error.message}") from error
 
