@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -17,9 +18,12 @@ import pytest
 
 from oneflower.images import ImageSpec, build, disk, tools
 from oneflower.images.unpack import unpack
+from oneflower.local.home import LocalHome
 from oneflower.local.host.processes import MARK
+from oneflower.runtimes import runtime
 from oneflower.trial.outside import NAMESPACED
 from oneflower_appliance.errors import ExitCode, OneflowerError
+from oneflower_appliance.parameters import FLOWER_MINORS, FLOWER_TESTED
 
 from .conftest import RELEASE
 
@@ -166,6 +170,22 @@ def test_a_machine_in_trouble_says_so_and_recovers_by_itself(folder, built):
         folder / "lab",
     ]
     done = subprocess.run([*NAMESPACED, *inner], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_federation_moves_to_another_image_with_its_runs_and_nodes_and_boots_the_disk_before_if_that_fails(folder):
+    if os.geteuid():
+        pytest.skip("containers need root")
+    releases = [f"{FLOWER_MINORS[0]}.0", FLOWER_TESTED]
+    home = LocalHome.of_user()
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as safe:  # from where the local cloud takes images
+        images = []
+        for release in releases:
+            runtime.ensure(home.runtimes, release, "sklearn")  # for the client: in the namespaces there is no network
+            images.append(build(ImageSpec("sklearn", flower=release), Path(safe), folder / "cache").image)
+        (Path(safe) / "state").mkdir()
+        inner = [sys.executable, "-m", "tests.e2e.upgraded_images", *images, Path(safe) / "state", home.cache]
+        done = subprocess.run([*NAMESPACED, *inner], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -108,7 +108,7 @@ def test_links_are_copied_as_links_and_what_is_no_file_is_left_out(old, place, t
     assert (place.home / "out").readlink() == tmp_path / "shadow"
     assert (place.home / "folder").is_symlink()
     assert not (place.home / "pipe").exists()
-    assert not (place.keys / "ssh_host_rsa_key").exists(), "a link is no key"
+    assert not (place.keys / "ssh_host_rsa_key").exists(), "a link is not copied as a key"
     assert stat.S_IMODE((place.home / "tool").stat().st_mode) == 0o755, "nothing runs as somebody else"
 
 

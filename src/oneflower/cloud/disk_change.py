@@ -34,14 +34,14 @@ class DiskChange:
         """Return the number of a disk of an image, and whether it was attached now. The machine is powered off.
 
         On the way `back` it is the one from which the machine booted before. Otherwise it is always a fresh one:
-        what an earlier attempt left has an old state. Raises `OneflowerError` if OpenNebula does not attach it.
+        what an earlier attempt left has an old state. Raises `OneflowerError` if there is none, or if OpenNebula does
+        not attach it.
         """
-        kept = next((disk for disk in self._others(vm) if back and disk.image == image), None)
-        if kept is not None:
-            return kept.number, False
+        if back:
+            return self._kept(vm, image), False
         for disk in self._others(vm):
             self._core.detach_disk(vm.id, disk.number)
-            self._settled(vm.id, self._limit)
+            vm = self._settled(vm.id, self._limit)
         before, about = {disk.number for disk in vm.disks}, self._core.image(int(image))
         size = max(about.size, vm.boots.size if vm.boots else 0)
         self._core.attach_disk(vm.id, {"IMAGE_ID": image, "DEV_PREFIX": "vd", "SIZE": str(size)})
@@ -53,6 +53,16 @@ class DiskChange:
                 ExitCode.CLOUD,
             )
         return fresh[0].number, True
+
+    def _kept(self, vm: Vm, image: str) -> int:
+        for disk in self._others(vm):
+            if disk.image == image:
+                return disk.number
+        raise OneflowerError(
+            f"{vm.short_name} has no disk of the image {image} any more, from which it booted before.",
+            "Finish the upgrade.",
+            ExitCode.CONFLICT,
+        )
 
     def tidy(self, vm: Vm) -> str:
         """Detach from a running machine what it does not boot from. Returns why a disk stays, if one does."""

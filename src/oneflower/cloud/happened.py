@@ -32,9 +32,10 @@ def check_nothing_happened(service: Service, link: Vm) -> None:
 
     A SuperLink that never was ready on the other disk took no run.
     """
-    if READY_TIME.read(link.attributes) and not (
-        READY.is_set(link.attributes) and link.attributes.get(_KEPT) == _there_is(service)
-    ):
+    ready = READY.is_set(link.attributes)
+    if not ready and not READY_TIME.read(link.attributes):
+        return
+    if not ready or link.attributes.get(_KEPT) != _there_is(service):
         raise OneflowerError(
             f"There were runs or changes of sites on {service.name} since its SuperLink boots the other disk, or "
             "nobody can tell: they would be lost.",

@@ -10,15 +10,16 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from oneflower.cloud import release_change, superlink, waiting
+from oneflower.cloud import release_change, waiting
 from oneflower.cloud.disk_change import DiskChange
 from oneflower.cloud.document import homes
 from oneflower.cloud.happened import check_nothing_happened, remember
 from oneflower.cloud.target_images import TargetImages
+from oneflower.cloud.upgrade_check import QUIET, check
 from oneflower.events import Note, Step, StepEnded, ignore
 from oneflower.opennebula import COORDINATOR, ServiceKind
 from oneflower.opennebula.carried import RELEASE
-from oneflower.opennebula.states import LcmState, ServiceState, VmState
+from oneflower.opennebula.states import LcmState, VmState
 from oneflower.printable import counted
 from oneflower_appliance.attributes import ERROR, NOTHING, READY, READY_TIME, VERSION
 from oneflower_appliance.attributes import RELEASE as APPLIANCE
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from oneflower.cloud.objects import Vm
     from oneflower.cloud.release_change import Destination, Move, ReleaseChange
     from oneflower.cloud.service import Service
-    from oneflower.cloud.status import FederationStatus
     from oneflower.events import Notify
 
 GRACE = 20.0  # seconds after which an error that a machine reports counts
@@ -40,7 +40,6 @@ _LOOK = 0.25
 _TRIES = 5
 _BACK = 600.0  # seconds that a machine may take at least on the way back
 _FAILED = (LcmState.BOOT_FAILURE, LcmState.PROLOG_FAILURE)
-_QUIET = (ServiceState.RUNNING, ServiceState.WARNING)
 
 
 class Upgrade:
@@ -60,7 +59,7 @@ class Upgrade:
         images = self._images()
         plan, status = self._left(images.origin() if back else images.target(release, image)), self._service.status()
         if not plan.done:
-            self._check(plan, status)
+            check(self._service, plan, status)
         return plan
 
     def run(self, release: str = "", image: str = "", *, back: bool = False) -> ReleaseChange:
@@ -75,7 +74,7 @@ class Upgrade:
         service, settings = self._service, self._service.status().settings
         framework = settings.get("ML_FRAMEWORK", PARAMETERS["ML_FRAMEWORK"].default)
         service.cloud.surroundings.prepare(plan.after, framework, lambda text: self._notify(Step(text)))
-        self._check(plan, self._service.status())  # to build may have taken minutes
+        check(self._service, plan, self._service.status())  # to build may have taken minutes
         try:
             self._bring_or_go_back(plan)
         except KeyboardInterrupt:
@@ -92,44 +91,6 @@ class Upgrade:
         body = self._service.body()
         origin = TargetImages(self._core, self._service.name, body).origin()
         return release_change.change(self._service.name, body, self._core.vms(homes(body)), to, origin)
-
-    # -- what must be so before --------------------------------------------------------------------------------------
-
-    def _check(self, plan: ReleaseChange, status: FederationStatus) -> None:
-        name = status.name
-        if status.state not in [state.name for state in _QUIET]:
-            raise OneflowerError(
-                f"{name} is {status.state} now: its machines cannot be changed.",
-                f"Wait until it is RUNNING (`oneflower show {name}`).",
-                ExitCode.CONFLICT,
-            )
-        if not status.ready and not plan.begun:
-            waits = ", ".join(vm.name for vm in status.vms if not vm.ready) or status.state
-            raise OneflowerError(
-                f"{name} is not ready ({waits}), so nobody could tell whether an upgrade has worked.",
-                f"Look with `oneflower show {name}` and repair it first, or `oneflower recover {name}`.",
-                ExitCode.CONFLICT,
-            )
-        by_name = next((move.name for move in plan.moves if move.image and not plan.to.images), "")
-        if by_name:
-            raise OneflowerError(
-                f"{by_name} boots an image, which the VM template of its service does not name by its id (IMAGE_ID).",
-                "Deploy another federation: docs/upgrades.md.",
-                ExitCode.CONFLICT,
-            )
-        link = status.superlink
-        if status.kind is ServiceKind.SITE or link is None or not link.ready:
-            return
-        with superlink.reach(self._service.cloud.surroundings, status) as reached:
-            busy = [run.id for run in reached.runs() if not run.finished]
-        if busy:
-            raise OneflowerError(
-                f"{name} trains now: run {', '.join(busy)}.",
-                "Wait for its end, or stop it: with Ctrl-C where `oneflower run` follows it, or on the page.",
-                ExitCode.CONFLICT,
-            )
-
-    # -- the change --------------------------------------------------------------------------------------------------
 
     def _bring(self, to: Destination, *, back: bool) -> None:
         """Bring every machine to where it should be, and the document, so that later machines get it, too."""
@@ -210,7 +171,7 @@ class Upgrade:
     def _keep(self, to: Destination) -> None:
         """Write it into the document, which OneFlow refuses while the service is being scaled."""
         deadline = time.monotonic() + self._limit
-        while (body := self._service.body())["state"] not in _QUIET and time.monotonic() < deadline:
+        while (body := self._service.body())["state"] not in QUIET and time.monotonic() < deadline:
             time.sleep(_LOOK)
         disks = TargetImages(self._core, self._service.name, body).disks_for(to)
         fresh = release_change.with_release(body, to.release, disks)

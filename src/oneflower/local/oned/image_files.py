@@ -1,4 +1,4 @@
-"""The file of an image, as the datastore drivers of OpenNebula look at it. Nothing is copied: machines have no disks.
+"""The file of an image, as the datastore drivers of OpenNebula look at it. Nothing is copied.
 
 Sources: ImageManagerActions.cc, ImageManagerProtocol.cc, datastore_mad's libfs.sh, common/stat and fs/cp. What a URL
 leads to is not downloaded.

@@ -1,4 +1,4 @@
-"""The core's methods about images. Machines here have no disks, so only descriptions are stored."""
+"""The core's methods about images. Only descriptions are stored: machines boot from the file."""
 
 from __future__ import annotations
 

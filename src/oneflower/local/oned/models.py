@@ -139,7 +139,7 @@ class VmTemplate:
 
 @dataclass
 class Image:
-    """An image of a disk, as the datastore knows it. Machines here have no disks, so it is only recorded."""
+    """An image of a disk, as the datastore knows it. Its file stays where it is."""
 
     id: int
     name: str

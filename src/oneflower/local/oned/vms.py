@@ -151,7 +151,7 @@ def networks_of(
 def images_of(attributes: Mapping[str, Any], images: Mapping[int, Image], user: User) -> list[Image | CloudError]:
     """Return the images that disks name, by id or by name; an error in place of a name that does not exist.
 
-    Machines here have no disks, so an id that does not exist is ignored.
+    An id that does not exist is ignored: a machine that is a process has no disks.
     """
     found: list[Image | CloudError] = []
     for disk in disks_of(attributes):
