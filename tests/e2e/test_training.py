@@ -9,10 +9,10 @@ import re
 import numpy as np
 import pytest
 
-from oneflower.api import OpenNebulaSurroundings
 from oneflower.cloud import Cloud, Endpoints, Federation, training
 from oneflower.cloud.following import Observer
 from oneflower.cloud.tunnel import SshOptions
+from oneflower.clouds import OpenNebulaSurroundings
 from oneflower.local import daemon
 from tests.flower_apps import write_app
 from tests.unit.federation import app_module

@@ -118,12 +118,12 @@ def test_what_fails_on_a_full_disk_is_answered_with_where_it_is_full(ask, link, 
         raise OSError(28, "No space left on device")
 
     assert ask("GET", "/runs/5").json()["trouble"] == ""
-    monkeypatch.setattr("oneflower_appliance.flower.api.no_room", lambda folder: f"The disk is full: {folder}.")
+    monkeypatch.setattr("oneflower_appliance.flower.runcalls.no_room", lambda folder: f"The disk is full: {folder}.")
     assert ask("GET", "/runs/5").json()["trouble"] == f"On the SuperLink's machine: The disk is full: {tmp_path}."
     link.runs = fail
     answer = ask("GET", "/runs")
     assert (answer.status_code, answer.text) == (507, f"On the SuperLink's machine: The disk is full: {tmp_path}.\n")
-    monkeypatch.setattr("oneflower_appliance.flower.api.no_room", lambda folder: "")
+    monkeypatch.setattr("oneflower_appliance.flower.runcalls.no_room", lambda folder: "")
     with pytest.raises(OSError, match="No space"):
         ask("GET", "/runs")
 
