@@ -11,6 +11,7 @@ import pytest
 from oneflower.cloud import RefusedError, disk_change, upgrade
 from oneflower.events import Note
 from oneflower.opennebula import COORDINATOR, NODES, render
+from oneflower.opennebula.states import VmState
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.previous_disk import VARIABLE
 from oneflower_appliance.settings import Bounds
@@ -167,6 +168,29 @@ def test_what_was_interrupted_is_finished_by_the_same_command_or_taken_back(worl
     interrupted(world, lab, "supernode_0", image=new)
     lab.upgrade(image=new)
     assert boots(world, lab) == [(new, 1, NEW)] * 3
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["finished", "taken back"])
+@pytest.mark.parametrize("call", ["act_on_vm", "attach_disk", "set_vm_attribute", "configure_vm"])
+def test_ctrl_c_after_any_request_loses_nothing(world, lab, images, old, monkeypatch, call, back):
+    """The SuperLink is powered off by then, and has the other disk or not, and boots from it or not."""
+    new, core = images.make(), type(world.cloud.core)
+    usual = getattr(core, call)
+
+    def interrupt(self, *given):
+        usual(self, *given)
+        if given[1] != "ONEFLOWER_BEFORE":  # which is written while the SuperLink still runs
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(core, call, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            lab.upgrade(image=new)
+    world.until(lambda: machines(world, lab)[0].state == VmState.POWEROFF)
+    lab.upgrade(image="" if back else new, back=back)
+    assert boots(world, lab) == [(old, 1, OLD) if back else (new, 1, NEW)] * 3
+    assert machines(world, lab)[0].context.get(VARIABLE, "NO") == ("NO" if back else "YES")
+    assert lab.status().ready
 
 
 def test_going_back_is_refused_after_a_run_on_the_new_disk(world, lab, images, old, runs):

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from oneflower.local.host import qemu
-from oneflower.local.host.monitor import press_power_button
+from oneflower.local.host.monitor import press_power_button, unplug_disk
 from oneflower.local.host.qemu import Hardware, Nic, command, has_kvm
 from oneflower.opennebula import COORDINATOR, vm_template
 from oneflower_appliance.errors import OneflowerError
@@ -69,6 +69,14 @@ def test_a_machine_has_the_network_cards_and_the_cd_that_it_is_given():
     assert not any(qemu.CD in word for word in bare)
 
 
+def test_a_machine_boots_one_of_its_disks_and_sees_the_others():
+    words = command(Hardware(), (), kvm=False, disks={0: False, 2: True})
+    assert [drive.split(",")[2] for drive in option(words, "-drive")[:2]] == ["file=disk.qcow2", "file=disk-2.qcow2"]
+    assert [device for device in option(words, "-device") if "virtio-blk" in device] == [
+        "virtio-blk-pci,id=disk0,drive=drive0", "virtio-blk-pci,id=disk2,drive=drive2,bootindex=1",
+    ]  # fmt: skip
+
+
 def test_kvm_is_the_processors_and_a_device_that_may_be_used(tmp_path):
     device, processors = tmp_path / "kvm", tmp_path / "cpuinfo"
     processors.write_text(INTEL)
@@ -115,6 +123,19 @@ def test_the_power_button_is_pressed_through_the_monitor_however_long_its_path_i
     press_power_button(folder)
     thread.join()
     assert b"system_powerdown" in asked[1]
+
+
+def test_a_disk_is_unplugged_once_the_machine_let_go_of_it(monitor):
+    listening, folder = monitor
+    gone = b'{"event": "DEVICE_DELETED", "data": {"device": "disk0"}}\n'
+    thread, asked = answering(listening, [b'{"return": {}}\n', b'{"return": {}}\n' + gone])
+    unplug_disk(folder, "disk0")
+    thread.join()
+    assert b'"id": "disk0"' in asked[1]
+    thread, _ = answering(listening, [b'{"return": {}}\n', b'{"error": {"class": "E", "desc": "no hotplug"}}\n'])
+    with pytest.raises(OSError, match="no hotplug"):
+        unplug_disk(folder, "disk0")
+    thread.join()
 
 
 def test_a_machine_whose_monitor_is_gone_is_not_taken_for_one_that_shuts_down(monitor):

@@ -126,7 +126,7 @@ def test_another_release_is_told_with_which_is_older_and_what_to_do():
     assert status([{**own, "READY": "NO"}], READY="NO").releases == ()
     older, newer = status([{"FL_RELEASE": "99.0.1"}, {"FL_RELEASE": "0.0.9"}], FL_RELEASE="0.0.9").releases
     assert older.what == f"vm_1, vm_3: oneflower 0.0.9, older than {__version__} here"
-    assert f"first register an image of {__version__}" in older.fix
+    assert f"register an image of {__version__}" in older.fix
     assert "use oneflower 0.0.9 here" in older.fix
     assert newer.what == f"vm_2: oneflower 99.0.1, newer than {__version__} here"
     assert "Use oneflower 99.0.1 here" in newer.fix

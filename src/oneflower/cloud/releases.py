@@ -54,7 +54,7 @@ def mismatch(who: str, theirs: str, own: str = __version__) -> Mismatch | None:
             )
     return Mismatch(
         f"{who}: oneflower {theirs or 'without a release'}, older than {own} here",
-        f"An app that needs the newer one fails there. Deploy again; on OpenNebula, first register an image of {own} "
-        "(`oneflower image build`, `oneflower register --image`)."
+        f"An app that needs the newer one fails there. Deploy again; on OpenNebula, register an image of {own} "
+        "(`oneflower image build`, `oneflower register --image`), then `oneflower upgrade`."
         + (f" Or use oneflower {theirs} here." if theirs else ""),
     )

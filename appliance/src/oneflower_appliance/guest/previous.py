@@ -111,7 +111,10 @@ def _previous() -> Iterator[Path]:
 
 def _only(found: list[str]) -> Path:
     if not found:
-        raise _refused("no other disk with a root of an image is attached. Attach it, and power the VM off and on.")
+        raise _refused(
+            "no other disk with a root of an image is attached. Attach it, and power the VM off and on. Or set "
+            f"{VARIABLE} to NO in its CONTEXT, to begin with an empty state."
+        )
     if len(found) > 1:
         raise _refused(f"{len(found)} other disks have a root of an image ({', '.join(found)}): leave one attached.")
     return Path(found[0])
