@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from oneflower_appliance.agent import edge, site_checks
@@ -100,3 +103,10 @@ def test_a_small_machine_starts_no_worker_in_advance(monkeypatch, profile, waiti
     assert (workers.waiting is not None) == bool(waiting) == (not is_edge())
     if workers.waiting:
         workers.waiting.stdin.close()
+
+
+def test_an_agent_has_only_its_own_role_in_memory():
+    code = "import sys; from oneflower_appliance.agent import agent; agent._role('supernode'); print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "oneflower_appliance.agent.supernode" in found
+    assert not {"oneflower_appliance.agent.superlink", "sqlite3"} & set(found)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from oneflower_appliance import __version__
-from oneflower_appliance.agent import answers, superlink, supernode
+from oneflower_appliance.agent import answers
 from oneflower_appliance.agent.backoff import Backoff
 from oneflower_appliance.agent.diagnosis import HungError, explain
 from oneflower_appliance.agent.flower_process import check_framework, check_installed
@@ -40,7 +40,7 @@ from oneflower_appliance.parameters import PARAMETERS
 from oneflower_appliance.previous_disk import check_previous_disk
 from oneflower_appliance.process import die_with_parent, use_huge_pages
 from oneflower_appliance.removed import REMOVED
-from oneflower_appliance.roles import COORDINATOR, NODES
+from oneflower_appliance.roles import COORDINATOR, NODES, ROLES
 from oneflower_appliance.scripts import check_scripts
 from oneflower_appliance.settings import ignored, resolve
 from oneflower_appliance.volumes import HOME, VARIABLES, check_volumes
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import FrameType
 
+    from oneflower_appliance.agent import superlink, supernode
     from oneflower_appliance.agent.metrics.exporter import Exporter
     from oneflower_appliance.parameter import Level
     from oneflower_appliance.values import Settings
@@ -63,14 +64,20 @@ EX_TEMPFAIL, EX_CONFIG = 75, 78
 _DEATHS, _WINDOW = 5, 300.0
 _STOP_GRACE = 8.0
 
-ROLES: dict[str, tuple[type[superlink.SuperLink | supernode.SuperNode], tuple[Level, ...]]] = {
-    COORDINATOR: (superlink.SuperLink, superlink.LEVELS),
-    NODES: (supernode.SuperNode, supernode.LEVELS),
-}
-
 
 class Stopped(BaseException):
     """SIGTERM or SIGINT arrived."""
+
+
+def _role(name: str) -> tuple[type[Role], tuple[Level, ...]]:
+    """Return the class of a role and the levels of its variables. The other role is not imported: it takes memory."""
+    if name == COORDINATOR:
+        from oneflower_appliance.agent import superlink  # noqa: PLC0415 - only the one that this machine has
+
+        return superlink.SuperLink, superlink.LEVELS
+    from oneflower_appliance.agent import supernode  # noqa: PLC0415
+
+    return supernode.SuperNode, supernode.LEVELS
 
 
 def run_role(name: str, home: Path, context_folder: Path, logs: AgentLog) -> int:
@@ -93,7 +100,7 @@ def run_role(name: str, home: Path, context_folder: Path, logs: AgentLog) -> int
         settings = _settings(name, context)
         logs.set_up(settings, quiet=bool(last))
         machine = _check(Machine(home, context, settings, journal, onegate))
-        role = ROLES[name][0](machine)
+        role = _role(name)[0](machine)
         exporter = _exporter(role, machine)
         if exporter:
             exporter.look()
@@ -102,7 +109,7 @@ def run_role(name: str, home: Path, context_folder: Path, logs: AgentLog) -> int
     except Stopped:
         log.info("stopping")
         part(onegate)  # a machine that goes down, or ends its last task, takes no part in what begins now
-        if isinstance(role, supernode.SuperNode):
+        if role:
             role.leave()
         return ExitCode.OK
     except OneflowerError as error:
@@ -182,7 +189,7 @@ def _settings(name: str, context: Mapping[str, str]) -> Settings:
             "If the names are right, the template is of another version than the image: register the image of the same "
             "version.",
         )
-    return resolve({key: value for key, value in context.items() if key in PARAMETERS}, ROLES[name][1])
+    return resolve({key: value for key, value in context.items() if key in PARAMETERS}, _role(name)[1])
 
 
 def _check(machine: Machine) -> Machine:

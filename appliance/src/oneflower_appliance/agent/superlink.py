@@ -85,6 +85,9 @@ class SuperLink:
         assert self._duties is not None  # noqa: S101 - a step made them
         return self._duties.look()
 
+    def leave(self) -> None:
+        """Do nothing: its runs continue when its machine is there again."""
+
     def measures(self) -> tuple[Measure, ...]:
         """Return what measures this SuperLink."""
         from oneflower_appliance.agent.metrics.superlink import SuperLinkMetrics  # noqa: PLC0415 - with metrics only

@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-PACKAGES = ("grpc", "numpy", "requests", "rich", "typer", "watchfiles", "Crypto", "yaml", "flwr.cli")
+PACKAGES = (
+    "grpc", "numpy", "requests", "rich", "typer", "watchfiles", "Crypto", "yaml", "flwr.cli", "flwr.server",
+)  # fmt: skip
 _STARTS = tuple(f"{package}." for package in PACKAGES)
 _STUBS = "_pb2_grpc"  # the end of the names of modules with generated code for gRPC
 
