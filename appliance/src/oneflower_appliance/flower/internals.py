@@ -34,6 +34,9 @@ DATABASES = {
     "flwr.supercore.object_store.sql_object_store": "SqlObjectStore",
 }
 
+# Packages that a SuperNode's process imports, and does not use.
+OF_NO_SUPERNODE = ("flwr.cli", "flwr.server")
+
 
 def superlink_command() -> Any:
     """Return the module of `flower-superlink`."""

@@ -17,12 +17,12 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from oneflower_appliance.flower import internals
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-PACKAGES = (
-    "grpc", "numpy", "requests", "rich", "typer", "watchfiles", "Crypto", "yaml", "flwr.cli", "flwr.server",
-)  # fmt: skip
+PACKAGES = ("grpc", "numpy", "requests", "rich", "typer", "watchfiles", "Crypto", "yaml", *internals.OF_NO_SUPERNODE)
 _STARTS = tuple(f"{package}." for package in PACKAGES)
 _STUBS = "_pb2_grpc"  # the end of the names of modules with generated code for gRPC
 
