@@ -17,7 +17,7 @@ from .test_faults import kill
 pytestmark = pytest.mark.e2e
 
 MEMORY, CORES = 512 << 20, 0.5
-IDLE, TRAINING = 105, 250  # megabytes; 94 and 195 were measured
+IDLE, TRAINING = 105, 250  # megabytes; 94 and 193 were measured
 ROUNDS = 6
 
 
