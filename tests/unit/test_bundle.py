@@ -44,6 +44,15 @@ def test_what_the_machines_have_or_never_need_is_not_looked_for(monkeypatch):
     assert resolve(dict.fromkeys(lines, "the app"), FLOWER_TESTED, "sklearn") == []
 
 
+def test_what_pytorch_alone_asks_for_is_not_brought_to_machines_that_have_pytorch(monkeypatch):
+    """An image does without Triton, which is 190 MB."""
+    for framework in ("pytorch", "pytorch-gpu"):
+        have = pins(FLOWER_TESTED, framework)
+        found = [{"name": name, "version": have[name], "wheels": []} for name in ("torch", "triton")]
+        monkeypatch.setattr(wheels, "_compile", lambda *_, found=found: found)
+        assert resolve({"torchvision": "--with"}, FLOWER_TESTED, framework) == []
+
+
 def test_a_release_of_flower_without_a_list_is_refused():
     with pytest.raises(OneflowerError, match="no list of pinned packages for Flower 1.0.0"):
         resolve({"pandas": "--with"}, "1.0.0", "none")

@@ -34,6 +34,8 @@ _TORCH_HINT = (
     "Check that PyTorch's index can be reached. Or download its wheel for CPUs and Python "
     f"{PYTHON} elsewhere, and set PIP_FIND_LINKS to its folder."
 )
+# PyTorch asks for it and does without. It compiles what it runs, and an image has no compiler of C.
+_WITHOUT_A_COMPILER = ("triton",)
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"  # the builds for CPUs, of which no list has the hashes
 
 
@@ -45,7 +47,7 @@ def listed(spec: ImageSpec) -> str:
     """
     text = without(_pinned(spec), LEFT_OUT)
     if spec.gpu:
-        return text
+        return without(text, _WITHOUT_A_COMPILER)
     wheel = _local_torch(spec)
     return package_index.with_torch(text, wheel) if wheel else package_index.without_torch(text)
 

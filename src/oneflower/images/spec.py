@@ -22,9 +22,8 @@ ARCHITECTURE = "x86_64"
 GLIBC = 36  # the C library of the suite is 2.36
 PLATFORM = f"{ARCHITECTURE}-manylinux_2_{GLIBC}"
 # Flower would install an app's dependencies with uv, and a server would watch its files: machines do neither. Without
-# hf-xet, models are downloaded over plain HTTP. Nothing is built, so setuptools and TensorFlow's libclang have no use,
-# and neither has Triton, which needs a compiler of C.
-LEFT_OUT = ("uv", "watchfiles", "hf-xet", "setuptools", "libclang", "triton")
+# hf-xet, models are downloaded over plain HTTP. Nothing is built, so setuptools and TensorFlow's libclang have no use.
+LEFT_OUT = ("uv", "watchfiles", "hf-xet", "setuptools", "libclang")
 
 # Debian packages beside the essential ones. There is no apt: an image is replaced by a newer one, not upgraded.
 PACKAGES = (
