@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.features import Feature
+from oneflower_appliance.flower.interceptors import intercept_requests
 from oneflower_appliance.flower.leaving import HEADER
 from oneflower_appliance.orders import DRAIN
 
@@ -86,15 +87,11 @@ class Draining:
         self._heartbeat(self._fleet, request)
 
     def _add_header(self) -> None:
-        client: Any = internals.fleet_client()
-        create = client.__init__
-
-        @functools.wraps(create)
-        def __init__(fleet: Any, *args: Any, interceptors: Any = (), **kwargs: Any) -> None:  # noqa: N807
-            create(fleet, *args, interceptors=(*interceptors, self), **kwargs)
+        def note(fleet: Any) -> Draining:
             self._fleet = fleet
+            return self
 
-        client.__init__ = __init__
+        intercept_requests(internals.fleet_client(), note)
 
     def _watch_loop(self) -> None:
         loop = internals.node_loop()

@@ -7,7 +7,6 @@ from which the SuperLink knows for whose approval the run waits (see `waiters`).
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from urllib.parse import quote
 from oneflower_appliance.approvals import Asks
 from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.features import Feature
+from oneflower_appliance.flower.interceptors import intercept_requests
 from oneflower_appliance.flower.waiters import HEADER
 
 if TYPE_CHECKING:
@@ -44,14 +44,7 @@ class Holding:
         """Have the requests of this SuperNode say what it holds, if this Flower allows it."""
         if not places.have(Feature.TELL_HELD):
             return
-        client: Any = internals.fleet_client()
-        create = client.__init__
-
-        @functools.wraps(create)
-        def __init__(fleet: Any, *args: Any, interceptors: Any = (), **kwargs: Any) -> None:  # noqa: N807
-            create(fleet, *args, interceptors=(*interceptors, self), **kwargs)
-
-        client.__init__ = __init__
+        intercept_requests(internals.fleet_client(), lambda _: self)
 
     def intercept(self, context: Any, call_next: Callable[[Any], Any]) -> Any:
         """Add the header to a request. Flower calls this around every request."""

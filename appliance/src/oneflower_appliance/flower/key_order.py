@@ -6,7 +6,6 @@ same clock, and a node that was off hears of it when it is back. What a node doe
 
 from __future__ import annotations
 
-import functools
 import json
 import secrets
 import time
@@ -20,6 +19,7 @@ from oneflower_appliance.errors import OneflowerError
 from oneflower_appliance.files import write_atomic
 from oneflower_appliance.flower import internals, places
 from oneflower_appliance.flower.features import Feature
+from oneflower_appliance.flower.interceptors import intercept_requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,14 +85,7 @@ class Hearing:
         """Listen in all clients that are created from now on, if this Flower allows it."""
         if not places.have(Feature.KEY_ORDER):
             return
-        client: Any = internals.fleet_client()
-        create = client.__init__
-
-        @functools.wraps(create)
-        def __init__(fleet: Any, *args: Any, interceptors: Any = (), **kwargs: Any) -> None:  # noqa: N807
-            create(fleet, *args, interceptors=(*interceptors, self), **kwargs)
-
-        client.__init__ = __init__
+        intercept_requests(internals.fleet_client(), lambda _: self)
 
     def intercept(self, context: Any, call_next: Callable[[Any], httpx.Response]) -> httpx.Response:
         """Look at an answer. Flower calls this around every request."""

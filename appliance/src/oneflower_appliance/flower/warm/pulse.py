@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from oneflower_appliance.flower import internals
+from oneflower_appliance.flower.interceptors import intercept_requests
 from oneflower_appliance.flower.warm.headers import HEARTBEAT, RECORDED, STUCK, WORK
 from oneflower_appliance.flower.warm.waits import GET_RUN, WAITS
 
@@ -89,16 +90,17 @@ class Pulse:
 def spare_heartbeats(listener: Listener | None = None) -> None:
     """Have the clients that this process creates from now on send no heartbeat beside a request that counts as one."""
     client: Any = internals.fleet_client()
-    create, send = client.__init__, client.SendNodeHeartbeat
+    send = client.SendNodeHeartbeat
     success = functools.partial(internals.heartbeat_messages().SendNodeHeartbeatResponse, success=True)
 
-    @functools.wraps(create)
-    def __init__(self: Any, *args: Any, interceptors: Any = (), **kwargs: Any) -> None:  # noqa: N807
+    def pulse_of(self: Any) -> Pulse:
         self.pulse = Pulse(listener)
-        create(self, *args, interceptors=(*interceptors, self.pulse), **kwargs)
+        found: Pulse = self.pulse
+        return found
 
     @functools.wraps(send)
     def send_heartbeat(self: Any, request: Any) -> Any:
         return success() if self.pulse.is_enough else send(self, request)
 
-    client.__init__, client.SendNodeHeartbeat = __init__, send_heartbeat
+    intercept_requests(client, pulse_of)
+    client.SendNodeHeartbeat = send_heartbeat

@@ -7,13 +7,13 @@ runs stock Flower, they sleep as usual.
 
 from __future__ import annotations
 
-import functools
 import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from oneflower_appliance.flower import internals
+from oneflower_appliance.flower.interceptors import intercept_requests
 from oneflower_appliance.flower.warm.headers import APPLIED, PREFER
 
 if TYPE_CHECKING:
@@ -123,14 +123,7 @@ class _Clock:
 
 def ask_to_wait() -> None:
     """Make every client that this process creates from now on say how long it waits."""
-    client = internals.http_client()
-    original = client.__init__
-
-    @functools.wraps(original)
-    def __init__(self: Any, *args: Any, interceptors: Any = (), **kwargs: Any) -> None:  # noqa: N807
-        original(self, *args, interceptors=(*interceptors, WAITS), **kwargs)
-
-    client.__init__ = __init__  # type: ignore[method-assign]
+    intercept_requests(internals.http_client(), lambda _: WAITS)
 
 
 def replace_sleep(module: Any, sleep: Callable[[float], object]) -> None:
