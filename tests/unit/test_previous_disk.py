@@ -139,7 +139,7 @@ def test_a_power_cut_after_the_renaming_takes_it_over_again(old, place):
 
 
 def test_a_state_without_room_is_refused_before_anything_is_copied(old, place, monkeypatch):
-    monkeypatch.setattr(previous, "_room", lambda _: 1 << 20)
+    monkeypatch.setattr(previous, "free_bytes", lambda _: 1 << 20)
     assert "room for 1 MB" in refused(place)
     assert not place.part.exists()
 

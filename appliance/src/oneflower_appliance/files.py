@@ -63,13 +63,18 @@ def private_directory(path: Path) -> Path:
     return path
 
 
+def free_bytes(folder: Path) -> int:
+    """Return how much more can be written where `folder` is. Raises `OSError`."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
+
+
 def no_room(folder: Path) -> str:
     """Return a sentence if the disk of `folder` is full, with what to do; otherwise an empty text."""
     try:
-        disk = os.statvfs(folder)
+        free = free_bytes(folder)
     except OSError:
         return ""
-    free = disk.f_bavail * disk.f_frsize
     if free >= _ROOM:
         return ""
     return f"The disk is full: {free >> 10} KiB are left for {folder}. Free some space there."

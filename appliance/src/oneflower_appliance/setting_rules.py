@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from oneflower_appliance import schedule_rules
@@ -129,10 +130,11 @@ def strategy_problem(strategy: str, framework: str) -> str:
     return f"is {strategy!r}; {framework} needs one of {', '.join(fitting)}."
 
 
-def _strategy(settings: Settings) -> str:
+def _fits_framework(settings: Settings, name: str, find_problem: Callable[[str, str], str]) -> str:
+    """Apply a rule between a variable and the framework, which holds for pre-built apps only."""
     if settings.text("FL_USE_CASE") == NO_USE_CASE:
         return ""
-    return strategy_problem(settings.text("FL_STRATEGY"), settings.text("ML_FRAMEWORK"))
+    return find_problem(settings.text(name), settings.text("ML_FRAMEWORK"))
 
 
 def _personal(settings: Settings) -> str:
@@ -152,12 +154,6 @@ def precision_problem(precision: str, framework: str) -> str:
     if precision == FULL or FRAMEWORKS[framework].is_pytorch:
         return ""
     return f"is {precision!r}; {framework} trains in full precision, so use {FULL!r}, or PyTorch."
-
-
-def _precision(settings: Settings) -> str:
-    if settings.text("FL_USE_CASE") == NO_USE_CASE:
-        return ""
-    return precision_problem(settings.text("FL_MIXED_PRECISION"), settings.text("ML_FRAMEWORK"))
 
 
 def _fine_tuned(settings: Settings) -> str:
@@ -205,10 +201,16 @@ RULES: tuple[tuple[tuple[str, ...], Callable[[Settings], str]], ...] = (
     (("FL_SSL_CERTFILE", "FL_SSL_CA_CERTFILE", "FL_SSL_KEYFILE"), _own_certificate),
     (("ML_FRAMEWORK", "FL_USE_CASE"), _framework),
     (("FL_MODEL", "FL_USE_CASE"), _model),
-    (("FL_STRATEGY", "ML_FRAMEWORK", "FL_USE_CASE"), _strategy),
+    (
+        ("FL_STRATEGY", "ML_FRAMEWORK", "FL_USE_CASE"),
+        partial(_fits_framework, name="FL_STRATEGY", find_problem=strategy_problem),
+    ),
     (("FL_PRIVACY", "FL_STRATEGY"), _of_trees),
     (("FL_PERSONALIZATION", "FL_USE_CASE", "ML_FRAMEWORK", "FL_MODEL"), _personal),
-    (("FL_MIXED_PRECISION", "FL_USE_CASE", "ML_FRAMEWORK"), _precision),
+    (
+        ("FL_MIXED_PRECISION", "FL_USE_CASE", "ML_FRAMEWORK"),
+        partial(_fits_framework, name="FL_MIXED_PRECISION", find_problem=precision_problem),
+    ),
     (("FL_FINE_TUNE_EPOCHS", "FL_USE_CASE"), _fine_tuned),
     (("FL_SUPERNODE_AUTH", "FL_TLS_ENABLED"), _authentication),
     (("FL_PROXY", "FL_TLS_ENABLED"), _proxy),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
 from oneflower_appliance.files import write_atomic
+from oneflower_appliance.guest.mounted import mounted
 from oneflower_appliance.process import call
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ CONTAINER = Path("/context")
 DEVICES = (Path("/dev/disk/by-label/CONTEXT"), Path("/dev/disk/by-label/CDROM"))
 FOR_THE_AGENT = ("context.sh", "token.txt")
 _READABLE = 0o640
+_MOUNT = Path("/run/oneflower/cd")
 _PATIENCE = 15
 
 
@@ -30,15 +32,12 @@ def found(patience: int = _PATIENCE) -> Iterator[Path]:
         yield CONTAINER
         return
     device = _device(patience)
-    mount = Path("/run/oneflower/cd")
-    mount.mkdir(parents=True, exist_ok=True, mode=0o700)
-    status, said = call(["mount", "-o", "ro", str(device), str(mount)])
-    if status:
-        raise _damaged(f"The context CD {device} cannot be mounted: {' '.join(said.split())}.")
-    try:
-        yield mount
-    finally:
-        call(["umount", "--lazy", str(mount)])
+
+    def refused(why: str) -> OneflowerError:
+        return _damaged(f"The context CD {device} cannot be mounted: {why}.")
+
+    with mounted(device, _MOUNT, ["-o", "ro"], refused) as folder:
+        yield folder
 
 
 def _device(patience: int) -> Path:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oneflower_appliance.errors import ExitCode, OneflowerError
-from oneflower_appliance.files import SHARED, write_atomic
+from oneflower_appliance.files import SHARED, free_bytes, write_atomic
+from oneflower_appliance.guest.mounted import mounted
 from oneflower_appliance.previous_disk import CONTAINER, ROOT_PARTITION, VARIABLE
 from oneflower_appliance.process import call
 from oneflower_appliance.volumes import HOME
@@ -67,7 +68,7 @@ def take_over(context: Mapping[str, str], place: Place) -> str:
         source = _inside(root, "var/lib/oneflower")
         keys = _keys(_inside(root, "etc/ssh"))
         size = _size(source)
-        room = _room(place.home.parent)
+        room = free_bytes(place.home.parent)
         if size + _RESERVE > room:
             raise _refused(
                 f"the state has {size >> 20} MB, and the new disk has room for {max(0, room) >> 20} MB. Give it more."
@@ -99,14 +100,12 @@ def _previous() -> Iterator[Path]:
         return
     call(["udevadm", "settle", f"--timeout={_SETTLE}"])
     partition = _only(partitions())
-    _MOUNT.mkdir(parents=True, exist_ok=True, mode=0o700)
-    status, said = call(["mount", "-t", "ext4", "-o", "ro,nosuid,nodev,noexec", str(partition), str(_MOUNT)])
-    if status:
-        raise _refused(f"the disk before ({partition}) cannot be mounted: {' '.join(said.split())}.")
-    try:
-        yield _MOUNT
-    finally:
-        call(["umount", "--lazy", str(_MOUNT)])
+
+    def refused(why: str) -> OneflowerError:
+        return _refused(f"the disk before ({partition}) cannot be mounted: {why}.")
+
+    with mounted(partition, _MOUNT, ["-t", "ext4", "-o", "ro,nosuid,nodev,noexec"], refused) as root:
+        yield root
 
 
 def _only(found: list[str]) -> Path:
@@ -161,11 +160,6 @@ def _keys(folder: Path) -> dict[str, bytes]:
 def _size(folder: Path) -> int:
     inside = [Path(path, name) for path, _, names in os.walk(folder, onerror=_raise) for name in names]
     return sum(path.lstat().st_size for path in inside)
-
-
-def _room(folder: Path) -> int:
-    about = os.statvfs(folder)
-    return about.f_bavail * about.f_frsize
 
 
 def _raise(error: OSError) -> None:

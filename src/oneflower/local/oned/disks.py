@@ -10,7 +10,7 @@ from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
 from oneflower.local.errors import CloudError, CoreError
-from oneflower.local.oned.vms import disks_of
+from oneflower.local.oned.vms import devices_of, disks_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -64,7 +64,7 @@ def ordered(template: Mapping[str, Any]) -> dict[str, Any]:
         if match is None:
             raise CoreError(f'Wrong OS/BOOT value: "{order}" should be a comma-separated list of disk# or nic#')
         kind, number = match[1].upper(), str(int(match[2]))
-        if number not in [str(device.get(_ID_OF[kind])) for device in _devices(template, kind)]:
+        if number not in [str(device.get(_ID_OF[kind])) for device in devices_of(template, kind)]:
             raise CoreError(f"Wrong OS/BOOT value. Device with {_ID_OF[kind]} {number} not found")
         places[kind, number] = str(place)
     changed = dict(template)
@@ -73,7 +73,7 @@ def ordered(template: Mapping[str, Any]) -> dict[str, Any]:
             changed[kind] = _as_before(template[kind], [
                 {key: value for key, value in device.items() if key != "ORDER"}
                 | ({"ORDER": places[found]} if (found := (kind, str(device.get(name)))) in places else {})
-                for device in _devices(template, kind)
+                for device in devices_of(template, kind)
             ])  # fmt: skip
     return changed
 
@@ -82,11 +82,6 @@ def booted(template: Mapping[str, Any]) -> dict[str, Any]:
     """Return the disk from which a VM boots: the first in the boot order, else the first of all; empty without one."""
     found = disks_of(template)
     return next((disk for disk in found if disk.get("ORDER") == "1"), found[0] if found else {})
-
-
-def _devices(template: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
-    found = template.get(kind) or []
-    return [device for device in (found if isinstance(found, list) else [found]) if isinstance(device, dict)]
 
 
 def _as_before(before: Any, devices: list[dict[str, Any]]) -> Any:

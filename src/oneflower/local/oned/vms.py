@@ -59,8 +59,7 @@ def merge_extra(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, 
 
 def nics_of(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the NICs that a template asks for; a machine here always has one."""
-    found = attributes.get("NIC") or [{}]
-    return [nic for nic in (found if isinstance(found, list) else [found]) if isinstance(nic, dict)] or [{}]
+    return devices_of(attributes, "NIC") or [{}]
 
 
 def new_vm(attributes: Mapping[str, Any], name: str, place: Place, access: Access, user: Mapping[str, Any]) -> Vm:
@@ -165,8 +164,13 @@ def images_of(attributes: Mapping[str, Any], images: Mapping[int, Image], user: 
 
 def disks_of(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the disks of a VM or of a VM template."""
-    listed = attributes.get("DISK") or []
-    return [disk for disk in (listed if isinstance(listed, list) else [listed]) if isinstance(disk, dict)]
+    return devices_of(attributes, "DISK")
+
+
+def devices_of(attributes: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
+    """Return the vectors of one name, DISK or NIC, of a VM or of a VM template: none, one or several."""
+    found = attributes.get(kind) or []
+    return [device for device in (found if isinstance(found, list) else [found]) if isinstance(device, dict)]
 
 
 def _owner(vector: Mapping[str, Any], what: str, user: User) -> str:

@@ -18,6 +18,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from oneflower_appliance.files import free_bytes
 from oneflower_appliance.flower import internals
 from oneflower_appliance.flower.places import SESSIONS
 
@@ -285,8 +286,7 @@ class _WithFiles:
         entry.content = file
 
     def _check_room(self, size: int) -> None:
-        disk = os.statvfs(self._folder)
-        if disk.f_bavail * disk.f_frsize < size + _RESERVE:
+        if free_bytes(self._folder) < size + _RESERVE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _free(self, entry: Any) -> None:

@@ -94,9 +94,8 @@ def spare_heartbeats(listener: Listener | None = None) -> None:
     success = functools.partial(internals.heartbeat_messages().SendNodeHeartbeatResponse, success=True)
 
     def pulse_of(self: Any) -> Pulse:
-        self.pulse = Pulse(listener)
-        found: Pulse = self.pulse
-        return found
+        self.pulse = pulse = Pulse(listener)
+        return pulse
 
     @functools.wraps(send)
     def send_heartbeat(self: Any, request: Any) -> Any:
